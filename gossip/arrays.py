@@ -1,0 +1,195 @@
+"""Named arrays, and how a set of them lies in one stretch of bytes.
+
+A model, an update and a delta are all `{name: array}`. Underneath they are *packed*: one buffer and a `Layout` that
+says where each array begins. Blocks on the wire, segments of the log, the shared replica and the hand-over from a task
+are stretches of that buffer, so that each can be read, summed and sent without ever holding a second copy of the whole.
+
+    | w ............. | pad | b ... | pad |      every array begins on a multiple of 64 bytes,
+    ^0                      ^offset              so no element straddles a block of a multiple of 64
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip.errors import MismatchError
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+Bytes = bytes | bytearray | memoryview
+
+ALIGNMENT_BYTES = 64
+"""Where arrays may begin: a cache line, and a multiple of every item size allowed."""
+
+DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
+"""What may travel: plain numbers in little-endian order, nothing that needs code to be read."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array's name, dtype (a numpy type string of `DTYPES`) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, padding not counted."""
+        count = 1
+        for side in self.shape:
+            count *= side
+        return count * np.dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        return f"{self.name!r}: {np.dtype(self.dtype).name} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each of a set of named arrays lies in one buffer. Equal layouts are interchangeable."""
+
+    specs: tuple[ArraySpec, ...]
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Layout:
+        """The layout of `arrays`, sorted by name so that two processes agree on it."""
+        return cls(tuple(ArraySpec(name, arrays[name].dtype.str, arrays[name].shape) for name in sorted(arrays)))
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """First byte of each array, in the order of `specs`."""
+        offsets, end = [], 0
+        for spec in self.specs:
+            offsets.append(end)
+            end += -(-spec.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        return tuple(offsets)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of the packed buffer, padding included."""
+        if not self.specs:
+            return 0
+        return self.offsets[-1] + -(-self.specs[-1].nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash that two peers compare before they exchange anything."""
+        return hashlib.sha256(repr(self.specs).encode()).hexdigest()[:16]
+
+    def views(self, buffer: Any) -> dict[str, Array]:
+        """The named arrays as views of `buffer` (nothing is copied), writable where `buffer` is."""
+        return {
+            spec.name: np.frombuffer(
+                buffer, dtype=spec.dtype, count=spec.nbytes // np.dtype(spec.dtype).itemsize, offset=offset
+            ).reshape(spec.shape)
+            for spec, offset in zip(self.specs, self.offsets, strict=True)
+        }
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
+        """The parts of the arrays within bytes [start, stop): (dtype, first byte, end byte) in the packed buffer."""
+        for spec, offset in zip(self.specs, self.offsets, strict=True):
+            low, high = max(start, offset), min(stop, offset + spec.nbytes)
+            if low < high:
+                yield spec.dtype, low, high
+
+    def add(self, target: Any, source: Any, start: int, length: int, target_start: int | None = None) -> None:
+        """Add the packed bytes of `source`, which hold [start, start + length), to `target` in place, by dtype.
+
+        `target` begins at byte `target_start` of the layout (`start` when it is None; 0 for a whole buffer).
+        """
+        base = start if target_start is None else target_start
+        for dtype, low, high in self.pieces(start, start + length):
+            count = (high - low) // np.dtype(dtype).itemsize
+            into = np.frombuffer(target, dtype, count, low - base)
+            np.add(into, np.frombuffer(source, dtype, count, low - start), out=into)
+
+    def check_fit(self, expected: Layout) -> None:
+        """Raise `MismatchError`, naming the first array that differs from `expected`."""
+        if self == expected:
+            return
+        mine = {spec.name: spec for spec in self.specs}
+        theirs = {spec.name: spec for spec in expected.specs}
+        for name in sorted(theirs.keys() - mine.keys()):
+            raise MismatchError(f"{name!r} is missing, expected {theirs[name]}")
+        for name in sorted(mine.keys() - theirs.keys()):
+            raise MismatchError(f"{name!r} is not one of the model's arrays {sorted(theirs)}")
+        for name in sorted(mine):
+            check_like(name, mine[name], theirs[name])
+
+
+class Payload(Protocol):
+    """Packed arrays that can be read a stretch at a time, wherever they are kept."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """Bytes [start, stop) of the packed buffer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A layout and the buffer it describes, in memory. A value: nobody writes to the buffer any more."""
+
+    layout: Layout
+    buffer: Any
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Packed:
+        """Pack `arrays` into a new buffer (one copy)."""
+        layout = Layout.of(arrays)
+        packed = cls(layout, bytearray(layout.nbytes))
+        for name, view in packed.arrays().items():
+            view[...] = arrays[name]
+        return packed
+
+    def arrays(self) -> dict[str, Array]:
+        """The named arrays as views of the buffer."""
+        return self.layout.views(self.buffer)
+
+    def read(self, start: int, stop: int) -> memoryview:
+        return memoryview(self.buffer)[start:stop]
+
+
+def check_like(name: str, got: ArraySpec, expected: ArraySpec) -> None:
+    """Raise `MismatchError` unless shape and dtype are the same."""
+    if got.shape != expected.shape:
+        raise MismatchError(f"{name!r}: shape {got.shape}, expected {expected.shape}")
+    if got.dtype != expected.dtype:
+        raise MismatchError(f"{name!r}: dtype {np.dtype(got.dtype).name}, expected {np.dtype(expected.dtype).name}")
+
+
+def check_finite(arrays: Arrays) -> None:
+    """Raise `MismatchError`, naming the first array with a NaN or an infinity and how many it holds.
+
+    The sum of squares is one pass without a temporary; only when it is not finite (which large but finite numbers can
+    cause too) are the elements looked at one by one.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or array.size == 0:
+            continue
+        flat = array.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(np.dot(flat, flat)):
+                continue
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise MismatchError(f"{name!r}: {bad} of {array.size} numbers are NaN or infinite, expected none")
+
+
+def relative_distance(left: Array, right: Array) -> float:
+    """Largest absolute difference over the largest absolute value; 0 for equal or empty arrays."""
+    if left.size == 0 or np.array_equal(left, right):
+        return 0.0
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    scale = max(float(np.max(np.abs(a))), float(np.max(np.abs(b))))
+    return float(np.max(np.abs(a - b))) / scale

@@ -1,0 +1,21 @@
+"""What can go wrong, and whose fault it is: the fault is in the type.
+
+`WireError` and `MismatchError` are the other side's (warn, drop, count, go on); `UsageError` is the caller's (raise).
+Our own bugs are assertions.
+"""
+
+
+class GossipError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class WireError(GossipError):
+    """Bytes from outside that are not a message."""
+
+
+class MismatchError(GossipError):
+    """A well-formed message whose arrays do not fit: other names, shapes or dtypes, or numbers that are not finite."""
+
+
+class UsageError(GossipError):
+    """The caller asked for something that cannot be; the text says what was expected, what came, and what to do."""

@@ -1,0 +1,96 @@
+"""What peers say to each other.
+
+    Advert         to all, by publish/subscribe: how far my lane is, and how far I have applied everybody's
+    Pull           to an origin: give me everything of your lane after my frontier
+    Range          the answer: one summed stretch (lo - 1, hi] of the origin's lane, with its arrays
+    Unknown        the answer to a frontier that the origin cannot serve
+    StateRequest   give me your whole replica, and the frontiers it stands at
+    State          the answer
+    Credit         of the transport: so many blocks of your bulk message have arrived, send on
+
+`Range` and `State` are bulk messages: their arrays travel as separate blocks behind the header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NewType
+
+from gossip.arrays import Layout, Packed
+
+PeerId = NewType("PeerId", str)
+"""One incarnation of a peer, and thereby its lane: a restart is a new one. 128 random bits in hex in production."""
+
+EMPTY = Layout(())
+
+
+@dataclass(frozen=True)
+class Advert:
+    """`peer`'s lane stands at `n`; `frontiers` says how far it has applied each other lane."""
+
+    peer: PeerId
+    n: int
+    frontiers: Mapping[PeerId, int]
+
+
+@dataclass(frozen=True)
+class Pull:
+    """`peer` has applied the addressee's lane up to `frontier`; `k` grows with each pull, so that old ones show."""
+
+    peer: PeerId
+    frontier: int
+    k: int
+
+
+@dataclass(frozen=True)
+class Range:
+    """Updates lo..hi of `peer`'s lane, summed. `k` is that of the pull it answers."""
+
+    peer: PeerId
+    lo: int
+    hi: int
+    k: int
+    layout: Layout = EMPTY
+    payload: Packed | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """`peer` does not hold what follows `frontier` of its lane for the one who pulled with `k`."""
+
+    peer: PeerId
+    frontier: int
+    k: int
+
+
+@dataclass(frozen=True)
+class StateRequest:
+    """`peer` asks for the addressee's replica."""
+
+    peer: PeerId
+    k: int
+
+
+@dataclass(frozen=True)
+class State:
+    """`peer`'s replica, which stands at `frontiers` (its own lane included)."""
+
+    peer: PeerId
+    frontiers: Mapping[PeerId, int]
+    k: int
+    layout: Layout = EMPTY
+    payload: Packed | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Credit:
+    """`peer` has received `blocks` blocks of bulk message `k`."""
+
+    peer: PeerId
+    k: int
+    blocks: int
+
+
+Bulk = Range | State
+Message = Advert | Pull | Range | Unknown | StateRequest | State | Credit

@@ -1,0 +1,184 @@
+"""The own lane's segments: where a driver keeps what `Keep`, `Fold` and `Forget` speak of.
+
+Small logs stay in memory. Beyond `memory_bytes_max` the oldest segments move to an unlinked temporary file, so that a
+reader that stands still costs its origin disk space and no memory. Everything is read, summed and moved in blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from gossip.arrays import Bytes, Layout, Payload
+from gossip.errors import UsageError
+from gossip.wire import BLOCK_BYTES, allocate
+
+
+class FilePayload:
+    """Packed arrays in an open file, read by position: several may read the same file. Closes nothing by itself."""
+
+    def __init__(self, layout: Layout, descriptor: int) -> None:
+        self.layout = layout
+        self.descriptor = descriptor
+
+    def read(self, start: int, stop: int) -> Bytes:
+        data = os.pread(self.descriptor, stop - start, start)
+        if len(data) != stop - start:
+            raise UsageError(f"a payload file ends at byte {start + len(data)}, expected {self.layout.nbytes}")
+        return data
+
+
+class MemorySegment:
+    """A summed stretch in memory."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.buffer: Any = allocate(layout.nbytes)
+        self.memory_bytes = layout.nbytes
+
+    def read(self, start: int, stop: int) -> Bytes:
+        return memoryview(self.buffer)[start:stop]
+
+    def write(self, start: int, data: Bytes) -> None:
+        memoryview(self.buffer)[start : start + len(data)] = data
+
+    def close(self) -> None:
+        self.buffer = None
+
+
+class FileSegment(FilePayload):
+    """A summed stretch in an unlinked temporary file."""
+
+    memory_bytes = 0
+
+    def __init__(self, layout: Layout, directory: str | None) -> None:
+        descriptor, path = tempfile.mkstemp(prefix="deepdist-segment-", dir=directory)
+        os.unlink(path)
+        super().__init__(layout, descriptor)
+
+    def write(self, start: int, data: Bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.descriptor, view, start)
+            view, start = view[written:], start + written
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+@dataclass
+class Entry:
+    """Updates lo..hi, summed, and where they lie."""
+
+    lo: int
+    hi: int
+    segment: MemorySegment | FileSegment
+
+
+class Segments:
+    """All segments of one lane, oldest first."""
+
+    def __init__(self, memory_bytes_max: int = 1 << 26, directory: str | None = None) -> None:
+        """`directory` is where the temporary files go; by default the system's."""
+        self._entries: list[Entry] = []
+        self._memory_bytes_max = memory_bytes_max
+        self._directory = directory
+
+    def keep(self, lo: int, hi: int, payload: Payload) -> None:
+        """Carry out `Keep`."""
+        if lo < hi:
+            entry = self._entries[-1]
+            assert (entry.lo, entry.hi) == (lo, hi - 1)
+            payload.layout.check_fit(entry.segment.layout)
+            self._add(entry.segment, payload)
+            entry.hi = hi
+            return
+        self._spill(payload.layout.nbytes)
+        in_memory = self.memory_bytes + payload.layout.nbytes <= self._memory_bytes_max
+        segment = MemorySegment(payload.layout) if in_memory else FileSegment(payload.layout, self._directory)
+        for start in range(0, payload.layout.nbytes, BLOCK_BYTES):
+            segment.write(start, payload.read(start, min(start + BLOCK_BYTES, payload.layout.nbytes)))
+        self._entries.append(Entry(lo, hi, segment))
+
+    def fold(self, lo: int, hi: int) -> None:
+        """Carry out `Fold`."""
+        first, *others = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
+        for entry in others:
+            self._add(first.segment, entry.segment)
+            entry.segment.close()
+            self._entries.remove(entry)
+        first.hi = hi
+
+    def forget(self, through: int) -> None:
+        """Carry out `Forget`."""
+        for entry in [entry for entry in self._entries if entry.hi <= through]:
+            entry.segment.close()
+            self._entries.remove(entry)
+
+    def sum(self, lo: int, hi: int) -> RangeSum | None:
+        """Updates lo..hi as one payload, summed block by block when read; None if segments do not end there."""
+        layout = next((entry.segment.layout for entry in self._entries if entry.lo == lo), None)
+        return RangeSum(self, lo, hi, layout) if layout is not None and self._within(lo, hi) else None
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the segments hold in memory."""
+        return sum(entry.segment.memory_bytes for entry in self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def close(self) -> None:
+        """Give everything back."""
+        for entry in self._entries:
+            entry.segment.close()
+        self._entries.clear()
+
+    def _within(self, lo: int, hi: int) -> list[Entry]:
+        """The segments that make up lo..hi exactly; empty if there are no such."""
+        chosen = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
+        return chosen if chosen and chosen[0].lo == lo and chosen[-1].hi == hi else []
+
+    @staticmethod
+    def _add(target: MemorySegment | FileSegment, source: Payload) -> None:
+        nbytes = target.layout.nbytes
+        for start in range(0, nbytes, BLOCK_BYTES):
+            stop = min(start + BLOCK_BYTES, nbytes)
+            if isinstance(target, MemorySegment):
+                target.layout.add(target.buffer, source.read(start, stop), start, stop - start, target_start=0)
+            else:
+                block = bytearray(target.read(start, stop))
+                target.layout.add(block, source.read(start, stop), start, stop - start)
+                target.write(start, block)
+
+    def _spill(self, wanted: int) -> None:
+        """Move the oldest segments to files until `wanted` more bytes fit in memory, or none is left there."""
+        for entry in self._entries:
+            if self.memory_bytes + wanted <= self._memory_bytes_max:
+                return
+            if isinstance(entry.segment, MemorySegment):
+                moved = FileSegment(entry.segment.layout, self._directory)
+                for start in range(0, moved.layout.nbytes, BLOCK_BYTES):
+                    stop = min(start + BLOCK_BYTES, moved.layout.nbytes)
+                    moved.write(start, entry.segment.read(start, stop))
+                entry.segment.close()
+                entry.segment = moved
+
+
+class RangeSum:
+    """Updates lo..hi of a lane as a payload. Folding may go on underneath: it does not change the sum of a range."""
+
+    def __init__(self, segments: Segments, lo: int, hi: int, layout: Layout) -> None:
+        self._segments, self.lo, self.hi, self.layout = segments, lo, hi, layout
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """A fresh copy of bytes [start, stop); `UsageError` if the range is gone."""
+        entries = self._segments._within(self.lo, self.hi)
+        if not entries:
+            raise UsageError(f"updates {self.lo}..{self.hi} are no longer kept")
+        total = bytearray(entries[0].segment.read(start, stop))
+        for entry in entries[1:]:
+            self.layout.add(total, entry.segment.read(start, stop), start, stop - start)
+        return total

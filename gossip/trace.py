@@ -1,0 +1,108 @@
+"""Record what a peer was told, and play it to another one.
+
+A driver calls `observe(now, peer, event, effects)` after every step. `Recorder.observe` keeps it; `replay` gives the
+same events to fresh peers and returns what they want done, to be held against what was recorded. Because the peer is a
+pure state machine, the two are equal, whichever driver ran it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from gossip.arrays import Layout, Packed, Payload
+from gossip.events import Computed, Effect, Event, Received
+from gossip.messages import PeerId, Range, State
+from gossip.peer import Peer
+
+Observe = Callable[[float, PeerId, Event, list[Effect]], None]
+"""What a driver calls after each step of a peer."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what happened to `peer` at `now`, and the fingerprints of what it wanted done."""
+
+    now: float
+    peer: PeerId
+    event: Event
+    effects: tuple[str, ...]
+
+
+class Recorder:
+    """Keeps every step of every peer, arrays included: for small runs."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def observe(self, now: float, peer: PeerId, event: Event, effects: list[Effect]) -> None:
+        """Give this to a driver."""
+        self.steps.append(Step(now, peer, _own(event), tuple(fingerprint(effect) for effect in effects)))
+
+
+def replay(steps: Iterable[Step], peers: Mapping[PeerId, Peer]) -> list[Step]:
+    """Play the recorded events to fresh `peers`; returns the steps as they came out this time."""
+    return [
+        replace(step, effects=tuple(fingerprint(e) for e in peers[step.peer].handle(step.event, step.now)))
+        for step in steps
+    ]
+
+
+class Digest:
+    """A running hash over all steps: two runs with the same seed end with the same one."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def observe(self, now: float, peer: PeerId, event: Event, effects: list[Effect]) -> None:
+        """Give this to a driver."""
+        self._hash.update(f"{now!r} {peer} {fingerprint(event)}".encode())
+        for effect in effects:
+            self._hash.update(fingerprint(effect).encode())
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """A value as text, with payloads by checksum: equal values give equal texts."""
+    kind = type(value)
+    if kind in PLAIN:
+        return repr(value)
+    if kind is Layout:
+        return str(value.digest)
+    if kind is Packed or not (is_dataclass(value) or isinstance(value, Mapping)):
+        return f"<{value.layout.digest} {zlib.crc32(value.read(0, value.layout.nbytes)):08x}>"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{fingerprint(value[key])}" for key in sorted(value)) + "}"
+    return f"{kind.__name__}(" + ",".join([fingerprint(getattr(value, name)) for name in _names(kind)]) + ")"
+
+
+PLAIN = frozenset((int, float, str, bool, tuple, type(None)))
+
+
+_names_by_kind: dict[type, tuple[str, ...]] = {}
+
+
+def _names(kind: Any) -> tuple[str, ...]:
+    """The fields of a dataclass; looked up for every event and effect of a simulation."""
+    if kind not in _names_by_kind:
+        _names_by_kind[kind] = tuple(field.name for field in fields(kind))
+    return _names_by_kind[kind]
+
+
+def _own(event: Event) -> Event:
+    """The event with arrays that nobody will write to: a driver may use its buffers again."""
+    match event:
+        case Computed(payload):
+            return Computed(_copy(payload))
+        case Received(Range() | State() as message) if message.payload is not None:
+            return Received(replace(message, payload=_copy(message.payload)))
+    return event
+
+
+def _copy(payload: Payload) -> Packed:
+    return Packed(payload.layout, bytearray(payload.read(0, payload.layout.nbytes)))

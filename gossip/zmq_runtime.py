@@ -1,0 +1,489 @@
+"""A peer on real ZeroMQ sockets. One thread owns everything here and turns the loop with `poll`.
+
+    PUB     adverts to all             SUB      adverts of all
+    ROUTER  serves pulls               DEALER   one per origin: pulls, and takes what it serves
+
+A bulk message is a header followed by blocks, each a ZeroMQ message of its own. The receiver grants credit: the origin
+sends at most `WINDOW_BLOCKS` blocks beyond what was reported as received, so a slow reader holds a few blocks in
+memory, whatever the size of the model, and nobody else waits for it. A block is read from the log when it is sent.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import zmq
+
+from gossip.arrays import Bytes, Payload
+from gossip.errors import MismatchError, UsageError, WireError
+from gossip.events import (
+    Computed,
+    Deliver,
+    Drained,
+    Event,
+    Fold,
+    Forget,
+    Keep,
+    Progressed,
+    Publish,
+    Received,
+    Send,
+    Ticked,
+    Warn,
+)
+from gossip.messages import Advert, Bulk, Credit, Message, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.peer import Peer
+from gossip.segments import Segments
+from gossip.trace import Observe
+from gossip.wire import (
+    BLOCK_BYTES,
+    HEADER_BYTES_MAX,
+    Assembly,
+    allocate,
+    block_count,
+    block_span,
+    decode_block,
+    decode_header,
+    encode_block,
+    encode_header,
+)
+
+WINDOW_BLOCKS = 8
+"""Blocks in flight on one link: 8 MiB keep 1 Gbit/s busy over 60 ms."""
+TURN_MESSAGES_MAX = 64
+"""Messages taken from one socket before the others have their turn."""
+TURN_BLOCKS_MAX = 16
+"""Blocks sent before the loop looks at what came in."""
+HELD_RETRY_S = 0.001
+"""How soon to try again when the replica is being read."""
+STALLED_RETRY_S = 0.005
+"""How soon to try again when a socket's queue is full."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a peer publishes its adverts and serves its pulls."""
+
+    adverts: str
+    pulls: str
+
+
+class Host(Protocol):
+    """What the runtime needs of the one who owns the replica."""
+
+    def acquire(self, event: Event) -> bool:
+        """May `event` be merged now? If so, nobody reads the replica until `release`."""
+        ...
+
+    def release(self) -> None: ...
+
+    def deliver(self, effect: Deliver) -> None:
+        """Merge; called between `acquire` and `release`."""
+        ...
+
+    def state(self) -> Payload:
+        """The replica, to be sent block by block."""
+        ...
+
+    def drained(self, missing: tuple[PeerId, ...]) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+
+@dataclass
+class Outgoing:
+    """A bulk message being sent."""
+
+    to: PeerId
+    message: Bulk
+    payload: Payload
+    limit: int
+    """Blocks that the receiver's credit allows."""
+    next: int = 0
+
+
+class Runtime:
+    """Drives one `Peer`. Not to be used from another thread, nor after a fork (both raise)."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        host: Host,
+        segments: Segments,
+        *,
+        address: str = "127.0.0.1",
+        observe: Observe | None = None,
+    ) -> None:
+        """Bind to free ports of `address`, an interface of this machine."""
+        self.peer = peer
+        self.bytes_out = 0
+        self.bytes_in = 0
+        self.malformed = 0
+        """Messages dropped because they were not well-formed."""
+        self._host = host
+        self._segments = segments
+        self._observe = observe
+        self._pid = os.getpid()
+        self._context = zmq.Context()
+        self._poller = zmq.Poller()
+        self._callbacks: dict[Any, Callable[[], None]] = {}
+        self._dealers: dict[PeerId, zmq.Socket[bytes]] = {}
+        self._outgoing: dict[PeerId, Outgoing] = {}
+        self._assemblies: dict[PeerId, Assembly] = {}
+        self._held: deque[Event] = deque()
+        self._spare: Any = None
+        self._stalled = False
+        self._pub = self._socket(zmq.PUB)
+        self._sub = self._socket(zmq.SUB)
+        self._sub.subscribe(b"")
+        self._router = self._socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self.endpoints = Endpoints(_bind(self._pub, address), _bind(self._router, address))
+        self.register(self._sub, lambda: self._drain(self._sub, self._on_advert))
+        self.register(self._router, lambda: self._drain(self._router, self._on_request))
+
+    # ------------------------------------------------------------------------------------------------------ outside
+
+    def connect(self, peer: PeerId, endpoints: Endpoints) -> None:
+        """Listen to `peer`'s adverts and be able to pull from it."""
+        if peer in self._dealers:
+            return
+        self._sub.connect(endpoints.adverts)
+        dealer = self._socket(zmq.DEALER)
+        dealer.setsockopt(zmq.ROUTING_ID, self.peer.me.encode())
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.connect(endpoints.pulls)
+        self._dealers[peer] = dealer
+        self.register(dealer, lambda: self._drain(dealer, lambda frames: self._on_reply(peer, frames)))
+
+    def register(self, source: Any, callback: Callable[[], None]) -> None:
+        """Call `callback` in `poll` when `source` (a ZeroMQ socket, or anything with a descriptor) is readable."""
+        self._poller.register(source, zmq.POLLIN)
+        self._callbacks[source if isinstance(source, zmq.Socket) else _descriptor(source)] = callback
+
+    def unregister(self, source: Any) -> None:
+        """Undo `register`, before the source is closed."""
+        self._poller.unregister(source)
+        del self._callbacks[source if isinstance(source, zmq.Socket) else _descriptor(source)]
+
+    def happen(self, event: Event) -> None:
+        """Tell the peer; what writes to the replica waits for its turn there, in order."""
+        if _writes(event):
+            self._held.append(event)
+            self._release_held()
+        else:
+            self._step(event)
+
+    @property
+    def holds(self) -> bool:
+        """Some events still wait for the replica."""
+        return bool(self._held)
+
+    def poll(self, timeout_s: float) -> None:
+        """One turn: wait for something to happen, at most `timeout_s`, and deal with it."""
+        if os.getpid() != self._pid:
+            raise UsageError(
+                f"these sockets belong to process {self._pid}, this is its child {os.getpid()}: "
+                "open new ones after the fork"
+            )
+        wait = min(timeout_s, self.peer.deadline() - time.monotonic())
+        if self._held:
+            wait = min(wait, HELD_RETRY_S)
+        if self._stalled:
+            wait = min(wait, STALLED_RETRY_S)
+        elif self._sendable():
+            wait = 0.0
+        for source, _ in self._poller.poll(math.ceil(max(0.0, wait) * 1e3)):
+            callback = self._callbacks.get(source)
+            if callback is not None:
+                callback()
+        if time.monotonic() >= self.peer.deadline():
+            self._step(Ticked())
+        self._release_held()
+        self._send_blocks()
+
+    def close(self) -> None:
+        """Close the sockets at once; what is still queued is dropped."""
+        for socket in (self._pub, self._sub, self._router, *self._dealers.values()):
+            socket.close(linger=0)
+        self._context.term()
+        self._segments.close()
+
+    # ------------------------------------------------------------------------------------------------------ effects
+
+    def _release_held(self) -> None:
+        """Updates of the own lane and ranges of others do not wait for each other, but each kind keeps its order."""
+        blocked: set[type] = set()
+        for _ in range(len(self._held)):
+            event = self._held.popleft()
+            if type(event) in blocked or not self._host.acquire(event):
+                blocked.add(type(event))
+                self._held.append(event)
+                continue
+            try:
+                self._step(event)
+            finally:
+                self._host.release()
+
+    def _step(self, event: Event) -> None:
+        now = time.monotonic()
+        effects = self.peer.handle(event, now)
+        if self._observe is not None:
+            self._observe(now, self.peer.me, event, effects)
+        for effect in effects:
+            match effect:
+                case Send(to, message):
+                    self._send(to, message)
+                case Publish(message):
+                    self._try_send(self._pub, [encode_header(message)])
+                case Deliver():
+                    self._host.deliver(effect)
+                case Keep(lo, hi, payload):
+                    self._segments.keep(lo, hi, payload)
+                case Fold(lo, hi):
+                    self._segments.fold(lo, hi)
+                case Forget(through):
+                    self._segments.forget(through)
+                case Drained(missing):
+                    self._host.drained(missing)
+                case Warn(text):
+                    self._host.warn(text)
+
+    def _send(self, to: PeerId, message: Message) -> None:
+        match message:
+            case Range(_, lo, hi):
+                total = self._segments.sum(lo, hi)
+                assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
+                self._begin(to, message, total)
+            case State():
+                self._begin(to, message, self._host.state())
+            case Unknown():
+                self._try_send(self._router, [to.encode(), encode_header(message)])
+            case _:
+                if to in self._dealers:
+                    self._try_send(self._dealers[to], [encode_header(message)])
+
+    def _begin(self, to: PeerId, message: Bulk, payload: Payload) -> None:
+        header = encode_header(_with_layout(message, payload))
+        if self._try_send(self._router, [to.encode(), header]):
+            self._outgoing[to] = Outgoing(to, message, payload, WINDOW_BLOCKS)
+
+    def _sendable(self) -> bool:
+        return any(out.next < min(out.limit, block_count(out.payload.layout)) for out in self._outgoing.values())
+
+    def _send_blocks(self) -> None:
+        """A few blocks to each receiver in turn, as far as their credit goes."""
+        self._stalled = False
+        for _ in range(TURN_BLOCKS_MAX):
+            ready = [o for o in self._outgoing.values() if o.next < min(o.limit, block_count(o.payload.layout))]
+            if not ready:
+                return
+            for out in ready:
+                try:
+                    data = out.payload.read(*block_span(out.payload.layout, out.next))
+                except UsageError:  # the reader has moved on and the range is gone
+                    del self._outgoing[out.to]
+                    continue
+                frames = [out.to.encode(), *encode_block(out.message.k, out.next, data)]
+                if self._try_send(self._router, frames):
+                    out.next += 1
+                elif out.to in self._outgoing:
+                    self._stalled = True
+                    return
+
+    def _try_send(self, socket: zmq.Socket[bytes], frames: list[Bytes]) -> bool:
+        """Queue it if there is room; what is dropped here is asked for again."""
+        try:
+            socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                self._outgoing.pop(PeerId(bytes(frames[0]).decode()), None)
+            elif error.errno != zmq.EAGAIN:
+                raise
+            return False
+        self.bytes_out += sum(len(frame) for frame in frames)
+        return True
+
+    # ----------------------------------------------------------------------------------------------------- messages
+
+    def _drain(self, socket: zmq.Socket[bytes], on_message: Callable[[list[Bytes]], None]) -> None:
+        for _ in range(TURN_MESSAGES_MAX):
+            try:
+                frames: list[Bytes] = [frame.buffer for frame in socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+            except zmq.Again:
+                return
+            self.bytes_in += sum(len(frame) for frame in frames)
+            try:
+                on_message(frames)
+            except WireError as error:
+                self.malformed += 1
+                self._host.warn(f"a malformed message was dropped: {error}")
+            except MismatchError as error:
+                self._host.warn(f"a message that does not fit was dropped: {error}")
+
+    def _on_advert(self, frames: list[Bytes]) -> None:
+        message = decode_header(_single(frames))
+        if not isinstance(message, Advert):
+            raise WireError(f"{type(message).__name__} among the adverts")
+        self.happen(Received(message))
+
+    def _on_request(self, frames: list[Bytes]) -> None:
+        if len(frames) != 2:
+            raise WireError(f"request of {len(frames)} frames, expected 2")
+        message = decode_header(frames[1])
+        if message.peer.encode() != frames[0]:
+            raise WireError(f"a peer speaks for {message.peer}, which is not its name")
+        match message:
+            case Credit(peer, k, blocks):
+                out = self._outgoing.get(peer)
+                if out is not None and out.message.k == k:
+                    out.limit = max(out.limit, blocks + WINDOW_BLOCKS)
+                    if blocks >= block_count(out.payload.layout):
+                        del self._outgoing[peer]
+            case Pull() | StateRequest():
+                self.happen(Received(message))
+            case _:
+                raise WireError(f"{type(message).__name__} among the requests")
+
+    def _on_reply(self, peer: PeerId, frames: list[Bytes]) -> None:
+        if len(frames) == 2:
+            self._on_block(peer, frames)
+            return
+        message = decode_header(_single(frames))
+        if message.peer != peer:
+            raise WireError(f"a peer speaks for {message.peer}, which is not its name")
+        match message:
+            case Range():
+                if not self.peer.replicator.is_next(message):
+                    return
+                if self.peer.layout is not None:
+                    message.layout.check_fit(self.peer.layout)
+                self._retire(self._assemblies.pop(peer, None))
+                self._assemblies[peer] = Assembly(message, self._buffer(message.layout.nbytes))
+                self.happen(Progressed(peer))
+                self._complete(peer)
+            case Unknown():
+                self.happen(Received(message))
+            case _:
+                raise WireError(f"{type(message).__name__} among the replies")
+
+    def _on_block(self, peer: PeerId, frames: list[Bytes]) -> None:
+        block = decode_block(*frames)
+        assembly = self._assemblies.get(peer)
+        if assembly is None or assembly.message.k != block.k:
+            return  # of an answer that was given up
+        assembly.add(block)
+        received = block.index + 1
+        if assembly.complete or received % (WINDOW_BLOCKS // 2) == 0:
+            credit = Credit(self.peer.me, block.k, received)
+            self._try_send(self._dealers[peer], [encode_header(credit)])
+        self.happen(Progressed(peer))
+        self._complete(peer)
+
+    def _complete(self, peer: PeerId) -> None:
+        if self._assemblies[peer].complete:
+            assembly = self._assemblies.pop(peer)
+            self.happen(Received(assembly.finish()))
+            if not self._held:
+                self._retire(assembly)
+
+    def _buffer(self, nbytes: int) -> Any:
+        spare, self._spare = self._spare, None
+        return spare if spare is not None and len(spare) == nbytes else allocate(nbytes)
+
+    def _retire(self, assembly: Assembly | None) -> None:
+        """Keep one buffer for the next answer: a fresh one of the same size costs a page fault per page."""
+        if assembly is not None:
+            self._spare = assembly.buffer
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        return open_socket(self._context, kind)
+
+
+def fetch_state(
+    context: zmq.Context[zmq.Socket[bytes]],
+    endpoint: str,
+    me: PeerId,
+    begin: Callable[[State], Callable[[int, Bytes], None]],
+    *,
+    timeout_s: float,
+    retry_s: float = 3.0,
+) -> State:
+    """Ask the peer at `endpoint` (of pulls) for its replica, outside of any swarm. Of a quiet peer, it is consistent.
+
+    `begin(header)` is called when the answer begins (again, if it was interrupted) and returns what takes each block,
+    `(first byte, bytes)`. Returns the header. `UsageError` when nothing comes within `timeout_s`.
+    """
+    give_up = time.monotonic() + timeout_s
+    k = 0
+    with open_socket(context, zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.ROUTING_ID, me.encode())
+        dealer.connect(endpoint)
+        while time.monotonic() < give_up:
+            k += 1
+            dealer.send(encode_header(StateRequest(me, k)))
+            state: State | None = None
+            take: Callable[[int, Bytes], None] | None = None
+            received = 0
+            while dealer.poll(math.ceil(min(retry_s, max(0.0, give_up - time.monotonic())) * 1e3)):
+                frames: list[Bytes] = [frame.buffer for frame in dealer.recv_multipart(copy=False)]
+                if len(frames) == 1:
+                    message = decode_header(frames[0])
+                    if isinstance(message, State) and message.k == k:
+                        state, take, received = message, begin(message), 0
+                elif state is not None and take is not None:
+                    block = decode_block(*frames)
+                    if block.k == k and block.index == received:
+                        take(block_span(state.layout, block.index)[0], block.data)
+                        received += 1
+                        if received % (WINDOW_BLOCKS // 2) == 0 or received == block_count(state.layout):
+                            dealer.send(encode_header(Credit(me, k, received)))
+                if state is not None and received == block_count(state.layout):
+                    return state
+    raise UsageError(
+        f"no replica came from {endpoint} within {timeout_s:g} s: is the process alive and the port "
+        "reachable from here?"
+    )
+
+
+def open_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+    """A socket with the limits that every socket of ours has, set before it is bound or connected."""
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, max(BLOCK_BYTES, HEADER_BYTES_MAX) + 1024)
+    socket.setsockopt(zmq.SNDHWM, 4 * WINDOW_BLOCKS)
+    socket.setsockopt(zmq.RCVHWM, 4 * WINDOW_BLOCKS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
+    return socket
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> str:
+    socket.bind(f"tcp://{address}:*")
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def _writes(event: Event) -> bool:
+    return isinstance(event, Computed) or (isinstance(event, Received) and isinstance(event.message, Range))
+
+
+def _with_layout(message: Bulk, payload: Payload) -> Bulk:
+    return replace(message, layout=payload.layout)
+
+
+def _single(frames: list[Bytes]) -> Bytes:
+    if len(frames) != 1:
+        raise WireError(f"message of {len(frames)} frames, expected 1")
+    return frames[0]
+
+
+def _descriptor(source: Any) -> int:
+    return source if isinstance(source, int) else int(source.fileno())
