@@ -1,0 +1,429 @@
+"""The agent: one process per executor that owns the replica (shared memory) and the sockets.
+
+    tasks of this executor --- Unix socket --->  agent  <--- ZeroMQ --->  the other agents
+                           <-- shared memory --         <--- addresses --- registrar (driver program)
+
+It runs no user code: an exception, a slow `descent` or an interpreter lock held for seconds cannot stop the sockets.
+It lives as long as its *anchor*: on Spark the daemon that forks the Python workers of one executor, elsewhere the
+driver program. It ignores Ctrl-C, which is the driver program's to handle.
+
+Roles: a `peer` publishes and merges everything. An `observer` sits in the driver program, merges and never publishes.
+In master mode there is one `hub`, whose lane carries the deltas, and `worker`s, whose lanes carry single updates to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from gossip.arrays import Bytes, Layout, Payload
+from gossip.errors import GossipError, UsageError
+from gossip.events import Computed, Deliver, Event, Exhausted, Joined, Received, Started
+from gossip.messages import PeerId, Range, State
+from gossip.peer import Peer, Settings
+from gossip.segments import FilePayload, Segments
+from gossip.wire import BLOCK_BYTES
+from gossip.zmq_runtime import Endpoints, Runtime, fetch_state, open_socket
+from p2p import localhost
+from p2p.agent_client import START_TIMEOUT_S, AgentSettings
+from p2p.localhost import Json, Process
+from p2p.replica import HEADER_BYTES, Replica, anonymous_file
+
+log = logging.getLogger("p2p.agent")
+
+STATUS_PERIOD_S = 0.5
+PAYLOADS_BYTES_MAX = 32 << 20
+"""Memory for payloads that are being received: as many at a time as fit, at least one."""
+SEGMENTS_MEMORY_BYTES_MAX = 16 << 20
+"""What the own log may hold in memory; the rest is in a temporary file."""
+QUEUE_MAX = 4
+"""Updates that wait for the master's `descent`; further ones stay with their workers."""
+OUTSTANDING_MAX = 2
+"""Updates of one worker that the master has not taken yet; then the worker waits."""
+STALENESS_SAMPLES_MAX = 10_000
+"""The newest so many updates make up the staleness figures."""
+
+
+class UpdateFile(FilePayload):
+    """A packed update in a file as `Replica` lays it out, behind its header."""
+
+    def read(self, start: int, stop: int) -> Bytes:
+        data = os.pread(self.descriptor, stop - start, HEADER_BYTES + start)
+        if len(data) != stop - start:
+            raise UsageError(f"an update's file ends early, expected {self.layout.nbytes} bytes")
+        return data
+
+
+@dataclass
+class Waiting:
+    """A task that waits for an answer."""
+
+    connection: socket.socket
+    descriptor: int
+    lane_n: int
+    """Where the own lane will stand when its update is in."""
+
+
+class Agent:
+    """The process itself. It is the runtime's host."""
+
+    def __init__(self, settings: AgentSettings, folder: str) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.layout = localhost.layout_from_json(settings.layout)
+        self.me = PeerId(secrets.token_hex(16))
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.replica = Replica(self.layout)
+        self.anchor = Process(settings.anchor)
+        self.published = 0
+        self.staleness: deque[int] = deque(maxlen=STALENESS_SAMPLES_MAX)
+        self._context = zmq.Context()
+        self._registrar = open_socket(self._context, zmq.DEALER)
+        self._registrar.connect(settings.registrar)
+        address = _address_towards(settings.registrar)
+        hub = settings.role == "hub"
+        worker = settings.role == "worker"
+        payload_bytes = max(1, self.layout.nbytes)
+        peer_settings = Settings(
+            pulls_max=max(1, PAYLOADS_BYTES_MAX // payload_bytes), coalesce=not worker, applies_own=not worker
+        )
+        self.peer = Peer(self.me, None if hub else self.layout, peer_settings)
+        segments = Segments(SEGMENTS_MEMORY_BYTES_MAX, settings.segments_folder)
+        self.runtime = Runtime(self.peer, self, segments, address=address)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._waiting: deque[Waiting] = deque()
+        self._queue: deque[tuple[PeerId, Layout, int]] = deque()
+        """Updates of workers, in files, until the master's descent takes them."""
+        self._taker: socket.socket | None = None
+        """The coordinator's connection, while it waits for an update."""
+        self._in_descent = 0
+        self._roster: dict[PeerId, str] = {}
+        self._roster_version = 0
+        self._stopping = False
+        self._refused: str | None = None
+
+    # --------------------------------------------------------------------------------------------------------- life
+
+    def run(self) -> None:
+        """Live until stopped or until the anchor is gone."""
+        for name in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, lambda *_: setattr(self, "_stopping", True))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self._open_local_socket()
+            if self.settings.role not in ("observer", "hub"):
+                self._enroll()
+            self.runtime.register(self._registrar, self._on_registrar)
+            next_status = 0.0
+            while not self._stopping and self.anchor.alive:
+                self.runtime.poll(STATUS_PERIOD_S)
+                self._answer_waiting()
+                if time.monotonic() >= next_status:
+                    next_status = time.monotonic() + STATUS_PERIOD_S
+                    self._send_status()
+        finally:
+            self._leave()
+
+    def _open_local_socket(self) -> None:
+        temporary = os.path.join(self.folder, "agent.new")
+        self._listener.bind(temporary)
+        self._listener.listen(64)
+        if self.settings.role in ("observer", "hub"):
+            os.rename(temporary, os.path.join(self.folder, "agent.sock"))
+        self.runtime.register(self._listener, self._on_connection)
+
+    def _enroll(self) -> None:
+        """Tell the registrar where we are, take the model's arrays from the observer, and let the tasks in."""
+        self._hello()
+        give_up = time.monotonic() + START_TIMEOUT_S
+        while not self._roster and time.monotonic() < give_up and self._refused is None:
+            if self._registrar.poll(200):
+                self._on_registrar()
+        if self._refused is not None:
+            raise UsageError(self._refused)
+        if not self._roster:
+            raise UsageError(
+                f"the driver program's registrar at {self.settings.registrar} did not answer within "
+                f"{START_TIMEOUT_S:g} s: can this host reach that address (spark.driver.host)?"
+            )
+        os.rename(os.path.join(self.folder, "agent.new"), os.path.join(self.folder, "agent.sock"))
+
+    def _hello(self) -> None:
+        self._to_registrar(
+            op="hello",
+            run=self.settings.run,
+            peer=self.me,
+            role=self.settings.role,
+            name=self.name,
+            pid=os.getpid(),
+            adverts=self.runtime.endpoints.adverts,
+            pulls=self.runtime.endpoints.pulls,
+        )
+
+    def _leave(self) -> None:
+        self._listener.close()
+        for name in ("agent.sock", "agent.new", "lock"):
+            path = os.path.join(self.folder, name)
+            if os.path.exists(path):
+                os.unlink(path)
+        try:
+            os.rmdir(self.folder)
+        except OSError:
+            pass  # the note of a failed start stays for the tasks to read
+        self.runtime.close()
+        self._registrar.close(linger=0)
+        self._context.term()
+
+    # ---------------------------------------------------------------------------------------------------- registrar
+
+    def _to_registrar(self, **message: Any) -> None:
+        try:
+            self._registrar.send_json(message, zmq.NOBLOCK)
+        except zmq.Again:
+            pass  # the driver program does not listen; a status is sent again soon
+
+    def _on_registrar(self) -> None:
+        while self._registrar.poll(0):
+            message = self._registrar.recv_json()
+            assert isinstance(message, dict)
+            match message["op"]:
+                case "roster":
+                    self._on_roster(message)
+                case "refused":
+                    self._refused = message["why"]
+                case "status":
+                    self._send_status(message["question"])
+                case "drain":
+                    self.runtime.happen(Exhausted(message["timeout_s"]))
+                case "stop":
+                    self._stopping = True
+
+    def _on_roster(self, message: Json) -> None:
+        for member in message["members"]:
+            peer = PeerId(member["peer"])
+            if peer == self.me or peer in self._roster:
+                continue
+            if not self._roster and member["role"] in ("observer", "hub"):
+                self._adopt(member["pulls"])
+            self._roster[peer] = member["name"]
+            reads, read = links(self.settings.role, member["role"])
+            if reads or read:
+                self.runtime.connect(peer, Endpoints(member["adverts"], member["pulls"]))
+                self.runtime.happen(Joined(peer, reads, read))
+        self._roster_version = message["version"]
+        self._send_status()
+
+    def _adopt(self, endpoint: str) -> None:
+        """Take over the replica of the observer or hub, which comes first in every roster."""
+
+        def begin(state: State) -> Any:
+            state.layout.check_fit(self.layout)
+
+            def take(start: int, data: Bytes) -> None:
+                self.replica.buffer[start : start + len(data)] = data
+
+            return take
+
+        me = PeerId(secrets.token_hex(16))
+        state = fetch_state(self._context, endpoint, me, begin, timeout_s=START_TIMEOUT_S)
+        self.runtime.happen(Started(state.frontiers))
+
+    def _send_status(self, question: int = 0) -> None:
+        replicator = self.peer.replicator
+        self._to_registrar(
+            op="status",
+            peer=self.me,
+            question=question,
+            roster_version=self._roster_version,
+            n=replicator.n,
+            frontiers=replicator.frontiers(),
+            published=self.published,
+            bytes_out=self.runtime.bytes_out,
+            bytes_in=self.runtime.bytes_in,
+            refused=self.peer.refused,
+            malformed=self.runtime.malformed,
+            waiting=len(self._queue) + self._in_descent,
+            memory_peak_bytes=peak_memory_bytes(),
+        )
+
+    # ----------------------------------------------------------------------------------------- the runtime's host
+
+    def acquire(self, event: Event) -> bool:
+        if self._is_for_queue(event):
+            return len(self._queue) < QUEUE_MAX
+        return self.replica.acquire()
+
+    def release(self) -> None:
+        self.replica.release()
+
+    def deliver(self, effect: Deliver) -> None:
+        if self.settings.role == "hub" and effect.lane != self.me:
+            self._enqueue(effect.lane, effect.payload)
+            return
+        self.replica.add(effect.payload)
+        self.replica.merged += effect.hi - effect.lo + 1
+
+    def state(self) -> Payload:
+        return self.replica
+
+    def drained(self, missing: tuple[PeerId, ...]) -> None:
+        self._send_status()
+        self._to_registrar(
+            op="drained",
+            peer=self.me,
+            missing=[self._roster.get(peer, peer) for peer in missing],
+            staleness=list(self.staleness),
+        )
+
+    def warn(self, text: str) -> None:
+        log.warning("%s", text)
+        self._to_registrar(op="warning", peer=self.me, text=text)
+
+    # -------------------------------------------------------------------------------------------------------- tasks
+
+    def _on_connection(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.settimeout(5.0)
+        self.runtime.register(connection, lambda: self._on_task(connection))
+
+    def _on_task(self, connection: socket.socket) -> None:
+        try:
+            message, descriptors = localhost.receive(connection)
+            self._on_local(connection, message, descriptors)
+        except (EOFError, OSError):
+            self._hang_up(connection)
+        except GossipError as error:
+            localhost.send(connection, {"error": str(error)})
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        self.runtime.unregister(connection)
+        connection.close()
+        if self._taker is connection:
+            self._taker = None
+
+    def _on_local(self, connection: socket.socket, message: Json, descriptors: list[int]) -> None:
+        match message["op"]:
+            case "hello":
+                about = {"layout": self.settings.layout, "peer": self.me, "name": self.name, "pid": os.getpid()}
+                localhost.send(connection, about, (self.replica.descriptor,))
+            case "loaded":
+                self.runtime.happen(Started({}))
+                self._hello()
+                localhost.send(connection, {"ok": True})
+            case "publish":
+                (descriptor,) = descriptors
+                self.staleness.append(max(0, message.get("staleness", self.replica.merged - message["merged_at"])))
+                self.published += 1
+                payload = UpdateFile(localhost.layout_from_json(message["layout"]), descriptor)
+                self._waiting.append(Waiting(connection, descriptor, self.published))
+                self.runtime.happen(Computed(payload))
+                self._answer_waiting()
+            case "take":
+                self._in_descent = 0
+                self._taker = connection
+                self._serve_taker()
+
+    def _answer_waiting(self) -> None:
+        """Answer the tasks whose updates are in the lane; those of a worker wait until the master keeps up."""
+        while self._waiting:
+            first = self._waiting[0]
+            if self.peer.replicator.n < first.lane_n:
+                return
+            if self.settings.role == "worker" and self._outstanding() > OUTSTANDING_MAX:
+                return
+            self._waiting.popleft()
+            os.close(first.descriptor)
+            try:
+                localhost.send(first.connection, {"ok": True})
+            except OSError:
+                pass  # the task was killed meanwhile; its update counts
+
+    def _outstanding(self) -> int:
+        replicator = self.peer.replicator
+        return replicator.n - min((r.acknowledged for r in replicator.readers.values()), default=replicator.n)
+
+    # ----------------------------------------------------------------------------------------- the hub's queue (master)
+
+    def _is_for_queue(self, event: Event) -> bool:
+        return self.settings.role == "hub" and isinstance(event, Received) and isinstance(event.message, Range)
+
+    def _enqueue(self, lane: PeerId, payload: Payload) -> None:
+        descriptor = anonymous_file(payload.layout.nbytes)
+        for start in range(0, payload.layout.nbytes, BLOCK_BYTES):
+            os.pwrite(descriptor, payload.read(start, min(start + BLOCK_BYTES, payload.layout.nbytes)), start)
+        self._queue.append((lane, payload.layout, descriptor))
+        self._serve_taker()
+
+    def _serve_taker(self) -> None:
+        if self._taker is None or not self._queue:
+            return
+        lane, layout, descriptor = self._queue.popleft()
+        message = {"lane": self._roster.get(lane, lane), "layout": localhost.layout_to_json(layout)}
+        taker, self._taker = self._taker, None
+        self._in_descent = 1
+        localhost.send(taker, message, (descriptor,))
+        os.close(descriptor)
+
+
+def links(mine: str, other: str) -> tuple[bool, bool]:
+    """(the other reads my lane, I read the other's), by roles."""
+    match mine, other:
+        case ("peer", "peer") | ("worker", "hub") | ("hub", "worker"):
+            return True, True
+        case ("peer", "observer"):
+            return True, False
+        case ("observer", "peer"):
+            return False, True
+    return False, False
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held, shared and mapped pages included."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _address_towards(endpoint: str) -> str:
+    """The address of the interface that routes to `tcp://host:port` (no packet is sent)."""
+    host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, int(port)))
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def main() -> None:
+    """Run an agent in the folder given as argument, with `AgentSettings` on the standard input."""
+    logging.basicConfig(format="deepdist agent %(process)d: %(message)s", level=logging.WARNING)
+    folder = sys.argv[1]
+    try:
+        Agent(AgentSettings(**json.loads(sys.stdin.buffer.read())), folder).run()
+    except GossipError as error:
+        _note_failure(folder, str(error))
+    except BaseException:
+        _note_failure(folder, traceback.format_exc())
+        raise
+
+
+def _note_failure(folder: str, text: str) -> None:
+    """Leave a note for the tasks that wait for this agent."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with open(os.path.join(folder, "failed"), "w") as file:
+        file.write(text)

@@ -1,0 +1,135 @@
+"""Starting the agent of an executor, and talking to it from a task or from the driver program.
+
+ensure_agent     in a task: the first one of an executor starts the agent, under a lock; all connect to it
+AgentClient      the connection: the replica's shared memory, and updates handed over
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from gossip.errors import UsageError
+from p2p import localhost
+from p2p.localhost import Json
+from p2p.replica import Replica
+
+START_TIMEOUT_S = 60.0
+"""An agent is up in 0.3 s on an idle machine; a loaded one may take long to import numpy."""
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """What an agent is told at its start, as JSON on its standard input."""
+
+    run: str
+    """Of the training session: agents of another one are strangers."""
+    role: str
+    registrar: str
+    """Where the driver program's registrar listens."""
+    layout: list[list[Any]]
+    anchor: int = 0
+    """The process it lives and dies with; 0 until `ensure_agent` or `start_agent` fills it in."""
+    segments_folder: str | None = None
+
+
+def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess.Popen[bytes]:
+    """Start an agent for `anchor` by exec, never by fork: a ZeroMQ context does not survive a fork."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    # numpy's threads would only take cores and memory from the tasks
+    environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from p2p.agent import main; main()", folder],
+        stdin=subprocess.PIPE,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({**asdict(settings), "anchor": anchor}).encode())
+    process.stdin.close()
+    return process
+
+
+def ensure_agent(settings: AgentSettings, segments_folder: str | None = None) -> AgentClient:
+    """The agent of this executor, started by whichever task comes first. To be called in a Spark Python worker."""
+    settings = replace(settings, segments_folder=segments_folder)
+    anchor = os.getppid()
+    folder = localhost.private_folder(f"{settings.run[:12]}-{anchor}")
+    with open(os.path.join(folder, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = os.path.join(folder, "agent.sock")
+        if not os.path.exists(path) and not os.path.exists(os.path.join(folder, "failed")):
+            process = start_agent(settings, anchor, folder)
+            process.returncode = 0  # it outlives this worker: nobody here waits for it
+        return AgentClient(folder)
+
+
+class AgentClient:
+    """A task's, or the driver program's, connection to the agent in `folder`."""
+
+    def __init__(self, folder: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Connect, waiting for an agent that is starting. `UsageError` with its own words if it could not start."""
+        self.folder = folder
+        self._connection = socket.socket(socket.AF_UNIX)
+        give_up = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._connection.connect(os.path.join(folder, "agent.sock"))
+                break
+            except OSError:
+                if os.path.exists(os.path.join(folder, "failed")):
+                    with open(os.path.join(folder, "failed")) as file:
+                        raise UsageError(f"the agent on {socket.gethostname()} did not start: {file.read()}") from None
+                if time.monotonic() > give_up:
+                    raise UsageError(
+                        f"the agent on {socket.gethostname()} did not start within {timeout_s:g} s: "
+                        "see the executor's stderr"
+                    ) from None
+                time.sleep(0.02)
+        self.about, (descriptor,) = self.ask({"op": "hello"})
+        self.layout = localhost.layout_from_json(self.about["layout"])
+        self.replica = Replica(self.layout, descriptor)
+        self._hand_over: Replica | None = None
+
+    def ask(self, message: Json, descriptors: tuple[int, ...] = ()) -> tuple[Json, list[int]]:
+        """Send a message and wait for its answer."""
+        localhost.send(self._connection, message, descriptors)
+        answer, files = localhost.receive(self._connection)
+        if "error" in answer:
+            raise UsageError(answer["error"])
+        return answer, files
+
+    def hand_over(self) -> Replica:
+        """A packed buffer of the model's layout to write an update to, used again for every one."""
+        if self._hand_over is None:
+            self._hand_over = Replica(self.layout)
+        return self._hand_over
+
+    def publish(self, update: Replica, merged_at: int = 0, staleness: int | None = None) -> None:
+        """Hand an update over; returns when it is in the agent's lane and replica.
+
+        `merged_at` is the replica's `merged` when the model was copied that the update was computed from; it tells how
+        stale the update is. Who knows better says `staleness`.
+        """
+        message: Json = {"op": "publish", "layout": localhost.layout_to_json(update.layout), "merged_at": merged_at}
+        if staleness is not None:
+            message["staleness"] = staleness
+        self.ask(message, (update.descriptor,))
+
+    def interrupt(self) -> None:
+        """Have whoever waits in `ask` get an `EOFError`. From any thread."""
+        self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let the agent know that this task is gone, and give the shared memory back."""
+        self._connection.close()
+        self.replica.close()
+        if self._hand_over is not None:
+            self._hand_over.close()

@@ -1,0 +1,71 @@
+"""Master mode: the coordinator in the driver program owns the model.
+
+Workers send it their updates, `descent` runs here, one update after the other, and the hub's lane carries what it
+changed to every worker.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+from gossip.arrays import Layout, Packed
+from gossip.errors import UsageError
+from p2p import localhost
+from p2p.agent_client import AgentClient
+from p2p.model import Model
+from p2p.task import Descent, write_delta
+from p2p.update import inflate
+
+
+class Coordinator:
+    """A thread that takes updates from the hub's queue and applies `descent`, for the time of one training."""
+
+    def __init__(self, folder: str, skeleton: bytes, descent: Descent | None, on_error: Callable[[], None]) -> None:
+        """`folder` is the hub agent's; `on_error` is called, once, when `descent` failed: see `error`."""
+        self.error: Exception | None = None
+        self._descent = descent
+        self._on_error = on_error
+        self._model = Model.from_skeleton(skeleton)
+        self._agent = AgentClient(folder)
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="deepdist-coordinator", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; an update that is being applied is finished first."""
+        self._closing = True
+        self._agent.interrupt()
+        self._thread.join()
+        self._agent.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                message, (descriptor,) = self._agent.ask({"op": "take"})
+                self._apply(localhost.layout_from_json(message["layout"]), descriptor, message["lane"])
+        except (EOFError, OSError) as error:
+            if not self._closing:
+                self._fail(UsageError(f"the hub's agent is gone ({error}): see its last words above"))
+        except Exception as error:  # noqa: BLE001 - whatever descent raises, train() raises
+            self._fail(error)
+
+    def _apply(self, layout: Layout, descriptor: int, worker: str) -> None:
+        try:
+            packed = Packed(layout, bytearray(os.pread(descriptor, layout.nbytes, 0)))
+        finally:
+            os.close(descriptor)
+        update, extra = inflate(packed.arrays())
+        hand_over = self._agent.hand_over()
+        staleness = self._agent.replica.merged - extra["merged_at"]
+        try:
+            write_delta(self._model, self._descent, update, self._agent.replica, hand_over)
+        except Exception as error:
+            error.add_note(f"in descent, in the driver program, for an update of worker {worker}")
+            raise
+        self._agent.publish(hand_over, staleness=staleness)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self._on_error()

@@ -1,0 +1,325 @@
+"""The public interface: `DeepDist(model)`, `train`, `model`.
+
+with DeepDist(model, mode="p2p") as dd:            driver program: registrar (addresses), observer (dd.model)
+    dd.train(data, gradient, descent)              engine: tasks and agents
+    dd.model
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from gossip.errors import UsageError
+from p2p import engines, localhost
+from p2p.agent_client import AgentSettings
+from p2p.consensus import consensus_distance
+from p2p.coordinator import Coordinator
+from p2p.model import Model
+from p2p.observer import Observer
+from p2p.registrar import Member, Registrar
+from p2p.report import PeerReport, Report
+from p2p.task import Descent, Gradient, Job, refresh
+
+M = TypeVar("M")
+
+ROSTER_TIMEOUT_S = 60.0
+STATUS_TIMEOUT_S = 5.0
+WAIT_S = 0.05
+"""How soon the driver program notices that the master has taken every update."""
+ROLES = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
+"""By mode: the role of the executors' agents, and of the driver program's."""
+
+
+class DeepDist(Generic[M]):
+    """Trains `model` on partitions of data, asynchronously, without a master (or with one: `mode="master"`).
+
+    The model is a gensim Word2Vec, a dict of numpy arrays, or any object with numpy attributes (`parameters` chooses
+    among them). It is changed in place: after the `with` block, and whenever `dd.model` is read, it holds what was
+    learnt. Each session has its own agents, which end with the `with` block.
+    """
+
+    def __init__(
+        self,
+        model: M,
+        mode: Literal["p2p", "master"] = "p2p",
+        *,
+        parameters: Sequence[str] | None = None,
+        peers: int | None = None,
+        seed: int = 0,
+        progress: bool | None = None,
+        drain_timeout_s: float = 60.0,
+    ) -> None:
+        """`peers`: processes of the local engine (default: one per core, at most one per partition); on Spark every
+        executor is a peer. `seed`: of the random numbers that gradients draw by `p2p.task.current()`. `progress`: show
+        a bar (default: on a terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
+        """
+        if mode not in ROLES:
+            raise UsageError(f"mode={mode!r}, expected 'p2p' or 'master'")
+        self._mode = mode
+        self._user_model = Model(model, parameters)
+        self._peers = peers
+        self._seed = seed
+        self._progress = progress
+        self._drain_timeout_s = drain_timeout_s
+        self._run = secrets.token_hex(16)
+        self._entered = False
+        self._engine: engines.Engine | None = None
+        self._registrar: Registrar | None = None
+        self._observer: Observer | None = None
+        self._published_before = 0
+
+    def __enter__(self) -> Self:
+        if self._entered:
+            raise UsageError("this session has ended or has begun already: make a new DeepDist(model)")
+        self._entered = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._observer is not None:
+                refresh(self._user_model, self._observer.agent.replica)
+        finally:
+            self._stop()
+
+    @property
+    def model(self) -> M:
+        """The user's model, with all that has reached the driver program so far, also while a training runs."""
+        if self._observer is not None:
+            refresh(self._user_model, self._observer.agent.replica)
+        model: M = self._user_model.model
+        return model
+
+    def train(
+        self,
+        data: Any,
+        gradient: Gradient,
+        descent: Descent | None = None,
+        epochs: int = 1,
+        *,
+        chunk_rows: int | None = None,
+    ) -> Report:
+        """Train on every partition of `data`, `epochs` times, and wait until all replicas are level.
+
+        `data` is a Spark RDD or DataFrame, or a list of partitions, each an iterable of rows or a function that
+        returns one. `gradient(model, rows)` runs on the workers: `model` is a local replica that it may change freely,
+        `rows` an iterator over one partition, or over `chunk_rows` rows of it; what it returns is the update, None or
+        {} for nothing. `descent(model, update)` changes the model's arrays in place; without one, the update is a dict
+        of named arrays that are added to the model's. Errors of the user's functions are raised here, unchanged.
+        """
+        if not self._entered:
+            raise UsageError("train() outside of its session: write `with DeepDist(model) as dd: dd.train(...)`")
+        _check_arguments(gradient, descent, epochs, chunk_rows)
+        data = _partitions(data)
+        engine = self._choose_engine(data)
+        partitions = engine.partitions(data)
+        skeleton = self._user_model.skeleton()
+        registrar, observer = self._start(engine)
+        begin = time.monotonic()
+        job = Job(
+            self._run, self._mode, skeleton, gradient, descent, epochs, partitions, chunk_rows, engine.peers, self._seed
+        )
+        registrar.open = False
+        try:
+            with self._bar(epochs * partitions) as show, self._coordinator(engine, observer, job) as coordinator:
+                try:
+                    results = engine.run(job, data, show)
+                except Exception:
+                    if coordinator is not None and coordinator.error is not None:
+                        raise coordinator.error from None
+                    raise
+                self._drain(registrar, coordinator)
+        finally:
+            registrar.open = True
+        seconds = time.monotonic() - begin
+        refresh(self._user_model, observer.agent.replica)
+        return self._report(registrar, observer, sum(result.rows for result in results), seconds)
+
+    # ------------------------------------------------------------------------------------------------------ session
+
+    def _choose_engine(self, data: Any) -> engines.Engine:
+        on_spark = hasattr(data, "mapPartitionsWithIndex")
+        if self._engine is None:
+            if on_spark:
+                from p2p.engines.spark import SparkEngine
+
+                if self._peers is not None:
+                    raise UsageError("peers= is for lists of partitions: on Spark every executor is a peer")
+                self._engine = SparkEngine(data.context)
+            else:
+                from p2p.engines.local import LocalEngine
+
+                self._engine = LocalEngine(self._peers or max(1, min(len(data), os.cpu_count() or 1)))
+        elif on_spark != hasattr(self._engine, "context"):
+            raise UsageError("this session trains on Spark or on lists, not on both: make a new DeepDist(model)")
+        return self._engine
+
+    def _start(self, engine: engines.Engine) -> tuple[Registrar, Observer]:
+        worker_role, driver_role = ROLES[self._mode]
+        layout = localhost.layout_to_json(self._user_model.layout)
+        if self._registrar is None:
+            self._registrar = Registrar(self._run, engine.address)
+            settings = AgentSettings(self._run, driver_role, self._registrar.endpoint, layout)
+            self._observer = Observer(settings, self._user_model.arrays())
+            if not self._registrar.wait(lambda: bool(self._registrar and self._registrar.members), ROSTER_TIMEOUT_S):
+                raise UsageError("the driver program's own agent did not reach the registrar: see its messages above")
+        assert self._observer is not None
+        engine.start(AgentSettings(self._run, worker_role, self._registrar.endpoint, layout), self._registrar)
+        self._registrar.wait_for_roster(ROSTER_TIMEOUT_S)
+        return self._registrar, self._observer
+
+    @contextmanager
+    def _coordinator(self, engine: engines.Engine, observer: Observer, job: Job) -> Iterator[Coordinator | None]:
+        if self._mode != "master":
+            yield None
+            return
+        coordinator = Coordinator(observer.folder, job.skeleton, job.descent, engine.cancel)
+        try:
+            yield coordinator
+        finally:
+            coordinator.close()
+
+    def _drain(self, registrar: Registrar, coordinator: Coordinator | None) -> None:
+        """Until everybody has everything, or the time is up."""
+        if coordinator is not None:
+            give_up = time.monotonic() + self._drain_timeout_s
+            while time.monotonic() < give_up and not coordinator.error and not _all_taken(registrar):
+                time.sleep(WAIT_S)
+            if coordinator.error is not None:
+                raise coordinator.error
+        registrar.drain(self._drain_timeout_s)
+        registrar.ask_status(STATUS_TIMEOUT_S)
+
+    def _stop(self) -> None:
+        registrar, observer, engine = self._registrar, self._observer, self._engine
+        self._registrar = self._observer = self._engine = None
+        if registrar is not None:
+            registrar.stop_agents()
+            registrar.close()
+        if observer is not None:
+            observer.close()
+        if engine is not None:
+            engine.stop()
+
+    # ------------------------------------------------------------------------------------------------------- report
+
+    def _report(self, registrar: Registrar, observer: Observer, rows: int, seconds: float) -> Report:
+        members = sorted(
+            registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
+        )
+        others = [member for member in members if member.peer != observer.peer]
+        distance, unread = consensus_distance(observer.agent.replica, others)
+        counted = members if self._mode == "p2p" else [m for m in members if m.role == "worker"]
+        published = {m.peer: m.status.get("n", 0) for m in counted}
+        total, before = sum(published.values()), self._published_before
+        self._published_before = total
+        missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
+        return Report(
+            peers=tuple(_peer_report(member, self._mode) for member in members),
+            mode=self._mode,
+            rows=rows,
+            seconds=seconds,
+            updates=total - before,
+            updates_lost=_lost(members, published, self._mode),
+            consensus_distance=distance,
+            missing=tuple(sorted(missing | set(unread))),
+        )
+
+    @contextmanager
+    def _bar(self, total: int) -> Iterator[engines.Progress]:
+        shown = self._progress if self._progress is not None else sys.stderr.isatty()
+        from rich.console import Console
+
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("partitions"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
+            task = bar.add_task("training", total=total)
+            yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _all_taken(registrar: Registrar) -> bool:
+    """The master's `descent` has taken every update of every worker. Asks them now."""
+    registrar.ask_status(STATUS_TIMEOUT_S)
+    (hub,) = registrar.by_role("hub")
+    taken = hub.status["frontiers"]
+    return hub.status["waiting"] == 0 and all(
+        taken.get(worker.peer, 0) >= worker.status["n"] for worker in registrar.by_role("worker")
+    )
+
+
+def _peer_report(member: Member, mode: str) -> PeerReport:
+    status = member.status
+    staleness = (member.drained or {}).get("staleness") or [0]
+    frontiers = status.get("frontiers", {})
+    own = status.get("n", 0)
+    if mode == "p2p" or member.role == "worker":
+        applied = sum(frontiers.values()) - (own if member.role == "worker" else 0)
+    else:
+        applied = own
+    return PeerReport(
+        name=member.name,
+        role=member.role,
+        published=own,
+        applied=applied,
+        bytes_out=status.get("bytes_out", 0),
+        bytes_in=status.get("bytes_in", 0),
+        staleness_median=float(np.median(staleness)),
+        staleness_p95=float(np.percentile(staleness, 95)),
+        memory_peak_bytes=status.get("memory_peak_bytes", 0),
+    )
+
+
+def _lost(members: list[Member], published: dict[str, int], mode: str) -> int:
+    """Updates that some replica (of the master: the hub) never got."""
+    readers = [m for m in members if mode == "p2p" or m.role == "hub"]
+    return sum(
+        max(0, n - min((m.status.get("frontiers", {}).get(lane, 0) for m in readers), default=0))
+        for lane, n in published.items()
+    )
+
+
+def _check_arguments(gradient: Any, descent: Any, epochs: int, chunk_rows: int | None) -> None:
+    if not callable(gradient):
+        raise UsageError(f"gradient is a {type(gradient).__name__}, expected a function gradient(model, rows)")
+    if descent is not None and not callable(descent):
+        raise UsageError(f"descent is a {type(descent).__name__}, expected a function descent(model, update) or None")
+    if epochs < 1:
+        raise UsageError(f"epochs={epochs}, expected at least 1")
+    if chunk_rows is not None and chunk_rows < 1:
+        raise UsageError(f"chunk_rows={chunk_rows}, expected at least 1, or None for whole partitions")
+
+
+def _partitions(data: Any) -> Any:
+    """An RDD as it is, a DataFrame as its RDD, a list of partitions as a list."""
+    if hasattr(data, "mapPartitionsWithIndex"):
+        return data
+    if hasattr(data, "schema") and hasattr(data, "rdd"):
+        return data.rdd
+    if isinstance(data, list | tuple):
+        if not data:
+            raise UsageError("data is an empty list, expected a list of partitions")
+        for index, partition in enumerate(data):
+            if isinstance(partition, str | bytes) or not (callable(partition) or hasattr(partition, "__iter__")):
+                raise UsageError(
+                    f"data[{index}] is a {type(partition).__name__}, expected a partition: an iterable of rows, or a "
+                    "function that returns one"
+                )
+        return list(data)
+    raise UsageError(f"data is a {type(data).__name__}, expected a Spark RDD or DataFrame, or a list of partitions")

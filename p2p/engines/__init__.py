@@ -1,0 +1,45 @@
+"""Engines: who runs the partitions, and where the agents live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from p2p.agent_client import AgentSettings
+from p2p.registrar import Registrar
+from p2p.task import Job, TaskResult
+
+Progress = Callable[[int, int], None]
+"""Called with (partitions done, partitions in all, epochs counted in)."""
+
+
+class Engine(Protocol):
+    """What `DeepDist` needs of an engine."""
+
+    address: str
+    """An interface of the driver program's host that the agents can reach."""
+
+    @property
+    def peers(self) -> int:
+        """Peers that train at the same time, known after `start`."""
+        ...
+
+    def partitions(self, data: Any) -> int:
+        """How many partitions `data` has."""
+        ...
+
+    def start(self, settings: AgentSettings, registrar: Registrar) -> None:
+        """Bring up the agents, or those that are new since the last training."""
+        ...
+
+    def run(self, job: Job, data: Any, progress: Progress) -> list[TaskResult]:
+        """Train every partition, `job.epochs` times; what the user's code raises comes out unchanged."""
+        ...
+
+    def cancel(self) -> None:
+        """Make `run` return or raise soon. From any thread."""
+        ...
+
+    def stop(self) -> None:
+        """End everything that `start` started."""
+        ...

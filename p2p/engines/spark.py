@@ -1,0 +1,206 @@
+"""The Spark engine: every executor is a peer. Partitions are ordinary, independent Spark tasks.
+
+    driver program                                    executor
+    start:  a small job whose tasks start agents  ->  the first task starts the agent; it lives as long as the executor
+    run:    one job over all epochs               ->  each task finds the agent beside it and hands it its update
+
+No barrier, no shuffle, no weight in a closure or a result: only the skeleton of the model travels with the job.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import cloudpickle
+from py4j.protocol import Py4JJavaError
+from pyspark import RDD, SparkContext
+from pyspark.errors import PySparkException
+
+from gossip.errors import UsageError
+from p2p.agent_client import AgentSettings, ensure_agent
+from p2p.engines import Progress
+from p2p.registrar import Registrar
+from p2p.task import Job, TaskResult, original_error, run_partition
+
+START_TIMEOUT_S = 120.0
+"""For all executors to come and start their agents: a busy cluster hands them out one by one."""
+SETTLE_S = 0.3
+"""How long a starting task stays, so that the others go to other executors; an agent starts in about as long."""
+PROGRESS_S = 0.25
+
+
+class SparkEngine:
+    """Trains on the executors of one SparkContext."""
+
+    def __init__(self, context: SparkContext) -> None:
+        self.context = context
+        self.address = driver_address(context)
+        self.peers = 1
+        self._settings: AgentSettings | None = None
+        self._group = ""
+        if _is_local(context) and "PYSPARK_PYTHON" not in os.environ:
+            # Spark would run whatever `python3` is on the PATH; on this machine, this one has all it needs.
+            context.pythonExec = sys.executable
+
+    def partitions(self, data: RDD[Any]) -> int:
+        return data.getNumPartitions()
+
+    def start(self, settings: AgentSettings, registrar: Registrar) -> None:
+        if self.context._jsc is None:
+            raise UsageError("the SparkContext has been stopped: make a new one, and a new DeepDist(model)")
+        self._settings = settings
+        give_up = time.monotonic() + START_TIMEOUT_S
+        registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if registrar.is_silent(member)})
+        while True:
+            executors = executor_count(self.context)
+            wanted = max(executors, _requested(self.context))
+            if len(registrar.by_role("peer", "worker")) >= wanted:
+                break
+            if time.monotonic() > give_up:
+                found = len(registrar.by_role("peer", "worker"))
+                if found == executors > 0:
+                    break  # fewer executors than asked for: train with those that are there
+                raise UsageError(
+                    f"{found} agents on {executors} executors after {START_TIMEOUT_S:g} s: see their stderr"
+                )
+            self._start_agents(settings, max(self.context.defaultParallelism, wanted))
+            registrar.wait(lambda: len(registrar.by_role("peer", "worker")) >= wanted, SETTLE_S)  # noqa: B023
+        self.peers = len(registrar.by_role("peer", "worker"))
+
+    def run(self, job: Job, data: RDD[Any], progress: Progress) -> list[TaskResult]:
+        settings, partitions = self._settings, job.partitions
+        assert settings is not None
+        parcel = self.context.broadcast(cloudpickle.dumps(job))
+
+        def train(index: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
+            epoch, partition = divmod(index, partitions)
+            yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows)
+
+        epochs = data if job.epochs == 1 else self.context.union([data] * job.epochs)
+        self._group = f"deepdist-{job.run[:12]}"
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(partitions * job.epochs, progress, done), daemon=True)
+        self.context.setJobGroup(self._group, "deepdist: training", interruptOnCancel=False)
+        watcher.start()
+        try:
+            return epochs.mapPartitionsWithIndex(train).collect()
+        except (Py4JJavaError, PySparkException) as error:
+            raise _explained(error) from None
+        finally:
+            done.set()
+            watcher.join()
+            self.context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
+            self.context.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
+            parcel.destroy()
+
+    def cancel(self) -> None:
+        self.context.cancelJobGroup(self._group)
+
+    def stop(self) -> None:
+        """The agents were asked to leave, and those that did not hear it end with their executors."""
+
+    def _start_agents(self, settings: AgentSettings, tasks: int) -> None:
+        def start(_: Iterable[Any]) -> Iterator[None]:
+            _agent(settings)
+            time.sleep(SETTLE_S)
+            yield None
+
+        self.context.setJobGroup("deepdist-start", "deepdist: starting one agent per executor")
+        try:
+            self.context.parallelize(range(tasks), tasks).mapPartitions(start).count()
+        except (Py4JJavaError, PySparkException) as error:
+            raise _explained(error) from None
+
+    def _watch(self, total: int, progress: Progress, done: threading.Event) -> None:
+        """Tell how many partitions are done, until the job is."""
+        tracker = self.context.statusTracker()
+        while not done.wait(PROGRESS_S):
+            stages = [
+                tracker.getStageInfo(stage)
+                for job in tracker.getJobIdsForGroup(self._group)
+                if (info := tracker.getJobInfo(job)) is not None
+                for stage in info.stageIds
+            ]
+            # the job's last stage trains; those before it, if any, compute what it reads
+            last = max((stage for stage in stages if stage is not None), key=lambda stage: stage.stageId, default=None)
+            if last is not None:
+                progress(min(last.numCompletedTasks, total), total)
+        progress(total, total)
+
+
+# ------------------------------------------------------------------------------------------------------ on a worker
+
+_jobs: dict[int, Job] = {}
+_agents: dict[str, Any] = {}
+
+
+def _load(parcel: bytes) -> Job:
+    """The job, unpickled once per worker process."""
+    key = hash(parcel)
+    if key not in _jobs:
+        _jobs.clear()
+        _jobs[key] = cloudpickle.loads(parcel)
+    return _jobs[key]
+
+
+def _agent(settings: AgentSettings) -> Any:
+    """This worker process's connection to the agent of its executor, made once."""
+    if settings.run not in _agents:
+        for old in _agents.values():
+            old.close()
+        _agents.clear()
+        folders = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")
+        _agents[settings.run] = ensure_agent(settings, folders[0] or None)
+    return _agents[settings.run]
+
+
+# -------------------------------------------------------------------------------------------------- about the cluster
+
+
+def driver_address(context: SparkContext) -> str:
+    """An address of the driver program's host that its executors can reach."""
+    if _is_local(context):
+        return "127.0.0.1"
+    return context.getConf().get("spark.driver.host") or "127.0.0.1"
+
+
+def executor_count(context: SparkContext) -> int:
+    """Executors alive now; in `local` mode the driver program is the only one."""
+    assert context._jsc is not None
+    everybody = len(context._jsc.sc().statusTracker().getExecutorInfos())
+    return 1 if _master(context) == "local" or _master(context).startswith("local[") else everybody - 1
+
+
+def _is_local(context: SparkContext) -> bool:
+    return _master(context).startswith("local")
+
+
+def _master(context: SparkContext) -> str:
+    return str(context.master)
+
+
+def _requested(context: SparkContext) -> int:
+    """Executors that the configuration asks for; 1 if it does not say."""
+    if _master(context).startswith("local-cluster["):
+        return int(_master(context).removeprefix("local-cluster[").split(",")[0])
+    return int(context.getConf().get("spark.executor.instances") or 1)
+
+
+def _explained(error: Exception) -> Exception:
+    """What the user should see of a failed job: the own exception, or Spark's with what to do."""
+    text = str(error)
+    original = original_error(text)
+    if original is not None:
+        return original
+    for package in ("p2p", "gossip"):
+        if f"No module named '{package}'" in text:
+            return UsageError(
+                f"the executors' Python lacks the package {package!r}: install deepdist-p2p there, or set "
+                f"PYSPARK_PYTHON to a Python that has it (here: {sys.executable})"
+            )
+    return error

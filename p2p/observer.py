@@ -1,0 +1,56 @@
+"""The driver program's own agent: an observer (or the hub, in master mode) whose replica is `dd.model`.
+
+It pulls from every peer like any other; no weight passes through it on the way between two peers.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+
+import numpy as np
+
+from gossip.arrays import Arrays, Layout
+from gossip.messages import PeerId
+from p2p import localhost
+from p2p.agent_client import AgentClient, AgentSettings, start_agent
+
+STOP_TIMEOUT_S = 5.0
+
+
+class Observer:
+    """Starts the agent with the initial model; `close` ends it."""
+
+    def __init__(self, settings: AgentSettings, initial: Arrays) -> None:
+        self.folder = localhost.private_folder(f"{settings.run[:12]}-{settings.role}-{secrets.token_hex(4)}")
+        self._process: subprocess.Popen[bytes] = start_agent(settings, os.getpid(), self.folder)
+        try:
+            self.agent = AgentClient(self.folder)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        for name, array in self.agent.replica.arrays().items():
+            np.copyto(array, initial[name])
+        self.agent.ask({"op": "loaded"})
+
+    @property
+    def peer(self) -> PeerId:
+        return PeerId(self.agent.about["peer"])
+
+    @property
+    def layout(self) -> Layout:
+        return self.agent.layout
+
+    def close(self) -> None:
+        """Wait for the agent, which was asked to stop; end it if it does not."""
+        self.agent.close()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,195 @@
+"""The registrar: a thread in the driver program that knows where the agents are, and nothing else of the training.
+
+Agents say hello and get the roster, again whenever somebody comes. While a training runs it is closed: who comes then
+would miss updates, and is told so. Training goes on without it; it carries addresses, figures and requests to drain or
+stop, never a weight.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from gossip.errors import UsageError
+from gossip.zmq_runtime import open_socket
+
+log = logging.getLogger("p2p")
+
+SILENT_S = 5.0
+"""Agents report twice a second."""
+POLL_MS = 20
+"""How soon a request of the driver program leaves."""
+
+
+@dataclass
+class Member:
+    """An agent as the registrar knows it."""
+
+    peer: str
+    role: str
+    name: str
+    pid: int
+    adverts: str
+    pulls: str
+    route: bytes
+    heard_at: float
+    """When it last said something."""
+    status: dict[str, Any] = field(default_factory=dict)
+    """Its newest figures."""
+    drained: dict[str, Any] | None = None
+    """Its answer to the newest request to drain."""
+
+
+class Registrar:
+    """Start with `start`, end with `close`. Its methods may be called from any thread."""
+
+    def __init__(self, run: str, address: str = "127.0.0.1") -> None:
+        """`address` is an interface of the driver program's host that the agents can reach."""
+        self.run = run
+        self.members: dict[str, Member] = {}
+        self.version = 0
+        self.open = True
+        """Whether new agents are taken in."""
+        self._requests: queue.SimpleQueue[tuple[bytes, dict[str, Any]]] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._question = 0
+        self._context = zmq.Context()
+        self._socket = open_socket(self._context, zmq.ROUTER)
+        self._socket.setsockopt(zmq.SNDHWM, 1000)
+        self._socket.setsockopt(zmq.RCVHWM, 1000)
+        self._socket.bind(f"tcp://{address}:*")
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._thread = threading.Thread(target=self._serve, name="deepdist-registrar", daemon=True)
+        self._thread.start()
+
+    def by_role(self, *roles: str) -> list[Member]:
+        """The members with one of `roles`, in the order they came."""
+        return [member for member in list(self.members.values()) if member.role in roles]
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `condition` holds (looked at whenever an agent said something); False if time runs out."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout_s)
+
+    def is_silent(self, member: Member) -> bool:
+        """Nothing was heard of it for so long that it is gone."""
+        return time.monotonic() - member.heard_at > SILENT_S
+
+    def wait_for_roster(self, timeout_s: float) -> None:
+        """Wait until every agent knows of every other. `UsageError` names those that do not."""
+
+        def late() -> list[str]:
+            return [m.name for m in list(self.members.values()) if m.status.get("roster_version") != self.version]
+
+        if not self.wait(lambda: not late(), timeout_s):
+            raise UsageError(
+                f"after {timeout_s:g} s these agents have not connected to all others: {', '.join(late())}. "
+                "Can every host reach every other on any port?"
+            )
+
+    def drain(self, timeout_s: float) -> None:
+        """Have everybody read everything; each answers when its lane is read by all, or with who is missing."""
+        for member in self.members.values():
+            member.drained = None
+        self._to_all({"op": "drain", "timeout_s": timeout_s})
+        self.wait(lambda: all(m.drained is not None for m in list(self.members.values())), timeout_s + 5.0)
+
+    def ask_status(self, timeout_s: float) -> None:
+        """Have every agent's figures as of now. Those of an agent that does not answer in time stay as they are."""
+        self._question += 1
+        self._to_all({"op": "status", "question": self._question})
+        members = list(self.members.values())
+        self.wait(lambda: all(m.status.get("question") == self._question for m in members), timeout_s)
+
+    def forget(self, peers: set[str]) -> None:
+        """Take agents that are gone off the roster."""
+        for peer in peers:
+            self.members.pop(peer, None)
+
+    def stop_agents(self) -> None:
+        """Ask every agent to leave."""
+        self._to_all({"op": "stop"})
+
+    def close(self) -> None:
+        """Send what is left to be sent, and end."""
+        self._closing = True
+        self._thread.join()
+        self._socket.close(linger=200)
+        self._context.term()
+
+    # ------------------------------------------------------------------------------------------------------- thread
+
+    def _to_all(self, message: dict[str, Any]) -> None:
+        for member in list(self.members.values()):
+            self._requests.put((member.route, message))
+
+    def _serve(self) -> None:
+        while True:
+            closing = self._closing
+            if self._socket.poll(POLL_MS):
+                route, *frames = self._socket.recv_multipart()
+                try:
+                    message = json.loads(frames[0])
+                    with self._changed:
+                        self._on_message(route, message)
+                        self._changed.notify_all()
+                except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+                    log.warning("the registrar dropped a malformed message: %r", error)
+            while not self._requests.empty():
+                route, request = self._requests.get()
+                self._socket.send_multipart([route, json.dumps(request).encode()])
+            if closing:
+                return
+
+    def _on_message(self, route: bytes, message: dict[str, Any]) -> None:
+        if message["op"] == "hello":
+            self._on_hello(route, message)
+            return
+        member = self.members.get(message["peer"])
+        if member is None:
+            return
+        member.heard_at = time.monotonic()
+        match message["op"]:
+            case "status":
+                # the figures never go back, and the answer to a question counts as one until the next
+                question = max(message["question"], member.status.get("question", 0))
+                member.status = {**message, "question": question}
+            case "drained":
+                member.drained = message
+            case "warning":
+                log.warning("%s: %s", member.name, message["text"])
+
+    def _on_hello(self, route: bytes, message: dict[str, Any]) -> None:
+        if message["run"] != self.run or not self.open:
+            why = (
+                f"agent {message['name']} came while a training was running, and would miss what was learnt before. "
+                "Expected: all executors are there when dd.train() begins. Start with a fixed number of "
+                "executors (spark.dynamicAllocation.enabled=false, spark.scheduler.minRegisteredResourcesRatio=1.0) "
+                "and train again"
+            )
+            self._requests.put((route, {"op": "refused", "why": why}))
+            return
+        peer = message["peer"]
+        self.members[peer] = Member(
+            peer,
+            message["role"],
+            message["name"],
+            message["pid"],
+            message["adverts"],
+            message["pulls"],
+            route,
+            time.monotonic(),
+        )
+        self.version += 1
+        fields = ("peer", "role", "name", "adverts", "pulls")
+        roster = [{name: getattr(member, name) for name in fields} for member in self.members.values()]
+        self._to_all({"op": "roster", "version": self.version, "members": roster})

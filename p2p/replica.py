@@ -1,0 +1,121 @@
+"""The replica: one model's arrays in memory that the agent and the tasks of an executor share.
+
+The agent creates it, merges into it in place and is its only writer; tasks attach and copy consistent snapshots. The
+memory is a file without a name, in /dev/shm where there is room and else in the temporary folder: the descriptor is
+handed over the agent's local socket, so there is nothing to clean up and nothing is left behind, whoever is killed.
+
+    | header: updates merged so far | page | packed arrays ... |
+
+Readers take a shared record lock and the writer an exclusive one; the system releases both when a process dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gossip.arrays import Array, Bytes, Layout, Payload
+from gossip.errors import UsageError
+from gossip.wire import BLOCK_BYTES
+
+HEADER_BYTES = 4096
+SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY_SPARE_BYTES = 16 << 20
+"""Left free for others: in containers all of it may be 64 MB."""
+
+
+def anonymous_file(nbytes: int) -> int:
+    """A descriptor of an unnamed file of `nbytes` zero bytes, in shared memory if it has room, else on disk."""
+    directories: list[str] = []
+    if os.path.isdir(SHARED_MEMORY):
+        free = os.statvfs(SHARED_MEMORY)
+        if free.f_bavail * free.f_frsize >= nbytes + SHARED_MEMORY_SPARE_BYTES:
+            directories.append(SHARED_MEMORY)
+    directories.append(tempfile.gettempdir())
+    for directory in directories:
+        try:
+            with tempfile.TemporaryFile(dir=directory) as file:
+                descriptor = os.dup(file.fileno())
+        except OSError:
+            continue
+        try:
+            if hasattr(os, "posix_fallocate") and nbytes:
+                os.posix_fallocate(descriptor, 0, nbytes)  # a page that cannot be had is an error here, not a SIGBUS
+            else:
+                os.ftruncate(descriptor, nbytes)
+            return descriptor
+        except OSError:
+            os.close(descriptor)
+    raise UsageError(
+        f"no room for {nbytes} bytes of shared memory in {' or '.join(directories)}: free some or set TMPDIR"
+    )
+
+
+class Replica:
+    """A mapped replica. `descriptor` stays open as long as this object is used."""
+
+    def __init__(self, layout: Layout, descriptor: int | None = None) -> None:
+        """Create one of zeros, or attach to the one behind `descriptor`."""
+        self.layout = layout
+        self.descriptor = anonymous_file(HEADER_BYTES + layout.nbytes) if descriptor is None else descriptor
+        self._map = mmap.mmap(self.descriptor, HEADER_BYTES + layout.nbytes)
+        self.buffer: Any = memoryview(self._map)[HEADER_BYTES:]
+
+    @property
+    def merged(self) -> int:
+        """Updates merged so far, of all lanes."""
+        return int(struct.unpack_from("<q", self._map)[0])
+
+    @merged.setter
+    def merged(self, count: int) -> None:
+        struct.pack_into("<q", self._map, 0, count)
+
+    def arrays(self) -> dict[str, Array]:
+        """The named arrays as views; to be read under `reading`, or by nobody else."""
+        return self.layout.views(self.buffer)
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """A copy of packed bytes [start, stop)."""
+        return bytes(self.buffer[start:stop])
+
+    def add(self, payload: Payload) -> None:
+        """Merge a payload of this layout in place, block by block. The caller holds the writer's lock."""
+        for start in range(0, self.layout.nbytes, BLOCK_BYTES):
+            stop = min(start + BLOCK_BYTES, self.layout.nbytes)
+            self.layout.add(self.buffer, payload.read(start, stop), start, stop - start, target_start=0)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Nobody merges meanwhile. Waits for the writer, which never holds it for longer than one merge."""
+        fcntl.lockf(self.descriptor, fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+
+    def acquire(self) -> bool:
+        """Take the writer's lock if nobody reads now; never waits."""
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give the writer's lock back."""
+        fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Unmap where no view is left, and close the descriptor."""
+        try:
+            self.buffer.release()
+            self._map.close()
+        except BufferError:
+            pass  # somebody still looks at a view: the mapping goes with it
+        os.close(self.descriptor)

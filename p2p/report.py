@@ -1,0 +1,87 @@
+"""What a training did: figures per peer and for the run, printed as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import StringIO
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class PeerReport:
+    """One agent's figures, since the session began."""
+
+    name: str
+    """Host and process id."""
+    role: str
+    published: int
+    """Updates of its own lane."""
+    applied: int
+    """Updates of all lanes merged into its replica."""
+    bytes_out: int
+    bytes_in: int
+    staleness_median: float
+    """Updates merged into the replica between the copy that a gradient saw and its update."""
+    staleness_p95: float
+    memory_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A training's figures; `print` it for the table."""
+
+    peers: tuple[PeerReport, ...]
+    mode: str
+    rows: int
+    """Rows that gradients took in, over all epochs."""
+    seconds: float
+    """Wall time of the training, draining included."""
+    updates: int
+    """Updates published in this training."""
+    updates_lost: int
+    """Updates published that some replica never got."""
+    consensus_distance: float
+    """Largest relative difference between any two replicas after draining, over all arrays."""
+    missing: tuple[str, ...] = ()
+    """Agents that were gone or did not drain in time."""
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+    def table(self) -> Table:
+        """As a table of the rich library."""
+        table = Table(title=f"mode {self.mode}", title_justify="left", caption=self.summary(), caption_justify="left")
+        for column in ("peer", "role", "published", "applied", "MB out", "MB in", "staleness", "p95", "peak MB"):
+            table.add_column(column, justify="left" if column in ("peer", "role") else "right", no_wrap=True)
+        for peer in self.peers:
+            table.add_row(
+                peer.name,
+                peer.role,
+                str(peer.published),
+                str(peer.applied),
+                f"{peer.bytes_out / 1e6:.1f}",
+                f"{peer.bytes_in / 1e6:.1f}",
+                f"{peer.staleness_median:g}",
+                f"{peer.staleness_p95:g}",
+                f"{peer.memory_peak_bytes / 1e6:.0f}",
+            )
+        return table
+
+    def summary(self) -> str:
+        """The run's figures in words."""
+        lines = [
+            f"{self.rows} rows in {self.seconds:.1f} s = {self.rows_per_second:.0f} rows/s; {self.updates} updates, "
+            f"{self.updates_lost} lost",
+            f"consensus distance {self.consensus_distance:.1e}",
+        ]
+        if self.missing:
+            lines.append(f"not level in time: {', '.join(self.missing)}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        text = StringIO()
+        Console(file=text, width=100, force_terminal=False, highlight=False).print(self.table())
+        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

@@ -1,0 +1,252 @@
+"""A task: the rows of one partition -> gradient -> update, handed to the agent. User code runs here and nowhere else.
+
+    copy of the replica -> gradient(model, rows) -> descent at the origin -> an additive delta -> the agent's lane
+
+`descent` works on a private, fresh copy of the replica; what it changes there is the delta that travels. So a slow
+`descent` keeps nobody from merging, one that raises leaves the replica whole, and all replicas add the same numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import socket
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from gossip.arrays import Arrays, Layout, check_finite
+from gossip.errors import MismatchError, UsageError
+from p2p.agent_client import AgentClient
+from p2p.model import Model
+from p2p.replica import Replica
+from p2p.update import flatten
+
+Gradient = Callable[[Any, Iterator[Any]], Any]
+"""`gradient(model, rows)`: what was learnt from the rows; None or {} for nothing."""
+Descent = Callable[[Any, Any], Any]
+"""`descent(model, update)`: changes the model's arrays in place."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """Where the running task stands in the training; for gradients that follow a schedule or draw random numbers."""
+
+    run: str
+    epoch: int
+    epochs: int
+    partition: int
+    partitions: int
+    chunk: int
+    peers: int
+    """Peers that train at the same time."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of `train`, as the tasks need to know it. Sent by cloudpickle, by the user's own programs."""
+
+    run: str
+    mode: str
+    skeleton: bytes
+    gradient: Gradient
+    descent: Descent | None
+    epochs: int
+    partitions: int
+    chunk_rows: int | None
+    peers: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task did."""
+
+    rows: int
+    updates: int
+
+
+_current: ContextVar[TaskInfo | None] = ContextVar("deepdist_task", default=None)
+_models: dict[str, Model] = {}
+"""The model of the running session, kept by a worker process from task to task."""
+
+
+def current() -> TaskInfo | None:
+    """The running task, when called by a gradient or descent on a worker; else None."""
+    return _current.get()
+
+
+def run_partition(job: Job, agent: AgentClient, epoch: int, partition: int, rows: Iterable[Any]) -> TaskResult:
+    """Train one partition. Whatever the user's code raises comes out as `PartitionError`."""
+    counted = _Counted(rows)
+    model = _model(job)
+    updates = 0
+    for chunk, chunk_rows in enumerate(_chunks(counted, job.chunk_rows)):
+        info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, chunk, job.peers, job.seed)
+        token = _current.set(info)
+        try:
+            updates += _train(job, agent, model, chunk_rows)
+        except Exception as error:
+            if error is counted.error:
+                raise  # the rows could not be read: Spark knows best what to do
+            raise PartitionError.of(error, epoch, partition) from error
+        finally:
+            _current.reset(token)
+    return TaskResult(counted.count, updates)
+
+
+def _train(job: Job, agent: AgentClient, model: Model, rows: Iterator[Any]) -> int:
+    """One update from `rows`; how many were published: 0 or 1."""
+    merged_at = refresh(model, agent.replica)
+    update = job.gradient(model.model, rows)
+    if update is None or (isinstance(update, Mapping) and not update):
+        return 0
+    if job.mode == "master":
+        _send_to_master(agent, update, merged_at)
+    else:
+        hand_over = agent.hand_over()
+        write_delta(model, job.descent, update, agent.replica, hand_over)
+        agent.publish(hand_over, merged_at)
+    return 1
+
+
+def refresh(model: Model, replica: Replica) -> int:
+    """Copy the replica into the model; returns how many updates were merged in it."""
+    with replica.reading():
+        model.load(replica.arrays())
+        return replica.merged
+
+
+def write_delta(model: Model, descent: Descent | None, update: Any, replica: Replica, out: Replica) -> None:
+    """What `descent(model, update)` would change in the replica, written to `out`. The model is overwritten."""
+    delta = out.arrays()
+    if descent is None:
+        _copy_update(update, delta)
+    else:
+        if isinstance(update, Mapping):
+            _check_numbers({name: value for name, value in update.items() if isinstance(value, np.ndarray)})
+        refresh(model, replica)
+        for name, array in model.arrays().items():
+            np.copyto(delta[name], array)
+        descent(model.model, update)
+        model.check_unchanged()
+        for name, array in model.arrays().items():
+            np.subtract(array, delta[name], out=delta[name])
+    _check_numbers(delta)
+
+
+def _copy_update(update: Any, delta: Arrays) -> None:
+    if not isinstance(update, Mapping):
+        raise UsageError(
+            f"gradient returned a {type(update).__name__}: without a descent, expected a dict of named arrays to add "
+            f"to {sorted(delta)}, or None"
+        )
+    for name in update:
+        if name not in delta:
+            raise UsageError(f"the update has {name!r}, expected some of the model's arrays {sorted(delta)}")
+    for name, target in delta.items():
+        if name not in update:
+            target[...] = 0
+            continue
+        source = np.asarray(update[name])
+        if source.shape != target.shape:
+            raise UsageError(f"the update's {name!r}: shape {source.shape}, expected {target.shape}")
+        if not np.can_cast(source.dtype, target.dtype, "same_kind"):
+            raise UsageError(f"the update's {name!r}: dtype {source.dtype}, expected {target.dtype}")
+        np.copyto(target, source, casting="same_kind")
+
+
+def _check_numbers(arrays: Arrays) -> None:
+    try:
+        check_finite(arrays)
+    except MismatchError as error:
+        raise UsageError(f"the update's {error}; nothing of it was merged. A smaller learning rate may help") from None
+
+
+def _send_to_master(agent: AgentClient, update: Any, merged_at: int) -> None:
+    arrays = flatten(update, merged_at=merged_at)
+    _check_numbers(arrays)
+    packed = Replica(Layout.of(arrays))
+    try:
+        for name, view in packed.arrays().items():
+            view[...] = arrays[name]
+        agent.publish(packed, merged_at)
+    finally:
+        packed.close()
+
+
+def _model(job: Job) -> Model:
+    if job.run not in _models:
+        _models.clear()
+        _models[job.run] = Model.from_skeleton(job.skeleton)
+    return _models[job.run]
+
+
+def _chunks(rows: Iterator[Any], chunk_rows: int | None) -> Iterator[Iterator[Any]]:
+    """The rows in pieces of `chunk_rows`; an empty partition has none."""
+    for first in rows:
+        piece = chain([first], rows if chunk_rows is None else islice(rows, chunk_rows - 1))
+        yield piece
+        for _ in piece:  # what the gradient left
+            pass
+
+
+class _Counted:
+    """Rows, counted, and whether reading them failed."""
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._rows = iter(rows)
+        self.count = 0
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            row = next(self._rows)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+        self.count += 1
+        return row
+
+
+# --------------------------------------------------------------------------------------------- errors of user code
+
+
+class PartitionError(Exception):
+    """User code failed on a worker. Its text holds the exception itself, to be raised again in the driver program."""
+
+    @classmethod
+    def of(cls, error: Exception, epoch: int, partition: int) -> PartitionError:
+        """Wrap `error`, saying where it happened."""
+        where = f"partition {partition}, epoch {epoch}, host {socket.gethostname()}, process {os.getpid()}"
+        trace = "".join(traceback.format_exception(error))
+        try:
+            parcel = cloudpickle.dumps((error, where, trace))
+            cloudpickle.loads(parcel)  # some exceptions can be pickled and not be read again
+        except Exception:  # noqa: BLE001 - user exceptions fail to be pickled in any way they like
+            parcel = cloudpickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), where, trace))
+        return cls(f"{where}\n{trace}[deepdist:{base64.b64encode(parcel).decode()}]")
+
+
+def original_error(text: str) -> Exception | None:
+    """The user's exception in the text of a `PartitionError`, with a note that says where; None if there is none."""
+    parcels = re.findall(r"\[deepdist:([A-Za-z0-9+/=]+)\]", text)
+    if not parcels:
+        return None
+    error, where, trace = cloudpickle.loads(base64.b64decode(parcels[-1]))
+    assert isinstance(error, Exception)
+    error.add_note(f"in {where}; there:\n{trace}")
+    return error
