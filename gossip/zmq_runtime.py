@@ -6,10 +6,13 @@
 A bulk message is a header followed by blocks, each a ZeroMQ message of its own. The receiver grants credit: the origin
 sends at most `WINDOW_BLOCKS` blocks beyond what was reported as received, so a slow reader holds a few blocks in
 memory, whatever the size of the model, and nobody else waits for it. A block is read from the log when it is sent.
+
+Off this machine every connection is encrypted with the run's `Keys`, and who does not have them gets nothing.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import time
@@ -74,6 +77,21 @@ class Endpoints:
     pulls: str
 
 
+@dataclass(frozen=True)
+class Keys:
+    """A run's CURVE key pair, as Z85 text. All its peers share it, and keep the public half secret too: CurveZMQ never
+    sends it, and without it nobody can begin to speak to a peer."""
+
+    public: str
+    secret: str
+
+    @classmethod
+    def generate(cls) -> Keys:
+        """A new pair."""
+        public, secret = zmq.curve_keypair()
+        return cls(public.decode(), secret.decode())
+
+
 class Host(Protocol):
     """What the runtime needs of the one who owns the replica."""
 
@@ -118,9 +136,12 @@ class Runtime:
         segments: Segments,
         *,
         address: str = "127.0.0.1",
+        keys: Keys | None = None,
         observe: Observe | None = None,
     ) -> None:
-        """Bind to free ports of `address`, an interface of this machine."""
+        """Bind to free ports of `address`, an interface of this machine; only a loopback one may go without keys."""
+        check_address(address, keys)
+        self._keys = keys
         self.peer = peer
         self.bytes_out = 0
         self.bytes_in = 0
@@ -139,10 +160,10 @@ class Runtime:
         self._held: deque[Event] = deque()
         self._spare: Any = None
         self._stalled = False
-        self._pub = self._socket(zmq.PUB)
+        self._pub = self._socket(zmq.PUB, server=True)
         self._sub = self._socket(zmq.SUB)
         self._sub.subscribe(b"")
-        self._router = self._socket(zmq.ROUTER)
+        self._router = self._socket(zmq.ROUTER, server=True)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self.endpoints = Endpoints(_bind(self._pub, address), _bind(self._router, address))
@@ -403,8 +424,8 @@ class Runtime:
         if assembly is not None:
             self._spare = assembly.buffer
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        return open_socket(self._context, kind)
+    def _socket(self, kind: int, server: bool = False) -> zmq.Socket[bytes]:
+        return open_socket(self._context, kind, self._keys, server)
 
 
 def fetch_state(
@@ -414,6 +435,7 @@ def fetch_state(
     begin: Callable[[State], Callable[[int, Bytes], None]],
     *,
     timeout_s: float,
+    keys: Keys | None = None,
     retry_s: float = 3.0,
 ) -> State:
     """Ask the peer at `endpoint` (of pulls) for its replica, outside of any swarm. Of a quiet peer, it is consistent.
@@ -423,7 +445,7 @@ def fetch_state(
     """
     give_up = time.monotonic() + timeout_s
     k = 0
-    with open_socket(context, zmq.DEALER) as dealer:
+    with open_socket(context, zmq.DEALER, keys) as dealer:
         dealer.setsockopt(zmq.ROUTING_ID, me.encode())
         dealer.connect(endpoint)
         while time.monotonic() < give_up:
@@ -453,9 +475,18 @@ def fetch_state(
     )
 
 
-def open_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
-    """A socket with the limits that every socket of ours has, set before it is bound or connected."""
+def open_socket(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, keys: Keys | None = None, server: bool = False
+) -> zmq.Socket[bytes]:
+    """A socket with the limits that every socket of ours has, set before it is bound (`server`) or connected."""
     socket = context.socket(kind)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+        if server:
+            socket.setsockopt(zmq.CURVE_SERVER, 1)
+        else:
+            socket.setsockopt(zmq.CURVE_SERVERKEY, keys.public.encode())
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, max(BLOCK_BYTES, HEADER_BYTES_MAX) + 1024)
     socket.setsockopt(zmq.SNDHWM, 4 * WINDOW_BLOCKS)
@@ -464,6 +495,20 @@ def open_socket(context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socke
     socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
     return socket
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach `address`, a name or an IP address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def check_address(address: str, keys: Keys | None) -> None:
+    """Raise `UsageError` for an address that others can reach, without keys to keep them out."""
+    if keys is None and not is_loopback(address):
+        raise UsageError(f"{address} can be reached from other machines: expected keys=Keys.generate(), or 127.0.0.1")
 
 
 def _bind(socket: zmq.Socket[bytes], address: str) -> str:

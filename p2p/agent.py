@@ -36,7 +36,7 @@ from gossip.messages import PeerId, Range, State
 from gossip.peer import Peer, Settings
 from gossip.segments import FilePayload, Segments
 from gossip.wire import BLOCK_BYTES
-from gossip.zmq_runtime import Endpoints, Runtime, fetch_state, open_socket
+from gossip.zmq_runtime import Endpoints, Keys, Runtime, fetch_state, open_socket
 from p2p import localhost
 from p2p.agent_client import START_TIMEOUT_S, AgentSettings
 from p2p.localhost import Json, Process
@@ -45,6 +45,8 @@ from p2p.replica import HEADER_BYTES, Replica, anonymous_file
 log = logging.getLogger("p2p.agent")
 
 STATUS_PERIOD_S = 0.5
+MASTER_ADVERT_GAP_S = 0.001
+"""A worker waits for the master, which learns from adverts that there is something to take."""
 PAYLOADS_BYTES_MAX = 32 << 20
 """Memory for payloads that are being received: as many at a time as fit, at least one."""
 SEGMENTS_MEMORY_BYTES_MAX = 16 << 20
@@ -91,18 +93,22 @@ class Agent:
         self.published = 0
         self.staleness: deque[int] = deque(maxlen=STALENESS_SAMPLES_MAX)
         self._context = zmq.Context()
-        self._registrar = open_socket(self._context, zmq.DEALER)
+        self._keys = Keys(*settings.keys) if settings.keys is not None else None
+        self._registrar = open_socket(self._context, zmq.DEALER, self._keys)
         self._registrar.connect(settings.registrar)
         address = _address_towards(settings.registrar)
         hub = settings.role == "hub"
         worker = settings.role == "worker"
         payload_bytes = max(1, self.layout.nbytes)
         peer_settings = Settings(
-            pulls_max=max(1, PAYLOADS_BYTES_MAX // payload_bytes), coalesce=not worker, applies_own=not worker
+            advert_gap_s=MASTER_ADVERT_GAP_S if hub or worker else Settings.advert_gap_s,
+            pulls_max=max(1, PAYLOADS_BYTES_MAX // payload_bytes),
+            coalesce=not worker,
+            applies_own=not worker,
         )
         self.peer = Peer(self.me, None if hub else self.layout, peer_settings)
         segments = Segments(SEGMENTS_MEMORY_BYTES_MAX, settings.segments_folder)
-        self.runtime = Runtime(self.peer, self, segments, address=address)
+        self.runtime = Runtime(self.peer, self, segments, address=address, keys=self._keys)
         self._listener = socket.socket(socket.AF_UNIX)
         self._waiting: deque[Waiting] = deque()
         self._queue: deque[tuple[PeerId, Layout, int]] = deque()
@@ -238,7 +244,7 @@ class Agent:
             return take
 
         me = PeerId(secrets.token_hex(16))
-        state = fetch_state(self._context, endpoint, me, begin, timeout_s=START_TIMEOUT_S)
+        state = fetch_state(self._context, endpoint, me, begin, timeout_s=START_TIMEOUT_S, keys=self._keys)
         self.runtime.happen(Started(state.frontiers))
 
     def _send_status(self, question: int = 0) -> None:

@@ -35,6 +35,8 @@ class AgentSettings:
     registrar: str
     """Where the driver program's registrar listens."""
     layout: list[list[Any]]
+    keys: tuple[str, str] | None = None
+    """The run's CURVE keys, (public, secret); None only where nobody else can connect."""
     anchor: int = 0
     """The process it lives and dies with; 0 until `ensure_agent` or `start_agent` fills it in."""
     segments_folder: str | None = None

@@ -11,14 +11,16 @@ import zmq
 from gossip.arrays import Array, Bytes
 from gossip.errors import GossipError
 from gossip.messages import PeerId, State
-from gossip.zmq_runtime import fetch_state
+from gossip.zmq_runtime import Keys, fetch_state
 from p2p.registrar import Member
 from p2p.replica import Replica
 
 TIMEOUT_S = 30.0
 
 
-def consensus_distance(reference: Replica, members: Sequence[Member]) -> tuple[float, list[str]]:
+def consensus_distance(
+    reference: Replica, members: Sequence[Member], keys: Keys | None = None
+) -> tuple[float, list[str]]:
     """(largest relative difference between any two replicas, names of the agents that could not be read).
 
     For each array it is the largest difference between two replicas in one element, over the largest absolute value.
@@ -33,7 +35,7 @@ def consensus_distance(reference: Replica, members: Sequence[Member]) -> tuple[f
     try:
         for member in members:
             try:
-                _widen(context, member, reference, low, high)
+                _widen(context, member, reference, low, high, keys)
             except GossipError:
                 unread.append(member.name)
     finally:
@@ -51,7 +53,12 @@ def _spread(low: Array, high: Array) -> float:
 
 
 def _widen(
-    context: zmq.Context[zmq.Socket[bytes]], member: Member, reference: Replica, low: bytearray, high: bytearray
+    context: zmq.Context[zmq.Socket[bytes]],
+    member: Member,
+    reference: Replica,
+    low: bytearray,
+    high: bytearray,
+    keys: Keys | None,
 ) -> None:
     """Take `member`'s replica into the element-wise lowest and highest values."""
 
@@ -68,4 +75,4 @@ def _widen(
 
         return take
 
-    fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=TIMEOUT_S)
+    fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=TIMEOUT_S, keys=keys)

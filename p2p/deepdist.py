@@ -20,6 +20,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gossip.errors import UsageError
+from gossip.zmq_runtime import Keys, is_loopback
 from p2p import engines, localhost
 from p2p.agent_client import AgentSettings
 from p2p.consensus import consensus_distance
@@ -76,6 +77,7 @@ class DeepDist(Generic[M]):
         self._engine: engines.Engine | None = None
         self._registrar: Registrar | None = None
         self._observer: Observer | None = None
+        self._keys: Keys | None = None
         self._published_before = 0
 
     def __enter__(self) -> Self:
@@ -167,17 +169,23 @@ class DeepDist(Generic[M]):
 
     def _start(self, engine: engines.Engine) -> tuple[Registrar, Observer]:
         worker_role, driver_role = ROLES[self._mode]
-        layout = localhost.layout_to_json(self._user_model.layout)
         if self._registrar is None:
-            self._registrar = Registrar(self._run, engine.address)
-            settings = AgentSettings(self._run, driver_role, self._registrar.endpoint, layout)
+            if not is_loopback(engine.address):
+                self._keys = Keys.generate()
+            self._registrar = Registrar(self._run, engine.address, self._keys)
+            settings = self._settings(driver_role, self._registrar)
             self._observer = Observer(settings, self._user_model.arrays())
             if not self._registrar.wait(lambda: bool(self._registrar and self._registrar.members), ROSTER_TIMEOUT_S):
                 raise UsageError("the driver program's own agent did not reach the registrar: see its messages above")
         assert self._observer is not None
-        engine.start(AgentSettings(self._run, worker_role, self._registrar.endpoint, layout), self._registrar)
+        engine.start(self._settings(worker_role, self._registrar), self._registrar)
         self._registrar.wait_for_roster(ROSTER_TIMEOUT_S)
         return self._registrar, self._observer
+
+    def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
+        keys = (self._keys.public, self._keys.secret) if self._keys is not None else None
+        layout = localhost.layout_to_json(self._user_model.layout)
+        return AgentSettings(self._run, role, registrar.endpoint, layout, keys)
 
     @contextmanager
     def _coordinator(self, engine: engines.Engine, observer: Observer, job: Job) -> Iterator[Coordinator | None]:
@@ -219,7 +227,7 @@ class DeepDist(Generic[M]):
             registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
         )
         others = [member for member in members if member.peer != observer.peer]
-        distance, unread = consensus_distance(observer.agent.replica, others)
+        distance, unread = consensus_distance(observer.agent.replica, others, self._keys)
         counted = members if self._mode == "p2p" else [m for m in members if m.role == "worker"]
         published = {m.peer: m.status.get("n", 0) for m in counted}
         total, before = sum(published.values()), self._published_before

@@ -19,7 +19,7 @@ from typing import Any
 import zmq
 
 from gossip.errors import UsageError
-from gossip.zmq_runtime import open_socket
+from gossip.zmq_runtime import Keys, check_address, open_socket
 
 log = logging.getLogger("p2p")
 
@@ -51,8 +51,9 @@ class Member:
 class Registrar:
     """Start with `start`, end with `close`. Its methods may be called from any thread."""
 
-    def __init__(self, run: str, address: str = "127.0.0.1") -> None:
-        """`address` is an interface of the driver program's host that the agents can reach."""
+    def __init__(self, run: str, address: str = "127.0.0.1", keys: Keys | None = None) -> None:
+        """`address` is an interface of the driver program's host that the agents can reach; see `Keys`."""
+        check_address(address, keys)
         self.run = run
         self.members: dict[str, Member] = {}
         self.version = 0
@@ -63,7 +64,7 @@ class Registrar:
         self._closing = False
         self._question = 0
         self._context = zmq.Context()
-        self._socket = open_socket(self._context, zmq.ROUTER)
+        self._socket = open_socket(self._context, zmq.ROUTER, keys, server=True)
         self._socket.setsockopt(zmq.SNDHWM, 1000)
         self._socket.setsockopt(zmq.RCVHWM, 1000)
         self._socket.bind(f"tcp://{address}:*")
