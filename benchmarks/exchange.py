@@ -83,7 +83,7 @@ class Swarm:
         self.sum = 0
 
     def publish(self, publishers: int, updates: int) -> float:
-        """Let the first `publishers` agents publish `updates` each, at the same time; seconds until all are handed over."""
+        """Let the first `publishers` agents publish `updates` each, together; seconds until all are handed over."""
 
         def work(agent: AgentClient, number: int) -> None:
             for update in range(updates):
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
     arguments = parser.parse_args()
-    megabytes, updates, repetitions = (8, 4, 1) if arguments.quick else (40, 6, 3)
+    megabytes, updates, repetitions = (8, 6, 1) if arguments.quick else (40, 12, 3)
     model_bytes = megabytes * 1_000_000
     swarm = Swarm(model_bytes // 4, 4)
     rounds: list[Round] = []
@@ -167,7 +167,8 @@ def main() -> None:
     finally:
         swarm.close()
     limit = MEMORY_FACTOR * model_bytes + MEMORY_EXTRA_BYTES
-    table = Table(title=f"4 agents, model and updates of {megabytes} MB, {updates} updates each; median of {repetitions}")
+    title = f"4 agents, model and updates of {megabytes} MB, {updates} updates each; median of {repetitions}"
+    table = Table(title=title)
     for column in ("round", "publish s", "level s", "MB/s published", "peak MB per agent", "distance", "exact"):
         table.add_column(column, justify="right")
     median: dict[str, float] = {}

@@ -67,10 +67,21 @@ def ensure_agent(settings: AgentSettings, segments_folder: str | None = None) ->
     with open(os.path.join(folder, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = os.path.join(folder, "agent.sock")
+        if os.path.exists(path) and not _listens(path):
+            raise UsageError(
+                f"the agent on {socket.gethostname()} was killed, and its replica is lost: see the stderr of this "
+                "executor; end this session and begin a new one"
+            )
         if not os.path.exists(path) and not os.path.exists(os.path.join(folder, "failed")):
             process = start_agent(settings, anchor, folder)
             process.returncode = 0  # it outlives this worker: nobody here waits for it
         return AgentClient(folder)
+
+
+def _listens(path: str) -> bool:
+    """Whether somebody is behind the socket file."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
 
 
 class AgentClient:
@@ -101,9 +112,15 @@ class AgentClient:
         self._hand_over: Replica | None = None
 
     def ask(self, message: Json, descriptors: tuple[int, ...] = ()) -> tuple[Json, list[int]]:
-        """Send a message and wait for its answer."""
-        localhost.send(self._connection, message, descriptors)
-        answer, files = localhost.receive(self._connection)
+        """Send a message and wait for its answer. `UsageError` if the agent says no, or is gone."""
+        try:
+            localhost.send(self._connection, message, descriptors)
+            answer, files = localhost.receive(self._connection)
+        except (EOFError, OSError) as error:
+            raise UsageError(
+                f"the agent on {socket.gethostname()} is gone, and its replica with it ({error}): see its last words "
+                "in the stderr of this executor, or of the driver program"
+            ) from error
         if "error" in answer:
             raise UsageError(answer["error"])
         return answer, files
@@ -126,7 +143,7 @@ class AgentClient:
         self.ask(message, (update.descriptor,))
 
     def interrupt(self) -> None:
-        """Have whoever waits in `ask` get an `EOFError`. From any thread."""
+        """Have whoever waits in `ask` get an error. From any thread."""
         self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:

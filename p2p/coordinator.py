@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 
 from gossip.arrays import Layout, Packed
-from gossip.errors import UsageError
 from p2p import localhost
 from p2p.agent_client import AgentClient
 from p2p.model import Model
@@ -45,11 +44,9 @@ class Coordinator:
             while not self._closing:
                 message, (descriptor,) = self._agent.ask({"op": "take"})
                 self._apply(localhost.layout_from_json(message["layout"]), descriptor, message["lane"])
-        except (EOFError, OSError) as error:
-            if not self._closing:
-                self._fail(UsageError(f"the hub's agent is gone ({error}): see its last words above"))
         except Exception as error:  # noqa: BLE001 - whatever descent raises, train() raises
-            self._fail(error)
+            if not self._closing:
+                self._fail(error)
 
     def _apply(self, layout: Layout, descriptor: int, worker: str) -> None:
         try:

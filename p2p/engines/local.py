@@ -64,6 +64,10 @@ class LocalEngine:
             raise UsageError(f"{self.peers} agents did not start within {START_TIMEOUT_S:g} s: {self._failures()}")
 
     def run(self, job: Job, data: Sequence[Any], progress: Progress) -> list[TaskResult]:
+        self._workers = [
+            worker if worker.alive else _Worker(folder)
+            for worker, folder in zip(self._workers, self._folders, strict=True)
+        ]
         todo = iter([(epoch, index) for epoch in range(job.epochs) for index in range(len(data))])
         total = job.epochs * len(data)
         results: list[TaskResult] = []
@@ -146,6 +150,10 @@ class _Worker:
             stdin=subprocess.DEVNULL,
         )
         theirs.close()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     def send(self, parcel: bytes) -> None:
         try:
