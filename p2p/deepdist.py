@@ -126,8 +126,9 @@ class DeepDist(Generic[M]):
         data = _partitions(data)
         engine = self._choose_engine(data)
         partitions = engine.partitions(data)
-        skeleton = self._user_model.skeleton()
         registrar, observer = self._start(engine)
+        refresh(self._user_model, observer.agent.replica)
+        skeleton = self._user_model.skeleton()
         begin = time.monotonic()
         job = Job(
             self._run, self._mode, skeleton, gradient, descent, epochs, partitions, chunk_rows, engine.peers, self._seed
@@ -324,6 +325,11 @@ def _partitions(data: Any) -> Any:
         if not data:
             raise UsageError("data is an empty list, expected a list of partitions")
         for index, partition in enumerate(data):
+            if hasattr(partition, "__next__"):
+                raise UsageError(
+                    f"data[{index}] is a {type(partition).__name__}, which can be neither sent to a worker nor read "
+                    "again: expected a list of rows, or a function that returns an iterable"
+                )
             if isinstance(partition, str | bytes) or not (callable(partition) or hasattr(partition, "__iter__")):
                 raise UsageError(
                     f"data[{index}] is a {type(partition).__name__}, expected a partition: an iterable of rows, or a "

@@ -1,6 +1,6 @@
 """Models: anything that gives and takes named arrays.
 
-    gensim Word2Vec          wv.vectors, syn1neg and/or syn1, and words_trained (how far training is, over all peers)
+    gensim Word2Vec          wv.vectors, syn1neg and/or syn1, and words_trained (by all peers, in all trainings)
     dict of arrays           its keys
     any other object         its ndarray attributes, or those named in `parameters`
 
@@ -77,6 +77,8 @@ class Model:
     def skeleton(self) -> bytes:
         """Everything but the arrays, as bytes for `from_skeleton`; by cloudpickle, between the user's own programs."""
         arrays = self.arrays()
+        if "words_trained" in arrays:
+            self.model.words_trained_before = float(arrays["words_trained"][0])
         try:
             for name, array in arrays.items():
                 self._set(name, np.empty((0,) * array.ndim, array.dtype))
@@ -139,11 +141,20 @@ def _nothing(model: Any) -> None:
 
 def _is_word2vec(model: Any) -> bool:
     """By name, so that whoever does not use gensim does not wait for its import."""
-    return any(c.__name__ == "Word2Vec" and c.__module__.startswith("gensim.") for c in type(model).__mro__)
+    return "Word2Vec" in _gensim_classes(model)
+
+
+def _gensim_classes(model: Any) -> set[str]:
+    return {c.__name__ for c in type(model).__mro__ if c.__module__.startswith("gensim.")}
 
 
 def _word2vec_names(model: Any) -> tuple[str, ...]:
     """Both layers and the progress; `syn1neg` serves negative sampling, `syn1` hierarchical softmax."""
+    if others := _gensim_classes(model) & {"FastText", "Doc2Vec"}:
+        raise UsageError(
+            f"a gensim {', '.join(others)} has arrays of its own beside those of Word2Vec: expected a Word2Vec, or "
+            "parameters=(...) with the paths of all arrays to train"
+        )
     if len(model.wv) == 0:
         raise UsageError("the Word2Vec model has no vocabulary: call build_vocab first")
     if not hasattr(model, "words_trained"):

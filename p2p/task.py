@@ -75,8 +75,8 @@ class TaskResult:
 
 
 _current: ContextVar[TaskInfo | None] = ContextVar("deepdist_task", default=None)
-_models: dict[str, Model] = {}
-"""The model of the running session, kept by a worker process from task to task."""
+_models: dict[int, Model] = {}
+"""The model of the running training, kept by a worker process from task to task."""
 
 
 def current() -> TaskInfo | None:
@@ -184,10 +184,11 @@ def _send_to_master(agent: AgentClient, update: Any, merged_at: int) -> None:
 
 
 def _model(job: Job) -> Model:
-    if job.run not in _models:
+    training = hash(job.skeleton)
+    if training not in _models:
         _models.clear()
-        _models[job.run] = Model.from_skeleton(job.skeleton)
-    return _models[job.run]
+        _models[training] = Model.from_skeleton(job.skeleton)
+    return _models[training]
 
 
 def _chunks(rows: Iterator[Any], chunk_rows: int | None) -> Iterator[Iterator[Any]]:

@@ -31,6 +31,8 @@ START_TIMEOUT_S = 120.0
 """For all executors to come and start their agents: a busy cluster hands them out one by one."""
 SETTLE_S = 0.3
 """How long a starting task stays, so that the others go to other executors; an agent starts in about as long."""
+STEADY_S = 3.0
+"""Where the configuration does not say how many executors will come: nobody came for so long."""
 PROGRESS_S = 0.25
 
 
@@ -56,10 +58,15 @@ class SparkEngine:
         self._settings = settings
         give_up = time.monotonic() + START_TIMEOUT_S
         registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if registrar.is_silent(member)})
+        executors, steady_since = 0, time.monotonic()
         while True:
-            executors = executor_count(self.context)
-            wanted = max(executors, _requested(self.context))
-            if len(registrar.by_role("peer", "worker")) >= wanted:
+            before, executors = executors, executor_count(self.context)
+            if executors != before:
+                steady_since = time.monotonic()
+            requested = _requested(self.context)
+            wanted = max(executors, requested or 1)
+            steady = executors >= requested if requested else time.monotonic() - steady_since > STEADY_S
+            if steady and len(registrar.by_role("peer", "worker")) >= wanted:
                 break
             if time.monotonic() > give_up:
                 found = len(registrar.by_role("peer", "worker"))
@@ -184,11 +191,14 @@ def _master(context: SparkContext) -> str:
     return str(context.master)
 
 
-def _requested(context: SparkContext) -> int:
-    """Executors that the configuration asks for; 1 if it does not say."""
+def _requested(context: SparkContext) -> int | None:
+    """Executors that the configuration asks for; None if it does not say."""
     if _master(context).startswith("local-cluster["):
         return int(_master(context).removeprefix("local-cluster[").split(",")[0])
-    return int(context.getConf().get("spark.executor.instances") or 1)
+    if _is_local(context):
+        return 1
+    instances = context.getConf().get("spark.executor.instances")
+    return int(instances) if instances else None
 
 
 def _explained(error: Exception) -> Exception:
