@@ -1,0 +1,41 @@
+"""The benchmark programs run and keep what does not depend on the machine's speed; their timings are not asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
+def test_four_agents_exchange_40_mb_updates_exactly_and_in_bounded_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run("benchmarks.exchange", "--json", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures").read_text())
+    with capsys.disabled():
+        print(f"\npeak memory of an agent with a model of 40 MB: {figures['peak_bytes'] / 1e6:.0f} MB")
+    assert figures["model_bytes"] == 40_000_000
+    assert figures["peak_bytes"] < 3 * 40e6 + 60e6
+    assert {r["name"] for r in figures["rounds"]} == {"all", "idle", "slow"}
+    assert all(r["exact"] and r["distance"] == 0 for r in figures["rounds"])
+    # the slow rounds come last in each repetition: what was held for the slow reader is not in memory
+    first, last = figures["rounds"][2], figures["rounds"][-1]
+    assert max(last["peak_bytes"]) < max(first["peak_bytes"]) + 40e6
+
+
+def test_word2vec_quality_says_what_to_fetch(tmp_path: Path) -> None:
+    done = run("benchmarks.word2vec_quality", "--quick", "--data", str(tmp_path))
+    assert done.returncode == 2
+    assert "wikiVisual" in done.stderr
+    assert str(tmp_path) in done.stderr
