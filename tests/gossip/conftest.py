@@ -1,0 +1,153 @@
+"""What the tests of this folder share: one way to run hypothesis, and real peers in one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from hypothesis import settings
+
+from gossip.arrays import Arrays, Packed, Payload
+from gossip.events import Computed, Deliver, Event, Exhausted, Joined, Started
+from gossip.messages import PeerId
+from gossip.peer import Peer, Settings
+from gossip.segments import Segments
+from gossip.trace import Observe
+from gossip.wire import BLOCK_BYTES
+from gossip.zmq_runtime import Runtime
+
+settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, print_blob=True)
+settings.load_profile("deterministic")
+
+
+class MemoryHost:
+    """The owner of a replica in memory."""
+
+    def __init__(self, initial: Arrays) -> None:
+        self.replica = Packed.of(initial)
+        self.missing: tuple[PeerId, ...] | None = None
+        self.warnings: list[str] = []
+        self.is_read = False
+        """Somebody reads the replica: nothing may be merged."""
+
+    def acquire(self, event: Event) -> bool:
+        return not self.is_read
+
+    def release(self) -> None:
+        pass
+
+    def deliver(self, effect: Deliver) -> None:
+        layout = self.replica.layout
+        for start in range(0, layout.nbytes, BLOCK_BYTES):
+            length = min(BLOCK_BYTES, layout.nbytes - start)
+            layout.add(self.replica.buffer, effect.payload.read(start, start + length), start, length, target_start=0)
+
+    def state(self) -> Payload:
+        return self.replica
+
+    def drained(self, missing: tuple[PeerId, ...]) -> None:
+        self.missing = missing
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@dataclass
+class Node:
+    """A peer on real sockets."""
+
+    runtime: Runtime
+    host: MemoryHost
+
+    @property
+    def me(self) -> PeerId:
+        return self.runtime.peer.me
+
+    @property
+    def frontiers(self) -> dict[PeerId, int]:
+        return self.runtime.peer.replicator.frontiers()
+
+    def arrays(self) -> dict[str, Any]:
+        return self.host.replica.arrays()
+
+    def publish(self, update: Arrays) -> None:
+        self.runtime.happen(Computed(Packed.of(update)))
+
+    def exhaust(self, timeout_s: float = 30.0) -> None:
+        self.runtime.happen(Exhausted(timeout_s))
+
+
+class Swarm:
+    """Peers on real sockets whose loops are turned by hand, one after the other, in this thread."""
+
+    FAST = Settings(advert_period_s=0.05, advert_gap_s=0.002)
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._rogues: list[zmq.Socket[bytes]] = []
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        """For rogues."""
+
+    def add(
+        self,
+        name: str,
+        initial: Arrays | None = None,
+        *,
+        settings: Settings = FAST,
+        any_layout: bool = False,
+        observe: Observe | None = None,
+        **options: Any,
+    ) -> Node:
+        host = MemoryHost(initial if initial is not None else {"w": np.zeros(3)})
+        peer = Peer(PeerId(name), None if any_layout else host.replica.layout, settings)
+        node = Node(Runtime(peer, host, Segments(), observe=observe, **options), host)
+        node.runtime.happen(Started({}))
+        self.nodes.append(node)
+        return node
+
+    def link(self) -> None:
+        """Let everybody read everybody."""
+        for node in self.nodes:
+            for other in self.nodes:
+                if other is not node:
+                    node.runtime.connect(other.me, other.runtime.endpoints)
+                    node.runtime.happen(Joined(other.me))
+
+    def turn(self, until: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+        """Turn all loops until something is true; whether it became so in time."""
+        give_up = time.monotonic() + timeout_s
+        while not until():
+            if time.monotonic() > give_up:
+                return False
+            for node in self.nodes:
+                node.runtime.poll(0.001)
+        return True
+
+    def turn_for(self, seconds: float) -> None:
+        self.turn(lambda: False, seconds)
+
+    def rogue(self, kind: int, name: str | None = None) -> zmq.Socket[bytes]:
+        """A socket that is not ours."""
+        socket = self.context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        if name is not None:
+            socket.setsockopt(zmq.ROUTING_ID, name.encode())
+        self._rogues.append(socket)  # a socket that nobody refers to is closed
+        return socket
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.runtime.close()
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def swarm() -> Iterator[Swarm]:
+    swarm = Swarm()
+    yield swarm
+    swarm.close()

@@ -1,0 +1,430 @@
+"""The peer: what it says and when, what it lets near the replica, and when it is done."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossip.arrays import Packed
+from gossip.events import (
+    Computed,
+    Deliver,
+    Drained,
+    Effect,
+    Event,
+    Exhausted,
+    Joined,
+    Keep,
+    Progressed,
+    Publish,
+    Received,
+    Send,
+    Started,
+    Ticked,
+    Warn,
+)
+from gossip.messages import Advert, Credit, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.peer import Peer, Settings
+
+ME, A, B = PeerId("me"), PeerId("a"), PeerId("b")
+UPDATE = Packed.of({"w": np.ones(3)})
+FOREVER = float("inf")
+
+
+def started(settings: Settings | None = None, *, others: tuple[PeerId, ...] = (A,), at: float = 0.0) -> Peer:
+    """A peer that has said its first word at `at`."""
+    peer = Peer(ME, UPDATE.layout, settings)
+    for other in others:
+        peer.handle(Joined(other), at)
+    peer.handle(Started({}), at)
+    return peer
+
+
+def answer(lo: int, hi: int, payload: Packed = UPDATE, lane: PeerId = A) -> Received:
+    return Received(Range(lane, lo, hi, 1, payload.layout, payload))
+
+
+def adverts(effects: list[Effect]) -> list[Advert]:
+    return [e.message for e in effects if isinstance(e, Publish) and isinstance(e.message, Advert)]
+
+
+def pulls(effects: list[Effect]) -> list[tuple[PeerId, int]]:
+    return [(e.to, e.message.frontier) for e in effects if isinstance(e, Send) and isinstance(e.message, Pull)]
+
+
+def tick_until(peer: Peer, now: float) -> list[tuple[float, Effect]]:
+    """Do as a driver does that has nothing else to do."""
+    happened = []
+    while peer.deadline() <= now:
+        due = peer.deadline()
+        happened += [(due, effect) for effect in peer.handle(Ticked(), due)]
+    return happened
+
+
+# ---------------------------------------------------------------------------------------------------------- adverts
+
+
+def test_nothing_is_said_before_the_replica_is_in_place() -> None:
+    peer = Peer(ME, UPDATE.layout)
+    assert peer.handle(Joined(A), 0.0) == []
+    assert peer.handle(Received(Advert(A, 5, {})), 1.0) == []
+    assert peer.handle(Ticked(), 9.0) == []
+    assert peer.deadline() == FOREVER
+    assert peer.handle(Started({A: 2}), 10.0) == [Publish(Advert(ME, 0, {A: 2}))]
+    assert pulls(peer.handle(Received(Advert(A, 5, {})), 10.1)) == [(A, 2)]
+
+
+def test_an_advert_says_how_far_the_own_lane_and_all_others_are() -> None:
+    peer = started(others=(A, B))
+    peer.handle(answer(1, 4), 1.0)
+    peer.handle(Computed(UPDATE), 1.1)
+    (advert,) = adverts(peer.handle(Ticked(), 2.0))
+    assert advert == Advert(ME, 1, {A: 4, B: 0})
+
+
+def test_changes_in_quick_succession_share_one_advert() -> None:
+    peer = started(Settings(advert_gap_s=0.02))
+    assert [a.n for a in adverts(peer.handle(Computed(UPDATE), 5.0))] == [1]
+    assert adverts(peer.handle(Computed(UPDATE), 5.001)) == []
+    assert adverts(peer.handle(Computed(UPDATE), 5.002)) == []
+    assert peer.deadline() == pytest.approx(5.02)
+    assert [a.n for a in adverts(peer.handle(Ticked(), 5.02))] == [3]
+    assert peer.deadline() == pytest.approx(5.52)
+
+
+def test_an_advert_is_repeated_every_period_although_nothing_changes() -> None:
+    peer = started(Settings(advert_period_s=0.5))
+    times = [now for now, effect in tick_until(peer, 2.1) if isinstance(effect, Publish)]
+    assert times == [0.5, 1.0, 1.5, 2.0]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1.5), st.sampled_from(["update", "range", "nothing"])), max_size=40),
+    st.sampled_from([0.0, 1e3, 1e6]),
+    st.sampled_from([(0.02, 0.5), (0.3, 0.5), (0.5, 0.5), (0.0, 0.1)]),
+)
+def test_adverts_keep_the_gap_and_the_period_and_follow_every_change(
+    script: list[tuple[float, str]], now: float, times: tuple[float, float]
+) -> None:
+    gap, period = times
+    peer = started(Settings(advert_gap_s=gap, advert_period_s=period), at=now)
+    said = [now]
+    changed = []
+    frontier = 0
+    happened: list[tuple[float, Effect]]
+    for wait, kind in script:
+        happened = tick_until(peer, now + wait)
+        now += wait
+        if kind == "update":
+            changed.append(now)
+            happened += [(now, effect) for effect in peer.handle(Computed(UPDATE), now)]
+        elif kind == "range":
+            changed.append(now)
+            frontier += 1
+            happened += [(now, effect) for effect in peer.handle(answer(frontier, frontier), now)]
+        else:
+            happened += [(now, effect) for effect in peer.handle(Received(Credit(A, 1, 1)), now)]
+        said += [time for time, effect in happened if isinstance(effect, Publish)]
+    said += [time for time, effect in tick_until(peer, now + period) if isinstance(effect, Publish)]
+    for earlier, later in pairwise(said):
+        assert earlier + gap <= later <= earlier + period
+    for change in changed:
+        assert any(change <= time <= change + gap + 1e-9 for time in said)
+    assert said[-1] >= now
+
+
+# --------------------------------------------------------------------------------------------------- the own updates
+
+
+def test_an_own_update_is_kept_for_the_readers_and_merged_at_once() -> None:
+    peer = started()
+    assert peer.handle(Computed(UPDATE), 0.01) == [Keep(1, 1, UPDATE), Deliver(ME, 1, 1, UPDATE)]
+
+
+def test_a_worker_leaves_its_updates_to_the_hub() -> None:
+    peer = started(Settings(applies_own=False, coalesce=False))
+    assert peer.handle(Computed(UPDATE), 0.01) == [Keep(1, 1, UPDATE)]
+    assert peer.handle(Computed(UPDATE), 0.01) == [Keep(2, 2, UPDATE)]
+
+
+def test_who_does_not_read_us_costs_nothing() -> None:
+    peer = Peer(ME, UPDATE.layout)
+    peer.handle(Joined(A, reads=False), 0.0)
+    peer.handle(Started({}), 0.0)
+    assert peer.handle(Computed(UPDATE), 0.01) == [Deliver(ME, 1, 1, UPDATE)]
+
+
+def test_who_is_not_read_is_not_asked() -> None:
+    peer = Peer(ME, UPDATE.layout)
+    peer.handle(Joined(A, read=False), 0.0)
+    peer.handle(Started({}), 0.0)
+    assert pulls(peer.handle(Received(Advert(A, 3, {})), 0.1)) == []
+    assert peer.handle(answer(1, 3), 0.1) == []
+
+
+# ------------------------------------------------------------------------------------------------- what is let in
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"w": np.ones(4)}, "'w': shape (4,), expected (3,)"),
+        ({"w": np.ones((3, 1))}, "'w': shape (3, 1), expected (3,)"),
+        ({"w": np.ones(3, np.float32)}, "'w': dtype float32, expected float64"),
+        ({"w": np.ones(3, np.int64)}, "'w': dtype int64, expected float64"),
+        ({}, "'w' is missing, expected 'w': float64 (3,)"),
+        ({"v": np.ones(3)}, "'w' is missing, expected 'w': float64 (3,)"),
+        ({"w": np.ones(3), "v": np.ones(3)}, "'v' is not one of the model's arrays ['w']"),
+        ({"w": np.array([1, np.nan, 1])}, "'w': 1 of 3 numbers are NaN or infinite, expected none"),
+        ({"w": np.array([1, -np.inf, np.inf])}, "'w': 2 of 3 numbers are NaN or infinite, expected none"),
+    ],
+)
+def test_what_does_not_fit_or_is_not_finite_is_not_merged(arrays: dict[str, Any], reason: str) -> None:
+    peer = started()
+    before = peer.replicator.frontiers()
+    effects = peer.handle(answer(1, 2, Packed.of(arrays)), 0.01)
+    assert effects == [Warn(f"updates 1..2 of peer a are not merged: {reason}")]
+    assert peer.refused == 1
+    assert peer.replicator.frontiers() == before
+    assert Deliver(A, 1, 2, UPDATE) in peer.handle(answer(1, 2), 0.02)
+    assert peer.refused == 1
+
+
+def test_a_peer_without_a_layout_takes_any_arrays_that_are_finite() -> None:
+    peer = Peer(ME, None)
+    peer.handle(Joined(A), 0.0)
+    peer.handle(Started({}), 0.0)
+    other = Packed.of({"anything": np.ones((2, 2), np.float32)})
+    assert peer.handle(answer(1, 1, other), 0.01) == [Deliver(A, 1, 1, other)]
+    bad = Packed.of({"anything": np.full(2, np.nan)})
+    assert [type(effect) for effect in peer.handle(answer(2, 2, bad), 0.011)] == [Warn]
+    assert peer.refused == 1
+
+
+def test_a_range_that_would_not_be_applied_is_not_even_checked() -> None:
+    peer = started()
+    bad = Packed.of({"w": np.full(3, np.nan)})
+    assert peer.handle(answer(2, 2, bad), 0.01) == []
+    assert peer.handle(answer(1, 1, bad, lane=B), 0.01) == []
+    assert peer.refused == 0
+
+
+def test_large_but_finite_updates_are_merged() -> None:
+    peer = started()
+    large = Packed.of({"w": np.full(3, np.finfo(float).max)})
+    assert Deliver(A, 1, 1, large) in peer.handle(answer(1, 1, large), 0.01)
+
+
+BAD = Packed.of({"w": np.array([np.nan, 1, 1])})
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([A, B, PeerId("stranger")]), st.integers(1, 9), st.integers(0, 4), st.booleans()),
+        max_size=60,
+    )
+)
+def test_what_is_merged_of_a_lane_is_whole_and_in_order(
+    answers: list[tuple[PeerId, int, int, bool]],
+) -> None:
+    peer = started(others=(A, B))
+    merged: dict[PeerId, int] = defaultdict(int)
+    for lane, lo, more, good in answers:
+        effects = peer.handle(answer(lo, lo + more, UPDATE if good else BAD, lane), 1.0)
+        for effect in effects:
+            if isinstance(effect, Deliver):
+                assert good
+                assert effect.lo == merged[effect.lane] + 1
+                merged[effect.lane] = effect.hi
+        assert peer.replicator.frontiers() == {ME: 0, A: merged[A], B: merged[B]}
+    assert merged.keys() <= {A, B}
+
+
+def test_an_origin_that_cannot_serve_us_is_told_to_a_person() -> None:
+    peer = started()
+    (warning,) = [e for e in peer.handle(Received(Unknown(A, 0, 1)), 0.1) if isinstance(e, Warn)]
+    assert "peer a cannot serve what follows update 0 of its lane" in warning.text
+    assert peer.handle(Received(Unknown(A, 3, 1)), 0.1) == []
+    assert peer.handle(Received(Unknown(B, 0, 1)), 0.1) == []
+
+
+def test_a_state_is_given_to_whoever_asks_and_one_that_comes_unasked_is_ignored() -> None:
+    peer = started()
+    peer.handle(answer(1, 6), 0.01)
+    effects = peer.handle(Received(StateRequest(B, 9)), 0.011)
+    assert effects == [Send(B, State(ME, {A: 6, ME: 0}, 9))]
+    state = State(A, {A: 50}, 1, UPDATE.layout, UPDATE)
+    assert peer.handle(Received(state), 0.012) == []
+    assert peer.replicator.frontiers() == {A: 6, ME: 0}
+
+
+# ------------------------------------------------------------------------------------------------------------- pulls
+
+
+def test_who_is_ahead_is_pulled_from_and_again_from_where_the_answer_ends() -> None:
+    peer = started()
+    assert pulls(peer.handle(Received(Advert(A, 3, {})), 0.1)) == [(A, 0)]
+    assert pulls(peer.handle(Received(Advert(A, 5, {})), 0.2)) == []
+    assert pulls(peer.handle(answer(1, 3), 0.3)) == [(A, 3)]
+    assert pulls(peer.handle(answer(4, 5), 0.4)) == []
+
+
+def test_a_pull_that_is_not_answered_is_repeated_for_ever() -> None:
+    peer = started(Settings(pull_timeout_s=1.25, advert_period_s=60.0))
+    peer.handle(Received(Advert(A, 3, {})), 0.0)
+    times = [now for now, effect in tick_until(peer, 5.1) if pulls([effect])]
+    assert times == [1.25, 2.5, 3.75, 5.0]
+
+
+def test_an_answer_on_its_way_extends_the_pull() -> None:
+    peer = started(Settings(pull_timeout_s=1.5))
+    peer.handle(Received(Advert(A, 3, {})), 0.0)
+    for now in (1.0, 2.0, 3.0):
+        assert pulls(peer.handle(Progressed(A), now)) == []
+        assert not [effect for _, effect in tick_until(peer, now + 0.9) if pulls([effect])]
+    assert [now for now, effect in tick_until(peer, 4.6) if pulls([effect])] == [4.5]
+
+
+def test_progress_of_someone_who_was_not_asked_changes_nothing() -> None:
+    peer = started()
+    assert peer.handle(Progressed(A), 0.1) == []
+    assert peer.handle(Progressed(PeerId("stranger")), 0.1) == []
+
+
+def test_no_more_pulls_are_under_way_than_allowed() -> None:
+    others = tuple(PeerId(f"p{index}") for index in range(10))
+    peer = started(Settings(pulls_max=3), others=others)
+    asked: list[PeerId] = []
+    for other in others:
+        asked += [to for to, _ in pulls(peer.handle(Received(Advert(other, 1, {})), 0.1))]
+    assert asked == list(others[:3])
+    for index in range(10):
+        asked += [to for to, _ in pulls(peer.handle(answer(1, 1, lane=asked[index]), 0.2))]
+        assert len(asked) == min(10, index + 4)
+    assert sorted(asked) == sorted(others)
+
+
+# ------------------------------------------------------------------------------------------------------------- drain
+
+
+def drained(effects: list[Effect]) -> list[Drained]:
+    return [effect for effect in effects if isinstance(effect, Drained)]
+
+
+def served(peer: Peer, reader: PeerId, frontier: int, now: float) -> None:
+    effects = peer.handle(Received(Pull(reader, frontier, 1)), now)
+    assert any(isinstance(effect, Send) and isinstance(effect.message, Range) for effect in effects)
+
+
+def test_who_published_nothing_is_drained_at_once() -> None:
+    peer = started()
+    assert drained(peer.handle(Exhausted(10.0), 1.0)) == [Drained(())]
+    assert drained(peer.handle(Ticked(), 20.0)) == []
+
+
+def test_a_peer_is_drained_when_every_reader_has_acknowledged() -> None:
+    peer = started(others=(A, B))
+    peer.handle(Computed(UPDATE), 0.1)
+    assert drained(peer.handle(Exhausted(10.0), 1.0)) == []
+    served(peer, A, 0, 1.1)
+    served(peer, B, 0, 1.1)
+    assert drained(peer.handle(Received(Advert(A, 0, {ME: 1})), 1.2)) == []
+    assert drained(peer.handle(Received(Advert(A, 0, {ME: 1})), 1.3)) == []
+    assert drained(peer.handle(Received(Pull(B, 1, 2)), 1.4)) == [Drained(())]
+    assert drained(peer.handle(Ticked(), 20.0)) == []
+
+
+def test_whoever_has_not_acknowledged_in_time_is_named() -> None:
+    peer = started(others=(B, A, PeerId("c")))
+    peer.handle(Computed(UPDATE), 0.1)
+    served(peer, A, 0, 0.2)
+    peer.handle(Received(Advert(A, 0, {ME: 1})), 0.3)
+    peer.handle(Exhausted(2.25), 1.0)
+    happened = [(now, effect) for now, effect in tick_until(peer, 10.0) if isinstance(effect, Drained)]
+    assert happened == [(3.25, Drained((B, PeerId("c"))))]
+
+
+def test_an_update_while_draining_is_waited_for_too() -> None:
+    peer = started()
+    peer.handle(Computed(UPDATE), 0.1)
+    peer.handle(Exhausted(9.0), 1.0)
+    served(peer, A, 0, 1.1)
+    peer.handle(Computed(UPDATE), 1.2)
+    assert drained(peer.handle(Received(Advert(A, 0, {ME: 1})), 1.3)) == []
+    served(peer, A, 1, 1.4)
+    assert drained(peer.handle(Received(Advert(A, 0, {ME: 2})), 1.5)) == [Drained(())]
+
+
+def test_a_peer_may_drain_more_than_once() -> None:
+    peer = started()
+    assert drained(peer.handle(Exhausted(1.0), 0.1)) == [Drained(())]
+    peer.handle(Computed(UPDATE), 0.2)
+    assert drained(peer.handle(Exhausted(1.0), 0.3)) == []
+    assert drained(peer.handle(Ticked(), 1.4)) == [Drained((A,))]
+
+
+# ---------------------------------------------------------------------------------------------------------- deadline
+
+lanes = st.sampled_from([A, B])
+few = st.integers(0, 6)
+events: st.SearchStrategy[Event] = (
+    st.just(Ticked())
+    | st.just(Computed(UPDATE))
+    | st.builds(Joined, lanes, st.booleans(), st.booleans())
+    | st.builds(Progressed, lanes)
+    | st.builds(Exhausted, st.floats(0, 3))
+    | st.builds(lambda lane, n, f: Received(Advert(lane, n, {ME: f})), lanes, few, few)
+    | st.builds(lambda lane, f, k: Received(Pull(lane, f, k)), lanes, few, few)
+    | st.builds(lambda lane, lo, more: answer(lo, lo + more, lane=lane), lanes, st.integers(1, 6), few)
+    | st.builds(lambda lane, f: Received(Unknown(lane, f, 1)), lanes, few)
+    | st.builds(lambda lane: Received(StateRequest(lane, 1)), lanes)
+)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 2), events), max_size=60),
+    st.sampled_from([0.0, 12345.678, 1e7]),
+    st.sampled_from([Settings(), Settings(pulls_max=1), Settings(advert_gap_s=0.0, coalesce=False)]),
+)
+def test_the_deadline_is_always_ahead_of_what_was_handled(
+    script: list[tuple[float, Event]], now: float, settings: Settings
+) -> None:
+    peer = started(settings, others=(), at=now)
+    assert peer.deadline() > now
+    for wait, event in script:
+        now += wait
+        due = peer.deadline()
+        if due <= now:  # a driver comes once in time, and then not before the next event
+            peer.handle(Ticked(), due)
+            assert peer.deadline() > due
+        peer.handle(event, now)
+        assert peer.deadline() > now
+    for _ in range(20):
+        due = peer.deadline()
+        assert due < FOREVER
+        peer.handle(Ticked(), due)
+        assert peer.deadline() > due
+
+
+def test_a_late_tick_does_everything_that_was_due() -> None:
+    peer = started()
+    peer.handle(Computed(UPDATE), 0.1)
+    peer.handle(Received(Advert(A, 1, {})), 0.2)
+    peer.handle(Exhausted(1.0), 0.3)
+    effects = peer.handle(Ticked(), 60.0)
+    assert pulls(effects) == [(A, 0)]
+    assert len(adverts(effects)) == 1
+    assert drained(effects) == [Drained((A,))]
+    assert peer.deadline() > 60.0
+
+
+def test_a_tick_that_comes_early_does_nothing() -> None:
+    peer = started()
+    assert peer.handle(Ticked(), 0.1) == []
+    assert peer.deadline() == 0.5

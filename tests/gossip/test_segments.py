@@ -1,0 +1,235 @@
+"""The own log against a plain dict: the same sums, in memory and in files, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossip.arrays import Layout, Packed
+from gossip.errors import MismatchError, UsageError
+from gossip.segments import FilePayload, RangeSum, Segments
+from gossip.wire import BLOCK_BYTES
+
+NAMED = {"w": np.zeros((3, 5), np.int64), "b": np.zeros(9, np.int32), "e": np.zeros((0, 2))}
+LAYOUT = Layout.of(NAMED)
+assert LAYOUT.nbytes == 192
+MEMORY = pytest.mark.parametrize("memory_bytes_max", [0, 500, 1 << 26])
+
+
+def update(number: int) -> Packed:
+    generator = np.random.default_rng(number)
+    return Packed.of({name: generator.integers(0, 1000, a.shape).astype(a.dtype) for name, a in NAMED.items()})
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+class Oracle:
+    """What a log is: the updates by number, and where it is cut."""
+
+    def __init__(self) -> None:
+        self.updates: dict[int, Packed] = {}
+        self.n = 0
+        self.cuts: list[tuple[int, int]] = []
+
+    def sum(self, lo: int, hi: int) -> dict[str, Any] | None:
+        if lo not in [cut[0] for cut in self.cuts] or hi not in [cut[1] for cut in self.cuts] or hi < lo:
+            return None
+        arrays = [self.updates[number].arrays() for number in range(lo, hi + 1)]
+        return {
+            name: np.sum([each[name] for each in arrays], axis=0, dtype=array.dtype) for name, array in NAMED.items()
+        }
+
+
+def read(payload: RangeSum, step: int = BLOCK_BYTES) -> dict[str, Any]:
+    nbytes = payload.layout.nbytes
+    data = b"".join(payload.read(start, min(start + step, nbytes)) for start in range(0, nbytes, step))
+    return payload.layout.views(data)
+
+
+def equal(got: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    assert expected is not None
+    assert got.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name], strict=True)
+
+
+steps = st.one_of(
+    st.just(("begin", 0, 0)),
+    st.just(("extend", 0, 0)),
+    st.tuples(st.just("fold"), st.integers(0, 9), st.integers(0, 9)),
+    st.tuples(st.just("forget"), st.integers(0, 9), st.just(0)),
+)
+
+
+@MEMORY
+@given(script=st.lists(steps, max_size=25), step=st.sampled_from([64, 128, BLOCK_BYTES]))
+def test_every_sum_is_that_of_its_updates(memory_bytes_max: int, script: list[Any], step: int) -> None:
+    files = open_files()
+    segments, oracle = Segments(memory_bytes_max), Oracle()
+    held: dict[tuple[int, int], RangeSum] = {}
+    for action, first, second in script:
+        if action in ("begin", "extend"):
+            oracle.n += 1
+            lo = oracle.cuts.pop()[0] if action == "extend" and oracle.cuts else oracle.n
+            oracle.cuts.append((lo, oracle.n))
+            oracle.updates[oracle.n] = update(oracle.n)
+            segments.keep(lo, oracle.n, oracle.updates[oracle.n])
+        elif oracle.cuts and action == "fold":
+            low, high = sorted(index % len(oracle.cuts) for index in (first, second))
+            oracle.cuts[low : high + 1] = [(oracle.cuts[low][0], oracle.cuts[high][1])]
+            segments.fold(*oracle.cuts[low])
+        elif oracle.cuts and action == "forget":
+            through = oracle.cuts[first % len(oracle.cuts)][1]
+            oracle.cuts = [cut for cut in oracle.cuts if cut[1] > through]
+            segments.forget(through)
+        assert len(segments) == len(oracle.cuts)
+        assert segments.memory_bytes <= memory_bytes_max
+        assert open_files() - files <= len(segments)
+        for lo, hi in combinations_with_replacement(range(1, oracle.n + 1), 2):
+            payload = segments.sum(lo, hi)
+            assert (payload is None) == (oracle.sum(lo, hi) is None)
+            if payload is not None:
+                held.setdefault((lo, hi), payload)
+        for (lo, hi), payload in held.items():  # taken before whatever was folded or forgotten since
+            if oracle.sum(lo, hi) is None:
+                with pytest.raises(UsageError, match=rf"updates {lo}..{hi} are no longer kept"):
+                    payload.read(0, 64)
+            else:
+                equal(read(payload, step), oracle.sum(lo, hi))
+    segments.close()
+    assert open_files() == files
+    assert len(segments) == 0
+
+
+@MEMORY
+def test_a_sum_that_is_being_read_does_not_change_when_segments_below_it_are_folded(memory_bytes_max: int) -> None:
+    segments = Segments(memory_bytes_max)
+    for number in range(1, 7):
+        segments.keep(number, number, update(number))
+    payload = segments.sum(2, 5)
+    assert payload is not None
+    expected = bytes(payload.read(0, LAYOUT.nbytes))
+    first = bytes(payload.read(0, 64))
+    segments.fold(2, 3)
+    second = bytes(payload.read(64, 128))
+    segments.forget(1)
+    segments.fold(2, 5)
+    segments.keep(6, 7, update(7))
+    assert first + second + bytes(payload.read(128, LAYOUT.nbytes)) == expected
+    segments.close()
+
+
+def test_what_is_read_is_a_copy() -> None:
+    segments = Segments()
+    segments.keep(1, 1, update(1))
+    payload = segments.sum(1, 1)
+    assert payload is not None
+    data = payload.read(0, LAYOUT.nbytes)
+    before = bytes(data)
+    segments.keep(1, 2, update(2))
+    assert data == before
+    segments.close()
+
+
+def test_an_update_that_was_kept_may_be_written_over() -> None:
+    segments = Segments()
+    mine = update(1)
+    expected = bytes(mine.buffer)
+    segments.keep(1, 1, mine)
+    mine.buffer[:] = bytes(LAYOUT.nbytes)
+    payload = segments.sum(1, 1)
+    assert payload is not None
+    assert payload.read(0, LAYOUT.nbytes) == expected
+    segments.close()
+
+
+@MEMORY
+def test_updates_of_several_blocks_are_summed_block_by_block(memory_bytes_max: int) -> None:
+    elements = (5 * BLOCK_BYTES // 2) // 8
+    large = [Packed.of({"w": np.arange(elements) * factor}) for factor in (1, 10, 100)]
+    segments = Segments(memory_bytes_max)
+    segments.keep(1, 1, large[0])
+    segments.keep(2, 2, large[1])
+    segments.keep(2, 3, large[2])
+    payload = segments.sum(1, 3)
+    assert payload is not None
+    np.testing.assert_array_equal(read(payload)["w"], np.arange(elements) * 111)
+    segments.fold(1, 3)
+    np.testing.assert_array_equal(read(payload)["w"], np.arange(elements) * 111)
+    segments.close()
+
+
+def test_the_oldest_segments_move_to_files_and_the_newest_stay_in_memory() -> None:
+    segments = Segments(3 * LAYOUT.nbytes)
+    files = open_files()
+    for number in range(1, 11):
+        segments.keep(number, number, update(number))
+        assert segments.memory_bytes == min(number, 3) * LAYOUT.nbytes
+        assert open_files() - files == max(0, number - 3)
+    segments.forget(5)
+    assert open_files() - files == 2
+    segments.fold(6, 10)
+    assert open_files() - files == 1
+    assert segments.memory_bytes == 0
+    segments.close()
+    assert open_files() == files
+
+
+def test_files_have_no_name_that_could_be_left_behind(tmp_path: Path) -> None:
+    segments = Segments(0, str(tmp_path))
+    segments.keep(1, 1, update(1))
+    assert list(tmp_path.iterdir()) == []
+    payload = segments.sum(1, 1)
+    assert payload is not None
+    assert payload.read(0, LAYOUT.nbytes) == update(1).buffer
+    segments.close()
+
+
+def test_closing_twice_and_forgetting_nothing_is_fine() -> None:
+    segments = Segments(0)
+    segments.forget(10)
+    segments.keep(1, 1, update(1))
+    segments.close()
+    segments.close()
+    assert segments.sum(1, 1) is None
+
+
+def test_an_update_of_another_layout_is_not_added() -> None:
+    segments = Segments()
+    segments.keep(1, 1, update(1))
+    with pytest.raises(MismatchError, match="'b' is missing"):
+        segments.keep(1, 2, Packed.of({"w": NAMED["w"]}))
+    payload = segments.sum(1, 1)
+    assert payload is not None
+    assert payload.read(0, LAYOUT.nbytes) == update(1).buffer
+    segments.close()
+
+
+def test_updates_without_arrays_are_kept_too() -> None:
+    for memory_bytes_max in (0, 1 << 26):
+        segments = Segments(memory_bytes_max)
+        segments.keep(1, 1, Packed.of({}))
+        segments.keep(1, 2, Packed.of({}))
+        payload = segments.sum(1, 2)
+        assert payload is not None
+        assert payload.read(0, 0) == b""
+        segments.close()
+
+
+def test_a_file_that_ends_early_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "update"
+    path.write_bytes(bytes(100))
+    with path.open("rb") as file:
+        payload = FilePayload(LAYOUT, file.fileno())
+        assert payload.read(10, 60) == bytes(50)
+        with pytest.raises(UsageError, match="ends at byte 100, expected 192"):
+            payload.read(64, 192)

@@ -1,0 +1,520 @@
+"""Messages as frames: all come back as they went, and whatever is not one is a `WireError` and costs nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import time
+import tracemalloc
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed
+from gossip.errors import WireError
+from gossip.messages import Advert, Bulk, Credit, Message, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.wire import (
+    BLOCK_BYTES,
+    BLOCK_PREFIX,
+    COUNT_MAX,
+    DIMENSIONS_MAX,
+    HEADER_BYTES_MAX,
+    MAGIC,
+    NAME_CHARACTERS_MAX,
+    PAYLOAD_BYTES_MAX,
+    PREFIX,
+    VERSION,
+    Assembly,
+    Block,
+    block_count,
+    block_span,
+    decode,
+    decode_block,
+    decode_header,
+    encode,
+    encode_block,
+    encode_header,
+)
+
+KINDS = {"advert": 1, "pull": 2, "range": 3, "unknown": 4, "state request": 5, "state": 6, "credit": 7}
+
+peers = st.text(min_size=1, max_size=20).map(PeerId)
+counts = st.integers(0, COUNT_MAX)
+frontiers = st.dictionaries(peers, counts, max_size=5)
+
+
+@st.composite
+def payloads(draw: st.DrawFn) -> Packed:
+    """Packed arrays with any bits in them."""
+    names = draw(st.lists(st.text(max_size=5), max_size=4, unique=True))
+    shapes = st.lists(st.integers(0, 6), max_size=3).map(tuple)
+    layout = Layout(tuple(ArraySpec(name, draw(st.sampled_from(DTYPES)), draw(shapes)) for name in names))
+    return Packed(layout, draw(st.randoms(use_true_random=False)).randbytes(layout.nbytes))
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> Range:
+    lo = draw(st.integers(1, COUNT_MAX))
+    payload = draw(payloads())
+    return Range(draw(peers), lo, draw(st.integers(lo, COUNT_MAX)), draw(counts), payload.layout, payload)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> State:
+    payload = draw(payloads())
+    return State(draw(peers), draw(frontiers), draw(counts), payload.layout, payload)
+
+
+messages = (
+    st.builds(Advert, peers, counts, frontiers)
+    | st.builds(Pull, peers, counts, counts)
+    | ranges()
+    | st.builds(Unknown, peers, counts, counts)
+    | st.builds(StateRequest, peers, counts)
+    | states()
+    | st.builds(Credit, peers, counts, counts)
+)
+
+WEIGHTS = Packed.of({"b": np.arange(3, dtype=np.float32), "w": np.arange(40.0).reshape(4, 10)})
+LARGE = Packed.of({"w": np.arange(2 * BLOCK_BYTES // 8 + 1000, dtype=np.int64)})
+RANGE = Range(PeerId("p"), 3, 7, 5, WEIGHTS.layout, WEIGHTS)
+SAMPLES: list[Message] = [
+    Advert(PeerId("p"), 3, {PeerId("q"): 2, PeerId("r"): 1}),
+    Pull(PeerId("p"), 3, 5),
+    RANGE,
+    Unknown(PeerId("p"), 3, 5),
+    StateRequest(PeerId("p"), 5),
+    State(PeerId("p"), {PeerId("q"): 2}, 5, WEIGHTS.layout, WEIGHTS),
+    Credit(PeerId("p"), 5, 8),
+]
+each_kind = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
+
+
+def header(kind: int, text: str | bytes, version: int = VERSION, magic: bytes = MAGIC) -> bytes:
+    """Frame 0 around any text, its checksum right."""
+    data = text if isinstance(text, bytes) else text.encode()
+    return PREFIX.pack(magic, version, kind, len(data), zlib.crc32(data)) + data
+
+
+def refused(frames: Sequence[Bytes]) -> None:
+    with pytest.raises(WireError):
+        decode(frames)
+
+
+@contextmanager
+def little_memory(room: int = 64 << 20) -> Iterator[None]:
+    """Whoever maps or allocates more than `room` fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+# ------------------------------------------------------------------------------------------------------ round trips
+
+
+@given(messages)
+def test_every_message_comes_back_as_it_went(message: Message) -> None:
+    back = decode(encode(message))
+    assert back == message
+    if isinstance(message, Bulk):
+        assert isinstance(back, Bulk)
+        assert back.payload is not None
+        assert message.payload is not None
+        assert bytes(back.payload.buffer) == bytes(message.payload.buffer)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_payload_of_several_blocks_comes_back_from_any_kind_of_bytes(kind: Any) -> None:
+    frames = [kind(frame) for frame in encode(replace(RANGE, payload=LARGE))]
+    assert len(frames) == 1 + 2 * 3
+    back = decode(frames)
+    assert isinstance(back, Range)
+    assert back.payload is not None
+    np.testing.assert_array_equal(back.payload.arrays()["w"], LARGE.arrays()["w"])
+
+
+def test_the_payload_given_is_the_one_that_travels() -> None:
+    back = decode(encode(Range(PeerId("p"), 1, 1, 1), WEIGHTS))
+    assert isinstance(back, Range)
+    assert back.layout == WEIGHTS.layout
+    assert back.payload is not None
+    np.testing.assert_array_equal(back.payload.arrays()["w"], WEIGHTS.arrays()["w"])
+
+
+def test_a_bulk_message_without_arrays_has_no_blocks() -> None:
+    frames = encode(Range(PeerId("p"), 1, 1, 1, payload=Packed.of({})))
+    assert len(frames) == 1
+    assert decode(frames) == Range(PeerId("p"), 1, 1, 1)
+
+
+def test_the_largest_names_counts_and_shapes_come_back() -> None:
+    name = "ü" * NAME_CHARACTERS_MAX
+    layout = Layout((ArraySpec(name, "|i1", (1,) * DIMENSIONS_MAX),))
+    message = Range(PeerId(name), COUNT_MAX, COUNT_MAX, COUNT_MAX, layout)
+    assert decode_header(encode_header(message)) == message
+
+
+# ---------------------------------------------------------------------------------------------------- damaged frames
+
+
+@each_kind
+def test_every_truncation_is_refused(message: Message) -> None:
+    frames = encode(message)
+    for position, frame in enumerate(frames):
+        for length in range(len(frame)):
+            refused([*frames[:position], bytes(frame)[:length], *frames[position + 1 :]])
+
+
+@each_kind
+def test_frames_that_are_missing_or_too_many_are_refused(message: Message) -> None:
+    frames = encode(message)
+    for count in range(len(frames)):
+        refused(frames[:count])
+    refused([*frames, b""])
+    refused([*frames, *encode_block(5, 0, b"")])
+    refused([*frames, *frames])
+
+
+@each_kind
+def test_every_flipped_bit_is_refused(message: Message) -> None:
+    frames = [bytes(frame) for frame in encode(message)]
+    for position, frame in enumerate(frames):
+        for bit in range(8 * len(frame)):
+            damaged = bytearray(frame)
+            damaged[bit // 8] ^= 1 << bit % 8
+            refused([*frames[:position], damaged, *frames[position + 1 :]])
+
+
+def test_a_flipped_bit_in_a_large_block_is_refused() -> None:
+    frames = [bytes(frame) for frame in encode(replace(RANGE, payload=LARGE))]
+    generator = random.Random(1)
+    for _ in range(20):
+        position, bit = generator.choice([2, 4]), generator.randrange(8 * BLOCK_BYTES)
+        damaged = bytearray(frames[position])
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(WireError, match="does not match its checksum"):
+            decode([*frames[:position], damaged, *frames[position + 1 :]])
+
+
+@given(st.lists(st.binary(max_size=60), max_size=5))
+def test_random_bytes_are_refused(frames: list[bytes]) -> None:
+    refused(frames)
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60))
+def test_a_block_of_random_bytes_is_refused(prefix: bytes, data: bytes) -> None:
+    with pytest.raises(WireError):
+        decode_block(prefix, data)
+
+
+@given(st.sampled_from(sorted(KINDS.values())), st.binary(max_size=60))
+def test_random_bytes_behind_a_right_checksum_are_refused(kind: int, data: bytes) -> None:
+    refused([header(kind, data)])
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(0, 9)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([*DTYPES, 1 << 63, -1, 1.0, ""]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.integers(0, 9), json_values | st.lists(json_values, min_size=2, max_size=5))
+def test_any_json_is_a_message_or_refused(kind: int, fields: Any) -> None:
+    try:
+        message = decode_header(header(kind, json.dumps(fields)))
+    except WireError:
+        return
+    assert decode_header(encode_header(message)) == message
+
+
+GOOD: dict[str, list[Any]] = {
+    "advert": ["p", 3, {"q": 2}],
+    "pull": ["p", 3, 5],
+    "range": ["p", 3, 7, 5, [["w", "<f4", 2, 3]]],
+    "unknown": ["p", 3, 5],
+    "state request": ["p", 5],
+    "state": ["p", {"q": 2}, 5, [["w", "<f4", 2, 3]]],
+    "credit": ["p", 5, 8],
+}
+
+BAD_COUNTS = [-1, True, False, 1.0, 1 << 63, 10**400, None, "1", [1], {}]
+BAD_NAMES = [None, "", 1, True, "x" * (NAME_CHARACTERS_MAX + 1), ["p"], {"p": 1}]
+BAD_FRONTIERS = [None, [], [["q", 2]], "q", 1, {"q": -1}, {"q": True}, {"q": 1.5}, {"q": None}, {"": 1}, {"q": {}}]
+BAD_LAYOUTS = [
+    None,
+    {},
+    "w",
+    [None],
+    ["w"],
+    [[]],
+    [["w"]],
+    [[["w"], "<f4"]],
+    [[1, "<f4"]],
+    [["w" * (NAME_CHARACTERS_MAX + 1), "<f4"]],
+    [["w", "<f4", 2], ["w", "<f8", 2]],
+    [["w", "O", 2]],
+    [["w", ">f4", 2]],
+    [["w", "<c8", 2]],
+    [["w", "<U9", 2]],
+    [["w", "<M8[s]", 2]],
+    [["w", "|V64", 2]],
+    [["w", "f4,f4", 2]],
+    [["w", 4, 2]],
+    [["w", ["<f4"], 2]],
+    [["w", "<f4", -1]],
+    [["w", "<f4", True]],
+    [["w", "<f4", 2.0]],
+    [["w", "<f4", [2]]],
+    [["w", "<f4", None]],
+    [["w", "<f4", *[1] * (DIMENSIONS_MAX + 1)]],
+    [["w", "<f4", 1 << 63]],
+    [["w", "<f4", 10**400]],
+    [["w", "<f4", 1 << 62, 1 << 62]],
+    [["w", "<f4", 1 << 62, 0]],
+    [["w", "|i1", PAYLOAD_BYTES_MAX + 1]],
+    [["v", "|i1", PAYLOAD_BYTES_MAX], ["w", "|i1", 1]],
+]
+
+
+def bad_fields() -> Iterator[tuple[str, list[Any]]]:
+    for kind, good in GOOD.items():
+        for position, value in enumerate(good):
+            match value:
+                case str():
+                    bad: list[Any] = BAD_NAMES
+                case int():
+                    bad = BAD_COUNTS
+                case dict():
+                    bad = BAD_FRONTIERS
+                case _:
+                    bad = BAD_LAYOUTS
+            for other in bad:
+                yield kind, [*good[:position], other, *good[position + 1 :]]
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_the_good_fields_are_a_message(kind: str) -> None:
+    message = decode_header(header(KINDS[kind], json.dumps(GOOD[kind])))
+    assert type(message).__name__.lower() == kind.replace(" ", "")
+
+
+def test_a_field_of_a_wrong_type_or_size_is_refused() -> None:
+    passed = []
+    for kind, fields in bad_fields():
+        try:
+            passed.append((kind, fields, decode_header(header(KINDS[kind], json.dumps(fields)))))
+        except WireError:
+            pass
+    assert passed == []
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_fields_that_are_missing_or_too_many_are_refused(kind: str) -> None:
+    for fields in (GOOD[kind][:-1], [*GOOD[kind], 1], [], GOOD[kind][0], {"fields": GOOD[kind]}):
+        refused([header(KINDS[kind], json.dumps(fields))])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "nonsense",
+        "[",
+        '["p",3,5',
+        '["p",3,5]]',
+        '["p",NaN,5]',
+        '["p",Infinity,5]',
+        '["p",-0.0,5]',
+        '["p",1e3,5]',
+        '["p",' + "9" * 5000 + ",5]",
+        b"\xff\xfe\x00",
+        b'["\xff",3,5]',
+        "null",
+    ],
+)
+def test_a_header_that_is_not_json_of_the_right_kind_is_refused(text: str | bytes) -> None:
+    refused([header(KINDS["pull"], text)])
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":', '["p",3,['])
+def test_deep_nesting_is_refused_quickly(opening: str) -> None:
+    begin = time.monotonic()
+    for kind in KINDS.values():
+        refused([header(kind, opening * (HEADER_BYTES_MAX // len(opening)))])
+    assert time.monotonic() - begin < 5
+
+
+def test_deep_nesting_that_is_closed_is_refused() -> None:
+    for depth in (10, 900, 100_000):
+        refused([header(KINDS["range"], '["p",3,7,5,' + "[" * depth + "]" * depth + "]")])
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(0, 0), (0, 5), (2, 1)])
+def test_an_empty_range_is_refused(lo: int, hi: int) -> None:
+    refused([header(KINDS["range"], json.dumps(["p", lo, hi, 1, []]))])
+
+
+def test_another_kind_version_or_beginning_is_refused() -> None:
+    text = json.dumps(GOOD["pull"])
+    for kind in set(range(256)) - set(KINDS.values()):
+        refused([header(kind, text)])
+    refused([header(KINDS["pull"], text, version=VERSION + 1)])
+    refused([header(KINDS["pull"], text, magic=b"GS")])
+
+
+# ------------------------------------------------------------------------------------------------------------ claims
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        [["w", "|i1", 1 << 31]],
+        [["w", "<f8", 1 << 28]],
+        [["w", "|i1", PAYLOAD_BYTES_MAX]],
+        [["v", "|i1", 1 << 30], ["w", "|i1", 1 << 30]],
+    ],
+)
+@pytest.mark.parametrize("kind", ["range", "state"])
+def test_a_claim_of_gigabytes_without_data_allocates_nothing(kind: str, layout: list[Any]) -> None:
+    frame = header(KINDS[kind], json.dumps([*GOOD[kind][:-1], layout]))
+    tracemalloc.start()
+    try:
+        with little_memory():
+            refused([frame])
+            refused([frame, *encode_block(5, 0, b"x")])
+            assert isinstance(decode_header(frame), Bulk)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_claim_with_blocks_too_small_for_it_is_refused() -> None:
+    frame = encode_header(replace(RANGE, layout=Layout((ArraySpec("w", "|i1", (4 * BLOCK_BYTES,)),))))
+    refused([frame, *(part for index in range(4) for part in encode_block(5, index, b""))])
+
+
+def test_a_header_that_claims_another_length_is_refused() -> None:
+    frame = encode_header(SAMPLES[1])
+    for claim in (0, len(frame) - PREFIX.size - 1, len(frame) - PREFIX.size + 1, HEADER_BYTES_MAX, 2**32 - 1):
+        refused([frame[:4] + claim.to_bytes(4, "big") + frame[8:]])
+
+
+def test_a_header_or_block_beyond_the_limit_is_refused_even_if_well_formed() -> None:
+    refused([header(KINDS["pull"], json.dumps(GOOD["pull"]) + " " * HEADER_BYTES_MAX)])
+    data = bytes(BLOCK_BYTES + 1)
+    with pytest.raises(WireError, match=f"block of {BLOCK_BYTES + 1} bytes, at most {BLOCK_BYTES}"):
+        decode_block(BLOCK_PREFIX.pack(1, 0, zlib.crc32(data)), data)
+
+
+def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
+    begin = time.monotonic()
+    layout = [[str(index), "|b1", 0] for index in range(50_000)]
+    message = decode_header(header(KINDS["range"], json.dumps(["p", 1, 1, 1, layout], separators=(",", ":"))))
+    assert isinstance(message, Range)
+    assert message.layout.nbytes == 0
+    lanes = {str(index): index for index in range(50_000)}
+    decode_header(header(KINDS["advert"], json.dumps(["p", 1, lanes], separators=(",", ":"))))
+    assert time.monotonic() - begin < 5
+
+
+# ---------------------------------------------------------------------------------------------------------- assembly
+
+
+def blocks_of(message: Bulk) -> list[Block]:
+    frames = encode(message)
+    return [decode_block(*pair) for pair in zip(frames[1::2], frames[2::2], strict=True)]
+
+
+LARGE_RANGE = replace(RANGE, layout=LARGE.layout, payload=LARGE)
+
+
+@given(st.lists(st.integers(0, 2), max_size=3), st.permutations(range(3)))
+def test_blocks_come_in_any_order_and_more_than_once(before: list[int], order: list[int]) -> None:
+    blocks = blocks_of(LARGE_RANGE)
+    assembly = Assembly(LARGE_RANGE)
+    seen = set()
+    for index in before + order:
+        assembly.add(blocks[index])
+        seen.add(index)
+        assert assembly.complete == (len(seen) == 3)
+    payload = assembly.finish().payload
+    assert payload is not None
+    assert payload.read(0, LARGE.layout.nbytes) == LARGE.buffer
+
+
+def test_a_block_that_comes_twice_changes_nothing() -> None:
+    assembly = Assembly(RANGE)
+    (block,) = blocks_of(RANGE)
+    assembly.add(block)
+    assembly.add(Block(block.k, block.index, bytes(len(block.data))))
+    assert bytes(assembly.buffer) == bytes(WEIGHTS.buffer)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (Block(6, 0, bytes(BLOCK_BYTES)), "block of message 6, expected 5"),
+        (Block(5, 3, bytes(BLOCK_BYTES)), "block 3 of 3"),
+        (Block(5, 2**32 - 1, b""), "block 4294967295 of 3"),
+        (Block(5, 0, bytes(BLOCK_BYTES - 1)), f"block 0 has {BLOCK_BYTES - 1} bytes, expected {BLOCK_BYTES}"),
+        (Block(5, 2, bytes(BLOCK_BYTES)), f"block 2 has {BLOCK_BYTES} bytes, expected 8000"),
+        (Block(5, 1, b""), f"block 1 has 0 bytes, expected {BLOCK_BYTES}"),
+    ],
+)
+def test_a_block_that_does_not_belong_here_is_refused_and_changes_nothing(block: Block, message: str) -> None:
+    assembly = Assembly(LARGE_RANGE)
+    with pytest.raises(WireError) as raised:
+        assembly.add(block)
+    assert str(raised.value) == message
+    assert bytes(assembly.buffer) == bytes(LARGE.layout.nbytes)
+    for good in blocks_of(LARGE_RANGE):
+        assembly.add(good)
+    assert assembly.complete
+
+
+def test_an_unfinished_assembly_tells_what_is_missing() -> None:
+    assembly = Assembly(LARGE_RANGE)
+    assembly.add(blocks_of(LARGE_RANGE)[1])
+    with pytest.raises(WireError, match="2 of 3 blocks are missing"):
+        assembly.finish()
+
+
+def test_an_assembly_writes_into_the_buffer_it_is_given() -> None:
+    buffer = bytearray(b"\xff" * WEIGHTS.layout.nbytes)
+    assembly = Assembly(RANGE, buffer)
+    assembly.add(blocks_of(RANGE)[0])
+    assert assembly.finish().payload == Packed(WEIGHTS.layout, buffer)
+    assert buffer == WEIGHTS.buffer
+
+
+@given(st.integers(0, 3 * BLOCK_BYTES))
+def test_the_spans_of_blocks_join_up(elements: int) -> None:
+    layout = Layout((ArraySpec("w", "|i1", (elements,)),))
+    end = 0
+    for index in range(block_count(layout)):
+        start, stop = block_span(layout, index)
+        assert start == end
+        assert 0 < stop - start <= BLOCK_BYTES
+        end = stop
+    assert end == layout.nbytes

@@ -1,0 +1,585 @@
+"""Real sockets on loopback, all in this process: what strangers send, who reads slowly, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from gossip.arrays import Arrays, Bytes, Layout, Packed
+from gossip.errors import UsageError
+from gossip.events import Computed, Effect, Event, Joined
+from gossip.messages import Advert, Credit, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.wire import (
+    BLOCK_BYTES,
+    BLOCK_PREFIX,
+    MAGIC,
+    PREFIX,
+    VERSION,
+    decode_block,
+    decode_header,
+    encode,
+    encode_block,
+    encode_header,
+)
+from gossip.zmq_runtime import WINDOW_BLOCKS, Endpoints, Keys, fetch_state
+
+pytestmark = pytest.mark.sockets
+
+ROGUE = PeerId("rogue")
+UPDATE = {"w": np.ones(3)}
+
+
+def large(blocks: int) -> Arrays:
+    """An update of so many blocks."""
+    return {"w": np.arange(blocks * BLOCK_BYTES // 8)}
+
+
+def header(kind: int, fields: Any) -> bytes:
+    data = json.dumps(fields).encode()
+    return PREFIX.pack(MAGIC, VERSION, kind, len(data), zlib.crc32(data)) + data
+
+
+JUNK = [
+    b"",
+    b"x",
+    b"GET / HTTP/1.1\r\n\r\n",
+    bytes(1000),
+    random.Random(1).randbytes(200),
+    encode_header(Pull(ROGUE, 0, 1))[:-1],
+    encode_header(Pull(ROGUE, 0, 1)) + b"x",
+    header(2, ["rogue", -1, 1]),
+    header(2, ["rogue", True, 1]),
+    header(2, [["rogue"], 0, 1]),
+    header(9, ["rogue", 0, 1]),
+    header(3, ["rogue", 1, 1, 1, [["w", "|i1", 1 << 62]]]),
+    header(3, ["rogue", 1, 1, 1, [["w", "O", 1]]]),
+    b"gs\x01\x02" + b"\xff" * 8 + b"[" * 100_000,
+]
+
+
+class RogueOrigin:
+    """Sockets in the place of a peer's, which `node` reads from; its adverts and answers are ours to invent."""
+
+    def __init__(self, swarm: Any, node: Any) -> None:
+        self.swarm, self.node = swarm, node
+        self.adverts = swarm.rogue(zmq.XPUB)
+        self.pulls = swarm.rogue(zmq.ROUTER)
+        ports = [socket.bind_to_random_port("tcp://127.0.0.1") for socket in (self.adverts, self.pulls)]
+        self.endpoints = Endpoints(*(f"tcp://127.0.0.1:{port}" for port in ports))
+        node.runtime.connect(ROGUE, self.endpoints)
+        node.runtime.happen(Joined(ROGUE))
+        assert swarm.turn(lambda: self.adverts.poll(0))
+        assert self.adverts.recv() == b"\x01"  # the subscription
+
+    def advertise(self, *frames: bytes) -> None:
+        self.adverts.send_multipart(frames)
+
+    def pulled(self) -> Pull:
+        """The next pull that comes in."""
+        assert self.swarm.turn(lambda: self.pulls.poll(0))
+        name, frame = self.pulls.recv_multipart()
+        assert name == self.node.me.encode()
+        message = decode_header(frame)
+        assert isinstance(message, Pull)
+        return message
+
+    def answer(self, *frames: Bytes) -> None:
+        self.pulls.send_multipart([self.node.me.encode(), *frames])
+
+
+def nothing_changed(node: Any) -> bool:
+    return bool(
+        (node.arrays()["w"] == 0).all()
+        and node.runtime.peer.replicator.n == 0
+        and set(node.frontiers.values()) == {0}
+        and node.runtime.peer.refused == 0
+    )
+
+
+def goes_on(swarm: Any, node: Any) -> bool:
+    """Whether the node still learns what another publishes."""
+    other = swarm.add("other")
+    swarm.link()
+    other.publish(UPDATE)
+    return bool(swarm.turn(lambda: node.frontiers.get(other.me) == 1)) and bool((node.arrays()["w"] == 1).all())
+
+
+# --------------------------------------------------------------------------------------------------------- strangers
+
+
+def test_junk_among_the_requests_is_counted_and_changes_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    stranger = swarm.rogue(zmq.DEALER, "rogue")
+    stranger.connect(node.runtime.endpoints.pulls)
+    junk = [
+        *([frame] for frame in JUNK),
+        [encode_header(Pull(ROGUE, 0, 1)), b""],
+        [b"", encode_header(Pull(ROGUE, 0, 1))],
+        [b"x"] * 100,
+        [encode_header(Pull(PeerId("somebody else"), 0, 1))],
+        [encode_header(Advert(ROGUE, 1, {}))],
+        [encode_header(Unknown(ROGUE, 0, 1))],
+        [encode_header(Range(ROGUE, 1, 1, 1))],
+        encode(Range(ROGUE, 1, 1, 1), Packed.of(UPDATE)),
+    ]
+    for frames in junk:
+        stranger.send_multipart(frames)
+    assert swarm.turn(lambda: node.runtime.malformed == len(junk))
+    assert len(node.host.warnings) == len(junk)
+    assert all(text.startswith("a malformed message was dropped: ") for text in node.host.warnings)
+    assert nothing_changed(node)
+    assert goes_on(swarm, node)
+
+
+def test_a_socket_without_a_name_may_ask_for_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    for kind in (zmq.DEALER, zmq.REQ):
+        stranger = swarm.rogue(kind)
+        stranger.connect(node.runtime.endpoints.pulls)
+        stranger.send(encode_header(StateRequest(PeerId("node"), 1)))
+    assert swarm.turn(lambda: node.runtime.malformed == 2)
+    assert goes_on(swarm, node)
+
+
+def test_well_formed_requests_of_strangers_change_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    stranger = swarm.rogue(zmq.DEALER, "rogue")
+    stranger.connect(node.runtime.endpoints.pulls)
+    stranger.send(encode_header(Credit(ROGUE, 1, 1 << 62)))
+    stranger.send(encode_header(Pull(ROGUE, 1 << 62, 1 << 62)))
+    assert swarm.turn(lambda: stranger.poll(0))
+    assert decode_header(stranger.recv()) == Unknown(PeerId("node"), 1 << 62, 1 << 62)
+    assert node.runtime.malformed == 0
+    assert nothing_changed(node)
+    assert goes_on(swarm, node)
+
+
+def test_junk_among_the_adverts_is_counted_and_changes_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    origin = RogueOrigin(swarm, node)
+    junk = [
+        *([frame] for frame in JUNK),
+        [encode_header(Advert(ROGUE, 1, {})), b""],
+        [b"x"] * 100,
+        [encode_header(Pull(ROGUE, 0, 1))],
+        encode(Range(ROGUE, 1, 1, 1), Packed.of(UPDATE)),
+    ]
+    for frames in junk:
+        origin.advertise(*frames)
+    assert swarm.turn(lambda: node.runtime.malformed == len(junk))
+    assert len(node.host.warnings) == len(junk)
+    assert nothing_changed(node)
+    assert goes_on(swarm, node)
+
+
+def test_junk_among_the_answers_is_counted_and_changes_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    origin = RogueOrigin(swarm, node)
+    origin.advertise(encode_header(Advert(ROGUE, 1, {})))
+    pull = origin.pulled()
+    assert pull == Pull(node.me, 0, 1)
+    update = Packed.of(UPDATE)
+    head, prefix, data = encode(Range(ROGUE, 1, 1, pull.k), update)
+    junk: list[list[Bytes]] = [
+        *([frame] for frame in JUNK),
+        [b"x", b"y"],
+        [b"", b""],
+        [b"x"] * 100,
+        [encode_header(Advert(ROGUE, 1, {}))],
+        [encode_header(Pull(ROGUE, 0, 1))],
+        [encode_header(State(ROGUE, {}, 1, update.layout))],
+        [encode_header(Range(PeerId("somebody else"), 1, 1, 1, update.layout))],
+    ]
+    for frames in junk:
+        origin.answer(*frames)
+    damaged = bytearray(data)
+    damaged[5] ^= 1
+    origin.answer(head)
+    blocks: list[list[Bytes]] = [
+        [prefix, damaged],
+        [prefix[:-1], data],
+        [prefix, data[:-1]],
+        [prefix, b""],
+        [BLOCK_PREFIX.pack(pull.k, 1, zlib.crc32(data)), data],
+        [*encode_block(pull.k, 0, bytes(data) + b"x")],
+        [*encode_block(pull.k, 0, bytes(BLOCK_BYTES + 1))],
+    ]
+    for frames in blocks:
+        origin.answer(*frames)
+    assert swarm.turn(lambda: node.runtime.malformed == len(junk) + len(blocks))
+    assert nothing_changed(node)
+    origin.answer(prefix, data)  # the good block of the answer that was damaged
+    assert swarm.turn(lambda: node.frontiers[ROGUE] == 1)
+    np.testing.assert_array_equal(node.arrays()["w"], UPDATE["w"])
+
+
+def test_an_answer_that_does_not_fit_is_not_even_received(swarm: Any) -> None:
+    node = swarm.add("node")
+    origin = RogueOrigin(swarm, node)
+    origin.advertise(encode_header(Advert(ROGUE, 1, {})))
+    k = origin.pulled().k
+    for arrays in ({"w": np.ones(4)}, {"w": np.ones(3, np.float32)}, {"v": np.ones(3)}, {}):
+        origin.answer(encode_header(Range(ROGUE, 1, 1, k, Layout.of(arrays))))
+    origin.answer(header(3, ["rogue", 1, 1, k, [["w", "<f8", 1 << 32]]]))
+    assert swarm.turn(lambda: len(node.host.warnings) == 5)
+    assert "'w': shape (4,), expected (3,)" in node.host.warnings[0]
+    assert "'w': shape (4294967296,), expected (3,)" in node.host.warnings[4]
+    assert nothing_changed(node)
+    assert goes_on(swarm, node)
+
+
+def test_numbers_that_are_not_finite_are_refused_and_counted(swarm: Any) -> None:
+    node = swarm.add("node")
+    origin = RogueOrigin(swarm, node)
+    origin.advertise(encode_header(Advert(ROGUE, 1, {})))
+    head, prefix, data = encode(Range(ROGUE, 1, 1, origin.pulled().k), Packed.of({"w": np.array([1, np.nan, 1])}))
+    origin.answer(head)
+    origin.answer(prefix, data)
+    assert swarm.turn(lambda: node.runtime.peer.refused == 1)
+    assert "1 of 3 numbers are NaN" in node.host.warnings[0]
+    assert (node.arrays()["w"] == 0).all()
+    assert node.frontiers[ROGUE] == 0
+
+
+# ------------------------------------------------------------------------------------------------------ slow readers
+
+
+def test_who_never_grants_credit_gets_one_window_and_the_others_get_everything(swarm: Any) -> None:
+    initial = {"w": np.zeros_like(large(12)["w"])}
+    origin, reader = swarm.add("origin", initial), swarm.add("reader", initial)
+    origin.runtime.happen(Joined(ROGUE, read=False))
+    swarm.link()
+    stalled = swarm.rogue(zmq.DEALER, "rogue")
+    stalled.connect(origin.runtime.endpoints.pulls)
+    origin.publish(large(12))
+    stalled.send(encode_header(Pull(ROGUE, 0, 1)))
+    assert swarm.turn(lambda: reader.frontiers.get(origin.me) == 1)
+    np.testing.assert_array_equal(reader.arrays()["w"], large(12)["w"])
+
+    def received() -> list[list[bytes]]:
+        messages = []
+        deadline = time.monotonic() + 0.15
+        while time.monotonic() < deadline:
+            swarm.turn_for(0.01)
+            while stalled.poll(0):
+                messages.append(stalled.recv_multipart())
+        return messages
+
+    head, *blocks = received()
+    message = decode_header(head[0])
+    assert isinstance(message, Range)
+    assert (message.lo, message.hi) == (1, 1)
+    assert [decode_block(*block).index for block in blocks] == list(range(WINDOW_BLOCKS))
+    stalled.send(encode_header(Credit(ROGUE, message.k + 1, 12)))  # for another answer
+    stalled.send(encode_header(Credit(ROGUE, message.k, 3)))
+    assert [decode_block(*block).index for block in received()] == [8, 9, 10]
+    stalled.send(encode_header(Credit(ROGUE, message.k, 2)))  # an old one
+    assert received() == []
+
+
+def test_a_reader_that_vanishes_amid_an_answer_does_no_harm(swarm: Any) -> None:
+    initial = {"w": np.zeros_like(large(12)["w"])}
+    origin, reader = swarm.add("origin", initial), swarm.add("reader", initial)
+    origin.runtime.happen(Joined(ROGUE, read=False))
+    swarm.link()
+    gone = swarm.rogue(zmq.DEALER, "rogue")
+    gone.connect(origin.runtime.endpoints.pulls)
+    origin.publish(large(12))
+    gone.send(encode_header(Pull(ROGUE, 0, 1)))
+    assert swarm.turn(lambda: gone.poll(0))
+    gone.send(encode_header(Credit(ROGUE, 1, 1)))
+    gone.close(linger=0)
+    assert swarm.turn(lambda: reader.frontiers.get(origin.me) == 1)
+    origin.exhaust(0.1)
+    assert swarm.turn(lambda: origin.host.missing is not None)
+    assert origin.host.missing == (ROGUE,)
+
+
+def test_an_answer_to_a_reader_that_has_moved_on_is_dropped(swarm: Any) -> None:
+    origin = swarm.add("origin", {"w": np.zeros_like(large(12)["w"])})
+    origin.runtime.happen(Joined(ROGUE, read=False))
+    stranger = swarm.rogue(zmq.DEALER, "rogue")
+    stranger.connect(origin.runtime.endpoints.pulls)
+    origin.publish(large(12))
+    stranger.send(encode_header(Pull(ROGUE, 0, 1)))
+    assert swarm.turn(lambda: stranger.poll(0))
+    stranger.send(encode_header(Pull(ROGUE, 1, 2)))  # and the range is forgotten
+    stranger.send(encode_header(Credit(ROGUE, 1, 8)))
+    swarm.turn_for(0.05)
+    messages = []
+    while stranger.poll(0):
+        messages.append(stranger.recv_multipart())
+    assert len(messages) <= 1 + WINDOW_BLOCKS
+    origin.publish(large(12))
+    stranger.send(encode_header(Pull(ROGUE, 1, 3)))
+    assert swarm.turn(lambda: stranger.poll(0))
+    message = decode_header(stranger.recv())
+    assert isinstance(message, Range)
+    assert (message.lo, message.hi) == (2, 2)
+
+
+def test_own_updates_are_published_in_their_order_whenever_the_replica_is_free(swarm: Any) -> None:
+    published: list[float] = []
+
+    def observe(now: float, peer: PeerId, event: Event, effects: list[Effect]) -> None:
+        if isinstance(event, Computed):
+            published.append(event.payload.arrays()["w"][0])
+
+    node = swarm.add("node", observe=observe)
+    free = iter([False, False])  # and from then on
+    node.host.acquire = lambda event: next(free, True)
+    node.publish({"w": np.full(3, 1.0)})
+    node.publish({"w": np.full(3, 2.0)})
+    assert swarm.turn(lambda: not node.runtime.holds)
+    assert published == [1.0, 2.0]
+
+
+def test_nothing_is_merged_while_somebody_reads_the_replica(swarm: Any) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    two.host.is_read = True
+    one.publish(UPDATE)
+    assert swarm.turn(lambda: two.runtime.holds)
+    two.publish({"w": np.full(3, 10.0)})
+    swarm.turn_for(0.05)
+    assert (two.arrays()["w"] == 0).all()
+    assert two.frontiers == {one.me: 0, two.me: 0}
+    two.host.is_read = False
+    assert swarm.turn(lambda: all(node.frontiers == {one.me: 1, two.me: 1} for node in (one, two)))
+    for node in (one, two):
+        np.testing.assert_array_equal(node.arrays()["w"], [11, 11, 11])
+    assert not two.runtime.holds
+
+
+def test_answers_that_wait_for_the_replica_are_not_written_over(swarm: Any) -> None:
+    one, two, reader = (swarm.add(name, {"w": np.zeros(40_000)}) for name in ("one", "two", "reader"))
+    swarm.link()
+    reader.host.is_read = True
+    for number, node in ((1, one), (10, two)):
+        received = reader.runtime.bytes_in
+        node.publish({"w": np.full(40_000, float(number))})
+        assert swarm.turn(lambda received=received: reader.runtime.bytes_in > received + 8 * 40_000)
+    assert reader.frontiers == {one.me: 0, two.me: 0, reader.me: 0}
+    reader.host.is_read = False
+    assert swarm.turn(lambda: reader.frontiers == {one.me: 1, two.me: 1, reader.me: 0})
+    assert (reader.arrays()["w"] == 11).all()
+
+
+# -------------------------------------------------------------------------------------------------------------- keys
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
+def test_an_address_that_others_can_reach_needs_keys(swarm: Any, address: str) -> None:
+    with pytest.raises(UsageError, match="can be reached from other machines"):
+        swarm.add("node", address=address)
+
+
+def test_peers_with_the_same_keys_read_each_other_and_a_stranger_gets_nothing(swarm: Any) -> None:
+    keys = Keys.generate()
+    one, two, three = swarm.add("one", keys=keys), swarm.add("two", keys=keys), swarm.add("three")
+    four = swarm.add("four", keys=Keys.generate())
+    swarm.link()
+    one.publish(UPDATE)
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+    stranger = swarm.rogue(zmq.DEALER, "rogue")
+    stranger.connect(one.runtime.endpoints.pulls)
+    stranger.send(encode_header(StateRequest(ROGUE, 1)))
+    swarm.turn_for(0.3)
+    assert not stranger.poll(0)
+    assert three.frontiers[one.me] == four.frontiers[one.me] == 0
+    assert three.runtime.bytes_in == four.runtime.bytes_in == 0
+
+
+# --------------------------------------------------------------------------------------------------------- processes
+
+
+def in_child(action: Callable[[], object]) -> str:
+    """What comes of it in a forked child."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)  # ends a child that hangs
+        try:
+            action()
+            outcome = "nothing was raised"
+        except BaseException as error:  # noqa: BLE001  the parent looks at it
+            outcome = f"{type(error).__name__}: {error}"
+        os.write(writer, outcome.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as outcome_file:
+        outcome = outcome_file.read()
+    os.waitpid(child, 0)
+    return outcome
+
+
+def test_sockets_inherited_by_a_fork_are_not_used(swarm: Any) -> None:
+    node = swarm.add("node")
+    assert in_child(lambda: node.runtime.poll(0.0)).startswith("UsageError: these sockets belong to process")
+    assert goes_on(swarm, node)
+
+
+def counts() -> tuple[int, int]:
+    """Open descriptors and threads of this process."""
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+
+def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(swarm: Any) -> None:
+    def cycle() -> None:
+        nodes = [swarm.add(name) for name in ("one", "two")]
+        swarm.link()
+        nodes[0].publish(UPDATE)
+        assert swarm.turn(lambda: nodes[1].frontiers.get(nodes[0].me) == 1)
+        for node in nodes:
+            node.runtime.close()
+        swarm.nodes.clear()
+
+    cycle()
+    before = counts()
+    for _ in range(20):
+        cycle()
+    assert counts() == before
+
+
+def test_a_runtime_that_is_closed_amid_an_answer_leaves_nothing_either(swarm: Any) -> None:
+    initial = {"w": np.zeros_like(large(12)["w"])}
+    before = counts()
+    for _ in range(3):
+        origin, reader = swarm.add("origin", initial), swarm.add("reader", initial)
+        swarm.link()
+        origin.publish(large(12))
+        assert swarm.turn(lambda reader=reader: reader.runtime.bytes_in > BLOCK_BYTES)
+        assert reader.frontiers[origin.me] == 0
+        for node in (origin, reader):
+            node.runtime.close()
+        swarm.nodes.clear()
+    assert counts() == before
+
+
+def test_other_sources_are_polled_too_until_they_are_unregistered(swarm: Any) -> None:
+    node = swarm.add("node")
+    reader, writer = os.pipe()
+    got: list[bytes] = []
+    node.runtime.register(reader, lambda: got.append(os.read(reader, 100)))
+    os.write(writer, b"one")
+    assert swarm.turn(lambda: got == [b"one"])
+    node.runtime.unregister(reader)
+    os.write(writer, b"two")
+    swarm.turn_for(0.02)
+    assert got == [b"one"]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_connecting_twice_is_connecting_once(swarm: Any) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    swarm.link()
+    one.publish(UPDATE)
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+    assert (two.arrays()["w"] == 1).all()
+
+
+# ------------------------------------------------------------------------------------------------- a whole replica
+
+
+class Fetch:
+    """`fetch_state` in a thread of its own, into a buffer."""
+
+    def __init__(self, swarm: Any, endpoint: str, name: str, **options: float) -> None:
+        self.begun = 0
+        self.layout = Layout(())
+        self.buffer = bytearray()
+        self.outcome: State | UsageError | None = None
+
+        def begin(state: State) -> Callable[[int, Bytes], None]:
+            self.begun += 1
+            self.layout = state.layout
+            self.buffer = bytearray(state.layout.nbytes)
+            return take
+
+        def take(start: int, data: Bytes) -> None:
+            self.buffer[start : start + len(data)] = data
+
+        def fetch() -> None:
+            try:
+                self.outcome = fetch_state(swarm.context, endpoint, PeerId(name), begin, **options)
+            except UsageError as error:
+                self.outcome = error
+
+        self.thread = threading.Thread(target=fetch)
+        self.thread.start()
+
+    def arrays(self) -> dict[str, Any]:
+        return self.layout.views(self.buffer)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2.5, 20])
+def test_a_replica_is_fetched_whole_with_its_frontiers(swarm: Any, blocks: float) -> None:
+    initial = {"w": np.arange(int(blocks * BLOCK_BYTES) // 8), "b": np.arange(3.0)}
+    node = swarm.add("node", initial)
+    node.runtime.happen(Joined(PeerId("other")))
+    node.publish({"w": np.ones_like(initial["w"]), "b": np.ones(3)})
+    fetch = Fetch(swarm, node.runtime.endpoints.pulls, "joiner", timeout_s=20.0)
+    assert swarm.turn(lambda: fetch.outcome is not None)
+    fetch.thread.join()
+    assert isinstance(fetch.outcome, State)
+    assert fetch.outcome.frontiers == {"node": 1, "other": 0}
+    assert fetch.begun == 1
+    np.testing.assert_array_equal(fetch.arrays()["w"], initial["w"] + 1)
+    np.testing.assert_array_equal(fetch.arrays()["b"], initial["b"] + 1)
+    assert node.runtime.malformed == 0
+
+
+def test_a_replica_that_is_interrupted_is_fetched_again_from_its_beginning(swarm: Any) -> None:
+    packed = Packed.of(large(3))
+    donor = swarm.rogue(zmq.ROUTER)
+    port = donor.bind_to_random_port("tcp://127.0.0.1")
+    fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=20.0, retry_s=0.1)
+    for frames_sent in (3, 7):  # header and one block; header and all three
+        assert donor.poll(5000)
+        name, frame = donor.recv_multipart()
+        request = decode_header(frame)
+        assert isinstance(request, StateRequest)
+        head, *blocks = encode(State(ROGUE, {ROGUE: 4}, request.k), packed)
+        donor.send_multipart([name, head])
+        donor.send_multipart([name, *encode_block(request.k - 1, 0, bytes(BLOCK_BYTES))])  # overtaken by the request
+        for prefix, data in zip(blocks[: frames_sent - 1 : 2], blocks[1:frames_sent:2], strict=True):
+            donor.send_multipart([name, prefix, data])
+    fetch.thread.join(10)
+    assert isinstance(fetch.outcome, State)
+    assert fetch.outcome.frontiers == {"rogue": 4}
+    assert fetch.begun == 2
+    np.testing.assert_array_equal(fetch.arrays()["w"], large(3)["w"])
+
+
+def test_a_replica_that_nobody_gives_is_not_waited_for_for_ever(swarm: Any) -> None:
+    silent = swarm.rogue(zmq.ROUTER)
+    port = silent.bind_to_random_port("tcp://127.0.0.1")
+    begin = time.monotonic()
+    fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=0.2, retry_s=0.05)
+    fetch.thread.join(10)
+    assert time.monotonic() - begin < 2
+    assert isinstance(fetch.outcome, UsageError)
+    assert f"no replica came from tcp://127.0.0.1:{port} within 0.2 s" in str(fetch.outcome)
+
+
+def test_traffic_is_counted(swarm: Any) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    one.runtime.happen(Computed(Packed.of(UPDATE)))
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+    assert one.runtime.bytes_out > 64
+    assert two.runtime.bytes_in > 64
