@@ -376,11 +376,15 @@ class Agent:
     def _serve_taker(self) -> None:
         if self._taker is None or not self._queue:
             return
-        lane, layout, descriptor = self._queue.popleft()
+        lane, layout, descriptor = self._queue[0]
         message = {"lane": self._roster.get(lane, lane), "layout": localhost.layout_to_json(layout)}
         taker, self._taker = self._taker, None
+        try:
+            localhost.send(taker, message, (descriptor,))
+        except OSError:
+            return  # the coordinator has gone; the next one takes it
+        self._queue.popleft()
         self._in_descent = 1
-        localhost.send(taker, message, (descriptor,))
         os.close(descriptor)
 
 

@@ -28,6 +28,8 @@ class Coordinator:
         self._on_error = on_error
         self._model = Model.from_skeleton(skeleton)
         self._agent = AgentClient(folder)
+        self._queue = AgentClient(folder)
+        """A connection of its own, to be interrupted while it waits."""
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="deepdist-coordinator", daemon=True)
         self._thread.start()
@@ -35,14 +37,15 @@ class Coordinator:
     def close(self) -> None:
         """End; an update that is being applied is finished first."""
         self._closing = True
-        self._agent.interrupt()
+        self._queue.interrupt()
         self._thread.join()
+        self._queue.close()
         self._agent.close()
 
     def _run(self) -> None:
         try:
             while not self._closing:
-                message, (descriptor,) = self._agent.ask({"op": "take"})
+                message, (descriptor,) = self._queue.ask({"op": "take"})
                 self._apply(localhost.layout_from_json(message["layout"]), descriptor, message["lane"])
         except Exception as error:  # noqa: BLE001 - whatever descent raises, train() raises
             if not self._closing:

@@ -66,6 +66,8 @@ class DeepDist(Generic[M]):
         """
         if mode not in ROLES:
             raise UsageError(f"mode={mode!r}, expected 'p2p' or 'master'")
+        if peers is not None and peers < 1:
+            raise UsageError(f"peers={peers}, expected at least 1")
         self._mode = mode
         self._user_model = Model(model, parameters)
         self._peers = peers
@@ -73,17 +75,16 @@ class DeepDist(Generic[M]):
         self._progress = progress
         self._drain_timeout_s = drain_timeout_s
         self._run = secrets.token_hex(16)
-        self._entered = False
+        self._session = "new"  # then "open", then "ended"
         self._engine: engines.Engine | None = None
         self._registrar: Registrar | None = None
         self._observer: Observer | None = None
         self._keys: Keys | None = None
-        self._published_before = 0
 
     def __enter__(self) -> Self:
-        if self._entered:
-            raise UsageError("this session has ended or has begun already: make a new DeepDist(model)")
-        self._entered = True
+        if self._session != "new":
+            raise UsageError(f"this session is {self._session}, and each is entered once: make a new DeepDist(model)")
+        self._session = "open"
         return self
 
     def __exit__(
@@ -93,6 +94,7 @@ class DeepDist(Generic[M]):
             if self._observer is not None:
                 refresh(self._user_model, self._observer.agent.replica)
         finally:
+            self._session = "ended"
             self._stop()
 
     @property
@@ -120,8 +122,11 @@ class DeepDist(Generic[M]):
         {} for nothing. `descent(model, update)` changes the model's arrays in place; without one, the update is a dict
         of named arrays that are added to the model's. Errors of the user's functions are raised here, unchanged.
         """
-        if not self._entered:
-            raise UsageError("train() outside of its session: write `with DeepDist(model) as dd: dd.train(...)`")
+        if self._session != "open":
+            raise UsageError(
+                f"train() outside of its session, which is {self._session}: write "
+                "`with DeepDist(model) as dd: dd.train(...)`"
+            )
         _check_arguments(gradient, descent, epochs, chunk_rows)
         data = _partitions(data)
         engine = self._choose_engine(data)
@@ -129,13 +134,20 @@ class DeepDist(Generic[M]):
         registrar, observer = self._start(engine)
         refresh(self._user_model, observer.agent.replica)
         skeleton = self._user_model.skeleton()
+        registrar.ask_status(STATUS_TIMEOUT_S)
+        before = sum(_published(registrar).values())
         begin = time.monotonic()
+        # a master's descent stays in the driver program, and may hold on to what cannot be sent
+        sent = None if self._mode == "master" else descent
         job = Job(
-            self._run, self._mode, skeleton, gradient, descent, epochs, partitions, chunk_rows, engine.peers, self._seed
+            self._run, self._mode, skeleton, gradient, sent, epochs, partitions, chunk_rows, engine.peers, self._seed
         )
         registrar.open = False
         try:
-            with self._bar(epochs * partitions) as show, self._coordinator(engine, observer, job) as coordinator:
+            with (
+                self._bar(epochs * partitions) as show,
+                self._coordinator(engine, observer, job, descent) as coordinator,
+            ):
                 try:
                     results = engine.run(job, data, show)
                 except Exception:
@@ -147,7 +159,7 @@ class DeepDist(Generic[M]):
             registrar.open = True
         seconds = time.monotonic() - begin
         refresh(self._user_model, observer.agent.replica)
-        return self._report(registrar, observer, sum(result.rows for result in results), seconds)
+        return self._report(registrar, observer, sum(result.rows for result in results), before, seconds)
 
     # ------------------------------------------------------------------------------------------------------ session
 
@@ -189,11 +201,13 @@ class DeepDist(Generic[M]):
         return AgentSettings(self._run, role, registrar.endpoint, layout, keys)
 
     @contextmanager
-    def _coordinator(self, engine: engines.Engine, observer: Observer, job: Job) -> Iterator[Coordinator | None]:
+    def _coordinator(
+        self, engine: engines.Engine, observer: Observer, job: Job, descent: Descent | None
+    ) -> Iterator[Coordinator | None]:
         if self._mode != "master":
             yield None
             return
-        coordinator = Coordinator(observer.folder, job.skeleton, job.descent, engine.cancel)
+        coordinator = Coordinator(observer.folder, job.skeleton, descent, engine.cancel)
         try:
             yield coordinator
         finally:
@@ -223,23 +237,20 @@ class DeepDist(Generic[M]):
 
     # ------------------------------------------------------------------------------------------------------- report
 
-    def _report(self, registrar: Registrar, observer: Observer, rows: int, seconds: float) -> Report:
+    def _report(self, registrar: Registrar, observer: Observer, rows: int, before: int, seconds: float) -> Report:
         members = sorted(
             registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
         )
         others = [member for member in members if member.peer != observer.peer]
         distance, unread = consensus_distance(observer.agent.replica, others, self._keys)
-        counted = members if self._mode == "p2p" else [m for m in members if m.role == "worker"]
-        published = {m.peer: m.status.get("n", 0) for m in counted}
-        total, before = sum(published.values()), self._published_before
-        self._published_before = total
+        published = _published(registrar)
         missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
         return Report(
             peers=tuple(_peer_report(member, self._mode) for member in members),
             mode=self._mode,
             rows=rows,
             seconds=seconds,
-            updates=total - before,
+            updates=sum(published.values()) - before,
             updates_lost=_lost(members, published, self._mode),
             consensus_distance=distance,
             missing=tuple(sorted(missing | set(unread))),
@@ -271,6 +282,11 @@ def _all_taken(registrar: Registrar) -> bool:
     return hub.status["waiting"] == 0 and all(
         taken.get(worker.peer, 0) >= worker.status["n"] for worker in registrar.by_role("worker")
     )
+
+
+def _published(registrar: Registrar) -> dict[str, int]:
+    """Updates that gradients led to, by lane; those of a master's hub are made of them."""
+    return {member.peer: member.status.get("n", 0) for member in registrar.by_role("peer", "worker")}
 
 
 def _peer_report(member: Member, mode: str) -> PeerReport:

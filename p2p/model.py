@@ -17,6 +17,7 @@ import numpy as np
 
 from gossip.arrays import DTYPES, Array, Arrays, Layout, check_like
 from gossip.errors import MismatchError, UsageError
+from gossip.wire import NAME_CHARACTERS_MAX
 
 
 class Model:
@@ -29,7 +30,7 @@ class Model:
         if parameters is not None:
             self.names = tuple(parameters)
         elif isinstance(model, Mapping):
-            self.names = tuple(sorted(key for key, value in model.items() if isinstance(value, np.ndarray)))
+            self.names = tuple(sorted((k for k, v in model.items() if isinstance(v, np.ndarray)), key=str))
         elif _is_word2vec(model):
             self.names = _word2vec_names(model)
         else:
@@ -44,6 +45,7 @@ class Model:
             )
         for name in self.names:
             self._check_trainable(name)
+        self._check_distinct()
         self.layout = Layout.of(self.arrays())
 
     def arrays(self) -> dict[str, Array]:
@@ -124,7 +126,23 @@ class Model:
             owner = getattr(owner, part)
         setattr(owner, last, array)
 
+    def _check_distinct(self) -> None:
+        """Two names for one array would add every update to it twice."""
+        arrays = list(self.arrays().items())
+        for index, (name, array) in enumerate(arrays):
+            for other, another in arrays[:index]:
+                if np.may_share_memory(array, another) and np.shares_memory(array, another):
+                    raise UsageError(
+                        f"{other!r} and {name!r} of the model are the same memory, expected arrays of their own: "
+                        "name one of them only, with parameters=(...), or copy it"
+                    )
+
     def _check_trainable(self, name: str) -> None:
+        if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARACTERS_MAX:
+            raise UsageError(
+                f"an array of the model has the name {name!r:.40}, expected text of at most "
+                f"{NAME_CHARACTERS_MAX} characters"
+            )
         value = self._find(name)
         if not isinstance(value, np.ndarray):
             raise UsageError(f"{name!r} of the model is a {type(value).__name__}, expected a numpy array")

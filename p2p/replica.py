@@ -6,7 +6,7 @@ handed over the agent's local socket, so there is nothing to clean up and nothin
 
     | header: updates merged so far | page | packed arrays ... |
 
-Readers take a shared record lock and the writer an exclusive one; the system releases both when a process dies.
+Readers take a shared lock on the file and the writer an exclusive one; the system releases both when a process dies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,13 +58,30 @@ def anonymous_file(nbytes: int) -> int:
     )
 
 
+def _own_lock(descriptor: int) -> tuple[int, Callable[[int, int], object]]:
+    """(descriptor, how to lock by it), such that no other user of the file holds the same lock.
+
+    A descriptor that was handed over shares its open file, and thereby its lock, with the one who gave it. On Linux the
+    file is opened once more. Elsewhere the lock is one of the process: not shared, but one for all its users.
+    """
+    try:
+        mine = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return descriptor, fcntl.lockf
+    os.close(descriptor)
+    return mine, fcntl.flock
+
+
 class Replica:
     """A mapped replica. `descriptor` stays open as long as this object is used."""
 
     def __init__(self, layout: Layout, descriptor: int | None = None) -> None:
         """Create one of zeros, or attach to the one behind `descriptor`."""
         self.layout = layout
-        self.descriptor = anonymous_file(HEADER_BYTES + layout.nbytes) if descriptor is None else descriptor
+        descriptor = anonymous_file(HEADER_BYTES + layout.nbytes) if descriptor is None else descriptor
+        self.descriptor, self._lock = _own_lock(descriptor)
+        self._readers = 0
+        self._readers_changing = threading.Lock()
         self._map = mmap.mmap(self.descriptor, HEADER_BYTES + layout.nbytes)
         self.buffer: Any = memoryview(self._map)[HEADER_BYTES:]
 
@@ -93,23 +111,29 @@ class Replica:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Nobody merges meanwhile. Waits for the writer, which never holds it for longer than one merge."""
-        fcntl.lockf(self.descriptor, fcntl.LOCK_SH)
+        with self._readers_changing:
+            if self._readers == 0:
+                self._lock(self.descriptor, fcntl.LOCK_SH)
+            self._readers += 1
         try:
             yield
         finally:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+            with self._readers_changing:
+                self._readers -= 1
+                if self._readers == 0:
+                    self._lock(self.descriptor, fcntl.LOCK_UN)
 
     def acquire(self) -> bool:
         """Take the writer's lock if nobody reads now; never waits."""
         try:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
         return True
 
     def release(self) -> None:
         """Give the writer's lock back."""
-        fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+        self._lock(self.descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Unmap where no view is left, and close the descriptor."""

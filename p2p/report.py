@@ -8,6 +8,9 @@ from io import StringIO
 from rich.console import Console
 from rich.table import Table
 
+WIDTH_MAX = 400
+"""Wide enough that no figure is cut, however long the names of hosts are."""
+
 
 @dataclass(frozen=True)
 class PeerReport:
@@ -83,5 +86,5 @@ class Report:
 
     def __str__(self) -> str:
         text = StringIO()
-        Console(file=text, width=100, force_terminal=False, highlight=False).print(self.table())
+        Console(file=text, width=WIDTH_MAX, force_terminal=False, highlight=False).print(self.table())
         return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

@@ -173,7 +173,6 @@ def _check_numbers(arrays: Arrays) -> None:
 
 def _send_to_master(agent: AgentClient, update: Any, merged_at: int) -> None:
     arrays = flatten(update, merged_at=merged_at)
-    _check_numbers(arrays)
     packed = Replica(Layout.of(arrays))
     try:
         for name, view in packed.arrays().items():
@@ -184,7 +183,7 @@ def _send_to_master(agent: AgentClient, update: Any, merged_at: int) -> None:
 
 
 def _model(job: Job) -> Model:
-    training = hash(job.skeleton)
+    training = hash((job.run, job.skeleton))
     if training not in _models:
         _models.clear()
         _models[training] = Model.from_skeleton(job.skeleton)
@@ -233,12 +232,17 @@ class PartitionError(Exception):
     def of(cls, error: Exception, epoch: int, partition: int) -> PartitionError:
         """Wrap `error`, saying where it happened."""
         where = f"partition {partition}, epoch {epoch}, host {socket.gethostname()}, process {os.getpid()}"
-        trace = "".join(traceback.format_exception(error))
+        try:
+            trace = "".join(traceback.format_exception(error))
+            text = f"{type(error).__name__}: {error}"
+        except Exception:  # noqa: BLE001 - user exceptions fail in any way they like
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            text = f"{type(error).__name__}, whose text cannot be made"
         try:
             parcel = cloudpickle.dumps((error, where, trace))
-            cloudpickle.loads(parcel)  # some exceptions can be pickled and not be read again
-        except Exception:  # noqa: BLE001 - user exceptions fail to be pickled in any way they like
-            parcel = cloudpickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), where, trace))
+            str(cloudpickle.loads(parcel)[0])  # some exceptions can be pickled and not be read again
+        except Exception:  # noqa: BLE001 - as above
+            parcel = cloudpickle.dumps((RuntimeError(text), where, trace))
         return cls(f"{where}\n{trace}[deepdist:{base64.b64encode(parcel).decode()}]")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import DTYPES, Array, Arrays
-from gossip.errors import UsageError
+from gossip.arrays import DTYPES, Array, Arrays, check_finite
+from gossip.errors import MismatchError, UsageError
 
 STRUCTURE = "structure"
 
@@ -39,6 +39,10 @@ def _flatten(value: Any, arrays: dict[str, Array], path: str) -> Any:
             array = np.ascontiguousarray(value).reshape(np.shape(value))
             if array.dtype.str not in DTYPES:
                 raise UsageError(f"{path} has dtype {array.dtype}, expected numbers of at most 64 bits")
+            try:
+                check_finite({path: array})
+            except MismatchError as error:
+                raise UsageError(f"{error}; nothing of it was sent. A smaller learning rate may help") from None
             name = f"a{len(arrays)}"
             arrays[name] = array
             return [1, name]

@@ -13,13 +13,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import cloudpickle
-from py4j.protocol import Py4JJavaError
-from pyspark import RDD, SparkContext
-from pyspark.errors import PySparkException
+from pyspark import RDD, InheritableThread, SparkContext
 
 from gossip.errors import UsageError
 from p2p.agent_client import AgentSettings, ensure_agent
@@ -34,6 +32,12 @@ SETTLE_S = 0.3
 STEADY_S = 3.0
 """Where the configuration does not say how many executors will come: nobody came for so long."""
 PROGRESS_S = 0.25
+WAIT_S = 0.1
+"""How soon Ctrl-C is noticed while a job runs."""
+CANCEL_TIMEOUT_S = 10.0
+"""Spark ends the Python workers of a job that was called off after two seconds."""
+
+T = TypeVar("T")
 
 
 class SparkEngine:
@@ -50,11 +54,11 @@ class SparkEngine:
             context.pythonExec = sys.executable
 
     def partitions(self, data: RDD[Any]) -> int:
+        if self.context._jsc is None:
+            raise UsageError("the SparkContext has been stopped: make a new one, and a new DeepDist(model)")
         return data.getNumPartitions()
 
     def start(self, settings: AgentSettings, registrar: Registrar) -> None:
-        if self.context._jsc is None:
-            raise UsageError("the SparkContext has been stopped: make a new one, and a new DeepDist(model)")
         self._settings = settings
         give_up = time.monotonic() + START_TIMEOUT_S
         registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if registrar.is_silent(member)})
@@ -92,17 +96,12 @@ class SparkEngine:
         self._group = f"deepdist-{job.run[:12]}"
         done = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(partitions * job.epochs, progress, done), daemon=True)
-        self.context.setJobGroup(self._group, "deepdist: training", interruptOnCancel=False)
         watcher.start()
         try:
-            return epochs.mapPartitionsWithIndex(train).collect()
-        except (Py4JJavaError, PySparkException) as error:
-            raise _explained(error) from None
+            return self._run_job(self._group, "deepdist: training", epochs.mapPartitionsWithIndex(train).collect)
         finally:
             done.set()
             watcher.join()
-            self.context.setLocalProperty("spark.jobGroup.id", None)  # type: ignore[arg-type]
-            self.context.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
             parcel.destroy()
 
     def cancel(self) -> None:
@@ -117,11 +116,37 @@ class SparkEngine:
             time.sleep(SETTLE_S)
             yield None
 
-        self.context.setJobGroup("deepdist-start", "deepdist: starting one agent per executor")
+        job = self.context.parallelize(range(tasks), tasks).mapPartitions(start)
+        self._run_job("deepdist-start", "deepdist: starting one agent per executor", job.count)
+
+    def _run_job(self, group: str, description: str, action: Callable[[], T]) -> T:
+        """Run a Spark action in a job group of its own and in a thread of its own.
+
+        While the main thread waits for Spark's answer it cannot ask Spark for anything, and Ctrl-C would leave the job
+        running. The user's own job group stays as it is.
+        """
+        results: list[T] = []
+        errors: list[Exception] = []
+
+        def act() -> None:
+            self.context.setJobGroup(group, description)
+            try:
+                results.append(action())
+            except Exception as error:  # noqa: BLE001 - raised again by the main thread
+                errors.append(error)
+
+        thread = InheritableThread(target=act, name="deepdist-job", daemon=True)
+        thread.start()
         try:
-            self.context.parallelize(range(tasks), tasks).mapPartitions(start).count()
-        except (Py4JJavaError, PySparkException) as error:
-            raise _explained(error) from None
+            while thread.is_alive():
+                thread.join(WAIT_S)
+        except BaseException:
+            self.context.cancelJobGroup(group)
+            thread.join(CANCEL_TIMEOUT_S)
+            raise
+        if errors:
+            raise _explained(errors[0]) from None
+        return results[0]
 
     def _watch(self, total: int, progress: Progress, done: threading.Event) -> None:
         """Tell how many partitions are done, until the job is."""

@@ -1,0 +1,258 @@
+"""Training on Spark: programs as users write them, run as processes of their own, since each needs its own context."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyspark
+import pytest
+from py4j.protocol import Py4JError
+
+from p2p import UsageError
+from p2p.engines.spark import _explained
+from p2p.task import PartitionError
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+PROGRAM_TIMEOUT_S = 120.0
+GONE_TIMEOUT_S = 15.0
+"""Executors whose driver program was killed notice it by a closed connection."""
+
+
+class SparkPrograms:
+    """Starts programs with all that Spark writes kept below their place, not in the installed package's `work/`."""
+
+    def __init__(self, make_place: Callable[[], Any], start_program: Callable[..., Any]) -> None:
+        self._make_place = make_place
+        self._start_program = start_program
+
+    def start(self, name: str) -> Any:
+        """The running program, in a place of its own."""
+        place = self._make_place()
+        home = place.folder / "spark"
+        home.mkdir()
+        for entry in Path(pyspark.__file__).parent.iterdir():
+            if entry.name != "work":
+                (home / entry.name).symlink_to(entry)
+        environment = {
+            "SPARK_HOME": str(home),
+            "SPARK_LOCAL_DIRS": str(place.folder / "local"),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "PYSPARK_PYTHON": sys.executable,
+        }
+        return self._start_program(place, name, environment)
+
+    def results(self, name: str) -> Iterator[Any]:
+        """For a fixture: what the program wrote, and in the end a look at what it left behind."""
+        program = self.start(name)
+        try:
+            yield program.results(PROGRAM_TIMEOUT_S)
+        finally:
+            left = program.place.close()
+        assert left == {}
+
+
+@pytest.fixture(scope="module")
+def programs(make_place: Any, start_program: Any) -> SparkPrograms:
+    return SparkPrograms(make_place, start_program)
+
+
+# --------------------------------------------------------------------------------- two executors of one core, no master
+
+
+@pytest.fixture(scope="module")
+def peers(programs: SparkPrograms) -> Iterator[Any]:
+    yield from programs.results("spark_peers")
+
+
+def test_every_executor_is_a_peer_and_learns_from_every_other(peers: Any) -> None:
+    first = peers["first"]
+    assert [role for role, _, _ in first["peers"]] == ["peer", "peer", "observer"]
+    published = [published for role, published, _ in first["peers"] if role == "peer"]
+    assert all(count > 0 for count in published)
+    assert sum(published) == first["updates"] == 2 * 8 * 2
+    assert [applied for _, _, applied in first["peers"]] == [32] * 3
+    assert first["rows"] == 800
+    assert first["updates_lost"] == 0
+    assert first["missing"] == []
+    assert first["consensus_distance"] < 1e-5
+
+
+def test_every_replica_is_the_initial_model_and_the_sum_of_all_updates(peers: Any) -> None:
+    assert len(peers["replicas"]) == 3
+    assert all(distance < 1e-5 for distance in peers["replicas"].values()), peers["replicas"]
+
+
+def test_an_error_of_the_user_arrives_unchanged(peers: Any) -> None:
+    error = peers["error"]
+    assert error["same type"]
+    assert error["args"] == ["row", 123]
+    (note,) = error["notes"]
+    assert f"in partition 2, epoch 0, host {os.uname().nodename}, process " in note
+    assert 'raise UnreadableError("row", 123)' in note
+    assert error["tried"] == 4, "Spark tries a task again, as often as it is told to"
+
+
+def test_a_training_after_an_error_is_exact(peers: Any) -> None:
+    assert peers["second"]["updates"] == 8
+    assert peers["second"]["updates_lost"] == 0
+    assert all(distance < 1e-5 for distance in peers["replicas after the error"].values())
+    assert peers["model"] < 1e-5
+    assert peers["folders"] == []
+
+
+# ------------------------------------------------------------------ two executors of two cores, with and without master
+
+
+@pytest.fixture(scope="module")
+def executors(programs: SparkPrograms) -> Iterator[Any]:
+    yield from programs.results("spark_executors")
+
+
+@pytest.mark.parametrize("mode", ["p2p", "master"])
+def test_all_workers_of_an_executor_share_one_agent(executors: Any, mode: str) -> None:
+    found = executors[mode]
+    assert len(found["workers"]) >= 4, "Spark may have some in reserve"
+    assert len({daemon for daemon, _ in found["workers"]}) == 2
+    assert found["roles"] == {"p2p": ["peer", "peer", "observer"], "master": ["worker", "worker", "hub"]}[mode]
+    assert found["agents during"] == 3
+
+
+@pytest.mark.parametrize("mode", ["p2p", "master"])
+def test_agents_leave_with_the_session_and_spark_stays(executors: Any, mode: str) -> None:
+    assert executors[mode]["agents after"] == 0
+    assert executors[mode]["folders after"] == []
+
+
+@pytest.mark.parametrize("mode", ["p2p", "master"])
+def test_the_model_is_exact_with_and_without_a_master(executors: Any, mode: str) -> None:
+    found = executors[mode]
+    assert found["rows"] == 200
+    assert found["updates"] == 24
+    assert found["updates_lost"] == 0
+    assert found["consensus_distance"] == 0
+    assert found["applied"] == [24] * 3
+    assert all(count > 0 for count in found["published"][:2])
+    assert found["model"]["sum"] == [0.5 + 2 * 4950] * 3
+    if mode == "p2p":
+        assert found["model"]["descents"] == [24, 0], "descent runs where the gradient ran"
+        assert found["model"]["gradients here"] == [24]
+    else:
+        assert found["model"]["descents"] == [24, 24], "descent runs in the driver program"
+        assert found["model"]["gradients here"] == [0]
+
+
+# ---------------------------------------------------------------------------------- the driver program as only executor
+
+
+@pytest.fixture(scope="module")
+def local(programs: SparkPrograms) -> Iterator[Any]:
+    yield from programs.results("spark_local")
+
+
+def test_a_local_master_has_one_peer(local: Any) -> None:
+    assert local["roles"] == ["peer", "observer"]
+    assert local["agents"] == 2
+
+
+def test_trainings_of_one_session_add_up(local: Any) -> None:
+    assert local["epochs"] == [3 * 190, 3 * 20, 3 * 5]
+    assert local["frame"] == [3 * 190 + 45, 10]
+    assert local["nothing"] == [3 * 190 + 45, 0, 0]
+    assert local["empty partitions"] == [3 * 190 + 45 + 7, 1, 1]
+
+
+def test_the_job_group_of_the_user_is_the_same_after_a_training(local: Any) -> None:
+    assert local["job group"] == "mine"
+
+
+def test_after_ctrl_c_no_job_is_left_and_the_session_goes_on(local: Any) -> None:
+    assert local["interrupted"]
+    assert local["jobs after"] == 0
+    assert local["training after"] == [1 + 2 + 3 + 4, 2, 0]
+
+
+def test_a_session_on_spark_refuses_lists_and_a_number_of_peers(local: Any) -> None:
+    assert "on Spark or on lists, not on both" in local["list"]
+    assert "on Spark every executor is a peer" in local["peers"]
+
+
+# ---------------------------------------------------------------------------------------------------------- sudden ends
+
+
+@pytest.fixture(scope="module")
+def stopped(programs: SparkPrograms) -> Iterator[Any]:
+    yield from programs.results("spark_stopped")
+
+
+def test_agents_of_executors_leave_when_spark_stops(stopped: Any) -> None:
+    assert stopped["agents before"] == 3
+    assert stopped["agents after stop"] == 1, "the observer stays until the session ends"
+    assert stopped["agents after"] == 0
+
+
+def test_the_model_outlives_spark(stopped: Any) -> None:
+    assert stopped["model after stop"] == [45]
+    assert stopped["model"] == [45]
+
+
+def test_training_on_a_stopped_context_is_a_clear_error(stopped: Any) -> None:
+    assert "the SparkContext has been stopped" in stopped["error"]
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "kill -9"])
+def test_nothing_is_left_of_a_training_that_is_ended(programs: SparkPrograms, eventually: Any, how: str) -> None:
+    program = programs.start("spark_endless")
+    try:
+        program.wait_for_training(PROGRAM_TIMEOUT_S)
+        assert len(program.place.agents()) == 3
+        if how == "ctrl-c":
+            program.press_ctrl_c()
+        else:
+            os.kill(program.process.pid, signal.SIGKILL)
+        assert program.wait(GONE_TIMEOUT_S) != 0
+        assert eventually(lambda: program.place.leftovers() == {}, GONE_TIMEOUT_S), program.place.leftovers()
+        if how == "ctrl-c":
+            assert "KeyboardInterrupt" in program.output
+    finally:
+        left = program.place.close()
+    assert left == {}
+
+
+# ------------------------------------------------------------------------------------------------ what errors look like
+
+
+@pytest.mark.parametrize("package", ["p2p", "gossip"])
+def test_executors_without_the_package_are_told_apart_from_errors_of_the_user(package: str) -> None:
+    text = (
+        "An error occurred while calling z:org.apache.spark.api.python.PythonRDD.collectAndServe.\n"
+        ": org.apache.spark.SparkException: Job aborted due to stage failure: Task 0 in stage 0.0 failed 4 times, most "
+        "recent failure: Lost task 0.3 in stage 0.0 (TID 3) (10.0.0.7 executor 1): "
+        "org.apache.spark.api.python.PythonException: Traceback (most recent call last):\n"
+        '  File "/opt/spark/python/lib/pyspark.zip/pyspark/worker.py", line 1230, in main\n'
+        "    func, profiler, deserializer, serializer = read_command(pickleSer, infile)\n"
+        '  File "/opt/spark/python/lib/pyspark.zip/pyspark/cloudpickle/cloudpickle.py", line 602, in subimport\n'
+        "    __import__(name)\n"
+        f"ModuleNotFoundError: No module named '{package}'\n"
+    )
+    explained = _explained(Py4JError(text))
+    assert type(explained) is UsageError
+    assert f"the executors' Python lacks the package '{package}'" in str(explained)
+    assert "PYSPARK_PYTHON" in str(explained)
+    assert sys.executable in str(explained)
+
+
+def test_the_user_s_own_missing_module_is_the_user_s_own_error() -> None:
+    error = ModuleNotFoundError("No module named 'p2p'", name="p2p")
+    text = f"Job aborted: {PartitionError.of(error, 1, 2)}"
+    explained = _explained(Py4JError(text))
+    assert type(explained) is ModuleNotFoundError
+    assert "partition 2, epoch 1" in explained.__notes__[0]
+
+
+def test_errors_of_spark_itself_stay_as_they_are() -> None:
+    error = Py4JError("Job 3 cancelled because SparkContext was shut down")
+    assert _explained(error) is error

@@ -1,0 +1,506 @@
+"""One partition on a worker: rows to gradient to update, and the errors of the user's code."""
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from gossip.arrays import Layout
+from gossip.errors import UsageError
+from p2p.model import Model
+from p2p.replica import Replica
+from p2p.task import Job, PartitionError, TaskResult, current, original_error, refresh, run_partition, write_delta
+from p2p.update import inflate
+
+
+class Neighbor:
+    """Stands in for the agent beside a task: merges at once, and remembers what it was handed."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.layout = Layout.of(arrays)
+        self.replica = Replica(self.layout)
+        for name, view in self.replica.arrays().items():
+            view[...] = arrays[name]
+        self.published: list[dict[str, np.ndarray]] = []
+        self.merged_at: list[int] = []
+
+    def hand_over(self) -> Replica:
+        return Replica(self.layout)
+
+    def publish(self, update: Replica, merged_at: int = 0, staleness: int | None = None) -> None:
+        self.published.append({name: array.copy() for name, array in update.arrays().items()})
+        self.merged_at.append(merged_at)
+        if update.layout == self.layout:
+            self.replica.add(update)
+            self.replica.merged += 1
+
+
+@pytest.fixture
+def model() -> Model:
+    """The model of a worker: `w`, two numbers, and `n`, a count."""
+    return Model({"w": np.array([1.0, 2.0]), "n": np.array([10], np.int32)})
+
+
+@pytest.fixture
+def neighbor(model: Model) -> Neighbor:
+    """An agent whose replica is further than the model."""
+    return Neighbor({"w": np.array([100.0, 200.0]), "n": np.array([1000], np.int32)})
+
+
+runs = iter(range(1_000_000))
+
+
+def job_of(model: Model, gradient: Any, descent: Any = None, **changes: Any) -> Job:
+    job = Job(f"run {next(runs)}", "p2p", model.skeleton(), gradient, descent, 2, 5, None, 3, 7)
+    return replace(job, **changes)
+
+
+def add_w(model: dict[str, Any], update: Any) -> None:
+    model["w"] += update
+
+
+# --------------------------------------------------------------------------------------------------------------- chunks
+
+
+@pytest.mark.parametrize(
+    ("count", "chunk_rows", "chunks"),
+    [
+        (5, None, [[0, 1, 2, 3, 4]]),
+        (5, 2, [[0, 1], [2, 3], [4]]),
+        (4, 2, [[0, 1], [2, 3]]),
+        (3, 1, [[0], [1], [2]]),
+        (3, 10, [[0, 1, 2]]),
+        (1, 1, [[0]]),
+        (0, None, []),
+        (0, 3, []),
+    ],
+)
+def test_a_gradient_gets_its_rows_in_chunks(
+    model: Model, neighbor: Neighbor, count: int, chunk_rows: int | None, chunks: list[list[int]]
+) -> None:
+    seen = []
+
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        seen.append(list(rows))
+        return {"w": np.ones(2)}
+
+    result = run_partition(job_of(model, gradient, chunk_rows=chunk_rows), neighbor, 0, 0, iter(range(count)))
+    assert seen == chunks
+    assert result == TaskResult(rows=count, updates=len(chunks))
+    assert len(neighbor.published) == len(chunks)
+
+
+@pytest.mark.parametrize("chunk_rows", [None, 3])
+def test_rows_that_a_gradient_leaves_belong_to_its_chunk_all_the_same(
+    model: Model, neighbor: Neighbor, chunk_rows: int | None
+) -> None:
+    firsts = []
+
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        firsts.append(next(rows))
+
+    result = run_partition(job_of(model, gradient, chunk_rows=chunk_rows), neighbor, 0, 0, range(7))
+    assert firsts == ([0] if chunk_rows is None else [0, 3, 6])
+    assert result == TaskResult(rows=7, updates=0)
+
+
+def test_rows_are_read_as_they_are_asked_for(model: Model, neighbor: Neighbor) -> None:
+    read = []
+
+    def rows() -> Iterator[int]:
+        for row in range(6):
+            read.append(row)
+            yield row
+
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        assert len(read) == 2 * current().chunk + 1
+        list(rows)
+
+    run_partition(job_of(model, gradient, chunk_rows=2), neighbor, 0, 0, rows())
+    assert read == list(range(6))
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_nothing_learned_is_not_published(model: Model, neighbor: Neighbor, nothing: Any) -> None:
+    result = run_partition(job_of(model, lambda model, rows: nothing), neighbor, 0, 0, [1])
+    assert result == TaskResult(rows=1, updates=0)
+    assert neighbor.published == []
+
+
+def test_every_chunk_sees_what_was_merged_before_it(model: Model, neighbor: Neighbor) -> None:
+    seen = []
+
+    def gradient(model: dict[str, Any], rows: Iterator[int]) -> Any:
+        seen.append(model["w"].tolist())
+        model["w"][...] = -1  # a gradient may do what it likes with its copy
+        return {"w": np.full(2, float(sum(rows)))}
+
+    run_partition(job_of(model, gradient, chunk_rows=1), neighbor, 0, 0, [1, 2, 3])
+    assert seen == [[100, 200], [101, 201], [103, 203]]
+    assert neighbor.merged_at == [0, 1, 2]
+    np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [106, 206])
+
+
+def test_the_model_keeps_its_own_state_between_the_tasks_of_a_session(neighbor: Neighbor) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.w = np.zeros(2)
+            self.n = np.zeros(1, np.int32)
+            self.calls = 0
+
+    calls = []
+
+    def gradient(model: Counting, rows: Iterator[int]) -> Any:
+        model.calls += 1
+        calls.append(model.calls)
+
+    job = job_of(Model(Counting()), gradient)
+    run_partition(job, neighbor, 0, 0, [1])
+    run_partition(job, neighbor, 0, 1, [1])
+    run_partition(replace(job, run="another session"), neighbor, 0, 0, [1])
+    assert calls == [1, 2, 1]
+
+
+def test_in_master_mode_the_update_goes_out_as_it_is(model: Model, neighbor: Neighbor) -> None:
+    neighbor.replica.merged = 5
+    update = {"g": np.ones(3), "loss": 0.5}
+    job = job_of(model, lambda model, rows: update, mode="master")
+    assert run_partition(job, neighbor, 0, 0, [1]).updates == 1
+    again, extra = inflate(neighbor.published[0])
+    np.testing.assert_array_equal(again["g"], np.ones(3))
+    assert again["loss"] == 0.5
+    assert extra == {"merged_at": 5}
+
+
+def test_in_master_mode_numbers_that_are_not_finite_are_named_by_their_place(model: Model, neighbor: Neighbor) -> None:
+    job = job_of(model, lambda model, rows: {"layers": [np.ones(2), np.array([np.nan, 1])]}, mode="master")
+    with pytest.raises(PartitionError) as caught:
+        run_partition(job, neighbor, 0, 0, [1])
+    error = original_error(str(caught.value))
+    assert type(error) is UsageError
+    assert "update['layers'][1]" in str(error)
+    assert "1 of 2 numbers are NaN or infinite" in str(error)
+    assert neighbor.published == []
+
+
+# ----------------------------------------------------------------------------------------------------- the running task
+
+
+def test_current_tells_gradient_and_descent_where_they_are(model: Model, neighbor: Neighbor) -> None:
+    seen = []
+
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        seen.append(current())
+        return 1.0
+
+    def descent(model: Any, update: Any) -> None:
+        assert current() is seen[-1]
+
+    job = job_of(model, gradient, descent, chunk_rows=2)
+    run_partition(job, neighbor, 1, 4, range(3))
+    assert [(task.epoch, task.epochs, task.partition, task.partitions, task.chunk) for task in seen] == [
+        (1, 2, 4, 5, 0),
+        (1, 2, 4, 5, 1),
+    ]
+    assert {(task.run, task.peers, task.seed) for task in seen} == {(job.run, 3, 7)}
+
+
+def test_outside_of_a_task_there_is_none(model: Model, neighbor: Neighbor) -> None:
+    assert current() is None
+    run_partition(job_of(model, lambda model, rows: None), neighbor, 0, 0, [1])
+    assert current() is None
+
+    def wrong(model: Any, rows: Any) -> Any:
+        raise ValueError
+
+    with pytest.raises(PartitionError):
+        run_partition(job_of(model, wrong), neighbor, 0, 0, [1])
+    assert current() is None
+
+
+# ----------------------------------------------------------------------------------------------- the delta of an update
+
+
+def delta_of(model: Model, descent: Any, update: Any, neighbor: Neighbor) -> dict[str, np.ndarray]:
+    out = neighbor.hand_over()
+    for view in out.arrays().values():
+        view[...] = 77  # of the update before
+    write_delta(model, descent, update, neighbor.replica, out)
+    return out.arrays()
+
+
+def test_without_descent_the_update_is_the_delta(model: Model, neighbor: Neighbor) -> None:
+    delta = delta_of(model, None, {"w": [0.5, -1]}, neighbor)
+    np.testing.assert_array_equal(delta["w"], [0.5, -1])
+    np.testing.assert_array_equal(delta["n"], [0])
+
+
+def test_without_descent_numbers_are_converted_within_their_kind(model: Model, neighbor: Neighbor) -> None:
+    delta = delta_of(model, None, {"w": np.array([1, 2], np.float32), "n": np.array([3])}, neighbor)
+    assert delta["w"].dtype == np.float64
+    assert delta["n"].dtype == np.int32
+    np.testing.assert_array_equal(delta["w"], [1, 2])
+    np.testing.assert_array_equal(delta["n"], [3])
+
+
+def rebind(model: dict[str, Any], update: Any) -> None:
+    model["w"] = model["w"] + update
+
+
+def add_to_the_list(model: dict[str, Any], update: Any) -> None:
+    model["w"][:] = [number + update for number in model["w"]]
+
+
+@pytest.mark.parametrize("descent", [add_w, rebind, add_to_the_list])
+def test_descent_starts_from_the_replica_and_what_it_changes_is_the_delta(
+    model: Model, neighbor: Neighbor, descent: Any
+) -> None:
+    delta = delta_of(model, descent, 0.5, neighbor)
+    np.testing.assert_array_equal(delta["w"], [0.5, 0.5])
+    np.testing.assert_array_equal(delta["n"], [0])
+    np.testing.assert_array_equal(model.model["w"], [100.5, 200.5])
+    np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [100, 200])
+    np.testing.assert_array_equal(delta_of(model, descent, 0.25, neighbor)["w"], [0.25, 0.25])
+
+
+def test_descent_may_put_the_update_itself_into_the_model(model: Model, neighbor: Neighbor) -> None:
+    def replace_w(model: dict[str, Any], update: Any) -> None:
+        model["w"] = update
+
+    update = np.array([3.0, 4.0])
+    np.testing.assert_array_equal(delta_of(model, replace_w, update, neighbor)["w"], [-97, -196])
+
+
+def test_refresh_tells_how_many_updates_the_copy_holds(model: Model, neighbor: Neighbor) -> None:
+    neighbor.replica.merged = 9
+    assert refresh(model, neighbor.replica) == 9
+    np.testing.assert_array_equal(model.model["n"], [1000])
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"v": 1}, r"the update has 'v', expected some of the model's arrays \['n', 'w'\]"),
+        ({"w": np.ones(3)}, r"the update's 'w': shape \(3,\), expected \(2,\)"),
+        ({"w": 1.0}, r"the update's 'w': shape \(\), expected \(2,\)"),
+        ({"n": np.array([0.5])}, "the update's 'n': dtype float64, expected int32"),
+        ({"w": np.array([1j, 2])}, "the update's 'w': dtype complex128, expected float64"),
+        ({"w": np.array(["a", "b"])}, "the update's 'w': dtype <U1, expected float64"),
+        ({"w": np.array([1, np.nan])}, "the update's 'w': 1 of 2 numbers are NaN or infinite.* smaller learning rate"),
+        ({"w": np.array([np.inf, -np.inf])}, "the update's 'w': 2 of 2 numbers are NaN or infinite"),
+        ((np.ones(2), 1), "gradient returned a tuple: without a descent, expected a dict of named arrays"),
+        (np.ones(2), "gradient returned a ndarray: without a descent"),
+        (0.5, "gradient returned a float: without a descent"),
+    ],
+)
+def test_an_update_that_does_not_fit_is_refused_by_name(
+    model: Model, neighbor: Neighbor, update: Any, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        delta_of(model, None, update, neighbor)
+
+
+def test_an_update_too_large_for_the_model_s_numbers_is_refused(neighbor: Neighbor) -> None:
+    model = Model({"w": np.zeros(2, np.float32)})
+    neighbor = Neighbor(model.arrays())
+    with np.errstate(over="ignore"), pytest.raises(UsageError, match="'w': 1 of 2 numbers are NaN or infinite"):
+        delta_of(model, None, {"w": np.array([1e300, 1.0])}, neighbor)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ones(3), r"'w': shape \(3,\), expected \(2,\); assign in place"),
+        (np.ones(2, np.float32), "'w': dtype float32, expected float64; assign in place"),
+        ([1.0, 2.0], "'w' of the model is now a list, expected 'w'"),
+        (np.array([np.nan, 0]), "the update's 'w': 1 of 2 numbers are NaN or infinite"),
+    ],
+)
+def test_a_descent_that_spoils_the_model_is_refused_and_the_next_one_starts_afresh(
+    model: Model, neighbor: Neighbor, value: Any, message: str
+) -> None:
+    def spoil(model: dict[str, Any], update: Any) -> None:
+        model["w"] = value
+
+    with pytest.raises(UsageError, match=message):
+        delta_of(model, spoil, 1, neighbor)
+    np.testing.assert_array_equal(delta_of(model, add_w, 0.5, neighbor)["w"], [0.5, 0.5])
+
+
+def test_a_named_update_with_nan_is_refused_before_descent(model: Model, neighbor: Neighbor) -> None:
+    with pytest.raises(UsageError, match="the update's 'g': 1 of 1 numbers are NaN"):
+        delta_of(model, add_w, {"g": np.array([np.nan])}, neighbor)
+
+
+# -------------------------------------------------------------------------------------------------- errors of user code
+
+
+class TwoArgumentsError(Exception):
+    """Its arguments are not those of its base class, so pickle cannot make it again."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"{name} is {number}")
+        self.name = name
+        self.number = number
+
+
+class CarefulError(Exception):
+    """The same, done right."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"{name} is {number}")
+        self.name = name
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return CarefulError, (self.name, self.number)
+
+
+class HoldingError(Exception):
+    """Holds something that cannot be pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+class TreacherousError(Exception):
+    """Raises something else whenever it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise ZeroDivisionError
+
+
+def caught_from(model: Model, neighbor: Neighbor, error: Exception) -> Exception:
+    """What arrives in the driver program of an error in a gradient, in partition 3 of epoch 1."""
+
+    def gradient(model: Any, rows: Any) -> Any:
+        raise error
+
+    with pytest.raises(PartitionError) as caught:
+        run_partition(job_of(model, gradient), neighbor, 1, 3, [1])
+    arrived = original_error(f"Job aborted due to stage failure: {caught.value}\n\tat java.lang.Thread.run\n")
+    assert arrived is not None
+    return arrived
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("text", 7),
+        KeyError("key"),
+        CarefulError("x", 7),
+        OSError(2, "gone", "file"),
+        UnicodeError("ä"),
+        Exception(),
+    ],
+)
+def test_an_error_arrives_with_its_type_and_arguments(model: Model, neighbor: Neighbor, error: Exception) -> None:
+    arrived = caught_from(model, neighbor, error)
+    assert type(arrived) is type(error)
+    assert arrived.args == error.args
+    assert str(arrived) == str(error)
+    assert vars(arrived).keys() - {"__notes__"} == vars(error).keys()
+    (note,) = arrived.__notes__
+    assert f"in partition 3, epoch 1, host {os.uname().nodename}, process {os.getpid()}" in note
+    assert "raise error" in note
+
+
+@pytest.mark.parametrize("error", [TwoArgumentsError("x", 7), HoldingError("text"), TreacherousError("text")])
+def test_an_error_that_cannot_travel_arrives_in_words(model: Model, neighbor: Neighbor, error: Exception) -> None:
+    arrived = caught_from(model, neighbor, error)
+    assert type(arrived) is RuntimeError
+    assert str(arrived) == f"{type(error).__name__}: {error}"
+    assert "partition 3, epoch 1" in arrived.__notes__[0]
+    assert "raise error" in arrived.__notes__[0]
+
+
+def test_an_error_whose_text_cannot_be_made_is_told_by_its_type(model: Model, neighbor: Neighbor) -> None:
+    class SpeechlessError(Exception):
+        def __init__(self) -> None:
+            super().__init__(threading.Lock())
+
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    assert "SpeechlessError" in str(caught_from(model, neighbor, SpeechlessError()))
+
+
+def test_notes_and_causes_of_the_user_stay(model: Model, neighbor: Neighbor) -> None:
+    error = ValueError("text")
+    error.add_note("mine")
+    error.__cause__ = KeyError("why")
+    arrived = caught_from(model, neighbor, error)
+    assert arrived.__notes__[0] == "mine"
+    assert "partition 3" in arrived.__notes__[1]
+    assert "KeyError: 'why'" in arrived.__notes__[1]
+
+
+def test_the_last_of_several_tries_is_told() -> None:
+    text = "\n".join(str(PartitionError.of(ValueError(number), 0, number)) for number in range(3))
+    error = original_error(text)
+    assert error is not None
+    assert error.args == (2,)
+
+
+@pytest.mark.parametrize("text", ["", "Job 3 cancelled", "[deepdist:]", "[deepdist]"])
+def test_a_text_without_an_error_of_the_user_has_none(text: str) -> None:
+    assert original_error(text) is None
+
+
+def test_a_partition_error_travels_itself() -> None:
+    error = PartitionError.of(ValueError("text"), 0, 1)
+    assert str(cloudpickle.loads(cloudpickle.dumps(error))) == str(error)
+
+
+def test_an_error_in_descent_is_wrapped_as_well(model: Model, neighbor: Neighbor) -> None:
+    def descent(model: dict[str, Any], update: Any) -> None:
+        model["w"] += 1000
+        raise LookupError("descent")
+
+    with pytest.raises(PartitionError) as caught:
+        run_partition(job_of(model, lambda model, rows: 1, descent), neighbor, 0, 0, [1])
+    assert type(original_error(str(caught.value))) is LookupError
+    assert neighbor.published == []
+    np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [100, 200])
+
+
+@pytest.mark.parametrize("error", [ValueError("row 2"), KeyboardInterrupt()])
+@pytest.mark.parametrize("reads", [list, lambda rows: None])
+def test_rows_that_cannot_be_read_are_not_the_user_s_error(
+    model: Model, neighbor: Neighbor, error: BaseException, reads: Any
+) -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+        raise error
+
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        reads(rows)
+
+    with pytest.raises(type(error)) as caught:
+        run_partition(job_of(model, gradient), neighbor, 0, 0, rows())
+    assert caught.value is error
+    assert current() is None
+
+
+def test_an_error_of_the_user_about_rows_is_the_user_s(model: Model, neighbor: Neighbor) -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+        raise ValueError("row 2")
+
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        try:
+            list(rows)
+        except ValueError as error:
+            raise LookupError("my words") from error
+
+    with pytest.raises(PartitionError) as caught:
+        run_partition(job_of(model, gradient), neighbor, 0, 0, rows())
+    error = original_error(str(caught.value))
+    assert type(error) is LookupError
+    assert "row 2" in error.__notes__[0]
