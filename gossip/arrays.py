@@ -123,6 +123,7 @@ class Layout:
             raise MismatchError(f"{name!r} is not one of the model's arrays {sorted(theirs)}")
         for name in sorted(mine):
             check_like(name, mine[name], theirs[name])
+        raise MismatchError(f"arrays lie in the order {list(mine)}, expected {list(theirs)}")
 
 
 class Payload(Protocol):

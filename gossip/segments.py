@@ -97,10 +97,8 @@ class Segments:
             return
         self._spill(payload.layout.nbytes)
         in_memory = self.memory_bytes + payload.layout.nbytes <= self._memory_bytes_max
-        segment = MemorySegment(payload.layout) if in_memory else FileSegment(payload.layout, self._directory)
-        for start in range(0, payload.layout.nbytes, BLOCK_BYTES):
-            segment.write(start, payload.read(start, min(start + BLOCK_BYTES, payload.layout.nbytes)))
-        self._entries.append(Entry(lo, hi, segment))
+        segment = None if in_memory else _filed(payload, self._directory)
+        self._entries.append(Entry(lo, hi, segment or _copied(payload)))
 
     def fold(self, lo: int, hi: int) -> None:
         """Carry out `Fold`."""
@@ -158,13 +156,36 @@ class Segments:
         for entry in self._entries:
             if self.memory_bytes + wanted <= self._memory_bytes_max:
                 return
-            if isinstance(entry.segment, MemorySegment):
-                moved = FileSegment(entry.segment.layout, self._directory)
-                for start in range(0, moved.layout.nbytes, BLOCK_BYTES):
-                    stop = min(start + BLOCK_BYTES, moved.layout.nbytes)
-                    moved.write(start, entry.segment.read(start, stop))
+            moved = _filed(entry.segment, self._directory) if isinstance(entry.segment, MemorySegment) else None
+            if moved is not None:
                 entry.segment.close()
                 entry.segment = moved
+
+
+def _copied(payload: Payload) -> MemorySegment:
+    """The payload in memory."""
+    segment = MemorySegment(payload.layout)
+    _copy(payload, segment)
+    return segment
+
+
+def _filed(payload: Payload, directory: str | None) -> FileSegment | None:
+    """The payload in a file; None if the disk is full: then memory has to do."""
+    try:
+        segment = FileSegment(payload.layout, directory)
+    except OSError:
+        return None
+    try:
+        _copy(payload, segment)
+    except OSError:
+        segment.close()
+        return None
+    return segment
+
+
+def _copy(payload: Payload, segment: MemorySegment | FileSegment) -> None:
+    for start in range(0, payload.layout.nbytes, BLOCK_BYTES):
+        segment.write(start, payload.read(start, min(start + BLOCK_BYTES, payload.layout.nbytes)))
 
 
 class RangeSum:

@@ -217,8 +217,18 @@ def _count(value: Any) -> int:
     return value
 
 
+def _is_name(value: Any) -> bool:
+    if type(value) is not str or len(value) > NAME_CHARACTERS_MAX:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a character, which JSON can spell and nobody can write
+        return False
+    return True
+
+
 def _peer(value: Any) -> PeerId:
-    if type(value) is not str or not 1 <= len(value) <= NAME_CHARACTERS_MAX:
+    if not _is_name(value) or not value:
         raise WireError("a field is not the name of a peer")
     return PeerId(value)
 
@@ -237,7 +247,7 @@ def _layout(value: Any) -> Layout:
         if type(entry) is not list or len(entry) < 2 or len(entry) > 2 + DIMENSIONS_MAX:
             raise WireError("an array is not described by name, dtype and shape")
         name, dtype, *shape = entry
-        if type(name) is not str or len(name) > NAME_CHARACTERS_MAX or name in names:
+        if not _is_name(name) or name in names:
             raise WireError("an array's name is not text, too long or there twice")
         if type(dtype) is not str or dtype not in DTYPES:
             raise WireError(f"an array's dtype is none of {', '.join(DTYPES)}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -63,6 +64,8 @@ TURN_MESSAGES_MAX = 64
 """Messages taken from one socket before the others have their turn."""
 TURN_BLOCKS_MAX = 16
 """Blocks sent before the loop looks at what came in."""
+STATES_MAX = 64
+"""Replicas on their way at once, a few blocks each; whoever asks for one more takes the place of the oldest, which may be gone."""
 HELD_RETRY_S = 0.001
 """How soon to try again when the replica is being read."""
 STALLED_RETRY_S = 0.005
@@ -150,7 +153,7 @@ class Runtime:
         self._host = host
         self._segments = segments
         self._observe = observe
-        self._pid = os.getpid()
+        self._owner = os.getpid(), threading.get_ident()
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._callbacks: dict[Any, Callable[[], None]] = {}
@@ -159,7 +162,8 @@ class Runtime:
         self._assemblies: dict[PeerId, Assembly] = {}
         self._held: deque[Event] = deque()
         self._spare: Any = None
-        self._stalled = False
+        self._stalled: set[PeerId] = set()
+        """Whose queue was full in this turn."""
         self._pub = self._socket(zmq.PUB, server=True)
         self._sub = self._socket(zmq.SUB)
         self._sub.subscribe(b"")
@@ -174,6 +178,7 @@ class Runtime:
 
     def connect(self, peer: PeerId, endpoints: Endpoints) -> None:
         """Listen to `peer`'s adverts and be able to pull from it."""
+        self._check_owner()
         if peer in self._dealers:
             return
         self._sub.connect(endpoints.adverts)
@@ -196,6 +201,7 @@ class Runtime:
 
     def happen(self, event: Event) -> None:
         """Tell the peer; what writes to the replica waits for its turn there, in order."""
+        self._check_owner()
         if _writes(event):
             self._held.append(event)
             self._release_held()
@@ -209,23 +215,22 @@ class Runtime:
 
     def poll(self, timeout_s: float) -> None:
         """One turn: wait for something to happen, at most `timeout_s`, and deal with it."""
-        if os.getpid() != self._pid:
-            raise UsageError(
-                f"these sockets belong to process {self._pid}, this is its child {os.getpid()}: "
-                "open new ones after the fork"
-            )
+        self._check_owner()
         wait = min(timeout_s, self.peer.deadline() - time.monotonic())
         if self._held:
             wait = min(wait, HELD_RETRY_S)
         if self._stalled:
             wait = min(wait, STALLED_RETRY_S)
-        elif self._sendable():
+        if any(self._is_sendable(out) for out in self._outgoing.values()):
             wait = 0.0
         for source, _ in self._poller.poll(math.ceil(max(0.0, wait) * 1e3)):
             callback = self._callbacks.get(source)
             if callback is not None:
                 callback()
         if time.monotonic() >= self.peer.deadline():
+            for event in self._held:
+                if isinstance(event, Received):  # an answer that waits for the replica is not to be asked for again
+                    self._step(Progressed(event.message.peer))
             self._step(Ticked())
         self._release_held()
         self._send_blocks()
@@ -236,6 +241,16 @@ class Runtime:
             socket.close(linger=0)
         self._context.term()
         self._segments.close()
+
+    def _check_owner(self) -> None:
+        process, thread = self._owner
+        if os.getpid() != process:
+            raise UsageError(
+                f"these sockets belong to process {process}, this is its child {os.getpid()}: "
+                "open new ones after the fork"
+            )
+        if threading.get_ident() != thread:
+            raise UsageError("these sockets belong to another thread: expected the one that opened them")
 
     # ------------------------------------------------------------------------------------------------------ effects
 
@@ -284,6 +299,9 @@ class Runtime:
                 assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
                 self._begin(to, message, total)
             case State():
+                states = [out.to for out in self._outgoing.values() if isinstance(out.message, State)]
+                for oldest in states[: max(0, len(states) + 1 - STATES_MAX)]:
+                    del self._outgoing[oldest]
                 self._begin(to, message, self._host.state())
             case Unknown():
                 self._try_send(self._router, [to.encode(), encode_header(message)])
@@ -294,16 +312,17 @@ class Runtime:
     def _begin(self, to: PeerId, message: Bulk, payload: Payload) -> None:
         header = encode_header(_with_layout(message, payload))
         if self._try_send(self._router, [to.encode(), header]):
+            self._outgoing.pop(to, None)  # so that the oldest comes first
             self._outgoing[to] = Outgoing(to, message, payload, WINDOW_BLOCKS)
 
-    def _sendable(self) -> bool:
-        return any(out.next < min(out.limit, block_count(out.payload.layout)) for out in self._outgoing.values())
+    def _is_sendable(self, out: Outgoing) -> bool:
+        return out.to not in self._stalled and out.next < min(out.limit, block_count(out.payload.layout))
 
     def _send_blocks(self) -> None:
         """A few blocks to each receiver in turn, as far as their credit goes."""
-        self._stalled = False
+        self._stalled.clear()
         for _ in range(TURN_BLOCKS_MAX):
-            ready = [o for o in self._outgoing.values() if o.next < min(o.limit, block_count(o.payload.layout))]
+            ready = [out for out in self._outgoing.values() if self._is_sendable(out)]
             if not ready:
                 return
             for out in ready:
@@ -316,8 +335,7 @@ class Runtime:
                 if self._try_send(self._router, frames):
                     out.next += 1
                 elif out.to in self._outgoing:
-                    self._stalled = True
-                    return
+                    self._stalled.add(out.to)
 
     def _try_send(self, socket: zmq.Socket[bytes], frames: list[Bytes]) -> bool:
         """Queue it if there is room; what is dropped here is asked for again."""
@@ -387,7 +405,11 @@ class Runtime:
                 if self.peer.layout is not None:
                     message.layout.check_fit(self.peer.layout)
                 self._retire(self._assemblies.pop(peer, None))
-                self._assemblies[peer] = Assembly(message, self._buffer(message.layout.nbytes))
+                try:
+                    buffer = self._buffer(message.layout.nbytes)
+                except OSError:  # only where any layout is taken
+                    raise MismatchError(f"no room for {message.layout.nbytes} bytes of arrays") from None
+                self._assemblies[peer] = Assembly(message, buffer)
                 self.happen(Progressed(peer))
                 self._complete(peer)
             case Unknown():
@@ -450,20 +472,26 @@ def fetch_state(
         dealer.connect(endpoint)
         while time.monotonic() < give_up:
             k += 1
-            dealer.send(encode_header(StateRequest(me, k)))
+            try:
+                dealer.send(encode_header(StateRequest(me, k)), zmq.NOBLOCK)
+            except zmq.Again:
+                pass  # earlier requests still wait for a connection
             state: State | None = None
             take: Callable[[int, Bytes], None] | None = None
             received = 0
             while dealer.poll(math.ceil(min(retry_s, max(0.0, give_up - time.monotonic())) * 1e3)):
                 frames: list[Bytes] = [frame.buffer for frame in dealer.recv_multipart(copy=False)]
-                if len(frames) == 1:
-                    message = decode_header(frames[0])
-                    if isinstance(message, State) and message.k == k:
-                        state, take, received = message, begin(message), 0
-                elif state is not None and take is not None:
-                    block = decode_block(*frames)
-                    if block.k == k and block.index == received:
-                        take(block_span(state.layout, block.index)[0], block.data)
+                try:
+                    message = decode_header(frames[0]) if len(frames) == 1 else None
+                    block = decode_block(*frames) if len(frames) == 2 else None
+                except WireError:
+                    continue  # asked for again
+                if isinstance(message, State) and message.k == k:
+                    state, take, received = message, begin(message), 0
+                elif block is not None and state is not None and take is not None:
+                    start, stop = block_span(state.layout, received)
+                    if block.k == k and block.index == received and len(block.data) == stop - start > 0:
+                        take(start, block.data)
                         received += 1
                         if received % (WINDOW_BLOCKS // 2) == 0 or received == block_count(state.layout):
                             dealer.send(encode_header(Credit(me, k, received)))

@@ -206,6 +206,13 @@ def test_what_does_not_fit_is_told_by_name_with_expected_and_got(got: Named, mes
     assert str(raised.value) == message
 
 
+def test_the_same_arrays_in_another_order_do_not_fit() -> None:
+    expected = Layout.of({"a": np.zeros(2), "b": np.zeros(2)})
+    with pytest.raises(MismatchError) as raised:
+        Layout(expected.specs[::-1]).check_fit(expected)
+    assert str(raised.value) == "arrays lie in the order ['b', 'a'], expected ['a', 'b']"
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
 def test_numbers_that_are_not_finite_are_told_by_name_and_count(bad: float, dtype: str) -> None:

@@ -233,3 +233,17 @@ def test_a_file_that_ends_early_is_told(tmp_path: Path) -> None:
         assert payload.read(10, 60) == bytes(50)
         with pytest.raises(UsageError, match="ends at byte 100, expected 192"):
             payload.read(64, 192)
+
+
+def test_when_the_disk_is_full_memory_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    segments = Segments(memory_bytes_max=0)
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "pwrite", full)
+    segments.keep(1, 1, Packed.of({"w": np.arange(3.0)}))
+    total = segments.sum(1, 1)
+    assert total is not None
+    np.testing.assert_array_equal(Packed(total.layout, total.read(0, total.layout.nbytes)).arrays()["w"], [0, 1, 2])
+    assert len(os.listdir("/proc/self/fd")) == before

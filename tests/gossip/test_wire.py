@@ -258,8 +258,8 @@ GOOD: dict[str, list[Any]] = {
 }
 
 BAD_COUNTS = [-1, True, False, 1.0, 1 << 63, 10**400, None, "1", [1], {}]
-BAD_NAMES = [None, "", 1, True, "x" * (NAME_CHARACTERS_MAX + 1), ["p"], {"p": 1}]
-BAD_FRONTIERS = [None, [], [["q", 2]], "q", 1, {"q": -1}, {"q": True}, {"q": 1.5}, {"q": None}, {"": 1}, {"q": {}}]
+BAD_NAMES = [None, "", 1, True, "x" * (NAME_CHARACTERS_MAX + 1), ["p"], {"p": 1}, "\ud800", "p\udfff"]
+BAD_FRONTIERS = [None, [], [["q", 2]], "q", 1, {"q": -1}, {"q": True}, {"q": 1.5}, {"q": None}, {"": 1}, {"\ud800": 1}]
 BAD_LAYOUTS = [
     None,
     {},
@@ -271,6 +271,7 @@ BAD_LAYOUTS = [
     [[["w"], "<f4"]],
     [[1, "<f4"]],
     [["w" * (NAME_CHARACTERS_MAX + 1), "<f4"]],
+    [["\ud800", "<f4"]],
     [["w", "<f4", 2], ["w", "<f8", 2]],
     [["w", "O", 2]],
     [["w", ">f4", 2]],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from gossip.arrays import Arrays, Bytes, Layout, Packed
 from gossip.errors import UsageError
 from gossip.events import Computed, Effect, Event, Joined
 from gossip.messages import Advert, Credit, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.peer import Settings
 from gossip.wire import (
     BLOCK_BYTES,
     BLOCK_PREFIX,
@@ -32,7 +34,7 @@ from gossip.wire import (
     encode_block,
     encode_header,
 )
-from gossip.zmq_runtime import WINDOW_BLOCKS, Endpoints, Keys, fetch_state
+from gossip.zmq_runtime import STATES_MAX, WINDOW_BLOCKS, Endpoints, Keys, fetch_state
 
 pytestmark = pytest.mark.sockets
 
@@ -61,6 +63,7 @@ JUNK = [
     header(2, ["rogue", -1, 1]),
     header(2, ["rogue", True, 1]),
     header(2, [["rogue"], 0, 1]),
+    header(2, ["\ud800", 0, 1]),
     header(9, ["rogue", 0, 1]),
     header(3, ["rogue", 1, 1, 1, [["w", "|i1", 1 << 62]]]),
     header(3, ["rogue", 1, 1, 1, [["w", "O", 1]]]),
@@ -252,6 +255,32 @@ def test_numbers_that_are_not_finite_are_refused_and_counted(swarm: Any) -> None
     assert node.frontiers[ROGUE] == 0
 
 
+def test_a_claim_of_more_memory_than_there_is_is_dropped(swarm: Any) -> None:
+    node = swarm.add("node", any_layout=True)
+    origin = RogueOrigin(swarm, node)
+    origin.advertise(encode_header(Advert(ROGUE, 1, {})))
+    k = origin.pulled().k
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 35, hard))
+    try:
+        origin.answer(header(3, ["rogue", 1, 1, k, [["w", "|i1", 1 << 36]]]))
+        assert swarm.turn(lambda: node.host.warnings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert f"no room for {1 << 36} bytes" in node.host.warnings[0]
+
+
+def test_strangers_that_ask_for_the_replica_and_go_leave_little(swarm: Any) -> None:
+    node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
+    for index in range(3 * STATES_MAX):
+        stranger = swarm.rogue(zmq.DEALER, f"s{index}")
+        stranger.connect(node.runtime.endpoints.pulls)
+        stranger.send(encode_header(StateRequest(PeerId(f"s{index}"), 1)))
+        assert swarm.turn(lambda stranger=stranger: stranger.poll(0))
+        stranger.close(linger=0)
+    assert len(node.runtime._outgoing) == STATES_MAX
+
+
 # ------------------------------------------------------------------------------------------------------ slow readers
 
 
@@ -286,6 +315,23 @@ def test_who_never_grants_credit_gets_one_window_and_the_others_get_everything(s
     assert [decode_block(*block).index for block in received()] == [8, 9, 10]
     stalled.send(encode_header(Credit(ROGUE, message.k, 2)))  # an old one
     assert received() == []
+
+
+def test_who_asks_and_asks_and_reads_nothing_does_not_stop_the_others(swarm: Any) -> None:
+    initial = {"w": np.zeros_like(large(12)["w"])}
+    origin, reader = swarm.add("origin", initial), swarm.add("reader", initial)
+    origin.runtime.happen(Joined(ROGUE, read=False))
+    stalled = swarm.rogue(zmq.DEALER, "rogue")
+    stalled.setsockopt(zmq.RCVHWM, 1)
+    stalled.setsockopt(zmq.RCVBUF, 4096)
+    stalled.connect(origin.runtime.endpoints.pulls)
+    swarm.link()
+    origin.publish(large(12))
+    for k in range(1, 12):  # until its queue is full
+        stalled.send(encode_header(Pull(ROGUE, 0, k)))
+        for _ in range(20):
+            origin.runtime.poll(0.001)
+    assert swarm.turn(lambda: reader.frontiers.get(origin.me) == 1)
 
 
 def test_a_reader_that_vanishes_amid_an_answer_does_no_harm(swarm: Any) -> None:
@@ -362,6 +408,20 @@ def test_nothing_is_merged_while_somebody_reads_the_replica(swarm: Any) -> None:
     assert not two.runtime.holds
 
 
+def test_an_answer_that_waits_for_the_replica_is_not_asked_for_again(swarm: Any) -> None:
+    settings = Settings(advert_period_s=0.05, pull_timeout_s=0.3)
+    one, two = (swarm.add(name, {"w": np.zeros(40_000)}, settings=settings) for name in ("one", "two"))
+    swarm.link()
+    two.host.is_read = True
+    one.publish({"w": np.ones(40_000)})
+    assert swarm.turn(lambda: two.runtime.holds)
+    received = two.runtime.bytes_in
+    swarm.turn_for(0.8)
+    assert two.runtime.bytes_in - received < 8 * 40_000
+    two.host.is_read = False
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+
+
 def test_answers_that_wait_for_the_replica_are_not_written_over(swarm: Any) -> None:
     one, two, reader = (swarm.add(name, {"w": np.zeros(40_000)}) for name in ("one", "two", "reader"))
     swarm.link()
@@ -425,10 +485,35 @@ def in_child(action: Callable[[], object]) -> str:
     return outcome
 
 
-def test_sockets_inherited_by_a_fork_are_not_used(swarm: Any) -> None:
+USES: dict[str, Callable[[Any], None]] = {
+    "poll": lambda node: node.runtime.poll(0.0),
+    "happen": lambda node: node.publish(UPDATE),
+    "connect": lambda node: node.runtime.connect(ROGUE, node.runtime.endpoints),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_sockets_inherited_by_a_fork_are_not_used(swarm: Any, use: str) -> None:
     node = swarm.add("node")
-    assert in_child(lambda: node.runtime.poll(0.0)).startswith("UsageError: these sockets belong to process")
+    assert in_child(lambda: USES[use](node)).startswith("UsageError: these sockets belong to process")
     assert goes_on(swarm, node)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_sockets_of_another_thread_are_not_used(swarm: Any, use: str) -> None:
+    node = swarm.add("node")
+    raised: list[UsageError] = []
+
+    def run() -> None:
+        try:
+            USES[use](node)
+        except UsageError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert "belong to another thread" in str(*raised)
 
 
 def counts() -> tuple[int, int]:
@@ -563,6 +648,44 @@ def test_a_replica_that_is_interrupted_is_fetched_again_from_its_beginning(swarm
     assert fetch.outcome.frontiers == {"rogue": 4}
     assert fetch.begun == 2
     np.testing.assert_array_equal(fetch.arrays()["w"], large(3)["w"])
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        lambda k: [b"a", b"b", b"c"],
+        lambda k: [b"a", b"b"],
+        lambda k: [b"nonsense"],
+        lambda k: [*encode_block(k, 0, b"short")],
+        lambda k: [*encode_block(k, 0, bytes(1000))],
+    ],
+    ids=["three frames", "no block", "no header", "short block", "long block"],
+)
+def test_a_malformed_answer_is_not_taken_for_a_replica(swarm: Any, junk: Callable[[int], list[bytes]]) -> None:
+    packed = Packed.of(UPDATE)
+    donor = swarm.rogue(zmq.ROUTER)
+    port = donor.bind_to_random_port("tcp://127.0.0.1")
+    fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=20.0, retry_s=0.1)
+    for is_junk in (True, False):
+        assert donor.poll(5000)
+        name, frame = donor.recv_multipart()
+        request = decode_header(frame)
+        assert isinstance(request, StateRequest)
+        head, *block = encode(State(ROGUE, {}, request.k), packed)
+        donor.send_multipart([name, head])
+        donor.send_multipart([name, *(junk(request.k) if is_junk else block)])
+    fetch.thread.join(10)
+    assert isinstance(fetch.outcome, State)
+    np.testing.assert_array_equal(fetch.arrays()["w"], UPDATE["w"])
+
+
+def test_a_fetch_ends_in_time_however_often_it_asks(swarm: Any) -> None:
+    closed = swarm.rogue(zmq.ROUTER)
+    port = closed.bind_to_random_port("tcp://127.0.0.1")
+    closed.close()
+    fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=0.5, retry_s=0.005)
+    fetch.thread.join(5)
+    assert isinstance(fetch.outcome, UsageError)
 
 
 def test_a_replica_that_nobody_gives_is_not_waited_for_for_ever(swarm: Any) -> None:
