@@ -65,7 +65,7 @@ TURN_MESSAGES_MAX = 64
 TURN_BLOCKS_MAX = 16
 """Blocks sent before the loop looks at what came in."""
 STATES_MAX = 64
-"""Replicas on their way at once, a few blocks each; whoever asks for one more takes the place of the oldest, which may be gone."""
+"""Replicas on their way at once, a few blocks each; one more takes the place of the oldest, which may be gone."""
 HELD_RETRY_S = 0.001
 """How soon to try again when the replica is being read."""
 STALLED_RETRY_S = 0.005
