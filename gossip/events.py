@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gossip.arrays import Payload
-from gossip.messages import Message, PeerId
+from gossip.messages import Message, PeerId, Unit
 
 # ---------------------------------------------------------------------------------------------------------- events
 
 
 @dataclass(frozen=True)
 class Started:
-    """The replica is in place and stands at `frontiers` (empty: the initial model)."""
+    """Begin. The replica is in place and stands at `frontiers` (empty: the initial model)."""
 
     frontiers: Mapping[PeerId, int]
+    ready: bool = True
+    """False for one that comes late and has no replica yet: it adopts one first."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,22 @@ class Joined:
     """It pulls from us: keep segments until it has them."""
     read: bool = True
     """We pull from it."""
+    level: bool = True
+    """Its replica holds all that this lane has published so far; else it will adopt somebody's."""
+
+
+@dataclass(frozen=True)
+class Departed:
+    """`peer` does not answer any more: it is dead, or cut off for so long that it is taken for dead."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True)
+class Returned:
+    """`peer`, once departed, answers again: it was cut off."""
+
+    peer: PeerId
 
 
 @dataclass(frozen=True)
@@ -48,9 +66,11 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Computed:
-    """A task of this peer finished an update: publish it."""
+    """A task of this peer finished an update: publish it, unless somebody has published the same unit."""
 
     payload: Payload
+    unit: Unit | None = None
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,7 @@ class Ticked:
     """`deadline()` has come."""
 
 
-Event = Started | Joined | Received | Progressed | Computed | Exhausted | Ticked
+Event = Started | Joined | Departed | Returned | Received | Progressed | Computed | Exhausted | Ticked
 
 # --------------------------------------------------------------------------------------------------------- effects
 
@@ -92,7 +112,51 @@ class Deliver:
     lane: PeerId
     lo: int
     hi: int
+    payload: Payload | Own | Negative
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Replace the replica by `payload`, in the same critical section as the effects that follow."""
+
     payload: Payload
+
+
+@dataclass(frozen=True)
+class Own:
+    """A payload by reference: the sum of the own updates lo..hi, from the segments."""
+
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True)
+class Negative:
+    """A payload by reference: minus what was retained as update `number`."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Retain:
+    """Keep the payload of the own update `number` by itself: it may have to be taken back."""
+
+    number: int
+    payload: Payload
+
+
+@dataclass(frozen=True)
+class Release:
+    """The own update `number` cannot have to be taken back any more."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The unit that was computed is in somebody's lane already: it is not published again."""
+
+    unit: Unit
 
 
 @dataclass(frozen=True)
@@ -101,7 +165,7 @@ class Keep:
 
     lo: int
     hi: int
-    payload: Payload
+    payload: Payload | Negative
 
 
 @dataclass(frozen=True)
@@ -133,4 +197,4 @@ class Warn:
     text: str
 
 
-Effect = Send | Publish | Deliver | Keep | Fold | Forget | Drained | Warn
+Effect = Send | Publish | Deliver | Adopt | Keep | Fold | Forget | Retain | Release | Gated | Drained | Warn

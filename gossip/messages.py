@@ -4,7 +4,10 @@
     Pull           to an origin: give me everything of your lane after my frontier
     Range          the answer: one summed stretch (lo - 1, hi] of the origin's lane, with its arrays
     Unknown        the answer to a frontier that the origin cannot serve
-    StateRequest   give me your whole replica, and the frontiers it stands at
+    Pin            to all: I shall adopt the replica of that donor; keep what follows where it stands with you
+    Pinned         the answer
+    Unpin          to all: I have given that up
+    StateRequest   to the donor: give me your whole replica, and the frontiers it stands at
     State          the answer
     Credit         of the transport: so many blocks of your bulk message have arrived, send on
 
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from gossip.arrays import Layout, Packed
 
@@ -25,6 +28,23 @@ PeerId = NewType("PeerId", str)
 EMPTY = Layout(())
 
 
+class Unit(NamedTuple):
+    """The piece of work that an update comes from: its logical identity, whoever computes it and how often."""
+
+    epoch: int
+    partition: int
+    chunk: int
+
+
+class Mark(NamedTuple):
+    """One numbered entry of a lane, logically. Attempts of one unit are ordered by (attempt, lane)."""
+
+    unit: Unit
+    attempt: int
+    withdraws: bool = False
+    """It takes back what this lane published for the unit before."""
+
+
 @dataclass(frozen=True)
 class Advert:
     """`peer`'s lane stands at `n`; `frontiers` says how far it has applied each other lane."""
@@ -32,6 +52,8 @@ class Advert:
     peer: PeerId
     n: int
     frontiers: Mapping[PeerId, int]
+    ready: bool = True
+    """It has a replica to give; False for one that came late and waits for its first."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,8 @@ class Range:
     lo: int
     hi: int
     k: int
+    marks: tuple[Mark, ...] = ()
+    """Of the updates that have a logical identity, in the order of the lane."""
     layout: Layout = EMPTY
     payload: Packed | None = field(default=None, compare=False, repr=False)
 
@@ -65,11 +89,38 @@ class Unknown:
 
 
 @dataclass(frozen=True)
-class StateRequest:
-    """`peer` asks for the addressee's replica."""
+class Pin:
+    """`peer` is about to adopt `donor`'s replica: whatever frontier the donor has in the addressee's lane, keep it a
+    boundary until `peer` has pulled from it. `k` is of the same count as that of pulls: older pulls are void."""
+
+    peer: PeerId
+    donor: PeerId
+    k: int
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """`peer` has done what the pin with `k` asked for."""
 
     peer: PeerId
     k: int
+
+
+@dataclass(frozen=True)
+class Unpin:
+    """The pin with `k` is not needed any more."""
+
+    peer: PeerId
+    k: int
+
+
+@dataclass(frozen=True)
+class StateRequest:
+    """`peer` asks for the addressee's replica, if that has at least `frontiers`."""
+
+    peer: PeerId
+    k: int
+    frontiers: Mapping[PeerId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +130,8 @@ class State:
     peer: PeerId
     frontiers: Mapping[PeerId, int]
     k: int
+    marks: Mapping[PeerId, tuple[Mark, ...]] = field(default_factory=dict)
+    """What it knows of every lane's logical identities."""
     layout: Layout = EMPTY
     payload: Packed | None = field(default=None, compare=False, repr=False)
 
@@ -93,4 +146,4 @@ class Credit:
 
 
 Bulk = Range | State
-Message = Advert | Pull | Range | Unknown | StateRequest | State | Credit
+Message = Advert | Pull | Range | Unknown | Pin | Pinned | Unpin | StateRequest | State | Credit

@@ -3,33 +3,57 @@
     handle(event, now) -> [effect, ...]      deadline() -> when Ticked is due
 
 It advertises when something changed (at most every `advert_gap_s`) and every `advert_period_s` anyway, because an
-advert may be lost; it pulls from whoever is ahead; it checks what comes in before it lets it near the replica.
+advert may be lost; it pulls from whoever is ahead; it checks what comes in before it lets it near the replica; it
+adopts a replica when only that helps; and it takes back an update whose unit another peer had published first.
 `now` is seconds on any clock that never goes back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from gossip.arrays import Layout, check_finite
+from gossip.adopt import Adopter, Chance
+from gossip.arrays import Layout, Packed, Payload, check_finite
 from gossip.errors import MismatchError
 from gossip.events import (
     Computed,
     Deliver,
+    Departed,
     Drained,
     Effect,
     Event,
     Exhausted,
+    Gated,
     Joined,
+    Negative,
     Progressed,
     Publish,
     Received,
+    Release,
+    Retain,
+    Returned,
     Send,
     Started,
     Ticked,
     Warn,
 )
-from gossip.messages import Advert, Credit, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.identity import Identities
+from gossip.messages import (
+    Advert,
+    Credit,
+    Mark,
+    PeerId,
+    Pin,
+    Pinned,
+    Pull,
+    Range,
+    State,
+    StateRequest,
+    Unit,
+    Unknown,
+    Unpin,
+)
 from gossip.replicate import Replicator
 
 
@@ -49,67 +73,135 @@ class Settings:
     """Serve many updates as one sum; False where each must arrive by itself (the workers of a master)."""
     applies_own: bool = True
     """Merge the own updates into the own replica; False where the hub does (the workers of a master)."""
+    detect_s: float = float("inf")
+    """A peer that was silent for so long is taken for dead; infinite where departures are told from outside."""
+    settle_s: float = 5.0
+    """After a departure: time for what the departed had sent to arrive, before the survivors agree on its lane."""
+    forget_s: float = 600.0
+    """After a departure: until then, a peer that was only cut off can go on where it stood."""
+
+
+@dataclass
+class Member:
+    """Another peer, as far as it is known."""
+
+    reads: bool
+    read: bool
+    heard_at: float
+    """When it last advertised, or was introduced."""
+    ready: bool = False
+    frontiers: Mapping[PeerId, int] = field(default_factory=dict)
+    """Of its newest advert."""
+    departed_at: float | None = None
+    forgotten: bool = False
+
+
+@dataclass
+class Retained:
+    """An own update that may have to be taken back."""
+
+    unit: Unit
+    attempt: int
+    known_to: dict[PeerId, int] = field(default_factory=dict)
+    """Readers that have it, and how far their lane was then: what they publish later is gated by it."""
 
 
 class Peer:
     """One member of the swarm. `layout` is what every payload must look like; None accepts any finite arrays."""
 
-    def __init__(self, me: PeerId, layout: Layout | None, settings: Settings | None = None) -> None:
+    def __init__(
+        self, me: PeerId, layout: Layout | None, settings: Settings | None = None, chance: Chance | None = None
+    ) -> None:
+        """`chance` spreads adoptions in time and over donors; a peer without it never adopts."""
         self.me = me
         self.layout = layout
         self.settings = settings or Settings()
-        self.replicator = Replicator(
-            me,
-            pull_timeout_s=self.settings.pull_timeout_s,
-            pulls_max=self.settings.pulls_max,
-            coalesce=self.settings.coalesce,
-        )
+        self.replicator = Replicator(me, self.settings.pull_timeout_s, self.settings.pulls_max, self.settings.coalesce)
+        self.adopter = Adopter(me, self.replicator, chance) if chance is not None else None
+        self.identities = Identities()
+        self.members: dict[PeerId, Member] = {}
         self.refused = 0
         """Ranges not merged because they did not fit or were not finite."""
+        self.withdrawn = 0
+        """Own updates taken back because another attempt had come first."""
+        self.ready = False
+        """It has a replica."""
         self._started = False
         self._changed = False
         self._advertised_at = float("-inf")
         self._give_up_at: float | None = None
+        self._retained: dict[int, Retained] = {}
+        self._strangers: dict[PeerId, float] = {}
+        """Lanes that are known while their peers are not, and since when."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
         effects: list[Effect] = []
         match event:
-            case Started(frontiers):
+            case Started(frontiers, ready):
                 self.replicator.start(frontiers)
                 self._started = self._changed = True
-            case Joined(peer, reads, read):
-                self.replicator.join(peer, reads, read)
+                self.ready = ready
+                if not ready:
+                    assert self.adopter is not None, "a peer that is not ready needs chance to adopt a replica"
+                    self.adopter.start_without_replica()
+            case Joined(peer, reads, read, level):
+                self.replicator.join(peer, reads, read, level)
+                self.members.setdefault(peer, Member(reads, read, now))
                 self._changed = True
-            case Computed(payload):
-                effects += self.replicator.publish(payload)
-                if self.settings.applies_own:
-                    effects.append(Deliver(self.me, self.replicator.n, self.replicator.n, payload))
-                self._changed = True
-            case Received(Advert(peer, n, frontiers)):
-                self.replicator.heard(peer, n)
-                effects += self.replicator.acknowledge(peer, frontiers.get(self.me, 0))
+            case Departed(peer):
+                self._reach(peer, now)
+            case Returned(peer):
+                self._reach(peer, None)
+            case Computed(payload, unit, attempt):
+                effects += self._on_computed(payload, unit, attempt)
+            case Received(Advert() as advert):
+                effects += self._on_advert(advert, now)
             case Received(Pull() as pull):
                 effects += self.replicator.on_pull(pull)
             case Received(Range() as message):
                 effects += self._on_range(message)
             case Received(Unknown(peer, frontier)):
                 effects += self._on_unknown(peer, frontier)
-            case Received(StateRequest(peer, k)):
-                effects.append(Send(peer, State(self.me, self.replicator.frontiers(), k)))
-            case Received(State() | Credit()):
-                pass  # of the transport; a driver asks for a state on its own account
+            case Received(Pin() as pin):
+                effects += self.replicator.on_pin(pin, now)
+            case Received(Unpin() as unpin):
+                effects += self.replicator.on_unpin(unpin)
+            case Received(Pinned() as pinned):
+                if self.adopter is not None:
+                    effects += self.adopter.on_pinned(pinned, self._readable())
+            case Received(StateRequest() as request):
+                effects += self._on_state_request(request, now)
+            case Received(State() as state):
+                effects += self._on_state(state, now)
+            case Received(Credit()):
+                pass  # of the transport
             case Progressed(peer):
                 self.replicator.progressed(peer, now)
+                if self.adopter is not None:
+                    self.adopter.progressed(peer, now)
             case Exhausted(timeout_s):
                 self._give_up_at = now + timeout_s
             case Ticked():
                 pass
         if self._started:
-            effects += self.replicator.pulls(now)
+            self._detect(now)
+            effects += self._withdraw(now)
+            effects += self._look_after_dead_lanes(now)
+            if self.adopter is not None:
+                effects += self.adopter.tick(now, self._donors(), self._readable())
+            if self.ready:
+                effects += self.replicator.pulls(now)
+            effects += self.replicator.expire_pins(now, self.members)
             effects += self._advertise(now)
             effects += self._drain(now)
         return effects
+
+    @property
+    def pending(self) -> bool:
+        """Something of its own is still to be decided: an adoption, or an update that may have to be taken back."""
+        adopts = self.adopter is not None and self.adopter.needed
+        return adopts or any(self._earlier(retained) for retained in self._retained.values())
 
     def deadline(self) -> float:
         """When to come back with `Ticked`; infinite before `Started`."""
@@ -117,27 +209,209 @@ class Peer:
             return float("inf")
         advert = self._advertised_at + (self.settings.advert_gap_s if self._changed else self.settings.advert_period_s)
         give_up = float("inf") if self._give_up_at is None else self._give_up_at
-        return min(advert, self.replicator.deadline(), give_up)
+        adoption = float("inf")
+        if self.adopter is not None and (self.adopter.under_way or self._donors()):
+            adoption = self.adopter.deadline()
+        return min(advert, self.replicator.deadline(), give_up, adoption)
+
+    # ---------------------------------------------------------------------------------------------------- members
+
+    def _reach(self, peer: PeerId, departed_at: float | None) -> None:
+        member = self.members.get(peer)
+        if member is None:
+            return
+        member.departed_at = departed_at
+        member.forgotten = False
+        self.replicator.reach(peer, departed_at is None)
+
+    def _detect(self, now: float) -> None:
+        """Who has been silent for long is taken for dead, until it is heard again."""
+        for peer, member in self.members.items():
+            if member.departed_at is None and now >= member.heard_at + self.settings.detect_s:
+                self._reach(peer, now)
+
+    def _alive(self) -> list[PeerId]:
+        return [peer for peer, member in self.members.items() if member.departed_at is None]
+
+    def _readable(self) -> list[PeerId]:
+        """Living peers whose lanes we read."""
+        return [peer for peer in self._alive() if self.members[peer].read]
+
+    def _donors(self) -> list[PeerId]:
+        return [peer for peer in self._alive() if self.members[peer].ready]
+
+    def _departed(self) -> set[PeerId]:
+        gone = {peer for peer, member in self.members.items() if member.departed_at is not None}
+        return gone | self._strangers.keys()
+
+    def _look_for_strangers(self, now: float) -> None:
+        """Lanes of peers that nobody introduced: they were dead before we came."""
+        lanes = set(self.replicator.origins).union(*(self.members[peer].frontiers for peer in self._alive()))
+        strangers = lanes - self.members.keys() - {self.me}
+        self._strangers = {lane: self._strangers.get(lane, now) for lane in strangers}
+
+    def _look_after_dead_lanes(self, now: float) -> list[Effect]:
+        """Survivors agree on what they have of a dead lane: whoever has less adopts from the one that has most."""
+        effects: list[Effect] = []
+        self._look_for_strangers(now)
+        dead = [lane for lane, since in self._strangers.items() if now >= since + self.settings.settle_s]
+        for peer, member in self.members.items():
+            if member.departed_at is None:
+                continue
+            if now >= member.departed_at + self.settings.settle_s:
+                dead.append(peer)
+            if now >= member.departed_at + self.settings.forget_s and not member.forgotten:
+                member.forgotten = True
+                effects += self.replicator.forget_reader(peer)
+        if not dead or not self.ready or self.adopter is None or self.adopter.under_way:
+            return effects
+        mine = self.replicator.frontiers()
+        best, best_peer = (sum(mine.get(lane, 0) for lane in dead), self.me), None
+        for peer in self._donors():
+            theirs = self.members[peer].frontiers
+            rank = (sum(theirs.get(lane, 0) for lane in dead), peer)
+            if rank > best and any(theirs.get(lane, 0) != mine.get(lane, 0) for lane in dead):
+                best, best_peer = rank, peer
+        if best_peer is not None:
+            self.adopter.needed = True
+            self.adopter.preferred = best_peer
+        return effects
+
+    # ------------------------------------------------------------------------------------------------------- lanes
+
+    def _on_computed(self, payload: Payload, unit: Unit | None, attempt: int) -> list[Effect]:
+        assert self.ready, "a peer without a replica has nothing to compute from"
+        if unit is not None and self.identities.knows(unit):
+            return [Gated(unit)]
+        marks = () if unit is None else (Mark(unit, attempt),)
+        self.identities.note(self.me, marks)
+        self._changed = True
+        effects = self.replicator.publish(payload, marks)
+        number = self.replicator.n
+        if self.settings.applies_own:
+            effects.append(Deliver(self.me, number, number, payload))
+        if unit is not None and attempt > 0:
+            self._retained[number] = Retained(unit, attempt)
+            effects.append(Retain(number, payload))
+        return effects
+
+    def _withdraw(self, now: float) -> list[Effect]:
+        """Take back what came second, and release what nobody can come before any more."""
+        effects: list[Effect] = []
+        for number, retained in list(self._retained.items()):
+            earlier = self._earlier(retained)
+            if any(self._stands(lane, now) for lane in earlier):
+                mark = Mark(retained.unit, retained.attempt, withdraws=True)
+                self.identities.note(self.me, (mark,))
+                effects += self.replicator.publish(Negative(number), (mark,))
+                if self.settings.applies_own:
+                    effects.append(Deliver(self.me, self.replicator.n, self.replicator.n, Negative(number)))
+                self.withdrawn += 1
+                self._changed = True
+            elif earlier or not self._settled(retained):
+                continue
+            effects.append(Release(number))
+            del self._retained[number]
+        return effects
+
+    def _earlier(self, retained: Retained) -> list[PeerId]:
+        """The lanes with an attempt of the same unit that goes before ours."""
+        mine = (retained.attempt, self.me)
+        return [lane for attempt, lane in self.identities.standing(retained.unit) if (attempt, lane) < mine]
+
+    def _stands(self, lane: PeerId, now: float) -> bool:
+        """What we have of `lane` will stay: it is alive, or the survivors have agreed on it."""
+        member = self.members.get(lane)
+        if member is None or member.departed_at is None:
+            return True
+        return now >= member.departed_at + 3 * self.settings.settle_s
+
+    def _settled(self, retained: Retained) -> bool:
+        """Every reader knows the unit, and all that it published before it did is known here."""
+        for peer, member in self.members.items():
+            if not member.reads or member.forgotten:
+                continue
+            n = retained.known_to.get(peer)
+            if n is None or (member.read and self.replicator.origins[peer].frontier < n):
+                return False
+        return True
+
+    def _on_advert(self, advert: Advert, now: float) -> list[Effect]:
+        self.replicator.heard(advert.peer, advert.n)
+        seen = advert.frontiers.get(self.me, 0)
+        member = self.members.get(advert.peer)
+        if member is not None:
+            member.heard_at = now
+            if member.departed_at is not None and self.settings.detect_s < float("inf"):
+                self._reach(advert.peer, None)
+            member.ready = advert.ready
+            member.frontiers = {**advert.frontiers, advert.peer: advert.n}
+            for number, retained in self._retained.items():
+                if seen >= number:
+                    retained.known_to.setdefault(advert.peer, advert.n)
+        if member is None or not member.reads or not advert.ready or member.forgotten:
+            return []
+        return self.replicator.acknowledge(advert.peer, seen)
 
     def _on_range(self, message: Range) -> list[Effect]:
-        if not self.replicator.is_next(message):
+        if not self.ready or not self.replicator.is_next(message):
             return []
         assert message.payload is not None
         try:
-            if self.layout is not None:
-                message.payload.layout.check_fit(self.layout)
-            check_finite(message.payload.arrays())
+            self._check(message.payload)
         except MismatchError as error:
             self.refused += 1
             return [Warn(f"updates {message.lo}..{message.hi} of peer {message.peer} are not merged: {error}")]
         self._changed = True
+        self.identities.note(message.peer, message.marks)
         return self.replicator.on_range(message)
+
+    def _check(self, payload: Packed) -> None:
+        if self.layout is not None:
+            payload.layout.check_fit(self.layout)
+        check_finite(payload.arrays())
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         origin = self.replicator.origins.get(peer)
-        if origin is None or origin.frontier != frontier:
+        if origin is None or origin.frontier != frontier or self.replicator.frozen:
             return []
-        return [Warn(f"peer {peer} cannot serve what follows update {frontier} of its lane: this replica stays behind")]
+        if self.adopter is None:
+            return [Warn(f"peer {peer} cannot serve what follows update {frontier} of its lane: we stay behind")]
+        self.adopter.needed = True
+        return []
+
+    # ---------------------------------------------------------------------------------------------------- replicas
+
+    def _on_state_request(self, request: StateRequest, now: float) -> list[Effect]:
+        if not self.ready:
+            return []
+        if self.adopter is None:
+            state = State(self.me, self.replicator.frontiers(), request.k, self.identities.by_lane())
+            return [Send(request.peer, state)]
+        return self.adopter.on_request(request, now, self._departed(), self.identities.by_lane())
+
+    def _on_state(self, state: State, now: float) -> list[Effect]:
+        if self.adopter is None:
+            return []
+        assert state.payload is not None
+        try:
+            self._check(state.payload)
+        except MismatchError as error:
+            self.refused += 1
+            return [Warn(f"the replica of peer {state.peer} is not adopted: {error}")]
+        effects = self.adopter.on_state(state, now)
+        if effects is None:
+            return []
+        known = self.identities
+        self.identities = Identities()
+        for lane, marks in state.marks.items():
+            self.identities.note(lane, marks)
+        self.identities.note(self.me, known.of_lane(self.me))
+        self.ready = True
+        self._changed = True
+        return effects
+
+    # ------------------------------------------------------------------------------------------------------- timers
 
     def _advertise(self, now: float) -> list[Effect]:
         gap = self.settings.advert_gap_s if self._changed else self.settings.advert_period_s
@@ -146,12 +420,12 @@ class Peer:
         self._changed = False
         self._advertised_at = now
         frontiers = self.replicator.frontiers()
-        return [Publish(Advert(self.me, frontiers.pop(self.me), frontiers))]
+        return [Publish(Advert(self.me, frontiers.pop(self.me), frontiers, self.ready))]
 
     def _drain(self, now: float) -> list[Effect]:
         if self._give_up_at is None:
             return []
-        missing = self.replicator.behind()
+        missing = tuple(peer for peer in self.replicator.behind() if peer not in self._departed())
         if missing and now < self._give_up_at:
             return []
         self._give_up_at = None

@@ -11,16 +11,22 @@ A reader has at most one pull to an origin under way. A pull with frontier b ack
 sum; a pull with frontier a says that the reply was lost, and is served exactly (a, b] again; an old pull is ignored.
 So a reader applies a range only if it begins right after its frontier, and nothing is ever applied twice or left out,
 whatever the network loses, repeats or reorders. A slow reader gets fewer and larger sums: backpressure without waiting.
+
+A peer that adopts a donor's replica will stand where the donor stood. It *pins* that beforehand: from then on the
+origin keeps every boundary at which the donor may stand, until the adopter has pulled from one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from gossip.arrays import Payload
-from gossip.events import Deliver, Effect, Fold, Forget, Keep, Send
-from gossip.messages import PeerId, Pull, Range, Unknown
+from gossip.events import Deliver, Effect, Fold, Forget, Keep, Negative, Send
+from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, Range, Unknown, Unpin
+
+PIN_EXPIRES_S = 15.0
+"""A stranger must not hold segments for ever."""
 
 
 @dataclass
@@ -31,6 +37,25 @@ class Reader:
     served: int
     k: int = 0
     """Of its newest pull."""
+
+
+@dataclass
+class Pinning:
+    """The boundaries at which an adopter may come out."""
+
+    donor: PeerId
+    k: int
+    boundaries: set[int]
+    expires: float
+
+
+@dataclass
+class Segment:
+    """Own updates lo..hi, summed, and the marks of those that have one."""
+
+    lo: int
+    hi: int
+    marks: tuple[Mark, ...]
 
 
 @dataclass
@@ -53,21 +78,29 @@ class Origin:
     pulled_at: float = float("-inf")
     """When it was last asked: who waited longest is asked first."""
     pull: PullState | None = None
+    reachable: bool = True
+    """False while its peer is taken for dead."""
 
 
+@dataclass
 class Replicator:
     """One peer's side of the protocol. `coalesce=False` serves updates one by one (nothing is ever summed)."""
 
-    def __init__(self, me: PeerId, *, pull_timeout_s: float, pulls_max: int, coalesce: bool) -> None:
-        self.me = me
-        self.n = 0
-        self.readers: dict[PeerId, Reader] = {}
-        self.origins: dict[PeerId, Origin] = {}
-        self.segments: list[tuple[int, int]] = []
-        self._k = 0
-        self._pull_timeout_s = pull_timeout_s
-        self._pulls_max = pulls_max
-        self._coalesce = coalesce
+    me: PeerId
+    pull_timeout_s: float
+    pulls_max: int
+    coalesce: bool
+    n: int = 0
+    forgotten: int = 0
+    """Own updates up to here are no longer kept."""
+    readers: dict[PeerId, Reader] = field(default_factory=dict)
+    pins: dict[PeerId, Pinning] = field(default_factory=dict)
+    origins: dict[PeerId, Origin] = field(default_factory=dict)
+    segments: list[Segment] = field(default_factory=list)
+    frozen: bool = False
+    """An adoption is under way: nothing is pulled or applied, own updates go on."""
+    k: int = 0
+    """Of the newest pull or pin, to whomever."""
 
     # ------------------------------------------------------------------------------------------------- membership
 
@@ -75,14 +108,30 @@ class Replicator:
         """The replica stands at `frontiers`; lanes not named there are read from their beginning."""
         for lane, frontier in frontiers.items():
             if lane != self.me:
-                self.origins[lane] = Origin(frontier, frontier)
+                origin = self.origins.setdefault(lane, Origin(0, 0))
+                origin.frontier, origin.n, origin.pull = frontier, max(origin.n, frontier), None
+        for lane, origin in self.origins.items():
+            if lane not in frontiers:
+                origin.frontier, origin.pull = 0, None
 
-    def join(self, peer: PeerId, reads: bool, read: bool) -> None:
-        """`peer` has all that is published so far, and reads and is read from now on."""
-        if reads:
+    def join(self, peer: PeerId, reads: bool, read: bool, level: bool) -> None:
+        """`peer` reads and is read from now on; `level`: it has all that is published so far."""
+        if reads and (level or self.n == 0):
             self.readers.setdefault(peer, Reader(self.n, self.n))
         if read:
             self.origins.setdefault(peer, Origin(0, 0))
+
+    def reach(self, peer: PeerId, reachable: bool) -> None:
+        """`peer` answers, or is taken for dead."""
+        if peer in self.origins:
+            self.origins[peer].reachable = reachable
+            self.origins[peer].pull = None
+
+    def forget_reader(self, peer: PeerId) -> list[Effect]:
+        """`peer` will not come back: nothing is kept for it any more."""
+        self.readers.pop(peer, None)
+        self.pins.pop(peer, None)
+        return self.compact()
 
     def frontiers(self) -> dict[PeerId, int]:
         """How far each lane is applied here, the own included."""
@@ -90,64 +139,140 @@ class Replicator:
 
     # --------------------------------------------------------------------------------------------------- the origin
 
-    def publish(self, payload: Payload) -> list[Effect]:
+    def publish(self, payload: Payload | Negative, marks: tuple[Mark, ...]) -> list[Effect]:
         """Append one update to the own lane."""
         self.n += 1
-        if not self.readers:
+        if not self.readers and not self.pins:
+            self.forgotten = self.n
             return []
-        if self.segments and self._joinable(self.segments[-1][1]):
-            lo = self.segments.pop()[0]
+        if self.segments and self._joinable(self.segments[-1].hi):
+            segment = self.segments[-1]
+            segment.hi, segment.marks = self.n, segment.marks + marks
         else:
-            lo = self.n
-        self.segments.append((lo, self.n))
-        return [Keep(lo, self.n, payload)]
+            segment = Segment(self.n, self.n, marks)
+            self.segments.append(segment)
+        return [Keep(segment.lo, self.n, payload)]
 
     def on_pull(self, pull: Pull) -> list[Effect]:
         """Serve a reader, see the module's rule."""
-        reader = self.readers.get(pull.peer)
-        if reader is None:
-            return [Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
-        if pull.k < reader.k:
+        pin, reader = self.pins.get(pull.peer), self.readers.get(pull.peer)
+        if pull.k < max(pin.k if pin else 0, reader.k if reader else 0):
             return []
+        if pin is not None and pull.frontier in pin.boundaries:
+            del self.pins[pull.peer]
+            reader = self.readers[pull.peer] = Reader(pull.frontier, pull.frontier)
+        elif reader is None and pull.frontier == 0 and self.forgotten == 0:
+            reader = self.readers[pull.peer] = Reader(0, 0)
+        if reader is None or pull.frontier not in (reader.acknowledged, reader.served):
+            return [Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
         reader.k = pull.k
         effects: list[Effect] = []
         if pull.frontier == reader.served:
-            effects += self.acknowledge(pull.peer, pull.frontier)
-            reader.served = self.n if self._coalesce else min(reader.served + 1, self.n)
-        elif pull.frontier != reader.acknowledged:
-            return [Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
+            reader.acknowledged = reader.served
+            reader.served = self.n if self.coalesce else min(reader.served + 1, self.n)
+            self._boundary_of(pull.peer, reader.served)
+            effects += self.compact()
         if reader.served > pull.frontier:
-            effects.append(Send(pull.peer, Range(self.me, pull.frontier + 1, reader.served, pull.k)))
+            marks = self.marks(pull.frontier, reader.served)
+            effects.append(Send(pull.peer, Range(self.me, pull.frontier + 1, reader.served, pull.k, marks)))
         return effects
 
     def acknowledge(self, peer: PeerId, frontier: int) -> list[Effect]:
-        """`peer` says that it has applied this lane up to `frontier`; anything but what it was served last is old."""
-        reader = self.readers.get(peer)
-        if reader is None or frontier != reader.served or frontier == reader.acknowledged:
+        """`peer` says that it has applied this lane up to `frontier`: it was served that, or adopted it."""
+        reader, pin = self.readers.get(peer), self.pins.get(peer)
+        if pin is not None and frontier in pin.boundaries:
+            del self.pins[peer]
+            self.readers[peer] = Reader(frontier, frontier, pin.k)
+        elif reader is None:
+            if frontier != self.n and frontier not in self._boundaries():
+                return []
+            self.readers[peer] = Reader(frontier, frontier)
+        elif frontier != reader.served or frontier == reader.acknowledged:
             return []
-        reader.acknowledged = frontier
-        return self._compact()
+        else:
+            reader.acknowledged = frontier
+        self._boundary_of(peer, frontier)
+        return self.compact()
+
+    def on_pin(self, pin: Pin, now: float) -> list[Effect]:
+        """Keep, for the adopter, every boundary at which its donor may stand. Silent if the donor's is not known."""
+        known = self.pins.get(pin.peer)
+        if known is not None and pin.k < known.k:
+            return []
+        if known is None or known.k != pin.k:
+            donor = self.readers.get(pin.donor)
+            if donor is None and pin.donor != self.me:
+                return []
+            boundaries = {donor.acknowledged, donor.served} if donor is not None else set()
+            known = self.pins[pin.peer] = Pinning(pin.donor, pin.k, boundaries, now)
+        known.expires = now + PIN_EXPIRES_S
+        return [Send(pin.peer, Pinned(self.me, pin.k))]
+
+    def on_unpin(self, unpin: Unpin) -> list[Effect]:
+        """The adopter has given up."""
+        pin = self.pins.get(unpin.peer)
+        if pin is None or pin.k != unpin.k:
+            return []
+        del self.pins[unpin.peer]
+        return self.compact()
+
+    def give_to(self, peer: PeerId, k: int, now: float) -> None:
+        """The replica as it is now is being sent to `peer`: it may come out at n."""
+        pin = self.pins.get(peer)
+        if pin is None or pin.k != k:
+            pin = self.pins[peer] = Pinning(self.me, k, set(), now)
+        pin.boundaries.add(self.n)
+        pin.expires = now + PIN_EXPIRES_S
+
+    def expire_pins(self, now: float, members: Collection[PeerId]) -> list[Effect]:
+        """Drop those of adopters that never became members. A member that is cut off has adopted, and comes back."""
+        expired = [peer for peer, pin in self.pins.items() if now >= pin.expires and peer not in members]
+        for peer in expired:
+            del self.pins[peer]
+        return self.compact() if expired else []
+
+    def marks(self, after: int, through: int) -> tuple[Mark, ...]:
+        """The marks of own updates after+1 .. through, which begin and end at boundaries."""
+        return tuple(mark for s in self.segments if after < s.lo and s.hi <= through for mark in s.marks)
+
+    def keeps(self, after: int) -> bool:
+        """Whether the own updates after+1 .. n are there as whole segments."""
+        return after == self.n or any(segment.lo == after + 1 for segment in self.segments)
+
+    def _boundary_of(self, donor: PeerId, boundary: int) -> None:
+        """`donor` may stand at `boundary` from now on."""
+        for pin in self.pins.values():
+            if pin.donor == donor:
+                pin.boundaries.add(boundary)
+
+    def _boundaries(self) -> set[int]:
+        boundaries = {b for reader in self.readers.values() for b in (reader.acknowledged, reader.served)}
+        return boundaries.union(*(pin.boundaries for pin in self.pins.values()))
 
     def _joinable(self, boundary: int) -> bool:
         """No reader may stand at `boundary`, so the segments on both sides of it may become one."""
-        return self._coalesce and all(boundary not in (r.acknowledged, r.served) for r in self.readers.values())
+        return self.coalesce and boundary not in self._boundaries()
 
-    def _compact(self) -> list[Effect]:
+    def compact(self) -> list[Effect]:
+        """Forget what every reader has, and sum what no reader can tell apart."""
         effects: list[Effect] = []
-        through = min((r.acknowledged for r in self.readers.values()), default=self.n)
-        if self.segments and self.segments[0][1] <= through:
+        boundaries = self._boundaries()
+        through = min(boundaries, default=self.n)
+        if self.segments and self.segments[0].hi <= through:
             effects.append(Forget(through))
-            self.segments = [s for s in self.segments if s[1] > through]
-        kept: list[tuple[int, int]] = []
-        folded: set[int] = set()
+            self.segments = [segment for segment in self.segments if segment.hi > through]
+            self.forgotten = through
+        kept: list[Segment] = []
+        folded: list[Segment] = []
         for segment in self.segments:
-            if kept and self._joinable(kept[-1][1]):
-                kept[-1] = (kept[-1][0], segment[1])
-                folded.add(len(kept) - 1)
+            if kept and self.coalesce and kept[-1].hi not in boundaries:
+                kept[-1].hi, kept[-1].marks = segment.hi, kept[-1].marks + segment.marks
+                if kept[-1] not in folded:
+                    folded.append(kept[-1])
             else:
                 kept.append(segment)
         self.segments = kept
-        return effects + [Fold(*kept[index]) for index in sorted(folded)]
+        return effects + [Fold(segment.lo, segment.hi) for segment in folded]
 
     # --------------------------------------------------------------------------------------------------- the reader
 
@@ -159,9 +284,9 @@ class Replicator:
 
     def on_range(self, message: Range) -> list[Effect]:
         """Apply it if it begins right after the frontier; a repeated or overtaken one changes nothing."""
-        origin = self.origins.get(message.peer)
-        if origin is None or message.lo != origin.frontier + 1:
+        if not self.is_next(message):
             return []
+        origin = self.origins[message.peer]
         assert message.payload is not None
         origin.frontier = message.hi
         origin.n = max(origin.n, message.hi)
@@ -171,16 +296,18 @@ class Replicator:
     def is_next(self, message: Range) -> bool:
         """This range would be applied."""
         origin = self.origins.get(message.peer)
-        return origin is not None and message.lo == origin.frontier + 1
+        return not self.frozen and origin is not None and message.lo == origin.frontier + 1
 
     def progressed(self, peer: PeerId, now: float) -> None:
         """Part of the answer came in: grant it another time-out."""
         origin = self.origins.get(peer)
         if origin is not None and origin.pull is not None:
-            origin.pull.due = now + self._pull_timeout_s
+            origin.pull.due = now + self.pull_timeout_s
 
     def pulls(self, now: float) -> list[Effect]:
         """Ask the origins that are ahead, at most `pulls_max` at a time, those first that waited longest."""
+        if self.frozen:
+            return []
         under_way = 0
         behind = []
         for peer, origin in self.origins.items():
@@ -188,19 +315,20 @@ class Replicator:
                 origin.pull = None
             if origin.pull is not None:
                 under_way += 1
-            elif origin.n > origin.frontier:
+            elif origin.n > origin.frontier and origin.reachable:
                 behind.append((origin.pulled_at, peer, origin))
         effects: list[Effect] = []
-        for _, peer, origin in sorted(behind, key=lambda entry: entry[:2])[: max(0, self._pulls_max - under_way)]:
-            self._k += 1
+        for _, peer, origin in sorted(behind, key=lambda entry: entry[:2])[: max(0, self.pulls_max - under_way)]:
+            self.k += 1
             origin.pulled_at = now
-            origin.pull = PullState(origin.frontier, self._k, now + self._pull_timeout_s)
-            effects.append(Send(peer, Pull(self.me, origin.frontier, self._k)))
+            origin.pull = PullState(origin.frontier, self.k, now + self.pull_timeout_s)
+            effects.append(Send(peer, Pull(self.me, origin.frontier, self.k)))
         return effects
 
     def deadline(self) -> float:
         """When the first pull under way is to be given up."""
-        return min((o.pull.due for o in self.origins.values() if o.pull is not None), default=float("inf"))
+        pulls = (o.pull.due for o in self.origins.values() if o.pull is not None and not self.frozen)
+        return min(pulls, default=float("inf"))
 
     def behind(self) -> tuple[PeerId, ...]:
         """The readers that have not acknowledged all of this lane."""

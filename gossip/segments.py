@@ -11,8 +11,11 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gossip.arrays import Bytes, Layout, Payload
 from gossip.errors import UsageError
+from gossip.events import Negative, Own
 from gossip.wire import BLOCK_BYTES, allocate
 
 
@@ -83,6 +86,7 @@ class Segments:
     def __init__(self, memory_bytes_max: int = 1 << 26, directory: str | None = None) -> None:
         """`directory` is where the temporary files go; by default the system's."""
         self._entries: list[Entry] = []
+        self._retained: dict[int, MemorySegment | FileSegment] = {}
         self._memory_bytes_max = memory_bytes_max
         self._directory = directory
 
@@ -120,6 +124,30 @@ class Segments:
         layout = next((entry.segment.layout for entry in self._entries if entry.lo == lo), None)
         return RangeSum(self, lo, hi, layout) if layout is not None and self._within(lo, hi) else None
 
+    def retain(self, number: int, payload: Payload) -> None:
+        """Carry out `Retain`."""
+        self._retained[number] = self.copy(payload)
+
+    def release(self, number: int) -> None:
+        """Carry out `Release`."""
+        self._retained.pop(number).close()
+
+    def resolve(self, payload: Payload | Own | Negative) -> Payload:
+        """The payload that a reference names."""
+        match payload:
+            case Own(lo, hi):
+                total = self.sum(lo, hi)
+                assert total is not None, f"the peer wants its own {lo}..{hi}, which it does not keep"
+                return total
+            case Negative(number):
+                return NegativePayload(self._retained[number])
+        return payload
+
+    def copy(self, payload: Payload) -> MemorySegment | FileSegment:
+        """A copy, in a file unless it is small; to be closed."""
+        small = payload.layout.nbytes <= BLOCK_BYTES
+        return (None if small else _filed(payload, self._directory)) or _copied(payload)
+
     @property
     def memory_bytes(self) -> int:
         """What the segments hold in memory."""
@@ -132,7 +160,10 @@ class Segments:
         """Give everything back."""
         for entry in self._entries:
             entry.segment.close()
+        for segment in self._retained.values():
+            segment.close()
         self._entries.clear()
+        self._retained.clear()
 
     def _within(self, lo: int, hi: int) -> list[Entry]:
         """The segments that make up lo..hi exactly; empty if there are no such."""
@@ -186,6 +217,21 @@ def _filed(payload: Payload, directory: str | None) -> FileSegment | None:
 def _copy(payload: Payload, segment: MemorySegment | FileSegment) -> None:
     for start in range(0, payload.layout.nbytes, BLOCK_BYTES):
         segment.write(start, payload.read(start, min(start + BLOCK_BYTES, payload.layout.nbytes)))
+
+
+class NegativePayload:
+    """Minus another payload."""
+
+    def __init__(self, payload: Payload) -> None:
+        self._payload, self.layout = payload, payload.layout
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """A fresh copy of bytes [start, stop), negated by dtype."""
+        data = bytearray(self._payload.read(start, stop))
+        for dtype, low, high in self.layout.pieces(start, stop):
+            numbers = np.frombuffer(data, dtype, (high - low) // np.dtype(dtype).itemsize, low - start)
+            np.subtract(np.zeros((), dtype), numbers, out=numbers)
+        return data
 
 
 class RangeSum:

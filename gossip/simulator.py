@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from gossip.arrays import Array, Arrays, Bytes, Layout, Packed
 from gossip.events import (
+    Adopt,
     Computed,
     Deliver,
     Drained,
@@ -20,10 +21,13 @@ from gossip.events import (
     Exhausted,
     Fold,
     Forget,
+    Gated,
     Joined,
     Keep,
     Publish,
     Received,
+    Release,
+    Retain,
     Send,
     Started,
     Ticked,
@@ -55,10 +59,29 @@ class SimulatedPeer:
         self.peer = peer
         self.replica = replica
         self.segments = Segments()
+        self.gated = 0
+        self.alive = True
+        self.clock_rate = 1.0
+        """Seconds of its clock per second of virtual time."""
+        self.clock_ahead = 0.0
+        self.paused_until = 0.0
+        """Virtual time before which it does nothing; what comes in waits."""
         self.drained: tuple[PeerId, ...] | None = None
         """What `Drained` named as missing; None before it."""
         self.warnings: list[str] = []
         self.due = float("inf")
+        """The deadline of its own clock that it is to be woken for."""
+
+        self._shown = float("-inf")
+
+    def now(self, time: float, not_before: float = float("-inf")) -> float:
+        """What its clock shows at virtual `time`; it never goes back."""
+        self._shown = max(self._shown, not_before, time * self.clock_rate + self.clock_ahead)
+        return self._shown
+
+    def when(self, now: float) -> float:
+        """The virtual time at which its clock shows `now`."""
+        return (now - self.clock_ahead) / self.clock_rate
 
 
 class Simulation:
@@ -79,11 +102,17 @@ class Simulation:
         self.random = random.Random(seed)
         self.layout = Layout.of(initial)
         self.digest = Digest()
-        self._observers: list[Observe] = [self.digest.observe] + ([observe] if observe else [])
+        self.observers: list[Observe] = [self.digest.observe] + ([observe] if observe else [])
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
+        self._settings = settings
+        self._initial = initial
+        self.blocked: Callable[[PeerId, PeerId], bool] = lambda sender, receiver: False
+        """Whether nothing that the first sends reaches the second: a partition, perhaps in one direction."""
         ids = [PeerId(f"p{index:03d}") for index in range(count)]
-        self.peers = {me: SimulatedPeer(Peer(me, self.layout, settings), Packed.of(initial)) for me in ids}
+        self.peers: dict[PeerId, SimulatedPeer] = {}
+        for me in ids:
+            self._add(me)
         for me in ids:
             self.happen(me, Started({}))
             for other in ids:
@@ -97,6 +126,23 @@ class Simulation:
         self._order += 1
         heapq.heappush(self._queue, (time, self._order, action))
 
+    def join(self, me: PeerId) -> None:
+        """A peer comes late, now: it knows all who are there, and they it."""
+        others = [other for other, host in self.peers.items() if host.alive]
+        self._add(me)
+        self.happen(me, Started({}, ready=False))
+        for other in others:
+            self.happen(me, Joined(other, level=False))
+            self.happen(other, Joined(me, level=False))
+
+    def crash(self, me: PeerId) -> None:
+        """A peer is gone, now, with all it holds."""
+        self.peers[me].alive = False
+
+    def live(self) -> dict[PeerId, SimulatedPeer]:
+        """Those that did not crash."""
+        return {me: host for me, host in self.peers.items() if host.alive}
+
     def compute(self, time: float, peer: PeerId, update: Arrays) -> None:
         """Let `peer` finish an update (named arrays to add) at `time`."""
         packed = Packed.of(update)
@@ -104,7 +150,7 @@ class Simulation:
 
     def exhaust(self, timeout_s: float) -> None:
         """Tell every peer that no more updates will come."""
-        for me in self.peers:
+        for me in self.live():
             self.happen(me, Exhausted(timeout_s))
 
     def run(self, until: float) -> None:
@@ -118,7 +164,7 @@ class Simulation:
         """Let every peer drain; returns the virtual seconds that it took. The time-out bounds it."""
         begin = self.now
         self.exhaust(timeout_s)
-        while self._queue and any(p.drained is None for p in self.peers.values()):
+        while self._queue and any(host.drained is None for host in self.live().values()):
             self.now, _, action = heapq.heappop(self._queue)
             action()
         return self.now - begin
@@ -129,34 +175,51 @@ class Simulation:
 
     # ------------------------------------------------------------------------------------------------------- driver
 
-    def happen(self, me: PeerId, event: Event) -> None:
-        """Hand an event to a peer and carry out what it wants."""
+    def happen(self, me: PeerId, event: Event, not_before: float = float("-inf")) -> None:
+        """Hand an event to a peer and carry out what it wants; nothing happens to one that crashed.
+
+        Its clock shows at least `not_before`: a deadline loses a little when it is converted between clocks.
+        """
         host = self.peers[me]
-        effects = host.peer.handle(event, self.now)
-        for observe in self._observers:
-            observe(self.now, me, event, effects)
+        if not host.alive:
+            return
+        if self.now < host.paused_until:
+            self.at(host.paused_until, lambda: self.happen(me, event))
+            return
+        now = host.now(self.now, not_before)
+        effects = host.peer.handle(event, now)
         for effect in effects:
             match effect:
                 case Send(to, message):
-                    self._carry(to, self._frames(host, message))
+                    self._carry(me, to, self._frames(host, message))
                 case Publish(message):
                     frames = encode(message)
                     for other in self.peers:
                         if other != me:
-                            self._carry(other, frames)
+                            self._carry(me, other, frames)
                 case Deliver(_, _, _, payload):
                     nbytes = self.layout.nbytes
-                    self.layout.add(host.replica.buffer, payload.read(0, nbytes), 0, nbytes)
+                    self.layout.add(host.replica.buffer, host.segments.resolve(payload).read(0, nbytes), 0, nbytes)
+                case Adopt(payload):
+                    host.replica = Packed(self.layout, bytearray(payload.read(0, self.layout.nbytes)))
                 case Keep(lo, hi, payload):
-                    host.segments.keep(lo, hi, payload)
+                    host.segments.keep(lo, hi, host.segments.resolve(payload))
                 case Fold(lo, hi):
                     host.segments.fold(lo, hi)
                 case Forget(through):
                     host.segments.forget(through)
+                case Retain(number, payload):
+                    host.segments.retain(number, payload)
+                case Release(number):
+                    host.segments.release(number)
+                case Gated():
+                    host.gated += 1
                 case Drained(missing):
                     host.drained = missing
                 case Warn(text):
                     host.warnings.append(text)
+        for observe in self.observers:
+            observe(now, me, event, effects)
         self._wake(me)
 
     def _frames(self, host: SimulatedPeer, message: Message) -> list[Bytes]:
@@ -166,28 +229,40 @@ class Simulation:
                 assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
                 return encode(message, total)
             case State():
-                return encode(message, host.replica)
+                return encode(message, Packed(self.layout, bytes(host.replica.buffer)))
         return encode(message)
 
-    def _carry(self, to: PeerId, frames: list[Bytes]) -> None:
+    def _carry(self, sender: PeerId, to: PeerId, frames: list[Bytes]) -> None:
         for _ in range(2 if self.random.random() < self.network.duplication else 1):
-            if self.random.random() >= self.network.loss:
+            if self.random.random() >= self.network.loss and not self.blocked(sender, to):
                 arrival = self.now + self.random.expovariate(1 / self.network.delay_mean_s)
-                self.at(arrival, lambda: self.happen(to, Received(decode(frames))))
+                self.at(arrival, lambda: self._arrive(sender, to, frames))
+
+    def _arrive(self, sender: PeerId, to: PeerId, frames: list[Bytes]) -> None:
+        if to in self.peers and not self.blocked(sender, to):
+            self.happen(to, Received(decode(frames)))
 
     def _wake(self, me: PeerId) -> None:
         """Have `Ticked` happen at the peer's deadline; a timer that was set for a later one finds nothing to do."""
-        due = self.peers[me].peer.deadline()
-        if due < self.peers[me].due:
-            self.peers[me].due = due
-            self.at(due, lambda: self._tick(me, due))
+        host = self.peers[me]
+        due = host.peer.deadline()
+        if due < host.due:
+            host.due = due
+            self.at(max(self.now, host.when(due)), lambda: self._tick(me, due))
 
     def _tick(self, me: PeerId, due: float) -> None:
         host = self.peers[me]
-        if due != host.due:
+        if due != host.due or not host.alive:
+            return
+        if self.now < host.paused_until:
+            self.at(host.paused_until, lambda: self._tick(me, due))
             return
         host.due = float("inf")
-        if host.peer.deadline() <= self.now:
-            self.happen(me, Ticked())
+        if host.peer.deadline() <= due:
+            self.happen(me, Ticked(), due)
         else:
             self._wake(me)
+
+    def _add(self, me: PeerId) -> None:
+        peer = Peer(me, self.layout, self._settings, random.Random(self.random.getrandbits(64)))
+        self.peers[me] = SimulatedPeer(peer, Packed.of(self._initial))

@@ -72,6 +72,8 @@ def fingerprint(value: Any) -> str:
     kind = type(value)
     if kind in PLAIN:
         return repr(value)
+    if isinstance(value, tuple):
+        return repr(value)
     if kind is Layout:
         return str(value.digest)
     if kind is Packed or not (is_dataclass(value) or isinstance(value, Mapping)):
@@ -81,7 +83,7 @@ def fingerprint(value: Any) -> str:
     return f"{kind.__name__}(" + ",".join([fingerprint(getattr(value, name)) for name in _names(kind)]) + ")"
 
 
-PLAIN = frozenset((int, float, str, bool, tuple, type(None)))
+PLAIN = frozenset((int, float, str, bool, type(None)))
 
 
 _names_by_kind: dict[type, tuple[str, ...]] = {}
@@ -98,7 +100,7 @@ def _own(event: Event) -> Event:
     """The event with arrays that nobody will write to: a driver may use its buffers again."""
     match event:
         case Computed(payload):
-            return Computed(_copy(payload))
+            return replace(event, payload=_copy(payload))
         case Received(Range() | State() as message) if message.payload is not None:
             return Received(replace(message, payload=_copy(message.payload)))
     return event

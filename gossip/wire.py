@@ -14,7 +14,7 @@ import json
 import mmap
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,23 @@ import numpy as np
 
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed, Payload
 from gossip.errors import WireError
-from gossip.messages import Advert, Bulk, Credit, Message, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.messages import (
+    Advert,
+    Bulk,
+    Credit,
+    Mark,
+    Message,
+    PeerId,
+    Pin,
+    Pinned,
+    Pull,
+    Range,
+    State,
+    StateRequest,
+    Unit,
+    Unknown,
+    Unpin,
+)
 
 MAGIC = b"gs"
 VERSION = 1
@@ -90,20 +106,31 @@ def encode(message: Message, payload: Payload | None = None) -> list[Bytes]:
 
 def _fields(message: Message) -> tuple[int, list[Any]]:
     match message:
-        case Advert(peer, n, frontiers):
-            return 1, [peer, n, dict(frontiers)]
+        case Advert(peer, n, frontiers, ready):
+            return 1, [peer, n, dict(frontiers), ready]
         case Pull(peer, frontier, k):
             return 2, [peer, frontier, k]
-        case Range(peer, lo, hi, k, layout):
-            return 3, [peer, lo, hi, k, _layout_fields(layout)]
+        case Range(peer, lo, hi, k, marks, layout):
+            return 3, [peer, lo, hi, k, _mark_fields(marks), _layout_fields(layout)]
         case Unknown(peer, frontier, k):
             return 4, [peer, frontier, k]
-        case StateRequest(peer, k):
-            return 5, [peer, k]
-        case State(peer, frontiers, k, layout):
-            return 6, [peer, dict(frontiers), k, _layout_fields(layout)]
+        case StateRequest(peer, k, frontiers):
+            return 5, [peer, k, dict(frontiers)]
+        case State(peer, frontiers, k, marks, layout):
+            by_lane = {lane: _mark_fields(of_lane) for lane, of_lane in marks.items()}
+            return 6, [peer, dict(frontiers), k, by_lane, _layout_fields(layout)]
         case Credit(peer, k, blocks):
             return 7, [peer, k, blocks]
+        case Pin(peer, donor, k):
+            return 8, [peer, donor, k]
+        case Pinned(peer, k):
+            return 9, [peer, k]
+        case Unpin(peer, k):
+            return 10, [peer, k]
+
+
+def _mark_fields(marks: Iterable[Mark]) -> list[list[Any]]:
+    return [[*mark.unit, mark.attempt, mark.withdraws] for mark in marks]
 
 
 def _layout_fields(layout: Layout) -> list[list[Any]]:
@@ -239,6 +266,30 @@ def _frontiers(value: Any) -> Mapping[PeerId, int]:
     return {_peer(lane): _count(frontier) for lane, frontier in value.items()}
 
 
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise WireError("a field is not true or false")
+    return value
+
+
+def _marks(value: Any) -> tuple[Mark, ...]:
+    if type(value) is not list:
+        raise WireError("a field is not a list of marks")
+    marks = []
+    for entry in value:
+        if type(entry) is not list or len(entry) != 5:
+            raise WireError("a mark is not unit, attempt and sign")
+        epoch, partition, chunk, attempt = (_count(number) for number in entry[:4])
+        marks.append(Mark(Unit(epoch, partition, chunk), attempt, _flag(entry[4])))
+    return tuple(marks)
+
+
+def _marks_by_lane(value: Any) -> Mapping[PeerId, tuple[Mark, ...]]:
+    if type(value) is not dict:
+        raise WireError("a field does not map lanes to marks")
+    return {_peer(lane): _marks(marks) for lane, marks in value.items()}
+
+
 def _layout(value: Any) -> Layout:
     if type(value) is not list:
         raise WireError("a field is not a layout")
@@ -263,11 +314,14 @@ def _layout(value: Any) -> Layout:
 
 
 _DECODERS: dict[int, tuple[tuple[Callable[[Any], Any], ...], Callable[..., Message]]] = {
-    1: ((_peer, _count, _frontiers), Advert),
+    1: ((_peer, _count, _frontiers, _flag), Advert),
     2: ((_peer, _count, _count), Pull),
-    3: ((_peer, _count, _count, _count, _layout), Range),
+    3: ((_peer, _count, _count, _count, _marks, _layout), Range),
     4: ((_peer, _count, _count), Unknown),
-    5: ((_peer, _count), StateRequest),
-    6: ((_peer, _frontiers, _count, _layout), State),
+    5: ((_peer, _count, _frontiers), StateRequest),
+    6: ((_peer, _frontiers, _count, _marks_by_lane, _layout), State),
     7: ((_peer, _count, _count), Credit),
+    8: ((_peer, _peer, _count), Pin),
+    9: ((_peer, _count), Pinned),
+    10: ((_peer, _count), Unpin),
 }

@@ -27,23 +27,42 @@ import zmq
 from gossip.arrays import Bytes, Payload
 from gossip.errors import MismatchError, UsageError, WireError
 from gossip.events import (
+    Adopt,
     Computed,
     Deliver,
     Drained,
     Event,
     Fold,
     Forget,
+    Gated,
     Keep,
     Progressed,
     Publish,
     Received,
+    Release,
+    Retain,
     Send,
     Ticked,
     Warn,
 )
-from gossip.messages import Advert, Bulk, Credit, Message, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.messages import (
+    Advert,
+    Bulk,
+    Credit,
+    Message,
+    PeerId,
+    Pin,
+    Pinned,
+    Pull,
+    Range,
+    State,
+    StateRequest,
+    Unit,
+    Unknown,
+    Unpin,
+)
 from gossip.peer import Peer
-from gossip.segments import Segments
+from gossip.segments import FileSegment, MemorySegment, Segments
 from gossip.trace import Observe
 from gossip.wire import (
     BLOCK_BYTES,
@@ -104,12 +123,20 @@ class Host(Protocol):
 
     def release(self) -> None: ...
 
-    def deliver(self, effect: Deliver) -> None:
-        """Merge; called between `acquire` and `release`."""
+    def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
+        """Merge updates lo..hi of `lane`; called between `acquire` and `release`."""
         ...
 
     def state(self) -> Payload:
-        """The replica, to be sent block by block."""
+        """The replica as it is now; a copy is made of it before anything else happens."""
+        ...
+
+    def adopt(self, payload: Payload) -> None:
+        """Replace the replica; called between `acquire` and `release`."""
+        ...
+
+    def gated(self, unit: Unit) -> None:
+        """The unit was published before, here or elsewhere."""
         ...
 
     def drained(self, missing: tuple[PeerId, ...]) -> None: ...
@@ -127,6 +154,11 @@ class Outgoing:
     limit: int
     """Blocks that the receiver's credit allows."""
     next: int = 0
+
+    def close(self) -> None:
+        """Give a copy of a replica back."""
+        if isinstance(self.payload, FileSegment | MemorySegment):
+            self.payload.close()
 
 
 class Runtime:
@@ -148,6 +180,8 @@ class Runtime:
         self.peer = peer
         self.bytes_out = 0
         self.bytes_in = 0
+        self.computed = 0
+        """Events `Computed` that were dealt with."""
         self.malformed = 0
         """Messages dropped because they were not well-formed."""
         self._host = host
@@ -240,6 +274,8 @@ class Runtime:
         for socket in (self._pub, self._sub, self._router, *self._dealers.values()):
             socket.close(linger=0)
         self._context.term()
+        for to in list(self._outgoing):
+            self._end(to)
         self._segments.close()
 
     def _check_owner(self) -> None:
@@ -269,6 +305,8 @@ class Runtime:
                 self._host.release()
 
     def _step(self, event: Event) -> None:
+        if isinstance(event, Computed):
+            self.computed += 1
         now = time.monotonic()
         effects = self.peer.handle(event, now)
         if self._observe is not None:
@@ -279,10 +317,18 @@ class Runtime:
                     self._send(to, message)
                 case Publish(message):
                     self._try_send(self._pub, [encode_header(message)])
-                case Deliver():
-                    self._host.deliver(effect)
+                case Deliver(lane, lo, hi, payload):
+                    self._host.deliver(lane, lo, hi, self._segments.resolve(payload))
+                case Adopt(payload):
+                    self._host.adopt(payload)
                 case Keep(lo, hi, payload):
-                    self._segments.keep(lo, hi, payload)
+                    self._segments.keep(lo, hi, self._segments.resolve(payload))
+                case Retain(number, payload):
+                    self._segments.retain(number, payload)
+                case Release(number):
+                    self._segments.release(number)
+                case Gated(unit):
+                    self._host.gated(unit)
                 case Fold(lo, hi):
                     self._segments.fold(lo, hi)
                 case Forget(through):
@@ -301,9 +347,9 @@ class Runtime:
             case State():
                 states = [out.to for out in self._outgoing.values() if isinstance(out.message, State)]
                 for oldest in states[: max(0, len(states) + 1 - STATES_MAX)]:
-                    del self._outgoing[oldest]
-                self._begin(to, message, self._host.state())
-            case Unknown():
+                    self._end(oldest)
+                self._begin(to, message, self._segments.copy(self._host.state()))
+            case Unknown() | Pinned():
                 self._try_send(self._router, [to.encode(), encode_header(message)])
             case _:
                 if to in self._dealers:
@@ -312,8 +358,14 @@ class Runtime:
     def _begin(self, to: PeerId, message: Bulk, payload: Payload) -> None:
         header = encode_header(_with_layout(message, payload))
         if self._try_send(self._router, [to.encode(), header]):
-            self._outgoing.pop(to, None)  # so that the oldest comes first
+            self._end(to)
             self._outgoing[to] = Outgoing(to, message, payload, WINDOW_BLOCKS)
+
+    def _end(self, to: PeerId) -> None:
+        """Nothing more of the bulk message to this receiver."""
+        out = self._outgoing.pop(to, None)
+        if out is not None:
+            out.close()
 
     def _is_sendable(self, out: Outgoing) -> bool:
         return out.to not in self._stalled and out.next < min(out.limit, block_count(out.payload.layout))
@@ -329,7 +381,7 @@ class Runtime:
                 try:
                     data = out.payload.read(*block_span(out.payload.layout, out.next))
                 except UsageError:  # the reader has moved on and the range is gone
-                    del self._outgoing[out.to]
+                    self._end(out.to)
                     continue
                 frames = [out.to.encode(), *encode_block(out.message.k, out.next, data)]
                 if self._try_send(self._router, frames):
@@ -343,7 +395,7 @@ class Runtime:
             socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
-                self._outgoing.pop(PeerId(bytes(frames[0]).decode()), None)
+                self._end(PeerId(bytes(frames[0]).decode()))
             elif error.errno != zmq.EAGAIN:
                 raise
             return False
@@ -385,8 +437,8 @@ class Runtime:
                 if out is not None and out.message.k == k:
                     out.limit = max(out.limit, blocks + WINDOW_BLOCKS)
                     if blocks >= block_count(out.payload.layout):
-                        del self._outgoing[peer]
-            case Pull() | StateRequest():
+                        self._end(peer)
+            case Pull() | StateRequest() | Pin() | Unpin():
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the requests")
@@ -400,22 +452,28 @@ class Runtime:
             raise WireError(f"a peer speaks for {message.peer}, which is not its name")
         match message:
             case Range():
-                if not self.peer.replicator.is_next(message):
-                    return
-                if self.peer.layout is not None:
-                    message.layout.check_fit(self.peer.layout)
-                self._retire(self._assemblies.pop(peer, None))
-                try:
-                    buffer = self._buffer(message.layout.nbytes)
-                except OSError:  # only where any layout is taken
-                    raise MismatchError(f"no room for {message.layout.nbytes} bytes of arrays") from None
-                self._assemblies[peer] = Assembly(message, buffer)
-                self.happen(Progressed(peer))
-                self._complete(peer)
-            case Unknown():
+                if self.peer.replicator.is_next(message):
+                    self._assemble(peer, message)
+            case State():
+                if self.peer.adopter is not None and self.peer.adopter.expects(message):
+                    self._assemble(peer, message)
+            case Unknown() | Pinned():
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the replies")
+
+    def _assemble(self, peer: PeerId, message: Bulk) -> None:
+        """Take in the blocks that follow this header."""
+        if self.peer.layout is not None:
+            message.layout.check_fit(self.peer.layout)
+        self._retire(self._assemblies.pop(peer, None))
+        try:
+            buffer = self._buffer(message.layout.nbytes)
+        except OSError:  # only where any layout is taken
+            raise MismatchError(f"no room for {message.layout.nbytes} bytes of arrays") from None
+        self._assemblies[peer] = Assembly(message, buffer)
+        self.happen(Progressed(peer))
+        self._complete(peer)
 
     def _on_block(self, peer: PeerId, frames: list[Bytes]) -> None:
         block = decode_block(*frames)
@@ -545,7 +603,7 @@ def _bind(socket: zmq.Socket[bytes], address: str) -> str:
 
 
 def _writes(event: Event) -> bool:
-    return isinstance(event, Computed) or (isinstance(event, Received) and isinstance(event.message, Range))
+    return isinstance(event, Computed) or (isinstance(event, Received) and isinstance(event.message, Range | State))
 
 
 def _with_layout(message: Bulk, payload: Payload) -> Bulk:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ import zmq
 from hypothesis import settings
 
 from gossip.arrays import Arrays, Packed, Payload
-from gossip.events import Computed, Deliver, Event, Exhausted, Joined, Started
-from gossip.messages import PeerId
+from gossip.events import Computed, Event, Exhausted, Joined, Started
+from gossip.messages import PeerId, Unit
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
 from gossip.trace import Observe
@@ -32,6 +34,7 @@ class MemoryHost:
         self.replica = Packed.of(initial)
         self.missing: tuple[PeerId, ...] | None = None
         self.warnings: list[str] = []
+        self.gates: list[Unit] = []
         self.is_read = False
         """Somebody reads the replica: nothing may be merged."""
 
@@ -41,14 +44,20 @@ class MemoryHost:
     def release(self) -> None:
         pass
 
-    def deliver(self, effect: Deliver) -> None:
+    def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
         layout = self.replica.layout
         for start in range(0, layout.nbytes, BLOCK_BYTES):
             length = min(BLOCK_BYTES, layout.nbytes - start)
-            layout.add(self.replica.buffer, effect.payload.read(start, start + length), start, length, target_start=0)
+            layout.add(self.replica.buffer, payload.read(start, start + length), start, length, target_start=0)
 
     def state(self) -> Payload:
         return self.replica
+
+    def adopt(self, payload: Payload) -> None:
+        self.replica = Packed(self.replica.layout, bytearray(payload.read(0, payload.layout.nbytes)))
+
+    def gated(self, unit: Unit) -> None:
+        self.gates.append(unit)
 
     def drained(self, missing: tuple[PeerId, ...]) -> None:
         self.missing = missing
@@ -151,3 +160,10 @@ def swarm() -> Iterator[Swarm]:
     swarm = Swarm()
     yield swarm
     swarm.close()
+
+
+@pytest.fixture
+def over_all_cores() -> Iterator[Callable[..., list[Any]]]:
+    """Calls a function with each of many values, on as many processes as there are cores."""
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        yield lambda function, values: pool.map(function, values, chunksize=10)

@@ -35,7 +35,7 @@ def origin(readers: str, *, coalesce: bool = True) -> Replicator:
     """A lane with these readers and nothing in it."""
     lane = replicator(coalesce=coalesce)
     for reader in readers.split():
-        lane.join(PeerId(reader), reads=True, read=False)
+        lane.join(PeerId(reader), reads=True, read=False, level=True)
     return lane
 
 
@@ -43,7 +43,7 @@ def reader(origins: str, *, pulls_max: int = 8) -> Replicator:
     """One who reads these lanes and has nothing of them."""
     lane = replicator(pulls_max=pulls_max)
     for peer in origins.split():
-        lane.join(PeerId(peer), reads=False, read=True)
+        lane.join(PeerId(peer), reads=False, read=True, level=True)
     return lane
 
 
@@ -95,7 +95,7 @@ def show(replicator: Replicator) -> list[str]:
     lines = []
     if replicator.readers:
         lines.append(f"n {replicator.n}")
-        lines.append("segments " + (" ".join(f"{lo}..{hi}" for lo, hi in replicator.segments) or "none"))
+        lines.append("segments " + (" ".join(f"{s.lo}..{s.hi}" for s in replicator.segments) or "none"))
         lines += [f"{name} [{r.acknowledged}, {r.served}]" for name, r in sorted(replicator.readers.items())]
         lines.append("behind " + (" ".join(replicator.behind()) or "nobody"))
     if replicator.origins:
@@ -109,13 +109,13 @@ def nothing(action: Callable[[], None]) -> list[Effect]:
 
 
 STEPS: dict[str, Callable[..., list[Effect] | list[str]]] = {
-    r"publish": lambda r: r.publish(UPDATE),
-    r"(\w) reads": lambda r, peer: nothing(lambda: r.join(peer, reads=True, read=False)),
+    r"publish": lambda r: r.publish(UPDATE, ()),
+    r"(\w) reads": lambda r, peer: nothing(lambda: r.join(peer, reads=True, read=False, level=True)),
     r"(\w) pulls from (\d+), k=(\d+)": lambda r, peer, f, k: r.on_pull(Pull(peer, int(f), int(k))),
     r"(\w) has (\d+)": lambda r, peer, f: r.acknowledge(peer, int(f)),
     r"(\w) is at (\d+)": lambda r, peer, n: nothing(lambda: r.heard(peer, int(n))),
     r"range (\d+)\.\.(\d+) of (\w)": lambda r, lo, hi, peer: r.on_range(
-        Range(peer, int(lo), int(hi), 1, UPDATE.layout, UPDATE)
+        Range(peer, int(lo), int(hi), 1, (), UPDATE.layout, UPDATE)
     ),
     r"time ([\d.]+)": lambda r, now: r.pulls(float(now)),
     r"block from (\w), time ([\d.]+)": lambda r, peer, now: nothing(lambda: r.progressed(peer, float(now))),
@@ -335,7 +335,7 @@ def test_a_slow_reader_gets_one_sum() -> None:
         """,
     )
     for number in range(2, 100):  # B keeps up, A does not
-        lane.publish(UPDATE)
+        lane.publish(UPDATE, ())
         lane.on_pull(Pull(PeerId("B"), number - 1, number))
     follow(
         lane,
@@ -423,7 +423,7 @@ def test_an_advert_of_what_was_never_served_acknowledges_nothing() -> None:
 def test_everything_acknowledged_is_forgotten() -> None:
     lane = origin("A B C")
     for name in "ABC":
-        lane.publish(UPDATE)
+        lane.publish(UPDATE, ())
         lane.on_pull(Pull(PeerId(name), 0, 1))
     follow(
         lane,
@@ -458,14 +458,53 @@ def test_everything_acknowledged_is_forgotten() -> None:
     )
 
 
-def test_an_unknown_reader_gets_unknown() -> None:
+def test_an_unknown_reader_that_begins_before_anything_was_forgotten_is_served() -> None:
     follow(
         origin("A"),
         """
         publish
           keep 1
         X pulls from 0, k=4
+          send range 1..1 to X, k=4
+        show
+          n 1
+          segments 1..1
+          A [0, 0]
+          X [0, 1]
+          behind A X
+        """,
+    )
+
+
+def test_an_unknown_reader_gets_unknown_when_what_it_wants_is_gone() -> None:
+    follow(
+        origin("A"),
+        """
+        publish
+          keep 1
+        A pulls from 0, k=1
+          send range 1..1 to A, k=1
+        A pulls from 1, k=2
+          forget ..1
+        X pulls from 0, k=4
           send unknown 0 to X, k=4
+        show
+          n 1
+          segments none
+          A [1, 1]
+          behind nobody
+        """,
+    )
+
+
+def test_a_frontier_at_which_no_reader_can_stand_gets_unknown() -> None:
+    follow(
+        origin("A"),
+        """
+        publish
+          keep 1
+        X pulls from 1, k=4
+          send unknown 1 to X, k=4
         A pulls from 7, k=1
           send unknown 7 to A, k=1
         A pulls from 0, k=2
@@ -571,16 +610,16 @@ def test_no_more_segments_are_kept_than_places_where_readers_may_stand(count: in
     names = [PeerId(f"r{index}") for index in range(count)]
     lane = replicator()
     for name in names:
-        lane.join(name, reads=True, read=False)
+        lane.join(name, reads=True, read=False, level=True)
     standing = dict.fromkeys(names, 0)
     for number in range(1, 400):
-        lane.publish(UPDATE)
+        lane.publish(UPDATE, ())
         name = names[number * 7 % count]
         if number % 3:  # the others do not get their reply
             standing[name] = lane.readers[name].served
         lane.on_pull(Pull(name, standing[name], number))
         assert len(lane.segments) <= 2 * count + 1
-        boundaries = {hi for _, hi in lane.segments[:-1]}
+        boundaries = {segment.hi for segment in lane.segments[:-1]}
         assert boundaries <= {b for r in lane.readers.values() for b in (r.acknowledged, r.served)}
 
 
@@ -650,8 +689,8 @@ def test_a_range_of_a_lane_that_is_not_read_changes_nothing() -> None:
 def test_lanes_go_on_where_the_replica_stands() -> None:
     lane = replicator()
     lane.start({PeerId("A"): 7, PeerId("O"): 3})
-    lane.join(PeerId("A"), reads=False, read=True)
-    lane.join(PeerId("B"), reads=False, read=True)
+    lane.join(PeerId("A"), reads=False, read=True, level=True)
+    lane.join(PeerId("B"), reads=False, read=True, level=True)
     follow(
         lane,
         """
@@ -781,5 +820,5 @@ def test_the_first_pull_to_be_given_up_is_the_deadline() -> None:
     assert lane.deadline() == 2.5
     lane.progressed(PeerId("A"), 2.4)
     assert lane.deadline() == 3.5
-    lane.on_range(Range(PeerId("B"), 1, 1, 2, UPDATE.layout, UPDATE))
+    lane.on_range(Range(PeerId("B"), 1, 1, 2, (), UPDATE.layout, UPDATE))
     assert lane.deadline() == pytest.approx(3.9)

@@ -78,7 +78,7 @@ def test_a_missing_event_plays_otherwise() -> None:
 def test_a_recorder_keeps_arrays_as_they_were() -> None:
     recorder = Recorder()
     mine = Packed.of({"w": np.arange(4)})
-    message = Range(PeerId("p"), 1, 1, 1, mine.layout, mine)
+    message = Range(PeerId("p"), 1, 1, 1, (), mine.layout, mine)
     recorder.observe(0.0, PeerId("p"), Computed(mine), [])
     recorder.observe(0.0, PeerId("p"), Received(message), [])
     mine.arrays()["w"][:] = 9

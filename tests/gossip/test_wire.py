@@ -20,7 +20,23 @@ from hypothesis import strategies as st
 
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed
 from gossip.errors import WireError
-from gossip.messages import Advert, Bulk, Credit, Message, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.messages import (
+    Advert,
+    Bulk,
+    Credit,
+    Mark,
+    Message,
+    PeerId,
+    Pin,
+    Pinned,
+    Pull,
+    Range,
+    State,
+    StateRequest,
+    Unit,
+    Unknown,
+    Unpin,
+)
 from gossip.wire import (
     BLOCK_BYTES,
     BLOCK_PREFIX,
@@ -44,11 +60,24 @@ from gossip.wire import (
     encode_header,
 )
 
-KINDS = {"advert": 1, "pull": 2, "range": 3, "unknown": 4, "state request": 5, "state": 6, "credit": 7}
+KINDS = {
+    "advert": 1,
+    "pull": 2,
+    "range": 3,
+    "unknown": 4,
+    "state request": 5,
+    "state": 6,
+    "credit": 7,
+    "pin": 8,
+    "pinned": 9,
+    "unpin": 10,
+}
 
 peers = st.text(min_size=1, max_size=20).map(PeerId)
 counts = st.integers(0, COUNT_MAX)
 frontiers = st.dictionaries(peers, counts, max_size=5)
+units = st.builds(Unit, counts, counts, counts)
+marks = st.lists(st.builds(Mark, units, counts, st.booleans()), max_size=4).map(tuple)
 
 
 @st.composite
@@ -64,36 +93,44 @@ def payloads(draw: st.DrawFn) -> Packed:
 def ranges(draw: st.DrawFn) -> Range:
     lo = draw(st.integers(1, COUNT_MAX))
     payload = draw(payloads())
-    return Range(draw(peers), lo, draw(st.integers(lo, COUNT_MAX)), draw(counts), payload.layout, payload)
+    return Range(draw(peers), lo, draw(st.integers(lo, COUNT_MAX)), draw(counts), draw(marks), payload.layout, payload)
 
 
 @st.composite
 def states(draw: st.DrawFn) -> State:
     payload = draw(payloads())
-    return State(draw(peers), draw(frontiers), draw(counts), payload.layout, payload)
+    by_lane = draw(st.dictionaries(peers, marks, max_size=3))
+    return State(draw(peers), draw(frontiers), draw(counts), by_lane, payload.layout, payload)
 
 
 messages = (
-    st.builds(Advert, peers, counts, frontiers)
+    st.builds(Advert, peers, counts, frontiers, st.booleans())
     | st.builds(Pull, peers, counts, counts)
     | ranges()
     | st.builds(Unknown, peers, counts, counts)
-    | st.builds(StateRequest, peers, counts)
+    | st.builds(StateRequest, peers, counts, frontiers)
     | states()
     | st.builds(Credit, peers, counts, counts)
+    | st.builds(Pin, peers, peers, counts)
+    | st.builds(Pinned, peers, counts)
+    | st.builds(Unpin, peers, counts)
 )
 
 WEIGHTS = Packed.of({"b": np.arange(3, dtype=np.float32), "w": np.arange(40.0).reshape(4, 10)})
 LARGE = Packed.of({"w": np.arange(2 * BLOCK_BYTES // 8 + 1000, dtype=np.int64)})
-RANGE = Range(PeerId("p"), 3, 7, 5, WEIGHTS.layout, WEIGHTS)
+MARKS = (Mark(Unit(0, 2, 1), 0), Mark(Unit(0, 2, 1), 1, withdraws=True))
+RANGE = Range(PeerId("p"), 3, 7, 5, MARKS, WEIGHTS.layout, WEIGHTS)
 SAMPLES: list[Message] = [
     Advert(PeerId("p"), 3, {PeerId("q"): 2, PeerId("r"): 1}),
     Pull(PeerId("p"), 3, 5),
     RANGE,
     Unknown(PeerId("p"), 3, 5),
-    StateRequest(PeerId("p"), 5),
-    State(PeerId("p"), {PeerId("q"): 2}, 5, WEIGHTS.layout, WEIGHTS),
+    StateRequest(PeerId("p"), 5, {PeerId("q"): 2}),
+    State(PeerId("p"), {PeerId("q"): 2}, 5, {PeerId("q"): MARKS}, WEIGHTS.layout, WEIGHTS),
     Credit(PeerId("p"), 5, 8),
+    Pin(PeerId("p"), PeerId("q"), 5),
+    Pinned(PeerId("p"), 5),
+    Unpin(PeerId("p"), 5),
 ]
 each_kind = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
 
@@ -163,7 +200,7 @@ def test_a_bulk_message_without_arrays_has_no_blocks() -> None:
 def test_the_largest_names_counts_and_shapes_come_back() -> None:
     name = "ü" * NAME_CHARACTERS_MAX
     layout = Layout((ArraySpec(name, "|i1", (1,) * DIMENSIONS_MAX),))
-    message = Range(PeerId(name), COUNT_MAX, COUNT_MAX, COUNT_MAX, layout)
+    message = Range(PeerId(name), COUNT_MAX, COUNT_MAX, COUNT_MAX, (), layout)
     assert decode_header(encode_header(message)) == message
 
 
@@ -238,7 +275,7 @@ json_values = st.recursive(
 )
 
 
-@given(st.integers(0, 9), json_values | st.lists(json_values, min_size=2, max_size=5))
+@given(st.integers(0, 11), json_values | st.lists(json_values, min_size=2, max_size=6))
 def test_any_json_is_a_message_or_refused(kind: int, fields: Any) -> None:
     try:
         message = decode_header(header(kind, json.dumps(fields)))
@@ -248,18 +285,41 @@ def test_any_json_is_a_message_or_refused(kind: int, fields: Any) -> None:
 
 
 GOOD: dict[str, list[Any]] = {
-    "advert": ["p", 3, {"q": 2}],
+    "advert": ["p", 3, {"q": 2}, True],
     "pull": ["p", 3, 5],
-    "range": ["p", 3, 7, 5, [["w", "<f4", 2, 3]]],
+    "range": ["p", 3, 7, 5, [[0, 2, 1, 0, False]], [["w", "<f4", 2, 3]]],
     "unknown": ["p", 3, 5],
-    "state request": ["p", 5],
-    "state": ["p", {"q": 2}, 5, [["w", "<f4", 2, 3]]],
+    "state request": ["p", 5, {"q": 2}],
+    "state": ["p", {"q": 2}, 5, {"q": [[0, 2, 1, 0, True]]}, [["w", "<f4", 2, 3]]],
     "credit": ["p", 5, 8],
+    "pin": ["p", "q", 5],
+    "pinned": ["p", 5],
+    "unpin": ["p", 5],
 }
 
 BAD_COUNTS = [-1, True, False, 1.0, 1 << 63, 10**400, None, "1", [1], {}]
 BAD_NAMES = [None, "", 1, True, "x" * (NAME_CHARACTERS_MAX + 1), ["p"], {"p": 1}, "\ud800", "p\udfff"]
 BAD_FRONTIERS = [None, [], [["q", 2]], "q", 1, {"q": -1}, {"q": True}, {"q": 1.5}, {"q": None}, {"": 1}, {"\ud800": 1}]
+BAD_FLAGS = [None, 0, 1, 1.0, "true", [True], {}]
+BAD_MARKS = [
+    None,
+    {},
+    "m",
+    [None],
+    [[]],
+    ["marks"],
+    [[0, 2, 1, 0]],
+    [[0, 2, 1, 0, False, 0]],
+    [[0, 2, 1, 0, 0]],
+    [[0, 2, 1, 0, None]],
+    [[-1, 2, 1, 0, False]],
+    [[0, 2.0, 1, 0, False]],
+    [[0, 2, True, 0, False]],
+    [[0, 2, 1, 1 << 63, False]],
+    [[0, 2, 1, "0", False]],
+    [[0, 2, 1, 0, False], [0]],
+]
+BAD_MARKS_BY_LANE = [None, [], "q", 1, {"": []}, {"\ud800": []}, *({"q": marks} for marks in BAD_MARKS)]
 BAD_LAYOUTS = [
     None,
     {},
@@ -303,10 +363,16 @@ def bad_fields() -> Iterator[tuple[str, list[Any]]]:
             match value:
                 case str():
                     bad: list[Any] = BAD_NAMES
+                case bool():
+                    bad = BAD_FLAGS
                 case int():
                     bad = BAD_COUNTS
-                case dict():
+                case {"q": int()}:
                     bad = BAD_FRONTIERS
+                case dict():
+                    bad = BAD_MARKS_BY_LANE
+                case [[int(), *_]]:
+                    bad = BAD_MARKS
                 case _:
                     bad = BAD_LAYOUTS
             for other in bad:
@@ -368,12 +434,12 @@ def test_deep_nesting_is_refused_quickly(opening: str) -> None:
 
 def test_deep_nesting_that_is_closed_is_refused() -> None:
     for depth in (10, 900, 100_000):
-        refused([header(KINDS["range"], '["p",3,7,5,' + "[" * depth + "]" * depth + "]")])
+        refused([header(KINDS["range"], '["p",3,7,5,[],' + "[" * depth + "]" * depth + "]")])
 
 
 @pytest.mark.parametrize(("lo", "hi"), [(0, 0), (0, 5), (2, 1)])
 def test_an_empty_range_is_refused(lo: int, hi: int) -> None:
-    refused([header(KINDS["range"], json.dumps(["p", lo, hi, 1, []]))])
+    refused([header(KINDS["range"], json.dumps(["p", lo, hi, 1, [], []]))])
 
 
 def test_another_kind_version_or_beginning_is_refused() -> None:
@@ -431,11 +497,11 @@ def test_a_header_or_block_beyond_the_limit_is_refused_even_if_well_formed() -> 
 def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
     begin = time.monotonic()
     layout = [[str(index), "|b1", 0] for index in range(50_000)]
-    message = decode_header(header(KINDS["range"], json.dumps(["p", 1, 1, 1, layout], separators=(",", ":"))))
+    message = decode_header(header(KINDS["range"], json.dumps(["p", 1, 1, 1, [], layout], separators=(",", ":"))))
     assert isinstance(message, Range)
     assert message.layout.nbytes == 0
     lanes = {str(index): index for index in range(50_000)}
-    decode_header(header(KINDS["advert"], json.dumps(["p", 1, lanes], separators=(",", ":"))))
+    decode_header(header(KINDS["advert"], json.dumps(["p", 1, lanes, True], separators=(",", ":"))))
     assert time.monotonic() - begin < 5
 
 

@@ -201,11 +201,11 @@ def test_junk_among_the_answers_is_counted_and_changes_nothing(swarm: Any) -> No
         [b"x"] * 100,
         [encode_header(Advert(ROGUE, 1, {}))],
         [encode_header(Pull(ROGUE, 0, 1))],
-        [encode_header(State(ROGUE, {}, 1, update.layout))],
-        [encode_header(Range(PeerId("somebody else"), 1, 1, 1, update.layout))],
+        [encode_header(Range(PeerId("somebody else"), 1, 1, 1, (), update.layout))],
     ]
     for frames in junk:
         origin.answer(*frames)
+    origin.answer(encode_header(State(ROGUE, {}, 1, {}, update.layout)))  # nobody asked: ignored, not malformed
     damaged = bytearray(data)
     damaged[5] ^= 1
     origin.answer(head)
@@ -233,8 +233,8 @@ def test_an_answer_that_does_not_fit_is_not_even_received(swarm: Any) -> None:
     origin.advertise(encode_header(Advert(ROGUE, 1, {})))
     k = origin.pulled().k
     for arrays in ({"w": np.ones(4)}, {"w": np.ones(3, np.float32)}, {"v": np.ones(3)}, {}):
-        origin.answer(encode_header(Range(ROGUE, 1, 1, k, Layout.of(arrays))))
-    origin.answer(header(3, ["rogue", 1, 1, k, [["w", "<f8", 1 << 32]]]))
+        origin.answer(encode_header(Range(ROGUE, 1, 1, k, (), Layout.of(arrays))))
+    origin.answer(header(3, ["rogue", 1, 1, k, [], [["w", "<f8", 1 << 32]]]))
     assert swarm.turn(lambda: len(node.host.warnings) == 5)
     assert "'w': shape (4,), expected (3,)" in node.host.warnings[0]
     assert "'w': shape (4294967296,), expected (3,)" in node.host.warnings[4]
@@ -263,7 +263,7 @@ def test_a_claim_of_more_memory_than_there_is_is_dropped(swarm: Any) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 35, hard))
     try:
-        origin.answer(header(3, ["rogue", 1, 1, k, [["w", "|i1", 1 << 36]]]))
+        origin.answer(header(3, ["rogue", 1, 1, k, [], [["w", "|i1", 1 << 36]]]))
         assert swarm.turn(lambda: node.host.warnings)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

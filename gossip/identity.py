@@ -1,0 +1,59 @@
+"""Which pieces of work are in which lane: each unit counts once, however often it is tried.
+
+An origin does not publish a unit that is in a lane it knows. When two attempts raced, both are in lanes and reach
+everybody; then the later one, by (attempt, lane), takes its own back. Receivers never filter: they would disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from gossip.messages import Mark, PeerId, Unit
+
+Attempt = tuple[int, PeerId]
+"""Ordered: who comes first keeps the unit."""
+
+
+class Identities:
+    """What is known of all lanes' units."""
+
+    def __init__(self) -> None:
+        self._standing: dict[Unit, set[Attempt]] = {}
+        """Attempts that were published and not taken back."""
+        self._withdrawn: dict[Unit, set[Attempt]] = {}
+
+    def note(self, lane: PeerId, marks: Iterable[Mark]) -> None:
+        """`lane` holds `marks`."""
+        for unit, attempt, withdraws in marks:
+            who = (attempt, lane)
+            if withdraws:
+                self._withdrawn.setdefault(unit, set()).add(who)
+                self._standing.get(unit, set()).discard(who)
+            elif who not in self._withdrawn.get(unit, ()):
+                self._standing.setdefault(unit, set()).add(who)
+
+    def knows(self, unit: Unit) -> bool:
+        """Some lane has carried it."""
+        return unit in self._standing
+
+    @property
+    def units(self) -> int:
+        """Units that count now."""
+        return sum(1 for attempts in self._standing.values() if attempts)
+
+    def standing(self, unit: Unit) -> set[Attempt]:
+        """The attempts that count now; more than one only until the later ones are taken back."""
+        return self._standing.get(unit, set())
+
+    def of_lane(self, lane: PeerId) -> tuple[Mark, ...]:
+        """What is known of one lane."""
+        return self.by_lane().get(lane, ())
+
+    def by_lane(self) -> Mapping[PeerId, tuple[Mark, ...]]:
+        """All that is known, for a state."""
+        lanes: dict[PeerId, list[Mark]] = {}
+        for withdraws, known in ((False, self._standing), (True, self._withdrawn)):
+            for unit in sorted(known):
+                for attempt, lane in sorted(known[unit]):
+                    lanes.setdefault(lane, []).append(Mark(unit, attempt, withdraws))
+        return {lane: tuple(marks) for lane, marks in sorted(lanes.items())}

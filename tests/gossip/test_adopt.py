@@ -1,0 +1,269 @@
+"""Adopting a replica: what is kept for it, who gives, and what comes of it."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from gossip.adopt import GIVE_UP_S
+from gossip.arrays import Packed
+from gossip.events import Adopt, Computed, Deliver, Departed, Effect, Joined, Own, Received, Send, Started, Ticked
+from gossip.messages import Advert, Message, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unknown, Unpin
+from gossip.peer import Peer
+from gossip.replicate import PIN_EXPIRES_S, Reader, Replicator
+
+ME, A, B, X = PeerId("me"), PeerId("a"), PeerId("b"), PeerId("x")
+UPDATE = Packed.of({"w": np.ones(3)})
+REPLICA = Packed.of({"w": np.full(3, 7.0)})
+
+
+def origin(*readers: PeerId) -> Replicator:
+    lane = Replicator(ME, pull_timeout_s=1.5, pulls_max=8, coalesce=True)
+    for reader in readers:
+        lane.join(reader, reads=True, read=True, level=True)
+    return lane
+
+
+def publish(lane: Replicator, count: int) -> None:
+    for _ in range(count):
+        lane.publish(UPDATE, ())
+
+
+def boundaries(lane: Replicator) -> list[int]:
+    return [segment.hi for segment in lane.segments]
+
+
+def sent(effects: list[Effect]) -> list[tuple[PeerId, Message]]:
+    return [(effect.to, effect.message) for effect in effects if isinstance(effect, Send)]
+
+
+def peer(*, ready: bool, others: tuple[PeerId, ...] = (A, B)) -> Peer:
+    """One that knows the others, who have told that they have a replica."""
+    one = Peer(ME, UPDATE.layout, chance=random.Random(1))
+    one.handle(Started({}, ready), 0.0)
+    for other in others:
+        one.handle(Joined(other, level=False), 0.0)
+    return one
+
+
+def adopting(donor: PeerId = A) -> tuple[Peer, int]:
+    """One that came late and has pinned, and the k of its pins."""
+    one = peer(ready=False)
+    pins = sent(one.handle(Received(Advert(donor, 4, {})), 0.1))
+    assert [to for to, _ in pins] == [A, B]
+    message = pins[0][1]
+    assert isinstance(message, Pin)
+    assert message.donor == donor
+    return one, message.k
+
+
+# -------------------------------------------------------------------------------------------------------------- pins
+
+
+def test_a_pin_keeps_every_boundary_at_which_the_donor_may_stand() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))  # A stands at 0 or 2
+    publish(lane, 2)
+    assert sent(lane.on_pin(Pin(X, A, 1), 0.0)) == [(X, Pinned(ME, 1))]
+    lane.on_pull(Pull(A, 2, 2))  # now at 2 or 4
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 4, 3))  # now at 4 or 5
+    lane.on_pull(Pull(A, 5, 4))
+    lane.on_pull(Pull(B, 0, 1))
+    lane.on_pull(Pull(B, 5, 2))
+    assert lane.pins[X].boundaries == {0, 2, 4, 5}
+    assert boundaries(lane) == [2, 4, 5]  # the readers have everything
+
+
+@pytest.mark.parametrize("stands", [0, 2, 4])
+def test_the_adopter_goes_on_from_wherever_its_donor_stood(stands: int) -> None:
+    lane = origin(A)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pin(Pin(X, A, 1), 0.0)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 2, 2))
+    publish(lane, 1)
+    ((to, answer),) = sent(lane.on_pull(Pull(X, stands, 2)))
+    assert (to, answer) == (X, Range(ME, stands + 1, 5, 2))
+    assert lane.readers[X] == Reader(stands, 5, 2)
+    assert X not in lane.pins
+
+
+def test_a_pull_from_before_the_pin_is_void() -> None:
+    lane = origin(A)
+    lane.join(X, reads=True, read=True, level=True)
+    publish(lane, 2)
+    lane.on_pin(Pin(X, A, 7), 0.0)
+    assert lane.on_pull(Pull(X, 0, 6)) == []
+
+
+def test_who_does_not_know_the_donor_does_not_pin() -> None:
+    lane = origin(A)
+    assert lane.on_pin(Pin(X, B, 1), 0.0) == []
+    assert lane.pins == {}
+
+
+def test_an_unpin_releases_what_was_kept_and_one_of_an_older_pin_does_not() -> None:
+    lane = origin(A)
+    publish(lane, 1)
+    lane.on_pin(Pin(X, A, 3), 0.0)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 1, 2))
+    lane.on_unpin(Unpin(X, 2))
+    assert boundaries(lane) == [1]
+    lane.on_unpin(Unpin(X, 3))
+    assert boundaries(lane) == []
+
+
+def test_a_pin_of_a_stranger_expires_and_one_of_a_member_does_not() -> None:
+    lane = origin(A)
+    publish(lane, 1)
+    lane.on_pin(Pin(X, A, 1), 0.0)
+    lane.expire_pins(PIN_EXPIRES_S - 0.1, [A])
+    lane.expire_pins(PIN_EXPIRES_S + 0.1, [A, X])
+    assert X in lane.pins
+    lane.expire_pins(PIN_EXPIRES_S + 0.1, [A])
+    assert lane.pins == {}
+
+
+# ------------------------------------------------------------------------------------------------------------- donors
+
+
+def test_a_peer_without_a_replica_is_no_donor() -> None:
+    one = peer(ready=False)
+    assert sent(one.handle(Received(StateRequest(B, 1)), 0.1)) == []
+    assert sent(one.handle(Received(Advert(A, 0, {}, ready=False)), 0.2)) == []  # and nobody asks one
+    pins = sent(one.handle(Received(Advert(B, 0, {})), 0.3))
+    assert {message for _, message in pins} == {Pin(ME, B, 1)}
+
+
+def test_a_donor_that_is_behind_stays_silent_until_it_is_not() -> None:
+    one = peer(ready=True)
+    request = Received(StateRequest(A, 9, {B: 2}))
+    assert sent(one.handle(request, 0.1)) == []
+    one.handle(Received(Range(B, 1, 2, 1, (), UPDATE.layout, UPDATE)), 0.2)
+    assert (A, State(ME, {A: 0, B: 2, ME: 0}, 9)) in sent(one.handle(request, 0.3))
+
+
+def test_a_donor_need_not_have_all_of_the_lane_of_the_one_that_asks() -> None:
+    one = peer(ready=True)
+    assert (A, State(ME, {A: 0, B: 0, ME: 0}, 9)) in sent(one.handle(Received(StateRequest(A, 9, {A: 5})), 0.1))
+
+
+def test_the_donor_keeps_its_lane_where_the_replica_stands() -> None:
+    lane = origin(A)
+    publish(lane, 2)
+    lane.give_to(X, 1, 0.0)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 4, 2))
+    assert boundaries(lane) == [4]
+    assert sent(lane.on_pull(Pull(X, 2, 2))) == [(X, Range(ME, 3, 4, 2))]
+
+
+# ----------------------------------------------------------------------------------------------------------- adopters
+
+
+def test_the_replica_is_asked_for_when_all_have_pinned() -> None:
+    one, k = adopting()
+    assert sent(one.handle(Received(Pinned(A, k)), 0.2)) == []
+    assert sent(one.handle(Received(Pinned(A, k)), 0.2)) == []
+    assert sent(one.handle(Received(Pinned(B, k + 1)), 0.2)) == []
+    assert sent(one.handle(Received(Pinned(B, k)), 0.2)) == [(A, StateRequest(ME, k, {A: 0, B: 0}))]
+
+
+def test_one_that_came_late_stands_where_its_donor_stood() -> None:
+    one, k = adopting()
+    for other in (A, B):
+        one.handle(Received(Pinned(other, k)), 0.2)
+    assert not one.ready
+    effects = one.handle(Received(State(A, {A: 4, B: 3}, k, {}, REPLICA.layout, REPLICA)), 0.3)
+    assert effects[0] == Adopt(REPLICA)
+    assert one.ready
+    assert one.replicator.frontiers() == {A: 4, B: 3, ME: 0}
+    assert not one.pending
+
+
+def test_a_replica_that_was_not_asked_for_is_not_adopted() -> None:
+    one, k = adopting()
+    for other in (A, B):
+        one.handle(Received(Pinned(other, k)), 0.2)
+    for giver, number in ((A, k + 1), (B, k)):
+        state = State(giver, {A: 4, B: 3}, number, {}, REPLICA.layout, REPLICA)
+        assert not any(isinstance(effect, Adopt) for effect in one.handle(Received(state), 0.3))
+    assert not one.ready
+
+
+def test_own_updates_that_the_donor_had_not_seen_are_added() -> None:
+    one = peer(ready=True)
+    one.handle(Received(Advert(A, 4, {})), 0.1)
+    pins = sent(one.handle(Received(Unknown(A, 0, 1)), 0.2))
+    k = next(message.k for _, message in pins if isinstance(message, Pin))
+    for other in (A, B):
+        one.handle(Received(Pinned(other, k)), 0.3)
+    for _ in range(3):
+        one.handle(Computed(UPDATE), 0.4)
+    effects = one.handle(Received(State(A, {A: 4, B: 0}, k, {}, REPLICA.layout, REPLICA)), 0.5)
+    assert effects[:2] == [Adopt(REPLICA), Deliver(ME, 1, 3, Own(1, 3))]
+    assert one.replicator.frontiers() == {A: 4, B: 0, ME: 3}
+
+
+def test_nothing_is_pulled_or_applied_while_a_replica_is_on_its_way() -> None:
+    one = peer(ready=True)
+    one.handle(Received(Advert(A, 4, {})), 0.1)
+    one.handle(Received(Unknown(A, 0, 1)), 0.2)
+    assert one.adopter is not None
+    assert one.adopter.under_way
+    before = one.replicator.frontiers()
+    effects = one.handle(Received(Range(A, 1, 4, 1, (), UPDATE.layout, UPDATE)), 0.3)
+    effects += one.handle(Received(Advert(B, 2, {})), 0.4)
+    assert not any(isinstance(effect, Deliver) for effect in effects)
+    assert not any(isinstance(message, Pull) for _, message in sent(effects))
+    assert one.replicator.frontiers() == before
+
+
+def test_who_adopts_still_pins_for_others_and_gives_its_replica() -> None:
+    one = peer(ready=True)
+    one.handle(Received(Advert(A, 4, {})), 0.1)
+    one.handle(Received(Unknown(A, 0, 1)), 0.2)
+    assert (B, Pinned(ME, 5)) in sent(one.handle(Received(Pin(B, ME, 5)), 0.3))
+    assert (B, State(ME, {A: 0, B: 0, ME: 0}, 5)) in sent(one.handle(Received(StateRequest(B, 5)), 0.4))
+
+
+def test_when_time_is_up_the_pins_are_taken_back_and_another_try_follows() -> None:
+    one, k = adopting()
+    told: list[tuple[PeerId, Message]] = []
+    now = 0.1
+    while now < 0.1 + GIVE_UP_S:
+        now = one.deadline()
+        told = sent(one.handle(Ticked(), now))
+    assert told == [(A, Unpin(ME, k)), (B, Unpin(ME, k))]
+    one.handle(Received(Advert(B, 0, {})), now)
+    again: list[tuple[PeerId, Message]] = []
+    while not again:
+        now = one.deadline()
+        again = sent(one.handle(Ticked(), now))
+    assert {message.k for _, message in again if isinstance(message, Pin)} == {k + 1}
+
+
+def test_a_donor_that_falls_silent_is_given_up_for_one_that_is_there() -> None:
+    one, k = adopting()
+    one.handle(Received(Advert(B, 0, {})), 0.2)
+    assert (B, Unpin(ME, k)) in sent(one.handle(Departed(A), 0.3))
+    pins: list[tuple[PeerId, Message]] = []
+    while not pins:
+        pins = sent(one.handle(Ticked(), one.deadline()))
+    assert pins == [(B, Pin(ME, B, k + 1))]
+
+
+def test_a_replica_that_comes_in_slowly_is_waited_for() -> None:
+    one, k = adopting()
+    assert one.adopter is not None
+    one.adopter.progressed(B, 5.0)
+    one.adopter.progressed(A, 6.0)
+    assert sent(one.handle(Ticked(), 0.1 + GIVE_UP_S + 1.0)) == []
+    assert (B, Unpin(ME, k)) in sent(one.handle(Ticked(), 6.0 + GIVE_UP_S))
