@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up what they need: a virtual environment in .venv, and Java for Spark.
 
-.PHONY: demo test check lint java
+.PHONY: demo test check lint java soak
 
 demo: .venv/.installed java
 	.venv/bin/python examples/word2vec.py
@@ -15,6 +15,11 @@ lint: .venv/.installed
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+# As many bad days for a simulated swarm as you like; `deepdist simulate --seed N` tells the story of one.
+SEEDS ?= 3000
+soak: .venv/.installed
+	.venv/bin/deepdist soak --seeds $(SEEDS)
 
 java:
 	@.ci/java

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import resource
 import secrets
 import signal
@@ -31,8 +32,8 @@ import zmq
 
 from gossip.arrays import Bytes, Layout, Payload
 from gossip.errors import GossipError, UsageError
-from gossip.events import Computed, Deliver, Event, Exhausted, Joined, Received, Started
-from gossip.messages import PeerId, Range, State
+from gossip.events import Computed, Event, Exhausted, Joined, Received, Started
+from gossip.messages import PeerId, Range, State, Unit
 from gossip.peer import Peer, Settings
 from gossip.segments import FilePayload, Segments
 from gossip.wire import BLOCK_BYTES
@@ -45,6 +46,8 @@ from p2p.replica import HEADER_BYTES, Replica, anonymous_file
 log = logging.getLogger("p2p.agent")
 
 STATUS_PERIOD_S = 0.5
+DETECT_S = 4.0
+"""Agents advertise twice a second: one that is silent for so long is dead, frozen or cut off."""
 MASTER_ADVERT_GAP_S = 0.001
 """A worker waits for the master, which learns from adverts that there is something to take."""
 PAYLOADS_BYTES_MAX = 32 << 20
@@ -75,8 +78,9 @@ class Waiting:
 
     connection: socket.socket
     descriptor: int
-    lane_n: int
-    """Where the own lane will stand when its update is in."""
+    number: int
+    """Of its update, among all that were handed over."""
+    unit: Unit | None
 
 
 class Agent:
@@ -90,7 +94,10 @@ class Agent:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.replica = Replica(self.layout)
         self.anchor = Process(settings.anchor)
-        self.published = 0
+        self.submitted = 0
+        """Updates that tasks handed over."""
+        self.gated_units: set[Unit] = set()
+        """Units that were handed over though they had been published before."""
         self.staleness: deque[int] = deque(maxlen=STALENESS_SAMPLES_MAX)
         self._context = zmq.Context()
         self._keys = Keys(*settings.keys) if settings.keys is not None else None
@@ -105,8 +112,11 @@ class Agent:
             pulls_max=max(1, PAYLOADS_BYTES_MAX // payload_bytes),
             coalesce=not worker,
             applies_own=not worker,
+            detect_s=DETECT_S,
         )
-        self.peer = Peer(self.me, None if hub else self.layout, peer_settings)
+        # in the star of a master nobody but the hub has a replica to give
+        chance = None if hub or worker else random.Random(self.me)
+        self.peer = Peer(self.me, None if hub else self.layout, peer_settings, chance)
         segments = Segments(SEGMENTS_MEMORY_BYTES_MAX, settings.segments_folder)
         self.runtime = Runtime(self.peer, self, segments, address=address, keys=self._keys)
         self._listener = socket.socket(socket.AF_UNIX)
@@ -165,6 +175,13 @@ class Agent:
                 f"the driver program's registrar at {self.settings.registrar} did not answer within "
                 f"{START_TIMEOUT_S:g} s: can this host reach that address (spark.driver.host)?"
             )
+        # who comes late adopts a replica first; until then there is nothing to compute from
+        while not self.peer.ready and time.monotonic() < give_up and self.anchor.alive and not self._stopping:
+            self.runtime.poll(0.1)
+            while self._registrar.poll(0):
+                self._on_registrar()
+        if not self.peer.ready:
+            raise UsageError(f"no other agent gave its replica within {START_TIMEOUT_S:g} s: are they alive?")
         os.rename(os.path.join(self.folder, "agent.new"), os.path.join(self.folder, "agent.sock"))
 
     def _hello(self) -> None:
@@ -223,12 +240,15 @@ class Agent:
             if peer == self.me or peer in self._roster:
                 continue
             if not self._roster and member["role"] in ("observer", "hub"):
-                self._adopt(member["pulls"])
+                if next(m["level"] for m in message["members"] if m["peer"] == self.me):
+                    self._adopt(member["pulls"])
+                else:
+                    self.runtime.happen(Started({}, ready=False))
             self._roster[peer] = member["name"]
             reads, read = links(self.settings.role, member["role"])
             if reads or read:
                 self.runtime.connect(peer, Endpoints(member["adverts"], member["pulls"]))
-                self.runtime.happen(Joined(peer, reads, read))
+                self.runtime.happen(Joined(peer, reads, read, member["level"]))
         self._roster_version = message["version"]
         self._send_status()
 
@@ -256,7 +276,10 @@ class Agent:
             roster_version=self._roster_version,
             n=replicator.n,
             frontiers=replicator.frontiers(),
-            published=self.published,
+            units=self.peer.identities.units,
+            withdrawn=self.peer.withdrawn,
+            gated=len(self.gated_units),
+            adoptions=self.peer.adopter.done if self.peer.adopter is not None else 0,
             bytes_out=self.runtime.bytes_out,
             bytes_in=self.runtime.bytes_in,
             refused=self.peer.refused,
@@ -273,14 +296,27 @@ class Agent:
         return self.replica.acquire()
 
     def release(self) -> None:
+        frontiers = self.peer.replicator.frontiers()
+        match self.settings.role:
+            case "hub":
+                self.replica.merged = frontiers[self.me]
+            case "worker":
+                self.replica.merged = sum(frontiers.values()) - frontiers[self.me]
+            case _:
+                self.replica.merged = sum(frontiers.values())
         self.replica.release()
 
-    def deliver(self, effect: Deliver) -> None:
-        if self.settings.role == "hub" and effect.lane != self.me:
-            self._enqueue(effect.lane, effect.payload)
-            return
-        self.replica.add(effect.payload)
-        self.replica.merged += effect.hi - effect.lo + 1
+    def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
+        if self.settings.role == "hub" and lane != self.me:
+            self._enqueue(lane, payload)
+        else:
+            self.replica.add(payload)
+
+    def adopt(self, payload: Payload) -> None:
+        self.replica.replace(payload)
+
+    def gated(self, unit: Unit) -> None:
+        self.gated_units.add(unit)
 
     def state(self) -> Payload:
         return self.replica
@@ -332,11 +368,15 @@ class Agent:
             case "publish":
                 (descriptor,) = descriptors
                 self.staleness.append(max(0, message.get("staleness", self.replica.merged - message["merged_at"])))
-                self.published += 1
+                self.submitted += 1
                 payload = UpdateFile(localhost.layout_from_json(message["layout"]), descriptor)
-                self._waiting.append(Waiting(connection, descriptor, self.published))
-                self.runtime.happen(Computed(payload))
+                unit = None if message["unit"] is None else Unit(*message["unit"])
+                self._waiting.append(Waiting(connection, descriptor, self.submitted, unit))
+                self.runtime.happen(Computed(payload, unit, message["attempt"]))
                 self._answer_waiting()
+            case "known":
+                known = self.peer.identities.knows(Unit(*message["unit"]))
+                localhost.send(connection, {"known": known})
             case "take":
                 self._in_descent = 0
                 self._taker = connection
@@ -346,14 +386,14 @@ class Agent:
         """Answer the tasks whose updates are in the lane; those of a worker wait until the master keeps up."""
         while self._waiting:
             first = self._waiting[0]
-            if self.peer.replicator.n < first.lane_n:
+            if self.runtime.computed < first.number:
                 return
             if self.settings.role == "worker" and self._outstanding() > OUTSTANDING_MAX:
                 return
             self._waiting.popleft()
             os.close(first.descriptor)
             try:
-                localhost.send(first.connection, {"ok": True})
+                localhost.send(first.connection, {"published": first.unit not in self.gated_units})
             except OSError:
                 pass  # the task was killed meanwhile; its update counts
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -68,10 +69,7 @@ def ensure_agent(settings: AgentSettings, segments_folder: str | None = None) ->
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = os.path.join(folder, "agent.sock")
         if os.path.exists(path) and not _listens(path):
-            raise UsageError(
-                f"the agent on {socket.gethostname()} was killed, and its replica is lost: see the stderr of this "
-                "executor; end this session and begin a new one"
-            )
+            os.unlink(path)  # that agent was killed: a new one adopts a replica from the others
         if not os.path.exists(path) and not os.path.exists(os.path.join(folder, "failed")):
             process = start_agent(settings, anchor, folder)
             process.returncode = 0  # it outlives this worker: nobody here waits for it
@@ -131,16 +129,42 @@ class AgentClient:
             self._hand_over = Replica(self.layout)
         return self._hand_over
 
-    def publish(self, update: Replica, merged_at: int = 0, staleness: int | None = None) -> None:
-        """Hand an update over; returns when it is in the agent's lane and replica.
+    @property
+    def alive(self) -> bool:
+        """The agent has not hung up."""
+        readable, _, _ = select.select([self._connection], [], [], 0)
+        try:
+            return not readable or self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except OSError:
+            return False
+
+    def knows(self, unit: tuple[int, int, int]) -> bool:
+        """Some attempt of this unit has been published, here or elsewhere."""
+        return bool(self.ask({"op": "known", "unit": unit})[0]["known"])
+
+    def publish(
+        self,
+        update: Replica,
+        merged_at: int = 0,
+        staleness: int | None = None,
+        unit: tuple[int, int, int] | None = None,
+        attempt: int = 0,
+    ) -> bool:
+        """Hand an update over; returns when it is in the agent's lane and replica. False if its unit was there before.
 
         `merged_at` is the replica's `merged` when the model was copied that the update was computed from; it tells how
-        stale the update is. Who knows better says `staleness`.
+        stale the update is. Who knows better says `staleness`. `unit` and `attempt` are the update's logical identity.
         """
-        message: Json = {"op": "publish", "layout": localhost.layout_to_json(update.layout), "merged_at": merged_at}
+        message: Json = {
+            "op": "publish",
+            "layout": localhost.layout_to_json(update.layout),
+            "merged_at": merged_at,
+            "unit": unit,
+            "attempt": attempt,
+        }
         if staleness is not None:
             message["staleness"] = staleness
-        self.ask(message, (update.descriptor,))
+        return bool(self.ask(message, (update.descriptor,))[0]["published"])
 
     def interrupt(self) -> None:
         """Have whoever waits in `ask` get an error. From any thread."""

@@ -248,3 +248,38 @@ def _send_there_and_back(timeout_s: float) -> None:
             receive(dealer)
     except zmq.ZMQBaseError as error:
         raise OSError(str(error)) from error
+
+
+@main.command()
+@click.option("--seed", type=int, required=True, help="Of the bad day to repeat.")
+def simulate(seed: int) -> None:
+    """Tell the story of one simulated bad day: its options, its events, and whether anything was violated."""
+    from gossip.proving_ground import run
+
+    outcome = run(seed, tell=True)
+    click.echo(f"options\n{outcome.options}\n\nstory\n" + "\n".join(outcome.story))
+    click.echo("\n" + "\n".join(f"{name}: {count}" for name, count in sorted(outcome.counts.items())))
+    click.echo(f"digest {outcome.digest}")
+    if outcome.violation is not None:
+        raise click.ClickException(outcome.violation)
+
+
+@main.command()
+@click.option("--seeds", type=click.IntRange(min=1), default=300, show_default=True, help="How many.")
+@click.option("--first", type=int, default=0, show_default=True, help="The first one.")
+def soak(seeds: int, first: int) -> None:
+    """Run many simulated bad days over all cores and print what they came to; exit 1 if anything was violated."""
+    from rich.progress import Progress
+
+    from p2p.soak import soak as run_seeds
+    from p2p.soak import table
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("seeds", total=seeds)
+        outcomes = run_seeds(range(first, first + seeds), lambda _: bar.advance(task))
+    bad = [outcome for outcome in outcomes if outcome.violation is not None]
+    for outcome in bad:
+        click.echo(f"seed {outcome.options.seed}: {outcome.violation}\n{outcome.options}\n")
+    Console().print(table(outcomes))
+    if bad:
+        raise click.ClickException(f"{len(bad)} seeds violated a promise; repeat one by deepdist simulate --seed N")

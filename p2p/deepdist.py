@@ -80,6 +80,8 @@ class DeepDist(Generic[M]):
         self._registrar: Registrar | None = None
         self._observer: Observer | None = None
         self._keys: Keys | None = None
+        self._epochs = 0
+        """Begun in this session."""
 
     def __enter__(self) -> Self:
         if self._session != "new":
@@ -136,12 +138,24 @@ class DeepDist(Generic[M]):
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = sum(_published(registrar).values())
+        units_before = _units(registrar, observer)
         begin = time.monotonic()
         # a master's descent stays in the driver program, and may hold on to what cannot be sent
         sent = None if self._mode == "master" else descent
         job = Job(
-            self._run, self._mode, skeleton, gradient, sent, epochs, partitions, chunk_rows, engine.peers, self._seed
+            self._run,
+            self._mode,
+            skeleton,
+            gradient,
+            sent,
+            epochs,
+            partitions,
+            chunk_rows,
+            engine.peers,
+            self._seed,
+            self._epochs,
         )
+        self._epochs += epochs
         registrar.open = False
         try:
             with (
@@ -159,7 +173,10 @@ class DeepDist(Generic[M]):
             registrar.open = True
         seconds = time.monotonic() - begin
         refresh(self._user_model, observer.agent.replica)
-        return self._report(registrar, observer, sum(result.rows for result in results), before, seconds)
+        accepted = sum(result.units for result in results)
+        merged = _units(registrar, observer) - units_before
+        gone = max(0, accepted - merged) if self._mode == "p2p" else 0
+        return self._report(registrar, observer, sum(result.rows for result in results), before, gone, seconds)
 
     # ------------------------------------------------------------------------------------------------------ session
 
@@ -237,12 +254,15 @@ class DeepDist(Generic[M]):
 
     # ------------------------------------------------------------------------------------------------------- report
 
-    def _report(self, registrar: Registrar, observer: Observer, rows: int, before: int, seconds: float) -> Report:
+    def _report(
+        self, registrar: Registrar, observer: Observer, rows: int, before: int, gone: int, seconds: float
+    ) -> Report:
         members = sorted(
             registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
         )
         others = [member for member in members if member.peer != observer.peer]
-        distance, unread = consensus_distance(observer.agent.replica, others, self._keys)
+        speaking = [member for member in others if not registrar.is_silent(member)]
+        distance, unread = consensus_distance(observer.agent.replica, speaking, self._keys)
         published = _published(registrar)
         missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
         return Report(
@@ -251,7 +271,7 @@ class DeepDist(Generic[M]):
             rows=rows,
             seconds=seconds,
             updates=sum(published.values()) - before,
-            updates_lost=_lost(members, published, self._mode),
+            updates_lost=max(gone, _lost([m for m in members if not registrar.is_silent(m)], published, self._mode)),
             consensus_distance=distance,
             missing=tuple(sorted(missing | set(unread))),
         )
@@ -287,6 +307,11 @@ def _all_taken(registrar: Registrar) -> bool:
 def _published(registrar: Registrar) -> dict[str, int]:
     """Updates that gradients led to, by lane; those of a master's hub are made of them."""
     return {member.peer: member.status.get("n", 0) for member in registrar.by_role("peer", "worker")}
+
+
+def _units(registrar: Registrar, observer: Observer) -> int:
+    """Units of work that count in the driver program's replica."""
+    return int(registrar.members[observer.peer].status.get("units", 0))
 
 
 def _peer_report(member: Member, mode: str) -> PeerReport:

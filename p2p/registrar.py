@@ -40,6 +40,8 @@ class Member:
     adverts: str
     pulls: str
     route: bytes
+    level: bool
+    """It came while nothing was in flight, and began with all that had been learned."""
     heard_at: float
     """When it last said something."""
     status: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +60,7 @@ class Registrar:
         self.members: dict[str, Member] = {}
         self.version = 0
         self.open = True
-        """Whether new agents are taken in."""
+        """No training is running: who comes now copies the observer's replica. Later ones adopt one, in flight."""
         self._requests: queue.SimpleQueue[tuple[bytes, dict[str, Any]]] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._closing = False
@@ -85,11 +87,14 @@ class Registrar:
         """Nothing was heard of it for so long that it is gone."""
         return time.monotonic() - member.heard_at > SILENT_S
 
+    def _speaking(self) -> list[Member]:
+        return [member for member in list(self.members.values()) if not self.is_silent(member)]
+
     def wait_for_roster(self, timeout_s: float) -> None:
         """Wait until every agent knows of every other. `UsageError` names those that do not."""
 
         def late() -> list[str]:
-            return [m.name for m in list(self.members.values()) if m.status.get("roster_version") != self.version]
+            return [m.name for m in self._speaking() if m.status.get("roster_version") != self.version]
 
         if not self.wait(lambda: not late(), timeout_s):
             raise UsageError(
@@ -102,14 +107,13 @@ class Registrar:
         for member in self.members.values():
             member.drained = None
         self._to_all({"op": "drain", "timeout_s": timeout_s})
-        self.wait(lambda: all(m.drained is not None for m in list(self.members.values())), timeout_s + 5.0)
+        self.wait(lambda: all(m.drained is not None for m in self._speaking()), timeout_s + 5.0)
 
     def ask_status(self, timeout_s: float) -> None:
         """Have every agent's figures as of now. Those of an agent that does not answer in time stay as they are."""
         self._question += 1
         self._to_all({"op": "status", "question": self._question})
-        members = list(self.members.values())
-        self.wait(lambda: all(m.status.get("question") == self._question for m in members), timeout_s)
+        self.wait(lambda: all(m.status.get("question") == self._question for m in self._speaking()), timeout_s)
 
     def forget(self, peers: set[str]) -> None:
         """Take agents that are gone off the roster."""
@@ -170,13 +174,17 @@ class Registrar:
                 log.warning("%s: %s", member.name, message["text"])
 
     def _on_hello(self, route: bytes, message: dict[str, Any]) -> None:
-        if message["run"] != self.run or not self.open:
+        why = None
+        if message["run"] != self.run:
+            why = f"agent {message['name']} belongs to another session"
+        elif message["role"] == "worker" and not self.open:
             why = (
-                f"agent {message['name']} came while a training was running, and would miss what was learnt before. "
-                "Expected: all executors are there when dd.train() begins. Start with a fixed number of "
-                "executors (spark.dynamicAllocation.enabled=false, spark.scheduler.minRegisteredResourcesRatio=1.0) "
-                "and train again"
+                f"agent {message['name']} came while a training was running, which a master does not take in. "
+                "Expected: all executors are there when dd.train() begins. Start with a fixed number of executors "
+                "(spark.dynamicAllocation.enabled=false, spark.scheduler.minRegisteredResourcesRatio=1.0), or use "
+                "mode='p2p'"
             )
+        if why is not None:
             self._requests.put((route, {"op": "refused", "why": why}))
             return
         peer = message["peer"]
@@ -188,9 +196,10 @@ class Registrar:
             message["adverts"],
             message["pulls"],
             route,
+            self.open,
             time.monotonic(),
         )
         self.version += 1
-        fields = ("peer", "role", "name", "adverts", "pulls")
+        fields = ("peer", "role", "name", "adverts", "pulls", "level")
         roster = [{name: getattr(member, name) for name in fields} for member in self.members.values()]
         self._to_all({"op": "roster", "version": self.version, "members": roster})

@@ -108,6 +108,12 @@ class Replica:
             stop = min(start + BLOCK_BYTES, self.layout.nbytes)
             self.layout.add(self.buffer, payload.read(start, stop), start, stop - start, target_start=0)
 
+    def replace(self, payload: Payload) -> None:
+        """Take over a payload of this layout, block by block. The caller holds the writer's lock."""
+        for start in range(0, self.layout.nbytes, BLOCK_BYTES):
+            stop = min(start + BLOCK_BYTES, self.layout.nbytes)
+            self.buffer[start:stop] = payload.read(start, stop)
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Nobody merges meanwhile. Waits for the writer, which never holds it for longer than one merge."""

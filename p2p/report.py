@@ -44,7 +44,7 @@ class Report:
     updates: int
     """Updates published in this training."""
     updates_lost: int
-    """Updates published that some replica never got."""
+    """Updates accepted from a task that some replica never got: their agent died before anybody had pulled them."""
     consensus_distance: float
     """Largest relative difference between any two replicas after draining, over all arrays."""
     missing: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class Report:
             f"consensus distance {self.consensus_distance:.1e}",
         ]
         if self.missing:
-            lines.append(f"not level in time: {', '.join(self.missing)}")
+            lines.append(f"gone, or not level in time: {', '.join(self.missing)}")
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -64,6 +64,8 @@ class Job:
     chunk_rows: int | None
     peers: int
     seed: int
+    epochs_before: int = 0
+    """Of earlier trainings of the session: their units are other ones."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ class TaskResult:
 
     rows: int
     updates: int
+    """Published by this attempt."""
+    units: int
+    """Chunks that led to an update, of this attempt or an earlier one."""
 
 
 _current: ContextVar[TaskInfo | None] = ContextVar("deepdist_task", default=None)
@@ -84,38 +89,52 @@ def current() -> TaskInfo | None:
     return _current.get()
 
 
-def run_partition(job: Job, agent: AgentClient, epoch: int, partition: int, rows: Iterable[Any]) -> TaskResult:
-    """Train one partition. Whatever the user's code raises comes out as `PartitionError`."""
+def run_partition(
+    job: Job, agent: AgentClient, epoch: int, partition: int, rows: Iterable[Any], attempt: int = 0
+) -> TaskResult:
+    """Train one partition. Whatever the user's code raises comes out as `PartitionError`.
+
+    `attempt` grows when the same partition of the same epoch is tried again; chunks that an earlier attempt published
+    are not computed again.
+    """
     counted = _Counted(rows)
     model = _model(job)
-    updates = 0
+    updates = units = 0
     for chunk, chunk_rows in enumerate(_chunks(counted, job.chunk_rows)):
         info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, chunk, job.peers, job.seed)
         token = _current.set(info)
+        unit = (job.epochs_before + epoch, partition, chunk)
         try:
-            updates += _train(job, agent, model, chunk_rows)
+            if job.mode == "p2p" and agent.knows(unit):
+                units += 1
+                continue
+            handed_over, published = _train(job, agent, model, chunk_rows, unit, attempt)
+            units += handed_over
+            updates += published
         except Exception as error:
             if error is counted.error:
                 raise  # the rows could not be read: Spark knows best what to do
             raise PartitionError.of(error, epoch, partition) from error
         finally:
             _current.reset(token)
-    return TaskResult(counted.count, updates)
+    return TaskResult(counted.count, updates, units)
 
 
-def _train(job: Job, agent: AgentClient, model: Model, rows: Iterator[Any]) -> int:
-    """One update from `rows`; how many were published: 0 or 1."""
+def _train(
+    job: Job, agent: AgentClient, model: Model, rows: Iterator[Any], unit: tuple[int, int, int], attempt: int
+) -> tuple[bool, bool]:
+    """One update from `rows`; whether there was one, and whether it was the first of its unit."""
     merged_at = refresh(model, agent.replica)
     update = job.gradient(model.model, rows)
     if update is None or (isinstance(update, Mapping) and not update):
-        return 0
+        return False, False
     if job.mode == "master":
         _send_to_master(agent, update, merged_at)
     else:
         hand_over = agent.hand_over()
         write_delta(model, job.descent, update, agent.replica, hand_over)
-        agent.publish(hand_over, merged_at)
-    return 1
+        return True, agent.publish(hand_over, merged_at, unit=unit, attempt=attempt)
+    return True, True
 
 
 def refresh(model: Model, replica: Replica) -> int:

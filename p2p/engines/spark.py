@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import cloudpickle
-from pyspark import RDD, InheritableThread, SparkContext
+from pyspark import RDD, InheritableThread, SparkContext, TaskContext
 
 from gossip.errors import UsageError
 from p2p.agent_client import AgentSettings, ensure_agent
@@ -90,7 +90,7 @@ class SparkEngine:
 
         def train(index: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
             epoch, partition = divmod(index, partitions)
-            yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows)
+            yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows, _attempt())
 
         epochs = data if job.epochs == 1 else self.context.union([data] * job.epochs)
         self._group = f"deepdist-{job.run[:12]}"
@@ -180,9 +180,16 @@ def _load(parcel: bytes) -> Job:
     return _jobs[key]
 
 
+def _attempt() -> int:
+    """Which attempt of its partition this task is; 0 is the first."""
+    context = TaskContext.get()
+    assert context is not None
+    return context.attemptNumber()
+
+
 def _agent(settings: AgentSettings) -> Any:
-    """This worker process's connection to the agent of its executor, made once."""
-    if settings.run not in _agents:
+    """This worker process's connection to the agent of its executor, made anew if that was killed."""
+    if settings.run not in _agents or not _agents[settings.run].alive:
         for old in _agents.values():
             old.close()
         _agents.clear()

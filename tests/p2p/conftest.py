@@ -36,6 +36,11 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
+def _shared_memory() -> set[str]:
+    """What is in shared memory, but for the semaphores of other programs' process pools: we make none."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+
+
 class Place:
     """A temporary folder and a mark, for a test and all the processes it starts."""
 
@@ -43,7 +48,7 @@ class Place:
         self.mark = secrets.token_hex(16)
         self.folder = Path(tempfile.mkdtemp(prefix="dd-", dir="/tmp"))  # short: Unix sockets are made below it
         self.environment = {MARK: self.mark, "TMPDIR": str(self.folder)}
-        self._shared_memory = set(os.listdir("/dev/shm"))
+        self._shared_memory = _shared_memory()
         self._threads = set(threading.enumerate())
 
     def processes(self) -> dict[int, str]:
@@ -73,7 +78,7 @@ class Place:
         found: dict[str, object] = {
             "processes": self.processes(),
             "folders of agents": self.agent_folders(),
-            "/dev/shm": sorted(set(os.listdir("/dev/shm")) - self._shared_memory),
+            "/dev/shm": sorted(_shared_memory() - self._shared_memory),
             "threads": sorted(thread.name for thread in set(threading.enumerate()) - self._threads),
         }
         return {kind: what for kind, what in found.items() if what}

@@ -256,3 +256,25 @@ def test_the_user_s_own_missing_module_is_the_user_s_own_error() -> None:
 def test_errors_of_spark_itself_stay_as_they_are() -> None:
     error = Py4JError("Job 3 cancelled because SparkContext was shut down")
     assert _explained(error) is error
+
+
+# ------------------------------------------------------------------------------------ attempts and agents that die
+
+
+@pytest.fixture(scope="module")
+def faults(programs: SparkPrograms) -> Iterator[Any]:
+    yield from programs.results("spark_faults")
+
+
+def test_attempts_that_fail_half_way_count_once(faults: Any) -> None:
+    assert faults["clean"] == [faults["expected"], faults["units"], 0]
+
+
+def test_when_an_agent_is_killed_another_takes_its_place_and_what_is_lost_is_counted(faults: Any) -> None:
+    total, updates, lost = faults["faulty"]
+    (killed,) = faults["killed"]
+    assert killed in faults["missing"]
+    assert len(faults["peers"]) == 3, "the two, and the one that came late"
+    assert updates + lost == faults["units"]
+    assert total == faults["expected"] or lost > 0
+    assert faults["distance"] == 0

@@ -28,16 +28,30 @@ class Neighbor:
             view[...] = arrays[name]
         self.published: list[dict[str, np.ndarray]] = []
         self.merged_at: list[int] = []
+        self.units: dict[tuple[int, int, int], int] = {}
+
+    def knows(self, unit: tuple[int, int, int]) -> bool:
+        return unit in self.units
 
     def hand_over(self) -> Replica:
         return Replica(self.layout)
 
-    def publish(self, update: Replica, merged_at: int = 0, staleness: int | None = None) -> None:
+    def publish(
+        self,
+        update: Replica,
+        merged_at: int = 0,
+        staleness: int | None = None,
+        unit: tuple[int, int, int] | None = None,
+        attempt: int = 0,
+    ) -> bool:
+        if unit is not None:
+            self.units[unit] = attempt
         self.published.append({name: array.copy() for name, array in update.arrays().items()})
         self.merged_at.append(merged_at)
         if update.layout == self.layout:
             self.replica.add(update)
             self.replica.merged += 1
+        return True
 
 
 @pytest.fixture
@@ -91,7 +105,7 @@ def test_a_gradient_gets_its_rows_in_chunks(
 
     result = run_partition(job_of(model, gradient, chunk_rows=chunk_rows), neighbor, 0, 0, iter(range(count)))
     assert seen == chunks
-    assert result == TaskResult(rows=count, updates=len(chunks))
+    assert result == TaskResult(rows=count, updates=len(chunks), units=len(chunks))
     assert len(neighbor.published) == len(chunks)
 
 
@@ -106,7 +120,7 @@ def test_rows_that_a_gradient_leaves_belong_to_its_chunk_all_the_same(
 
     result = run_partition(job_of(model, gradient, chunk_rows=chunk_rows), neighbor, 0, 0, range(7))
     assert firsts == ([0] if chunk_rows is None else [0, 3, 6])
-    assert result == TaskResult(rows=7, updates=0)
+    assert result == TaskResult(rows=7, updates=0, units=0)
 
 
 def test_rows_are_read_as_they_are_asked_for(model: Model, neighbor: Neighbor) -> None:
@@ -128,7 +142,7 @@ def test_rows_are_read_as_they_are_asked_for(model: Model, neighbor: Neighbor) -
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_nothing_learned_is_not_published(model: Model, neighbor: Neighbor, nothing: Any) -> None:
     result = run_partition(job_of(model, lambda model, rows: nothing), neighbor, 0, 0, [1])
-    assert result == TaskResult(rows=1, updates=0)
+    assert result == TaskResult(rows=1, updates=0, units=0)
     assert neighbor.published == []
 
 
@@ -504,3 +518,21 @@ def test_an_error_of_the_user_about_rows_is_the_user_s(model: Model, neighbor: N
     error = original_error(str(caught.value))
     assert type(error) is LookupError
     assert "row 2" in error.__notes__[0]
+
+
+def test_chunks_of_an_earlier_attempt_are_not_computed_again(model: Model, neighbor: Neighbor) -> None:
+    seen = []
+
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        seen.append(list(rows))
+        if seen[-1] == [3] and len(seen) == 3:
+            raise RuntimeError("the third chunk fails once")
+        return {"w": np.ones(2)}
+
+    job = job_of(model, gradient, chunk_rows=1, epochs_before=4)
+    with pytest.raises(PartitionError):
+        run_partition(job, neighbor, 0, 2, [1, 2, 3, 4])
+    result = run_partition(job, neighbor, 0, 2, [1, 2, 3, 4], attempt=1)
+    assert seen == [[1], [2], [3], [3], [4]]
+    assert result == TaskResult(rows=4, updates=2, units=4)
+    assert neighbor.units == {(4, 2, 0): 0, (4, 2, 1): 0, (4, 2, 2): 1, (4, 2, 3): 1}

@@ -10,13 +10,14 @@ from typing import Any
 from pyspark import SparkConf, SparkContext
 
 
-def spark_context(master: str) -> SparkContext:
+def spark_context(master: str, **settings: str) -> SparkContext:
     """A context of `master`, which waits for all its executors."""
     conf = SparkConf().setMaster(master).setAppName("deepdist-test")
     conf.set("spark.ui.enabled", "false")
     conf.set("spark.ui.showConsoleProgress", "false")
     conf.set("spark.scheduler.minRegisteredResourcesRatio", "1.0")
     conf.set("spark.log.level", "ERROR")
+    conf.setAll(list(settings.items()))
     return SparkContext(conf=conf)
 
 
