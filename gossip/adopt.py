@@ -106,7 +106,7 @@ class Adopter:
         return self._push(members) if not adoption.missing & set(members) else []
 
     def on_request(
-        self, request: StateRequest, now: float, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
+        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
     ) -> list[Effect]:
         """Give our replica to one that asks, if it has nothing of a living lane that we have not."""
         mine = self._replicator.frontiers()
@@ -117,7 +117,7 @@ class Adopter:
         )
         if behind:
             return []
-        self._replicator.give_to(request.peer, request.k, now)
+        self._replicator.give_to(request.peer, request.k)
         return [Send(request.peer, State(self.me, mine, request.k, marks))]
 
     def on_state(self, state: State, now: float) -> list[Effect] | None:

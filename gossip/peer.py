@@ -164,14 +164,14 @@ class Peer:
             case Received(Unknown(peer, frontier)):
                 effects += self._on_unknown(peer, frontier)
             case Received(Pin() as pin):
-                effects += self.replicator.on_pin(pin, now)
+                effects += self.replicator.on_pin(pin)
             case Received(Unpin() as unpin):
                 effects += self.replicator.on_unpin(unpin)
             case Received(Pinned() as pinned):
                 if self.adopter is not None:
                     effects += self.adopter.on_pinned(pinned, self._readable())
             case Received(StateRequest() as request):
-                effects += self._on_state_request(request, now)
+                effects += self._on_state_request(request)
             case Received(State() as state):
                 effects += self._on_state(state, now)
             case Received(Credit()):
@@ -192,7 +192,6 @@ class Peer:
                 effects += self.adopter.tick(now, self._donors(), self._readable())
             if self.ready:
                 effects += self.replicator.pulls(now)
-            effects += self.replicator.expire_pins(now, self.members)
             effects += self._advertise(now)
             effects += self._drain(now)
         return effects
@@ -382,13 +381,13 @@ class Peer:
 
     # ---------------------------------------------------------------------------------------------------- replicas
 
-    def _on_state_request(self, request: StateRequest, now: float) -> list[Effect]:
+    def _on_state_request(self, request: StateRequest) -> list[Effect]:
         if not self.ready:
             return []
         if self.adopter is None:
             state = State(self.me, self.replicator.frontiers(), request.k, self.identities.by_lane())
             return [Send(request.peer, state)]
-        return self.adopter.on_request(request, now, self._departed(), self.identities.by_lane())
+        return self.adopter.on_request(request, self._departed(), self.identities.by_lane())
 
     def _on_state(self, state: State, now: float) -> list[Effect]:
         if self.adopter is None:

@@ -18,15 +18,12 @@ origin keeps every boundary at which the donor may stand, until the adopter has 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gossip.arrays import Payload
 from gossip.events import Deliver, Effect, Fold, Forget, Keep, Negative, Send
 from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, Range, Unknown, Unpin
-
-PIN_EXPIRES_S = 15.0
-"""A stranger must not hold segments for ever."""
 
 
 @dataclass
@@ -46,7 +43,6 @@ class Pinning:
     donor: PeerId
     k: int
     boundaries: set[int]
-    expires: float
 
 
 @dataclass
@@ -93,6 +89,8 @@ class Replicator:
     n: int = 0
     forgotten: int = 0
     """Own updates up to here are no longer kept."""
+    members: set[PeerId] = field(default_factory=set)
+    """Who may read: for a stranger nothing is kept."""
     readers: dict[PeerId, Reader] = field(default_factory=dict)
     pins: dict[PeerId, Pinning] = field(default_factory=dict)
     origins: dict[PeerId, Origin] = field(default_factory=dict)
@@ -116,6 +114,8 @@ class Replicator:
 
     def join(self, peer: PeerId, reads: bool, read: bool, level: bool) -> None:
         """`peer` reads and is read from now on; `level`: it has all that is published so far."""
+        if reads:
+            self.members.add(peer)
         if reads and (level or self.n == 0):
             self.readers.setdefault(peer, Reader(self.n, self.n))
         if read:
@@ -128,7 +128,7 @@ class Replicator:
             self.origins[peer].pull = None
 
     def forget_reader(self, peer: PeerId) -> list[Effect]:
-        """`peer` will not come back: nothing is kept for it any more."""
+        """`peer` will not come back: nothing is kept for it any more, unless it does."""
         self.readers.pop(peer, None)
         self.pins.pop(peer, None)
         return self.compact()
@@ -161,7 +161,7 @@ class Replicator:
         if pin is not None and pull.frontier in pin.boundaries:
             del self.pins[pull.peer]
             reader = self.readers[pull.peer] = Reader(pull.frontier, pull.frontier)
-        elif reader is None and pull.frontier == 0 and self.forgotten == 0:
+        elif reader is None and pull.frontier == 0 and self.forgotten == 0 and pull.peer in self.members:
             reader = self.readers[pull.peer] = Reader(0, 0)
         if reader is None or pull.frontier not in (reader.acknowledged, reader.served):
             return [Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
@@ -194,8 +194,13 @@ class Replicator:
         self._boundary_of(peer, frontier)
         return self.compact()
 
-    def on_pin(self, pin: Pin, now: float) -> list[Effect]:
-        """Keep, for the adopter, every boundary at which its donor may stand. Silent if the donor's is not known."""
+    def on_pin(self, pin: Pin) -> list[Effect]:
+        """Keep, for the adopter, every boundary at which its donor may stand, until it has pulled from one or gives up.
+
+        Silent if the donor is not a reader, or the adopter no member (yet).
+        """
+        if pin.peer not in self.members:
+            return []
         known = self.pins.get(pin.peer)
         if known is not None and pin.k < known.k:
             return []
@@ -204,8 +209,7 @@ class Replicator:
             if donor is None and pin.donor != self.me:
                 return []
             boundaries = {donor.acknowledged, donor.served} if donor is not None else set()
-            known = self.pins[pin.peer] = Pinning(pin.donor, pin.k, boundaries, now)
-        known.expires = now + PIN_EXPIRES_S
+            self.pins[pin.peer] = Pinning(pin.donor, pin.k, boundaries)
         return [Send(pin.peer, Pinned(self.me, pin.k))]
 
     def on_unpin(self, unpin: Unpin) -> list[Effect]:
@@ -216,20 +220,14 @@ class Replicator:
         del self.pins[unpin.peer]
         return self.compact()
 
-    def give_to(self, peer: PeerId, k: int, now: float) -> None:
-        """The replica as it is now is being sent to `peer`: it may come out at n."""
+    def give_to(self, peer: PeerId, k: int) -> None:
+        """The replica as it is now is being sent to `peer`: a member may come out at n."""
+        if peer not in self.members:
+            return
         pin = self.pins.get(peer)
         if pin is None or pin.k != k:
-            pin = self.pins[peer] = Pinning(self.me, k, set(), now)
+            pin = self.pins[peer] = Pinning(self.me, k, set())
         pin.boundaries.add(self.n)
-        pin.expires = now + PIN_EXPIRES_S
-
-    def expire_pins(self, now: float, members: Collection[PeerId]) -> list[Effect]:
-        """Drop those of adopters that never became members. A member that is cut off has adopted, and comes back."""
-        expired = [peer for peer, pin in self.pins.items() if now >= pin.expires and peer not in members]
-        for peer in expired:
-            del self.pins[peer]
-        return self.compact() if expired else []
 
     def marks(self, after: int, through: int) -> tuple[Mark, ...]:
         """The marks of own updates after+1 .. through, which begin and end at boundaries."""

@@ -152,9 +152,9 @@ class GivesNothingWhileItWaits(Adopter):
     """Who needs a replica has none to give: all wait, and nobody gives."""
 
     def on_request(
-        self, request: StateRequest, now: float, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
+        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
     ) -> list[Effect]:
-        return [] if self.needed else super().on_request(request, now, departed, marks)
+        return [] if self.needed else super().on_request(request, departed, marks)
 
 
 class LosesItsOwn(Adopter):
@@ -199,9 +199,9 @@ class GivesNoMarks(Adopter):
     """Gives the replica without the units that are in it."""
 
     def on_request(
-        self, request: StateRequest, now: float, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
+        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
     ) -> list[Effect]:
-        return super().on_request(request, now, departed, {})
+        return super().on_request(request, departed, {})
 
 
 @pytest.mark.slow

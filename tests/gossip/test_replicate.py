@@ -458,9 +458,11 @@ def test_everything_acknowledged_is_forgotten() -> None:
     )
 
 
-def test_an_unknown_reader_that_begins_before_anything_was_forgotten_is_served() -> None:
+def test_a_late_member_that_begins_before_anything_was_forgotten_is_served() -> None:
+    lane = origin("A")
+    lane.members.add(PeerId("X"))
     follow(
-        origin("A"),
+        lane,
         """
         publish
           keep 1
