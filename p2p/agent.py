@@ -144,7 +144,7 @@ class Agent:
                 self._enroll()
             self.runtime.register(self._registrar, self._on_registrar)
             next_status = 0.0
-            while not self._stopping and self.anchor.alive:
+            while self._wanted:
                 self.runtime.poll(STATUS_PERIOD_S)
                 self._answer_waiting()
                 if time.monotonic() >= next_status:
@@ -152,6 +152,11 @@ class Agent:
                     self._send_status()
         finally:
             self._leave()
+
+    @property
+    def _wanted(self) -> bool:
+        """Nobody asked it to leave, and its anchor is there."""
+        return not self._stopping and self.anchor.alive
 
     def _open_local_socket(self) -> None:
         temporary = os.path.join(self.folder, "agent.new")
@@ -165,9 +170,11 @@ class Agent:
         """Tell the registrar where we are, take the model's arrays from the observer, and let the tasks in."""
         self._hello()
         give_up = time.monotonic() + START_TIMEOUT_S
-        while not self._roster and time.monotonic() < give_up and self._refused is None:
+        while not self._roster and time.monotonic() < give_up and self._refused is None and self._wanted:
             if self._registrar.poll(200):
                 self._on_registrar()
+        if not self._wanted:
+            return
         if self._refused is not None:
             raise UsageError(self._refused)
         if not self._roster:
@@ -176,10 +183,12 @@ class Agent:
                 f"{START_TIMEOUT_S:g} s: can this host reach that address (spark.driver.host)?"
             )
         # who comes late adopts a replica first; until then there is nothing to compute from
-        while not self.peer.ready and time.monotonic() < give_up and self.anchor.alive and not self._stopping:
+        while not self.peer.ready and time.monotonic() < give_up and self._wanted:
             self.runtime.poll(0.1)
             while self._registrar.poll(0):
                 self._on_registrar()
+        if not self._wanted:
+            return
         if not self.peer.ready:
             raise UsageError(f"no other agent gave its replica within {START_TIMEOUT_S:g} s: are they alive?")
         os.rename(os.path.join(self.folder, "agent.new"), os.path.join(self.folder, "agent.sock"))
