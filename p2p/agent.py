@@ -473,7 +473,9 @@ def main() -> None:
     logging.basicConfig(format="deepdist agent %(process)d: %(message)s", level=logging.WARNING)
     folder = sys.argv[1]
     try:
-        Agent(AgentSettings(**json.loads(sys.stdin.buffer.read())), folder).run()
+        settings = AgentSettings(**json.loads(sys.stdin.buffer.read()))
+        localhost.leave_with(Process(settings.anchor), folder)  # also out of a call that blocks
+        Agent(settings, folder).run()
     except GossipError as error:
         _note_failure(folder, str(error))
     except BaseException:

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
@@ -29,7 +28,6 @@ from p2p.task import Job, PartitionError, TaskResult, original_error, run_partit
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
-WATCH_S = 1.0
 WAIT_S = 0.1
 """How soon Ctrl-C is noticed while the workers train."""
 
@@ -189,17 +187,10 @@ class _Worker:
         return RuntimeError(f"the worker process {self._process.pid} ended {when} with exit code {code}")
 
 
-def _leave_with(driver: Process) -> None:
-    """End this process, whatever it is doing, once the driver program is gone."""
-    while driver.alive:
-        time.sleep(WATCH_S)
-    os._exit(1)
-
-
 def main() -> None:
     """A worker process: train what comes in until the driver program is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver program ends us
-    threading.Thread(target=_leave_with, args=(Process(os.getppid()),), daemon=True).start()
+    localhost.leave_with(Process(os.getppid()))
     connection, folder = Connection(int(sys.argv[1])), sys.argv[2]
     agent: AgentClient | None = None
     job: Job | None = None
