@@ -12,7 +12,7 @@ import subprocess
 
 import numpy as np
 
-from gossip.arrays import Arrays, Layout
+from gossip.arrays import Arrays
 from gossip.messages import PeerId
 from p2p import localhost
 from p2p.agent_client import AgentClient, AgentSettings, start_agent
@@ -40,10 +40,6 @@ class Observer:
     @property
     def peer(self) -> PeerId:
         return PeerId(self.agent.about["peer"])
-
-    @property
-    def layout(self) -> Layout:
-        return self.agent.layout
 
     def close(self) -> None:
         """Wait for the agent, which was asked to stop; end it if it does not."""

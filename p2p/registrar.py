@@ -1,8 +1,8 @@
 """The registrar: a thread in the driver program that knows where the agents are, and nothing else of the training.
 
-Agents say hello and get the roster, again whenever somebody comes. While a training runs it is closed: who comes then
-would miss updates, and is told so. Training goes on without it; it carries addresses, figures and requests to drain or
-stop, never a weight.
+Agents say hello and get the roster, again whenever somebody comes. Who comes while nothing is in flight is level with
+the others; who comes while a training runs is told to adopt a replica (a master's workers are refused then). Training
+goes on without it; it carries addresses, figures and requests to drain or stop, never a weight.
 """
 
 from __future__ import annotations
