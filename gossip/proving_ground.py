@@ -18,7 +18,8 @@ from functools import partial
 import numpy as np
 
 from gossip.arrays import Array, Packed
-from gossip.events import Adopt, Computed, Deliver, Departed, Effect, Event, Negative, Own, Returned
+from gossip.events import Adopt, Computed, Deliver, Effect, Event, Negative, Own
+from gossip.faults import Disruption, Faults
 from gossip.messages import Mark, PeerId, Unit
 from gossip.peer import Settings
 from gossip.simulator import Network, SimulatedPeer, Simulation
@@ -26,8 +27,8 @@ from gossip.simulator import Network, SimulatedPeer, Simulation
 FAULTS_END_S = 60.0
 LEVEL_TIMEOUT_S = 60.0
 """Promise: after the faults end, survivors are level within this time."""
-DETECTION_S = 4.0
-"""A peer that cannot be spoken with for so long is taken for dead."""
+DETECT_S = 4.0
+"""A peer that is silent for so long is taken for dead, as in production."""
 NUMBERS = 4
 """Elements of the model. Integers, so that every check is ==."""
 
@@ -41,14 +42,7 @@ class Options:
     loss: float
     duplication: float
     delay_mean_s: float
-    partitions: tuple[tuple[float, float, bool], ...]
-    """(begin, end, in both directions), each between two random halves."""
-    crashes: tuple[float, ...]
-    pauses: tuple[tuple[float, float], ...]
-    """(begin, how long)."""
-    joins: tuple[float, ...]
-    clocks: bool
-    """Clocks run at 0.5 to 2 times the speed, and jump ahead."""
+    faults: Faults
     units: int
     fail: float
     """Probability that an attempt fails before it is done."""
@@ -73,11 +67,13 @@ class Options:
             loss=chance.choice([0.0, chance.uniform(0, 0.7)]),
             duplication=chance.choice([0.0, chance.uniform(0, 0.7)]),
             delay_mean_s=10 ** chance.uniform(-2, -0.3),
-            partitions=tuple(partitions),
-            crashes=times(chance.randint(0, peers // 4)),
-            pauses=tuple((begin, chance.uniform(0.5, 20)) for begin in times(chance.randint(0, 2))),
-            joins=times(chance.randint(0, 3)),
-            clocks=chance.random() < 0.5,
+            faults=Faults(
+                partitions=tuple(partitions),
+                crashes=times(chance.randint(0, peers // 4)),
+                pauses=tuple((begin, chance.uniform(0.5, 20)) for begin in times(chance.randint(0, 2))),
+                joins=times(chance.randint(0, 3)),
+                clocks=chance.random() < 0.5,
+            ),
             units=chance.randint(20, 60),
             fail=chance.choice([0.0, 0.1]),
             speculate=chance.choice([0.0, 0.2]),
@@ -113,10 +109,6 @@ class ProvingGround:
         self._sums: dict[PeerId, list[Array]] = {}
         """By lane: the sum of its first n entries, for each n."""
         self._marks: dict[PeerId, list[tuple[Mark, ...]]] = {}
-        self._crashed_at: dict[PeerId, float] = {}
-        self._cut_since: dict[tuple[PeerId, PeerId], float] = {}
-        self._departed: set[tuple[PeerId, PeerId]] = set()
-        self._cuts: list[tuple[frozenset[PeerId], bool]] = []
         self._done: set[Unit] = set()
         network = Network(options.loss, options.duplication, options.delay_mean_s)
         self.swarm = Simulation(
@@ -124,12 +116,10 @@ class ProvingGround:
             {"w": np.zeros(NUMBERS, np.int64)},
             seed=options.seed,
             network=network,
-            settings=settings,
+            settings=settings or Settings(detect_s=DETECT_S),
         )
         self.swarm.observers.append(self._observe)
-        self.swarm.blocked = self._blocked
-        for host in self.swarm.peers.values():
-            self._set_clock(host)
+        self._disruption = Disruption(self.swarm, options.faults, self.chance, self._note)
         self._write_script()
 
     def run(self) -> Outcome:
@@ -137,9 +127,7 @@ class ProvingGround:
         try:
             self.swarm.run(FAULTS_END_S)
             self.swarm.network = Network(0.0, 0.0, self.options.delay_mean_s)
-            self._cuts.clear()
-            for host in self.swarm.peers.values():
-                host.paused_until = min(host.paused_until, self.swarm.now)
+            self._disruption.end()
             level_at = self._run_until_level()
             self.outcome.counts["seconds until level"] = round(level_at - FAULTS_END_S)
             self._check_end()
@@ -157,85 +145,16 @@ class ProvingGround:
 
     def _write_script(self) -> None:
         at, options = self.swarm.at, self.options
-        for begin, end, both in options.partitions:
-            at(begin, partial(self._cut, both, end))
-        for time in options.crashes:
-            at(time, self._crash)
-        for begin, seconds in options.pauses:
-            at(begin, partial(self._pause, seconds))
-        for index, time in enumerate(options.joins):
-            at(time, partial(self._join, index))
         for index in range(options.units):
             unit = Unit(0, index // 3, index % 3)
             time = self.chance.uniform(0, 50)
             at(time, partial(self._attempt, unit, 0))
             if self.chance.random() < options.speculate:
                 at(time + self.chance.uniform(0, 6), partial(self._attempt, unit, 1))
-        self._detect()
 
     def _note(self, text: str) -> None:
         if self._tell:
             self.outcome.story.append(f"{self.swarm.now:8.3f}  {text}")
-
-    def _blocked(self, sender: PeerId, receiver: PeerId) -> bool:
-        return any((sender in half) != (receiver in half) and (both or sender in half) for half, both in self._cuts)
-
-    def _cut(self, both: bool, end: float) -> None:
-        ids = sorted(self.swarm.peers)
-        self.chance.shuffle(ids)
-        cut = (frozenset(ids[: max(1, len(ids) // 2)]), both)
-        self._cuts.append(cut)
-        self._note(f"cut off {sorted(cut[0])}" + ("" if both else ", one way"))
-        self.swarm.at(end, lambda: self._heal(cut))
-
-    def _heal(self, cut: tuple[frozenset[PeerId], bool]) -> None:
-        if cut in self._cuts:
-            self._cuts.remove(cut)
-            self._note(f"healed {sorted(cut[0])}")
-
-    def _crash(self) -> None:
-        ready = [me for me, host in self.swarm.live().items() if host.peer.ready]
-        if len(ready) > 1:
-            me = self.chance.choice(ready)
-            self._crashed_at[me] = self.swarm.now
-            self.swarm.crash(me)
-            self._note(f"{me} crashed")
-
-    def _pause(self, seconds: float) -> None:
-        me = self.chance.choice(sorted(self.swarm.live()))
-        self.swarm.peers[me].paused_until = self.swarm.now + seconds
-        self._note(f"{me} paused for {seconds:.1f} s")
-
-    def _join(self, index: int) -> None:
-        me = PeerId(f"q{index:03d}")
-        self._note(f"{me} comes late")
-        self.swarm.join(me)
-        self._set_clock(self.swarm.peers[me])
-
-    def _set_clock(self, host: SimulatedPeer) -> None:
-        if self.options.clocks:
-            host.clock_rate = self.chance.uniform(0.5, 2)
-            host.clock_ahead = self.chance.uniform(0, 1000)
-
-    def _detect(self) -> None:
-        """Once a second: who has been out of reach for long is taken for dead, by each peer by itself."""
-        for me in self.swarm.live():
-            for other, host in self.swarm.peers.items():
-                if other == me or other not in self.swarm.peers[me].peer.members:
-                    continue
-                pair = (me, other)
-                paused = host.paused_until > self.swarm.now
-                if not host.alive or paused or self._blocked(me, other) or self._blocked(other, me):
-                    since = self._cut_since.setdefault(pair, self.swarm.now)
-                    if self.swarm.now >= since + DETECTION_S and pair not in self._departed:
-                        self._departed.add(pair)
-                        self.swarm.happen(me, Departed(other))
-                else:
-                    self._cut_since.pop(pair, None)
-                    if pair in self._departed:
-                        self._departed.discard(pair)
-                        self.swarm.happen(me, Returned(other))
-        self.swarm.at(self.swarm.now + 1.0, self._detect)
 
     # ---------------------------------------------------------------------------------------------------- scheduler
 
@@ -365,7 +284,7 @@ class ProvingGround:
         self.outcome.counts["units"] += len(self._done)
         self.outcome.counts["doubled"] += doubled
         self.outcome.counts["absent"] += absent
-        if not self._crashed_at and (doubled or absent):
+        if not self._disruption.crashed_at and (doubled or absent):
             raise ViolationError(f"without a crash {doubled} units count twice and {absent} not at all")
 
 
