@@ -106,9 +106,18 @@ class Adopter:
         return self._push(members) if not adoption.missing & set(members) else []
 
     def on_request(
-        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
+        self,
+        request: StateRequest,
+        departed: Collection[PeerId],
+        members: Collection[PeerId],
+        marks: Mapping[PeerId, tuple[Mark, ...]],
     ) -> list[Effect]:
-        """Give our replica to one that asks, if it has nothing of a living lane that we have not."""
+        """Give our replica to one that asks, if it has nothing of a living lane that we have not.
+
+        Nor may it have taken for dead whom we hear: that origin keeps nothing of what we give for it.
+        """
+        if request.peer in self._replicator.members and not set(members) <= {*request.pinned, request.peer}:
+            return []
         mine = self._replicator.frontiers()
         behind = any(
             mine.get(lane, 0) < frontier
@@ -166,7 +175,8 @@ class Adopter:
             return [Send(peer, Pin(self.me, adoption.donor, adoption.k)) for peer in sorted(missing)]
         mine = self._replicator.frontiers()
         del mine[self.me]
-        return [Send(adoption.donor, StateRequest(self.me, adoption.k, mine))]
+        pinned = (self.me, *(peer for peer in adoption.members if peer not in adoption.missing))
+        return [Send(adoption.donor, StateRequest(self.me, adoption.k, mine, pinned))]
 
     def _stop(self, now: float) -> list[Effect]:
         adoption, self._adoption = self._adoption, None

@@ -51,6 +51,13 @@ class Returned:
 
 
 @dataclass(frozen=True)
+class Disconnected:
+    """The connection to `peer` broke: its process may have ended."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True)
 class Received:
     """A message came in, whole."""
 
@@ -81,11 +88,28 @@ class Exhausted:
 
 
 @dataclass(frozen=True)
+class Leaving:
+    """This peer ends on purpose: the others need not find out by its silence."""
+
+
+@dataclass(frozen=True)
 class Ticked:
     """`deadline()` has come."""
 
 
-Event = Started | Joined | Departed | Returned | Received | Progressed | Computed | Exhausted | Ticked
+Event = (
+    Started
+    | Joined
+    | Departed
+    | Returned
+    | Disconnected
+    | Received
+    | Progressed
+    | Computed
+    | Exhausted
+    | Leaving
+    | Ticked
+)
 
 # --------------------------------------------------------------------------------------------------------- effects
 

@@ -9,6 +9,10 @@
     Unpin          to all: I have given that up
     StateRequest   to the donor: give me your whole replica, and the frontiers it stands at
     State          the answer
+    Ping           are you there?
+    Ack            yes; or, of one that was asked to ping: yes, it is
+    PingRequest    to a third: ping that peer for me, I do not hear it
+    Nack           the answer, when the third does not hear it either
     Credit         of the transport: so many blocks of your bulk message have arrived, send on
 
 `Range` and `State` are bulk messages: their arrays travel as separate blocks behind the header.
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple, NewType
 
 from gossip.arrays import Layout, Packed
@@ -45,6 +50,23 @@ class Mark(NamedTuple):
     """It takes back what this lane published for the unit before."""
 
 
+class Standing(StrEnum):
+    """What is thought of a peer."""
+
+    ALIVE = "alive"
+    SUSPECTED = "suspected"
+    DEAD = "dead"
+
+
+class Rumor(NamedTuple):
+    """What is said of a peer, by whom. A peer objects by raising its `incarnation`; older ones are void."""
+
+    about: PeerId
+    standing: Standing
+    incarnation: int
+    by: PeerId
+
+
 @dataclass(frozen=True)
 class Advert:
     """`peer`'s lane stands at `n`; `frontiers` says how far it has applied each other lane."""
@@ -54,6 +76,7 @@ class Advert:
     frontiers: Mapping[PeerId, int]
     ready: bool = True
     """It has a replica to give; False for one that came late and waits for its first."""
+    rumors: tuple[Rumor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,11 +139,12 @@ class Unpin:
 
 @dataclass(frozen=True)
 class StateRequest:
-    """`peer` asks for the addressee's replica, if that has at least `frontiers`."""
+    """`peer` asks for the addressee's replica, if that has at least `frontiers`, and if `pinned` are all that live."""
 
     peer: PeerId
     k: int
     frontiers: Mapping[PeerId, int] = field(default_factory=dict)
+    pinned: tuple[PeerId, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +161,43 @@ class State:
 
 
 @dataclass(frozen=True)
+class Ping:
+    """`peer` has not heard the addressee for a while; `k` is of its pings, and comes back in the answer."""
+
+    peer: PeerId
+    k: int
+    rumors: tuple[Rumor, ...] = ()
+
+
+@dataclass(frozen=True)
+class PingRequest:
+    """`peer` does not hear `target`, and asks the addressee to ping it. `k` is that of its own ping."""
+
+    peer: PeerId
+    k: int
+    target: PeerId
+
+
+@dataclass(frozen=True)
+class Ack:
+    """`about` is there: `peer` itself, or the one that it was asked to ping. `k` is that of the ping or request."""
+
+    peer: PeerId
+    k: int
+    about: PeerId
+    rumors: tuple[Rumor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Nack:
+    """`peer` did what the request with `k` asked for, and does not hear `about` either."""
+
+    peer: PeerId
+    k: int
+    about: PeerId
+
+
+@dataclass(frozen=True)
 class Credit:
     """`peer` has received `blocks` blocks of bulk message `k`."""
 
@@ -146,4 +207,19 @@ class Credit:
 
 
 Bulk = Range | State
-Message = Advert | Pull | Range | Unknown | Pin | Pinned | Unpin | StateRequest | State | Credit
+Message = (
+    Advert
+    | Pull
+    | Range
+    | Unknown
+    | Pin
+    | Pinned
+    | Unpin
+    | StateRequest
+    | State
+    | Ping
+    | PingRequest
+    | Ack
+    | Nack
+    | Credit
+)

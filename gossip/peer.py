@@ -2,9 +2,10 @@
 
     handle(event, now) -> [effect, ...]      deadline() -> when Ticked is due
 
-It advertises when something changed (at most every `advert_gap_s`) and every `advert_period_s` anyway, because an
-advert may be lost; it pulls from whoever is ahead; it checks what comes in before it lets it near the replica; it
-adopts a replica when only that helps; and it takes back an update whose unit another peer had published first.
+It watches who is there (`detection`), or is told; it advertises when something changed (at most every `advert_gap_s`)
+and every `advert_period_s` anyway, because an advert may be lost; it pulls from whoever is ahead; it checks what comes
+in before it lets it near the replica; it adopts a replica when only that helps; and it takes back an update whose unit
+another peer had published first.
 `now` is seconds on any clock that never goes back.
 """
 
@@ -20,12 +21,14 @@ from gossip.events import (
     Computed,
     Deliver,
     Departed,
+    Disconnected,
     Drained,
     Effect,
     Event,
     Exhausted,
     Gated,
     Joined,
+    Leaving,
     Negative,
     Progressed,
     Publish,
@@ -39,15 +42,21 @@ from gossip.events import (
     Warn,
 )
 from gossip.identity import Identities
+from gossip.membership import Detection, Membership
 from gossip.messages import (
+    Ack,
     Advert,
     Credit,
     Mark,
+    Nack,
     PeerId,
     Pin,
+    Ping,
+    PingRequest,
     Pinned,
     Pull,
     Range,
+    Rumor,
     State,
     StateRequest,
     Unit,
@@ -73,8 +82,8 @@ class Settings:
     """Serve many updates as one sum; False where each must arrive by itself (the workers of a master)."""
     applies_own: bool = True
     """Merge the own updates into the own replica; False where the hub does (the workers of a master)."""
-    detect_s: float = float("inf")
-    """A peer that was silent for so long is taken for dead; infinite where departures are told from outside."""
+    detection: Detection | None = None
+    """How the dead are found; None where departures are told from outside."""
     settle_s: float = 5.0
     """After a departure: time for what the departed had sent to arrive, before the survivors agree on its lane."""
     forget_s: float = 600.0
@@ -87,8 +96,6 @@ class Member:
 
     reads: bool
     read: bool
-    heard_at: float
-    """When it last advertised, or was introduced."""
     ready: bool = False
     frontiers: Mapping[PeerId, int] = field(default_factory=dict)
     """Of its newest advert."""
@@ -118,6 +125,8 @@ class Peer:
         self.settings = settings or Settings()
         self.replicator = Replicator(me, self.settings.pull_timeout_s, self.settings.pulls_max, self.settings.coalesce)
         self.adopter = Adopter(me, self.replicator, chance) if chance is not None else None
+        detection = self.settings.detection
+        self.membership = Membership(me, detection, chance) if detection is not None and chance is not None else None
         self.identities = Identities()
         self.members: dict[PeerId, Member] = {}
         self.refused = 0
@@ -137,6 +146,8 @@ class Peer:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
         effects: list[Effect] = []
+        if self.membership is not None and isinstance(event, Received | Progressed):
+            self.membership.heard(event.peer if isinstance(event, Progressed) else event.message.peer, now)
         match event:
             case Started(frontiers, ready):
                 self.replicator.start(frontiers)
@@ -147,7 +158,9 @@ class Peer:
                     self.adopter.start_without_replica()
             case Joined(peer, reads, read, level):
                 self.replicator.join(peer, reads, read, level)
-                self.members.setdefault(peer, Member(reads, read, now))
+                self.members.setdefault(peer, Member(reads, read))
+                if self.membership is not None:
+                    self.membership.join(peer, now)
                 self._changed = True
             case Departed(peer):
                 self._reach(peer, now)
@@ -174,6 +187,11 @@ class Peer:
                 effects += self._on_state_request(request)
             case Received(State() as state):
                 effects += self._on_state(state, now)
+            case Disconnected(peer):
+                if self.membership is not None:
+                    self.membership.disconnected(peer, now)
+            case Received(Ping() | PingRequest() | Ack() | Nack() as message):
+                effects += self._on_membership(message, now)
             case Received(Credit()):
                 pass  # of the transport
             case Progressed(peer):
@@ -182,10 +200,14 @@ class Peer:
                     self.adopter.progressed(peer, now)
             case Exhausted(timeout_s):
                 self._give_up_at = now + timeout_s
+            case Leaving():
+                self._started = False
+                if self.membership is not None:
+                    return [self._advert((self.membership.farewell(),))]
             case Ticked():
                 pass
         if self._started:
-            self._detect(now)
+            effects += self._detect(now)
             effects += self._withdraw(now)
             effects += self._look_after_dead_lanes(now)
             if self.adopter is not None:
@@ -211,7 +233,8 @@ class Peer:
         adoption = float("inf")
         if self.adopter is not None and (self.adopter.under_way or self._donors()):
             adoption = self.adopter.deadline()
-        return min(advert, self.replicator.deadline(), give_up, adoption)
+        membership = self.membership.deadline() if self.membership is not None else float("inf")
+        return min(advert, self.replicator.deadline(), give_up, adoption, membership)
 
     # ---------------------------------------------------------------------------------------------------- members
 
@@ -223,11 +246,29 @@ class Peer:
         member.forgotten = False
         self.replicator.reach(peer, departed_at is None)
 
-    def _detect(self, now: float) -> None:
-        """Who has been silent for long is taken for dead, until it is heard again."""
-        for peer, member in self.members.items():
-            if member.departed_at is None and now >= member.heard_at + self.settings.detect_s:
-                self._reach(peer, now)
+    def _detect(self, now: float) -> list[Effect]:
+        """Who is dead or out of reach, and who is back."""
+        if self.membership is None:
+            return []
+        effects = self.membership.tick(now)
+        self._changed = self._changed or self.membership.news
+        for peer, gone in self.membership.changes(now):
+            self._reach(peer, now if gone else None)
+        return effects
+
+    def _on_membership(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
+        if self.membership is None:
+            return []
+        match message:
+            case Ping():
+                return self.membership.on_ping(message, now)
+            case PingRequest():
+                return self.membership.on_ping_request(message, now)
+            case Ack():
+                return self.membership.on_ack(message, now)
+            case Nack():
+                self.membership.on_nack(message)
+        return []
 
     def _alive(self) -> list[PeerId]:
         return [peer for peer, member in self.members.items() if member.departed_at is None]
@@ -339,10 +380,9 @@ class Peer:
         self.replicator.heard(advert.peer, advert.n)
         seen = advert.frontiers.get(self.me, 0)
         member = self.members.get(advert.peer)
+        if self.membership is not None:
+            self.membership.on_rumors(advert.rumors, now)
         if member is not None:
-            member.heard_at = now
-            if member.departed_at is not None and self.settings.detect_s < float("inf"):
-                self._reach(advert.peer, None)
             member.ready = advert.ready
             member.frontiers = {**advert.frontiers, advert.peer: advert.n}
             for number, retained in self._retained.items():
@@ -387,7 +427,7 @@ class Peer:
         if self.adopter is None:
             state = State(self.me, self.replicator.frontiers(), request.k, self.identities.by_lane())
             return [Send(request.peer, state)]
-        return self.adopter.on_request(request, self._departed(), self.identities.by_lane())
+        return self.adopter.on_request(request, self._departed(), self._readable(), self.identities.by_lane())
 
     def _on_state(self, state: State, now: float) -> list[Effect]:
         if self.adopter is None:
@@ -418,8 +458,11 @@ class Peer:
             return []
         self._changed = False
         self._advertised_at = now
+        return [self._advert(self.membership.rumors() if self.membership is not None else ())]
+
+    def _advert(self, rumors: tuple[Rumor, ...]) -> Publish:
         frontiers = self.replicator.frontiers()
-        return [Publish(Advert(self.me, frontiers.pop(self.me), frontiers, self.ready))]
+        return Publish(Advert(self.me, frontiers.pop(self.me), frontiers, self.ready, rumors))
 
     def _drain(self, now: float) -> list[Effect]:
         if self._give_up_at is None:

@@ -20,6 +20,7 @@ import numpy as np
 from gossip.arrays import Array, Packed
 from gossip.events import Adopt, Computed, Deliver, Effect, Event, Negative, Own
 from gossip.faults import Disruption, Faults
+from gossip.membership import Detection
 from gossip.messages import Mark, PeerId, Unit
 from gossip.peer import Settings
 from gossip.simulator import Network, SimulatedPeer, Simulation
@@ -27,8 +28,6 @@ from gossip.simulator import Network, SimulatedPeer, Simulation
 FAULTS_END_S = 60.0
 LEVEL_TIMEOUT_S = 60.0
 """Promise: after the faults end, survivors are level within this time."""
-DETECT_S = 4.0
-"""A peer that is silent for so long is taken for dead, as in production."""
 NUMBERS = 4
 """Elements of the model. Integers, so that every check is ==."""
 
@@ -116,7 +115,7 @@ class ProvingGround:
             {"w": np.zeros(NUMBERS, np.int64)},
             seed=options.seed,
             network=network,
-            settings=settings or Settings(detect_s=DETECT_S),
+            settings=settings or Settings(detection=Detection()),
         )
         self.swarm.observers.append(self._observe)
         self._disruption = Disruption(self.swarm, options.faults, self.chance, self._note)

@@ -158,12 +158,8 @@ class Replicator:
         pin, reader = self.pins.get(pull.peer), self.readers.get(pull.peer)
         if pull.k < max(pin.k if pin else 0, reader.k if reader else 0):
             return []
-        if pin is not None and pull.frontier in pin.boundaries:
-            del self.pins[pull.peer]
-            reader = self.readers[pull.peer] = Reader(pull.frontier, pull.frontier)
-        elif reader is None and pull.frontier == 0 and self.forgotten == 0 and pull.peer in self.members:
-            reader = self.readers[pull.peer] = Reader(0, 0)
-        if reader is None or pull.frontier not in (reader.acknowledged, reader.served):
+        reader = self._reader_at(pull.peer, pull.frontier)
+        if reader is None:
             return [Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
         reader.k = pull.k
         effects: list[Effect] = []
@@ -176,6 +172,22 @@ class Replicator:
             marks = self.marks(pull.frontier, reader.served)
             effects.append(Send(pull.peer, Range(self.me, pull.frontier + 1, reader.served, pull.k, marks)))
         return effects
+
+    def _reader_at(self, peer: PeerId, frontier: int) -> Reader | None:
+        """`peer` as one who stands at `frontier`: it stood there, or adopted the replica of one that did."""
+        pin, reader = self.pins.get(peer), self.readers.get(peer)
+        if pin is not None and frontier in pin.boundaries:
+            del self.pins[peer]
+        elif reader is not None and frontier in (reader.acknowledged, reader.served):
+            return reader
+        elif peer not in self.members or not self._serves_from(frontier):
+            return None
+        self.readers[peer] = Reader(frontier, frontier)
+        return self.readers[peer]
+
+    def _serves_from(self, frontier: int) -> bool:
+        """What follows `frontier` is kept as whole segments."""
+        return frontier == self.n or frontier == self.forgotten == 0 or frontier in self._boundaries()
 
     def acknowledge(self, peer: PeerId, frontier: int) -> list[Effect]:
         """`peer` says that it has applied this lane up to `frontier`: it was served that, or adopted it."""

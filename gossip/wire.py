@@ -23,16 +23,22 @@ import numpy as np
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed, Payload
 from gossip.errors import WireError
 from gossip.messages import (
+    Ack,
     Advert,
     Bulk,
     Credit,
     Mark,
     Message,
+    Nack,
     PeerId,
     Pin,
+    Ping,
+    PingRequest,
     Pinned,
     Pull,
     Range,
+    Rumor,
+    Standing,
     State,
     StateRequest,
     Unit,
@@ -41,12 +47,14 @@ from gossip.messages import (
 )
 
 MAGIC = b"gs"
-VERSION = 1
+VERSION = 2
 PREFIX = struct.Struct("!2sBBII")
 BLOCK_PREFIX = struct.Struct("!QII")
 
-HEADER_BYTES_MAX = 1 << 20
-"""Room for the frontiers of some 10,000 lanes or the names of as many arrays."""
+HEADER_BYTES_MAX = 1 << 22
+"""Room for the frontiers of some 40,000 lanes, the names of as many arrays, or the marks of 100,000 partitions."""
+MARKS_MAX = 1 << 22
+"""Of one header, once its runs are written out: units of a long training."""
 BLOCK_BYTES = 1 << 20
 """Measured on loopback: 64 messages of 1 MiB move three times as fast as one of 64 MiB, and hold less memory."""
 PAYLOAD_BYTES_MAX = 1 << 36
@@ -106,16 +114,16 @@ def encode(message: Message, payload: Payload | None = None) -> list[Bytes]:
 
 def _fields(message: Message) -> tuple[int, list[Any]]:
     match message:
-        case Advert(peer, n, frontiers, ready):
-            return 1, [peer, n, dict(frontiers), ready]
+        case Advert(peer, n, frontiers, ready, rumors):
+            return 1, [peer, n, dict(frontiers), ready, _rumor_fields(rumors)]
         case Pull(peer, frontier, k):
             return 2, [peer, frontier, k]
         case Range(peer, lo, hi, k, marks, layout):
             return 3, [peer, lo, hi, k, _mark_fields(marks), _layout_fields(layout)]
         case Unknown(peer, frontier, k):
             return 4, [peer, frontier, k]
-        case StateRequest(peer, k, frontiers):
-            return 5, [peer, k, dict(frontiers)]
+        case StateRequest(peer, k, frontiers, pinned):
+            return 5, [peer, k, dict(frontiers), list(pinned)]
         case State(peer, frontiers, k, marks, layout):
             by_lane = {lane: _mark_fields(of_lane) for lane, of_lane in marks.items()}
             return 6, [peer, dict(frontiers), k, by_lane, _layout_fields(layout)]
@@ -127,10 +135,29 @@ def _fields(message: Message) -> tuple[int, list[Any]]:
             return 9, [peer, k]
         case Unpin(peer, k):
             return 10, [peer, k]
+        case Ping(peer, k, rumors):
+            return 11, [peer, k, _rumor_fields(rumors)]
+        case PingRequest(peer, k, target):
+            return 12, [peer, k, target]
+        case Ack(peer, k, about, rumors):
+            return 13, [peer, k, about, _rumor_fields(rumors)]
+        case Nack(peer, k, about):
+            return 14, [peer, k, about]
+
+
+def _rumor_fields(rumors: Iterable[Rumor]) -> list[list[Any]]:
+    return [list(rumor) for rumor in rumors]
 
 
 def _mark_fields(marks: Iterable[Mark]) -> list[list[Any]]:
-    return [[*mark.unit, mark.attempt, mark.withdraws] for mark in marks]
+    """Runs of chunks of one partition: [epoch, partition, first, last, attempt, withdraws]."""
+    runs: list[list[Any]] = []
+    for (epoch, partition, chunk), attempt, withdraws in sorted(marks, key=lambda m: (m.withdraws, m.attempt, m.unit)):
+        if runs and runs[-1] == [epoch, partition, runs[-1][2], chunk - 1, attempt, withdraws]:
+            runs[-1][3] = chunk
+        else:
+            runs.append([epoch, partition, chunk, chunk, attempt, withdraws])
+    return runs
 
 
 def _layout_fields(layout: Layout) -> list[list[Any]]:
@@ -260,6 +287,12 @@ def _peer(value: Any) -> PeerId:
     return PeerId(value)
 
 
+def _peers(value: Any) -> tuple[PeerId, ...]:
+    if type(value) is not list:
+        raise WireError("a field is not a list of peers")
+    return tuple(_peer(peer) for peer in value)
+
+
 def _frontiers(value: Any) -> Mapping[PeerId, int]:
     if type(value) is not dict:
         raise WireError("a field does not map lanes to frontiers")
@@ -272,22 +305,41 @@ def _flag(value: Any) -> bool:
     return value
 
 
+def _rumors(value: Any) -> tuple[Rumor, ...]:
+    if type(value) is not list:
+        raise WireError("a field is not a list of rumors")
+    rumors = []
+    for entry in value:
+        if type(entry) is not list or len(entry) != 4:
+            raise WireError("a rumor is not about whom, what, which incarnation and by whom")
+        if entry[1] not in _STANDINGS:
+            raise WireError(f"a rumor says none of {', '.join(_STANDINGS)}")
+        rumors.append(Rumor(_peer(entry[0]), Standing(entry[1]), _count(entry[2]), _peer(entry[3])))
+    return tuple(rumors)
+
+
 def _marks(value: Any) -> tuple[Mark, ...]:
     if type(value) is not list:
         raise WireError("a field is not a list of marks")
-    marks = []
+    marks: list[Mark] = []
     for entry in value:
-        if type(entry) is not list or len(entry) != 5:
-            raise WireError("a mark is not unit, attempt and sign")
-        epoch, partition, chunk, attempt = (_count(number) for number in entry[:4])
-        marks.append(Mark(Unit(epoch, partition, chunk), attempt, _flag(entry[4])))
+        if type(entry) is not list or len(entry) != 6:
+            raise WireError("marks are not a run of chunks, attempt and sign")
+        epoch, partition, first, last, attempt = (_count(number) for number in entry[:5])
+        if last < first or last - first >= MARKS_MAX - len(marks):
+            raise WireError(f"marks of chunks {first}..{last}, expected 1 to {MARKS_MAX} in all")
+        withdraws = _flag(entry[5])
+        marks += [Mark(Unit(epoch, partition, chunk), attempt, withdraws) for chunk in range(first, last + 1)]
     return tuple(marks)
 
 
 def _marks_by_lane(value: Any) -> Mapping[PeerId, tuple[Mark, ...]]:
     if type(value) is not dict:
         raise WireError("a field does not map lanes to marks")
-    return {_peer(lane): _marks(marks) for lane, marks in value.items()}
+    by_lane = {_peer(lane): _marks(marks) for lane, marks in value.items()}
+    if sum(map(len, by_lane.values())) > MARKS_MAX:
+        raise WireError(f"more than {MARKS_MAX} marks")
+    return by_lane
 
 
 def _layout(value: Any) -> Layout:
@@ -313,15 +365,20 @@ def _layout(value: Any) -> Layout:
     return Layout(tuple(specs))
 
 
+_STANDINGS = tuple(standing.value for standing in Standing)
 _DECODERS: dict[int, tuple[tuple[Callable[[Any], Any], ...], Callable[..., Message]]] = {
-    1: ((_peer, _count, _frontiers, _flag), Advert),
+    1: ((_peer, _count, _frontiers, _flag, _rumors), Advert),
     2: ((_peer, _count, _count), Pull),
     3: ((_peer, _count, _count, _count, _marks, _layout), Range),
     4: ((_peer, _count, _count), Unknown),
-    5: ((_peer, _count, _frontiers), StateRequest),
+    5: ((_peer, _count, _frontiers, _peers), StateRequest),
     6: ((_peer, _frontiers, _count, _marks_by_lane, _layout), State),
     7: ((_peer, _count, _count), Credit),
     8: ((_peer, _peer, _count), Pin),
     9: ((_peer, _count), Pinned),
     10: ((_peer, _count), Unpin),
+    11: ((_peer, _count, _rumors), Ping),
+    12: ((_peer, _count, _peer), PingRequest),
+    13: ((_peer, _count, _peer, _rumors), Ack),
+    14: ((_peer, _count, _peer), Nack),
 }

@@ -30,6 +30,7 @@ from gossip.events import (
     Adopt,
     Computed,
     Deliver,
+    Disconnected,
     Drained,
     Event,
     Fold,
@@ -46,12 +47,16 @@ from gossip.events import (
     Warn,
 )
 from gossip.messages import (
+    Ack,
     Advert,
     Bulk,
     Credit,
     Message,
+    Nack,
     PeerId,
     Pin,
+    Ping,
+    PingRequest,
     Pinned,
     Pull,
     Range,
@@ -192,6 +197,8 @@ class Runtime:
         self._poller = zmq.Poller()
         self._callbacks: dict[Any, Callable[[], None]] = {}
         self._dealers: dict[PeerId, zmq.Socket[bytes]] = {}
+        self._monitors: dict[PeerId, zmq.Socket[bytes]] = {}
+        """Where ZeroMQ tells that a connection broke."""
         self._outgoing: dict[PeerId, Outgoing] = {}
         self._assemblies: dict[PeerId, Assembly] = {}
         self._held: deque[Event] = deque()
@@ -221,6 +228,9 @@ class Runtime:
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.connect(endpoints.pulls)
         self._dealers[peer] = dealer
+        monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitors[peer] = monitor
+        self.register(monitor, lambda: self._on_monitor(peer, monitor))
         self.register(dealer, lambda: self._drain(dealer, lambda frames: self._on_reply(peer, frames)))
 
     def register(self, source: Any, callback: Callable[[], None]) -> None:
@@ -271,7 +281,10 @@ class Runtime:
 
     def close(self) -> None:
         """Close the sockets at once; what is still queued is dropped."""
-        for socket in (self._pub, self._sub, self._router, *self._dealers.values()):
+        for dealer in self._dealers.values():
+            dealer.disable_monitor()
+        sockets = (self._pub, self._sub, self._router, *self._dealers.values(), *self._monitors.values())
+        for socket in sockets:
             socket.close(linger=0)
         self._context.term()
         for to in list(self._outgoing):
@@ -349,7 +362,7 @@ class Runtime:
                 for oldest in states[: max(0, len(states) + 1 - STATES_MAX)]:
                     self._end(oldest)
                 self._begin(to, message, self._segments.copy(self._host.state()))
-            case Unknown() | Pinned():
+            case Unknown() | Pinned() | Ack() | Nack():
                 self._try_send(self._router, [to.encode(), encode_header(message)])
             case _:
                 if to in self._dealers:
@@ -438,10 +451,15 @@ class Runtime:
                     out.limit = max(out.limit, blocks + WINDOW_BLOCKS)
                     if blocks >= block_count(out.payload.layout):
                         self._end(peer)
-            case Pull() | StateRequest() | Pin() | Unpin():
+            case Pull() | StateRequest() | Pin() | Unpin() | Ping() | PingRequest():
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the requests")
+
+    def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
+        while monitor.poll(0):
+            monitor.recv_multipart()
+            self.happen(Disconnected(peer))
 
     def _on_reply(self, peer: PeerId, frames: list[Bytes]) -> None:
         if len(frames) == 2:
@@ -457,7 +475,7 @@ class Runtime:
             case State():
                 if self.peer.adopter is not None and self.peer.adopter.expects(message):
                     self._assemble(peer, message)
-            case Unknown() | Pinned():
+            case Unknown() | Pinned() | Ack() | Nack():
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the replies")

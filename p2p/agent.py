@@ -33,6 +33,7 @@ import zmq
 from gossip.arrays import Bytes, Layout, Payload
 from gossip.errors import GossipError, UsageError
 from gossip.events import Computed, Event, Exhausted, Joined, Received, Started
+from gossip.membership import Detection
 from gossip.messages import PeerId, Range, State, Unit
 from gossip.peer import Peer, Settings
 from gossip.segments import FilePayload, Segments
@@ -46,8 +47,6 @@ from p2p.replica import HEADER_BYTES, Replica, anonymous_file
 log = logging.getLogger("p2p.agent")
 
 STATUS_PERIOD_S = 0.5
-DETECT_S = 4.0
-"""Agents advertise twice a second: one that is silent for so long is dead, frozen or cut off."""
 MASTER_ADVERT_GAP_S = 0.001
 """A worker waits for the master, which learns from adverts that there is something to take."""
 PAYLOADS_BYTES_MAX = 32 << 20
@@ -112,7 +111,7 @@ class Agent:
             pulls_max=max(1, PAYLOADS_BYTES_MAX // payload_bytes),
             coalesce=not worker,
             applies_own=not worker,
-            detect_s=DETECT_S,
+            detection=Detection(),
         )
         # in the star of a master nobody but the hub has a replica to give
         chance = None if hub or worker else random.Random(self.me)

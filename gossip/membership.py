@@ -1,0 +1,378 @@
+"""Who is there: SWIM's pings and rumors, with Lifeguard's doubt in oneself.
+
+    alive --silent, no answer to a ping, nor through others--> suspected --time is up--> dead
+      ^                                                            |                      |
+      +--------------------- heard, or it objects -----------------+----------------------+
+
+Adverts come twice a second from everybody, so only who is silent is pinged. A ping that is not answered is tried again
+through a few others; then the silent one is suspected, and told so, that it may object. The more peers suspect it, the
+sooner it is taken for dead. A connection that breaks is a reason to suspect at once. Whoever was wrong itself (its
+pings fail though others answer, or it is suspected itself) gives everybody more time; whoever was stopped itself
+blames nobody for that time. A peer that was heard a moment ago is not dead, whatever others say.
+
+Sources: Das, Gupta, Motivala, "SWIM" (DSN 2002), sections 3 and 4; Dadgar, Phillips, Currey, "Lifeguard: local health
+awareness for more accurate failure detection" (DSN-W 2018), section IV.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gossip.events import Effect, Send
+from gossip.messages import Ack, Nack, PeerId, Ping, PingRequest, Rumor, Standing
+
+RUMORS_MAX = 16
+"""In one message."""
+TRANSMISSIONS_FACTOR = 3
+"""Each rumor is told so many times log2 of the swarm's size: SWIM's lambda."""
+LATE_S = 1.0
+"""Who comes so late to its own deadline was stopped itself."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How soon a peer is taken for dead, in seconds. Adverts come every 0.5 s."""
+
+    silent_s: float = 1.0
+    """Who was not heard for so long is pinged."""
+    ping_s: float = 0.5
+    """For an answer; after that others are asked to ping, for as long again."""
+    suspicion_max_s: float = 1.5
+    """From suspicion to death, when nobody else suspects it."""
+    suspicion_min_s: float = 0.5
+    """The same when `confirmations_max` others do, or when its connection broke."""
+    confirmations_max: int = 3
+    relays_max: int = 3
+    """How many others are asked to ping."""
+    unheard_s: float = 4.0
+    """Who was not heard by ourselves for so long is out of our reach, though others may hear it."""
+    health_max: int = 8
+    """The most that a peer doubts itself: then others have 1 + health_max times as long."""
+
+
+class Chance(Protocol):
+    """Where random numbers come from; `random.Random` is one."""
+
+    def choice(self, seq: Sequence[PeerId]) -> PeerId:
+        """One of these."""
+        ...
+
+
+@dataclass
+class Probe:
+    """A ping under way."""
+
+    k: int
+    due: float
+    relays: set[PeerId] | None = None
+    """Who was asked to ping, and has not answered in either way; None while nobody was asked."""
+
+
+@dataclass
+class Contact:
+    """What is known of one peer."""
+
+    heard_at: float
+    standing: Standing = Standing.ALIVE
+    incarnation: int = 0
+    """The newest it told. Only itself raises it, to object."""
+    suspected_at: float = 0.0
+    suspected_by: set[PeerId] = field(default_factory=set)
+    broken: bool = False
+    """Its connection broke, and it was not heard since."""
+    probe: Probe | None = None
+    ping_at: float = float("-inf")
+    """Not to be pinged before."""
+    gone: bool = False
+    """As the peer was told last."""
+
+
+@dataclass(frozen=True)
+class Relay:
+    """A ping that somebody asked us for."""
+
+    to: PeerId
+    k: int
+    target: PeerId
+    due: float
+
+
+class Membership:
+    """One peer's view of the others. Who is dead stays on the roster, and may come back."""
+
+    def __init__(self, me: PeerId, detection: Detection, chance: Chance) -> None:
+        self.me = me
+        self.detection = detection
+        self.contacts: dict[PeerId, Contact] = {}
+        self.health = 0
+        """How much we doubt ourselves; 0 is well."""
+        self.incarnation = 0
+        self._chance = chance
+        self._k = 0
+        self._relays: dict[int, Relay] = {}
+        self._rumors: dict[PeerId, tuple[Rumor, int]] = {}
+        """The newest about each peer, and how often it is still to be told."""
+        self.news = False
+        """There is a rumor that was not told once yet."""
+        self._due = float("inf")
+        self._dirty = False
+
+    def join(self, peer: PeerId, now: float) -> None:
+        """`peer` is on the roster; it counts as heard."""
+        if peer not in self.contacts:
+            self.contacts[peer] = Contact(now)
+            self._due = min(self._due, now + self.detection.silent_s)
+
+    def changes(self, now: float) -> list[tuple[PeerId, bool]]:
+        """Who is gone (dead, or out of our own reach) since the last call, and who is back."""
+        if not self._dirty:
+            return []
+        self._dirty = False
+        changed = []
+        for peer, contact in self.contacts.items():
+            gone = contact.standing is Standing.DEAD or now >= contact.heard_at + self.detection.unheard_s
+            if gone != contact.gone:
+                contact.gone = gone
+                changed.append((peer, gone))
+        return changed
+
+    def rumors(self) -> tuple[Rumor, ...]:
+        """To travel with the next message, the freshest first; each is told a few times only."""
+        self.news = False
+        told = sorted(self._rumors.values(), key=lambda entry: -entry[1])[:RUMORS_MAX]
+        for rumor, left in told:
+            if left > 1:
+                self._rumors[rumor.about] = rumor, left - 1
+            else:
+                del self._rumors[rumor.about]
+        return tuple(rumor for rumor, _ in told)
+
+    def farewell(self) -> Rumor:
+        """What to tell everybody when we leave for good."""
+        return Rumor(self.me, Standing.DEAD, self.incarnation, self.me)
+
+    # -------------------------------------------------------------------------------------------------- what comes in
+
+    def heard(self, peer: PeerId, now: float) -> None:
+        """Something came from `peer` itself."""
+        contact = self.contacts.get(peer)
+        if contact is None:
+            return
+        self._forgive_own_pause(now)
+        contact.heard_at = now
+        contact.probe = None
+        contact.broken = False
+        self._clear(contact)
+        self._dirty = self._dirty or contact.gone
+
+    def disconnected(self, peer: PeerId, now: float) -> None:
+        """The connection to `peer` broke: its process has ended, or does not answer."""
+        contact = self.contacts.get(peer)
+        if contact is not None and contact.standing is Standing.ALIVE:
+            contact.broken = True
+            self._suspect(peer, contact, self.me, now)
+
+    def on_ping(self, ping: Ping, now: float) -> list[Effect]:
+        """Answer."""
+        self.on_rumors(ping.rumors, now)
+        return [Send(ping.peer, Ack(self.me, ping.k, self.me, self.rumors()))]
+
+    def on_ping_request(self, request: PingRequest, now: float) -> list[Effect]:
+        """Ping for somebody else, who hears what came of it in any case."""
+        if request.target not in self.contacts or len(self._relays) > self.detection.relays_max * len(self.contacts):
+            return []
+        self._k += 1
+        relay = Relay(request.peer, request.k, request.target, now + 0.8 * self.detection.ping_s)
+        self._relays[self._k] = relay
+        self._due = min(self._due, relay.due)
+        return [Send(request.target, Ping(self.me, self._k, self.rumors()))]
+
+    def on_ack(self, ack: Ack, now: float) -> list[Effect]:
+        """`ack.about` is there: it answered us, or the one who pinged it for us."""
+        self.on_rumors(ack.rumors, now)
+        relay = self._relays.get(ack.k)
+        if relay is not None and relay.target == ack.peer:
+            del self._relays[ack.k]
+            return [Send(relay.to, Ack(self.me, relay.k, relay.target, self.rumors()))]
+        if ack.about == ack.peer:
+            self.health = max(0, self.health - 1)
+        contact = self.contacts.get(ack.about)
+        if contact is not None and contact.probe is not None and contact.probe.k == ack.k:
+            contact.probe = None
+            contact.ping_at = now + self._patient(self.detection.silent_s)
+            self._clear(contact)
+        return []
+
+    def on_nack(self, nack: Nack) -> None:
+        """Our relay answers, but the one we ask about does not answer it."""
+        contact = self.contacts.get(nack.about)
+        if contact is not None and contact.probe is not None and contact.probe.k == nack.k and contact.probe.relays:
+            contact.probe.relays.discard(nack.peer)
+
+    def on_rumors(self, rumors: Sequence[Rumor], now: float) -> None:
+        """What others say of others, and of us."""
+        for rumor in rumors:
+            contact = self.contacts.get(rumor.about)
+            if rumor.about == self.me:
+                self._object_to(rumor)
+            elif contact is not None and rumor.incarnation >= contact.incarnation:
+                self._believe(rumor, contact, now)
+
+    def _believe(self, rumor: Rumor, contact: Contact, now: float) -> None:
+        """SWIM section 4.2: a newer incarnation outweighs all; within one, death outweighs suspicion, and that life."""
+        newer = rumor.incarnation > contact.incarnation
+        contact.incarnation = rumor.incarnation
+        heard = now < contact.heard_at + self.detection.silent_s and not contact.broken
+        match rumor.standing:
+            case Standing.ALIVE:
+                if newer:
+                    self._clear(contact)
+                    self._tell(rumor)
+            case Standing.SUSPECTED:
+                if contact.standing is Standing.SUSPECTED and not newer:
+                    self._confirm(rumor, contact)
+                elif (contact.standing is Standing.ALIVE or newer) and not heard:
+                    self._suspect(rumor.about, contact, rumor.by, now)
+            case Standing.DEAD:
+                farewell = rumor.by == rumor.about
+                if (contact.standing is not Standing.DEAD or newer) and (farewell or not heard):
+                    self._bury(contact)
+                    self._tell(rumor)
+
+    def _object_to(self, rumor: Rumor) -> None:
+        """Somebody takes us for worse than we are."""
+        if rumor.standing is not Standing.ALIVE and rumor.incarnation >= self.incarnation:
+            self.incarnation = rumor.incarnation + 1
+            self.health = min(self.detection.health_max, self.health + 1)
+            self._tell(Rumor(self.me, Standing.ALIVE, self.incarnation, self.me))
+
+    # ------------------------------------------------------------------------------------------------------- in time
+
+    def tick(self, now: float) -> list[Effect]:
+        """Ping who is silent, ask others to, suspect, and take for dead."""
+        if now < self._due:
+            return []
+        self._forgive_own_pause(now)
+        effects: list[Effect] = []
+        for k, relay in list(self._relays.items()):
+            if now >= relay.due:
+                del self._relays[k]
+                effects.append(Send(relay.to, Nack(self.me, relay.k, relay.target)))
+        for peer, contact in self.contacts.items():
+            effects += self._look_at(peer, contact, now)
+            if now >= contact.heard_at + self.detection.unheard_s:
+                self._dirty = True
+        looks = [self._next_look(contact, now) for contact in self.contacts.values()]
+        self._due = min([*looks, *(relay.due for relay in self._relays.values())], default=float("inf"))
+        return effects
+
+    def deadline(self) -> float:
+        """When `tick` has something to do."""
+        return self._due
+
+    def _look_at(self, peer: PeerId, contact: Contact, now: float) -> list[Effect]:
+        if contact.standing is Standing.DEAD:
+            return []
+        if contact.standing is Standing.SUSPECTED and now >= self._dies_at(contact):
+            self._bury(contact)
+            self._tell(Rumor(peer, Standing.DEAD, contact.incarnation, self.me))
+            return []
+        probe = contact.probe
+        if probe is None:
+            return self._ping(peer, contact, now) if now >= self._pings_at(contact) else []
+        if now < probe.due:
+            return []
+        if contact.standing is Standing.SUSPECTED:
+            return self._ping(peer, contact, now)
+        if probe.relays is None:
+            probe.relays = self._some_alive(peer)
+            probe.due = now + self._patient(self.detection.ping_s)
+            return [Send(relay, PingRequest(self.me, probe.k, peer)) for relay in sorted(probe.relays)]
+        # who was asked answers in any case: if not, it may be our own fault
+        self.health = min(self.detection.health_max, self.health + len(probe.relays))
+        self._suspect(peer, contact, self.me, now)
+        return self._ping(peer, contact, now)
+
+    def _ping(self, peer: PeerId, contact: Contact, now: float) -> list[Effect]:
+        self._k += 1
+        rumors = self.rumors()
+        if contact.standing is Standing.SUSPECTED:  # it shall know, and object
+            rumors = (Rumor(peer, Standing.SUSPECTED, contact.incarnation, self.me), *rumors[: RUMORS_MAX - 1])
+        contact.probe = Probe(self._k, now + self._patient(self.detection.ping_s))
+        return [Send(peer, Ping(self.me, self._k, rumors))]
+
+    def _pings_at(self, contact: Contact) -> float:
+        return max(contact.ping_at, contact.heard_at + self._patient(self.detection.silent_s))
+
+    def _next_look(self, contact: Contact, now: float) -> float:
+        unheard_at = contact.heard_at + self.detection.unheard_s
+        dues = [unheard_at] if unheard_at > now else []
+        if contact.standing is not Standing.DEAD:
+            dues.append(contact.probe.due if contact.probe is not None else self._pings_at(contact))
+        if contact.standing is Standing.SUSPECTED:
+            dues.append(self._dies_at(contact))
+        return min(dues, default=float("inf"))
+
+    def _suspect(self, peer: PeerId, contact: Contact, by: PeerId, now: float) -> None:
+        contact.standing, contact.suspected_at, contact.suspected_by = Standing.SUSPECTED, now, {by}
+        contact.probe, contact.ping_at = None, float("-inf")
+        self._due = min(self._due, now)
+        self._tell(Rumor(peer, Standing.SUSPECTED, contact.incarnation, by))
+
+    def _confirm(self, rumor: Rumor, contact: Contact) -> None:
+        """One more suspects it."""
+        if rumor.by not in contact.suspected_by and len(contact.suspected_by) <= self.detection.confirmations_max:
+            contact.suspected_by.add(rumor.by)
+            self._due = min(self._due, self._dies_at(contact))
+            self._tell(rumor)
+
+    def _bury(self, contact: Contact) -> None:
+        contact.standing, contact.probe = Standing.DEAD, None
+        contact.suspected_by.clear()
+        self._dirty = True
+
+    def _clear(self, contact: Contact) -> None:
+        """It is alive."""
+        if contact.standing is not Standing.ALIVE:
+            contact.standing = Standing.ALIVE
+            contact.suspected_by.clear()
+            self._dirty = True
+
+    def _dies_at(self, contact: Contact) -> float:
+        """Lifeguard section IV-B: from the longest time down to the shortest, with the logarithm of confirmations."""
+        longest, shortest = self.detection.suspicion_max_s, self.detection.suspicion_min_s
+        if contact.broken:
+            return contact.suspected_at + shortest
+        confirmed = math.log(len(contact.suspected_by)) / math.log(1 + self.detection.confirmations_max)
+        return contact.suspected_at + self._patient(max(shortest, longest - (longest - shortest) * confirmed))
+
+    def _patient(self, seconds: float) -> float:
+        """Lifeguard section IV-A: the more we doubt ourselves, the longer we wait."""
+        return seconds * (1 + self.health)
+
+    def _some_alive(self, but: PeerId) -> set[PeerId]:
+        """A few to ask."""
+        left = sorted(p for p, c in self.contacts.items() if p != but and c.standing is Standing.ALIVE)
+        some: set[PeerId] = set()
+        while left and len(some) < self.detection.relays_max:
+            some.add(self._chance.choice(left))
+            left = [peer for peer in left if peer not in some]
+        return some
+
+    def _tell(self, rumor: Rumor) -> None:
+        times = TRANSMISSIONS_FACTOR * math.ceil(math.log2(2 + len(self.contacts)))
+        self._rumors[rumor.about] = rumor, times
+        self.news = True
+
+    def _forgive_own_pause(self, now: float) -> None:
+        """We slept ourselves: nobody was silent for that long, and nobody is to be blamed for what we missed."""
+        if now < self._due + LATE_S:
+            return
+        for contact in self.contacts.values():
+            if contact.standing is not Standing.DEAD:
+                contact.heard_at, contact.probe = now, None
+                self._clear(contact)
+        self._due = now + self.detection.silent_s
