@@ -158,7 +158,7 @@ class Replicator:
         pin, reader = self.pins.get(pull.peer), self.readers.get(pull.peer)
         if pull.k < max(pin.k if pin else 0, reader.k if reader else 0):
             return []
-        reader = self._reader_at(pull.peer, pull.frontier)
+        reader = self._reader_at(pull)
         if reader is None:
             return [Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
         reader.k = pull.k
@@ -173,17 +173,24 @@ class Replicator:
             effects.append(Send(pull.peer, Range(self.me, pull.frontier + 1, reader.served, pull.k, marks)))
         return effects
 
-    def _reader_at(self, peer: PeerId, frontier: int) -> Reader | None:
-        """`peer` as one who stands at `frontier`: it stood there, or adopted the replica of one that did."""
-        pin, reader = self.pins.get(peer), self.readers.get(peer)
-        if pin is not None and frontier in pin.boundaries:
-            del self.pins[peer]
-        elif reader is not None and frontier in (reader.acknowledged, reader.served):
+    def _reader_at(self, pull: Pull) -> Reader | None:
+        """Who pulls, as one who stands at the pull's frontier: it stood there, or adopted the replica of one that did.
+
+        A pull that was sent before the reader moved on must not move it back: only a newer one moves it elsewhere.
+        """
+        pin, reader = self.pins.get(pull.peer), self.readers.get(pull.peer)
+        if pin is not None and pull.frontier in pin.boundaries:
+            del self.pins[pull.peer]
+        elif reader is not None and pull.frontier in (reader.acknowledged, reader.served):
             return reader
-        elif peer not in self.members or not self._serves_from(frontier):
+        elif (
+            pull.peer not in self.members
+            or (reader is not None and pull.k == reader.k)
+            or not self._serves_from(pull.frontier)
+        ):
             return None
-        self.readers[peer] = Reader(frontier, frontier)
-        return self.readers[peer]
+        self.readers[pull.peer] = Reader(pull.frontier, pull.frontier)
+        return self.readers[pull.peer]
 
     def _serves_from(self, frontier: int) -> bool:
         """What follows `frontier` is kept as whole segments."""
