@@ -88,6 +88,8 @@ class Settings:
     """After a departure: time for what the departed had sent to arrive, before the survivors agree on its lane."""
     forget_s: float = 600.0
     """After a departure: until then, a peer that was only cut off can go on where it stood."""
+    segments_max: int = 64
+    """Own segments to keep. Beyond, who departed is forgotten sooner; and while somebody adopts, publishing waits."""
 
 
 @dataclass
@@ -140,6 +142,8 @@ class Peer:
         self._advertised_at = float("-inf")
         self._give_up_at: float | None = None
         self._retained: dict[int, Retained] = {}
+        self._smallest_since = float("-inf")
+        """For how long no departed peer had a smaller name than all who are here."""
         self._strangers: dict[PeerId, float] = {}
         """Lanes that are known while their peers are not, and since when."""
 
@@ -209,6 +213,7 @@ class Peer:
         if self._started:
             effects += self._detect(now)
             effects += self._withdraw(now)
+            effects += self._forget_departed(now)
             effects += self._look_after_dead_lanes(now)
             if self.adopter is not None:
                 effects += self.adopter.tick(now, self._donors(), self._readable())
@@ -223,6 +228,11 @@ class Peer:
         """Something of its own is still to be decided: an adoption, or an update that may have to be taken back."""
         adopts = self.adopter is not None and self.adopter.needed
         return adopts or any(self._earlier(retained) for retained in self._retained.values())
+
+    @property
+    def congested(self) -> bool:
+        """Somebody adopts a replica, and so many segments are kept for it that publishing should wait."""
+        return bool(self.replicator.pins) and len(self.replicator.segments) > self.settings.segments_max
 
     def deadline(self) -> float:
         """When to come back with `Ticked`; infinite before `Started`."""
@@ -290,6 +300,25 @@ class Peer:
         strangers = lanes - self.members.keys() - {self.me}
         self._strangers = {lane: self._strangers.get(lane, now) for lane in strangers}
 
+    def _forget_departed(self, now: float) -> list[Effect]:
+        """Keep nothing more for readers that will hardly come back.
+
+        Two halves of a cut must not both do so, or each would refuse the other when it is healed: only the one with
+        the smallest name does. It can read the others' lanes then, from where any of its peers stood, and has replicas
+        for those who cannot. Twice the cap is the end of that.
+        """
+        effects: list[Effect] = []
+        gone = sorted((m.departed_at, peer) for peer, m in self.members.items() if m.departed_at is not None)
+        if not gone or min([self.me, *self._alive()]) > min(peer for _, peer in gone):
+            self._smallest_since = now  # and not only for the moment in which a cut heals
+        for departed_at, peer in gone:
+            kept, cap = len(self.replicator.segments), self.settings.segments_max
+            patience_s = self.settings.forget_s if kept <= cap else self.settings.settle_s
+            if now >= max(departed_at, self._smallest_since) + patience_s or kept > 2 * cap:
+                self.members[peer].forgotten = True
+                effects += self.replicator.forget_reader(peer)
+        return effects
+
     def _look_after_dead_lanes(self, now: float) -> list[Effect]:
         """Survivors agree on what they have of a dead lane: whoever has less adopts from the one that has most."""
         effects: list[Effect] = []
@@ -300,9 +329,6 @@ class Peer:
                 continue
             if now >= member.departed_at + self.settings.settle_s:
                 dead.append(peer)
-            if now >= member.departed_at + self.settings.forget_s and not member.forgotten:
-                member.forgotten = True
-                effects += self.replicator.forget_reader(peer)
         if not dead or not self.ready or self.adopter is None or self.adopter.under_way:
             return effects
         mine = self.replicator.frontiers()
@@ -369,7 +395,7 @@ class Peer:
     def _settled(self, retained: Retained) -> bool:
         """Every reader knows the unit, and all that it published before it did is known here."""
         for peer, member in self.members.items():
-            if not member.reads or member.forgotten:
+            if not member.reads or (member.forgotten and len(self._retained) > self.settings.segments_max):
                 continue
             n = retained.known_to.get(peer)
             if n is None or (member.read and self.replicator.origins[peer].frontier < n):

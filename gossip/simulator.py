@@ -39,6 +39,9 @@ from gossip.segments import Segments
 from gossip.trace import Digest, Observe
 from gossip.wire import decode, encode
 
+CONGESTED_RETRY_S = 0.05
+"""How soon to publish again what had to wait."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -185,6 +188,9 @@ class Simulation:
             return
         if self.now < host.paused_until:
             self.at(host.paused_until, lambda: self.happen(me, event))
+            return
+        if isinstance(event, Computed) and host.peer.congested:
+            self.at(self.now + CONGESTED_RETRY_S, lambda: self.happen(me, event))
             return
         now = host.now(self.now, not_before)
         effects = host.peer.handle(event, now)

@@ -308,7 +308,8 @@ class Runtime:
         blocked: set[type] = set()
         for _ in range(len(self._held)):
             event = self._held.popleft()
-            if type(event) in blocked or not self._host.acquire(event):
+            waits = isinstance(event, Computed) and self.peer.congested
+            if type(event) in blocked or waits or not self._host.acquire(event):
                 blocked.add(type(event))
                 self._held.append(event)
                 continue

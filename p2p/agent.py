@@ -53,6 +53,8 @@ PAYLOADS_BYTES_MAX = 32 << 20
 """Memory for payloads that are being received: as many at a time as fit, at least one."""
 SEGMENTS_MEMORY_BYTES_MAX = 16 << 20
 """What the own log may hold in memory; the rest is in a temporary file."""
+SEGMENTS_BYTES_MAX = 4 << 30
+"""What the own log may hold altogether."""
 QUEUE_MAX = 4
 """Updates that wait for the master's `descent`; further ones stay with their workers."""
 OUTSTANDING_MAX = 2
@@ -112,6 +114,7 @@ class Agent:
             coalesce=not worker,
             applies_own=not worker,
             detection=Detection(),
+            segments_max=min(Settings.segments_max, max(8, SEGMENTS_BYTES_MAX // payload_bytes)),
         )
         # in the star of a master nobody but the hub has a replica to give
         chance = None if hub or worker else random.Random(self.me)
