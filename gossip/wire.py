@@ -63,6 +63,9 @@ NAME_CHARACTERS_MAX = 256
 DIMENSIONS_MAX = 16
 COUNT_MAX = (1 << 63) - 1
 
+Run = tuple[int, int, range, int, bool]
+"""Marks of one lane as they travel: epoch, partition, chunks, attempt, withdraws."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -319,27 +322,43 @@ def _rumors(value: Any) -> tuple[Rumor, ...]:
 
 
 def _marks(value: Any) -> tuple[Mark, ...]:
-    if type(value) is not list:
-        raise WireError("a field is not a list of marks")
-    marks: list[Mark] = []
-    for entry in value:
-        if type(entry) is not list or len(entry) != 6:
-            raise WireError("marks are not a run of chunks, attempt and sign")
-        epoch, partition, first, last, attempt = (_count(number) for number in entry[:5])
-        if last < first or last - first >= MARKS_MAX - len(marks):
-            raise WireError(f"marks of chunks {first}..{last}, expected 1 to {MARKS_MAX} in all")
-        withdraws = _flag(entry[5])
-        marks += [Mark(Unit(epoch, partition, chunk), attempt, withdraws) for chunk in range(first, last + 1)]
-    return tuple(marks)
+    return _written_out(_runs(value, MARKS_MAX))
 
 
 def _marks_by_lane(value: Any) -> Mapping[PeerId, tuple[Mark, ...]]:
     if type(value) is not dict:
         raise WireError("a field does not map lanes to marks")
-    by_lane = {_peer(lane): _marks(marks) for lane, marks in value.items()}
-    if sum(map(len, by_lane.values())) > MARKS_MAX:
-        raise WireError(f"more than {MARKS_MAX} marks")
-    return by_lane
+    by_lane: dict[PeerId, list[Run]] = {}
+    room = MARKS_MAX
+    for lane, runs in value.items():
+        by_lane[_peer(lane)] = checked = _runs(runs, room)
+        room -= sum(len(chunks) for _, _, chunks, _, _ in checked)
+    return {lane: _written_out(runs) for lane, runs in by_lane.items()}
+
+
+def _runs(value: Any, room: int) -> list[Run]:
+    """Checked, and `room` marks at most, before any is written out."""
+    if type(value) is not list:
+        raise WireError("a field is not a list of marks")
+    runs: list[Run] = []
+    for entry in value:
+        if type(entry) is not list or len(entry) != 6:
+            raise WireError("marks are not a run of chunks, attempt and sign")
+        epoch, partition, first, last, attempt = (_count(number) for number in entry[:5])
+        if last < first or last - first >= room:
+            raise WireError(f"marks of chunks {first}..{last}, expected 1 to {MARKS_MAX} in all")
+        chunks = range(first, last + 1)
+        room -= len(chunks)
+        runs.append((epoch, partition, chunks, attempt, _flag(entry[5])))
+    return runs
+
+
+def _written_out(runs: Iterable[Run]) -> tuple[Mark, ...]:
+    return tuple(
+        Mark(Unit(epoch, partition, chunk), attempt, withdraws)
+        for epoch, partition, chunks, attempt, withdraws in runs
+        for chunk in chunks
+    )
 
 
 def _layout(value: Any) -> Layout:
