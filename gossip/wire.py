@@ -1,6 +1,6 @@
 """Messages as frames of bytes, and back. Nothing here executes what it reads; whatever is malformed is a `WireError`.
 
-    frame 0     | "gs" | version | kind | header bytes | crc32 of the header | header: JSON |
+    frame 0     | "gs" | version | kind | header bytes | crc32 of kind and header | header: JSON |
     block i     | k | i | crc32 of the bytes |    followed by a frame with the bytes themselves
 
 A bulk message (`Range`, `State`) says in its header which arrays follow and how they lie (`Layout`); the packed buffer
@@ -95,7 +95,7 @@ def encode_header(message: Message) -> bytes:
     kind, fields = _fields(message)
     header = json.dumps(fields, separators=(",", ":")).encode()
     assert len(header) <= HEADER_BYTES_MAX, f"header of {len(header)} bytes, at most {HEADER_BYTES_MAX}"
-    return PREFIX.pack(MAGIC, VERSION, kind, len(header), zlib.crc32(header)) + header
+    return PREFIX.pack(MAGIC, VERSION, kind, len(header), zlib.crc32(header, kind)) + header
 
 
 def encode_block(k: int, index: int, data: Bytes) -> tuple[bytes, Bytes]:
@@ -180,7 +180,7 @@ def decode_header(frame: Bytes) -> Message:
     if length > HEADER_BYTES_MAX or length != len(frame) - PREFIX.size:
         raise WireError(f"header of {len(frame) - PREFIX.size} bytes says {length}, at most {HEADER_BYTES_MAX}")
     header = bytes(frame[PREFIX.size :])
-    if zlib.crc32(header) != crc:
+    if zlib.crc32(header, kind) != crc:  # several kinds have the same fields
         raise WireError("header does not match its checksum")
     if kind not in _DECODERS:
         raise WireError(f"unknown kind of message {kind}")
