@@ -165,7 +165,7 @@ class Membership:
         contact.heard_at = now
         contact.probe = None
         contact.broken = False
-        self._clear(contact)
+        self._clear(contact, now)
         self._dirty = self._dirty or contact.gone
 
     def disconnected(self, peer: PeerId, now: float) -> None:
@@ -203,7 +203,7 @@ class Membership:
         if contact is not None and contact.probe is not None and contact.probe.k == ack.k:
             contact.probe = None
             contact.ping_at = now + self._patient(self.detection.silent_s)
-            self._clear(contact)
+            self._clear(contact, now)
         return []
 
     def on_nack(self, nack: Nack) -> None:
@@ -229,7 +229,7 @@ class Membership:
         match rumor.standing:
             case Standing.ALIVE:
                 if newer:
-                    self._clear(contact)
+                    self._clear(contact, now)
                     self._tell(rumor)
             case Standing.SUSPECTED:
                 if contact.standing is Standing.SUSPECTED and not newer:
@@ -319,6 +319,7 @@ class Membership:
     def _suspect(self, peer: PeerId, contact: Contact, by: PeerId, now: float) -> None:
         contact.standing, contact.suspected_at, contact.suspected_by = Standing.SUSPECTED, now, {by}
         contact.probe, contact.ping_at = None, float("-inf")
+        self._dirty = self._dirty or contact.gone
         self._due = min(self._due, now)
         self._tell(Rumor(peer, Standing.SUSPECTED, contact.incarnation, by))
 
@@ -334,12 +335,13 @@ class Membership:
         contact.suspected_by.clear()
         self._dirty = True
 
-    def _clear(self, contact: Contact) -> None:
-        """It is alive."""
+    def _clear(self, contact: Contact, now: float) -> None:
+        """It is alive, and to be watched again."""
         if contact.standing is not Standing.ALIVE:
             contact.standing = Standing.ALIVE
             contact.suspected_by.clear()
             self._dirty = True
+            self._due = min(self._due, now)
 
     def _dies_at(self, contact: Contact) -> float:
         """Lifeguard section IV-B: from the longest time down to the shortest, with the logarithm of confirmations."""
@@ -374,5 +376,5 @@ class Membership:
         for contact in self.contacts.values():
             if contact.standing is not Standing.DEAD:
                 contact.heard_at, contact.probe = now, None
-                self._clear(contact)
+                self._clear(contact, now)
         self._due = now + self.detection.silent_s
