@@ -171,9 +171,12 @@ class Membership:
     def disconnected(self, peer: PeerId, now: float) -> None:
         """The connection to `peer` broke: its process has ended, or does not answer."""
         contact = self.contacts.get(peer)
-        if contact is not None and contact.standing is Standing.ALIVE:
-            contact.broken = True
+        if contact is None or contact.standing is Standing.DEAD:
+            return
+        contact.broken = True
+        if contact.standing is Standing.ALIVE:
             self._suspect(peer, contact, self.me, now)
+        self._due = min(self._due, now)
 
     def on_ping(self, ping: Ping, now: float) -> list[Effect]:
         """Answer."""
