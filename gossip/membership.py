@@ -115,8 +115,8 @@ class Membership:
         self._relays: dict[int, Relay] = {}
         self._rumors: dict[PeerId, tuple[Rumor, int]] = {}
         """The newest about each peer, and how often it is still to be told."""
-        self.news = False
-        """There is a rumor that was not told once yet."""
+        self._untold: set[PeerId] = set()
+        """Whom rumors are about that were not told to all yet."""
         self._due = float("inf")
         self._dirty = False
 
@@ -139,15 +139,26 @@ class Membership:
                 changed.append((peer, gone))
         return changed
 
+    @property
+    def news(self) -> bool:
+        """There is a rumor that was not told to all yet."""
+        return bool(self._untold)
+
     def rumors(self) -> tuple[Rumor, ...]:
-        """To travel with the next message, the freshest first; each is told a few times only."""
-        self.news = False
-        told = sorted(self._rumors.values(), key=lambda entry: -entry[1])[:RUMORS_MAX]
-        for rumor, left in told:
-            if left > 1:
-                self._rumors[rumor.about] = rumor, left - 1
+        """To travel with the next message to all, the freshest first; each is told to all a few times only."""
+        told = self._freshest()
+        for rumor in told:
+            left = self._rumors[rumor.about][1] - 1
+            if left > 0:
+                self._rumors[rumor.about] = rumor, left
             else:
                 del self._rumors[rumor.about]
+            self._untold.discard(rumor.about)
+        return told
+
+    def _freshest(self) -> tuple[Rumor, ...]:
+        """To travel with a message to one, which does not count as told."""
+        told = sorted(self._rumors.values(), key=lambda entry: -entry[1])[:RUMORS_MAX]
         return tuple(rumor for rumor, _ in told)
 
     def farewell(self) -> Rumor:
@@ -181,7 +192,7 @@ class Membership:
     def on_ping(self, ping: Ping, now: float) -> list[Effect]:
         """Answer."""
         self.on_rumors(ping.rumors, now)
-        return [Send(ping.peer, Ack(self.me, ping.k, self.me, self.rumors()))]
+        return [Send(ping.peer, Ack(self.me, ping.k, self.me, self._freshest()))]
 
     def on_ping_request(self, request: PingRequest, now: float) -> list[Effect]:
         """Ping for somebody else, who hears what came of it in any case."""
@@ -191,7 +202,7 @@ class Membership:
         relay = Relay(request.peer, request.k, request.target, now + 0.8 * self.detection.ping_s)
         self._relays[self._k] = relay
         self._due = min(self._due, relay.due)
-        return [Send(request.target, Ping(self.me, self._k, self.rumors()))]
+        return [Send(request.target, Ping(self.me, self._k, self._freshest()))]
 
     def on_ack(self, ack: Ack, now: float) -> list[Effect]:
         """`ack.about` is there: it answered us, or the one who pinged it for us."""
@@ -199,7 +210,7 @@ class Membership:
         relay = self._relays.get(ack.k)
         if relay is not None and relay.target == ack.peer:
             del self._relays[ack.k]
-            return [Send(relay.to, Ack(self.me, relay.k, relay.target, self.rumors()))]
+            return [Send(relay.to, Ack(self.me, relay.k, relay.target, self._freshest()))]
         if ack.about == ack.peer:
             self.health = max(0, self.health - 1)
         contact = self.contacts.get(ack.about)
@@ -301,7 +312,7 @@ class Membership:
 
     def _ping(self, peer: PeerId, contact: Contact, now: float) -> list[Effect]:
         self._k += 1
-        rumors = self.rumors()
+        rumors = self._freshest()
         if contact.standing is Standing.SUSPECTED:  # it shall know, and object
             rumors = (Rumor(peer, Standing.SUSPECTED, contact.incarnation, self.me), *rumors[: RUMORS_MAX - 1])
         contact.probe = Probe(self._k, now + self._patient(self.detection.ping_s))
@@ -370,7 +381,7 @@ class Membership:
     def _tell(self, rumor: Rumor) -> None:
         times = TRANSMISSIONS_FACTOR * math.ceil(math.log2(2 + len(self.contacts)))
         self._rumors[rumor.about] = rumor, times
-        self.news = True
+        self._untold.add(rumor.about)
 
     def _forgive_own_pause(self, now: float) -> None:
         """We slept ourselves: nobody was silent for that long, and nobody is to be blamed for what we missed."""
