@@ -109,6 +109,8 @@ class Membership:
         self.contacts: dict[PeerId, Contact] = {}
         self.health = 0
         """How much we doubt ourselves; 0 is well."""
+        self._doubted_at = float("-inf")
+        """When that last changed."""
         self.incarnation = 0
         self._chance = chance
         self._k = 0
@@ -173,6 +175,8 @@ class Membership:
         if contact is None:
             return
         self._forgive_own_pause(now)
+        if self.health and now >= self._doubted_at + self.detection.silent_s:
+            self._doubt(-1, now)
         contact.heard_at = now
         contact.probe = None
         contact.broken = False
@@ -212,7 +216,7 @@ class Membership:
             del self._relays[ack.k]
             return [Send(relay.to, Ack(self.me, relay.k, relay.target, self._freshest()))]
         if ack.about == ack.peer:
-            self.health = max(0, self.health - 1)
+            self._doubt(-1, now)
         contact = self.contacts.get(ack.about)
         if contact is not None and contact.probe is not None and contact.probe.k == ack.k:
             contact.probe = None
@@ -231,7 +235,7 @@ class Membership:
         for rumor in rumors:
             contact = self.contacts.get(rumor.about)
             if rumor.about == self.me:
-                self._object_to(rumor)
+                self._object_to(rumor, now)
             elif contact is not None and rumor.incarnation >= contact.incarnation:
                 self._believe(rumor, contact, now)
 
@@ -256,11 +260,11 @@ class Membership:
                     self._bury(contact)
                     self._tell(rumor)
 
-    def _object_to(self, rumor: Rumor) -> None:
+    def _object_to(self, rumor: Rumor, now: float) -> None:
         """Somebody takes us for worse than we are."""
         if rumor.standing is not Standing.ALIVE and rumor.incarnation >= self.incarnation:
             self.incarnation = rumor.incarnation + 1
-            self.health = min(self.detection.health_max, self.health + 1)
+            self._doubt(1, now)
             self._tell(Rumor(self.me, Standing.ALIVE, self.incarnation, self.me))
 
     # ------------------------------------------------------------------------------------------------------- in time
@@ -306,7 +310,7 @@ class Membership:
             probe.due = now + self._patient(self.detection.ping_s)
             return [Send(relay, PingRequest(self.me, probe.k, peer)) for relay in sorted(probe.relays)]
         # who was asked answers in any case: if not, it may be our own fault
-        self.health = min(self.detection.health_max, self.health + len(probe.relays))
+        self._doubt(len(probe.relays), now)
         self._suspect(peer, contact, self.me, now)
         return self._ping(peer, contact, now)
 
@@ -361,9 +365,16 @@ class Membership:
         """Lifeguard section IV-B: from the longest time down to the shortest, with the logarithm of confirmations."""
         longest, shortest = self.detection.suspicion_max_s, self.detection.suspicion_min_s
         if contact.broken:
-            return contact.suspected_at + shortest
+            return contact.suspected_at + self._patient(shortest)
         confirmed = math.log(len(contact.suspected_by)) / math.log(1 + self.detection.confirmations_max)
         return contact.suspected_at + self._patient(max(shortest, longest - (longest - shortest) * confirmed))
+
+    def _doubt(self, change: int, now: float) -> None:
+        """Lifeguard section IV-A. Who hears others on time is as well as one whose pings are answered."""
+        self.health = min(self.detection.health_max, max(0, self.health + change))
+        self._doubted_at = now
+        if change < 0:  # all that waits for longer is due sooner
+            self._due = min(self._due, now)
 
     def _patient(self, seconds: float) -> float:
         """Lifeguard section IV-A: the more we doubt ourselves, the longer we wait."""
@@ -389,6 +400,9 @@ class Membership:
             return
         for contact in self.contacts.values():
             if contact.standing is not Standing.DEAD:
-                contact.heard_at, contact.probe = now, None
+                contact.probe = None
                 self._clear(contact, now)
+                if not contact.gone:
+                    contact.heard_at = now
         self._due = now + self.detection.silent_s
+        self._doubt(1, now)
