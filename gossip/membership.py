@@ -294,11 +294,14 @@ class Membership:
     def _look_at(self, peer: PeerId, contact: Contact, now: float) -> list[Effect]:
         if contact.standing is Standing.DEAD:
             return []
-        if contact.standing is Standing.SUSPECTED and now >= self._dies_at(contact):
-            self._bury(contact)
-            self._tell(Rumor(peer, Standing.DEAD, contact.incarnation, self.me))
-            return []
         probe = contact.probe
+        if contact.standing is Standing.SUSPECTED:
+            if probe is not None and now >= probe.due:  # it does not answer us either
+                self._confirm(Rumor(peer, Standing.SUSPECTED, contact.incarnation, self.me), contact)
+            if now >= self._dies_at(contact):
+                self._bury(contact)
+                self._tell(Rumor(peer, Standing.DEAD, contact.incarnation, self.me))
+                return []
         if probe is None:
             return self._ping(peer, contact, now) if now >= self._pings_at(contact) else []
         if now < probe.due:
