@@ -200,7 +200,7 @@ class Membership:
 
     def on_ping_request(self, request: PingRequest, now: float) -> list[Effect]:
         """Ping for somebody else, who hears what came of it in any case."""
-        if request.target not in self.contacts or len(self._relays) > self.detection.relays_max * len(self.contacts):
+        if request.target not in self.contacts or len(self._relays) >= self.detection.relays_max * len(self.contacts):
             return []
         self._k += 1
         relay = Relay(request.peer, request.k, request.target, now + 0.8 * self.detection.ping_s)
@@ -262,10 +262,14 @@ class Membership:
 
     def _object_to(self, rumor: Rumor, now: float) -> None:
         """Somebody takes us for worse than we are."""
-        if rumor.standing is not Standing.ALIVE and rumor.incarnation >= self.incarnation:
-            self.incarnation = rumor.incarnation + 1
+        if rumor.standing is Standing.ALIVE or rumor.incarnation > self.incarnation:  # nobody but we raise it
+            return
+        if rumor.incarnation == self.incarnation:
+            self.incarnation += 1
             self._doubt(1, now)
-            self._tell(Rumor(self.me, Standing.ALIVE, self.incarnation, self.me))
+        elif self.me in self._rumors:  # the objection is being told
+            return
+        self._tell(Rumor(self.me, Standing.ALIVE, self.incarnation, self.me))
 
     # ------------------------------------------------------------------------------------------------------- in time
 
