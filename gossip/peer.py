@@ -146,8 +146,14 @@ class Peer:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
         effects: list[Effect] = []
-        if self.membership is not None and isinstance(event, Received | Progressed):
-            self.membership.heard(event.peer if isinstance(event, Progressed) else event.message.peer, now)
+        if self.membership is not None:
+            match event:
+                case Received(Range() | State()):
+                    pass  # it may have waited for the replica; its parts were heard when they came
+                case Received(message):
+                    self.membership.heard(message.peer, now)
+                case Progressed(peer, arrived=True):
+                    self.membership.heard(peer, now)
         match event:
             case Started(frontiers, ready):
                 self.replicator.start(frontiers)
