@@ -103,7 +103,8 @@ class Relay:
 class Membership:
     """One peer's view of the others. Who is dead stays on the roster, and may come back."""
 
-    def __init__(self, me: PeerId, detection: Detection, chance: Chance) -> None:
+    def __init__(self, me: PeerId, detection: Detection, chance: Chance | None) -> None:
+        """`chance` chooses who is asked to ping; without it nobody is, as in a star, whose rays are strangers."""
         self.me = me
         self.detection = detection
         self.contacts: dict[PeerId, Contact] = {}
@@ -389,6 +390,8 @@ class Membership:
 
     def _some_alive(self, but: PeerId) -> set[PeerId]:
         """A few to ask."""
+        if self._chance is None:
+            return set()
         left = sorted(p for p, c in self.contacts.items() if p != but and c.standing is Standing.ALIVE)
         some: set[PeerId] = set()
         while left and len(some) < self.detection.relays_max:

@@ -126,7 +126,7 @@ class Peer:
         self.replicator = Replicator(me, self.settings.pull_timeout_s, self.settings.pulls_max, self.settings.coalesce)
         self.adopter = Adopter(me, self.replicator, chance) if chance is not None else None
         detection = self.settings.detection
-        self.membership = Membership(me, detection, chance) if detection is not None and chance is not None else None
+        self.membership = Membership(me, detection, chance) if detection is not None else None
         self.identities = Identities()
         self.members: dict[PeerId, Member] = {}
         self.refused = 0

@@ -38,8 +38,14 @@ def tick(one: Membership, now: float) -> list[Effect]:
 class Story:
     """One machine, and the time that passes for it."""
 
-    def __init__(self, others: Sequence[PeerId] = (A, B, C, X), *, nacks: bool = True) -> None:
-        self.one = Membership(ME, Detection(), random.Random(1))
+    def __init__(
+        self,
+        others: Sequence[PeerId] = (A, B, C, X),
+        *,
+        nacks: bool = True,
+        relays: bool = True,
+    ) -> None:
+        self.one = Membership(ME, Detection(), random.Random(1) if relays else None)
         self.now = 0.0
         self.lines: list[str] = []
         self.pings: list[Ping] = []
@@ -124,6 +130,21 @@ def test_a_silent_peer_is_pinged_asked_after_suspected_and_dead_in_time() -> Non
 def test_the_only_other_peer_is_found_dead_in_the_same_time() -> None:
     story = Story((X,)).until(10.0)
     assert story.lines[-2:] == ["3.5: dead", "3.5: x is gone"]
+
+
+def test_without_chance_nobody_is_asked_and_the_dead_are_found_in_the_same_time() -> None:
+    story = Story(relays=False).until(10.0)
+    story.tells(
+        """
+        1.0: ping x
+        2.0: ping x
+        2.0: suspected
+        2.5: ping x
+        3.0: ping x
+        3.5: dead
+        3.5: x is gone
+        """
+    )
 
 
 def test_nobody_who_advertises_is_pinged() -> None:
