@@ -69,6 +69,8 @@ class Progressed:
     """Part of the bulk message from `peer` came in: it is slow, not lost."""
 
     peer: PeerId
+    arrived: bool = True
+    """False if it came in before, and waits for the replica."""
 
 
 @dataclass(frozen=True)

@@ -103,20 +103,23 @@ class Relay:
 class Membership:
     """One peer's view of the others. Who is dead stays on the roster, and may come back."""
 
-    def __init__(self, me: PeerId, detection: Detection, chance: Chance) -> None:
+    def __init__(self, me: PeerId, detection: Detection, chance: Chance | None) -> None:
+        """`chance` chooses who is asked to ping; without it nobody is, as in a star, whose rays are strangers."""
         self.me = me
         self.detection = detection
         self.contacts: dict[PeerId, Contact] = {}
         self.health = 0
         """How much we doubt ourselves; 0 is well."""
+        self._doubted_at = float("-inf")
+        """When that last changed."""
         self.incarnation = 0
         self._chance = chance
         self._k = 0
         self._relays: dict[int, Relay] = {}
         self._rumors: dict[PeerId, tuple[Rumor, int]] = {}
         """The newest about each peer, and how often it is still to be told."""
-        self.news = False
-        """There is a rumor that was not told once yet."""
+        self._untold: set[PeerId] = set()
+        """Whom rumors are about that were not told to all yet."""
         self._due = float("inf")
         self._dirty = False
 
@@ -139,15 +142,26 @@ class Membership:
                 changed.append((peer, gone))
         return changed
 
+    @property
+    def news(self) -> bool:
+        """There is a rumor that was not told to all yet."""
+        return bool(self._untold)
+
     def rumors(self) -> tuple[Rumor, ...]:
-        """To travel with the next message, the freshest first; each is told a few times only."""
-        self.news = False
-        told = sorted(self._rumors.values(), key=lambda entry: -entry[1])[:RUMORS_MAX]
-        for rumor, left in told:
-            if left > 1:
-                self._rumors[rumor.about] = rumor, left - 1
+        """To travel with the next message to all, the freshest first; each is told to all a few times only."""
+        told = self._freshest()
+        for rumor in told:
+            left = self._rumors[rumor.about][1] - 1
+            if left > 0:
+                self._rumors[rumor.about] = rumor, left
             else:
                 del self._rumors[rumor.about]
+            self._untold.discard(rumor.about)
+        return told
+
+    def _freshest(self) -> tuple[Rumor, ...]:
+        """To travel with a message to one, which does not count as told."""
+        told = sorted(self._rumors.values(), key=lambda entry: -entry[1])[:RUMORS_MAX]
         return tuple(rumor for rumor, _ in told)
 
     def farewell(self) -> Rumor:
@@ -162,33 +176,38 @@ class Membership:
         if contact is None:
             return
         self._forgive_own_pause(now)
+        if self.health and now >= self._doubted_at + self.detection.silent_s:
+            self._doubt(-1, now)
         contact.heard_at = now
         contact.probe = None
         contact.broken = False
-        self._clear(contact)
+        self._clear(contact, now)
         self._dirty = self._dirty or contact.gone
 
     def disconnected(self, peer: PeerId, now: float) -> None:
         """The connection to `peer` broke: its process has ended, or does not answer."""
         contact = self.contacts.get(peer)
-        if contact is not None and contact.standing is Standing.ALIVE:
-            contact.broken = True
+        if contact is None or contact.standing is Standing.DEAD:
+            return
+        contact.broken = True
+        if contact.standing is Standing.ALIVE:
             self._suspect(peer, contact, self.me, now)
+        self._due = min(self._due, now)
 
     def on_ping(self, ping: Ping, now: float) -> list[Effect]:
         """Answer."""
         self.on_rumors(ping.rumors, now)
-        return [Send(ping.peer, Ack(self.me, ping.k, self.me, self.rumors()))]
+        return [Send(ping.peer, Ack(self.me, ping.k, self.me, self._freshest()))]
 
     def on_ping_request(self, request: PingRequest, now: float) -> list[Effect]:
         """Ping for somebody else, who hears what came of it in any case."""
-        if request.target not in self.contacts or len(self._relays) > self.detection.relays_max * len(self.contacts):
+        if request.target not in self.contacts or len(self._relays) >= self.detection.relays_max * len(self.contacts):
             return []
         self._k += 1
         relay = Relay(request.peer, request.k, request.target, now + 0.8 * self.detection.ping_s)
         self._relays[self._k] = relay
         self._due = min(self._due, relay.due)
-        return [Send(request.target, Ping(self.me, self._k, self.rumors()))]
+        return [Send(request.target, Ping(self.me, self._k, self._freshest()))]
 
     def on_ack(self, ack: Ack, now: float) -> list[Effect]:
         """`ack.about` is there: it answered us, or the one who pinged it for us."""
@@ -196,14 +215,14 @@ class Membership:
         relay = self._relays.get(ack.k)
         if relay is not None and relay.target == ack.peer:
             del self._relays[ack.k]
-            return [Send(relay.to, Ack(self.me, relay.k, relay.target, self.rumors()))]
+            return [Send(relay.to, Ack(self.me, relay.k, relay.target, self._freshest()))]
         if ack.about == ack.peer:
-            self.health = max(0, self.health - 1)
+            self._doubt(-1, now)
         contact = self.contacts.get(ack.about)
         if contact is not None and contact.probe is not None and contact.probe.k == ack.k:
             contact.probe = None
             contact.ping_at = now + self._patient(self.detection.silent_s)
-            self._clear(contact)
+            self._clear(contact, now)
         return []
 
     def on_nack(self, nack: Nack) -> None:
@@ -217,7 +236,7 @@ class Membership:
         for rumor in rumors:
             contact = self.contacts.get(rumor.about)
             if rumor.about == self.me:
-                self._object_to(rumor)
+                self._object_to(rumor, now)
             elif contact is not None and rumor.incarnation >= contact.incarnation:
                 self._believe(rumor, contact, now)
 
@@ -229,7 +248,7 @@ class Membership:
         match rumor.standing:
             case Standing.ALIVE:
                 if newer:
-                    self._clear(contact)
+                    self._clear(contact, now)
                     self._tell(rumor)
             case Standing.SUSPECTED:
                 if contact.standing is Standing.SUSPECTED and not newer:
@@ -242,12 +261,16 @@ class Membership:
                     self._bury(contact)
                     self._tell(rumor)
 
-    def _object_to(self, rumor: Rumor) -> None:
+    def _object_to(self, rumor: Rumor, now: float) -> None:
         """Somebody takes us for worse than we are."""
-        if rumor.standing is not Standing.ALIVE and rumor.incarnation >= self.incarnation:
-            self.incarnation = rumor.incarnation + 1
-            self.health = min(self.detection.health_max, self.health + 1)
-            self._tell(Rumor(self.me, Standing.ALIVE, self.incarnation, self.me))
+        if rumor.standing is Standing.ALIVE or rumor.incarnation > self.incarnation:  # nobody but we raise it
+            return
+        if rumor.incarnation == self.incarnation:
+            self.incarnation += 1
+            self._doubt(1, now)
+        elif self.me in self._rumors:  # the objection is being told
+            return
+        self._tell(Rumor(self.me, Standing.ALIVE, self.incarnation, self.me))
 
     # ------------------------------------------------------------------------------------------------------- in time
 
@@ -276,11 +299,14 @@ class Membership:
     def _look_at(self, peer: PeerId, contact: Contact, now: float) -> list[Effect]:
         if contact.standing is Standing.DEAD:
             return []
-        if contact.standing is Standing.SUSPECTED and now >= self._dies_at(contact):
-            self._bury(contact)
-            self._tell(Rumor(peer, Standing.DEAD, contact.incarnation, self.me))
-            return []
         probe = contact.probe
+        if contact.standing is Standing.SUSPECTED:
+            if probe is not None and now >= probe.due:  # it does not answer us either
+                self._confirm(Rumor(peer, Standing.SUSPECTED, contact.incarnation, self.me), contact)
+            if now >= self._dies_at(contact):
+                self._bury(contact)
+                self._tell(Rumor(peer, Standing.DEAD, contact.incarnation, self.me))
+                return []
         if probe is None:
             return self._ping(peer, contact, now) if now >= self._pings_at(contact) else []
         if now < probe.due:
@@ -292,13 +318,13 @@ class Membership:
             probe.due = now + self._patient(self.detection.ping_s)
             return [Send(relay, PingRequest(self.me, probe.k, peer)) for relay in sorted(probe.relays)]
         # who was asked answers in any case: if not, it may be our own fault
-        self.health = min(self.detection.health_max, self.health + len(probe.relays))
+        self._doubt(len(probe.relays), now)
         self._suspect(peer, contact, self.me, now)
         return self._ping(peer, contact, now)
 
     def _ping(self, peer: PeerId, contact: Contact, now: float) -> list[Effect]:
         self._k += 1
-        rumors = self.rumors()
+        rumors = self._freshest()
         if contact.standing is Standing.SUSPECTED:  # it shall know, and object
             rumors = (Rumor(peer, Standing.SUSPECTED, contact.incarnation, self.me), *rumors[: RUMORS_MAX - 1])
         contact.probe = Probe(self._k, now + self._patient(self.detection.ping_s))
@@ -319,6 +345,7 @@ class Membership:
     def _suspect(self, peer: PeerId, contact: Contact, by: PeerId, now: float) -> None:
         contact.standing, contact.suspected_at, contact.suspected_by = Standing.SUSPECTED, now, {by}
         contact.probe, contact.ping_at = None, float("-inf")
+        self._dirty = self._dirty or contact.gone
         self._due = min(self._due, now)
         self._tell(Rumor(peer, Standing.SUSPECTED, contact.incarnation, by))
 
@@ -334,20 +361,28 @@ class Membership:
         contact.suspected_by.clear()
         self._dirty = True
 
-    def _clear(self, contact: Contact) -> None:
-        """It is alive."""
+    def _clear(self, contact: Contact, now: float) -> None:
+        """It is alive, and to be watched again."""
         if contact.standing is not Standing.ALIVE:
             contact.standing = Standing.ALIVE
             contact.suspected_by.clear()
             self._dirty = True
+            self._due = min(self._due, now)
 
     def _dies_at(self, contact: Contact) -> float:
         """Lifeguard section IV-B: from the longest time down to the shortest, with the logarithm of confirmations."""
         longest, shortest = self.detection.suspicion_max_s, self.detection.suspicion_min_s
         if contact.broken:
-            return contact.suspected_at + shortest
+            return contact.suspected_at + self._patient(shortest)
         confirmed = math.log(len(contact.suspected_by)) / math.log(1 + self.detection.confirmations_max)
         return contact.suspected_at + self._patient(max(shortest, longest - (longest - shortest) * confirmed))
+
+    def _doubt(self, change: int, now: float) -> None:
+        """Lifeguard section IV-A. Who hears others on time is as well as one whose pings are answered."""
+        self.health = min(self.detection.health_max, max(0, self.health + change))
+        self._doubted_at = now
+        if change < 0:  # all that waits for longer is due sooner
+            self._due = min(self._due, now)
 
     def _patient(self, seconds: float) -> float:
         """Lifeguard section IV-A: the more we doubt ourselves, the longer we wait."""
@@ -355,6 +390,8 @@ class Membership:
 
     def _some_alive(self, but: PeerId) -> set[PeerId]:
         """A few to ask."""
+        if self._chance is None:
+            return set()
         left = sorted(p for p, c in self.contacts.items() if p != but and c.standing is Standing.ALIVE)
         some: set[PeerId] = set()
         while left and len(some) < self.detection.relays_max:
@@ -365,7 +402,7 @@ class Membership:
     def _tell(self, rumor: Rumor) -> None:
         times = TRANSMISSIONS_FACTOR * math.ceil(math.log2(2 + len(self.contacts)))
         self._rumors[rumor.about] = rumor, times
-        self.news = True
+        self._untold.add(rumor.about)
 
     def _forgive_own_pause(self, now: float) -> None:
         """We slept ourselves: nobody was silent for that long, and nobody is to be blamed for what we missed."""
@@ -373,6 +410,9 @@ class Membership:
             return
         for contact in self.contacts.values():
             if contact.standing is not Standing.DEAD:
-                contact.heard_at, contact.probe = now, None
-                self._clear(contact)
+                contact.probe = None
+                self._clear(contact, now)
+                if not contact.gone:
+                    contact.heard_at = now
         self._due = now + self.detection.silent_s
+        self._doubt(1, now)

@@ -97,7 +97,7 @@ class Range:
     hi: int
     k: int
     marks: tuple[Mark, ...] = ()
-    """Of the updates that have a logical identity, in the order of the lane."""
+    """Of the updates that have a logical identity, in any order."""
     layout: Layout = EMPTY
     payload: Packed | None = field(default=None, compare=False, repr=False)
 

@@ -128,7 +128,7 @@ class Peer:
         self.replicator = Replicator(me, self.settings.pull_timeout_s, self.settings.pulls_max, self.settings.coalesce)
         self.adopter = Adopter(me, self.replicator, chance) if chance is not None else None
         detection = self.settings.detection
-        self.membership = Membership(me, detection, chance) if detection is not None and chance is not None else None
+        self.membership = Membership(me, detection, chance) if detection is not None else None
         self.identities = Identities()
         self.members: dict[PeerId, Member] = {}
         self.refused = 0
@@ -150,8 +150,14 @@ class Peer:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
         effects: list[Effect] = []
-        if self.membership is not None and isinstance(event, Received | Progressed):
-            self.membership.heard(event.peer if isinstance(event, Progressed) else event.message.peer, now)
+        if self.membership is not None:
+            match event:
+                case Received(Range() | State()):
+                    pass  # it may have waited for the replica; its parts were heard when they came
+                case Received(message):
+                    self.membership.heard(message.peer, now)
+                case Progressed(peer, arrived=True):
+                    self.membership.heard(peer, now)
         match event:
             case Started(frontiers, ready):
                 self.replicator.start(frontiers)

@@ -1,6 +1,6 @@
 """Messages as frames of bytes, and back. Nothing here executes what it reads; whatever is malformed is a `WireError`.
 
-    frame 0     | "gs" | version | kind | header bytes | crc32 of the header | header: JSON |
+    frame 0     | "gs" | version | kind | header bytes | crc32 of kind and header | header: JSON |
     block i     | k | i | crc32 of the bytes |    followed by a frame with the bytes themselves
 
 A bulk message (`Range`, `State`) says in its header which arrays follow and how they lie (`Layout`); the packed buffer
@@ -63,6 +63,9 @@ NAME_CHARACTERS_MAX = 256
 DIMENSIONS_MAX = 16
 COUNT_MAX = (1 << 63) - 1
 
+Run = tuple[int, int, range, int, bool]
+"""Marks of one lane as they travel: epoch, partition, chunks, attempt, withdraws."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -92,7 +95,7 @@ def encode_header(message: Message) -> bytes:
     kind, fields = _fields(message)
     header = json.dumps(fields, separators=(",", ":")).encode()
     assert len(header) <= HEADER_BYTES_MAX, f"header of {len(header)} bytes, at most {HEADER_BYTES_MAX}"
-    return PREFIX.pack(MAGIC, VERSION, kind, len(header), zlib.crc32(header)) + header
+    return PREFIX.pack(MAGIC, VERSION, kind, len(header), zlib.crc32(header, kind)) + header
 
 
 def encode_block(k: int, index: int, data: Bytes) -> tuple[bytes, Bytes]:
@@ -177,7 +180,7 @@ def decode_header(frame: Bytes) -> Message:
     if length > HEADER_BYTES_MAX or length != len(frame) - PREFIX.size:
         raise WireError(f"header of {len(frame) - PREFIX.size} bytes says {length}, at most {HEADER_BYTES_MAX}")
     header = bytes(frame[PREFIX.size :])
-    if zlib.crc32(header) != crc:
+    if zlib.crc32(header, kind) != crc:  # several kinds have the same fields
         raise WireError("header does not match its checksum")
     if kind not in _DECODERS:
         raise WireError(f"unknown kind of message {kind}")
@@ -319,27 +322,43 @@ def _rumors(value: Any) -> tuple[Rumor, ...]:
 
 
 def _marks(value: Any) -> tuple[Mark, ...]:
-    if type(value) is not list:
-        raise WireError("a field is not a list of marks")
-    marks: list[Mark] = []
-    for entry in value:
-        if type(entry) is not list or len(entry) != 6:
-            raise WireError("marks are not a run of chunks, attempt and sign")
-        epoch, partition, first, last, attempt = (_count(number) for number in entry[:5])
-        if last < first or last - first >= MARKS_MAX - len(marks):
-            raise WireError(f"marks of chunks {first}..{last}, expected 1 to {MARKS_MAX} in all")
-        withdraws = _flag(entry[5])
-        marks += [Mark(Unit(epoch, partition, chunk), attempt, withdraws) for chunk in range(first, last + 1)]
-    return tuple(marks)
+    return _written_out(_runs(value, MARKS_MAX))
 
 
 def _marks_by_lane(value: Any) -> Mapping[PeerId, tuple[Mark, ...]]:
     if type(value) is not dict:
         raise WireError("a field does not map lanes to marks")
-    by_lane = {_peer(lane): _marks(marks) for lane, marks in value.items()}
-    if sum(map(len, by_lane.values())) > MARKS_MAX:
-        raise WireError(f"more than {MARKS_MAX} marks")
-    return by_lane
+    by_lane: dict[PeerId, list[Run]] = {}
+    room = MARKS_MAX
+    for lane, runs in value.items():
+        by_lane[_peer(lane)] = checked = _runs(runs, room)
+        room -= sum(len(chunks) for _, _, chunks, _, _ in checked)
+    return {lane: _written_out(runs) for lane, runs in by_lane.items()}
+
+
+def _runs(value: Any, room: int) -> list[Run]:
+    """Checked, and `room` marks at most, before any is written out."""
+    if type(value) is not list:
+        raise WireError("a field is not a list of marks")
+    runs: list[Run] = []
+    for entry in value:
+        if type(entry) is not list or len(entry) != 6:
+            raise WireError("marks are not a run of chunks, attempt and sign")
+        epoch, partition, first, last, attempt = (_count(number) for number in entry[:5])
+        if last < first or last - first >= room:
+            raise WireError(f"marks of chunks {first}..{last}, expected 1 to {MARKS_MAX} in all")
+        chunks = range(first, last + 1)
+        room -= len(chunks)
+        runs.append((epoch, partition, chunks, attempt, _flag(entry[5])))
+    return runs
+
+
+def _written_out(runs: Iterable[Run]) -> tuple[Mark, ...]:
+    return tuple(
+        Mark(Unit(epoch, partition, chunk), attempt, withdraws)
+        for epoch, partition, chunks, attempt, withdraws in runs
+        for chunk in chunks
+    )
 
 
 def _layout(value: Any) -> Layout:

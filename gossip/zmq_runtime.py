@@ -230,8 +230,8 @@ class Runtime:
         self._dealers[peer] = dealer
         monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._monitors[peer] = monitor
-        self.register(monitor, lambda: self._on_monitor(peer, monitor))
         self.register(dealer, lambda: self._drain(dealer, lambda frames: self._on_reply(peer, frames)))
+        self.register(monitor, lambda: self._on_monitor(peer, monitor))  # after what came before the connection broke
 
     def register(self, source: Any, callback: Callable[[], None]) -> None:
         """Call `callback` in `poll` when `source` (a ZeroMQ socket, or anything with a descriptor) is readable."""
@@ -274,7 +274,7 @@ class Runtime:
         if time.monotonic() >= self.peer.deadline():
             for event in self._held:
                 if isinstance(event, Received):  # an answer that waits for the replica is not to be asked for again
-                    self._step(Progressed(event.message.peer))
+                    self._step(Progressed(event.message.peer, arrived=False))
             self._step(Ticked())
         self._release_held()
         self._send_blocks()

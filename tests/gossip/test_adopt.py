@@ -145,7 +145,7 @@ def test_a_peer_without_a_replica_is_no_donor() -> None:
 
 def test_a_donor_that_is_behind_stays_silent_until_it_is_not() -> None:
     one = peer(ready=True)
-    request = Received(StateRequest(A, 9, {B: 2}))
+    request = Received(StateRequest(A, 9, {B: 2}, (A, B, ME)))
     assert sent(one.handle(request, 0.1)) == []
     one.handle(Received(Range(B, 1, 2, 1, (), UPDATE.layout, UPDATE)), 0.2)
     assert (A, State(ME, {A: 0, B: 2, ME: 0}, 9)) in sent(one.handle(request, 0.3))
@@ -153,7 +153,22 @@ def test_a_donor_that_is_behind_stays_silent_until_it_is_not() -> None:
 
 def test_a_donor_need_not_have_all_of_the_lane_of_the_one_that_asks() -> None:
     one = peer(ready=True)
-    assert (A, State(ME, {A: 0, B: 0, ME: 0}, 9)) in sent(one.handle(Received(StateRequest(A, 9, {A: 5})), 0.1))
+    request = StateRequest(A, 9, {A: 5}, (B, ME))
+    assert (A, State(ME, {A: 0, B: 0, ME: 0}, 9)) in sent(one.handle(Received(request), 0.1))
+
+
+def test_a_donor_does_not_answer_one_that_took_for_dead_whom_the_donor_hears() -> None:
+    one = peer(ready=True)
+    without_b = Received(StateRequest(A, 9, {}, (ME,)))
+    assert sent(one.handle(without_b, 0.1)) == []
+    assert sent(one.handle(Received(StateRequest(A, 9, {}, (ME, B))), 0.2)) == [(A, State(ME, {A: 0, B: 0, ME: 0}, 9))]
+    one.handle(Departed(B), 0.3)
+    assert sent(one.handle(without_b, 0.4)) == [(A, State(ME, {A: 0, B: 0, ME: 0}, 9))]
+
+
+def test_one_outside_of_the_swarm_need_not_pin_to_be_given_a_replica() -> None:
+    one = peer(ready=True)
+    assert sent(one.handle(Received(StateRequest(X, 9)), 0.1)) == [(X, State(ME, {A: 0, B: 0, ME: 0}, 9))]
 
 
 def test_the_donor_keeps_its_lane_where_the_replica_stands() -> None:
@@ -175,7 +190,7 @@ def test_the_replica_is_asked_for_when_all_have_pinned() -> None:
     assert sent(one.handle(Received(Pinned(A, k)), 0.2)) == []
     assert sent(one.handle(Received(Pinned(A, k)), 0.2)) == []
     assert sent(one.handle(Received(Pinned(B, k + 1)), 0.2)) == []
-    assert sent(one.handle(Received(Pinned(B, k)), 0.2)) == [(A, StateRequest(ME, k, {A: 0, B: 0}))]
+    assert sent(one.handle(Received(Pinned(B, k)), 0.2)) == [(A, StateRequest(ME, k, {A: 0, B: 0}, (ME, A, B)))]
 
 
 def test_one_that_came_late_stands_where_its_donor_stood() -> None:
@@ -233,7 +248,8 @@ def test_who_adopts_still_pins_for_others_and_gives_its_replica() -> None:
     one.handle(Received(Advert(A, 4, {})), 0.1)
     one.handle(Received(Unknown(A, 0, 1)), 0.2)
     assert (B, Pinned(ME, 5)) in sent(one.handle(Received(Pin(B, ME, 5)), 0.3))
-    assert (B, State(ME, {A: 0, B: 0, ME: 0}, 5)) in sent(one.handle(Received(StateRequest(B, 5)), 0.4))
+    request = StateRequest(B, 5, {}, (ME, A))
+    assert (B, State(ME, {A: 0, B: 0, ME: 0}, 5)) in sent(one.handle(Received(request), 0.4))
 
 
 def test_when_time_is_up_the_pins_are_taken_back_and_another_try_follows() -> None:

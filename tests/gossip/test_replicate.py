@@ -478,6 +478,54 @@ def test_a_late_member_that_begins_before_anything_was_forgotten_is_served() -> 
     )
 
 
+def test_a_member_is_served_from_any_boundary_that_is_kept_also_that_of_another_reader() -> None:
+    lane = origin("A B")
+    lane.members.add(PeerId("X"))
+    follow(
+        lane,
+        """
+        publish
+          keep 1
+        A pulls from 0, k=1
+          send range 1..1 to A, k=1
+        publish
+          keep 2
+        publish
+          extend 2..3
+        X pulls from 1, k=4
+          send range 2..3 to X, k=4
+        B pulls from 1, k=1
+          send range 2..3 to B, k=1
+        X pulls from 2, k=5
+          send unknown 2 to X, k=5
+        show
+          n 3
+          segments 1..1 2..3
+          A [0, 1]
+          B [1, 3]
+          X [1, 3]
+          behind A B X
+        """,
+    )
+
+
+def test_a_member_that_has_everything_is_a_reader_from_there() -> None:
+    lane = origin("A")
+    lane.members.add(PeerId("X"))
+    follow(
+        lane,
+        """
+        publish
+          keep 1
+        X pulls from 1, k=4
+        publish
+          keep 2
+        X pulls from 1, k=5
+          send range 2..2 to X, k=5
+        """,
+    )
+
+
 def test_an_unknown_reader_gets_unknown_when_what_it_wants_is_gone() -> None:
     follow(
         origin("A"),

@@ -8,7 +8,7 @@ import resource
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,16 +21,22 @@ from hypothesis import strategies as st
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed
 from gossip.errors import WireError
 from gossip.messages import (
+    Ack,
     Advert,
     Bulk,
     Credit,
     Mark,
     Message,
+    Nack,
     PeerId,
     Pin,
+    Ping,
+    PingRequest,
     Pinned,
     Pull,
     Range,
+    Rumor,
+    Standing,
     State,
     StateRequest,
     Unit,
@@ -44,6 +50,7 @@ from gossip.wire import (
     DIMENSIONS_MAX,
     HEADER_BYTES_MAX,
     MAGIC,
+    MARKS_MAX,
     NAME_CHARACTERS_MAX,
     PAYLOAD_BYTES_MAX,
     PREFIX,
@@ -71,13 +78,23 @@ KINDS = {
     "pin": 8,
     "pinned": 9,
     "unpin": 10,
+    "ping": 11,
+    "ping request": 12,
+    "ack": 13,
+    "nack": 14,
 }
 
 peers = st.text(min_size=1, max_size=20).map(PeerId)
 counts = st.integers(0, COUNT_MAX)
 frontiers = st.dictionaries(peers, counts, max_size=5)
 units = st.builds(Unit, counts, counts, counts)
-marks = st.lists(st.builds(Mark, units, counts, st.booleans()), max_size=4).map(tuple)
+marks = st.lists(st.builds(Mark, units, counts, st.booleans()), max_size=4).map(lambda drawn: as_sent(drawn))
+rumors = st.lists(st.builds(Rumor, peers, st.sampled_from(Standing), counts, peers), max_size=4).map(tuple)
+
+
+def as_sent(drawn: Iterable[Mark]) -> tuple[Mark, ...]:
+    """In the order in which marks travel: what they say does not depend on it."""
+    return tuple(sorted(drawn, key=lambda mark: (mark.withdraws, mark.attempt, mark.unit)))
 
 
 @st.composite
@@ -104,33 +121,42 @@ def states(draw: st.DrawFn) -> State:
 
 
 messages = (
-    st.builds(Advert, peers, counts, frontiers, st.booleans())
+    st.builds(Advert, peers, counts, frontiers, st.booleans(), rumors)
     | st.builds(Pull, peers, counts, counts)
     | ranges()
     | st.builds(Unknown, peers, counts, counts)
-    | st.builds(StateRequest, peers, counts, frontiers)
+    | st.builds(StateRequest, peers, counts, frontiers, st.lists(peers, max_size=4).map(tuple))
     | states()
     | st.builds(Credit, peers, counts, counts)
     | st.builds(Pin, peers, peers, counts)
     | st.builds(Pinned, peers, counts)
     | st.builds(Unpin, peers, counts)
+    | st.builds(Ping, peers, counts, rumors)
+    | st.builds(PingRequest, peers, counts, peers)
+    | st.builds(Ack, peers, counts, peers, rumors)
+    | st.builds(Nack, peers, counts, peers)
 )
 
 WEIGHTS = Packed.of({"b": np.arange(3, dtype=np.float32), "w": np.arange(40.0).reshape(4, 10)})
 LARGE = Packed.of({"w": np.arange(2 * BLOCK_BYTES // 8 + 1000, dtype=np.int64)})
 MARKS = (Mark(Unit(0, 2, 1), 0), Mark(Unit(0, 2, 1), 1, withdraws=True))
+RUMORS = (Rumor(PeerId("q"), Standing.DEAD, 2, PeerId("r")),)
 RANGE = Range(PeerId("p"), 3, 7, 5, MARKS, WEIGHTS.layout, WEIGHTS)
 SAMPLES: list[Message] = [
-    Advert(PeerId("p"), 3, {PeerId("q"): 2, PeerId("r"): 1}),
+    Advert(PeerId("p"), 3, {PeerId("q"): 2, PeerId("r"): 1}, True, RUMORS),
     Pull(PeerId("p"), 3, 5),
     RANGE,
     Unknown(PeerId("p"), 3, 5),
-    StateRequest(PeerId("p"), 5, {PeerId("q"): 2}),
+    StateRequest(PeerId("p"), 5, {PeerId("q"): 2}, (PeerId("q"), PeerId("r"))),
     State(PeerId("p"), {PeerId("q"): 2}, 5, {PeerId("q"): MARKS}, WEIGHTS.layout, WEIGHTS),
     Credit(PeerId("p"), 5, 8),
     Pin(PeerId("p"), PeerId("q"), 5),
     Pinned(PeerId("p"), 5),
     Unpin(PeerId("p"), 5),
+    Ping(PeerId("p"), 5, RUMORS),
+    PingRequest(PeerId("p"), 5, PeerId("q")),
+    Ack(PeerId("p"), 5, PeerId("q"), RUMORS),
+    Nack(PeerId("p"), 5, PeerId("q")),
 ]
 each_kind = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
 
@@ -138,7 +164,7 @@ each_kind = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type
 def header(kind: int, text: str | bytes, version: int = VERSION, magic: bytes = MAGIC) -> bytes:
     """Frame 0 around any text, its checksum right."""
     data = text if isinstance(text, bytes) else text.encode()
-    return PREFIX.pack(magic, version, kind, len(data), zlib.crc32(data)) + data
+    return PREFIX.pack(magic, version, kind, len(data), zlib.crc32(data, kind)) + data
 
 
 def refused(frames: Sequence[Bytes]) -> None:
@@ -171,6 +197,17 @@ def test_every_message_comes_back_as_it_went(message: Message) -> None:
         assert back.payload is not None
         assert message.payload is not None
         assert bytes(back.payload.buffer) == bytes(message.payload.buffer)
+
+
+def test_marks_of_neighboring_chunks_travel_as_runs() -> None:
+    chunks = [Mark(Unit(1, 2, chunk), 0) for chunk in range(1000)]
+    others = [Mark(Unit(1, 3, 1000), 0), Mark(Unit(1, 2, 1000), 1), Mark(Unit(1, 2, 7), 0, withdraws=True)]
+    marks = (*others, *reversed(chunks))
+    frame = encode_header(Range(PeerId("p"), 1, 1, 1, marks))
+    back = decode_header(frame)
+    assert isinstance(back, Range)
+    assert back.marks == as_sent(marks)
+    assert len(json.loads(frame[PREFIX.size :])[4]) == 4
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -275,7 +312,7 @@ json_values = st.recursive(
 )
 
 
-@given(st.integers(0, 11), json_values | st.lists(json_values, min_size=2, max_size=6))
+@given(st.integers(0, 15), json_values | st.lists(json_values, min_size=2, max_size=6))
 def test_any_json_is_a_message_or_refused(kind: int, fields: Any) -> None:
     try:
         message = decode_header(header(kind, json.dumps(fields)))
@@ -285,16 +322,20 @@ def test_any_json_is_a_message_or_refused(kind: int, fields: Any) -> None:
 
 
 GOOD: dict[str, list[Any]] = {
-    "advert": ["p", 3, {"q": 2}, True],
+    "advert": ["p", 3, {"q": 2}, True, [["q", "dead", 2, "r"]]],
     "pull": ["p", 3, 5],
-    "range": ["p", 3, 7, 5, [[0, 2, 1, 0, False]], [["w", "<f4", 2, 3]]],
+    "range": ["p", 3, 7, 5, [[0, 2, 1, 3, 0, False]], [["w", "<f4", 2, 3]]],
     "unknown": ["p", 3, 5],
-    "state request": ["p", 5, {"q": 2}],
-    "state": ["p", {"q": 2}, 5, {"q": [[0, 2, 1, 0, True]]}, [["w", "<f4", 2, 3]]],
+    "state request": ["p", 5, {"q": 2}, ["q", "r"]],
+    "state": ["p", {"q": 2}, 5, {"q": [[0, 2, 1, 3, 0, True]]}, [["w", "<f4", 2, 3]]],
     "credit": ["p", 5, 8],
     "pin": ["p", "q", 5],
     "pinned": ["p", 5],
     "unpin": ["p", 5],
+    "ping": ["p", 5, [["q", "dead", 2, "r"]]],
+    "ping request": ["p", 5, "q"],
+    "ack": ["p", 5, "q", [["q", "dead", 2, "r"]]],
+    "nack": ["p", 5, "q"],
 }
 
 BAD_COUNTS = [-1, True, False, 1.0, 1 << 63, 10**400, None, "1", [1], {}]
@@ -308,16 +349,41 @@ BAD_MARKS = [
     [None],
     [[]],
     ["marks"],
-    [[0, 2, 1, 0]],
-    [[0, 2, 1, 0, False, 0]],
-    [[0, 2, 1, 0, 0]],
-    [[0, 2, 1, 0, None]],
-    [[-1, 2, 1, 0, False]],
-    [[0, 2.0, 1, 0, False]],
-    [[0, 2, True, 0, False]],
-    [[0, 2, 1, 1 << 63, False]],
-    [[0, 2, 1, "0", False]],
-    [[0, 2, 1, 0, False], [0]],
+    [[0, 2, 1, 3, 0]],
+    [[0, 2, 1, 3, 0, False, 0]],
+    [[0, 2, 1, 3, 0, 0]],
+    [[0, 2, 1, 3, 0, None]],
+    [[-1, 2, 1, 3, 0, False]],
+    [[0, 2.0, 1, 3, 0, False]],
+    [[0, 2, True, 3, 0, False]],
+    [[0, 2, 1, 3, 1 << 63, False]],
+    [[0, 2, 1, "3", 0, False]],
+    [[0, 2, 1, None, 0, False]],
+    [[0, 2, 3, 1, 0, False]],
+    [[0, 2, 1, MARKS_MAX + 1, 0, False]],
+    [[0, 2, 0, 1 << 62, 0, False]],
+    [[0, 2, 1, 3, 0, False], [0]],
+]
+BAD_PEERS = [None, {}, "q", 1, *([name] for name in BAD_NAMES)]
+BAD_RUMORS = [
+    None,
+    {},
+    "r",
+    1,
+    [None],
+    [[]],
+    ["rumor"],
+    [["q", "dead", 2]],
+    [["q", "dead", 2, "r", 0]],
+    [["q", "gone", 2, "r"]],
+    [["q", "DEAD", 2, "r"]],
+    [["q", None, 2, "r"]],
+    [["q", ["dead"], 2, "r"]],
+    [["q", {}, 2, "r"]],
+    *([[name, "dead", 2, "r"]] for name in BAD_NAMES),
+    *([["q", "dead", count, "r"]] for count in BAD_COUNTS),
+    *([["q", "dead", 2, name]] for name in BAD_NAMES),
+    [["q", "dead", 2, "r"], ["q"]],
 ]
 BAD_MARKS_BY_LANE = [None, [], "q", 1, {"": []}, {"\ud800": []}, *({"q": marks} for marks in BAD_MARKS)]
 BAD_LAYOUTS = [
@@ -373,6 +439,10 @@ def bad_fields() -> Iterator[tuple[str, list[Any]]]:
                     bad = BAD_MARKS_BY_LANE
                 case [[int(), *_]]:
                     bad = BAD_MARKS
+                case [[_, "dead", *_]]:
+                    bad = BAD_RUMORS
+                case [str(), *_]:
+                    bad = BAD_PEERS
                 case _:
                     bad = BAD_LAYOUTS
             for other in bad:
@@ -476,6 +546,28 @@ def test_a_claim_of_gigabytes_without_data_allocates_nothing(kind: str, layout: 
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("last", [MARKS_MAX + 1, 1 << 62, COUNT_MAX])
+@pytest.mark.parametrize("kind", ["range", "state"])
+def test_a_claim_of_many_marks_allocates_nothing(kind: str, last: int) -> None:
+    half, rest = [0, 2, 1, MARKS_MAX // 2, 0, False], [0, 3, 1, last - MARKS_MAX // 2, 0, False]
+    claims: list[Any]
+    if kind == "range":
+        claims = [[*GOOD[kind][:4], marks, []] for marks in ([[0, 2, 1, last, 0, False]], [half, rest])]
+    else:
+        lanes = {"q": [[0, 2, 1, last, 0, False]]}, {"q": [half], "r": [rest]}
+        claims = [[*GOOD[kind][:3], by_lane, []] for by_lane in lanes]
+    frames = [header(KINDS[kind], json.dumps(fields)) for fields in claims]
+    tracemalloc.start()
+    try:
+        with little_memory():
+            for frame in frames:
+                with pytest.raises(WireError, match=r"expected 1 to \d+ in all"):
+                    decode_header(frame)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_claim_with_blocks_too_small_for_it_is_refused() -> None:
     frame = encode_header(replace(RANGE, layout=Layout((ArraySpec("w", "|i1", (4 * BLOCK_BYTES,)),))))
     refused([frame, *(part for index in range(4) for part in encode_block(5, index, b""))])
@@ -501,7 +593,7 @@ def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
     assert isinstance(message, Range)
     assert message.layout.nbytes == 0
     lanes = {str(index): index for index in range(50_000)}
-    decode_header(header(KINDS["advert"], json.dumps(["p", 1, lanes, True], separators=(",", ":"))))
+    decode_header(header(KINDS["advert"], json.dumps(["p", 1, lanes, True, []], separators=(",", ":"))))
     assert time.monotonic() - begin < 5
 
 

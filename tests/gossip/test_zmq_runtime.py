@@ -49,7 +49,7 @@ def large(blocks: int) -> Arrays:
 
 def header(kind: int, fields: Any) -> bytes:
     data = json.dumps(fields).encode()
-    return PREFIX.pack(MAGIC, VERSION, kind, len(data), zlib.crc32(data)) + data
+    return PREFIX.pack(MAGIC, VERSION, kind, len(data), zlib.crc32(data, kind)) + data
 
 
 JUNK = [
@@ -65,8 +65,8 @@ JUNK = [
     header(2, [["rogue"], 0, 1]),
     header(2, ["\ud800", 0, 1]),
     header(9, ["rogue", 0, 1]),
-    header(3, ["rogue", 1, 1, 1, [["w", "|i1", 1 << 62]]]),
-    header(3, ["rogue", 1, 1, 1, [["w", "O", 1]]]),
+    header(3, ["rogue", 1, 1, 1, [], [["w", "|i1", 1 << 62]]]),
+    header(3, ["rogue", 1, 1, 1, [], [["w", "O", 1]]]),
     b"gs\x01\x02" + b"\xff" * 8 + b"[" * 100_000,
 ]
 
