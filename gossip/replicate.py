@@ -13,7 +13,8 @@ So a reader applies a range only if it begins right after its frontier, and noth
 whatever the network loses, repeats or reorders. A slow reader gets fewer and larger sums: backpressure without waiting.
 
 A peer that adopts a donor's replica will stand where the donor stood. It *pins* that beforehand: from then on the
-origin keeps every boundary at which the donor may stand, until the adopter has pulled from one of them.
+origin keeps every boundary at which the donor may stand, until the adopter has pulled from one of them. An origin that
+was cut off, and could not be asked to, serves it all the same where a segment happens to begin.
 """
 
 from __future__ import annotations
@@ -161,9 +162,9 @@ class Replicator:
         if pin is not None and pull.frontier in pin.boundaries:
             del self.pins[pull.peer]
             reader = self.readers[pull.peer] = Reader(pull.frontier, pull.frontier)
-        elif reader is None and pull.frontier == 0 and self.forgotten == 0 and pull.peer in self.members:
-            reader = self.readers[pull.peer] = Reader(0, 0)
-        if reader is None or pull.frontier not in (reader.acknowledged, reader.served):
+        elif reader is None or pull.frontier not in (reader.acknowledged, reader.served):
+            reader = self._moved(pull, reader)
+        if reader is None:
             return [Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
         reader.k = pull.k
         effects: list[Effect] = []
@@ -176,6 +177,20 @@ class Replicator:
             marks = self.marks(pull.frontier, reader.served)
             effects.append(Send(pull.peer, Range(self.me, pull.frontier + 1, reader.served, pull.k, marks)))
         return effects
+
+    def _moved(self, pull: Pull, reader: Reader | None) -> Reader | None:
+        """The reader where its newest pull says it stands, if what follows is kept: it adopted while it was cut off."""
+        if pull.peer not in self.members or not self.keeps(pull.frontier):
+            return None
+        if reader is None:
+            reader = Reader(pull.frontier, pull.frontier)
+        elif pull.k <= reader.k:
+            return None
+        else:
+            # An advert may have overtaken this pull: it may stand at what was served before as well.
+            reader.acknowledged, reader.served = pull.frontier, max(pull.frontier, reader.served)
+        self.readers[pull.peer] = reader
+        return reader
 
     def acknowledge(self, peer: PeerId, frontier: int) -> list[Effect]:
         """`peer` says that it has applied this lane up to `frontier`: it was served that, or adopted it."""

@@ -108,6 +108,31 @@ def test_who_does_not_know_the_donor_does_not_pin() -> None:
     assert lane.pins == {}
 
 
+def test_who_adopted_while_it_was_cut_off_goes_on_where_it_stands_if_a_segment_begins_there() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))
+    publish(lane, 1)
+    lane.on_pull(Pull(B, 0, 1))  # B stands at 0 or 3, and A at 2: segments begin at 1 and 3
+    ((to, answer),) = sent(lane.on_pull(Pull(B, 2, 2)))  # it adopted A's replica, and we were not asked to pin
+    assert (to, answer) == (B, Range(ME, 3, 3, 2))
+    assert lane.readers[B] == Reader(2, 3, 2)
+    publish(lane, 1)
+    assert sent(lane.on_pull(Pull(B, 1, 3))) == [(B, Unknown(ME, 1, 3))]  # in the middle of a segment
+
+
+def test_a_pull_that_an_advert_overtook_leaves_the_reader_where_it_may_stand() -> None:
+    lane = origin(A, B)
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.acknowledge(A, 1)
+    assert sent(lane.on_pull(Pull(A, 0, 1))) == [(A, Unknown(ME, 0, 1))]  # a copy: nothing new
+    publish(lane, 1)
+    assert sent(lane.on_pull(Pull(A, 0, 2))) == [(A, Range(ME, 1, 1, 2))]
+    assert sent(lane.on_pull(Pull(A, 1, 3))) == [(A, Range(ME, 2, 2, 3))]
+
+
 def test_an_unpin_releases_what_was_kept_and_one_of_an_older_pin_does_not() -> None:
     lane = origin(A)
     publish(lane, 1)
