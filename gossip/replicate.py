@@ -159,8 +159,9 @@ class Replicator:
         pin, reader = self.pins.get(pull.peer), self.readers.get(pull.peer)
         if pull.k < max(pin.k if pin else 0, reader.k if reader else 0):
             return []
+        if pin is not None:
+            del self.pins[pull.peer]  # who pulls does not adopt any more: it has, or has given up
         if pin is not None and pull.frontier in pin.boundaries:
-            del self.pins[pull.peer]
             reader = self.readers[pull.peer] = Reader(pull.frontier, pull.frontier)
         elif reader is None or pull.frontier not in (reader.acknowledged, reader.served):
             reader = self._moved(pull, reader)

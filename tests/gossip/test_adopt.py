@@ -108,6 +108,19 @@ def test_who_does_not_know_the_donor_does_not_pin() -> None:
     assert lane.pins == {}
 
 
+def test_who_pulls_again_has_given_up_its_adoption_whether_or_not_it_could_say_so() -> None:
+    lane = origin(A, B)
+    publish(lane, 1)
+    lane.on_pin(Pin(B, A, 1))
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))
+    lane.on_pull(Pull(B, 0, 2))
+    assert lane.pins == {}
+    publish(lane, 5)
+    assert boundaries(lane) == [2, 7]
+
+
 def test_who_adopted_while_it_was_cut_off_goes_on_where_it_stands_if_a_segment_begins_there() -> None:
     lane = origin(A, B)
     publish(lane, 2)
