@@ -56,6 +56,9 @@ from gossip.messages import (
 )
 from gossip.replicate import Replicator
 
+RETURN_S = 2.0
+"""When a cut heals, all who were cut off are heard again within some adverts: nobody is buried before that."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -130,6 +133,8 @@ class Peer:
         self._changed = False
         self._advertised_at = float("-inf")
         self._give_up_at: float | None = None
+        self._returned_at = float("-inf")
+        """When somebody who was taken for dead was heard again."""
         self._retained: dict[int, Retained] = {}
         self._strangers: dict[PeerId, float] = {}
         """Lanes that are known while their peers are not, and since when."""
@@ -150,9 +155,9 @@ class Peer:
                 self.members.setdefault(peer, Member(reads, read, now))
                 self._changed = True
             case Departed(peer):
-                self._reach(peer, now)
+                self._reach(peer, now, now)
             case Returned(peer):
-                self._reach(peer, None)
+                self._reach(peer, None, now)
             case Computed(payload, unit, attempt):
                 effects += self._on_computed(payload, unit, attempt)
             case Received(Advert() as advert):
@@ -215,10 +220,12 @@ class Peer:
 
     # ---------------------------------------------------------------------------------------------------- members
 
-    def _reach(self, peer: PeerId, departed_at: float | None) -> None:
+    def _reach(self, peer: PeerId, departed_at: float | None, now: float) -> None:
         member = self.members.get(peer)
         if member is None:
             return
+        if departed_at is None and member.departed_at is not None:
+            self._returned_at = now
         member.departed_at = departed_at
         member.forgotten = False
         self.replicator.reach(peer, departed_at is None)
@@ -227,7 +234,7 @@ class Peer:
         """Who has been silent for long is taken for dead, until it is heard again."""
         for peer, member in self.members.items():
             if member.departed_at is None and now >= member.heard_at + self.settings.detect_s:
-                self._reach(peer, now)
+                self._reach(peer, now, now)
 
     def _alive(self) -> list[PeerId]:
         return [peer for peer, member in self.members.items() if member.departed_at is None]
@@ -262,6 +269,8 @@ class Peer:
             if now >= member.departed_at + self.settings.forget_s and not member.forgotten:
                 member.forgotten = True
                 effects += self.replicator.forget_reader(peer)
+        if now < self._returned_at + RETURN_S:
+            return effects
         if not dead or not self.ready or self.adopter is None or self.adopter.under_way:
             return effects
         mine = self.replicator.frontiers()
@@ -342,7 +351,7 @@ class Peer:
         if member is not None:
             member.heard_at = now
             if member.departed_at is not None and self.settings.detect_s < float("inf"):
-                self._reach(advert.peer, None)
+                self._reach(advert.peer, None, now)
             member.ready = advert.ready
             member.frontiers = {**advert.frontiers, advert.peer: advert.n}
             for number, retained in self._retained.items():
