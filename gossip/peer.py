@@ -359,7 +359,7 @@ class Peer:
                     retained.known_to.setdefault(advert.peer, advert.n)
         if member is None or not member.reads or not advert.ready or member.forgotten:
             return []
-        return self.replicator.acknowledge(advert.peer, seen)
+        return self.replicator.acknowledge(advert.peer, seen, advert.k)
 
     def _on_range(self, message: Range) -> list[Effect]:
         if not self.ready or not self.replicator.is_next(message):
@@ -428,7 +428,7 @@ class Peer:
         self._changed = False
         self._advertised_at = now
         frontiers = self.replicator.frontiers()
-        return [Publish(Advert(self.me, frontiers.pop(self.me), frontiers, self.ready))]
+        return [Publish(Advert(self.me, frontiers.pop(self.me), frontiers, self.ready, self.replicator.k))]
 
     def _drain(self, now: float) -> list[Effect]:
         if self._give_up_at is None:

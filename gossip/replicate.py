@@ -99,7 +99,7 @@ class Replicator:
     frozen: bool = False
     """An adoption is under way: nothing is pulled or applied, own updates go on."""
     k: int = 0
-    """Of the newest pull or pin, to whomever."""
+    """Of the newest pull or pin, to whomever, or one more since the pin is not needed any more."""
 
     # ------------------------------------------------------------------------------------------------- membership
 
@@ -193,20 +193,25 @@ class Replicator:
         self.readers[pull.peer] = reader
         return reader
 
-    def acknowledge(self, peer: PeerId, frontier: int) -> list[Effect]:
-        """`peer` says that it has applied this lane up to `frontier`: it was served that, or adopted it."""
+    def acknowledge(self, peer: PeerId, frontier: int, k: int = 0) -> list[Effect]:
+        """`peer` advertised that it has applied this lane up to `frontier`: it was served that, or adopted it.
+
+        `k` tells whether the advert is newer than the peer's newest pull and pin.
+        """
         reader, pin = self.readers.get(peer), self.pins.get(peer)
-        if pin is not None and frontier in pin.boundaries:
-            del self.pins[peer]
-            self.readers[peer] = Reader(frontier, frontier, pin.k)
-        elif reader is None:
-            if frontier != self.n and frontier not in self._boundaries():
+        adopts = pin is not None and k <= pin.k
+        if pin is not None and not adopts:
+            del self.pins[peer]  # it has adopted, or has given up
+        if reader is not None and frontier == reader.served:
+            if frontier == reader.acknowledged and (pin is None or adopts):
                 return []
-            self.readers[peer] = Reader(frontier, frontier)
-        elif frontier != reader.served or frontier == reader.acknowledged:
-            return []
-        else:
             reader.acknowledged = frontier
+        elif not adopts and (reader is None or (k > 0 and k >= reader.k and frontier > reader.served)):
+            if not self.keeps(frontier):
+                return []
+            self.readers[peer] = Reader(frontier, frontier, k)
+        elif pin is None or adopts:
+            return []
         self._boundary_of(peer, frontier)
         return self.compact()
 

@@ -106,8 +106,8 @@ def encode(message: Message, payload: Payload | None = None) -> list[Bytes]:
 
 def _fields(message: Message) -> tuple[int, list[Any]]:
     match message:
-        case Advert(peer, n, frontiers, ready):
-            return 1, [peer, n, dict(frontiers), ready]
+        case Advert(peer, n, frontiers, ready, k):
+            return 1, [peer, n, dict(frontiers), ready, k]
         case Pull(peer, frontier, k):
             return 2, [peer, frontier, k]
         case Range(peer, lo, hi, k, marks, layout):
@@ -314,7 +314,7 @@ def _layout(value: Any) -> Layout:
 
 
 _DECODERS: dict[int, tuple[tuple[Callable[[Any], Any], ...], Callable[..., Message]]] = {
-    1: ((_peer, _count, _frontiers, _flag), Advert),
+    1: ((_peer, _count, _frontiers, _flag, _count), Advert),
     2: ((_peer, _count, _count), Pull),
     3: ((_peer, _count, _count, _count, _marks, _layout), Range),
     4: ((_peer, _count, _count), Unknown),

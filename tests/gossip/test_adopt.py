@@ -121,6 +121,36 @@ def test_who_pulls_again_has_given_up_its_adoption_whether_or_not_it_could_say_s
     assert boundaries(lane) == [2, 7]
 
 
+def test_an_advert_from_amid_an_adoption_does_not_end_the_pin() -> None:
+    lane = origin(A, B)
+    publish(lane, 1)
+    lane.on_pin(Pin(B, A, 7))
+    lane.acknowledge(B, 0, 7)  # where it stands until it has adopted
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))  # A gives its replica now, and goes on
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 2, 3))
+    lane.acknowledge(A, 3)
+    lane.acknowledge(B, 2, 8)
+    assert lane.pins == {}
+    assert sent(lane.on_pull(Pull(B, 2, 9))) == [(B, Range(ME, 3, 3, 9))]
+
+
+def test_who_is_level_by_an_adoption_that_was_not_pinned_need_not_pull_to_say_so() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(B, 0, 1))
+    lane.on_pull(Pull(A, 0, 1))
+    publish(lane, 1)
+    lane.acknowledge(A, 3, 0)  # older than its pull, and nothing that it was served
+    assert lane.behind() == (A, B)
+    lane.acknowledge(A, 3, 4)
+    lane.acknowledge(B, 3, 4)
+    assert lane.behind() == ()
+    assert lane.segments == []
+
+
 def test_who_adopted_while_it_was_cut_off_goes_on_where_it_stands_if_a_segment_begins_there() -> None:
     lane = origin(A, B)
     publish(lane, 2)
@@ -287,7 +317,7 @@ def test_when_time_is_up_the_pins_are_taken_back_and_another_try_follows() -> No
     while not again:
         now = one.deadline()
         again = sent(one.handle(Ticked(), now))
-    assert {message.k for _, message in again if isinstance(message, Pin)} == {k + 1}
+    assert {message.k for _, message in again if isinstance(message, Pin)} == {k + 2}
 
 
 def test_a_donor_that_falls_silent_is_given_up_for_one_that_is_there() -> None:
@@ -297,7 +327,7 @@ def test_a_donor_that_falls_silent_is_given_up_for_one_that_is_there() -> None:
     pins: list[tuple[PeerId, Message]] = []
     while not pins:
         pins = sent(one.handle(Ticked(), one.deadline()))
-    assert pins == [(B, Pin(ME, B, k + 1))]
+    assert pins == [(B, Pin(ME, B, k + 2))]
 
 
 def test_a_replica_that_comes_in_slowly_is_waited_for() -> None:
