@@ -305,7 +305,9 @@ class ProvingGround:
             if lane != me and lane not in dead and state.frontiers.get(lane, 0) < frontier:
                 raise ViolationError(f"{me} goes back in lane {lane} from {frontier} to {state.frontiers.get(lane, 0)}")
         adopter = self.swarm.peers[me].peer.adopter
-        if adopter is not None and adopter.done > ADOPTIONS_MAX:
+        assert adopter is not None
+        self.outcome.counts["adoptions of one peer"] = max(self.outcome.counts["adoptions of one peer"], adopter.done)
+        if adopter.done > ADOPTIONS_MAX:
             raise ViolationError(f"{me} adopted {adopter.done} times, expected at most {ADOPTIONS_MAX}")
 
     def _sent(self, me: PeerId, to: PeerId, message: object, event: Event) -> None:
