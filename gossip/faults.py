@@ -15,7 +15,7 @@ from functools import partial
 
 from gossip.events import Effect, Event, Send
 from gossip.messages import PeerId, State
-from gossip.simulator import SimulatedPeer, Simulation
+from gossip.simulator import Simulation
 
 
 class Victim(Enum):
@@ -59,6 +59,10 @@ class Faults:
     """(when, how far): the clock of a random peer jumps forward, as after a suspended machine wakes."""
     strikes: tuple[Strike, ...] = ()
 
+    def clock(self, chance: random.Random) -> tuple[float, float]:
+        """The rate of one peer's clock, and how far it is ahead."""
+        return (chance.uniform(0.5, 2), chance.uniform(0, 1000)) if self.clocks else (1.0, 0.0)
+
 
 class Disruption:
     """The faults of one simulation while they are carried out."""
@@ -76,8 +80,6 @@ class Disruption:
         self._ended = False
         swarm.blocked = self._blocked
         swarm.observers.append(self._observe)
-        for host in swarm.peers.values():
-            self._set_clock(host)
         for begin, end, both in faults.partitions:
             swarm.at(begin, partial(self._cut, both, end))
         for time in faults.crashes:
@@ -161,11 +163,5 @@ class Disruption:
         me = PeerId(f"q{index:03d}")
         self._note(f"{me} comes late")
         self._swarm.join(me)
-        self._set_clock(self._swarm.peers[me])
         if index < len(self._faults.short_lives) and self._faults.short_lives[index] < float("inf"):
             self._swarm.at(self._swarm.now + self._faults.short_lives[index], partial(self._crash, me))
-
-    def _set_clock(self, host: SimulatedPeer) -> None:
-        if self._faults.clocks:
-            host.clock_rate = self._chance.uniform(0.5, 2)
-            host.clock_ahead = self._chance.uniform(0, 1000)

@@ -174,6 +174,7 @@ class ProvingGround:
             seed=options.seed,
             network=network,
             settings=settings or Settings(detect_s=DETECT_S),
+            clock=partial(options.faults.clock, self.chance),
         )
         self.swarm.observers.append(self._observe)
         self._founders = frozenset(self.swarm.peers)
