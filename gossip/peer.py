@@ -266,6 +266,7 @@ class Peer:
                 continue
             if now >= member.departed_at + self.settings.settle_s:
                 dead.append(peer)
+                self.replicator.seal_pin(peer)
             if now >= member.departed_at + self.settings.forget_s and not member.forgotten:
                 member.forgotten = True
                 effects += self.replicator.forget_reader(peer)

@@ -44,6 +44,8 @@ class Pinning:
     donor: PeerId
     k: int
     boundaries: set[int]
+    sealed: bool = False
+    """The adopter is silent: what its donor pulls now is not kept for it."""
 
 
 @dataclass
@@ -127,6 +129,11 @@ class Replicator:
         if peer in self.origins:
             self.origins[peer].reachable = reachable
             self.origins[peer].pull = None
+
+    def seal_pin(self, peer: PeerId) -> None:
+        """`peer` has been silent for so long that it asks its donor for nothing more, if it lives at all."""
+        if peer in self.pins:
+            self.pins[peer].sealed = True
 
     def forget_reader(self, peer: PeerId) -> list[Effect]:
         """`peer` will not come back: nothing is kept for it any more, unless it does."""
@@ -225,11 +232,13 @@ class Replicator:
         known = self.pins.get(pin.peer)
         if known is not None and pin.k < known.k:
             return []
-        if known is None or known.k != pin.k:
+        if known is None or known.k != pin.k or known.sealed:
             donor = self.readers.get(pin.donor)
             if donor is None and pin.donor != self.me:
                 return []
             boundaries = {donor.acknowledged, donor.served} if donor is not None else set()
+            if known is not None and known.k == pin.k:
+                boundaries |= known.boundaries
             self.pins[pin.peer] = Pinning(pin.donor, pin.k, boundaries)
         return [Send(pin.peer, Pinned(self.me, pin.k))]
 
@@ -261,7 +270,7 @@ class Replicator:
     def _boundary_of(self, donor: PeerId, boundary: int) -> None:
         """`donor` may stand at `boundary` from now on."""
         for pin in self.pins.values():
-            if pin.donor == donor:
+            if pin.donor == donor and not pin.sealed:
                 pin.boundaries.add(boundary)
 
     def _boundaries(self) -> set[int]:

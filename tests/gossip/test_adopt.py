@@ -121,6 +121,21 @@ def test_who_pulls_again_has_given_up_its_adoption_whether_or_not_it_could_say_s
     assert boundaries(lane) == [2, 7]
 
 
+def test_for_an_adopter_that_fell_silent_what_was_kept_is_kept_and_grows_no_more() -> None:
+    one = peer(ready=True)
+    one.handle(Received(Pin(A, B, 1)), 0.1)
+    one.handle(Departed(A), 1.0)
+    for turn in range(20):
+        one.handle(Computed(UPDATE), turn)
+        one.handle(Received(Pull(B, turn, turn + 1)), turn)
+    assert one.replicator.pins[A].boundaries == set(range(7))  # until five seconds after it was taken for dead
+    assert boundaries(one.replicator)[:6] == [1, 2, 3, 4, 5, 6]
+    assert len(boundaries(one.replicator)) <= 9
+    one.handle(Received(Pin(A, B, 1)), 21.0)  # it was only cut off, and still wants to adopt
+    one.handle(Received(Pull(B, 20, 30)), 21.0)
+    assert one.replicator.pins[A].boundaries == {*range(7), 19, 20}
+
+
 def test_an_advert_from_amid_an_adoption_does_not_end_the_pin() -> None:
     lane = origin(A, B)
     publish(lane, 1)
