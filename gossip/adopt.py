@@ -140,6 +140,7 @@ class Adopter:
         assert state.payload is not None
         self._replicator.start({lane: f for lane, f in state.frontiers.items() if lane != self.me})
         self._replicator.frozen = False
+        self._replicator.k += 1
         self._adoption = None
         self.needed = False
         self._has_replica = True
@@ -182,6 +183,7 @@ class Adopter:
         adoption, self._adoption = self._adoption, None
         assert adoption is not None
         self._replicator.frozen = False
+        self._replicator.k += 1
         self.preferred = None
         self.needed = not self._has_replica  # what else called for it will call again, if it still does
         self._not_before = now + self._chance.uniform(0, BACKOFF_MAX_S)

@@ -1,7 +1,8 @@
-"""What goes wrong in a simulated swarm: cuts, crashes, pauses, latecomers and clocks of their own pace.
+"""What goes wrong in a simulated swarm: cuts, crashes, pauses, latecomers, and clocks that run and jump as they like.
 
-`Faults` says what and when, on virtual time; `inflict` writes it into a simulation's script. Who is hit is drawn from
-the generator that it is given, so the same seed hits the same peers.
+`Faults` says what and when, on virtual time; `Disruption` writes it into a simulation's script. Who is hit is drawn
+from the generator that it is given, so the same seed hits the same peers. Some faults wait for the protocol: a `Strike`
+hits when somebody was just sent a replica, which is when the one who gives and the one who takes are needed most.
 """
 
 from __future__ import annotations
@@ -9,10 +10,33 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 
-from gossip.messages import PeerId
-from gossip.simulator import SimulatedPeer, Simulation
+from gossip.events import Effect, Event, Send
+from gossip.messages import PeerId, State
+from gossip.simulator import Simulation
+
+
+class Victim(Enum):
+    """Whom a strike hits."""
+
+    LINKS = "a cut between two random halves, the adopter in the smaller one"
+    DONOR = "the donor crashes"
+    ADOPTER = "the adopter crashes"
+
+
+@dataclass(frozen=True)
+class Strike:
+    """A fault that waits for a replica to be on its way."""
+
+    since: float
+    """It hits when the first one is sent after this time."""
+    victim: Victim
+    wait: float
+    """How long after the replica was sent: it may arrive before, or be cut off."""
+    seconds: float
+    """How long a cut lasts."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +51,17 @@ class Faults:
     """(begin, how long): a random peer does nothing; what comes in waits."""
     joins: tuple[float, ...] = ()
     """A new peer comes late."""
+    short_lives: tuple[float, ...] = ()
+    """By index of `joins`: how long after it came this one crashes; infinite if it does not."""
     clocks: bool = False
     """Clocks run at 0.5 to 2 times the speed, and are ahead by up to 1,000 s."""
+    jumps: tuple[tuple[float, float], ...] = ()
+    """(when, how far): the clock of a random peer jumps forward, as after a suspended machine wakes."""
+    strikes: tuple[Strike, ...] = ()
+
+    def clock(self, chance: random.Random) -> tuple[float, float]:
+        """The rate of one peer's clock, and how far it is ahead."""
+        return (chance.uniform(0.5, 2), chance.uniform(0, 1000)) if self.clocks else (1.0, 0.0)
 
 
 class Disruption:
@@ -43,20 +76,24 @@ class Disruption:
         self._chance = chance
         self._note = note
         self._cuts: list[tuple[frozenset[PeerId], bool]] = []
+        self._strikes = list(faults.strikes)
+        self._ended = False
         swarm.blocked = self._blocked
-        for host in swarm.peers.values():
-            self._set_clock(host)
+        swarm.observers.append(self._observe)
         for begin, end, both in faults.partitions:
             swarm.at(begin, partial(self._cut, both, end))
         for time in faults.crashes:
-            swarm.at(time, self._crash)
+            swarm.at(time, self._crash_any)
         for begin, seconds in faults.pauses:
             swarm.at(begin, partial(self._pause, seconds))
         for index, time in enumerate(faults.joins):
             swarm.at(time, partial(self._join, index))
+        for time, seconds in faults.jumps:
+            swarm.at(time, partial(self._jump, seconds))
 
     def end(self) -> None:
         """Heal what is cut, and wake who pauses. Who crashed stays away, and clocks keep their pace."""
+        self._ended = True
         self._cuts.clear()
         for host in self._swarm.peers.values():
             host.paused_until = min(host.paused_until, self._swarm.now)
@@ -64,9 +101,33 @@ class Disruption:
     def _blocked(self, sender: PeerId, receiver: PeerId) -> bool:
         return any((sender in half) != (receiver in half) and (both or sender in half) for half, both in self._cuts)
 
-    def _cut(self, both: bool, end: float) -> None:
+    def _observe(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
+        if not self._strikes or self._ended:
+            return
+        for effect in effects:
+            if isinstance(effect, Send) and isinstance(effect.message, State):
+                due = [strike for strike in self._strikes if self._swarm.now >= strike.since]
+                for strike in due[:1]:
+                    self._strikes.remove(strike)
+                    self._swarm.at(self._swarm.now + strike.wait, partial(self._strike, strike, me, effect.to))
+
+    def _strike(self, strike: Strike, donor: PeerId, adopter: PeerId) -> None:
+        if self._ended:
+            return
+        match strike.victim:
+            case Victim.LINKS:
+                self._cut(True, self._swarm.now + strike.seconds, adopter)
+            case Victim.DONOR:
+                self._crash(donor)
+            case Victim.ADOPTER:
+                self._crash(adopter)
+
+    def _cut(self, both: bool, end: float, inside: PeerId | None = None) -> None:
         ids = sorted(self._swarm.peers)
         self._chance.shuffle(ids)
+        if inside is not None:
+            ids.remove(inside)
+            ids.insert(0, inside)
         cut = (frozenset(ids[: max(1, len(ids) // 2)]), both)
         self._cuts.append(cut)
         self._note(f"cut off {sorted(cut[0])}" + ("" if both else ", one way"))
@@ -77,10 +138,13 @@ class Disruption:
             self._cuts.remove(cut)
             self._note(f"healed {sorted(cut[0])}")
 
-    def _crash(self) -> None:
-        ready = [me for me, host in self._swarm.live().items() if host.peer.ready]
-        if len(ready) > 1:
-            me = self._chance.choice(ready)
+    def _crash_any(self) -> None:
+        self._crash(self._chance.choice([me for me, host in self._swarm.live().items() if host.peer.ready]))
+
+    def _crash(self, me: PeerId) -> None:
+        """`me` crashes, unless nobody else has a replica."""
+        others = [peer for peer, host in self._swarm.live().items() if host.peer.ready and peer != me]
+        if others and not self._ended and self._swarm.peers[me].alive:
             self.crashed_at[me] = self._swarm.now
             self._swarm.crash(me)
             self._note(f"{me} crashed")
@@ -90,13 +154,14 @@ class Disruption:
         self._swarm.peers[me].paused_until = self._swarm.now + seconds
         self._note(f"{me} paused for {seconds:.1f} s")
 
+    def _jump(self, seconds: float) -> None:
+        me = self._chance.choice(sorted(self._swarm.live()))
+        self._swarm.peers[me].clock_ahead += seconds
+        self._note(f"the clock of {me} jumped by {seconds:.1f} s")
+
     def _join(self, index: int) -> None:
         me = PeerId(f"q{index:03d}")
         self._note(f"{me} comes late")
         self._swarm.join(me)
-        self._set_clock(self._swarm.peers[me])
-
-    def _set_clock(self, host: SimulatedPeer) -> None:
-        if self._faults.clocks:
-            host.clock_rate = self._chance.uniform(0.5, 2)
-            host.clock_ahead = self._chance.uniform(0, 1000)
+        if index < len(self._faults.short_lives) and self._faults.short_lives[index] < float("inf"):
+            self._swarm.at(self._swarm.now + self._faults.short_lives[index], partial(self._crash, me))

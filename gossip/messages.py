@@ -76,6 +76,9 @@ class Advert:
     frontiers: Mapping[PeerId, int]
     ready: bool = True
     """It has a replica to give; False for one that came late and waits for its first."""
+    k: int = 0
+    """Of its newest pull, or of the newest adoption that it has done or given up: so an origin can tell whether the
+    frontier is newer than what it knows of this peer otherwise."""
     rumors: tuple[Rumor, ...] = ()
 
 

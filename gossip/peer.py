@@ -65,6 +65,9 @@ from gossip.messages import (
 )
 from gossip.replicate import Replicator
 
+RETURN_S = 2.0
+"""When a cut heals, all who were cut off are heard again within some adverts: nobody is buried before that."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -141,6 +144,8 @@ class Peer:
         self._changed = False
         self._advertised_at = float("-inf")
         self._give_up_at: float | None = None
+        self._returned_at = float("-inf")
+        """When somebody who was taken for dead was heard again."""
         self._retained: dict[int, Retained] = {}
         self._smallest_since = float("-inf")
         """For how long no departed peer had a smaller name than all who are here."""
@@ -173,9 +178,9 @@ class Peer:
                     self.membership.join(peer, now)
                 self._changed = True
             case Departed(peer):
-                self._reach(peer, now)
+                self._reach(peer, now, now)
             case Returned(peer):
-                self._reach(peer, None)
+                self._reach(peer, None, now)
             case Computed(payload, unit, attempt):
                 effects += self._on_computed(payload, unit, attempt)
             case Received(Advert() as advert):
@@ -254,10 +259,12 @@ class Peer:
 
     # ---------------------------------------------------------------------------------------------------- members
 
-    def _reach(self, peer: PeerId, departed_at: float | None) -> None:
+    def _reach(self, peer: PeerId, departed_at: float | None, now: float) -> None:
         member = self.members.get(peer)
         if member is None:
             return
+        if departed_at is None and member.departed_at is not None:
+            self._returned_at = now
         member.departed_at = departed_at
         member.forgotten = False
         self.replicator.reach(peer, departed_at is None)
@@ -269,7 +276,7 @@ class Peer:
         effects = self.membership.tick(now)
         self._changed = self._changed or self.membership.news
         for peer, gone in self.membership.changes(now):
-            self._reach(peer, now if gone else None)
+            self._reach(peer, now if gone else None, now)
         return effects
 
     def _on_membership(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
@@ -335,6 +342,9 @@ class Peer:
                 continue
             if now >= member.departed_at + self.settings.settle_s:
                 dead.append(peer)
+                self.replicator.seal_pin(peer)
+        if now < self._returned_at + RETURN_S:
+            return effects
         if not dead or not self.ready or self.adopter is None or self.adopter.under_way:
             return effects
         mine = self.replicator.frontiers()
@@ -422,7 +432,7 @@ class Peer:
                     retained.known_to.setdefault(advert.peer, advert.n)
         if member is None or not member.reads or not advert.ready or member.forgotten:
             return []
-        return self.replicator.acknowledge(advert.peer, seen)
+        return self.replicator.acknowledge(advert.peer, seen, advert.k)
 
     def _on_range(self, message: Range) -> list[Effect]:
         if not self.ready or not self.replicator.is_next(message):
@@ -494,7 +504,7 @@ class Peer:
 
     def _advert(self, rumors: tuple[Rumor, ...]) -> Publish:
         frontiers = self.replicator.frontiers()
-        return Publish(Advert(self.me, frontiers.pop(self.me), frontiers, self.ready, rumors))
+        return Publish(Advert(self.me, frontiers.pop(self.me), frontiers, self.ready, self.replicator.k, rumors))
 
     def _drain(self, now: float) -> list[Effect]:
         if self._give_up_at is None:

@@ -1,11 +1,14 @@
 """A bad day for a swarm, drawn from one seed, and what must hold all the same.
 
-A run has two phases. In the first, the network loses, repeats, delays and cuts; peers crash, pause and come late;
-clocks run at their own pace; a scheduler in the manner of Spark computes units of work on them, tries them again and
-tries them twice. In the second, the faults end, and the survivors must become level.
+A run has three phases. In the first, the network loses, repeats, delays and cuts; peers crash, pause and come late;
+clocks run at their own pace and jump; a scheduler in the manner of Spark computes units of work on them, tries them
+again and tries them twice; streams and bursts of other updates come between. In the second, the faults end, and the
+survivors must become level. In the third, they must drain.
 
-After every event: a replica is the initial model plus a prefix of every lane, never twice and never half; what an
-origin keeps is bounded. At the end: replicas are equal; nothing of a living lane is lost; every unit counts once.
+After every event: a replica is the initial model plus a prefix of every lane, never twice and never half; what a peer
+keeps is bounded; who adopts goes back in no living lane, and if all had pinned, no origin calls it unknown. At the end:
+replicas are equal; nothing of a living lane is lost, and every loss has a cause; every unit counts once; everybody
+drains.
 """
 
 from __future__ import annotations
@@ -18,16 +21,29 @@ from functools import partial
 import numpy as np
 
 from gossip.arrays import Array, Packed
-from gossip.events import Adopt, Computed, Deliver, Effect, Event, Negative, Own
-from gossip.faults import Disruption, Faults
+from gossip.events import Adopt, Computed, Deliver, Effect, Event, Gated, Negative, Own, Received, Send, Warn
+from gossip.faults import Disruption, Faults, Strike, Victim
 from gossip.membership import Detection
-from gossip.messages import Mark, PeerId, Unit
+from gossip.messages import Mark, PeerId, Pin, Pull, State, StateRequest, Unit, Unknown, Unpin
 from gossip.peer import Settings
 from gossip.simulator import Network, SimulatedPeer, Simulation
 
 FAULTS_END_S = 60.0
 LEVEL_TIMEOUT_S = 60.0
 """Promise: after the faults end, survivors are level within this time."""
+DRAIN_TIMEOUT_S = 30.0
+"""On a good network, with everybody level, the last acknowledgments need some adverts."""
+ADOPTIONS_MAX = 25
+"""By one peer in a run: a minute holds at most three cuts, two strikes and a few crashes and pauses, each of which may
+call for two or three. The most that was seen in 3,000 seeds is below it; without end means some hundred."""
+BOUNDARIES_MAX = 200
+"""Of one pin: a donor that pulls ten times a second until its adopter is taken for dead makes about that many."""
+LOST = (
+    "lost before anybody had pulled it",
+    "lost with all who had pulled it",
+    "dropped when the survivors agreed",
+)
+"""Causes, of updates of a lane whose peer crashed."""
 NUMBERS = 4
 """Elements of the model. Integers, so that every check is ==."""
 
@@ -42,6 +58,10 @@ class Options:
     duplication: float
     delay_mean_s: float
     faults: Faults
+    streams: tuple[tuple[float, float, float], ...]
+    """(begin, end, period): some peer publishes beside the units, without an identity."""
+    bursts: tuple[tuple[float, int], ...]
+    """(when, how many): the same, all at once."""
     units: int
     fail: float
     """Probability that an attempt fails before it is done."""
@@ -56,23 +76,44 @@ class Options:
         def times(count: int) -> tuple[float, ...]:
             return tuple(sorted(chance.uniform(5, 50) for _ in range(count)))
 
-        peers = chance.randint(3, 8)
+        peers = chance.randint(3, 7)
         partitions = []
         for begin in times(chance.randint(0, 3)):
             partitions.append((begin, begin + chance.uniform(2, 40), chance.random() < 0.7))
+        joins = times(chance.randint(0, 3))
+        if partitions and chance.random() < 0.3:  # some at the same time, in the middle of a cut
+            begin, end, _ = chance.choice(partitions)
+            first = chance.uniform(begin, min(end, 50.0))
+            joins = tuple(sorted(first + chance.uniform(0, 1) for _ in range(chance.randint(2, 3))))
+        short_lives = tuple(chance.uniform(0, 15) if chance.random() < 0.15 else float("inf") for _ in joins)
+        delay_mean_s = 10 ** chance.uniform(-2, -0.3)
+        strikes = tuple(
+            Strike(since, victim, chance.uniform(0, 4) * delay_mean_s, chance.uniform(16, 40))
+            for since in times(chance.choice([0, 1, 2]))
+            for victim in chance.choices(list(Victim), [4, 1, 1])
+        )
+        streams: tuple[tuple[float, float, float], ...] = ()
+        if chance.random() < 0.25:
+            starts = times(chance.randint(1, 2))
+            streams = tuple((begin, begin + chance.uniform(2, 10), chance.uniform(0.05, 0.2)) for begin in starts)
         return cls(
             seed=seed,
             peers=peers,
             loss=chance.choice([0.0, chance.uniform(0, 0.7)]),
             duplication=chance.choice([0.0, chance.uniform(0, 0.7)]),
-            delay_mean_s=10 ** chance.uniform(-2, -0.3),
+            delay_mean_s=delay_mean_s,
             faults=Faults(
                 partitions=tuple(partitions),
                 crashes=times(chance.randint(0, peers // 4)),
                 pauses=tuple((begin, chance.uniform(0.5, 20)) for begin in times(chance.randint(0, 2))),
-                joins=times(chance.randint(0, 3)),
+                joins=joins,
+                short_lives=short_lives,
                 clocks=chance.random() < 0.5,
+                jumps=tuple((when, 10 ** chance.uniform(-1, 2)) for when in times(chance.choice([0, 0, 1, 2]))),
+                strikes=strikes,
             ),
+            streams=streams,
+            bursts=tuple((when, chance.randint(5, 30)) for when in times(chance.choice([0, 0, 1, 2]))),
             units=chance.randint(20, 60),
             fail=chance.choice([0.0, 0.1]),
             speculate=chance.choice([0.0, 0.2]),
@@ -108,7 +149,23 @@ class ProvingGround:
         self._sums: dict[PeerId, list[Array]] = {}
         """By lane: the sum of its first n entries, for each n."""
         self._marks: dict[PeerId, list[tuple[Mark, ...]]] = {}
+        self._retries: dict[PeerId, int] = {}
+        """By lane: how many of its entries are second or later attempts."""
         self._done: set[Unit] = set()
+        self._reached: dict[PeerId, dict[PeerId, int]] = {}
+        """By lane: the furthest that each other peer ever was with it."""
+        self._pinned: dict[PeerId, dict[PeerId, int]] = {}
+        """By adopter: who had pinned (and the k of that) and was not pulled from since, if all who live had."""
+        self._given: dict[tuple[PeerId, PeerId, int], set[PeerId]] = {}
+        """By donor, adopter and k: whom the donor took for dead when it gave."""
+        self._before: dict[PeerId, dict[PeerId, int]] = {}
+        """By peer: its frontiers when the replica was checked last."""
+        self._sought: dict[PeerId, set[int]] = {}
+        """By peer: the k of its adoptions that it did not give up."""
+        self._asked: dict[PeerId, set[int]] = {}
+        """By peer: the k of those for which it asked a donor."""
+        self._departed: dict[PeerId, set[PeerId]] = {}
+        """By peer: whom it takes for dead. For the story."""
         network = Network(options.loss, options.duplication, options.delay_mean_s)
         self.swarm = Simulation(
             options.peers,
@@ -116,8 +173,10 @@ class ProvingGround:
             seed=options.seed,
             network=network,
             settings=settings or Settings(detection=Detection()),
+            clock=partial(options.faults.clock, self.chance),
         )
         self.swarm.observers.append(self._observe)
+        self._founders = frozenset(self.swarm.peers)
         self._disruption = Disruption(self.swarm, options.faults, self.chance, self._note)
         self._write_script()
 
@@ -130,12 +189,11 @@ class ProvingGround:
             level_at = self._run_until_level()
             self.outcome.counts["seconds until level"] = round(level_at - FAULTS_END_S)
             self._check_end()
+            self._check_drain()
         except AssertionError as violation:
             self.outcome.violation = f"{type(violation).__name__}: {violation}"
         self.outcome.digest = self.swarm.digest.hexdigest()
         for host in self.swarm.peers.values():
-            if host.peer.adopter is not None:
-                self.outcome.counts["adoptions"] += host.peer.adopter.done
             self.outcome.counts["withdrawn"] += host.peer.withdrawn
             self.outcome.counts["gated"] += host.gated
         return self.outcome
@@ -150,6 +208,10 @@ class ProvingGround:
             at(time, partial(self._attempt, unit, 0))
             if self.chance.random() < options.speculate:
                 at(time + self.chance.uniform(0, 6), partial(self._attempt, unit, 1))
+        for begin, end, period in options.streams:
+            at(begin, partial(self._stream, end, period, None))
+        for time, count in options.bursts:
+            at(time, partial(self._burst, count))
 
     def _note(self, text: str) -> None:
         if self._tell:
@@ -177,10 +239,27 @@ class ProvingGround:
         if host.paused_until > self.swarm.now:
             self.swarm.at(host.paused_until, lambda: self._finish(unit, attempt, me))
             return
-        delta = np.array([self.chance.getrandbits(40) for _ in range(NUMBERS)], np.int64)
         self._note(f"{me} computed {tuple(unit)}, attempt {attempt}")
-        self.swarm.happen(me, Computed(Packed.of({"w": delta}), unit, attempt))
+        self.swarm.happen(me, Computed(self._delta(), unit, attempt))
         self._done.add(unit)
+
+    def _delta(self) -> Packed:
+        return Packed.of({"w": np.array([self.chance.getrandbits(40) for _ in range(NUMBERS)], np.int64)})
+
+    def _stream(self, end: float, period: float, me: PeerId | None) -> None:
+        """One update of a stream, and the next one a period later, until its peer crashes."""
+        if me is None:
+            me = self.chance.choice([me for me, host in self.swarm.live().items() if host.peer.ready])
+            self._note(f"{me} publishes every {period:.2f} s")
+        if self.swarm.now < end and self.swarm.peers[me].alive:
+            self.swarm.happen(me, Computed(self._delta()))
+            self.swarm.at(self.swarm.now + period, partial(self._stream, end, period, me))
+
+    def _burst(self, count: int) -> None:
+        me = self.chance.choice([me for me, host in self.swarm.live().items() if host.peer.ready])
+        self._note(f"{me} publishes {count} updates at once")
+        for _ in range(count):
+            self.swarm.happen(me, Computed(self._delta()))
 
     # ------------------------------------------------------------------------------------------------------ oracles
 
@@ -188,17 +267,72 @@ class ProvingGround:
         host = self.swarm.peers[me]
         touched = False
         for effect in effects:
-            if isinstance(effect, Deliver) and effect.lane == me and not _is_own_sum(effect):
-                self._append(me, effect, event)
-                touched = True
-            elif isinstance(effect, Deliver | Adopt):
-                touched = True
+            match effect:
+                case Deliver(lane=lane):
+                    touched = True
+                    if lane == me and not isinstance(effect.payload, Own):
+                        self._append(me, effect, event)
+                case Adopt():
+                    touched = True
+                    self._adopted(me, event)
+                case Send(to, message):
+                    self._sent(me, to, message, event)
+                case Gated(unit):
+                    self._note(f"{me} does not publish {tuple(unit)}: it is known")
+                case Warn(text):
+                    self._note(f"{me} warns: {text}")
         if touched:
             self._check_replica(me, host)
-        self.outcome.counts["peak segments"] = max(self.outcome.counts["peak segments"], len(host.segments))
-        bound = 2 * len(self.swarm.peers) + 2 + sum(len(pin.boundaries) for pin in host.peer.replicator.pins.values())
-        if len(host.segments) > bound:
-            raise ViolationError(f"{me} keeps {len(host.segments)} segments, expected at most {bound}")
+        if isinstance(event, Received) and isinstance(event.message, Pull):
+            pull = event.message
+            if pull.k > self._pinned.get(pull.peer, {}).get(me, pull.k):
+                del self._pinned[pull.peer][me]  # its first pull since it adopted, and not unknown
+        self._check_bounds(me, host)
+        if self._tell:
+            self._tell_departures(me, host)
+
+    def _adopted(self, me: PeerId, event: Event) -> None:
+        assert isinstance(event, Received)
+        assert isinstance(event.message, State)
+        state = event.message
+        self.outcome.counts["replicas adopted"] += 1
+        self._note(f"{me} adopts the replica of {state.peer}: {dict(state.frontiers)}")
+        pins = {peer: host.peer.replicator.pins.get(me) for peer, host in self.swarm.live().items() if peer != me}
+        if all(pin is not None and pin.k == state.k for pin in pins.values()):
+            self._pinned[me] = dict.fromkeys(pins, state.k)
+        dead = self._given[state.peer, me, state.k]
+        for lane, frontier in self._before.get(me, {}).items():
+            if lane != me and lane not in dead and state.frontiers.get(lane, 0) < frontier:
+                raise ViolationError(f"{me} goes back in lane {lane} from {frontier} to {state.frontiers.get(lane, 0)}")
+        adopter = self.swarm.peers[me].peer.adopter
+        assert adopter is not None
+        self.outcome.counts["adoptions of one peer"] = max(self.outcome.counts["adoptions of one peer"], adopter.done)
+        if adopter.done > ADOPTIONS_MAX:
+            raise ViolationError(f"{me} adopted {adopter.done} times, expected at most {ADOPTIONS_MAX}")
+
+    def _sent(self, me: PeerId, to: PeerId, message: object, event: Event) -> None:
+        match message:
+            case Pin(_, donor, k) if k not in self._sought.setdefault(me, set()):
+                self._sought[me].add(k)
+                self._pinned.pop(me, None)
+                self.outcome.counts["replicas sought"] += 1
+                self._note(f"{me} wants the replica of {donor}")
+            case StateRequest(_, k) if k not in self._asked.setdefault(me, set()):
+                self._asked[me].add(k)
+                self.outcome.counts["replicas asked for"] += 1
+            case Unpin(_, k) if k in self._sought.get(me, ()):
+                self._sought[me].discard(k)
+                self.outcome.counts["replicas given up"] += 1
+                self._note(f"{me} gives up adopting")
+            case State(_, _, k):
+                departed = {peer for peer, m in self.swarm.peers[me].peer.members.items() if m.departed_at is not None}
+                strangers = self.swarm.peers.keys() - self.swarm.peers[me].peer.members.keys()
+                self._given[me, to, k] = self._given.get((me, to, k), set()) | departed | strangers
+            case Unknown(_, frontier):
+                self.outcome.counts["unknown"] += 1
+                self._note(f"{me} does not keep what {to} asks for after {frontier}")
+                if me in self._pinned.get(to, ()):
+                    raise ViolationError(f"{me} had pinned for {to}, and does not know what follows {frontier}")
 
     def _append(self, me: PeerId, effect: Deliver, event: Event) -> None:
         """One more entry of a lane, as its origin published it."""
@@ -208,6 +342,8 @@ class ProvingGround:
         else:
             assert isinstance(effect.payload, Packed)
             entry = effect.payload.arrays()["w"]
+        if not self.swarm.peers[me].peer.ready or (me not in self._founders and not self._before.get(me)):
+            raise ViolationError(f"{me} publishes before it has a replica")
         if effect.lo != len(sums):
             raise ViolationError(f"{me} published {effect.lo}, expected {len(sums)}")
         sums.append(sums[-1] + entry)
@@ -217,18 +353,51 @@ class ProvingGround:
         else:
             assert isinstance(event, Computed)
             lane.append(() if event.unit is None else (Mark(event.unit, event.attempt),))
+            self._retries[me] = self._retries.get(me, 0) + (event.attempt > 0)
         self.outcome.counts["published"] += 1
 
     def _check_replica(self, me: PeerId, host: SimulatedPeer) -> None:
         expected = np.zeros(NUMBERS, np.int64)
-        for lane, frontier in host.peer.replicator.frontiers().items():
+        frontiers = self._before[me] = host.peer.replicator.frontiers()
+        for lane, frontier in frontiers.items():
             if frontier:
                 sums = self._sums.get(lane, [])
+                reached = self._reached.setdefault(lane, {})
+                reached[me] = max(reached.get(me, 0), frontier)
                 if frontier >= len(sums):
                     raise ViolationError(f"{me} says it has {lane} up to {frontier}, which has only {len(sums) - 1}")
                 expected = expected + sums[frontier]
         if not np.array_equal(host.replica.arrays()["w"], expected):
             raise ViolationError(f"the replica of {me} is not the sum of prefixes {host.peer.replicator.frontiers()}")
+
+    def _check_bounds(self, me: PeerId, host: SimulatedPeer) -> None:
+        """Everything that grows has a limit."""
+        peer, counts, others = host.peer, self.outcome.counts, len(self.swarm.peers)
+        lane = peer.replicator
+        boundaries = sum([len(pin.boundaries) for pin in lane.pins.values()])
+        for what, kept, most in (
+            ("segments", len(host.segments), 2 * len(lane.readers) + boundaries + 2),
+            ("segments known", len(lane.segments), len(host.segments)),
+            ("members", len(peer.members), others),
+            ("readers", len(lane.readers), len(peer.members)),
+            ("origins", len(lane.origins), others),
+            ("pins", len(lane.pins), len(peer.members)),
+            ("pinned boundaries", boundaries, BOUNDARIES_MAX * len(lane.pins)),
+            ("retained updates", host.segments.retained, self._retries.get(me, 0)),
+        ):
+            if kept > counts[f"peak {what}"]:
+                counts[f"peak {what}"] = kept
+            if kept > most:
+                raise ViolationError(f"{me} keeps {kept} {what}, expected at most {most}")
+
+    def _tell_departures(self, me: PeerId, host: SimulatedPeer) -> None:
+        known = self._departed.setdefault(me, set())
+        departed = {peer for peer, member in host.peer.members.items() if member.departed_at is not None}
+        for other in sorted(departed - known):
+            self._note(f"{me} takes {other} for dead")
+        for other in sorted(known - departed):
+            self._note(f"{me} hears {other} again")
+        self._departed[me] = departed
 
     def _levels(self) -> list[dict[PeerId, int]]:
         return [
@@ -273,11 +442,14 @@ class ProvingGround:
             lost = len(marks) - 1 - kept
             if lost and self.swarm.peers[lane].alive:
                 raise ViolationError(f"{lost} updates of {lane}, which is alive, are lost")
-            self.outcome.counts["lost with a crash"] += lost
+            self._count_lost(lane, len(marks) - 1, kept)
             for entry in marks[1 : kept + 1]:
                 for mark in entry:
                     net[mark.unit] += -1 if mark.withdraws else 1
-        self.outcome.counts["merged"] += merged
+        counts = self.outcome.counts
+        counts["merged"] += merged
+        if counts["published"] != merged + sum(counts[cause] for cause in LOST):
+            raise ViolationError(f"published {counts['published']}, of which {merged} merged and others lost: {counts}")
         doubled = sum(1 for unit in self._done if net[unit] > 1)
         absent = sum(1 for unit in self._done if net[unit] < 1)
         self.outcome.counts["units"] += len(self._done)
@@ -285,10 +457,28 @@ class ProvingGround:
         self.outcome.counts["absent"] += absent
         if not self._disruption.crashed_at and (doubled or absent):
             raise ViolationError(f"without a crash {doubled} units count twice and {absent} not at all")
+        if not self._disruption.crashed_at and any(host.segments.retained for host in self.swarm.live().values()):
+            raise ViolationError("updates are retained though everybody knows their units")
 
+    def _count_lost(self, lane: PeerId, published: int, kept: int) -> None:
+        """Of a dead lane: by how far its readers ever were."""
+        reached = {peer: frontier for peer, frontier in self._reached.get(lane, {}).items() if peer != lane}
+        anybody = max(reached.values(), default=0)
+        survivors = max([f for peer, f in reached.items() if self.swarm.peers[peer].alive], default=0)
+        for cause, lost in zip(LOST, (published - anybody, anybody - survivors, survivors - kept), strict=True):
+            self.outcome.counts[cause] += lost
+            if lost:
+                self._note(f"{lost} updates of {lane} {cause}")
 
-def _is_own_sum(effect: Deliver) -> bool:
-    return isinstance(effect.payload, Own)
+    def _check_drain(self) -> None:
+        """Nothing is under way any more, so everybody has what everybody published, and can be told so."""
+        self.swarm.exhaust(2 * DRAIN_TIMEOUT_S)  # of a clock at up to twice the speed
+        until = self.swarm.now + DRAIN_TIMEOUT_S
+        while self.swarm.now < until and any(host.drained is None for host in self.swarm.live().values()):
+            self.swarm.run(self.swarm.now + 0.5)
+        for me, host in self.swarm.live().items():
+            if host.drained != ():
+                raise ViolationError(f"{me} did not drain within {DRAIN_TIMEOUT_S:g} s: {host.drained}")
 
 
 def run(seed: int, settings: Settings | None = None, tell: bool = False) -> Outcome:

@@ -13,7 +13,8 @@ So a reader applies a range only if it begins right after its frontier, and noth
 whatever the network loses, repeats or reorders. A slow reader gets fewer and larger sums: backpressure without waiting.
 
 A peer that adopts a donor's replica will stand where the donor stood. It *pins* that beforehand: from then on the
-origin keeps every boundary at which the donor may stand, until the adopter has pulled from one of them.
+origin keeps every boundary at which the donor may stand, until the adopter has pulled from one of them. An origin that
+was cut off, and could not be asked to, serves it all the same where a segment happens to begin.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Pinning:
     donor: PeerId
     k: int
     boundaries: set[int]
+    sealed: bool = False
+    """The adopter is silent: what its donor pulls now is not kept for it."""
 
 
 @dataclass
@@ -98,7 +101,7 @@ class Replicator:
     frozen: bool = False
     """An adoption is under way: nothing is pulled or applied, own updates go on."""
     k: int = 0
-    """Of the newest pull or pin, to whomever."""
+    """Of the newest pull or pin, to whomever, or one more since the pin is not needed any more."""
 
     # ------------------------------------------------------------------------------------------------- membership
 
@@ -126,6 +129,11 @@ class Replicator:
         if peer in self.origins:
             self.origins[peer].reachable = reachable
             self.origins[peer].pull = None
+
+    def seal_pin(self, peer: PeerId) -> None:
+        """`peer` has been silent for so long that it asks its donor for nothing more, if it lives at all."""
+        if peer in self.pins:
+            self.pins[peer].sealed = True
 
     def forget_reader(self, peer: PeerId) -> list[Effect]:
         """`peer` will not come back: nothing is kept for it any more, unless it does."""
@@ -158,7 +166,12 @@ class Replicator:
         pin, reader = self.pins.get(pull.peer), self.readers.get(pull.peer)
         if pull.k < max(pin.k if pin else 0, reader.k if reader else 0):
             return []
-        reader = self._reader_at(pull)
+        if pin is not None:
+            del self.pins[pull.peer]  # who pulls does not adopt any more: it has, or has given up
+        if pin is not None and pull.frontier in pin.boundaries:
+            reader = self.readers[pull.peer] = Reader(pull.frontier, pull.frontier)
+        elif reader is None or pull.frontier not in (reader.acknowledged, reader.served):
+            reader = self._moved(pull, reader)
         if reader is None:
             return [Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
         reader.k = pull.k
@@ -173,43 +186,41 @@ class Replicator:
             effects.append(Send(pull.peer, Range(self.me, pull.frontier + 1, reader.served, pull.k, marks)))
         return effects
 
-    def _reader_at(self, pull: Pull) -> Reader | None:
-        """Who pulls, as one who stands at the pull's frontier: it stood there, or adopted the replica of one that did.
-
-        A pull that was sent before the reader moved on must not move it back: only a newer one moves it elsewhere.
-        """
-        pin, reader = self.pins.get(pull.peer), self.readers.get(pull.peer)
-        if pin is not None and pull.frontier in pin.boundaries:
-            del self.pins[pull.peer]
-        elif reader is not None and pull.frontier in (reader.acknowledged, reader.served):
-            return reader
-        elif (
-            pull.peer not in self.members
-            or (reader is not None and pull.k == reader.k)
-            or not self._serves_from(pull.frontier)
-        ):
+    def _moved(self, pull: Pull, reader: Reader | None) -> Reader | None:
+        """The reader where its newest pull says it stands, if what follows is kept: it adopted while it was cut off."""
+        if pull.peer not in self.members or not self.keeps(pull.frontier):
             return None
-        self.readers[pull.peer] = Reader(pull.frontier, pull.frontier)
-        return self.readers[pull.peer]
-
-    def _serves_from(self, frontier: int) -> bool:
-        """What follows `frontier` is kept as whole segments."""
-        return frontier == self.n or frontier == self.forgotten == 0 or frontier in self._boundaries()
-
-    def acknowledge(self, peer: PeerId, frontier: int) -> list[Effect]:
-        """`peer` says that it has applied this lane up to `frontier`: it was served that, or adopted it."""
-        reader, pin = self.readers.get(peer), self.pins.get(peer)
-        if pin is not None and frontier in pin.boundaries:
-            del self.pins[peer]
-            self.readers[peer] = Reader(frontier, frontier, pin.k)
-        elif reader is None:
-            if frontier != self.n and frontier not in self._boundaries():
-                return []
-            self.readers[peer] = Reader(frontier, frontier)
-        elif frontier != reader.served or frontier == reader.acknowledged:
-            return []
+        if reader is None:
+            reader = Reader(pull.frontier, pull.frontier)
+        elif pull.k <= reader.k:
+            return None
         else:
+            # An advert may have overtaken this pull: it may stand at what was served before as well.
+            reader.acknowledged, reader.served = pull.frontier, max(pull.frontier, reader.served)
+        self.readers[pull.peer] = reader
+        return reader
+
+    def acknowledge(self, peer: PeerId, frontier: int, k: int = 0) -> list[Effect]:
+        """`peer` advertised that it has applied this lane up to `frontier`: it was served that, or adopted it.
+
+        `k` tells whether the advert is newer than the peer's newest pull and pin.
+        """
+        reader, pin = self.readers.get(peer), self.pins.get(peer)
+        adopts = pin is not None and k <= pin.k
+        if pin is not None and not adopts:
+            del self.pins[peer]  # it has adopted, or has given up
+        if reader is not None and frontier == reader.served:
+            if frontier == reader.acknowledged and (pin is None or adopts):
+                return []
             reader.acknowledged = frontier
+        elif not adopts and (
+            reader is None or pin is not None or (k > 0 and k >= reader.k and frontier > reader.served)
+        ):
+            if not self.keeps(frontier):
+                return []
+            self.readers[peer] = Reader(frontier, frontier, k)
+        else:
+            return []
         self._boundary_of(peer, frontier)
         return self.compact()
 
@@ -223,11 +234,13 @@ class Replicator:
         known = self.pins.get(pin.peer)
         if known is not None and pin.k < known.k:
             return []
-        if known is None or known.k != pin.k:
+        if known is None or known.k != pin.k or known.sealed:
             donor = self.readers.get(pin.donor)
             if donor is None and pin.donor != self.me:
                 return []
             boundaries = {donor.acknowledged, donor.served} if donor is not None else set()
+            if known is not None and known.k == pin.k:
+                boundaries |= known.boundaries
             self.pins[pin.peer] = Pinning(pin.donor, pin.k, boundaries)
         return [Send(pin.peer, Pinned(self.me, pin.k))]
 
@@ -259,7 +272,7 @@ class Replicator:
     def _boundary_of(self, donor: PeerId, boundary: int) -> None:
         """`donor` may stand at `boundary` from now on."""
         for pin in self.pins.values():
-            if pin.donor == donor:
+            if pin.donor == donor and not pin.sealed:
                 pin.boundaries.add(boundary)
 
     def _boundaries(self) -> set[int]:

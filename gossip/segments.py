@@ -153,6 +153,11 @@ class Segments:
         """What the segments hold in memory."""
         return sum(entry.segment.memory_bytes for entry in self._entries)
 
+    @property
+    def retained(self) -> int:
+        """How many updates may have to be taken back."""
+        return len(self._retained)
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -99,7 +99,9 @@ class Simulation:
         network: Network | None = None,
         settings: Settings | None = None,
         observe: Observe | None = None,
+        clock: Callable[[], tuple[float, float]] = lambda: (1.0, 0.0),
     ) -> None:
+        """`clock` gives the rate of a peer's clock, and how far it is ahead, when the peer begins."""
         self.now = 0.0
         self.network = network or Network()
         self.random = random.Random(seed)
@@ -110,6 +112,7 @@ class Simulation:
         self._order = 0
         self._settings = settings
         self._initial = initial
+        self._clock = clock
         self.blocked: Callable[[PeerId, PeerId], bool] = lambda sender, receiver: False
         """Whether nothing that the first sends reaches the second: a partition, perhaps in one direction."""
         ids = [PeerId(f"p{index:03d}") for index in range(count)]
@@ -271,4 +274,5 @@ class Simulation:
 
     def _add(self, me: PeerId) -> None:
         peer = Peer(me, self.layout, self._settings, random.Random(self.random.getrandbits(64)))
-        self.peers[me] = SimulatedPeer(peer, Packed.of(self._initial))
+        host = self.peers[me] = SimulatedPeer(peer, Packed.of(self._initial))
+        host.clock_rate, host.clock_ahead = self._clock()

@@ -117,8 +117,8 @@ def encode(message: Message, payload: Payload | None = None) -> list[Bytes]:
 
 def _fields(message: Message) -> tuple[int, list[Any]]:
     match message:
-        case Advert(peer, n, frontiers, ready, rumors):
-            return 1, [peer, n, dict(frontiers), ready, _rumor_fields(rumors)]
+        case Advert(peer, n, frontiers, ready, k, rumors):
+            return 1, [peer, n, dict(frontiers), ready, k, _rumor_fields(rumors)]
         case Pull(peer, frontier, k):
             return 2, [peer, frontier, k]
         case Range(peer, lo, hi, k, marks, layout):
@@ -386,7 +386,7 @@ def _layout(value: Any) -> Layout:
 
 _STANDINGS = tuple(standing.value for standing in Standing)
 _DECODERS: dict[int, tuple[tuple[Callable[[Any], Any], ...], Callable[..., Message]]] = {
-    1: ((_peer, _count, _frontiers, _flag, _rumors), Advert),
+    1: ((_peer, _count, _frontiers, _flag, _count, _rumors), Advert),
     2: ((_peer, _count, _count), Pull),
     3: ((_peer, _count, _count, _count, _marks, _layout), Range),
     4: ((_peer, _count, _count), Unknown),

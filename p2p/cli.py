@@ -268,7 +268,10 @@ def simulate(seed: int) -> None:
 @click.option("--seeds", type=click.IntRange(min=1), default=300, show_default=True, help="How many.")
 @click.option("--first", type=int, default=0, show_default=True, help="The first one.")
 def soak(seeds: int, first: int) -> None:
-    """Run many simulated bad days over all cores and print what they came to; exit 1 if anything was violated."""
+    """Run many simulated bad days over all cores and print what they came to; exit 1 if anything was violated.
+
+    Ctrl-C ends it early and prints what was run until then.
+    """
     from rich.progress import Progress
 
     from p2p.soak import soak as run_seeds
@@ -281,5 +284,7 @@ def soak(seeds: int, first: int) -> None:
     for outcome in bad:
         click.echo(f"seed {outcome.options.seed}: {outcome.violation}\n{outcome.options}\n")
     Console().print(table(outcomes))
+    if len(outcomes) < seeds:
+        click.echo(f"stopped after {len(outcomes)} of {seeds} seeds")
     if bad:
         raise click.ClickException(f"{len(bad)} seeds violated a promise; repeat one by deepdist simulate --seed N")

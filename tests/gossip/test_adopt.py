@@ -11,7 +11,7 @@ from gossip.adopt import GIVE_UP_S
 from gossip.arrays import Packed
 from gossip.events import Adopt, Computed, Deliver, Departed, Effect, Joined, Own, Received, Send, Started, Ticked
 from gossip.messages import Advert, Message, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unknown, Unpin
-from gossip.peer import Peer
+from gossip.peer import RETURN_S, Peer, Settings
 from gossip.replicate import Reader, Replicator
 
 ME, A, B, X = PeerId("me"), PeerId("a"), PeerId("b"), PeerId("x")
@@ -106,6 +106,89 @@ def test_who_does_not_know_the_donor_does_not_pin() -> None:
     lane = origin(A)
     assert lane.on_pin(Pin(X, B, 1)) == []
     assert lane.pins == {}
+
+
+def test_who_pulls_again_has_given_up_its_adoption_whether_or_not_it_could_say_so() -> None:
+    lane = origin(A, B)
+    publish(lane, 1)
+    lane.on_pin(Pin(B, A, 1))
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))
+    lane.on_pull(Pull(B, 0, 2))
+    assert lane.pins == {}
+    publish(lane, 5)
+    assert boundaries(lane) == [2, 7]
+
+
+def test_for_an_adopter_that_fell_silent_what_was_kept_is_kept_and_grows_no_more() -> None:
+    one = peer(ready=True)
+    one.handle(Received(Pin(A, B, 1)), 0.1)
+    one.handle(Departed(A), 1.0)
+    for turn in range(20):
+        one.handle(Computed(UPDATE), turn)
+        one.handle(Received(Pull(B, turn, turn + 1)), turn)
+    assert one.replicator.pins[A].boundaries == set(range(7))  # until five seconds after it was taken for dead
+    assert boundaries(one.replicator)[:6] == [1, 2, 3, 4, 5, 6]
+    assert len(boundaries(one.replicator)) <= 9
+    one.handle(Received(Pin(A, B, 1)), 21.0)  # it was only cut off, and still wants to adopt
+    one.handle(Received(Pull(B, 20, 30)), 21.0)
+    assert one.replicator.pins[A].boundaries == {*range(7), 19, 20}
+
+
+def test_an_advert_from_amid_an_adoption_does_not_end_the_pin() -> None:
+    lane = origin(A, B)
+    publish(lane, 1)
+    lane.on_pin(Pin(B, A, 7))
+    lane.acknowledge(B, 0, 7)  # where it stands until it has adopted
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))  # A gives its replica now, and goes on
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 2, 3))
+    lane.acknowledge(A, 3)
+    lane.acknowledge(B, 2, 8)
+    assert lane.pins == {}
+    assert sent(lane.on_pull(Pull(B, 2, 9))) == [(B, Range(ME, 3, 3, 9))]
+
+
+def test_who_is_level_by_an_adoption_that_was_not_pinned_need_not_pull_to_say_so() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(B, 0, 1))
+    lane.on_pull(Pull(A, 0, 1))
+    publish(lane, 1)
+    lane.acknowledge(A, 3, 0)  # older than its pull, and nothing that it was served
+    assert lane.behind() == (A, B)
+    lane.acknowledge(A, 3, 4)
+    lane.acknowledge(B, 3, 4)
+    assert lane.behind() == ()
+    assert lane.segments == []
+
+
+def test_who_adopted_while_it_was_cut_off_goes_on_where_it_stands_if_a_segment_begins_there() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))
+    publish(lane, 1)
+    lane.on_pull(Pull(B, 0, 1))  # B stands at 0 or 3, and A at 2: segments begin at 1 and 3
+    ((to, answer),) = sent(lane.on_pull(Pull(B, 2, 2)))  # it adopted A's replica, and we were not asked to pin
+    assert (to, answer) == (B, Range(ME, 3, 3, 2))
+    assert lane.readers[B] == Reader(2, 3, 2)
+    publish(lane, 1)
+    assert sent(lane.on_pull(Pull(B, 1, 3))) == [(B, Unknown(ME, 1, 3))]  # in the middle of a segment
+
+
+def test_a_pull_that_an_advert_overtook_leaves_the_reader_where_it_may_stand() -> None:
+    lane = origin(A, B)
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.acknowledge(A, 1)
+    assert sent(lane.on_pull(Pull(A, 0, 1))) == [(A, Unknown(ME, 0, 1))]  # a copy: nothing new
+    publish(lane, 1)
+    assert sent(lane.on_pull(Pull(A, 0, 2))) == [(A, Range(ME, 1, 1, 2))]
+    assert sent(lane.on_pull(Pull(A, 1, 3))) == [(A, Range(ME, 2, 2, 3))]
 
 
 def test_an_unpin_releases_what_was_kept_and_one_of_an_older_pin_does_not() -> None:
@@ -265,7 +348,7 @@ def test_when_time_is_up_the_pins_are_taken_back_and_another_try_follows() -> No
     while not again:
         now = one.deadline()
         again = sent(one.handle(Ticked(), now))
-    assert {message.k for _, message in again if isinstance(message, Pin)} == {k + 1}
+    assert {message.k for _, message in again if isinstance(message, Pin)} == {k + 2}
 
 
 def test_a_donor_that_falls_silent_is_given_up_for_one_that_is_there() -> None:
@@ -275,7 +358,7 @@ def test_a_donor_that_falls_silent_is_given_up_for_one_that_is_there() -> None:
     pins: list[tuple[PeerId, Message]] = []
     while not pins:
         pins = sent(one.handle(Ticked(), one.deadline()))
-    assert pins == [(B, Pin(ME, B, k + 1))]
+    assert pins == [(B, Pin(ME, B, k + 2))]
 
 
 def test_a_replica_that_comes_in_slowly_is_waited_for() -> None:
@@ -285,3 +368,18 @@ def test_a_replica_that_comes_in_slowly_is_waited_for() -> None:
     one.adopter.progressed(A, 6.0)
     assert sent(one.handle(Ticked(), 0.1 + GIVE_UP_S + 1.0)) == []
     assert (B, Unpin(ME, k)) in sent(one.handle(Ticked(), 6.0 + GIVE_UP_S))
+
+
+def test_when_a_cut_heals_nobody_is_buried_before_the_others_had_time_to_be_heard() -> None:
+    one = Peer(ME, UPDATE.layout, Settings(detect_s=4.0), random.Random(1))
+    one.handle(Started({}), 0.0)
+    for other in (A, B):
+        one.handle(Joined(other), 0.0)
+    one.handle(Ticked(), 30.0)  # both are taken for dead
+    one.handle(Ticked(), 40.0)
+    first = one.handle(Received(Advert(A, 1, {B: 5})), 50.0)  # it was on the other side with B
+    assert not any(isinstance(message, Pin) for _, message in sent(first))
+    one.handle(Received(Advert(A, 1, {B: 5})), 50.0 + RETURN_S - 0.1)
+    assert not one.pending
+    late = one.handle(Received(Advert(A, 1, {B: 5})), 50.0 + RETURN_S)  # B is dead after all
+    assert [to for to, message in sent(late) if isinstance(message, Pin)] == [A]

@@ -77,7 +77,7 @@ def test_nothing_is_said_before_the_replica_is_in_place() -> None:
     assert peer.handle(Ticked(), 9.0) == []
     assert peer.deadline() == FOREVER
     effects = peer.handle(Started({A: 2}), 10.0)
-    assert adverts(effects) == [Advert(ME, 0, {A: 2})]
+    assert adverts(effects) == [Advert(ME, 0, {A: 2}, k=1)]
     assert pulls(effects) == [(A, 2)]  # what it heard before is not forgotten
     assert len(effects) == 2
 

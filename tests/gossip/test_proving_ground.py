@@ -6,17 +6,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gossip.adopt import Adopter
 from gossip.arrays import Payload
-from gossip.events import Deliver, Effect, Event, Forget, Joined, Negative, Received, Started, Ticked
+from gossip.events import Deliver, Effect, Event, Forget, Joined, Negative, Received, Send, Started, Ticked
 from gossip.identity import Identities
-from gossip.messages import Mark, PeerId, Pin, Range, State, StateRequest, Unit
+from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unit, Unpin
 from gossip.peer import Peer, Settings
-from gossip.proving_ground import Options, Outcome, run
+from gossip.proving_ground import DETECT_S, Options, Outcome, run
 from gossip.replicate import Replicator
 
 
@@ -70,7 +71,7 @@ def test_the_days_are_bad_enough() -> None:
 
 
 class ForgetsWhatIsServed(Replicator):
-    """Does not wait until it is acknowledged."""
+    """Compaction past a stale frontier: does not wait until it is acknowledged."""
 
     def compact(self) -> list[Effect]:
         effects = super().compact()
@@ -82,22 +83,20 @@ class ForgetsWhatIsServed(Replicator):
         return effects
 
 
-class DropsTheOldest(Replicator):
-    """Keeps three segments at most, whoever still needs the first."""
-
-    def publish(self, payload: Payload | Negative, marks: tuple[Mark, ...]) -> list[Effect]:
-        effects = super().publish(payload, marks)
-        if len(self.segments) > 3:
-            self.forgotten = self.segments.pop(0).hi
-            effects.append(Forget(self.forgotten))
-        return effects
-
-
 class ForgetsWhoIsGone(Peer):
-    """Keeps nothing for a peer that may only be cut off."""
+    """Both sides refusing after a partition: keeps nothing for a peer that may only be cut off."""
 
     def __init__(self, me: PeerId, layout: Any, settings: Settings | None, chance: Any) -> None:
-        super().__init__(me, layout, Settings(forget_s=0.0), chance)
+        super().__init__(me, layout, Settings(detect_s=DETECT_S, forget_s=0.0), chance)
+
+
+class PublishesBeforeItIsReady(Peer):
+    """A joiner that publishes before it is ready."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        effects = super().handle(event, now)
+        self.ready = True
+        return effects
 
 
 class StartsWhereTheOthersAre(Peer):
@@ -116,7 +115,7 @@ class StartsWhereTheOthersAre(Peer):
 
 
 class KnowsItsFirstMomentOnly(Peer):
-    """Comes late, and never hears of those that come later still nor of those that were dead before."""
+    """A joiner that knows only the peers of its first moment: neither later ones nor those that were dead before."""
 
     late_since: float | None = None
 
@@ -131,15 +130,33 @@ class KnowsItsFirstMomentOnly(Peer):
         pass
 
 
+class GivesNothingWhileItWaits(Adopter):
+    """All waiting for state and none giving: who needs a replica has none to give."""
+
+    def on_request(
+        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
+    ) -> list[Effect]:
+        return [] if self.needed else super().on_request(request, departed, marks)
+
+
+class GivesThoughItIsBehind(Adopter):
+    """Adopting from a donor that is behind."""
+
+    def on_request(
+        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
+    ) -> list[Effect]:
+        return super().on_request(replace(request, frontiers={}), departed, marks)
+
+
 class TakesUnknownForAnOldAnswer(Peer):
-    """Asks again and again."""
+    """Treating an unknown frontier as a stale duplicate: asks again and again."""
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         return []
 
 
 class PinsNothingWhileItAdopts(Peer):
-    """Two that adopt wait for each other."""
+    """Two joiners waiting for each other."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         assert self.adopter is not None
@@ -148,13 +165,90 @@ class PinsNothingWhileItAdopts(Peer):
         return super().handle(event, now)
 
 
-class GivesNothingWhileItWaits(Adopter):
-    """Who needs a replica has none to give: all wait, and nobody gives."""
+class DropsTheOldest(Replicator):
+    """Dropping the oldest segment at the cap: three at most, whoever still needs the first."""
 
-    def on_request(
-        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
-    ) -> list[Effect]:
-        return [] if self.needed else super().on_request(request, departed, marks)
+    def publish(self, payload: Payload | Negative, marks: tuple[Mark, ...]) -> list[Effect]:
+        effects = super().publish(payload, marks)
+        if len(self.segments) > 3:
+            self.forgotten = self.segments.pop(0).hi
+            effects.append(Forget(self.forgotten))
+        return effects
+
+
+class PinsNothing(Replicator):
+    """Says that it has pinned, and has not."""
+
+    def on_pin(self, pin: Pin) -> list[Effect]:
+        return [Send(pin.peer, Pinned(self.me, pin.k))]
+
+
+class PinsOnlyWhereTheDonorStands(Replicator):
+    """Keeps what the donor has when it is asked to pin, and not what it has when it gives."""
+
+    def _boundary_of(self, donor: PeerId, boundary: int) -> None:
+        pass
+
+
+class LetsPinsExpire(Peer):
+    """Drops pins after two seconds."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        effects = super().handle(event, now)
+        pins = self.replicator.pins
+        self.since = {peer: since for peer, since in getattr(self, "since", {}).items() if peer in pins}
+        for peer in list(pins):
+            if now > self.since.setdefault(peer, now) + 2.0:
+                del pins[peer]
+        return effects
+
+
+class EndsPinsByAnyAdvert(Replicator):
+    """Takes an advert from amid an adoption for one that came after it."""
+
+    def acknowledge(self, peer: PeerId, frontier: int, k: int = 0) -> list[Effect]:
+        pin = self.pins.get(peer)
+        newer = pin is not None and frontier in pin.boundaries
+        return super().acknowledge(peer, frontier, k + 1 if newer and pin and pin.k == k else k)
+
+
+class KeepsPinsUntilTheyAreUsed(Replicator):
+    """Does not take a pull or an advert for the end of an adoption that was given up."""
+
+    def on_pull(self, pull: Pull) -> list[Effect]:
+        pin = self.pins.get(pull.peer)
+        effects = super().on_pull(pull)
+        if pin is not None and pull.frontier not in pin.boundaries:
+            self.pins[pull.peer] = pin
+        return effects
+
+    def acknowledge(self, peer: PeerId, frontier: int, k: int = 0) -> list[Effect]:
+        return super().acknowledge(peer, frontier)
+
+    def on_unpin(self, unpin: Unpin) -> list[Effect]:
+        return []
+
+
+class GivesAndKeepsNothing(Replicator):
+    """Forgets to whom it gave its replica."""
+
+    def give_to(self, peer: PeerId, k: int) -> None:
+        pass
+
+
+class AppliesWhileItAdopts(Peer):
+    """Is not frozen while a replica is on its way."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        self.replicator.frozen = False
+        return super().handle(event, now)
+
+
+class AdoptsWhateverComes(Adopter):
+    """Takes a replica that it does not wait for any more."""
+
+    def expects(self, state: State) -> bool:
+        return True
 
 
 class LosesItsOwn(Adopter):
@@ -172,8 +266,33 @@ class IgnoresDeadLanes(Peer):
         return []
 
 
+class TakesAdvertsForNothing(Replicator):
+    """Waits for a pull to acknowledge what was served last."""
+
+    def acknowledge(self, peer: PeerId, frontier: int, k: int = 0) -> list[Effect]:
+        return []
+
+
+class ServesWhatItLikes(Replicator):
+    """Takes every pull for an acknowledgment of what was served last."""
+
+    def on_pull(self, pull: Pull) -> list[Effect]:
+        reader = self.readers.get(pull.peer)
+        if reader is not None and pull.frontier == reader.acknowledged:
+            pull = replace(pull, frontier=reader.served)
+        return super().on_pull(pull)
+
+
+class ServesOldPulls(Replicator):
+    """Does not look whether a pull is older than others."""
+
+    def on_pull(self, pull: Pull) -> list[Effect]:
+        known = [kept.k for kept in (self.pins.get(pull.peer), self.readers.get(pull.peer)) if kept is not None]
+        return super().on_pull(replace(pull, k=max([pull.k, *known])))
+
+
 class FiltersWhatComesIn(Peer):
-    """Drops a unit that it knows."""
+    """A filter at receivers: drops a unit that it knows."""
 
     def _on_range(self, message: Range) -> list[Effect]:
         known = any(self.identities.knows(mark.unit) and not mark.withdraws for mark in message.marks)
@@ -189,10 +308,24 @@ class HasNoGate(Identities):
 
 
 class TakesNothingBack(Peer):
-    """Leaves both attempts of a unit in their lanes."""
+    """Leaves both attempts of a unit in their lanes: no withdrawal."""
 
     def _withdraw(self, now: float) -> list[Effect]:
         return []
+
+
+class RetainsForever(Peer):
+    """Never releases an update that it need not take back."""
+
+    def _settled(self, retained: Any) -> bool:
+        return False
+
+
+class ReleasesAtOnce(Peer):
+    """Does not wait until everybody knows the unit."""
+
+    def _settled(self, retained: Any) -> bool:
+        return True
 
 
 class GivesNoMarks(Adopter):
@@ -204,28 +337,23 @@ class GivesNoMarks(Adopter):
         return super().on_request(request, departed, {})
 
 
+REPLICATOR, PEER, ADOPTER, IDENTITIES = (
+    "gossip.peer.Replicator",
+    "gossip.simulator.Peer",
+    "gossip.peer.Adopter",
+    "gossip.peer.Identities",
+)
+"""Where a mutant takes the place of the real one."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "mutant", "first", "seeds"),
+    ("name", "mutant", "seed"),
     [
-        ("gossip.peer.Replicator", ForgetsWhatIsServed, 0, 1),
-        ("gossip.peer.Replicator", DropsTheOldest, 0, 1),
-        ("gossip.simulator.Peer", ForgetsWhoIsGone, 0, 1),
-        ("gossip.simulator.Peer", StartsWhereTheOthersAre, 0, 1),
-        ("gossip.simulator.Peer", KnowsItsFirstMomentOnly, 4, 1),
-        ("gossip.simulator.Peer", TakesUnknownForAnOldAnswer, 0, 1),
-        ("gossip.simulator.Peer", PinsNothingWhileItAdopts, 10, 1),
-        ("gossip.peer.Adopter", GivesNothingWhileItWaits, 10, 1),
-        ("gossip.peer.Adopter", LosesItsOwn, 0, 1),
-        ("gossip.simulator.Peer", IgnoresDeadLanes, 8, 1),
-        ("gossip.simulator.Peer", FiltersWhatComesIn, 0, 1),
-        ("gossip.peer.Identities", HasNoGate, 25, 1),
-        ("gossip.simulator.Peer", TakesNothingBack, 0, 1),
-        ("gossip.peer.Adopter", GivesNoMarks, 29, 1),
+        # LIST
     ],
 )
-def test_a_broken_swarm_is_caught(
-    name: str, mutant: type[Any], first: int, seeds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_swarm_is_caught(name: str, mutant: type[Any], seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`seed` is the first one from 0 that catches it: so many further ones would have had to be run to find it."""
     monkeypatch.setattr(name, mutant)
-    assert any(run(seed).violation is not None for seed in range(first, first + seeds))
+    assert run(seed).violation is not None

@@ -121,7 +121,7 @@ def states(draw: st.DrawFn) -> State:
 
 
 messages = (
-    st.builds(Advert, peers, counts, frontiers, st.booleans(), rumors)
+    st.builds(Advert, peers, counts, frontiers, st.booleans(), counts, rumors)
     | st.builds(Pull, peers, counts, counts)
     | ranges()
     | st.builds(Unknown, peers, counts, counts)
@@ -322,7 +322,7 @@ def test_any_json_is_a_message_or_refused(kind: int, fields: Any) -> None:
 
 
 GOOD: dict[str, list[Any]] = {
-    "advert": ["p", 3, {"q": 2}, True, [["q", "dead", 2, "r"]]],
+    "advert": ["p", 3, {"q": 2}, True, 4, [["q", "dead", 2, "r"]]],
     "pull": ["p", 3, 5],
     "range": ["p", 3, 7, 5, [[0, 2, 1, 3, 0, False]], [["w", "<f4", 2, 3]]],
     "unknown": ["p", 3, 5],
@@ -593,7 +593,7 @@ def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
     assert isinstance(message, Range)
     assert message.layout.nbytes == 0
     lanes = {str(index): index for index in range(50_000)}
-    decode_header(header(KINDS["advert"], json.dumps(["p", 1, lanes, True, []], separators=(",", ":"))))
+    decode_header(header(KINDS["advert"], json.dumps(["p", 1, lanes, True, 1, []], separators=(",", ":"))))
     assert time.monotonic() - begin < 5
 
 
