@@ -342,7 +342,6 @@ class Peer:
                 continue
             if now >= member.departed_at + self.settings.settle_s:
                 dead.append(peer)
-                self.replicator.seal_pin(peer)
         if now < self._returned_at + RETURN_S:
             return effects
         if not dead or not self.ready or self.adopter is None or self.adopter.under_way:
@@ -510,7 +509,16 @@ class Peer:
         if self._give_up_at is None:
             return []
         missing = tuple(peer for peer in self.replicator.behind() if peer not in self._departed())
-        if missing and now < self._give_up_at:
+        if (missing or self.pending or self._is_behind()) and now < self._give_up_at:
             return []
         self._give_up_at = None
         return [Drained(missing)]
+
+    def _is_behind(self) -> bool:
+        """Somebody alive is known to have more of a lane that is read here, be it a dead one."""
+        mine = self.replicator.frontiers()
+        return any(
+            self.members[peer].frontiers.get(lane, 0) > mine[lane]
+            for peer in self._alive()
+            for lane in self.replicator.origins
+        )

@@ -44,8 +44,6 @@ class Pinning:
     donor: PeerId
     k: int
     boundaries: set[int]
-    sealed: bool = False
-    """The adopter is silent: what its donor pulls now is not kept for it."""
 
 
 @dataclass
@@ -98,6 +96,8 @@ class Replicator:
     pins: dict[PeerId, Pinning] = field(default_factory=dict)
     origins: dict[PeerId, Origin] = field(default_factory=dict)
     segments: list[Segment] = field(default_factory=list)
+    away: set[PeerId] = field(default_factory=set)
+    """Members that are taken for dead: what is pinned for them stays, and does not grow."""
     frozen: bool = False
     """An adoption is under way: nothing is pulled or applied, own updates go on."""
     k: int = 0
@@ -129,11 +129,11 @@ class Replicator:
         if peer in self.origins:
             self.origins[peer].reachable = reachable
             self.origins[peer].pull = None
-
-    def seal_pin(self, peer: PeerId) -> None:
-        """`peer` has been silent for so long that it asks its donor for nothing more, if it lives at all."""
-        if peer in self.pins:
-            self.pins[peer].sealed = True
+        if reachable:
+            self.away.discard(peer)
+            self._renew(self.pins.get(peer))
+        else:
+            self.away.add(peer)
 
     def forget_reader(self, peer: PeerId) -> list[Effect]:
         """`peer` will not come back: nothing is kept for it any more, unless it does."""
@@ -234,14 +234,12 @@ class Replicator:
         known = self.pins.get(pin.peer)
         if known is not None and pin.k < known.k:
             return []
-        if known is None or known.k != pin.k or known.sealed:
+        if known is None or known.k != pin.k:
             donor = self.readers.get(pin.donor)
             if donor is None and pin.donor != self.me:
                 return []
-            boundaries = {donor.acknowledged, donor.served} if donor is not None else set()
-            if known is not None and known.k == pin.k:
-                boundaries |= known.boundaries
-            self.pins[pin.peer] = Pinning(pin.donor, pin.k, boundaries)
+            self.pins[pin.peer] = Pinning(pin.donor, pin.k, set())
+        self._renew(self.pins[pin.peer])
         return [Send(pin.peer, Pinned(self.me, pin.k))]
 
     def on_unpin(self, unpin: Unpin) -> list[Effect]:
@@ -269,10 +267,16 @@ class Replicator:
         """Whether the own updates after+1 .. n are there as whole segments."""
         return after == self.n or any(segment.lo == after + 1 for segment in self.segments)
 
+    def _renew(self, pin: Pinning | None) -> None:
+        """Its donor may stand where it stands as a reader."""
+        donor = self.readers.get(pin.donor) if pin is not None else None
+        if pin is not None and donor is not None:
+            pin.boundaries |= {donor.acknowledged, donor.served}
+
     def _boundary_of(self, donor: PeerId, boundary: int) -> None:
         """`donor` may stand at `boundary` from now on."""
-        for pin in self.pins.values():
-            if pin.donor == donor and not pin.sealed:
+        for peer, pin in self.pins.items():
+            if pin.donor == donor and peer not in self.away:
                 pin.boundaries.add(boundary)
 
     def _boundaries(self) -> set[int]:

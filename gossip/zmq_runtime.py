@@ -94,6 +94,10 @@ HELD_RETRY_S = 0.001
 """How soon to try again when the replica is being read."""
 STALLED_RETRY_S = 0.005
 """How soon to try again when a socket's queue is full."""
+KEEPALIVE_IDLE_S = 2
+"""A connection on which nothing came for so long is tried with probes, a second apart."""
+KEEPALIVE_PROBES = 3
+"""So many without an answer end it: the host is gone, or cut off. For a process that is frozen its kernel answers."""
 
 
 @dataclass(frozen=True)
@@ -597,8 +601,12 @@ def open_socket(
     socket.setsockopt(zmq.SNDHWM, 4 * WINDOW_BLOCKS)
     socket.setsockopt(zmq.RCVHWM, 4 * WINDOW_BLOCKS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
+    # heartbeats of libzmq (4.3.5) end the process where a queue is full: it is the kernel that looks after connections
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
+    socket.setsockopt(zmq.TCP_MAXRT, (KEEPALIVE_IDLE_S + KEEPALIVE_PROBES) * 1000)
     return socket
 
 

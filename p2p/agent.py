@@ -132,6 +132,8 @@ class Agent:
         self._roster_version = 0
         self._stopping = False
         self._refused: str | None = None
+        self._next_status = 0.0
+        self._reported_departed: list[PeerId] = []
 
     # --------------------------------------------------------------------------------------------------------- life
 
@@ -145,13 +147,10 @@ class Agent:
             if self.settings.role not in ("observer", "hub"):
                 self._enroll()
             self.runtime.register(self._registrar, self._on_registrar)
-            next_status = 0.0
             while self._wanted:
                 self.runtime.poll(STATUS_PERIOD_S)
                 self._answer_waiting()
-                if time.monotonic() >= next_status:
-                    next_status = time.monotonic() + STATUS_PERIOD_S
-                    self._send_status()
+                self._report()
         finally:
             self._leave()
 
@@ -187,8 +186,8 @@ class Agent:
         # who comes late adopts a replica first; until then there is nothing to compute from
         while not self.peer.ready and time.monotonic() < give_up and self._wanted:
             self.runtime.poll(0.1)
-            while self._registrar.poll(0):
-                self._on_registrar()
+            self._on_registrar()
+            self._report()
         if not self._wanted:
             return
         if not self.peer.ready:
@@ -278,13 +277,25 @@ class Agent:
         state = fetch_state(self._context, endpoint, me, begin, timeout_s=START_TIMEOUT_S, keys=self._keys)
         self.runtime.happen(Started(state.frontiers))
 
+    def _report(self) -> None:
+        """A status twice a second, and at once when somebody is taken for dead or comes back."""
+        if time.monotonic() >= self._next_status or self._departed() != self._reported_departed:
+            self._next_status = time.monotonic() + STATUS_PERIOD_S
+            self._send_status()
+
+    def _departed(self) -> list[PeerId]:
+        """The peers that are taken for dead."""
+        return [peer for peer, member in self.peer.members.items() if member.departed_at is not None]
+
     def _send_status(self, question: int = 0) -> None:
         replicator = self.peer.replicator
+        self._reported_departed = self._departed()
         self._to_registrar(
             op="status",
             peer=self.me,
             question=question,
             roster_version=self._roster_version,
+            departed=self._reported_departed,
             n=replicator.n,
             frontiers=replicator.frontiers(),
             units=self.peer.identities.units,

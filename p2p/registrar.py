@@ -106,14 +106,16 @@ class Registrar:
         """Have everybody read everything; each answers when its lane is read by all, or with who is missing."""
         for member in self.members.values():
             member.drained = None
-        self._to_all({"op": "drain", "timeout_s": timeout_s})
-        self.wait(lambda: all(m.drained is not None for m in self._speaking()), timeout_s + 5.0)
+        asked = self._to_all({"op": "drain", "timeout_s": timeout_s})
+        self.wait(lambda: all(m.drained is not None for m in asked if not self.is_silent(m)), timeout_s + 5.0)
 
     def ask_status(self, timeout_s: float) -> None:
         """Have every agent's figures as of now. Those of an agent that does not answer in time stay as they are."""
         self._question += 1
-        self._to_all({"op": "status", "question": self._question})
-        self.wait(lambda: all(m.status.get("question") == self._question for m in self._speaking()), timeout_s)
+        asked = self._to_all({"op": "status", "question": self._question})
+        self.wait(
+            lambda: all(m.status.get("question") == self._question for m in asked if not self.is_silent(m)), timeout_s
+        )
 
     def forget(self, peers: set[str]) -> None:
         """Take agents that are gone off the roster."""
@@ -133,9 +135,12 @@ class Registrar:
 
     # ------------------------------------------------------------------------------------------------------- thread
 
-    def _to_all(self, message: dict[str, Any]) -> None:
-        for member in list(self.members.values()):
+    def _to_all(self, message: dict[str, Any]) -> list[Member]:
+        """Send to every agent; returns whom. Who comes later knows nothing of it, and is not to be waited for."""
+        members = list(self.members.values())
+        for member in members:
             self._requests.put((member.route, message))
+        return members
 
     def _serve(self) -> None:
         while True:

@@ -34,6 +34,23 @@ def test_four_agents_exchange_40_mb_updates_exactly_and_in_bounded_memory(
     assert max(last["peak_bytes"]) < max(first["peak_bytes"]) + 40e6
 
 
+@pytest.mark.slow
+@pytest.mark.sockets
+def test_agents_that_are_killed_and_frozen_lose_nothing_of_the_living_and_count_nothing_twice(tmp_path: Path) -> None:
+    done = run("benchmarks.chaos", "--quick", "--json", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures").read_text())
+    kill, freeze = figures["kill"], figures["freeze"]
+    assert kill["accepted"] == kill["merged"] + kill["lost"] > 0
+    assert set(kill["units"]) == {kill["merged"] + kill["unanswered"]}
+    assert (kill["doubled"], kill["lost_of_living"]) == (0, 0)
+    assert kill["equal_when_drained"]
+    assert [(part["equal"], part["exact"], part["died"]) for part in (kill, freeze)] == [(True, True, 0)] * 2
+    # so short a time tells nothing of growth, but hundreds of updates of 1 MB were published
+    assert max(kill["peak_bytes"] + freeze["peak_bytes"]) < 120e6
+    assert [window["frozen"] for window in freeze["windows"]] == [False, True]
+
+
 def test_word2vec_quality_says_what_to_fetch(tmp_path: Path) -> None:
     done = run("benchmarks.word2vec_quality", "--quick", "--data", str(tmp_path))
     assert done.returncode == 2

@@ -203,6 +203,34 @@ def test_an_unpin_releases_what_was_kept_and_one_of_an_older_pin_does_not() -> N
     assert boundaries(lane) == []
 
 
+def test_what_is_pinned_for_one_that_died_does_not_grow() -> None:
+    lane = origin(A)
+    lane.on_pin(Pin(X, A, 1))
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 0, 1))  # at 0 or 1
+    lane.reach(X, False)
+    for number in range(1, 50):
+        publish(lane, 1)
+        lane.on_pull(Pull(A, number, number + 1))
+    assert lane.pins[X].boundaries == {0, 1}
+    assert boundaries(lane) == [1, 49, 50]
+
+
+def test_what_is_pinned_for_one_that_was_cut_off_goes_on_where_its_donor_stands() -> None:
+    lane = origin(A)
+    lane.on_pin(Pin(X, A, 1))
+    lane.reach(X, False)
+    for number in range(3):
+        publish(lane, 1)
+        lane.on_pull(Pull(A, number, number + 1))
+    lane.reach(X, True)
+    assert lane.pins[X].boundaries == {0, 2, 3}
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 3, 4))
+    ((_, answer),) = sent(lane.on_pull(Pull(X, 3, 2)))
+    assert answer == Range(ME, 4, 4, 2)
+
+
 def test_nothing_is_kept_for_a_stranger() -> None:
     lane, stranger = origin(A), PeerId("stranger")
     publish(lane, 1)

@@ -15,6 +15,7 @@ from gossip.arrays import Packed
 from gossip.events import (
     Computed,
     Deliver,
+    Departed,
     Drained,
     Effect,
     Event,
@@ -361,6 +362,22 @@ def test_an_update_while_draining_is_waited_for_too() -> None:
     assert drained(peer.handle(Received(Advert(A, 0, {ME: 1})), 1.3)) == []
     served(peer, A, 1, 1.4)
     assert drained(peer.handle(Received(Advert(A, 0, {ME: 2})), 1.5)) == [Drained(())]
+
+
+def test_who_has_less_of_a_lane_than_others_is_not_drained() -> None:
+    peer = started(others=(A, B))
+    peer.handle(Departed(B), 0.1)
+    peer.handle(Received(Advert(A, 0, {B: 2})), 0.2)  # A pulled what B published before it died
+    assert drained(peer.handle(Exhausted(9.0), 0.3)) == []
+    peer.replicator.start({A: 0, B: 2})  # as an adoption leaves it
+    assert drained(peer.handle(Ticked(), 0.4)) == [Drained(())]
+
+
+def test_who_has_less_of_a_lane_than_others_drains_when_the_time_is_up() -> None:
+    peer = started(others=(A, B))
+    peer.handle(Received(Advert(A, 0, {B: 2})), 0.2)
+    peer.handle(Exhausted(2.0), 0.3)
+    assert [now for now, effect in tick_until(peer, 10.0) if isinstance(effect, Drained)] == [2.3]
 
 
 def test_a_peer_may_drain_more_than_once() -> None:

@@ -7,6 +7,8 @@ import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -551,6 +553,39 @@ def test_a_runtime_that_is_closed_amid_an_answer_leaves_nothing_either(swarm: An
             node.runtime.close()
         swarm.nodes.clear()
     assert counts() == before
+
+
+SLOW_READER = """
+import time, zmq
+from gossip.zmq_runtime import open_socket
+context = zmq.Context()
+with open_socket(context, zmq.PUSH, server=True) as origin, open_socket(context, zmq.PULL) as reader:
+    reader.connect(f"tcp://127.0.0.1:{origin.bind_to_random_port('tcp://127.0.0.1')}")
+    sent = received = 0
+    while origin.poll(300, zmq.POLLOUT):
+        origin.send(bytes(100_000))
+        sent += 1
+    time.sleep(3)
+    while reader.poll(500):
+        reader.recv()
+        received += 1
+    print(sent > 32, received == sent)
+context.term()
+"""
+
+
+@pytest.mark.slow
+def test_who_reads_nothing_for_seconds_lives_on_and_loses_nothing() -> None:
+    # in a process of its own, since heartbeats of libzmq ended it
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_READER],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
 
 
 def test_other_sources_are_polled_too_until_they_are_unregistered(swarm: Any) -> None:

@@ -1,0 +1,108 @@
+"""Agents as processes, with a registrar and an observer but without tasks: what they report of each other."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gossip.arrays import Layout
+from p2p import localhost
+from p2p.agent_client import AgentClient, AgentSettings, start_agent
+from p2p.observer import Observer
+from p2p.registrar import SILENT_S, Member, Registrar
+
+pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]
+
+TIMEOUT_S = 30.0
+
+
+class Swarm:
+    """A registrar, an observer, and as many agents as one likes."""
+
+    def __init__(self) -> None:
+        self.run = secrets.token_hex(16)
+        initial = {"w": np.zeros(3)}
+        layout = localhost.layout_to_json(Layout.of(initial))
+        self.registrar = Registrar(self.run)
+        self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout), initial)
+        assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
+        self._settings = AgentSettings(self.run, "peer", self.registrar.endpoint, layout)
+        self.folders: list[str] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def add(self) -> Member:
+        """Start an agent, and wait until it has said hello."""
+        folder = localhost.private_folder(f"{self.run[:12]}-{len(self.folders)}")
+        self.folders.append(folder)
+        self.processes.append(start_agent(self._settings, os.getpid(), folder))
+        pid = self.processes[-1].pid
+        assert self.registrar.wait(lambda: any(m.pid == pid for m in self.registrar.members.values()), TIMEOUT_S)
+        return next(m for m in self.registrar.members.values() if m.pid == pid)
+
+    def close(self) -> None:
+        """Agents leave in order."""
+        self.registrar.stop_agents()
+        self.registrar.close()
+        self.observer.close()
+        for process in self.processes:
+            assert process.wait(TIMEOUT_S) in (0, -signal.SIGKILL)
+        for folder in self.folders:  # who was killed leaves its socket
+            for path in Path(folder).glob("*"):
+                path.unlink()
+            if os.path.exists(folder):
+                os.rmdir(folder)
+
+
+@pytest.fixture
+def swarm() -> Iterator[Swarm]:
+    swarm = Swarm()
+    yield swarm
+    swarm.close()
+
+
+def test_an_agent_says_whom_it_takes_for_dead(swarm: Swarm) -> None:
+    one, two = swarm.add(), swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    others = [swarm.registrar.members[swarm.observer.peer], one]
+    assert [member.status["departed"] for member in others] == [[], []]
+    os.kill(two.pid, signal.SIGKILL)
+    assert swarm.registrar.wait(lambda: all(m.status["departed"] == [two.peer] for m in others), TIMEOUT_S)
+
+
+def test_an_agent_that_goes_on_is_no_longer_taken_for_dead(swarm: Swarm) -> None:
+    one, two = swarm.add(), swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    os.kill(two.pid, signal.SIGSTOP)
+    try:
+        assert swarm.registrar.wait(lambda: one.status["departed"] == [two.peer], TIMEOUT_S)
+    finally:
+        os.kill(two.pid, signal.SIGCONT)
+    assert swarm.registrar.wait(lambda: one.status["departed"] == [], TIMEOUT_S)
+
+
+def test_a_late_agent_reports_while_it_waits_for_a_replica(
+    swarm: Swarm, eventually: Callable[[Callable[[], bool], float], bool]
+) -> None:
+    one = swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    swarm.registrar.open = False
+    donors = [one.pid, swarm.registrar.members[swarm.observer.peer].pid]
+    for pid in donors:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        late = swarm.add()
+        hello_at = late.heard_at
+        assert swarm.registrar.wait(lambda: late.heard_at > hello_at + 1.0, SILENT_S)
+        assert late.status["adoptions"] == 0
+    finally:
+        for pid in donors:
+            os.kill(pid, signal.SIGCONT)
+    AgentClient(swarm.folders[-1]).close()
+    assert eventually(lambda: late.status["adoptions"] == 1, TIMEOUT_S)

@@ -1,0 +1,82 @@
+"""The registrar and agents that are no more than a socket: who is asked what, and who is waited for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from p2p.registrar import Registrar
+
+pytestmark = pytest.mark.sockets
+
+TIMEOUT_MS = 10_000
+
+
+class Agent:
+    """It says what it is told to say."""
+
+    def __init__(self, registrar: Registrar, name: str) -> None:
+        self.name = name
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(registrar.endpoint)
+        self.say("hello", run=registrar.run, role="peer", name=name, pid=1, adverts="", pulls="")
+        assert self.hears("roster")["members"][-1]["peer"] == name
+
+    def say(self, op: str, **message: Any) -> None:
+        self.socket.send_json({"op": op, "peer": self.name, **message})
+
+    def hears(self, op: str) -> dict[str, Any]:
+        """The next message of this kind."""
+        while self.socket.poll(TIMEOUT_MS):
+            message = self.socket.recv_json()
+            assert isinstance(message, dict)
+            if message["op"] == op:
+                return message
+        raise TimeoutError(f"no {op} came")
+
+
+@pytest.fixture
+def registrar() -> Iterator[Registrar]:
+    registrar = Registrar("run")
+    yield registrar
+    registrar.close()
+
+
+def test_a_drain_does_not_wait_for_who_came_later_and_was_not_asked(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    draining = threading.Thread(target=registrar.drain, args=(30.0,))
+    draining.start()
+    one.hears("drain")
+    late = Agent(registrar, "late")
+    one.say("drained", missing=[], staleness=[])
+    draining.join(2.0)
+    assert not draining.is_alive()
+    for agent in (one, late):
+        agent.socket.close()
+
+
+def test_a_question_is_not_waited_for_from_who_came_later(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    asking = threading.Thread(target=registrar.ask_status, args=(30.0,))
+    asking.start()
+    question = one.hears("status")["question"]
+    late = Agent(registrar, "late")
+    one.say("status", question=question)
+    asking.join(2.0)
+    assert not asking.is_alive()
+    for agent in (one, late):
+        agent.socket.close()
+
+
+def test_who_was_asked_and_speaks_is_waited_for(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    begin = time.monotonic()
+    registrar.ask_status(0.2)
+    assert time.monotonic() - begin >= 0.2
+    one.socket.close()
