@@ -99,6 +99,10 @@ class Agent:
         self.gated_units: set[Unit] = set()
         """Units that were handed over though they had been published before."""
         self.staleness: deque[int] = deque(maxlen=STALENESS_SAMPLES_MAX)
+        self._epochs_closed = 0
+        """All units of earlier epochs are published: a task that still computes one is a copy that Spark is ending."""
+        self._drain_s: float | None = None
+        """A request to drain that waits for the updates that were handed over before it."""
         self._context = zmq.Context()
         self._keys = Keys(*settings.keys) if settings.keys is not None else None
         self._registrar = open_socket(self._context, zmq.DEALER, self._keys)
@@ -148,6 +152,7 @@ class Agent:
                 self.runtime.poll(STATUS_PERIOD_S)
                 self._answer_waiting()
                 if time.monotonic() >= next_status:
+                self._begin_drain()
                     next_status = time.monotonic() + STATUS_PERIOD_S
                     self._send_status()
         finally:
@@ -239,7 +244,9 @@ class Agent:
                 case "status":
                     self._send_status(message["question"])
                 case "drain":
-                    self.runtime.happen(Exhausted(message["timeout_s"]))
+                    self._epochs_closed = message["epochs"]
+                    self._drain_s = message["timeout_s"]
+                    self._begin_drain()
                 case "stop":
                     self._stopping = True
 
@@ -332,6 +339,11 @@ class Agent:
 
     def drained(self, missing: tuple[PeerId, ...]) -> None:
         self._send_status()
+    def _begin_drain(self) -> None:
+        if self._drain_s is not None and self.runtime.computed == self.submitted:
+            timeout_s, self._drain_s = self._drain_s, None
+            self.runtime.happen(Exhausted(timeout_s))
+
         self._to_registrar(
             op="drained",
             peer=self.me,
@@ -376,6 +388,9 @@ class Agent:
                 localhost.send(connection, {"ok": True})
             case "publish":
                 (descriptor,) = descriptors
+            case "publish" if message["unit"] is not None and message["unit"][0] < self._epochs_closed:
+                os.close(descriptors[0])
+                localhost.send(connection, {"published": False})
                 self.staleness.append(max(0, message.get("staleness", self.replica.merged - message["merged_at"])))
                 self.submitted += 1
                 payload = UpdateFile(localhost.layout_from_json(message["layout"]), descriptor)
@@ -384,7 +399,8 @@ class Agent:
                 self.runtime.happen(Computed(payload, unit, message["attempt"]))
                 self._answer_waiting()
             case "known":
-                known = self.peer.identities.knows(Unit(*message["unit"]))
+                unit = Unit(*message["unit"])
+                known = unit.epoch < self._epochs_closed or self.peer.identities.knows(unit)
                 localhost.send(connection, {"known": known})
             case "take":
                 self._in_descent = 0

@@ -238,7 +238,7 @@ class DeepDist(Generic[M]):
                 time.sleep(WAIT_S)
             if coordinator.error is not None:
                 raise coordinator.error
-        registrar.drain(self._drain_timeout_s)
+        registrar.drain(self._drain_timeout_s, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
     def _stop(self) -> None:

@@ -102,11 +102,14 @@ class Registrar:
                 "Can every host reach every other on any port?"
             )
 
-    def drain(self, timeout_s: float) -> None:
-        """Have everybody read everything; each answers when its lane is read by all, or with who is missing."""
+    def drain(self, timeout_s: float, epochs: int = 0) -> None:
+        """Have everybody read everything; each answers when its lane is read by all, or with who is missing.
+
+        The first `epochs` epochs of the session are trained: what copies of their tasks still compute is not taken.
+        """
         for member in self.members.values():
             member.drained = None
-        self._to_all({"op": "drain", "timeout_s": timeout_s})
+        self._to_all({"op": "drain", "timeout_s": timeout_s, "epochs": epochs})
         self.wait(lambda: all(m.drained is not None for m in self._speaking()), timeout_s + 5.0)
 
     def ask_status(self, timeout_s: float) -> None:
