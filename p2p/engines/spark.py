@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import cloudpickle
@@ -36,6 +36,9 @@ WAIT_S = 0.1
 """How soon Ctrl-C is noticed while a job runs."""
 CANCEL_TIMEOUT_S = 10.0
 """Spark ends the Python workers of a job that was called off after two seconds."""
+
+SHUFFLE = b"+-"
+"""What Spark draws in the lineage of an RDD where it reads a shuffle."""
 
 T = TypeVar("T")
 
@@ -84,21 +87,26 @@ class SparkEngine:
         self.peers = len(registrar.by_role("peer", "worker"))
 
     def run(self, job: Job, data: RDD[Any], progress: Progress) -> list[TaskResult]:
-        settings, partitions = self._settings, job.partitions
+        settings = self._settings
         assert settings is not None
         parcel = self.context.broadcast(cloudpickle.dumps(job))
 
-        def train(index: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
-            epoch, partition = divmod(index, partitions)
-            yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows, _attempt())
+            return data.mapPartitionsWithIndex(train)
 
-        epochs = data if job.epochs == 1 else self.context.union([data] * job.epochs)
+        # a union of the input itself would, where that has a partitioner, put all epochs of a partition into one task
+        epochs = self.context.union([trained(epoch) for epoch in range(job.epochs)])
+        # only a stage that reads a shuffle is run again, when an executor took shuffle files with it
+        runs_again = SHUFFLE in (data.toDebugString() or b"")
+
+        def trained(epoch: int) -> RDD[TaskResult]:
+            def train(partition: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
+                yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows, _attempt(runs_again))
         self._group = f"deepdist-{job.run[:12]}"
         done = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(partitions * job.epochs, progress, done), daemon=True)
+        watcher = threading.Thread(target=self._watch, args=(job.partitions * job.epochs, progress, done), daemon=True)
         watcher.start()
         try:
-            return self._run_job(self._group, "deepdist: training", epochs.mapPartitionsWithIndex(train).collect)
+            return self._run_job(self._group, "deepdist: training", epochs.collect)
         finally:
             done.set()
             watcher.join()
@@ -180,11 +188,15 @@ def _load(parcel: bytes) -> Job:
     return _jobs[key]
 
 
-def _attempt() -> int:
-    """Which attempt of its partition this task is; 0 is the first."""
+def _attempt(stage_runs_again: bool) -> int:
+    """Which attempt of its partition this task is: 0 only for one that no other can be mistaken for, then ever higher.
+
+    Spark counts attempts within one run of a stage, and does not say which run that is. The ids of tasks grow over all
+    runs, but do not tell a first attempt.
+    """
     context = TaskContext.get()
     assert context is not None
-    return context.attemptNumber()
+    return context.taskAttemptId() + 1 if stage_runs_again else context.attemptNumber()
 
 
 def _agent(settings: AgentSettings) -> Any:
