@@ -23,6 +23,7 @@ from gossip.errors import UsageError
 from gossip.zmq_runtime import Keys, is_loopback
 from p2p import engines, localhost
 from p2p.agent_client import AgentSettings
+from p2p.caution import Cautions
 from p2p.consensus import consensus_distance
 from p2p.coordinator import Coordinator
 from p2p.model import Model
@@ -80,6 +81,7 @@ class DeepDist(Generic[M]):
         self._registrar: Registrar | None = None
         self._observer: Observer | None = None
         self._keys: Keys | None = None
+        self._cautions = Cautions()
         self._epochs = 0
         """Begun in this session."""
 
@@ -133,7 +135,9 @@ class DeepDist(Generic[M]):
         data = _partitions(data)
         engine = self._choose_engine(data)
         partitions = engine.partitions(data)
+        self._cautions.give(engine.cautions(data), stacklevel=2)
         registrar, observer = self._start(engine)
+        self._cautions.give(registrar.shortages(), stacklevel=2)
         refresh(self._user_model, observer.agent.replica)
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
@@ -172,6 +176,7 @@ class DeepDist(Generic[M]):
         finally:
             registrar.open = True
         seconds = time.monotonic() - begin
+        self._cautions.give(registrar.shortages(), stacklevel=2)  # of hosts that came meanwhile
         refresh(self._user_model, observer.agent.replica)
         accepted = sum(result.units for result in results)
         merged = _units(registrar, observer) - units_before

@@ -42,6 +42,8 @@ class Member:
     route: bytes
     level: bool
     """It came while nothing was in flight, and began with all that had been learned."""
+    shortage: str | None
+    """What its host lacks, for the user to hear."""
     heard_at: float
     """When it last said something."""
     status: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +79,15 @@ class Registrar:
     def by_role(self, *roles: str) -> list[Member]:
         """The members with one of `roles`, in the order they came."""
         return [member for member in list(self.members.values()) if member.role in roles]
+
+    def shortages(self) -> dict[str, str]:
+        """What the hosts of agents lack, one text per host."""
+        found: dict[str, str] = {}
+        for member in list(self.members.values()):
+            host = member.name.rpartition(":")[0]
+            if member.shortage is not None:
+                found.setdefault(f"shared memory of {host}", f"on {host}, {member.shortage}")
+        return found
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `condition` holds (looked at whenever an agent said something); False if time runs out."""
@@ -200,6 +211,7 @@ class Registrar:
             message["pulls"],
             route,
             self.open,
+            message["shortage"],
             time.monotonic(),
         )
         self.version += 1

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import cloudpickle
-from pyspark import RDD, InheritableThread, SparkContext, TaskContext
+from pyspark import RDD, InheritableThread, SparkConf, SparkContext, TaskContext
 
 from gossip.errors import UsageError
 from p2p.agent_client import AgentSettings, ensure_agent
@@ -61,6 +61,12 @@ class SparkEngine:
             raise UsageError("the SparkContext has been stopped: make a new one, and a new DeepDist(model)")
         return data.getNumPartitions()
 
+    def cautions(self, data: RDD[Any]) -> Mapping[str, str]:
+        conf = self.context.getConf()
+        if _is_local(self.context):
+            return {}
+        return cautions(conf, _is_set(conf, "dynamicAllocation.enabled") and _kept(data))
+
     def start(self, settings: AgentSettings, registrar: Registrar) -> None:
         self._settings = settings
         give_up = time.monotonic() + START_TIMEOUT_S
@@ -90,17 +96,17 @@ class SparkEngine:
         settings = self._settings
         assert settings is not None
         parcel = self.context.broadcast(cloudpickle.dumps(job))
-
-            return data.mapPartitionsWithIndex(train)
-
-        # a union of the input itself would, where that has a partitioner, put all epochs of a partition into one task
-        epochs = self.context.union([trained(epoch) for epoch in range(job.epochs)])
         # only a stage that reads a shuffle is run again, when an executor took shuffle files with it
         runs_again = SHUFFLE in (data.toDebugString() or b"")
 
         def trained(epoch: int) -> RDD[TaskResult]:
             def train(partition: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
                 yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows, _attempt(runs_again))
+
+            return data.mapPartitionsWithIndex(train)
+
+        # a union of the input itself would, where that has a partitioner, put all epochs of a partition into one task
+        epochs = self.context.union([trained(epoch) for epoch in range(job.epochs)])
         self._group = f"deepdist-{job.run[:12]}"
         done = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(job.partitions * job.epochs, progress, done), daemon=True)
@@ -225,6 +231,45 @@ def executor_count(context: SparkContext) -> int:
     assert context._jsc is not None
     everybody = len(context._jsc.sc().statusTracker().getExecutorInfos())
     return 1 if _master(context) == "local" or _master(context).startswith("local[") else everybody - 1
+
+
+def cautions(conf: SparkConf, cached: bool) -> dict[str, str]:
+    """What in the configuration of a cluster is at odds with training; `cached`: the executors keep the input."""
+    found = {}
+    if _is_set(conf, "speculation"):
+        found["speculation"] = (
+            "spark.speculation is on: Spark runs slow tasks twice. Every chunk counts once all the same, but the "
+            "second gradient is computed for nothing. Set spark.speculation=false, unless some hosts are far slower "
+            "than others"
+        )
+    if _is_set(conf, "dynamicAllocation.enabled") and not cached:
+        found["dynamic allocation"] = (
+            "spark.dynamicAllocation.enabled is on and the input is not cached: Spark takes executors away that are "
+            "idle, and their replicas go with them; those that come later copy the model and read the input again. "
+            "Cache the input (rdd.cache()), or set spark.dynamicAllocation.enabled=false"
+        )
+    return found
+
+
+def _is_set(conf: SparkConf, name: str) -> bool:
+    return (conf.get(f"spark.{name}") or "false").strip().lower() == "true"
+
+
+def _kept(data: RDD[Any]) -> bool:
+    """Whether `data`, or something it is computed from, is cached."""
+    if data.is_cached:
+        return True
+    seen, todo = set(), [data._jrdd.rdd()]
+    while todo:
+        rdd = todo.pop()
+        if rdd.id() in seen:
+            continue
+        if rdd.getStorageLevel().useMemory() or rdd.getStorageLevel().useDisk():
+            return True
+        seen.add(rdd.id())
+        dependencies = rdd.dependencies()
+        todo += [dependencies.apply(index).rdd() for index in range(dependencies.size())]
+    return False
 
 
 def _is_local(context: SparkContext) -> bool:
