@@ -82,6 +82,8 @@ class DeepDist(Generic[M]):
         self._observer: Observer | None = None
         self._keys: Keys | None = None
         self._cautions = Cautions()
+        self._applied: set[tuple[int, int, int]] = set()
+        """Units of work that a master's `descent` has taken."""
         self._epochs = 0
         """Begun in this session."""
 
@@ -229,7 +231,7 @@ class DeepDist(Generic[M]):
         if self._mode != "master":
             yield None
             return
-        coordinator = Coordinator(observer.folder, job.skeleton, descent, engine.cancel)
+        coordinator = Coordinator(observer.folder, job.skeleton, descent, engine.cancel, self._applied)
         try:
             yield coordinator
         finally:
