@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
 """Spark runs speculative copies on another host only; on Linux all of 127.* is this machine."""
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 PROGRAM_TIMEOUT_S = 200.0
 GONE_TIMEOUT_S = 10.0
 
@@ -106,7 +106,8 @@ def test_speculative_copies_failures_and_a_dead_executor_really_happened(bad_day
 def test_every_unit_counts_once_or_is_reported_lost(bad_day: Any) -> None:
     slots = bad_day["slots"]
     assert set(slots) <= {0.0, 1.0}, bad_day
-    assert slots.count(0.0) == bad_day["lost"], bad_day
+    assert slots.count(0.0) == sum(bad_day["lost"].values()), bad_day
+    assert bad_day["lost"].keys() <= {"agent gone"}, bad_day
 
 
 def test_all_replicas_are_equal_after_a_bad_day(bad_day: Any) -> None:

@@ -121,7 +121,7 @@ def main():
         killer.join()
         results = {
             "slots": dd.model["slots"].tolist(),
-            "lost": report.updates_lost,
+            "lost": report.lost,
             "distance": report.consensus_distance,
             "updates": report.updates,
             "peers": [peer.name for peer in report.peers],
