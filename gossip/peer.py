@@ -509,16 +509,16 @@ class Peer:
         if self._give_up_at is None:
             return []
         missing = tuple(peer for peer in self.replicator.behind() if peer not in self._departed())
-        if (missing or self.pending or self._is_behind()) and now < self._give_up_at:
+        if (missing or self.pending or not self._level()) and now < self._give_up_at:
             return []
         self._give_up_at = None
         return [Drained(missing)]
 
-    def _is_behind(self) -> bool:
-        """Somebody alive is known to have more of a lane that is read here, be it a dead one."""
+    def _level(self) -> bool:
+        """Everybody alive has as much as we of each lane that both know, as far as was heard.
+
+        That goes for a dead peer's lane too, whose owner cannot say who lacks some of it.
+        """
         mine = self.replicator.frontiers()
-        return any(
-            self.members[peer].frontiers.get(lane, 0) > mine[lane]
-            for peer in self._alive()
-            for lane in self.replicator.origins
-        )
+        theirs = [self.members[peer].frontiers for peer in self._alive() if self.members[peer].ready]
+        return all(mine[lane] == frontiers[lane] for frontiers in theirs for lane in frontiers.keys() & mine.keys())

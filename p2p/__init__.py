@@ -5,7 +5,8 @@ with DeepDist(model) as dd:
 """
 
 from gossip.errors import UsageError
+from p2p.caution import DeepDistWarning
 from p2p.deepdist import DeepDist
 from p2p.report import Report
 
-__all__ = ["DeepDist", "Report", "UsageError"]
+__all__ = ["DeepDist", "DeepDistWarning", "Report", "UsageError"]

@@ -42,7 +42,7 @@ from gossip.zmq_runtime import Endpoints, Keys, Runtime, fetch_state, open_socke
 from p2p import localhost
 from p2p.agent_client import START_TIMEOUT_S, AgentSettings
 from p2p.localhost import Json, Process
-from p2p.replica import HEADER_BYTES, Replica, anonymous_file
+from p2p.replica import HEADER_BYTES, Replica, anonymous_file, shortage
 
 log = logging.getLogger("p2p.agent")
 
@@ -93,12 +93,17 @@ class Agent:
         self.layout = localhost.layout_from_json(settings.layout)
         self.me = PeerId(secrets.token_hex(16))
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._shortage = shortage(self.layout.nbytes)
         self.replica = Replica(self.layout)
         self.anchor = Process(settings.anchor)
         self.submitted = 0
         """Updates that tasks handed over."""
         self.gated_units: set[Unit] = set()
         """Units that were handed over though they had been published before."""
+        self._epochs_closed = 0
+        """All units of earlier epochs are published: a task that still computes one is a copy that Spark is ending."""
+        self._drain_s: float | None = None
+        """A request to drain that waits for the updates that were handed over before it."""
         self.staleness: deque[int] = deque(maxlen=STALENESS_SAMPLES_MAX)
         self._context = zmq.Context()
         self._keys = Keys(*settings.keys) if settings.keys is not None else None
@@ -150,6 +155,7 @@ class Agent:
             while self._wanted:
                 self.runtime.poll(STATUS_PERIOD_S)
                 self._answer_waiting()
+                self._begin_drain()
                 self._report()
         finally:
             self._leave()
@@ -204,6 +210,7 @@ class Agent:
             pid=os.getpid(),
             adverts=self.runtime.endpoints.adverts,
             pulls=self.runtime.endpoints.pulls,
+            shortage=self._shortage,
         )
 
     def _leave(self) -> None:
@@ -240,7 +247,9 @@ class Agent:
                 case "status":
                     self._send_status(message["question"])
                 case "drain":
-                    self.runtime.happen(Exhausted(message["timeout_s"]))
+                    self._epochs_closed = message["epochs"]
+                    self._drain_s = message["timeout_s"]
+                    self._begin_drain()
                 case "stop":
                     self._stopping = True
 
@@ -343,6 +352,11 @@ class Agent:
     def state(self) -> Payload:
         return self.replica
 
+    def _begin_drain(self) -> None:
+        if self._drain_s is not None and self.runtime.computed == self.submitted:
+            timeout_s, self._drain_s = self._drain_s, None
+            self.runtime.happen(Exhausted(timeout_s))
+
     def drained(self, missing: tuple[PeerId, ...]) -> None:
         self._send_status()
         self._to_registrar(
@@ -387,6 +401,9 @@ class Agent:
                 self.runtime.happen(Started({}))
                 self._hello()
                 localhost.send(connection, {"ok": True})
+            case "publish" if message["unit"] is not None and message["unit"][0] < self._epochs_closed:
+                os.close(descriptors[0])
+                localhost.send(connection, {"published": False})
             case "publish":
                 (descriptor,) = descriptors
                 self.staleness.append(max(0, message.get("staleness", self.replica.merged - message["merged_at"])))
@@ -397,7 +414,8 @@ class Agent:
                 self.runtime.happen(Computed(payload, unit, message["attempt"]))
                 self._answer_waiting()
             case "known":
-                known = self.peer.identities.knows(Unit(*message["unit"]))
+                unit = Unit(*message["unit"])
+                known = unit.epoch < self._epochs_closed or self.peer.identities.knows(unit)
                 localhost.send(connection, {"known": known})
             case "take":
                 self._in_descent = 0

@@ -1,7 +1,7 @@
 """Master mode: the coordinator in the driver program owns the model.
 
 Workers send it their updates, `descent` runs here, one update after the other, and the hub's lane carries what it
-changed to every worker.
+changed to every worker. Of the attempts of one chunk the first that comes is applied, and no other.
 """
 
 from __future__ import annotations
@@ -21,9 +21,20 @@ from p2p.update import inflate
 class Coordinator:
     """A thread that takes updates from the hub's queue and applies `descent`, for the time of one training."""
 
-    def __init__(self, folder: str, skeleton: bytes, descent: Descent | None, on_error: Callable[[], None]) -> None:
-        """`folder` is the hub agent's; `on_error` is called, once, when `descent` failed: see `error`."""
+    def __init__(
+        self,
+        folder: str,
+        skeleton: bytes,
+        descent: Descent | None,
+        on_error: Callable[[], None],
+        applied: set[tuple[int, int, int]],
+    ) -> None:
+        """`folder` is the hub agent's; `on_error` is called, once, when `descent` failed: see `error`.
+
+        `applied` are the session's units of work that `descent` has taken; it grows here.
+        """
         self.error: Exception | None = None
+        self._applied = applied
         self._descent = descent
         self._on_error = on_error
         self._model = Model.from_skeleton(skeleton)
@@ -57,6 +68,10 @@ class Coordinator:
         finally:
             os.close(descriptor)
         update, extra = inflate(packed.arrays())
+        unit = (extra["epoch"], extra["partition"], extra["chunk"])
+        if unit in self._applied:
+            return
+        self._applied.add(unit)
         hand_over = self._agent.hand_over()
         staleness = self._agent.replica.merged - extra["merged_at"]
         try:

@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -23,6 +23,7 @@ from gossip.errors import UsageError
 from gossip.zmq_runtime import Keys, is_loopback
 from p2p import engines, localhost
 from p2p.agent_client import AgentSettings
+from p2p.caution import Cautions
 from p2p.consensus import consensus_distance
 from p2p.coordinator import Coordinator
 from p2p.model import Model
@@ -80,6 +81,9 @@ class DeepDist(Generic[M]):
         self._registrar: Registrar | None = None
         self._observer: Observer | None = None
         self._keys: Keys | None = None
+        self._cautions = Cautions()
+        self._applied: set[tuple[int, int, int]] = set()
+        """Units of work that a master's `descent` has taken."""
         self._epochs = 0
         """Begun in this session."""
 
@@ -133,7 +137,9 @@ class DeepDist(Generic[M]):
         data = _partitions(data)
         engine = self._choose_engine(data)
         partitions = engine.partitions(data)
+        self._cautions.give(engine.cautions(data), stacklevel=2)
         registrar, observer = self._start(engine)
+        self._cautions.give(registrar.shortages(), stacklevel=2)
         refresh(self._user_model, observer.agent.replica)
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
@@ -172,6 +178,7 @@ class DeepDist(Generic[M]):
         finally:
             registrar.open = True
         seconds = time.monotonic() - begin
+        self._cautions.give(registrar.shortages(), stacklevel=2)  # of hosts that came meanwhile
         refresh(self._user_model, observer.agent.replica)
         accepted = sum(result.units for result in results)
         merged = _units(registrar, observer) - units_before
@@ -224,7 +231,7 @@ class DeepDist(Generic[M]):
         if self._mode != "master":
             yield None
             return
-        coordinator = Coordinator(observer.folder, job.skeleton, descent, engine.cancel)
+        coordinator = Coordinator(observer.folder, job.skeleton, descent, engine.cancel, self._applied)
         try:
             yield coordinator
         finally:
@@ -238,7 +245,7 @@ class DeepDist(Generic[M]):
                 time.sleep(WAIT_S)
             if coordinator.error is not None:
                 raise coordinator.error
-        registrar.drain(self._drain_timeout_s)
+        registrar.drain(self._drain_timeout_s, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
     def _stop(self) -> None:
@@ -265,15 +272,17 @@ class DeepDist(Generic[M]):
         distance, unread = consensus_distance(observer.agent.replica, speaking, self._keys)
         published = _published(registrar)
         missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
+        lost = _lost(members, published, gone, self._mode, registrar.is_silent)
         return Report(
             peers=tuple(_peer_report(member, self._mode) for member in members),
             mode=self._mode,
             rows=rows,
             seconds=seconds,
             updates=sum(published.values()) - before,
-            updates_lost=max(gone, _lost([m for m in members if not registrar.is_silent(m)], published, self._mode)),
+            updates_lost=sum(lost.values()),
             consensus_distance=distance,
             missing=tuple(sorted(missing | set(unread))),
+            lost=lost,
         )
 
     @contextmanager
@@ -336,13 +345,23 @@ def _peer_report(member: Member, mode: str) -> PeerReport:
     )
 
 
-def _lost(members: list[Member], published: dict[str, int], mode: str) -> int:
-    """Updates that some replica (of the master: the hub) never got."""
-    readers = [m for m in members if mode == "p2p" or m.role == "hub"]
-    return sum(
-        max(0, n - min((m.status.get("frontiers", {}).get(lane, 0) for m in readers), default=0))
+def _lost(
+    members: list[Member], published: dict[str, int], gone: int, mode: str, is_silent: Callable[[Member], bool]
+) -> dict[str, int]:
+    """Updates that some replica (of the master: the hub) never got, by cause.
+
+    `gone` are those that the driver program's replica never got, as far as tasks told: an agent that dies may not have
+    said how far its lane was.
+    """
+    silent = {member.peer for member in members if is_silent(member)}
+    readers = [m for m in members if m.peer not in silent and (mode == "p2p" or m.role == "hub")]
+    unread = {
+        lane: max(0, n - min((m.status.get("frontiers", {}).get(lane, 0) for m in readers), default=0))
         for lane, n in published.items()
-    )
+    }
+    late = sum(count for lane, count in unread.items() if lane not in silent)
+    dead = max(gone, sum(unread.values())) - late
+    return {cause: count for cause, count in (("agent gone", dead), ("not read in time", late)) if count}
 
 
 def _check_arguments(gradient: Any, descent: Any, epochs: int, chunk_rows: int | None) -> None:

@@ -42,6 +42,8 @@ class Member:
     route: bytes
     level: bool
     """It came while nothing was in flight, and began with all that had been learned."""
+    shortage: str | None
+    """What its host lacks, for the user to hear."""
     heard_at: float
     """When it last said something."""
     status: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +80,15 @@ class Registrar:
         """The members with one of `roles`, in the order they came."""
         return [member for member in list(self.members.values()) if member.role in roles]
 
+    def shortages(self) -> dict[str, str]:
+        """What the hosts of agents lack, one text per host."""
+        found: dict[str, str] = {}
+        for member in list(self.members.values()):
+            host = member.name.rpartition(":")[0]
+            if member.shortage is not None:
+                found.setdefault(f"shared memory of {host}", f"on {host}, {member.shortage}")
+        return found
+
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `condition` holds (looked at whenever an agent said something); False if time runs out."""
         with self._changed:
@@ -102,11 +113,14 @@ class Registrar:
                 "Can every host reach every other on any port?"
             )
 
-    def drain(self, timeout_s: float) -> None:
-        """Have everybody read everything; each answers when its lane is read by all, or with who is missing."""
+    def drain(self, timeout_s: float, epochs: int = 0) -> None:
+        """Have everybody read everything; each answers when its lane is read by all, or with who is missing.
+
+        The first `epochs` epochs of the session are trained: what copies of their tasks still compute is not taken.
+        """
         for member in self.members.values():
             member.drained = None
-        asked = self._to_all({"op": "drain", "timeout_s": timeout_s})
+        asked = self._to_all({"op": "drain", "timeout_s": timeout_s, "epochs": epochs})
         self.wait(lambda: all(m.drained is not None for m in asked if not self.is_silent(m)), timeout_s + 5.0)
 
     def ask_status(self, timeout_s: float) -> None:
@@ -202,6 +216,7 @@ class Registrar:
             message["pulls"],
             route,
             self.open,
+            message["shortage"],
             time.monotonic(),
         )
         self.version += 1

@@ -12,6 +12,7 @@ Readers take a shared lock on the file and the writer an exclusive one; the syst
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import struct
@@ -55,6 +56,21 @@ def anonymous_file(nbytes: int) -> int:
             os.close(descriptor)
     raise UsageError(
         f"no room for {nbytes} bytes of shared memory in {' or '.join(directories)}: free some or set TMPDIR"
+    )
+
+
+def shortage(nbytes: int) -> str | None:
+    """What to tell the user if shared memory has no room for a replica of `nbytes` and an update; None if it has."""
+    if not os.path.isdir(SHARED_MEMORY):
+        return None
+    found = os.statvfs(SHARED_MEMORY)
+    free, wanted = found.f_bavail * found.f_frsize, 2 * (HEADER_BYTES + nbytes) + SHARED_MEMORY_SPARE_BYTES
+    if free >= wanted:
+        return None
+    return (
+        f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, expected {wanted / 1e6:.0f} MB for the replica and an update: "
+        f"what does not fit lies in {tempfile.gettempdir()}, which is slower. Give it more room (docker run "
+        f"--shm-size={math.ceil(wanted / 1e9)}g; for Kubernetes, an emptyDir with medium: Memory at {SHARED_MEMORY})"
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from io import StringIO
 
 from rich.console import Console
@@ -44,11 +45,14 @@ class Report:
     updates: int
     """Updates published in this training."""
     updates_lost: int
-    """Updates accepted from a task that some replica never got: their agent died before anybody had pulled them."""
+    """Updates accepted from a task that some replica never got: see `lost`."""
     consensus_distance: float
     """Largest relative difference between any two replicas after draining, over all arrays."""
     missing: tuple[str, ...] = ()
     """Agents that were gone or did not drain in time."""
+    lost: Mapping[str, int] = field(default_factory=dict)
+    """Updates lost, by cause: "agent gone" (it died before they were pulled) or "not read in time" (it lives, but some
+    replica did not have them when `drain_timeout_s` was up)."""
 
     @property
     def rows_per_second(self) -> float:
@@ -75,9 +79,10 @@ class Report:
 
     def summary(self) -> str:
         """The run's figures in words."""
+        causes = f" ({', '.join(f'{count} {cause}' for cause, count in self.lost.items())})" if self.lost else ""
         lines = [
             f"{self.rows} rows in {self.seconds:.1f} s = {self.rows_per_second:.0f} rows/s; {self.updates} updates, "
-            f"{self.updates_lost} lost",
+            f"{self.updates_lost} lost{causes}",
             f"consensus distance {self.consensus_distance:.1e}",
         ]
         if self.missing:

@@ -105,7 +105,7 @@ def run_partition(
         token = _current.set(info)
         unit = (job.epochs_before + epoch, partition, chunk)
         try:
-            if job.mode == "p2p" and agent.knows(unit):
+            if agent.knows(unit):
                 units += 1
                 continue
             handed_over, published = _train(job, agent, model, chunk_rows, unit, attempt)
@@ -129,12 +129,10 @@ def _train(
     if update is None or (isinstance(update, Mapping) and not update):
         return False, False
     if job.mode == "master":
-        _send_to_master(agent, update, merged_at)
-    else:
-        hand_over = agent.hand_over()
-        write_delta(model, job.descent, update, agent.replica, hand_over)
-        return True, agent.publish(hand_over, merged_at, unit=unit, attempt=attempt)
-    return True, True
+        return True, _send_to_master(agent, update, merged_at, unit)
+    hand_over = agent.hand_over()
+    write_delta(model, job.descent, update, agent.replica, hand_over)
+    return True, agent.publish(hand_over, merged_at, unit=unit, attempt=attempt)
 
 
 def refresh(model: Model, replica: Replica) -> int:
@@ -190,13 +188,15 @@ def _check_numbers(arrays: Arrays) -> None:
         raise UsageError(f"the update's {error}; nothing of it was merged. A smaller learning rate may help") from None
 
 
-def _send_to_master(agent: AgentClient, update: Any, merged_at: int) -> None:
-    arrays = flatten(update, merged_at=merged_at)
+def _send_to_master(agent: AgentClient, update: Any, merged_at: int, unit: tuple[int, int, int]) -> bool:
+    """The master takes the first attempt that comes, so none is ever taken back: to the agents it is the only one."""
+    epoch, partition, chunk = unit
+    arrays = flatten(update, merged_at=merged_at, epoch=epoch, partition=partition, chunk=chunk)
     packed = Replica(Layout.of(arrays))
     try:
         for name, view in packed.arrays().items():
             view[...] = arrays[name]
-        agent.publish(packed, merged_at)
+        return agent.publish(packed, merged_at, unit=unit)
     finally:
         packed.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from p2p.agent_client import AgentSettings
@@ -26,6 +26,10 @@ class Engine(Protocol):
 
     def partitions(self, data: Any) -> int:
         """How many partitions `data` has."""
+        ...
+
+    def cautions(self, data: Any) -> Mapping[str, str]:
+        """What will make a training on `data` slower or lose more than it had to, by name."""
         ...
 
     def start(self, settings: AgentSettings, registrar: Registrar) -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
@@ -48,6 +48,9 @@ class LocalEngine:
 
     def partitions(self, data: Sequence[Any]) -> int:
         return len(data)
+
+    def cautions(self, data: Sequence[Any]) -> Mapping[str, str]:
+        return {}
 
     def start(self, settings: AgentSettings, registrar: Registrar) -> None:
         if self._agents:

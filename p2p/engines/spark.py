@@ -13,11 +13,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import cloudpickle
-from pyspark import RDD, InheritableThread, SparkContext, TaskContext
+from pyspark import RDD, InheritableThread, SparkConf, SparkContext, TaskContext
 
 from gossip.errors import UsageError
 from p2p.agent_client import AgentSettings, ensure_agent
@@ -29,6 +29,9 @@ START_TIMEOUT_S = 120.0
 """For all executors to come and start their agents: a busy cluster hands them out one by one."""
 SETTLE_S = 0.3
 """How long a starting task stays, so that the others go to other executors; an agent starts in about as long."""
+SETTLE_MAX_S = 5.0
+"""It stays longer each time. With speculation Spark ends a task that takes longer than others, such as the first one on
+an executor that is slow to begin, as soon as a copy of it is done elsewhere."""
 STEADY_S = 3.0
 """Where the configuration does not say how many executors will come: nobody came for so long."""
 PROGRESS_S = 0.25
@@ -36,6 +39,9 @@ WAIT_S = 0.1
 """How soon Ctrl-C is noticed while a job runs."""
 CANCEL_TIMEOUT_S = 10.0
 """Spark ends the Python workers of a job that was called off after two seconds."""
+
+SHUFFLE = b"+-"
+"""What Spark draws in the lineage of an RDD where it reads a shuffle."""
 
 T = TypeVar("T")
 
@@ -58,11 +64,17 @@ class SparkEngine:
             raise UsageError("the SparkContext has been stopped: make a new one, and a new DeepDist(model)")
         return data.getNumPartitions()
 
+    def cautions(self, data: RDD[Any]) -> Mapping[str, str]:
+        conf = self.context.getConf()
+        if _is_local(self.context):
+            return {}
+        return cautions(conf, _is_set(conf, "dynamicAllocation.enabled") and _kept(data))
+
     def start(self, settings: AgentSettings, registrar: Registrar) -> None:
         self._settings = settings
         give_up = time.monotonic() + START_TIMEOUT_S
         registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if registrar.is_silent(member)})
-        executors, steady_since = 0, time.monotonic()
+        executors, steady_since, settle_s = 0, time.monotonic(), SETTLE_S
         while True:
             before, executors = executors, executor_count(self.context)
             if executors != before:
@@ -79,26 +91,35 @@ class SparkEngine:
                 raise UsageError(
                     f"{found} agents on {executors} executors after {START_TIMEOUT_S:g} s: see their stderr"
                 )
-            self._start_agents(settings, max(self.context.defaultParallelism, wanted))
-            registrar.wait(lambda: len(registrar.by_role("peer", "worker")) >= wanted, SETTLE_S)  # noqa: B023
+            if len(registrar.by_role("peer", "worker")) < wanted:
+                self._start_agents(settings, max(self.context.defaultParallelism, wanted), settle_s)
+                settle_s = min(2 * settle_s, SETTLE_MAX_S)
+                registrar.wait(lambda: len(registrar.by_role("peer", "worker")) >= wanted, SETTLE_S)  # noqa: B023
+            else:
+                time.sleep(SETTLE_S)
         self.peers = len(registrar.by_role("peer", "worker"))
 
     def run(self, job: Job, data: RDD[Any], progress: Progress) -> list[TaskResult]:
-        settings, partitions = self._settings, job.partitions
+        settings = self._settings
         assert settings is not None
         parcel = self.context.broadcast(cloudpickle.dumps(job))
+        # only a stage that reads a shuffle is run again, when an executor took shuffle files with it
+        runs_again = SHUFFLE in (data.toDebugString() or b"")
 
-        def train(index: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
-            epoch, partition = divmod(index, partitions)
-            yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows, _attempt())
+        def trained(epoch: int) -> RDD[TaskResult]:
+            def train(partition: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
+                yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows, _attempt(runs_again))
 
-        epochs = data if job.epochs == 1 else self.context.union([data] * job.epochs)
+            return data.mapPartitionsWithIndex(train)
+
+        # a union of the input itself would, where that has a partitioner, put all epochs of a partition into one task
+        epochs = self.context.union([trained(epoch) for epoch in range(job.epochs)])
         self._group = f"deepdist-{job.run[:12]}"
         done = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(partitions * job.epochs, progress, done), daemon=True)
+        watcher = threading.Thread(target=self._watch, args=(job.partitions * job.epochs, progress, done), daemon=True)
         watcher.start()
         try:
-            return self._run_job(self._group, "deepdist: training", epochs.mapPartitionsWithIndex(train).collect)
+            return self._run_job(self._group, "deepdist: training", epochs.collect)
         finally:
             done.set()
             watcher.join()
@@ -110,10 +131,10 @@ class SparkEngine:
     def stop(self) -> None:
         """The agents were asked to leave, and those that did not hear it end with their executors."""
 
-    def _start_agents(self, settings: AgentSettings, tasks: int) -> None:
+    def _start_agents(self, settings: AgentSettings, tasks: int, settle_s: float) -> None:
         def start(_: Iterable[Any]) -> Iterator[None]:
             _agent(settings)
-            time.sleep(SETTLE_S)
+            time.sleep(settle_s)
             yield None
 
         job = self.context.parallelize(range(tasks), tasks).mapPartitions(start)
@@ -180,11 +201,15 @@ def _load(parcel: bytes) -> Job:
     return _jobs[key]
 
 
-def _attempt() -> int:
-    """Which attempt of its partition this task is; 0 is the first."""
+def _attempt(stage_runs_again: bool) -> int:
+    """Which attempt of its partition this task is: 0 only for one that no other can be mistaken for, then ever higher.
+
+    Spark counts attempts within one run of a stage, and does not say which run that is. The ids of tasks grow over all
+    runs, but do not tell a first attempt.
+    """
     context = TaskContext.get()
     assert context is not None
-    return context.attemptNumber()
+    return context.taskAttemptId() + 1 if stage_runs_again else context.attemptNumber()
 
 
 def _agent(settings: AgentSettings) -> Any:
@@ -213,6 +238,45 @@ def executor_count(context: SparkContext) -> int:
     assert context._jsc is not None
     everybody = len(context._jsc.sc().statusTracker().getExecutorInfos())
     return 1 if _master(context) == "local" or _master(context).startswith("local[") else everybody - 1
+
+
+def cautions(conf: SparkConf, cached: bool) -> dict[str, str]:
+    """What in the configuration of a cluster is at odds with training; `cached`: the executors keep the input."""
+    found = {}
+    if _is_set(conf, "speculation"):
+        found["speculation"] = (
+            "spark.speculation is on: Spark runs slow tasks twice. Every chunk counts once all the same, but the "
+            "second gradient is computed for nothing. Set spark.speculation=false, unless some hosts are far slower "
+            "than others"
+        )
+    if _is_set(conf, "dynamicAllocation.enabled") and not cached:
+        found["dynamic allocation"] = (
+            "spark.dynamicAllocation.enabled is on and the input is not cached: Spark takes executors away that are "
+            "idle, and their replicas go with them; those that come later copy the model and read the input again. "
+            "Cache the input (rdd.cache()), or set spark.dynamicAllocation.enabled=false"
+        )
+    return found
+
+
+def _is_set(conf: SparkConf, name: str) -> bool:
+    return (conf.get(f"spark.{name}") or "false").strip().lower() == "true"
+
+
+def _kept(data: RDD[Any]) -> bool:
+    """Whether `data`, or something it is computed from, is cached."""
+    if data.is_cached:
+        return True
+    seen, todo = set(), [data._jrdd.rdd()]
+    while todo:
+        rdd = todo.pop()
+        if rdd.id() in seen:
+            continue
+        if rdd.getStorageLevel().useMemory() or rdd.getStorageLevel().useDisk():
+            return True
+        seen.add(rdd.id())
+        dependencies = rdd.dependencies()
+        todo += [dependencies.apply(index).rdd() for index in range(dependencies.size())]
+    return False
 
 
 def _is_local(context: SparkContext) -> bool:

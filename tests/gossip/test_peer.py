@@ -30,7 +30,7 @@ from gossip.events import (
     Ticked,
     Warn,
 )
-from gossip.messages import Advert, Credit, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.messages import Advert, Credit, Mark, PeerId, Pull, Range, State, StateRequest, Unit, Unknown
 from gossip.peer import Peer, Settings
 
 ME, A, B = PeerId("me"), PeerId("a"), PeerId("b")
@@ -378,6 +378,32 @@ def test_who_has_less_of_a_lane_than_others_drains_when_the_time_is_up() -> None
     peer.handle(Received(Advert(A, 0, {B: 2})), 0.2)
     peer.handle(Exhausted(2.0), 0.3)
     assert [now for now, effect in tick_until(peer, 10.0) if isinstance(effect, Drained)] == [2.3]
+
+
+def test_a_peer_is_drained_when_everybody_alive_has_as_much_of_a_dead_lane() -> None:
+    peer = started(others=(A, B))
+    peer.handle(Received(Advert(A, 1, {ME: 0})), 0.1)
+    peer.handle(answer(1, 1, lane=A), 0.2)
+    peer.handle(Departed(A), 0.3)
+    peer.handle(Received(Advert(B, 0, {ME: 0, A: 0})), 0.4)
+    assert drained(peer.handle(Exhausted(10.0), 0.5)) == []
+    assert drained(peer.handle(Received(Advert(B, 0, {ME: 0, A: 1})), 0.6)) == [Drained(())]
+
+
+def test_a_peer_is_not_drained_while_it_may_have_to_take_an_update_back() -> None:
+    unit = Unit(0, 0, 0)
+    peer = started(others=(A, B))
+    peer.handle(Computed(UPDATE, unit, 1), 0.1)
+    served(peer, B, 0, 0.2)
+    peer.handle(Received(Advert(B, 0, {ME: 1})), 0.3)
+    peer.handle(Departed(A), 0.4)
+    peer.handle(Received(Range(A, 1, 1, 1, (Mark(unit, 0),), UPDATE.layout, UPDATE)), 0.5)
+    assert peer.pending
+    assert drained(peer.handle(Exhausted(60.0), 0.6)) == []
+    peer.handle(Ticked(), 0.5 + 3.1 * peer.settings.settle_s)
+    assert peer.withdrawn == 1
+    served(peer, B, 1, 18.0)
+    assert drained(peer.handle(Received(Advert(B, 0, {ME: 2})), 18.1)) == [Drained(())]
 
 
 def test_a_peer_may_drain_more_than_once() -> None:

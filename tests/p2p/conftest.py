@@ -174,6 +174,29 @@ def start_program() -> Callable[..., Program]:
 
 
 @pytest.fixture(scope="session")
+def spark_environment() -> Callable[[Place], dict[str, str]]:
+    """`spark_environment(place)` has all that Spark writes kept below the place, not in the installed package."""
+
+    def below(place: Place) -> dict[str, str]:
+        import pyspark
+
+        home = place.folder / "spark"
+        home.mkdir()
+        for entry in Path(pyspark.__file__).parent.iterdir():
+            if entry.name != "work":
+                (home / entry.name).symlink_to(entry)
+        return {
+            "SPARK_HOME": str(home),
+            "SPARK_LOCAL_DIRS": str(place.folder / "local"),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "PYSPARK_PYTHON": sys.executable,
+            "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # a JVM that starts soon, on few cores
+        }
+
+    return below
+
+
+@pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], bool], float], bool]:
     """`eventually(condition, timeout_s)` looks again and again."""
     return wait_until

@@ -1,8 +1,11 @@
 """The table that a training prints."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import pytest
+
+from p2p.deepdist import _lost
 from p2p.report import PeerReport, Report
 
 PEER = PeerReport("host-a:4711", "peer", 12, 34, 56_700_000, 8_900_000, 2.5, 7.0, 123_000_000)
@@ -42,6 +45,43 @@ def test_agents_that_are_missing_are_named() -> None:
     text = str(replace(REPORT, updates_lost=3, missing=("host-b:5", "host-c:6")))
     assert "34 updates, 3 lost" in text
     assert "not level in time: host-b:5, host-c:6" in text
+
+
+def test_causes_of_losses_stand_beside_their_number() -> None:
+    text = str(replace(REPORT, updates_lost=3, lost={"agent gone": 2, "not read in time": 1}))
+    assert "34 updates, 3 lost (2 agent gone, 1 not read in time)" in text
+
+
+@dataclass
+class Heard:
+    """What the registrar knows of an agent."""
+
+    peer: str
+    frontiers: dict[str, int]
+    silent: bool = False
+    role: str = "peer"
+
+    @property
+    def status(self) -> dict[str, dict[str, int]]:
+        return {"frontiers": self.frontiers}
+
+
+@pytest.mark.parametrize(
+    ("gone", "published", "causes"),
+    [
+        (0, {"a": 5, "dead": 3}, {}),
+        (2, {"a": 5, "dead": 3}, {"agent gone": 2}),  # it never said that it had published them
+        (0, {"a": 5, "dead": 4}, {"agent gone": 1}),
+        (0, {"a": 7, "dead": 3}, {"not read in time": 2}),
+        (3, {"a": 7, "dead": 4}, {"agent gone": 1, "not read in time": 2}),
+    ],
+)
+def test_an_update_is_lost_with_its_agent_or_was_not_read_in_time(
+    gone: int, published: dict[str, int], causes: dict[str, int]
+) -> None:
+    observer = Heard("observer", {"a": 5, "dead": 3}, role="observer")
+    members = [Heard("a", {"a": published["a"], "dead": 3}), Heard("dead", {}, silent=True), observer]
+    assert _lost(members, published, gone, "p2p", lambda member: member.silent) == causes
 
 
 def test_the_text_is_plain_and_no_line_ends_in_spaces() -> None:

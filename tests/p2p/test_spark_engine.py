@@ -4,15 +4,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import pyspark
 import pytest
 from py4j.protocol import Py4JError
+from pyspark import SparkConf, TaskContext
 
 from p2p import UsageError
-from p2p.engines.spark import _explained
+from p2p.engines.spark import _attempt, _explained, cautions
 from p2p.task import PartitionError
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -23,27 +22,17 @@ GONE_TIMEOUT_S = 15.0
 
 
 class SparkPrograms:
-    """Starts programs with all that Spark writes kept below their place, not in the installed package's `work/`."""
+    """Starts programs that use Spark."""
 
-    def __init__(self, make_place: Callable[[], Any], start_program: Callable[..., Any]) -> None:
+    def __init__(self, make_place: Callable[[], Any], start_program: Callable[..., Any], environment: Any) -> None:
         self._make_place = make_place
         self._start_program = start_program
+        self._environment = environment
 
     def start(self, name: str) -> Any:
         """The running program, in a place of its own."""
         place = self._make_place()
-        home = place.folder / "spark"
-        home.mkdir()
-        for entry in Path(pyspark.__file__).parent.iterdir():
-            if entry.name != "work":
-                (home / entry.name).symlink_to(entry)
-        environment = {
-            "SPARK_HOME": str(home),
-            "SPARK_LOCAL_DIRS": str(place.folder / "local"),
-            "SPARK_LOCAL_IP": "127.0.0.1",
-            "PYSPARK_PYTHON": sys.executable,
-        }
-        return self._start_program(place, name, environment)
+        return self._start_program(place, name, self._environment(place))
 
     def results(self, name: str) -> Iterator[Any]:
         """For a fixture: what the program wrote, and in the end a look at what it left behind."""
@@ -56,8 +45,8 @@ class SparkPrograms:
 
 
 @pytest.fixture(scope="module")
-def programs(make_place: Any, start_program: Any) -> SparkPrograms:
-    return SparkPrograms(make_place, start_program)
+def programs(make_place: Any, start_program: Any, spark_environment: Any) -> SparkPrograms:
+    return SparkPrograms(make_place, start_program, spark_environment)
 
 
 # --------------------------------------------------------------------------------- two executors of one core, no master
@@ -165,6 +154,10 @@ def test_trainings_of_one_session_add_up(local: Any) -> None:
     assert local["empty partitions"] == [3 * 190 + 45 + 7, 1, 1]
 
 
+def test_data_with_a_partitioner_is_trained_epoch_by_epoch(local: Any) -> None:
+    assert local["partitioned"] == [[15, 15], 6, 30]
+
+
 def test_the_job_group_of_the_user_is_the_same_after_a_training(local: Any) -> None:
     assert local["job group"] == "mine"
 
@@ -178,6 +171,10 @@ def test_after_ctrl_c_no_job_is_left_and_the_session_goes_on(local: Any) -> None
 def test_a_session_on_spark_refuses_lists_and_a_number_of_peers(local: Any) -> None:
     assert "on Spark or on lists, not on both" in local["list"]
     assert "on Spark every executor is a peer" in local["peers"]
+
+
+def test_input_is_kept_on_the_executors_if_it_or_what_it_comes_from_is_cached(local: Any) -> None:
+    assert local["kept"] == {"plain": False, "cached": True, "from cached": True, "frame": True}
 
 
 # ---------------------------------------------------------------------------------------------------------- sudden ends
@@ -220,6 +217,56 @@ def test_nothing_is_left_of_a_training_that_is_ended(programs: SparkPrograms, ev
     finally:
         left = program.place.close()
     assert left == {}
+
+
+# ------------------------------------------------------------------------------------------------------ configuration
+
+
+def configured(**settings: str) -> SparkConf:
+    conf = SparkConf(loadDefaults=False)
+    return conf.setAll([(f"spark.{name.replace('_', '.')}", value) for name, value in settings.items()])
+
+
+def test_nothing_is_said_of_a_configuration_that_suits() -> None:
+    assert cautions(configured(), cached=False) == {}
+    assert cautions(configured(speculation="false", dynamicAllocation_enabled="false"), cached=False) == {}
+
+
+def test_speculation_is_work_for_nothing() -> None:
+    (text,) = cautions(configured(speculation="true"), cached=True).values()
+    assert "spark.speculation is on" in text
+    assert "Every chunk counts once" in text
+    assert "Set spark.speculation=false" in text
+
+
+def test_dynamic_allocation_is_at_odds_with_input_that_is_not_cached() -> None:
+    conf = configured(dynamicAllocation_enabled="TRUE")
+    assert cautions(conf, cached=True) == {}
+    (text,) = cautions(conf, cached=False).values()
+    assert "spark.dynamicAllocation.enabled is on and the input is not cached" in text
+    assert "rdd.cache()" in text
+
+
+# ------------------------------------------------------------------------------------------------------------ attempts
+
+
+class Task:
+    """Stands in for Spark's context of a task."""
+
+    def __init__(self, attempt: int, ident: int) -> None:
+        self.attemptNumber, self.taskAttemptId = lambda: attempt, lambda: ident
+
+
+def test_attempts_are_told_apart_also_when_spark_counts_them_from_0_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt(task: Task, stage_runs_again: bool) -> int:
+        monkeypatch.setattr(TaskContext, "get", lambda: task)
+        return _attempt(stage_runs_again)
+
+    first, again, rerun = Task(0, 0), Task(1, 7), Task(0, 9)
+    assert [attempt(task, False) for task in (first, again)] == [0, 1], "a first attempt need not be retained"
+    numbers = [attempt(task, True) for task in (first, again, rerun)]
+    assert numbers == sorted(set(numbers)), "later ones are higher"
+    assert numbers[0] > 0, "any of them may have to be taken back"
 
 
 # ------------------------------------------------------------------------------------------------ what errors look like

@@ -188,7 +188,7 @@ def test_in_master_mode_the_update_goes_out_as_it_is(model: Model, neighbor: Nei
     again, extra = inflate(neighbor.published[0])
     np.testing.assert_array_equal(again["g"], np.ones(3))
     assert again["loss"] == 0.5
-    assert extra == {"merged_at": 5}
+    assert extra == {"merged_at": 5, "epoch": 0, "partition": 0, "chunk": 0}
 
 
 def test_in_master_mode_numbers_that_are_not_finite_are_named_by_their_place(model: Model, neighbor: Neighbor) -> None:

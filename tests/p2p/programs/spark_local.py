@@ -11,6 +11,8 @@ from pyspark.sql import SparkSession
 from spark_context import agents, spark_context, write_results
 
 from p2p import DeepDist, UsageError
+from p2p.engines.spark import _kept
+from p2p.task import current
 
 
 def gradient(model, rows):
@@ -19,6 +21,10 @@ def gradient(model, rows):
 
 def gradient_of_frame(model, rows):
     return {"sum": np.array([float(sum(row.value for row in rows))])}
+
+
+def gradient_of_epoch(model, rows):
+    return {"epochs": np.eye(2)[current().epoch] * len(list(rows))}
 
 
 def endless(model, rows):
@@ -70,6 +76,11 @@ with DeepDist(model) as dd:
         dd.train([[1]], gradient)
     except UsageError as error:
         results["list"] = str(error)
+model = {"epochs": np.zeros(2)}
+with DeepDist(model) as dd:
+    pairs = sc.parallelize([(key, 1) for key in range(3) for _ in range(5)], 2)
+    report = dd.train(pairs.partitionBy(3), gradient_of_epoch, epochs=2)
+    results["partitioned"] = [dd.model["epochs"].tolist(), report.updates, report.rows]
 model = {"sum": np.zeros(1)}
 with DeepDist(model) as dd:
     dd.train(sc.parallelize([1, 2], 2), gradient)
@@ -89,5 +100,9 @@ try:
         dd.train(sc.parallelize([1]), gradient)
 except UsageError as error:
     results["peers"] = str(error)
+cached = sc.parallelize(range(3), 2).cache()
+frame.cache()
+kept = {"plain": sc.parallelize([1]), "cached": cached, "from cached": cached.map(str), "frame": frame.select("id").rdd}
+results["kept"] = {name: _kept(rdd) for name, rdd in kept.items()}
 session.stop()
 write_results(results)

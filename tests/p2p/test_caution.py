@@ -1,0 +1,68 @@
+"""Warnings: each once per session, and with what to do about it."""
+
+import os
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from p2p import DeepDist, DeepDistWarning
+from p2p.caution import Cautions
+from p2p.registrar import Registrar
+from p2p.replica import SHARED_MEMORY_SPARE_BYTES, shortage
+
+
+def hello(host: str, pid: int, lacking: str | None) -> dict[str, object]:
+    """What an agent says first."""
+    about = {"op": "hello", "run": "run", "peer": f"{host}{pid}", "role": "peer", "name": f"{host}:{pid}", "pid": pid}
+    return {**about, "adverts": "", "pulls": "", "shortage": lacking}
+
+
+def test_a_caution_is_given_once_per_session_by_name() -> None:
+    cautions = Cautions()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cautions.give({"one": "first", "two": "second"}, stacklevel=1)
+        cautions.give({"one": "in other words", "three": "third"}, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["first", "second", "third"]
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_a_replica_and_an_update_must_fit_into_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = SHARED_MEMORY_SPARE_BYTES + 2 * (4096 + 50_000_000)
+    monkeypatch.setattr(os.path, "isdir", lambda path: True)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=room // 4096, f_frsize=4096))
+    assert shortage(49_990_000) is None
+    text = shortage(100_000_000)
+    assert text is not None
+    assert "/dev/shm has 117 MB free, expected 217 MB for the replica and an update" in text
+    assert "docker run --shm-size=1g" in text
+
+
+def test_a_host_without_shared_memory_lacks_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
+    assert shortage(10**15) is None
+
+
+def test_what_a_host_lacks_is_said_once_however_many_agents_it_has() -> None:
+    registrar = Registrar("run")
+    try:
+        for said in (hello("a", 1, "little"), hello("a", 2, "less"), hello("b", 3, None), hello("c", 4, "nothing")):
+            registrar._on_message(b"", said)
+        assert list(registrar.shortages().values()) == ["on a, little", "on c, nothing"]
+    finally:
+        registrar.close()
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
+def test_a_training_warns_in_the_line_that_calls_it(place: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Registrar, "shortages", lambda registrar: {"shared memory of here": "too little"})
+    with DeepDist({"w": np.zeros(1)}, peers=1) as dd, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dd.train([[1]], lambda model, rows: None)
+        dd.train([[1]], lambda model, rows: None)
+    (warning,) = [warning for warning in caught if warning.category is DeepDistWarning]
+    assert str(warning.message) == "too little"
+    assert warning.filename == __file__
