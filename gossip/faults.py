@@ -7,7 +7,7 @@ the generator that it is given, so the same seed hits the same peers.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,31 +35,50 @@ class Disruption:
     """The faults of one simulation while they are carried out."""
 
     def __init__(
-        self, swarm: Simulation, faults: Faults, chance: random.Random, note: Callable[[str], None] = lambda text: None
+        self,
+        swarm: Simulation,
+        faults: Faults,
+        chance: random.Random,
+        note: Callable[[str], None] = lambda text: None,
+        spared: Collection[PeerId] = (),
     ) -> None:
+        """`spared` peers are neither crashed nor paused; cut off they may be."""
         self.crashed_at: dict[PeerId, float] = {}
+        self.active = True
+        """Faults whose time comes are carried out; else they are left out."""
         self._swarm = swarm
         self._faults = faults
         self._chance = chance
         self._note = note
+        self._spared = spared
         self._cuts: list[tuple[frozenset[PeerId], bool]] = []
         swarm.blocked = self._blocked
         for host in swarm.peers.values():
             self._set_clock(host)
         for begin, end, both in faults.partitions:
-            swarm.at(begin, partial(self._cut, both, end))
+            swarm.at(begin, partial(self._inflict, "a cut", partial(self._cut, both, end)))
         for time in faults.crashes:
-            swarm.at(time, self._crash)
+            swarm.at(time, partial(self._inflict, "a crash", self._crash))
         for begin, seconds in faults.pauses:
-            swarm.at(begin, partial(self._pause, seconds))
+            swarm.at(begin, partial(self._inflict, "a pause", partial(self._pause, seconds)))
         for index, time in enumerate(faults.joins):
-            swarm.at(time, partial(self._join, index))
+            swarm.at(time, partial(self._inflict, "a latecomer", partial(self._join, index)))
 
     def end(self) -> None:
-        """Heal what is cut, and wake who pauses. Who crashed stays away, and clocks keep their pace."""
+        """Heal what is cut, and wake who pauses. Who crashed stays away, and clocks keep their pace.
+
+        What is due from now on is left out, unless `active` is set again.
+        """
+        self.active = False
         self._cuts.clear()
         for host in self._swarm.peers.values():
             host.paused_until = min(host.paused_until, self._swarm.now)
+
+    def _inflict(self, what: str, act: Callable[[], None]) -> None:
+        if self.active:
+            act()
+        else:
+            self._note(f"{what} was due and left out")
 
     def _blocked(self, sender: PeerId, receiver: PeerId) -> bool:
         return any((sender in half) != (receiver in half) and (both or sender in half) for half, both in self._cuts)
@@ -78,7 +97,7 @@ class Disruption:
             self._note(f"healed {sorted(cut[0])}")
 
     def _crash(self) -> None:
-        ready = [me for me, host in self._swarm.live().items() if host.peer.ready]
+        ready = [me for me, host in self._swarm.live().items() if host.peer.ready and me not in self._spared]
         if len(ready) > 1:
             me = self._chance.choice(ready)
             self.crashed_at[me] = self._swarm.now
@@ -86,7 +105,7 @@ class Disruption:
             self._note(f"{me} crashed")
 
     def _pause(self, seconds: float) -> None:
-        me = self._chance.choice(sorted(self._swarm.live()))
+        me = self._chance.choice(sorted(me for me in self._swarm.live() if me not in self._spared))
         self._swarm.peers[me].paused_until = self._swarm.now + seconds
         self._note(f"{me} paused for {seconds:.1f} s")
 

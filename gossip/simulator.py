@@ -60,6 +60,9 @@ class SimulatedPeer:
         self.replica = replica
         self.segments = Segments()
         self.gated = 0
+        self.bytes_out = 0
+        """Of all that was sent, lost or not."""
+        self.bytes_in = 0
         self.alive = True
         self.clock_rate = 1.0
         """Seconds of its clock per second of virtual time."""
@@ -85,7 +88,10 @@ class SimulatedPeer:
 
 
 class Simulation:
-    """`count` peers that start from the same `initial` arrays and all know each other."""
+    """`count` peers that start from the same `initial` arrays and all know each other.
+
+    With `observer`, one more peer of that name reads everybody and is read by nobody.
+    """
 
     def __init__(
         self,
@@ -96,6 +102,7 @@ class Simulation:
         network: Network | None = None,
         settings: Settings | None = None,
         observe: Observe | None = None,
+        observer: PeerId | None = None,
     ) -> None:
         self.now = 0.0
         self.network = network or Network()
@@ -109,7 +116,8 @@ class Simulation:
         self._initial = initial
         self.blocked: Callable[[PeerId, PeerId], bool] = lambda sender, receiver: False
         """Whether nothing that the first sends reaches the second: a partition, perhaps in one direction."""
-        ids = [PeerId(f"p{index:03d}") for index in range(count)]
+        self._observer = observer
+        ids = [PeerId(f"p{index:03d}") for index in range(count)] + ([observer] if observer is not None else [])
         self.peers: dict[PeerId, SimulatedPeer] = {}
         for me in ids:
             self._add(me)
@@ -117,7 +125,7 @@ class Simulation:
             self.happen(me, Started({}))
             for other in ids:
                 if other != me:
-                    self.happen(me, Joined(other))
+                    self._introduce(me, other)
 
     # ------------------------------------------------------------------------------------------------------- script
 
@@ -132,8 +140,8 @@ class Simulation:
         self._add(me)
         self.happen(me, Started({}, ready=False))
         for other in others:
-            self.happen(me, Joined(other, level=False))
-            self.happen(other, Joined(me, level=False))
+            self._introduce(me, other, level=False)
+            self._introduce(other, me, level=False)
 
     def crash(self, me: PeerId) -> None:
         """A peer is gone, now, with all it holds."""
@@ -159,6 +167,22 @@ class Simulation:
             self.now, _, action = heapq.heappop(self._queue)
             action()
         self.now = until
+
+    def run_while(self, condition: Callable[[], bool]) -> None:
+        """Advance virtual time from event to event as long as `condition` holds."""
+        while self._queue and condition():
+            self.now, _, action = heapq.heappop(self._queue)
+            action()
+
+    def is_level(self) -> bool:
+        """All who live have a replica and the same frontiers, nothing of theirs is missing or to be taken back."""
+        live = self.live()
+        levels = [_level(host) for host in live.values()]
+        if any(level != levels[0] for level in levels):
+            return False
+        if any(not host.peer.ready or host.peer.pending for host in live.values()):
+            return False
+        return all(levels[0].get(me, 0) == host.peer.replicator.n for me, host in live.items())
 
     def run_until_drained(self, timeout_s: float = 300.0) -> float:
         """Let every peer drain; returns the virtual seconds that it took. The time-out bounds it."""
@@ -233,6 +257,7 @@ class Simulation:
         return encode(message)
 
     def _carry(self, sender: PeerId, to: PeerId, frames: list[Bytes]) -> None:
+        self.peers[sender].bytes_out += sum(len(frame) for frame in frames)
         for _ in range(2 if self.random.random() < self.network.duplication else 1):
             if self.random.random() >= self.network.loss and not self.blocked(sender, to):
                 arrival = self.now + self.random.expovariate(1 / self.network.delay_mean_s)
@@ -240,6 +265,7 @@ class Simulation:
 
     def _arrive(self, sender: PeerId, to: PeerId, frames: list[Bytes]) -> None:
         if to in self.peers and not self.blocked(sender, to):
+            self.peers[to].bytes_in += sum(len(frame) for frame in frames)
             self.happen(to, Received(decode(frames)))
 
     def _wake(self, me: PeerId) -> None:
@@ -263,6 +289,15 @@ class Simulation:
         else:
             self._wake(me)
 
+    def _introduce(self, me: PeerId, other: PeerId, level: bool = True) -> None:
+        """Let `me` know of `other`."""
+        self.happen(me, Joined(other, reads=me != self._observer, read=other != self._observer, level=level))
+
     def _add(self, me: PeerId) -> None:
         peer = Peer(me, self.layout, self._settings, random.Random(self.random.getrandbits(64)))
         self.peers[me] = SimulatedPeer(peer, Packed.of(self._initial))
+
+
+def _level(host: SimulatedPeer) -> dict[PeerId, int]:
+    """How far each lane is applied there; lanes without updates count as unknown ones."""
+    return {lane: n for lane, n in host.peer.replicator.frontiers().items() if n}

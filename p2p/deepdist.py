@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gossip.errors import UsageError
 from p2p import engines
+from p2p.engines.simulated import SimulatedCluster
 from p2p.model import Model
 from p2p.report import Report
 from p2p.session import ROLES, AgentSession, Session
@@ -43,24 +44,32 @@ class DeepDist(Generic[M]):
         *,
         parameters: Sequence[str] | None = None,
         peers: int | None = None,
+        engine: SimulatedCluster | None = None,
         seed: int = 0,
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
     ) -> None:
         """`peers`: processes of the local engine (default: one per core, at most one per partition); on Spark every
-        executor is a peer. `seed`: of the random numbers that gradients draw by `p2p.task.current()`. `progress`: show
-        a bar (default: on a terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
+        executor is a peer. `engine`: a simulated cluster to train on instead, in this process. `seed`: of the random
+        numbers that gradients draw by `p2p.task.current()`. `progress`: show a bar (default: on a terminal).
+        `drain_timeout_s`: how long `train` may wait at its end for level replicas.
         """
         if mode not in ROLES:
             raise UsageError(f"mode={mode!r}, expected 'p2p' or 'master'")
         if peers is not None and peers < 1:
             raise UsageError(f"peers={peers}, expected at least 1")
+        if engine is not None:
+            _check_engine(engine, mode, peers)
         self._user_model = Model(model, parameters)
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
-        self._session: Session = AgentSession(
-            self._user_model, mode, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s
-        )
+        self._session: Session
+        if engine is None:
+            self._session = AgentSession(
+                self._user_model, mode, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s
+            )
+        else:
+            self._session = engine.session(self._user_model, seed, drain_timeout_s)
 
     def __enter__(self) -> Self:
         if self._state != "new":
@@ -134,6 +143,17 @@ class DeepDist(Generic[M]):
             yield show
         finally:
             bar.stop()
+
+
+def _check_engine(engine: Any, mode: str, peers: int | None) -> None:
+    if not isinstance(engine, SimulatedCluster):
+        raise UsageError(
+            f"engine is a {type(engine).__name__}, expected a SimulatedCluster, or None for Spark and lists"
+        )
+    if peers is not None:
+        raise UsageError(f"peers={peers} beside an engine, expected one of them: write SimulatedCluster(peers={peers})")
+    if mode != "p2p":
+        raise UsageError(f"mode={mode!r} on a simulated cluster, expected 'p2p': a master is not simulated")
 
 
 def _check_arguments(gradient: Any, descent: Any, epochs: int, chunk_rows: int | None) -> None:

@@ -29,6 +29,7 @@ class PeerReport:
     """Updates merged into the replica between the copy that a gradient saw and its update."""
     staleness_p95: float
     memory_peak_bytes: int
+    """0 for a simulated peer."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Report:
     rows: int
     """Rows that gradients took in, over all epochs."""
     seconds: float
-    """Wall time of the training, draining included."""
+    """Wall time of the training, draining included; virtual seconds on a simulated cluster."""
     updates: int
     """Updates published in this training."""
     updates_lost: int
@@ -49,6 +50,10 @@ class Report:
     """Largest relative difference between any two replicas after draining, over all arrays."""
     missing: tuple[str, ...] = ()
     """Agents that were gone or did not drain in time."""
+    digest: str = ""
+    """Of a simulated cluster: a hash of all that happened, the same for the same seed. Else empty."""
+    story: tuple[str, ...] = ()
+    """Of a simulated cluster: what went wrong, and when."""
 
     @property
     def rows_per_second(self) -> float:
@@ -56,7 +61,8 @@ class Report:
 
     def table(self) -> Table:
         """As a table of the rich library."""
-        table = Table(title=f"mode {self.mode}", title_justify="left", caption=self.summary(), caption_justify="left")
+        title = f"mode {self.mode}" + (", simulated: seconds are virtual" if self.digest else "")
+        table = Table(title=title, title_justify="left", caption=self.summary(), caption_justify="left")
         for column in ("peer", "role", "published", "applied", "MB out", "MB in", "staleness", "p95", "peak MB"):
             table.add_column(column, justify="left" if column in ("peer", "role") else "right", no_wrap=True)
         for peer in self.peers:
@@ -82,6 +88,7 @@ class Report:
         ]
         if self.missing:
             lines.append(f"gone, or not level in time: {', '.join(self.missing)}")
+        lines += self.story
         return "\n".join(lines)
 
     def __str__(self) -> str:
