@@ -6,10 +6,12 @@ messages overtake each other. All randomness comes from one generator; the same 
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from gossip.arrays import Array, Arrays, Bytes, Layout, Packed
 from gossip.events import (
@@ -36,7 +38,7 @@ from gossip.events import (
 from gossip.messages import Message, PeerId, Range, State
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
-from gossip.trace import Digest, Observe
+from gossip.trace import Digest, Observe, fingerprint
 from gossip.wire import decode, encode
 
 
@@ -50,6 +52,25 @@ class Network:
     """Probability that it is sent twice (each copy may be lost)."""
     delay_mean_s: float = 0.05
     """Mean of the exponential delay."""
+
+
+class Parcel:
+    """Frames under way. Decoded once, by whoever gets them first: a message is a value, and all may share it."""
+
+    def __init__(self, frames: list[Bytes]) -> None:
+        self.frames = frames
+        self.nbytes = sum(len(frame) for frame in frames)
+
+    @cached_property
+    def received(self) -> Received:
+        """What happens to whoever gets it."""
+        return Received(decode(self.frames))
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the header and of the checksums of the blocks."""
+        header, *blocks = self.frames
+        return hashlib.sha256(b"".join([header, *blocks[::2]])).hexdigest()
 
 
 class SimulatedPeer:
@@ -109,7 +130,7 @@ class Simulation:
         self.random = random.Random(seed)
         self.layout = Layout.of(initial)
         self.digest = Digest()
-        self.observers: list[Observe] = [self.digest.observe] + ([observe] if observe else [])
+        self.observers: list[Observe] = [observe] if observe else []
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._settings = settings
@@ -199,7 +220,7 @@ class Simulation:
 
     # ------------------------------------------------------------------------------------------------------- driver
 
-    def happen(self, me: PeerId, event: Event, not_before: float = float("-inf")) -> None:
+    def happen(self, me: PeerId, event: Event, not_before: float = float("-inf"), digest: str | None = None) -> None:
         """Hand an event to a peer and carry out what it wants; nothing happens to one that crashed.
 
         Its clock shows at least `not_before`: a deadline loses a little when it is converted between clocks.
@@ -211,16 +232,18 @@ class Simulation:
             self.at(host.paused_until, lambda: self.happen(me, event))
             return
         now = host.now(self.now, not_before)
+        if not isinstance(event, Received):
+            self.digest.happened(now, me, fingerprint(event))
         effects = host.peer.handle(event, now)
         for effect in effects:
             match effect:
                 case Send(to, message):
-                    self._carry(me, to, self._frames(host, message))
+                    self._carry(me, to, Parcel(self._frames(host, message)))
                 case Publish(message):
-                    frames = encode(message)
+                    parcel = Parcel(encode(message))
                     for other in self.peers:
                         if other != me:
-                            self._carry(me, other, frames)
+                            self._carry(me, other, parcel)
                 case Deliver(_, _, _, payload):
                     nbytes = self.layout.nbytes
                     self.layout.add(host.replica.buffer, host.segments.resolve(payload).read(0, nbytes), 0, nbytes)
@@ -256,17 +279,18 @@ class Simulation:
                 return encode(message, Packed(self.layout, bytes(host.replica.buffer)))
         return encode(message)
 
-    def _carry(self, sender: PeerId, to: PeerId, frames: list[Bytes]) -> None:
-        self.peers[sender].bytes_out += sum(len(frame) for frame in frames)
+    def _carry(self, sender: PeerId, to: PeerId, parcel: Parcel) -> None:
+        self.peers[sender].bytes_out += parcel.nbytes
         for _ in range(2 if self.random.random() < self.network.duplication else 1):
             if self.random.random() >= self.network.loss and not self.blocked(sender, to):
                 arrival = self.now + self.random.expovariate(1 / self.network.delay_mean_s)
-                self.at(arrival, lambda: self._arrive(sender, to, frames))
+                self.at(arrival, lambda: self._arrive(sender, to, parcel))
 
-    def _arrive(self, sender: PeerId, to: PeerId, frames: list[Bytes]) -> None:
+    def _arrive(self, sender: PeerId, to: PeerId, parcel: Parcel) -> None:
         if to in self.peers and not self.blocked(sender, to):
-            self.peers[to].bytes_in += sum(len(frame) for frame in frames)
-            self.happen(to, Received(decode(frames)))
+            self.peers[to].bytes_in += parcel.nbytes
+            self.digest.happened(self.now, to, parcel.digest)
+            self.happen(to, parcel.received)
 
     def _wake(self, me: PeerId) -> None:
         """Have `Ticked` happen at the peer's deadline; a timer that was set for a later one finds nothing to do."""

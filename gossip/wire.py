@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -279,8 +280,9 @@ def _marks(value: Any) -> tuple[Mark, ...]:
     for entry in value:
         if type(entry) is not list or len(entry) != 5:
             raise WireError("a mark is not unit, attempt and sign")
-        epoch, partition, chunk, attempt = (_count(number) for number in entry[:4])
-        marks.append(Mark(Unit(epoch, partition, chunk), attempt, _flag(entry[4])))
+        epoch, partition, chunk, attempt, withdraws = entry
+        unit = Unit(_count(epoch), _count(partition), _count(chunk))
+        marks.append(Mark(unit, _count(attempt), _flag(withdraws)))
     return tuple(marks)
 
 
@@ -310,7 +312,13 @@ def _layout(value: Any) -> Layout:
             raise WireError(f"arrays of {total} bytes, at most {PAYLOAD_BYTES_MAX}")
         names.add(name)
         specs.append(ArraySpec(name, dtype, tuple(shape)))
-    return Layout(tuple(specs))
+    return _same_layout(tuple(specs))
+
+
+@lru_cache(maxsize=16)
+def _same_layout(specs: tuple[ArraySpec, ...]) -> Layout:
+    """One object for equal layouts, which knows its offsets already: most messages have the same."""
+    return Layout(specs)
 
 
 _DECODERS: dict[int, tuple[tuple[Callable[[Any], Any], ...], Callable[..., Message]]] = {
