@@ -133,6 +133,10 @@ class Peer:
         self._retained: dict[int, Retained] = {}
         self._strangers: dict[PeerId, float] = {}
         """Lanes that are known while their peers are not, and since when."""
+        self._lanes_changed = True
+        """There may be other strangers than when it was looked for them."""
+        self._detect_at = float("-inf")
+        """Nobody can have been silent for too long before."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
@@ -140,7 +144,7 @@ class Peer:
         match event:
             case Started(frontiers, ready):
                 self.replicator.start(frontiers)
-                self._started = self._changed = True
+                self._started = self._changed = self._lanes_changed = True
                 self.ready = ready
                 if not ready:
                     assert self.adopter is not None, "a peer that is not ready needs chance to adopt a replica"
@@ -149,6 +153,7 @@ class Peer:
                 self.replicator.join(peer, reads, read, level)
                 self.members.setdefault(peer, Member(reads, read, now))
                 self._changed = True
+                self._lanes_changed |= bool(self._strangers)
             case Departed(peer):
                 self._reach(peer, now)
             case Returned(peer):
@@ -188,7 +193,7 @@ class Peer:
             self._detect(now)
             effects += self._withdraw(now)
             effects += self._look_after_dead_lanes(now)
-            if self.adopter is not None:
+            if self.adopter is not None and (self.adopter.needed or self.adopter.under_way):
                 effects += self.adopter.tick(now, self._donors(), self._readable())
             if self.ready:
                 effects += self.replicator.pulls(now)
@@ -209,7 +214,7 @@ class Peer:
         advert = self._advertised_at + (self.settings.advert_gap_s if self._changed else self.settings.advert_period_s)
         give_up = float("inf") if self._give_up_at is None else self._give_up_at
         adoption = float("inf")
-        if self.adopter is not None and (self.adopter.under_way or self._donors()):
+        if self.adopter is not None and (self.adopter.under_way or (self.adopter.needed and self._donors())):
             adoption = self.adopter.deadline()
         return min(advert, self.replicator.deadline(), give_up, adoption)
 
@@ -221,13 +226,18 @@ class Peer:
             return
         member.departed_at = departed_at
         member.forgotten = False
+        self._lanes_changed = True
         self.replicator.reach(peer, departed_at is None)
 
     def _detect(self, now: float) -> None:
         """Who has been silent for long is taken for dead, until it is heard again."""
+        if now < self._detect_at:
+            return
         for peer, member in self.members.items():
             if member.departed_at is None and now >= member.heard_at + self.settings.detect_s:
                 self._reach(peer, now)
+        heard_at = (member.heard_at for member in self.members.values() if member.departed_at is None)
+        self._detect_at = min(heard_at, default=now) + self.settings.detect_s
 
     def _alive(self) -> list[PeerId]:
         return [peer for peer, member in self.members.items() if member.departed_at is None]
@@ -245,6 +255,9 @@ class Peer:
 
     def _look_for_strangers(self, now: float) -> None:
         """Lanes of peers that nobody introduced: they were dead before we came."""
+        if not self._lanes_changed:
+            return
+        self._lanes_changed = False
         lanes = set(self.replicator.origins).union(*(self.members[peer].frontiers for peer in self._alive()))
         strangers = lanes - self.members.keys() - {self.me}
         self._strangers = {lane: self._strangers.get(lane, now) for lane in strangers}
@@ -254,9 +267,8 @@ class Peer:
         effects: list[Effect] = []
         self._look_for_strangers(now)
         dead = [lane for lane, since in self._strangers.items() if now >= since + self.settings.settle_s]
-        for peer, member in self.members.items():
-            if member.departed_at is None:
-                continue
+        for peer, member in [entry for entry in self.members.items() if entry[1].departed_at is not None]:
+            assert member.departed_at is not None
             if now >= member.departed_at + self.settings.settle_s:
                 dead.append(peer)
             if now >= member.departed_at + self.settings.forget_s and not member.forgotten:
@@ -345,6 +357,8 @@ class Peer:
                 self._reach(advert.peer, None)
             member.ready = advert.ready
             member.frontiers = {**advert.frontiers, advert.peer: advert.n}
+            unknown = advert.frontiers.keys() - self.members.keys()
+            self._lanes_changed |= bool(self._strangers) or not unknown <= {self.me}
             for number, retained in self._retained.items():
                 if seen >= number:
                     retained.known_to.setdefault(advert.peer, advert.n)
@@ -407,7 +421,7 @@ class Peer:
             self.identities.note(lane, marks)
         self.identities.note(self.me, known.of_lane(self.me))
         self.ready = True
-        self._changed = True
+        self._changed = self._lanes_changed = True
         return effects
 
     # ------------------------------------------------------------------------------------------------------- timers
