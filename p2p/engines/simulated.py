@@ -226,7 +226,7 @@ class SimulatedSession:
 # ------------------------------------------------------------------------------------------------------- the scheduler
 
 
-@dataclass
+@dataclass(eq=False)
 class Task:
     """One partition of one epoch."""
 
@@ -348,7 +348,7 @@ class Scheduler:
         if number == 0 and self._chance.random() < self._cluster.speculate:
             later = self._swarm.now + self._chance.uniform(0, 2 * self._cluster.seconds_per_chunk)
             self._swarm.at(later, partial(self._try_again, task))
-        self._advance(attempt)
+        self._swarm.at(self._swarm.now, partial(self._advance, attempt))
 
     def _advance(self, attempt: Attempt) -> None:
         """The end of a chunk, and the begin of the next one."""

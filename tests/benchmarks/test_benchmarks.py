@@ -34,6 +34,15 @@ def test_four_agents_exchange_40_mb_updates_exactly_and_in_bounded_memory(
     assert max(last["peak_bytes"]) < max(first["peak_bytes"]) + 40e6
 
 
+@pytest.mark.slow
+def test_a_simulated_training_of_many_peers_is_exact(tmp_path: Path) -> None:
+    done = run("benchmarks.simulated", "--quick", "--json", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures").read_text())
+    assert [r["peers"] for r in figures["rounds"]] == [4, 16]
+    assert all(r["exact"] for r in figures["rounds"])
+
+
 def test_word2vec_quality_says_what_to_fetch(tmp_path: Path) -> None:
     done = run("benchmarks.word2vec_quality", "--quick", "--data", str(tmp_path))
     assert done.returncode == 2
