@@ -8,7 +8,7 @@ hits when somebody was just sent a replica, which is when the one who gives and 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -68,41 +68,58 @@ class Disruption:
     """The faults of one simulation while they are carried out."""
 
     def __init__(
-        self, swarm: Simulation, faults: Faults, chance: random.Random, note: Callable[[str], None] = lambda text: None
+        self,
+        swarm: Simulation,
+        faults: Faults,
+        chance: random.Random,
+        note: Callable[[str], None] = lambda text: None,
+        spared: Collection[PeerId] = (),
     ) -> None:
+        """`spared` peers are neither crashed nor paused; cut off they may be."""
         self.crashed_at: dict[PeerId, float] = {}
+        self.active = True
+        """Faults whose time comes are carried out; else they are left out."""
         self._swarm = swarm
         self._faults = faults
         self._chance = chance
         self._note = note
+        self._spared = spared
         self._cuts: list[tuple[frozenset[PeerId], bool]] = []
         self._strikes = list(faults.strikes)
-        self._ended = False
         swarm.blocked = self._blocked
         swarm.observers.append(self._observe)
         for begin, end, both in faults.partitions:
-            swarm.at(begin, partial(self._cut, both, end))
+            swarm.at(begin, partial(self._inflict, "a cut", partial(self._cut, both, end)))
         for time in faults.crashes:
-            swarm.at(time, self._crash_any)
+            swarm.at(time, partial(self._inflict, "a crash", self._crash_any))
         for begin, seconds in faults.pauses:
-            swarm.at(begin, partial(self._pause, seconds))
+            swarm.at(begin, partial(self._inflict, "a pause", partial(self._pause, seconds)))
         for index, time in enumerate(faults.joins):
-            swarm.at(time, partial(self._join, index))
+            swarm.at(time, partial(self._inflict, "a latecomer", partial(self._join, index)))
         for time, seconds in faults.jumps:
-            swarm.at(time, partial(self._jump, seconds))
+            swarm.at(time, partial(self._inflict, "a jump of a clock", partial(self._jump, seconds)))
 
     def end(self) -> None:
-        """Heal what is cut, and wake who pauses. Who crashed stays away, and clocks keep their pace."""
-        self._ended = True
+        """Heal what is cut, and wake who pauses. Who crashed stays away, and clocks keep their pace.
+
+        What is due from now on is left out, unless `active` is set again.
+        """
+        self.active = False
         self._cuts.clear()
         for host in self._swarm.peers.values():
             host.paused_until = min(host.paused_until, self._swarm.now)
+
+    def _inflict(self, what: str, act: Callable[[], None]) -> None:
+        if self.active:
+            act()
+        else:
+            self._note(f"{what} was due and left out")
 
     def _blocked(self, sender: PeerId, receiver: PeerId) -> bool:
         return any((sender in half) != (receiver in half) and (both or sender in half) for half, both in self._cuts)
 
     def _observe(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
-        if not self._strikes or self._ended:
+        if not self._strikes or not self.active:
             return
         for effect in effects:
             if isinstance(effect, Send) and isinstance(effect.message, State):
@@ -112,7 +129,7 @@ class Disruption:
                     self._swarm.at(self._swarm.now + strike.wait, partial(self._strike, strike, me, effect.to))
 
     def _strike(self, strike: Strike, donor: PeerId, adopter: PeerId) -> None:
-        if self._ended:
+        if not self.active:
             return
         match strike.victim:
             case Victim.LINKS:
@@ -139,23 +156,25 @@ class Disruption:
             self._note(f"healed {sorted(cut[0])}")
 
     def _crash_any(self) -> None:
-        self._crash(self._chance.choice([me for me, host in self._swarm.live().items() if host.peer.ready]))
+        ready = [me for me, host in self._swarm.live().items() if host.peer.ready and me not in self._spared]
+        if ready:
+            self._crash(self._chance.choice(ready))
 
     def _crash(self, me: PeerId) -> None:
         """`me` crashes, unless nobody else has a replica."""
         others = [peer for peer, host in self._swarm.live().items() if host.peer.ready and peer != me]
-        if others and not self._ended and self._swarm.peers[me].alive:
+        if others and self.active and self._swarm.peers[me].alive and me not in self._spared:
             self.crashed_at[me] = self._swarm.now
             self._swarm.crash(me)
             self._note(f"{me} crashed")
 
     def _pause(self, seconds: float) -> None:
-        me = self._chance.choice(sorted(self._swarm.live()))
+        me = self._chance.choice(sorted(me for me in self._swarm.live() if me not in self._spared))
         self._swarm.peers[me].paused_until = self._swarm.now + seconds
         self._note(f"{me} paused for {seconds:.1f} s")
 
     def _jump(self, seconds: float) -> None:
-        me = self._chance.choice(sorted(self._swarm.live()))
+        me = self._chance.choice(sorted(me for me in self._swarm.live() if me not in self._spared))
         self._swarm.peers[me].clock_ahead += seconds
         self._note(f"the clock of {me} jumped by {seconds:.1f} s")
 

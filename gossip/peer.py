@@ -151,6 +151,8 @@ class Peer:
         """For how long no departed peer had a smaller name than all who are here."""
         self._strangers: dict[PeerId, float] = {}
         """Lanes that are known while their peers are not, and since when."""
+        self._lanes_changed = True
+        """There may be other strangers than when it was looked for them."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
@@ -166,7 +168,7 @@ class Peer:
         match event:
             case Started(frontiers, ready):
                 self.replicator.start(frontiers)
-                self._started = self._changed = True
+                self._started = self._changed = self._lanes_changed = True
                 self.ready = ready
                 if not ready:
                     assert self.adopter is not None, "a peer that is not ready needs chance to adopt a replica"
@@ -177,6 +179,7 @@ class Peer:
                 if self.membership is not None:
                     self.membership.join(peer, now)
                 self._changed = True
+                self._lanes_changed |= bool(self._strangers)
             case Departed(peer):
                 self._reach(peer, now, now)
             case Returned(peer):
@@ -226,7 +229,7 @@ class Peer:
             effects += self._withdraw(now)
             effects += self._forget_departed(now)
             effects += self._look_after_dead_lanes(now)
-            if self.adopter is not None:
+            if self.adopter is not None and (self.adopter.needed or self.adopter.under_way):
                 effects += self.adopter.tick(now, self._donors(), self._readable())
             if self.ready:
                 effects += self.replicator.pulls(now)
@@ -252,7 +255,7 @@ class Peer:
         advert = self._advertised_at + (self.settings.advert_gap_s if self._changed else self.settings.advert_period_s)
         give_up = float("inf") if self._give_up_at is None else self._give_up_at
         adoption = float("inf")
-        if self.adopter is not None and (self.adopter.under_way or self._donors()):
+        if self.adopter is not None and (self.adopter.under_way or (self.adopter.needed and self._donors())):
             adoption = self.adopter.deadline()
         membership = self.membership.deadline() if self.membership is not None else float("inf")
         return min(advert, self.replicator.deadline(), give_up, adoption, membership)
@@ -267,6 +270,7 @@ class Peer:
             self._returned_at = now
         member.departed_at = departed_at
         member.forgotten = False
+        self._lanes_changed = True
         self.replicator.reach(peer, departed_at is None)
 
     def _detect(self, now: float) -> list[Effect]:
@@ -309,6 +313,9 @@ class Peer:
 
     def _look_for_strangers(self, now: float) -> None:
         """Lanes of peers that nobody introduced: they were dead before we came."""
+        if not self._lanes_changed:
+            return
+        self._lanes_changed = False
         lanes = set(self.replicator.origins).union(*(self.members[peer].frontiers for peer in self._alive()))
         strangers = lanes - self.members.keys() - {self.me}
         self._strangers = {lane: self._strangers.get(lane, now) for lane in strangers}
@@ -337,9 +344,8 @@ class Peer:
         effects: list[Effect] = []
         self._look_for_strangers(now)
         dead = [lane for lane, since in self._strangers.items() if now >= since + self.settings.settle_s]
-        for peer, member in self.members.items():
-            if member.departed_at is None:
-                continue
+        for peer, member in [entry for entry in self.members.items() if entry[1].departed_at is not None]:
+            assert member.departed_at is not None
             if now >= member.departed_at + self.settings.settle_s:
                 dead.append(peer)
         if now < self._returned_at + RETURN_S:
@@ -426,6 +432,8 @@ class Peer:
         if member is not None:
             member.ready = advert.ready
             member.frontiers = {**advert.frontiers, advert.peer: advert.n}
+            unknown = advert.frontiers.keys() - self.members.keys()
+            self._lanes_changed |= bool(self._strangers) or not unknown <= {self.me}
             for number, retained in self._retained.items():
                 if seen >= number:
                     retained.known_to.setdefault(advert.peer, advert.n)
@@ -488,7 +496,7 @@ class Peer:
             self.identities.note(lane, marks)
         self.identities.note(self.me, known.of_lane(self.me))
         self.ready = True
-        self._changed = True
+        self._changed = self._lanes_changed = True
         return effects
 
     # ------------------------------------------------------------------------------------------------------- timers

@@ -399,25 +399,11 @@ class ProvingGround:
             self._note(f"{me} hears {other} again")
         self._departed[me] = departed
 
-    def _levels(self) -> list[dict[PeerId, int]]:
-        return [
-            {lane: n for lane, n in host.peer.replicator.frontiers().items() if n}
-            for host in self.swarm.live().values()
-        ]
-
-    def _is_level(self) -> bool:
-        levels = self._levels()
-        if any(level != levels[0] for level in levels):
-            return False
-        if any(not host.peer.ready or host.peer.pending for host in self.swarm.live().values()):
-            return False
-        return all(levels[0].get(me, 0) == host.peer.replicator.n for me, host in self.swarm.live().items())
-
     def _run_until_level(self) -> float:
         """Until the survivors are level and nothing is left to be taken back; the time-out is a violation."""
         while self.swarm.now < FAULTS_END_S + LEVEL_TIMEOUT_S:
             self.swarm.run(self.swarm.now + 1.0)
-            if self._is_level():
+            if self.swarm.is_level():
                 return self.swarm.now
         raise ViolationError(f"not level {LEVEL_TIMEOUT_S:g} s after the faults ended: {self._stuck()}")
 
@@ -433,7 +419,7 @@ class ProvingGround:
         replicas = [host.replica.arrays()["w"] for host in self.swarm.live().values()]
         if any(not np.array_equal(replica, replicas[0]) for replica in replicas):
             raise ViolationError("replicas differ though their frontiers are equal")
-        level = self._levels()[0]
+        level = next(iter(self.swarm.live().values())).peer.replicator.frontiers()
         net: Counter[Unit] = Counter()
         merged = 0
         for lane, marks in self._marks.items():

@@ -342,17 +342,18 @@ class Replicator:
         """Ask the origins that are ahead, at most `pulls_max` at a time, those first that waited longest."""
         if self.frozen:
             return []
-        under_way = 0
-        behind = []
-        for peer, origin in self.origins.items():
-            if origin.pull is not None and now >= origin.pull.due:
-                origin.pull = None
-            if origin.pull is not None:
-                under_way += 1
-            elif origin.n > origin.frontier and origin.reachable:
-                behind.append((origin.pulled_at, peer, origin))
+        under_way = [origin for origin in self.origins.values() if origin.pull is not None]
+        expired = [origin for origin in under_way if origin.pull is not None and now >= origin.pull.due]
+        for origin in expired:
+            origin.pull = None
+        behind = [
+            (origin.pulled_at, peer, origin)
+            for peer, origin in self.origins.items()
+            if origin.n > origin.frontier and origin.pull is None and origin.reachable
+        ]
+        room = max(0, self.pulls_max - len(under_way) + len(expired))
         effects: list[Effect] = []
-        for _, peer, origin in sorted(behind, key=lambda entry: entry[:2])[: max(0, self.pulls_max - under_way)]:
+        for _, peer, origin in sorted(behind, key=lambda entry: entry[:2])[:room]:
             self.k += 1
             origin.pulled_at = now
             origin.pull = PullState(origin.frontier, self.k, now + self.pull_timeout_s)
@@ -361,8 +362,9 @@ class Replicator:
 
     def deadline(self) -> float:
         """When the first pull under way is to be given up."""
-        pulls = (o.pull.due for o in self.origins.values() if o.pull is not None and not self.frozen)
-        return min(pulls, default=float("inf"))
+        if self.frozen:
+            return float("inf")
+        return min([o.pull.due for o in self.origins.values() if o.pull is not None], default=float("inf"))
 
     def behind(self) -> tuple[PeerId, ...]:
         """The readers that have not acknowledged all of this lane."""

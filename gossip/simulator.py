@@ -6,10 +6,12 @@ messages overtake each other. All randomness comes from one generator; the same 
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from gossip.arrays import Array, Arrays, Bytes, Layout, Packed
 from gossip.events import (
@@ -36,7 +38,7 @@ from gossip.events import (
 from gossip.messages import Message, PeerId, Range, State
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
-from gossip.trace import Digest, Observe
+from gossip.trace import Digest, Observe, fingerprint
 from gossip.wire import decode, encode
 
 CONGESTED_RETRY_S = 0.05
@@ -55,6 +57,25 @@ class Network:
     """Mean of the exponential delay."""
 
 
+class Parcel:
+    """Frames under way. Decoded once, by whoever gets them first: a message is a value, and all may share it."""
+
+    def __init__(self, frames: list[Bytes]) -> None:
+        self.frames = frames
+        self.nbytes = sum(len(frame) for frame in frames)
+
+    @cached_property
+    def received(self) -> Received:
+        """What happens to whoever gets it."""
+        return Received(decode(self.frames))
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the header and of the checksums of the blocks."""
+        header, *blocks = self.frames
+        return hashlib.sha256(b"".join([header, *blocks[::2]])).hexdigest()
+
+
 class SimulatedPeer:
     """A peer with the things its driver owns: replica, segments, and what it said."""
 
@@ -63,6 +84,9 @@ class SimulatedPeer:
         self.replica = replica
         self.segments = Segments()
         self.gated = 0
+        self.bytes_out = 0
+        """Of all that was sent, lost or not."""
+        self.bytes_in = 0
         self.alive = True
         self.clock_rate = 1.0
         """Seconds of its clock per second of virtual time."""
@@ -88,7 +112,10 @@ class SimulatedPeer:
 
 
 class Simulation:
-    """`count` peers that start from the same `initial` arrays and all know each other."""
+    """`count` peers that start from the same `initial` arrays and all know each other.
+
+    With `observer`, one more peer of that name reads everybody and is read by nobody.
+    """
 
     def __init__(
         self,
@@ -100,6 +127,7 @@ class Simulation:
         settings: Settings | None = None,
         observe: Observe | None = None,
         clock: Callable[[], tuple[float, float]] = lambda: (1.0, 0.0),
+        observer: PeerId | None = None,
     ) -> None:
         """`clock` gives the rate of a peer's clock, and how far it is ahead, when the peer begins."""
         self.now = 0.0
@@ -107,7 +135,7 @@ class Simulation:
         self.random = random.Random(seed)
         self.layout = Layout.of(initial)
         self.digest = Digest()
-        self.observers: list[Observe] = [self.digest.observe] + ([observe] if observe else [])
+        self.observers: list[Observe] = [observe] if observe else []
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._settings = settings
@@ -115,7 +143,8 @@ class Simulation:
         self._clock = clock
         self.blocked: Callable[[PeerId, PeerId], bool] = lambda sender, receiver: False
         """Whether nothing that the first sends reaches the second: a partition, perhaps in one direction."""
-        ids = [PeerId(f"p{index:03d}") for index in range(count)]
+        self._observer = observer
+        ids = [PeerId(f"p{index:03d}") for index in range(count)] + ([observer] if observer is not None else [])
         self.peers: dict[PeerId, SimulatedPeer] = {}
         for me in ids:
             self._add(me)
@@ -123,7 +152,7 @@ class Simulation:
             self.happen(me, Started({}))
             for other in ids:
                 if other != me:
-                    self.happen(me, Joined(other))
+                    self._introduce(me, other)
 
     # ------------------------------------------------------------------------------------------------------- script
 
@@ -138,8 +167,8 @@ class Simulation:
         self._add(me)
         self.happen(me, Started({}, ready=False))
         for other in others:
-            self.happen(me, Joined(other, level=False))
-            self.happen(other, Joined(me, level=False))
+            self._introduce(me, other, level=False)
+            self._introduce(other, me, level=False)
 
     def crash(self, me: PeerId) -> None:
         """A peer is gone, now, with all it holds."""
@@ -166,6 +195,22 @@ class Simulation:
             action()
         self.now = until
 
+    def run_while(self, condition: Callable[[], bool]) -> None:
+        """Advance virtual time from event to event as long as `condition` holds."""
+        while self._queue and condition():
+            self.now, _, action = heapq.heappop(self._queue)
+            action()
+
+    def is_level(self) -> bool:
+        """All who live have a replica and the same frontiers, nothing of theirs is missing or to be taken back."""
+        live = self.live()
+        levels = [_level(host) for host in live.values()]
+        if any(level != levels[0] for level in levels):
+            return False
+        if any(not host.peer.ready or host.peer.pending for host in live.values()):
+            return False
+        return all(levels[0].get(me, 0) == host.peer.replicator.n for me, host in live.items())
+
     def run_until_drained(self, timeout_s: float = 300.0) -> float:
         """Let every peer drain; returns the virtual seconds that it took. The time-out bounds it."""
         begin = self.now
@@ -181,7 +226,7 @@ class Simulation:
 
     # ------------------------------------------------------------------------------------------------------- driver
 
-    def happen(self, me: PeerId, event: Event, not_before: float = float("-inf")) -> None:
+    def happen(self, me: PeerId, event: Event, not_before: float = float("-inf"), digest: str | None = None) -> None:
         """Hand an event to a peer and carry out what it wants; nothing happens to one that crashed.
 
         Its clock shows at least `not_before`: a deadline loses a little when it is converted between clocks.
@@ -196,16 +241,18 @@ class Simulation:
             self.at(self.now + CONGESTED_RETRY_S, lambda: self.happen(me, event))
             return
         now = host.now(self.now, not_before)
+        if not isinstance(event, Received):
+            self.digest.happened(now, me, fingerprint(event))
         effects = host.peer.handle(event, now)
         for effect in effects:
             match effect:
                 case Send(to, message):
-                    self._carry(me, to, self._frames(host, message))
+                    self._carry(me, to, Parcel(self._frames(host, message)))
                 case Publish(message):
-                    frames = encode(message)
+                    parcel = Parcel(encode(message))
                     for other in self.peers:
                         if other != me:
-                            self._carry(me, other, frames)
+                            self._carry(me, other, parcel)
                 case Deliver(_, _, _, payload):
                     nbytes = self.layout.nbytes
                     self.layout.add(host.replica.buffer, host.segments.resolve(payload).read(0, nbytes), 0, nbytes)
@@ -241,15 +288,18 @@ class Simulation:
                 return encode(message, Packed(self.layout, bytes(host.replica.buffer)))
         return encode(message)
 
-    def _carry(self, sender: PeerId, to: PeerId, frames: list[Bytes]) -> None:
+    def _carry(self, sender: PeerId, to: PeerId, parcel: Parcel) -> None:
+        self.peers[sender].bytes_out += parcel.nbytes
         for _ in range(2 if self.random.random() < self.network.duplication else 1):
             if self.random.random() >= self.network.loss and not self.blocked(sender, to):
                 arrival = self.now + self.random.expovariate(1 / self.network.delay_mean_s)
-                self.at(arrival, lambda: self._arrive(sender, to, frames))
+                self.at(arrival, lambda: self._arrive(sender, to, parcel))
 
-    def _arrive(self, sender: PeerId, to: PeerId, frames: list[Bytes]) -> None:
+    def _arrive(self, sender: PeerId, to: PeerId, parcel: Parcel) -> None:
         if to in self.peers and not self.blocked(sender, to):
-            self.happen(to, Received(decode(frames)))
+            self.peers[to].bytes_in += parcel.nbytes
+            self.digest.happened(self.now, to, parcel.digest)
+            self.happen(to, parcel.received)
 
     def _wake(self, me: PeerId) -> None:
         """Have `Ticked` happen at the peer's deadline; a timer that was set for a later one finds nothing to do."""
@@ -272,7 +322,16 @@ class Simulation:
         else:
             self._wake(me)
 
+    def _introduce(self, me: PeerId, other: PeerId, level: bool = True) -> None:
+        """Let `me` know of `other`."""
+        self.happen(me, Joined(other, reads=me != self._observer, read=other != self._observer, level=level))
+
     def _add(self, me: PeerId) -> None:
         peer = Peer(me, self.layout, self._settings, random.Random(self.random.getrandbits(64)))
         host = self.peers[me] = SimulatedPeer(peer, Packed.of(self._initial))
         host.clock_rate, host.clock_ahead = self._clock()
+
+
+def _level(host: SimulatedPeer) -> dict[PeerId, int]:
+    """How far each lane is applied there; lanes without updates count as unknown ones."""
+    return {lane: n for lane, n in host.peer.replicator.frontiers().items() if n}

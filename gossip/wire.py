@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -381,7 +382,13 @@ def _layout(value: Any) -> Layout:
             raise WireError(f"arrays of {total} bytes, at most {PAYLOAD_BYTES_MAX}")
         names.add(name)
         specs.append(ArraySpec(name, dtype, tuple(shape)))
-    return Layout(tuple(specs))
+    return _same_layout(tuple(specs))
+
+
+@lru_cache(maxsize=16)
+def _same_layout(specs: tuple[ArraySpec, ...]) -> Layout:
+    """One object for equal layouts, which knows its offsets already: most messages have the same."""
+    return Layout(specs)
 
 
 _STANDINGS = tuple(standing.value for standing in Standing)

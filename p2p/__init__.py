@@ -4,9 +4,35 @@ with DeepDist(model) as dd:
     dd.train(rdd, gradient, descent)
 """
 
-from gossip.errors import UsageError
-from p2p.caution import DeepDistWarning
-from p2p.deepdist import DeepDist
-from p2p.report import Report
+from __future__ import annotations
 
-__all__ = ["DeepDist", "DeepDistWarning", "Report", "UsageError"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gossip.errors import UsageError
+    from gossip.faults import Faults
+    from gossip.simulator import Network
+    from p2p.caution import DeepDistWarning
+    from p2p.deepdist import DeepDist
+    from p2p.engines.simulated import SimulatedCluster
+    from p2p.report import Report
+
+__all__ = ["DeepDist", "DeepDistWarning", "Faults", "Network", "Report", "SimulatedCluster", "UsageError"]
+
+_ROOMS = {
+    "DeepDist": "p2p.deepdist",
+    "DeepDistWarning": "p2p.caution",
+    "Faults": "gossip.faults",
+    "Network": "gossip.simulator",
+    "Report": "p2p.report",
+    "SimulatedCluster": "p2p.engines.simulated",
+    "UsageError": "gossip.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: every run of pytest imports this package for its plugin."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ROOMS[name]), name)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import zmq
 
-from gossip.arrays import Array, Bytes
+from gossip.arrays import Array, Bytes, Layout
 from gossip.errors import GossipError
 from gossip.messages import PeerId, State
 from gossip.zmq_runtime import Keys, fetch_state
@@ -18,30 +18,50 @@ from p2p.replica import Replica
 TIMEOUT_S = 30.0
 
 
+class Envelope:
+    """The element-wise lowest and highest values of the replicas seen so far."""
+
+    def __init__(self, layout: Layout, first: Bytes) -> None:
+        """`first` is a whole packed replica."""
+        self.layout = layout
+        self._low = bytearray(first)
+        self._high = bytearray(first)
+
+    def widen(self, start: int, data: Bytes) -> None:
+        """Take in the packed bytes from `start` on of one more replica."""
+        for dtype, first, end in self.layout.pieces(start, start + len(data)):
+            count = (end - first) // np.dtype(dtype).itemsize
+            theirs = np.frombuffer(data, dtype, count, first - start)
+            for bound, choose in ((self._low, np.minimum), (self._high, np.maximum)):
+                mine = np.frombuffer(bound, dtype, count, first)
+                choose(mine, theirs, out=mine)
+
+    def distance(self) -> float:
+        """For each array the largest difference in one element over the largest absolute value; the largest of all."""
+        lows, highs = self.layout.views(self._low), self.layout.views(self._high)
+        return max((_spread(lows[name], highs[name]) for name in lows), default=0.0)
+
+
 def consensus_distance(
     reference: Replica, members: Sequence[Member], keys: Keys | None = None
 ) -> tuple[float, list[str]]:
     """(largest relative difference between any two replicas, names of the agents that could not be read).
 
-    For each array it is the largest difference between two replicas in one element, over the largest absolute value.
     `reference` is a replica at hand; it counts as one of them. Meant for a swarm that has drained.
     """
-    low = bytearray(reference.layout.nbytes)
     with reference.reading():
-        low[:] = reference.read(0, reference.layout.nbytes)
-    high = bytearray(low)
+        envelope = Envelope(reference.layout, reference.read(0, reference.layout.nbytes))
     unread = []
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         for member in members:
             try:
-                _widen(context, member, reference, low, high, keys)
+                _widen(context, member, envelope, keys)
             except GossipError:
                 unread.append(member.name)
     finally:
         context.term()
-    lows, highs = reference.layout.views(low), reference.layout.views(high)
-    return max((_spread(lows[name], highs[name]) for name in lows), default=0.0), unread
+    return envelope.distance(), unread
 
 
 def _spread(low: Array, high: Array) -> float:
@@ -52,27 +72,11 @@ def _spread(low: Array, high: Array) -> float:
     return spread / scale if spread else 0.0
 
 
-def _widen(
-    context: zmq.Context[zmq.Socket[bytes]],
-    member: Member,
-    reference: Replica,
-    low: bytearray,
-    high: bytearray,
-    keys: Keys | None,
-) -> None:
-    """Take `member`'s replica into the element-wise lowest and highest values."""
+def _widen(context: zmq.Context[zmq.Socket[bytes]], member: Member, envelope: Envelope, keys: Keys | None) -> None:
+    """Take `member`'s replica in."""
 
     def begin(state: State) -> Callable[[int, Bytes], None]:
-        state.layout.check_fit(reference.layout)
-
-        def take(start: int, data: Bytes) -> None:
-            for dtype, first, end in reference.layout.pieces(start, start + len(data)):
-                count = (end - first) // np.dtype(dtype).itemsize
-                theirs = np.frombuffer(data, dtype, count, first - start)
-                for bound, choose in ((low, np.minimum), (high, np.maximum)):
-                    mine = np.frombuffer(bound, dtype, count, first)
-                    choose(mine, theirs, out=mine)
-
-        return take
+        state.layout.check_fit(envelope.layout)
+        return envelope.widen
 
     fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=TIMEOUT_S, keys=keys)

@@ -30,6 +30,7 @@ class PeerReport:
     """Updates merged into the replica between the copy that a gradient saw and its update."""
     staleness_p95: float
     memory_peak_bytes: int
+    """0 for a simulated peer."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Report:
     rows: int
     """Rows that gradients took in, over all epochs."""
     seconds: float
-    """Wall time of the training, draining included."""
+    """Wall time of the training, draining included; virtual seconds on a simulated cluster."""
     updates: int
     """Updates published in this training."""
     updates_lost: int
@@ -53,6 +54,10 @@ class Report:
     lost: Mapping[str, int] = field(default_factory=dict)
     """Updates lost, by cause: "agent gone" (it died before they were pulled) or "not read in time" (it lives, but some
     replica did not have them when `drain_timeout_s` was up)."""
+    digest: str = ""
+    """Of a simulated cluster: a hash of all that happened, the same for the same seed. Else empty."""
+    story: tuple[str, ...] = ()
+    """Of a simulated cluster: what went wrong, and when."""
 
     @property
     def rows_per_second(self) -> float:
@@ -60,7 +65,8 @@ class Report:
 
     def table(self) -> Table:
         """As a table of the rich library."""
-        table = Table(title=f"mode {self.mode}", title_justify="left", caption=self.summary(), caption_justify="left")
+        title = f"mode {self.mode}" + (", simulated: seconds are virtual" if self.digest else "")
+        table = Table(title=title, title_justify="left", caption=self.summary(), caption_justify="left")
         for column in ("peer", "role", "published", "applied", "MB out", "MB in", "staleness", "p95", "peak MB"):
             table.add_column(column, justify="left" if column in ("peer", "role") else "right", no_wrap=True)
         for peer in self.peers:
@@ -87,6 +93,7 @@ class Report:
         ]
         if self.missing:
             lines.append(f"gone, or not level in time: {', '.join(self.missing)}")
+        lines += self.story
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -13,18 +13,18 @@ import os
 import re
 import socket
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 import numpy as np
 
-from gossip.arrays import Arrays, Layout, check_finite
+from gossip.arrays import Array, Arrays, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
-from p2p.agent_client import AgentClient
 from p2p.model import Model
 from p2p.replica import Replica
 from p2p.update import flatten
@@ -33,6 +33,53 @@ Gradient = Callable[[Any, Iterator[Any]], Any]
 """`gradient(model, rows)`: what was learnt from the rows; None or {} for nothing."""
 Descent = Callable[[Any, Any], Any]
 """`descent(model, update)`: changes the model's arrays in place."""
+
+
+class HandOver(Protocol):
+    """Where a task writes its update."""
+
+    def arrays(self) -> dict[str, Array]:
+        """The named arrays as views."""
+        ...
+
+
+class Readable(HandOver, Protocol):
+    """A replica, as a task sees it."""
+
+    @property
+    def merged(self) -> int:
+        """Updates merged so far, of all lanes."""
+        ...
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Nobody merges meanwhile."""
+        ...
+
+
+class Neighbor(Protocol):
+    """What a task needs of the agent beside it, a process or simulated; see `AgentClient`."""
+
+    @property
+    def replica(self) -> Readable: ...
+
+    def knows(self, unit: tuple[int, int, int]) -> bool:
+        """Some attempt of this unit has been published, here or elsewhere."""
+        ...
+
+    def hand_over(self) -> HandOver:
+        """Where the next update is written; free again when it is published."""
+        ...
+
+    def publish(
+        self,
+        update: Any,
+        merged_at: int = 0,
+        staleness: int | None = None,
+        unit: tuple[int, int, int] | None = None,
+        attempt: int = 0,
+    ) -> bool:
+        """Hand an update over. False if its unit was there before."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,59 +137,84 @@ def current() -> TaskInfo | None:
 
 
 def run_partition(
-    job: Job, agent: AgentClient, epoch: int, partition: int, rows: Iterable[Any], attempt: int = 0
+    job: Job, agent: Neighbor, epoch: int, partition: int, rows: Iterable[Any], attempt: int = 0
 ) -> TaskResult:
     """Train one partition. Whatever the user's code raises comes out as `PartitionError`.
 
     `attempt` grows when the same partition of the same epoch is tried again; chunks that an earlier attempt published
     are not computed again.
     """
+    chunks = train_chunks(job, agent, _model(job), epoch, partition, rows, attempt)
+    while True:
+        try:
+            next(chunks)
+        except StopIteration as end:
+            result: TaskResult = end.value
+            return result
+
+
+def train_chunks(
+    job: Job, agent: Neighbor, model: Model, epoch: int, partition: int, rows: Iterable[Any], attempt: int
+) -> Generator[None, None, TaskResult]:
+    """What `run_partition` does, with a stop after each gradient: where time is simulated, it passes there.
+
+    `model` is the task's own until the end.
+    """
     counted = _Counted(rows)
-    model = _model(job)
     updates = units = 0
     for chunk, chunk_rows in enumerate(_chunks(counted, job.chunk_rows)):
         info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, chunk, job.peers, job.seed)
-        token = _current.set(info)
         unit = (job.epochs_before + epoch, partition, chunk)
-        try:
-            if agent.knows(unit):
-                units += 1
-                continue
-            handed_over, published = _train(job, agent, model, chunk_rows, unit, attempt)
-            units += handed_over
-            updates += published
-        except Exception as error:
-            if error is counted.error:
-                raise  # the rows could not be read: Spark knows best what to do
-            raise PartitionError.of(error, epoch, partition) from error
-        finally:
-            _current.reset(token)
+        with _running(info, counted):
+            known = agent.knows(unit)
+            if not known:
+                merged_at = refresh(model, agent.replica)
+                update = job.gradient(model.model, chunk_rows)
+        if known:
+            units += 1
+            continue
+        yield
+        if update is None or (isinstance(update, Mapping) and not update):
+            continue
+        with _running(info, counted):
+            updates += _publish(job, agent, model, update, merged_at, unit, attempt)
+            units += 1
     return TaskResult(counted.count, updates, units)
 
 
-def _train(
-    job: Job, agent: AgentClient, model: Model, rows: Iterator[Any], unit: tuple[int, int, int], attempt: int
-) -> tuple[bool, bool]:
-    """One update from `rows`; whether there was one, and whether it was the first of its unit."""
-    merged_at = refresh(model, agent.replica)
-    update = job.gradient(model.model, rows)
-    if update is None or (isinstance(update, Mapping) and not update):
-        return False, False
+@contextmanager
+def _running(info: TaskInfo, rows: _Counted) -> Iterator[None]:
+    """The user's code runs within: it finds the task by `current`, and its errors say where they happened."""
+    token = _current.set(info)
+    try:
+        yield
+    except Exception as error:
+        if error is rows.error:
+            raise  # the rows could not be read: Spark knows best what to do
+        raise PartitionError.of(error, info.epoch, info.partition) from error
+    finally:
+        _current.reset(token)
+
+
+def _publish(
+    job: Job, agent: Neighbor, model: Model, update: Any, merged_at: int, unit: tuple[int, int, int], attempt: int
+) -> bool:
+    """Hand over an update; whether it was the first of its unit."""
     if job.mode == "master":
-        return True, _send_to_master(agent, update, merged_at, unit)
+        return _send_to_master(agent, update, merged_at, unit)
     hand_over = agent.hand_over()
     write_delta(model, job.descent, update, agent.replica, hand_over)
-    return True, agent.publish(hand_over, merged_at, unit=unit, attempt=attempt)
+    return agent.publish(hand_over, merged_at, unit=unit, attempt=attempt)
 
 
-def refresh(model: Model, replica: Replica) -> int:
+def refresh(model: Model, replica: Readable) -> int:
     """Copy the replica into the model; returns how many updates were merged in it."""
     with replica.reading():
         model.load(replica.arrays())
         return replica.merged
 
 
-def write_delta(model: Model, descent: Descent | None, update: Any, replica: Replica, out: Replica) -> None:
+def write_delta(model: Model, descent: Descent | None, update: Any, replica: Readable, out: HandOver) -> None:
     """What `descent(model, update)` would change in the replica, written to `out`. The model is overwritten."""
     delta = out.arrays()
     if descent is None:
@@ -188,7 +260,7 @@ def _check_numbers(arrays: Arrays) -> None:
         raise UsageError(f"the update's {error}; nothing of it was merged. A smaller learning rate may help") from None
 
 
-def _send_to_master(agent: AgentClient, update: Any, merged_at: int, unit: tuple[int, int, int]) -> bool:
+def _send_to_master(agent: Neighbor, update: Any, merged_at: int, unit: tuple[int, int, int]) -> bool:
     """The master takes the first attempt that comes, so none is ever taken back: to the agents it is the only one."""
     epoch, partition, chunk = unit
     arrays = flatten(update, merged_at=merged_at, epoch=epoch, partition=partition, chunk=chunk)

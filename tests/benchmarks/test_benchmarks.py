@@ -51,6 +51,14 @@ def test_agents_that_are_killed_and_frozen_lose_nothing_of_the_living_and_count_
     assert [window["frozen"] for window in freeze["windows"]] == [False, True]
 
 
+def test_a_simulated_training_of_many_peers_is_exact(tmp_path: Path) -> None:
+    done = run("benchmarks.simulated", "--quick", "--json", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures").read_text())
+    assert [r["peers"] for r in figures["rounds"]] == [4, 16]
+    assert all(r["exact"] for r in figures["rounds"])
+
+
 def test_word2vec_quality_says_what_to_fetch(tmp_path: Path) -> None:
     done = run("benchmarks.word2vec_quality", "--quick", "--data", str(tmp_path))
     assert done.returncode == 2
