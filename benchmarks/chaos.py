@@ -203,10 +203,9 @@ class Swarm:
                 return life, client
         return None
 
-    def level(self, timeout_s: float) -> bool:
-        """Wait until those with a replica have told that they stand at the same updates of every lane."""
-
-        ready = {life.peer for life in self.living() if life.ready_at < float("inf")} | {self.observer.peer}
+    def level(self, timeout_s: float, ready_at: float = float("inf")) -> bool:
+        """Wait until those that had a replica at `ready_at` have told that they stand at the same of every lane."""
+        ready = {life.peer for life in self.living() if life.ready_at < ready_at} | {str(self.observer.peer)}
 
         def is_level() -> bool:
             members = [member for member in self.members() if member.peer in ready]
@@ -463,8 +462,8 @@ def _look_back(swarm: Swarm, ledger: Ledger, begin: float, end: float) -> Killed
     drain_begin = time.monotonic()
     swarm.registrar.drain(TIMEOUT_S)
     drain_s = time.monotonic() - drain_begin
-    swarm.registrar.ask_status(1.0)
-    equal_when_drained = swarm.level(0.0)
+    swarm.registrar.ask_status(TIMEOUT_S)
+    equal_when_drained = swarm.level(0.0, drain_begin)  # who came later was not asked to drain
     for place in range(AGENTS):
         _, client = swarm.connect(place) or (None, None)
         if client is not None:
