@@ -67,6 +67,9 @@ class Options:
     """Probability that an attempt fails before it is done."""
     speculate: float
     """Probability that a second attempt is started beside the first."""
+    forget_s: float
+    segments_max: int
+    """As in the peers' settings: so short and so few that both matter."""
 
     @classmethod
     def draw(cls, seed: int) -> Options:
@@ -117,6 +120,8 @@ class Options:
             units=chance.randint(20, 60),
             fail=chance.choice([0.0, 0.1]),
             speculate=chance.choice([0.0, 0.2]),
+            forget_s=chance.choice([600.0, 600.0, chance.uniform(5, 30)]),
+            segments_max=chance.choice([64, 64, chance.randint(2, 8)]),
         )
 
     def __str__(self) -> str:
@@ -172,7 +177,8 @@ class ProvingGround:
             {"w": np.zeros(NUMBERS, np.int64)},
             seed=options.seed,
             network=network,
-            settings=settings or Settings(detection=Detection()),
+            settings=settings
+            or Settings(detection=Detection(), forget_s=options.forget_s, segments_max=options.segments_max),
             clock=partial(options.faults.clock, self.chance),
         )
         self.swarm.observers.append(self._observe)

@@ -25,10 +25,11 @@ from gossip.arrays import Array, Layout, Packed
 from gossip.errors import UsageError
 from gossip.events import Computed
 from gossip.faults import Disruption, Faults
-from gossip.membership import PAYLOADS_BYTES_MAX, STALENESS_SAMPLES_MAX, Detection
+from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
 from gossip.peer import Settings
 from gossip.simulator import Network, SimulatedPeer, Simulation
+from p2p.agent import PAYLOADS_BYTES_MAX, STALENESS_SAMPLES_MAX
 from p2p.consensus import Envelope
 from p2p.engines import Progress
 from p2p.model import Model

@@ -16,8 +16,8 @@ from gossip.arrays import Payload
 from gossip.events import Deliver, Effect, Event, Forget, Joined, Negative, Received, Send, Started, Ticked
 from gossip.identity import Identities
 from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unit, Unpin
-from gossip.peer import Peer, Settings
-from gossip.proving_ground import DETECT_S, Options, Outcome, run
+from gossip.peer import Peer
+from gossip.proving_ground import Options, Outcome, run
 from gossip.replicate import Replicator
 
 
@@ -86,8 +86,13 @@ class ForgetsWhatIsServed(Replicator):
 class ForgetsWhoIsGone(Peer):
     """Both sides refusing after a partition: keeps nothing for a peer that may only be cut off."""
 
-    def __init__(self, me: PeerId, layout: Any, settings: Settings | None, chance: Any) -> None:
-        super().__init__(me, layout, Settings(detect_s=DETECT_S, forget_s=0.0), chance)
+    def _forget_departed(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for peer, member in self.members.items():
+            if member.departed_at is not None:
+                member.forgotten = True
+                effects += self.replicator.forget_reader(peer)
+        return effects
 
 
 class PublishesBeforeItIsReady(Peer):
