@@ -90,6 +90,8 @@ TURN_BLOCKS_MAX = 16
 """Blocks sent before the loop looks at what came in."""
 STATES_MAX = 64
 """Replicas on their way at once, a few blocks each; one more takes the place of the oldest, which may be gone."""
+FAREWELL_MS = 100
+"""For the last advert to leave; only who has a reader that takes nothing waits for so long."""
 HELD_RETRY_S = 0.001
 """How soon to try again when the replica is being read."""
 STALLED_RETRY_S = 0.005
@@ -284,11 +286,11 @@ class Runtime:
         self._send_blocks()
 
     def close(self) -> None:
-        """Close the sockets at once; what is still queued is dropped."""
+        """Close the sockets; what is still queued is dropped, but for adverts, of which the last may say farewell."""
         for dealer in self._dealers.values():
             dealer.disable_monitor()
-        sockets = (self._pub, self._sub, self._router, *self._dealers.values(), *self._monitors.values())
-        for socket in sockets:
+        self._pub.close(linger=FAREWELL_MS)
+        for socket in (self._sub, self._router, *self._dealers.values(), *self._monitors.values()):
             socket.close(linger=0)
         self._context.term()
         for to in list(self._outgoing):

@@ -32,7 +32,7 @@ import zmq
 
 from gossip.arrays import Bytes, Layout, Payload
 from gossip.errors import GossipError, UsageError
-from gossip.events import Computed, Event, Exhausted, Joined, Received, Started
+from gossip.events import Computed, Event, Exhausted, Joined, Leaving, Received, Started
 from gossip.membership import Detection
 from gossip.messages import PeerId, Range, State, Unit
 from gossip.peer import Peer, Settings
@@ -223,6 +223,7 @@ class Agent:
             os.rmdir(self.folder)
         except OSError:
             pass  # the note of a failed start stays for the tasks to read
+        self.runtime.happen(Leaving())
         self.runtime.close()
         self._registrar.close(linger=0)
         self._context.term()
