@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -365,7 +366,10 @@ def test_an_update_while_draining_is_waited_for_too() -> None:
 
 
 def test_a_peer_is_drained_when_everybody_alive_has_as_much_of_a_dead_lane() -> None:
-    peer = started(others=(A, B))
+    peer = Peer(ME, UPDATE.layout, chance=Random(1))
+    for other in (A, B):
+        peer.handle(Joined(other), 0.0)
+    peer.handle(Started({}), 0.0)
     peer.handle(Received(Advert(A, 1, {ME: 0})), 0.1)
     peer.handle(answer(1, 1, lane=A), 0.2)
     peer.handle(Departed(A), 0.3)
