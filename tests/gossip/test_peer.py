@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -381,7 +382,10 @@ def test_who_has_less_of_a_lane_than_others_drains_when_the_time_is_up() -> None
 
 
 def test_a_peer_is_drained_when_everybody_alive_has_as_much_of_a_dead_lane() -> None:
-    peer = started(others=(A, B))
+    peer = Peer(ME, UPDATE.layout, chance=Random(1))
+    for other in (A, B):
+        peer.handle(Joined(other), 0.0)
+    peer.handle(Started({}), 0.0)
     peer.handle(Received(Advert(A, 1, {ME: 0})), 0.1)
     peer.handle(answer(1, 1, lane=A), 0.2)
     peer.handle(Departed(A), 0.3)

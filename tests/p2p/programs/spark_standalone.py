@@ -53,6 +53,12 @@ def executors():
     return [path.name.split("-")[1:] for path in HERE.glob("executor-*")]
 
 
+def unhurried(pair):
+    """So that both executors write some of the shuffle's files."""
+    time.sleep(0.03)
+    return pair
+
+
 def gradient(model, rows):
     where, task = current(), TaskContext.get()
     name = f"{where.epoch}-{where.partition}"
@@ -83,8 +89,9 @@ def kill_executor(session, host, delay_s):
 
     wait_for(flow)
     time.sleep(delay_s)
-    (pid,) = [pid for where, pid in executors() if where == host]
-    os.kill(int(pid), signal.SIGKILL)
+    for where, pid in executors():
+        if where == host:
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def attempts(context, group):
@@ -114,7 +121,7 @@ def main():
     cluster = {"spark.cores.max": "4", "spark.executor.memory": "512m", "spark.task.maxFailures": "20"}
     context = spark_context(os.environ["MASTER"], **speculation, **cluster)
     pairs = [(partition, row) for partition in range(PARTITIONS) for row in range(2 * CHUNKS)]
-    rows = context.parallelize(pairs, 4).partitionBy(PARTITIONS, lambda partition: partition)
+    rows = context.parallelize(pairs, 12).map(unhurried).partitionBy(PARTITIONS, lambda partition: partition)
     with DeepDist({"slots": np.zeros(EPOCHS * PARTITIONS * CHUNKS)}, progress=False) as dd:
         killer = threading.Thread(target=kill_executor, args=(dd, os.environ["VICTIM"], float(os.environ["DELAY_S"])))
         killer.start()
