@@ -131,7 +131,12 @@ class KnowsItsFirstMomentOnly(Peer):
 
 
 class GivesNothingWhileItWaits(Adopter):
-    """All waiting for state and none giving: who needs a replica has none to give."""
+    """All waiting for state and none giving: who needs a replica has none to give, and waits until it has."""
+
+    def tick(self, now: float, donors: Collection[PeerId], members: Collection[PeerId]) -> list[Effect]:
+        if self._adoption is not None:
+            self._adoption.gives_up = float("inf")
+        return super().tick(now, donors, members)
 
     def on_request(
         self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
