@@ -368,6 +368,11 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES = (
         (PEER, TakesUnknownForAnOldAnswer, 24),
         (REPLICATOR, DropsTheOldest, 0),
         (REPLICATOR, KeepsPinsUntilTheyAreUsed, 0),
+        (ADOPTER, GivesNothingWhileItWaits, 26),
+        (ADOPTER, AdoptsWhateverComes, 24),
+        (PEER, IgnoresDeadLanes, 5),
+        (REPLICATOR, TakesAdvertsForNothing, 0),
+        (REPLICATOR, ServesWhatItLikes, 5),
     ],
 )
 def test_a_broken_swarm_is_caught(name: str, mutant: type[Any], seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
