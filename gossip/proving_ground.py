@@ -162,8 +162,8 @@ class ProvingGround:
         self._done: set[Unit] = set()
         self._reached: dict[PeerId, dict[PeerId, int]] = {}
         """By lane: the furthest that each other peer ever was with it."""
-        self._said: set[tuple[PeerId, PeerId, int]] = set()
-        """(origin, adopter, k) of what was said to be pinned."""
+        self._said: dict[tuple[PeerId, PeerId], int] = {}
+        """(origin, adopter): the k of what was said to be pinned, while the origin takes the adopter for alive."""
         self._given: dict[tuple[PeerId, PeerId, int], tuple[set[PeerId], set[PeerId]]] = {}
         """By donor, adopter and k: whom the donor took for dead when it gave, and who kept where it stood."""
         self._pinned: dict[PeerId, dict[PeerId, int]] = {}
@@ -298,6 +298,9 @@ class ProvingGround:
             pull = event.message
             if pull.k > self._pinned.get(pull.peer, {}).get(me, pull.k):
                 del self._pinned[pull.peer][me]  # its first pull since it adopted, and not unknown
+        for gone in host.peer.replicator.away:  # what was pinned for them need not grow, and may be forgotten
+            self._said.pop((me, gone), None)
+            self._pinned.get(gone, {}).pop(me, None)
         self._check_bounds(me, host)
         if self._tell:
             self._tell_departures(me, host)
@@ -309,8 +312,7 @@ class ProvingGround:
         self.outcome.counts["replicas adopted"] += 1
         self._note(f"{me} adopts the replica of {state.peer}: {dict(state.frontiers)}")
         dead, kept = self._given[state.peer, me, state.k]
-        pins = {origin: self.swarm.peers[origin].peer.replicator.pins.get(me) for origin in kept}
-        self._pinned[me] = {origin: state.k for origin, pin in pins.items() if pin is None or not pin.sealed}
+        self._pinned[me] = {origin: state.k for origin in kept if self._said.get((origin, me)) == state.k}
         for lane, frontier in self._before.get(me, {}).items():
             if lane != me and lane not in dead and state.frontiers.get(lane, 0) < frontier:
                 raise ViolationError(f"{me} goes back in lane {lane} from {frontier} to {state.frontiers.get(lane, 0)}")
@@ -335,7 +337,7 @@ class ProvingGround:
                 self.outcome.counts["replicas given up"] += 1
                 self._note(f"{me} gives up adopting")
             case Pinned(_, k):
-                self._said.add((me, to, k))
+                self._said[me, to] = k
             case State(_, frontiers, k):
                 self._gave(me, to, k, frontiers)
             case Unknown(_, frontier):
@@ -351,7 +353,7 @@ class ProvingGround:
         kept = {
             origin
             for origin, host in self.swarm.live().items()
-            if (origin, to, k) in self._said and host.peer.replicator.keeps(frontiers.get(origin, 0))
+            if self._said.get((origin, to)) == k and host.peer.replicator.keeps(frontiers.get(origin, 0))
         }
         dead_before, kept_before = self._given.get((me, to, k), (set(), kept))
         self._given[me, to, k] = dead_before | departed | (self.swarm.peers.keys() - members.keys()), kept & kept_before
