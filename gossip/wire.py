@@ -44,6 +44,7 @@ from gossip.messages import (
 MAGIC = b"gs"
 VERSION = 1
 PREFIX = struct.Struct("!2sBBII")
+_TO_JSON = json.JSONEncoder(separators=(",", ":"))
 BLOCK_PREFIX = struct.Struct("!QII")
 
 HEADER_BYTES_MAX = 1 << 20
@@ -83,7 +84,7 @@ def block_span(layout: Layout, index: int) -> tuple[int, int]:
 def encode_header(message: Message) -> bytes:
     """Frame 0 of any message."""
     kind, fields = _fields(message)
-    header = json.dumps(fields, separators=(",", ":")).encode()
+    header = _TO_JSON.encode(fields).encode()
     assert len(header) <= HEADER_BYTES_MAX, f"header of {len(header)} bytes, at most {HEADER_BYTES_MAX}"
     return PREFIX.pack(MAGIC, VERSION, kind, len(header), zlib.crc32(header)) + header
 
@@ -281,8 +282,11 @@ def _marks(value: Any) -> tuple[Mark, ...]:
         if type(entry) is not list or len(entry) != 5:
             raise WireError("a mark is not unit, attempt and sign")
         epoch, partition, chunk, attempt, withdraws = entry
-        unit = Unit(_count(epoch), _count(partition), _count(chunk))
-        marks.append(Mark(unit, _count(attempt), _flag(withdraws)))
+        if not type(epoch) is type(partition) is type(chunk) is type(attempt) is int:
+            raise WireError("a field is not a count")
+        if min(epoch, partition, chunk, attempt) < 0 or max(epoch, partition, chunk, attempt) > COUNT_MAX:
+            raise WireError("a field is not a count")
+        marks.append(Mark(Unit(epoch, partition, chunk), attempt, _flag(withdraws)))
     return tuple(marks)
 
 
