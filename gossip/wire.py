@@ -284,7 +284,7 @@ def _marks(value: Any) -> tuple[Mark, ...]:
         epoch, partition, chunk, attempt, withdraws = entry
         if not type(epoch) is type(partition) is type(chunk) is type(attempt) is int:
             raise WireError("a field is not a count")
-        if min(epoch, partition, chunk, attempt) < 0 or max(epoch, partition, chunk, attempt) > COUNT_MAX:
+        if not 0 <= epoch | partition | chunk | attempt <= COUNT_MAX:  # which is all ones: so each of them is
             raise WireError("a field is not a count")
         marks.append(Mark(Unit(epoch, partition, chunk), attempt, _flag(withdraws)))
     return tuple(marks)
