@@ -28,9 +28,9 @@ NUMBERS = 10_000
 UPDATES = 100
 SECONDS_MAX = 10.0
 """Target: 64 peers with 100 updates each take less on the clock, everything included."""
-SECONDS_PER_CHUNK = 0.1
-ADVERT_GAP_S = 2.0
-"""Some twenty updates travel as one."""
+SECONDS_PER_CHUNK = 0.02
+ADVERT_GAP_S = 1.0
+"""Some fifty updates travel as one."""
 ONES = np.ones(NUMBERS, np.float32)
 
 

@@ -24,13 +24,19 @@ class Identities:
 
     def note(self, lane: PeerId, marks: Iterable[Mark]) -> None:
         """`lane` holds `marks`."""
+        who = (0, lane)
         for unit, attempt, withdraws in marks:
-            who = (attempt, lane)
+            if attempt != who[0]:
+                who = (attempt, lane)
             if withdraws:
                 self._withdrawn.setdefault(unit, set()).add(who)
                 self._standing.get(unit, set()).discard(who)
-            elif who not in self._withdrawn.get(unit, ()):
-                self._standing.setdefault(unit, set()).add(who)
+            elif unit not in self._withdrawn or who not in self._withdrawn[unit]:
+                known = self._standing.get(unit)
+                if known is None:
+                    self._standing[unit] = {who}
+                else:
+                    known.add(who)
 
     def knows(self, unit: Unit) -> bool:
         """Some lane has carried it."""

@@ -102,6 +102,8 @@ class Replicator:
     """An adoption is under way: nothing is pulled or applied, own updates go on."""
     k: int = 0
     """Of the newest pull or pin, to whomever, or one more since the pin is not needed any more."""
+    looks_at: float = float("-inf")
+    """Before that time there is nobody to ask who was not asked at the last look."""
 
     # ------------------------------------------------------------------------------------------------- membership
 
@@ -114,6 +116,7 @@ class Replicator:
         for lane, origin in self.origins.items():
             if lane not in frontiers:
                 origin.frontier, origin.pull = 0, None
+        self.looks_at = float("-inf")
 
     def join(self, peer: PeerId, reads: bool, read: bool, level: bool) -> None:
         """`peer` reads and is read from now on; `level`: it has all that is published so far."""
@@ -134,6 +137,7 @@ class Replicator:
             self._renew(self.pins.get(peer))
         else:
             self.away.add(peer)
+        self.looks_at = float("-inf")
 
     def forget_reader(self, peer: PeerId) -> list[Effect]:
         """`peer` will not come back: nothing is kept for it any more, unless it does."""
@@ -313,8 +317,9 @@ class Replicator:
     def heard(self, peer: PeerId, n: int) -> None:
         """`peer`'s lane stands at `n` or beyond."""
         origin = self.origins.get(peer)
-        if origin is not None:
-            origin.n = max(origin.n, n)
+        if origin is not None and n > origin.n:
+            origin.n = n
+            self.looks_at = float("-inf")
 
     def on_range(self, message: Range) -> list[Effect]:
         """Apply it if it begins right after the frontier; a repeated or overtaken one changes nothing."""
@@ -325,6 +330,7 @@ class Replicator:
         origin.frontier = message.hi
         origin.n = max(origin.n, message.hi)
         origin.pull = None
+        self.looks_at = float("-inf")
         return [Deliver(message.peer, message.lo, message.hi, message.payload)]
 
     def is_next(self, message: Range) -> bool:
@@ -340,7 +346,7 @@ class Replicator:
 
     def pulls(self, now: float) -> list[Effect]:
         """Ask the origins that are ahead, at most `pulls_max` at a time, those first that waited longest."""
-        if self.frozen:
+        if self.frozen or now < self.looks_at:
             return []
         under_way = [origin for origin in self.origins.values() if origin.pull is not None]
         expired = [origin for origin in under_way if origin.pull is not None and now >= origin.pull.due]
@@ -358,6 +364,7 @@ class Replicator:
             origin.pulled_at = now
             origin.pull = PullState(origin.frontier, self.k, now + self.pull_timeout_s)
             effects.append(Send(peer, Pull(self.me, origin.frontier, self.k)))
+        self.looks_at = self.deadline()
         return effects
 
     def deadline(self) -> float:

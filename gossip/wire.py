@@ -50,6 +50,7 @@ from gossip.messages import (
 MAGIC = b"gs"
 VERSION = 2
 PREFIX = struct.Struct("!2sBBII")
+_TO_JSON = json.JSONEncoder(separators=(",", ":"))
 BLOCK_PREFIX = struct.Struct("!QII")
 
 HEADER_BYTES_MAX = 1 << 22
@@ -94,7 +95,7 @@ def block_span(layout: Layout, index: int) -> tuple[int, int]:
 def encode_header(message: Message) -> bytes:
     """Frame 0 of any message."""
     kind, fields = _fields(message)
-    header = json.dumps(fields, separators=(",", ":")).encode()
+    header = _TO_JSON.encode(fields).encode()
     assert len(header) <= HEADER_BYTES_MAX, f"header of {len(header)} bytes, at most {HEADER_BYTES_MAX}"
     return PREFIX.pack(MAGIC, VERSION, kind, len(header), zlib.crc32(header, kind)) + header
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -168,7 +168,7 @@ class SimulatedSession:
             updates=_published(swarm) - published,
             updates_lost=max(0, gone, _unread(swarm)),
             consensus_distance=_distance(swarm),
-            missing=tuple(sorted(me for me, host in members.items() if not host.alive or _is_behind(swarm, host))),
+            missing=_missing(swarm, members),
             digest=swarm.digest.hexdigest(),
             story=tuple(self._story),
         )
@@ -484,18 +484,18 @@ def _unread(swarm: Simulation) -> int:
     )
 
 
-def _is_behind(swarm: Simulation, host: SimulatedPeer) -> bool:
-    """Somebody has what it has not, or it has something to take back."""
-    mine = host.peer.replicator.frontiers()
-    return (
-        not host.peer.ready
-        or host.peer.pending
-        or any(
-            mine.get(lane, 0) < n
-            for other in swarm.live().values()
-            for lane, n in other.peer.replicator.frontiers().items()
-        )
-    )
+def _missing(swarm: Simulation, members: Iterable[PeerId]) -> tuple[PeerId, ...]:
+    """Those that are gone, have not got what somebody has, or have something to take back."""
+    highest: Counter[PeerId] = Counter()
+    for host in swarm.live().values():
+        highest |= Counter(host.peer.replicator.frontiers())
+    missing = []
+    for me in sorted(members):
+        host = swarm.peers[me]
+        level = host.peer.ready and not host.peer.pending
+        if not (host.alive and level and highest <= Counter(host.peer.replicator.frontiers())):
+            missing.append(me)
+    return tuple(missing)
 
 
 def _distance(swarm: Simulation) -> float:

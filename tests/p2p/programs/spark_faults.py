@@ -34,7 +34,7 @@ def main():
 
         def kill():
             """One agent, as soon as it has published something."""
-            registrar = dd._registrar
+            registrar = dd._session._registrar
             before = {m.peer: m.status["n"] for m in registrar.by_role("peer")}
 
             def busy():

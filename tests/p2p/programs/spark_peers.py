@@ -49,7 +49,7 @@ def replicas(dd):
     """The arrays of every agent, by role and name: asked of the agents themselves."""
     found = {}
     context = zmq.Context()
-    for member in dd._registrar.members.values():
+    for member in dd._session._registrar.members.values():
         buffer = None
 
         def begin(state):
@@ -61,7 +61,9 @@ def replicas(dd):
 
             return take
 
-        state = fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=20.0, keys=dd._keys)
+        state = fetch_state(
+            context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=20.0, keys=dd._session._keys
+        )
         found[f"{member.role} {member.name}"] = state.layout.views(buffer)
     context.term()
     return found
