@@ -39,9 +39,15 @@ UPDATE = Packed.of({"w": np.ones(3)})
 FOREVER = float("inf")
 
 
-def started(settings: Settings | None = None, *, others: tuple[PeerId, ...] = (A,), at: float = 0.0) -> Peer:
-    """A peer that has said its first word at `at`."""
-    peer = Peer(ME, UPDATE.layout, settings)
+def started(
+    settings: Settings | None = None,
+    *,
+    others: tuple[PeerId, ...] = (A,),
+    at: float = 0.0,
+    chance: Random | None = None,
+) -> Peer:
+    """A peer that has said its first word at `at`; with `chance` it may adopt."""
+    peer = Peer(ME, UPDATE.layout, settings, chance)
     for other in others:
         peer.handle(Joined(other), at)
     peer.handle(Started({}), at)
@@ -366,7 +372,7 @@ def test_an_update_while_draining_is_waited_for_too() -> None:
 
 
 def test_who_has_less_of_a_lane_than_others_is_not_drained() -> None:
-    peer = started(others=(A, B))
+    peer = started(others=(A, B), chance=Random(1))
     peer.handle(Departed(B), 0.1)
     peer.handle(Received(Advert(A, 0, {B: 2})), 0.2)  # A pulled what B published before it died
     assert drained(peer.handle(Exhausted(9.0), 0.3)) == []
@@ -375,7 +381,7 @@ def test_who_has_less_of_a_lane_than_others_is_not_drained() -> None:
 
 
 def test_who_has_less_of_a_lane_than_others_drains_when_the_time_is_up() -> None:
-    peer = started(others=(A, B))
+    peer = started(others=(A, B), chance=Random(1))
     peer.handle(Received(Advert(A, 0, {B: 2})), 0.2)
     peer.handle(Exhausted(2.0), 0.3)
     assert [now for now, effect in tick_until(peer, 10.0) if isinstance(effect, Drained)] == [2.3]
