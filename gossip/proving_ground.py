@@ -27,7 +27,7 @@ from gossip.faults import Disruption, Faults, Strike, Victim
 from gossip.membership import Detection
 from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, State, StateRequest, Unit, Unknown, Unpin
 from gossip.peer import Settings
-from gossip.simulator import Network, SimulatedPeer, Simulation
+from gossip.simulator import CONGESTED_RETRY_S, Network, SimulatedPeer, Simulation
 
 FAULTS_END_S = 60.0
 LEVEL_TIMEOUT_S = 60.0
@@ -65,6 +65,10 @@ class Options:
     """(begin, end, period): some peer publishes beside the units, without an identity."""
     bursts: tuple[tuple[float, int], ...]
     """(when, how many): the same, all at once."""
+    replica_mean_s: float
+    """What a replica takes longer than other messages."""
+    busy: bool
+    """Everybody publishes while a replica is on its way: its donor moves on."""
     units: int
     fail: float
     """Probability that an attempt fails before it is done."""
@@ -125,6 +129,8 @@ class Options:
             speculate=chance.choice([0.0, 0.2]),
             forget_s=chance.choice([600.0, 600.0, chance.uniform(5, 30)]),
             segments_max=chance.choice([64, 64, chance.randint(2, 8)]),
+            replica_mean_s=chance.choice([0.0, chance.uniform(0.3, 2.0)]),
+            busy=chance.random() < 0.5,
         )
 
     def __str__(self) -> str:
@@ -176,7 +182,7 @@ class ProvingGround:
         """By peer: the k of those for which it asked a donor."""
         self._departed: dict[PeerId, set[PeerId]] = {}
         """By peer: whom it takes for dead. For the story."""
-        network = Network(options.loss, options.duplication, options.delay_mean_s)
+        network = Network(options.loss, options.duplication, options.delay_mean_s, options.replica_mean_s)
         self.swarm = Simulation(
             options.peers,
             {"w": np.zeros(NUMBERS, np.int64)},
@@ -247,6 +253,9 @@ class ProvingGround:
         if not host.alive:
             self._attempt(unit, attempt + 1)
             return
+        if host.peer.congested:  # not handed over yet: the task waits
+            self.swarm.at(self.swarm.now + CONGESTED_RETRY_S, lambda: self._finish(unit, attempt, me))
+            return
         if host.paused_until > self.swarm.now:
             self.swarm.at(host.paused_until, lambda: self._finish(unit, attempt, me))
             return
@@ -265,6 +274,14 @@ class ProvingGround:
         if self.swarm.now < end and self.swarm.peers[me].alive:
             self.swarm.happen(me, Computed(self._delta()))
             self.swarm.at(self.swarm.now + period, partial(self._stream, end, period, me))
+
+    def _keep_busy(self) -> None:
+        """Let everybody publish a little while a replica is on its way."""
+        seconds = 2 * (self.options.delay_mean_s + self.options.replica_mean_s)
+        for me, host in self.swarm.live().items():
+            for _ in range(2 if host.peer.ready else 0):
+                time = self.swarm.now + self.chance.uniform(0, seconds)
+                self.swarm.at(time, partial(self.swarm.happen, me, Computed(self._delta())))
 
     def _burst(self, count: int) -> None:
         me = self.chance.choice([me for me, host in self.swarm.live().items() if host.peer.ready])
@@ -339,6 +356,8 @@ class ProvingGround:
             case Pinned(_, k):
                 self._said[me, to] = k
             case State(_, frontiers, k):
+                if self.options.busy and self.swarm.now < FAULTS_END_S and (me, to, k) not in self._given:
+                    self._keep_busy()
                 self._gave(me, to, k, frontiers)
             case Unknown(_, frontier):
                 self.outcome.counts["unknown"] += 1

@@ -55,6 +55,8 @@ class Network:
     """Probability that it is sent twice (each copy may be lost)."""
     delay_mean_s: float = 0.05
     """Mean of the exponential delay."""
+    replica_mean_s: float = 0.0
+    """Mean of what a whole replica takes longer."""
 
 
 class Parcel:
@@ -247,7 +249,7 @@ class Simulation:
         for effect in effects:
             match effect:
                 case Send(to, message):
-                    self._carry(me, to, Parcel(self._frames(host, message)))
+                    self._carry(me, to, Parcel(self._frames(host, message)), isinstance(message, State))
                 case Publish(message):
                     parcel = Parcel(encode(message))
                     for other in self.peers:
@@ -288,11 +290,13 @@ class Simulation:
                 return encode(message, Packed(self.layout, bytes(host.replica.buffer)))
         return encode(message)
 
-    def _carry(self, sender: PeerId, to: PeerId, parcel: Parcel) -> None:
+    def _carry(self, sender: PeerId, to: PeerId, parcel: Parcel, replica: bool = False) -> None:
         self.peers[sender].bytes_out += parcel.nbytes
         for _ in range(2 if self.random.random() < self.network.duplication else 1):
             if self.random.random() >= self.network.loss and not self.blocked(sender, to):
                 arrival = self.now + self.random.expovariate(1 / self.network.delay_mean_s)
+                if replica and self.network.replica_mean_s:
+                    arrival += self.random.expovariate(1 / self.network.replica_mean_s)
                 self.at(arrival, lambda: self._arrive(sender, to, parcel))
 
     def _arrive(self, sender: PeerId, to: PeerId, parcel: Parcel) -> None:

@@ -148,18 +148,26 @@ class GivesNothingWhileItWaits(Adopter):
         return super().tick(now, donors, members)
 
     def on_request(
-        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
+        self,
+        request: StateRequest,
+        departed: Collection[PeerId],
+        members: Collection[PeerId],
+        marks: Mapping[PeerId, tuple[Mark, ...]],
     ) -> list[Effect]:
-        return [] if self.needed else super().on_request(request, departed, marks)
+        return [] if self.needed else super().on_request(request, departed, members, marks)
 
 
 class GivesThoughItIsBehind(Adopter):
     """Adopting from a donor that is behind."""
 
     def on_request(
-        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
+        self,
+        request: StateRequest,
+        departed: Collection[PeerId],
+        members: Collection[PeerId],
+        marks: Mapping[PeerId, tuple[Mark, ...]],
     ) -> list[Effect]:
-        return super().on_request(replace(request, frontiers={}), departed, marks)
+        return super().on_request(replace(request, frontiers={}), departed, members, marks)
 
 
 class TakesUnknownForAnOldAnswer(Peer):
@@ -170,10 +178,12 @@ class TakesUnknownForAnOldAnswer(Peer):
 
 
 class PinsNothingWhileItAdopts(Peer):
-    """Two joiners waiting for each other."""
+    """Two joiners waiting for each other: who adopts pins nothing for others, and waits until they have for it."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         assert self.adopter is not None
+        if self.adopter._adoption is not None:
+            self.adopter._adoption.gives_up = float("inf")
         if isinstance(event, Received) and isinstance(event.message, Pin) and self.adopter.under_way:
             event = Ticked()
         return super().handle(event, now)
@@ -346,9 +356,13 @@ class GivesNoMarks(Adopter):
     """Gives the replica without the units that are in it."""
 
     def on_request(
-        self, request: StateRequest, departed: Collection[PeerId], marks: Mapping[PeerId, tuple[Mark, ...]]
+        self,
+        request: StateRequest,
+        departed: Collection[PeerId],
+        members: Collection[PeerId],
+        marks: Mapping[PeerId, tuple[Mark, ...]],
     ) -> list[Effect]:
-        return super().on_request(request, departed, {})
+        return super().on_request(request, departed, members, {})
 
 
 REPLICATOR, PEER, ADOPTER, IDENTITIES = (

@@ -309,8 +309,8 @@ class FoldsAcrossServed(Replicator):
 class FoldsEverything(Replicator):
     """Sums the whole lane at every acknowledgment."""
 
-    def acknowledge(self, peer: PeerId, frontier: int) -> list[Effect]:
-        effects = super().acknowledge(peer, frontier)
+    def acknowledge(self, peer: PeerId, frontier: int, k: int = 0) -> list[Effect]:
+        effects = super().acknowledge(peer, frontier, k)
         if len(self.segments) > 1:
             self.segments = [Segment(self.segments[0].lo, self.segments[-1].hi, ())]
             effects.append(Fold(self.segments[0].lo, self.segments[0].hi))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def recorded_simulation() -> tuple[Simulation, list[Step]]:
 
 
 def fresh(simulation: Simulation) -> dict[PeerId, Peer]:
-    return {me: Peer(me, simulation.layout, SETTINGS) for me in simulation.peers}
+    return {me: Peer(me, simulation.layout, SETTINGS, Random(0)) for me in simulation.peers}
 
 
 def test_a_recorded_simulation_plays_again() -> None:
