@@ -161,8 +161,9 @@ class Disruption:
             self._crash(self._chance.choice(ready))
 
     def _crash(self, me: PeerId) -> None:
-        """`me` crashes, unless nobody else has a replica."""
-        others = [peer for peer, host in self._swarm.live().items() if host.peer.ready and peer != me]
+        """`me` crashes, unless nobody else but the spared has a replica."""
+        kept = {me, *self._spared}
+        others = [peer for peer, host in self._swarm.live().items() if host.peer.ready and peer not in kept]
         if others and self.active and self._swarm.peers[me].alive and me not in self._spared:
             self.crashed_at[me] = self._swarm.now
             self._swarm.crash(me)

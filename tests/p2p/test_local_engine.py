@@ -15,8 +15,8 @@ import pytest
 from p2p import DeepDist, UsageError
 from p2p.agent_client import AgentClient
 from p2p.coordinator import Coordinator
-from p2p.deepdist import _all_taken
 from p2p.model import Model
+from p2p.session import _all_taken
 from p2p.task import Job, TaskResult, current, run_partition
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]
@@ -512,16 +512,26 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
         dd.train([[1]], lambda model, rows: {"w": np.ones(1)}, add)
         applied: set[tuple[int, int, int]] = set()
         job = Job(
-            dd._run, "master", Model(tiny()).skeleton(), lambda model, rows: {"w": np.ones(1)}, None, 1, 1, 1, 2, 0, 1
+            dd._session._run,
+            "master",
+            Model(tiny()).skeleton(),
+            lambda model, rows: {"w": np.ones(1)},
+            None,
+            1,
+            1,
+            1,
+            2,
+            0,
+            1,
         )
-        coordinator = Coordinator(dd._observer.folder, job.skeleton, add, lambda: None, applied)
+        coordinator = Coordinator(dd._session._observer.folder, job.skeleton, add, lambda: None, applied)
         try:
-            for attempt, folder in enumerate([*dd._engine._folders, dd._engine._folders[0]]):
+            for attempt, folder in enumerate([*dd._session._engine._folders, dd._session._engine._folders[0]]):
                 agent = AgentClient(folder)
                 result = run_partition(job, agent, 0, 0, range(3), attempt)
                 agent.close()
                 assert result == TaskResult(rows=3, updates=0 if attempt == 2 else 3, units=3), attempt
-            assert eventually(lambda: dd.model["w"] == [4] and _all_taken(dd._registrar), LONG_S)
+            assert eventually(lambda: dd.model["w"] == [4] and _all_taken(dd._session._registrar), LONG_S)
         finally:
             coordinator.close()
         assert applied == {(1, 0, 0), (1, 0, 1), (1, 0, 2)}

@@ -25,7 +25,7 @@ class Agent:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(registrar.endpoint)
-        self.say("hello", run=registrar.run, role="peer", name=name, pid=1, adverts="", pulls="")
+        self.say("hello", run=registrar.run, role="peer", name=name, pid=1, adverts="", pulls="", shortage=None)
         assert self.hears("roster")["members"][-1]["peer"] == name
 
     def say(self, op: str, **message: Any) -> None:

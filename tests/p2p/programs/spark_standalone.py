@@ -133,11 +133,11 @@ def main():
             "distance": report.consensus_distance,
             "updates": report.updates,
             "peers": [peer.name for peer in report.peers],
-            "withdrawn": sum(member.status["withdrawn"] for member in dd._registrar.members.values()),
+            "withdrawn": sum(member.status["withdrawn"] for member in dd._session._registrar.members.values()),
             "missing": report.missing,
             "seconds": report.seconds,
             "failed": len(list(HERE.glob("failed-*"))),
-            "attempts": attempts(context, dd._engine._group),
+            "attempts": attempts(context, dd._session._engine._group),
         }
     context.stop()
     write_results(results)
