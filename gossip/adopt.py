@@ -23,7 +23,7 @@ from gossip.replicate import Replicator
 REPEAT_S = 0.5
 """Between two pins, or two requests, of which the first may be lost."""
 GIVE_UP_S = 6.0
-BACKOFF_MAX_S = 4.0
+BACKOFF_MAX_S = 2.0
 
 
 class Chance(Protocol):

@@ -49,6 +49,8 @@ class Detection:
     """How many others are asked to ping."""
     unheard_s: float = 4.0
     """Who was not heard by ourselves for so long is out of our reach, though others may hear it."""
+    greeting_s: float = 1.5
+    """The same for those who were there before we came: they advertise as soon as they are connected, if they live."""
     health_max: int = 8
     """The most that a peer doubts itself: then others have 1 + health_max times as long."""
 
@@ -123,11 +125,14 @@ class Membership:
         self._due = float("inf")
         self._dirty = False
 
-    def join(self, peer: PeerId, now: float) -> None:
-        """`peer` is on the roster; it counts as heard."""
-        if peer not in self.contacts:
-            self.contacts[peer] = Contact(now)
-            self._due = min(self._due, now + self.detection.silent_s)
+    def join(self, peer: PeerId, now: float, known: bool = True) -> None:
+        """`peer` is on the roster; it counts as heard, unless it was there before us and may have died since."""
+        if peer in self.contacts:
+            return
+        greeting_s = self.detection.silent_s if known else self.detection.greeting_s
+        self.contacts[peer] = Contact(now if known else now + greeting_s - self.detection.unheard_s)
+        self.contacts[peer].ping_at = now + greeting_s
+        self._due = min(self._due, now + greeting_s)
 
     def changes(self, now: float) -> list[tuple[PeerId, bool]]:
         """Who is gone (dead, or out of our own reach) since the last call, and who is back."""

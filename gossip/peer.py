@@ -177,7 +177,7 @@ class Peer:
                 self.replicator.join(peer, reads, read, level)
                 self.members.setdefault(peer, Member(reads, read))
                 if self.membership is not None:
-                    self.membership.join(peer, now)
+                    self.membership.join(peer, now, known=self.ready or not self._started)
                 self._changed = True
                 self._lanes_changed |= bool(self._strangers)
             case Departed(peer):
