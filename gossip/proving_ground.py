@@ -75,8 +75,9 @@ class Options:
     speculate: float
     """Probability that a second attempt is started beside the first."""
     forget_s: float
+    """As in the peers' settings. Longer than the longest cut, on the fastest clock: a shorter one may end in mutual
+    refusal, and so may a cap without room for those that are there."""
     segments_max: int
-    """As in the peers' settings: so short and so few that both matter."""
 
     @classmethod
     def draw(cls, seed: int) -> Options:
@@ -127,8 +128,8 @@ class Options:
             units=chance.randint(20, 60),
             fail=chance.choice([0.0, 0.1]),
             speculate=chance.choice([0.0, 0.2]),
-            forget_s=chance.choice([600.0, 600.0, chance.uniform(5, 30)]),
-            segments_max=chance.choice([64, 64, chance.randint(2, 8)]),
+            forget_s=chance.choice([600.0, 600.0, chance.uniform(90, 150)]),
+            segments_max=chance.choice([64, 64, 2 * (peers + len(joins)) + chance.randint(2, 8)]),
             replica_mean_s=chance.choice([0.0, chance.uniform(0.3, 2.0)]),
             busy=chance.random() < 0.5,
         )

@@ -177,7 +177,7 @@ class Replicator:
         elif reader is None or pull.frontier not in (reader.acknowledged, reader.served):
             reader = self._moved(pull, reader)
         if reader is None:
-            return [Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
+            return [*self.compact(), Send(pull.peer, Unknown(self.me, pull.frontier, pull.k))]
         reader.k = pull.k
         effects: list[Effect] = []
         if pull.frontier == reader.served:
@@ -213,6 +213,8 @@ class Replicator:
         adopts = pin is not None and k <= pin.k
         if pin is not None and not adopts:
             del self.pins[peer]  # it has adopted, or has given up
+            if reader is not None:
+                reader.k = max(reader.k, pin.k)  # pulls from before are void
         if reader is not None and frontier == reader.served:
             if frontier == reader.acknowledged and (pin is None or adopts):
                 return []
@@ -221,7 +223,7 @@ class Replicator:
             reader is None or pin is not None or (k > 0 and k >= reader.k and frontier > reader.served)
         ):
             if not self.keeps(frontier):
-                return []
+                return self.compact()
             self.readers[peer] = Reader(frontier, frontier, k)
         else:
             return []
@@ -244,7 +246,7 @@ class Replicator:
                 return []
             self.pins[pin.peer] = Pinning(pin.donor, pin.k, set())
         self._renew(self.pins[pin.peer])
-        return [Send(pin.peer, Pinned(self.me, pin.k))]
+        return [*(self.compact() if known is not None else []), Send(pin.peer, Pinned(self.me, pin.k))]
 
     def on_unpin(self, unpin: Unpin) -> list[Effect]:
         """The adopter has given up."""
