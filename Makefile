@@ -6,7 +6,7 @@ demo: .venv/.installed java
 	.venv/bin/python examples/word2vec.py
 
 test: .venv/.installed java
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 check: lint test
 
