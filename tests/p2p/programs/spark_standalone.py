@@ -123,7 +123,9 @@ def main():
     pairs = [(partition, row) for partition in range(PARTITIONS) for row in range(2 * CHUNKS)]
     rows = context.parallelize(pairs, 12).map(unhurried).partitionBy(PARTITIONS, lambda partition: partition)
     with DeepDist({"slots": np.zeros(EPOCHS * PARTITIONS * CHUNKS)}, progress=False) as dd:
-        killer = threading.Thread(target=kill_executor, args=(dd._session, os.environ["VICTIM"], float(os.environ["DELAY_S"])))
+        killer = threading.Thread(
+            target=kill_executor, args=(dd._session, os.environ["VICTIM"], float(os.environ["DELAY_S"]))
+        )
         killer.start()
         report = dd.train(rows, gradient, epochs=EPOCHS, chunk_rows=2)
         killer.join()
