@@ -124,9 +124,8 @@ class Adopter:
             for lane, frontier in request.frontiers.items()
             if lane != request.peer and lane not in departed
         )
-        if behind:
+        if behind or not self._replicator.give_to(request.peer, request.k):
             return []
-        self._replicator.give_to(request.peer, request.k)
         return [Send(request.peer, State(self.me, mine, request.k, marks))]
 
     def on_state(self, state: State, now: float) -> list[Effect] | None:

@@ -134,7 +134,7 @@ class Replicator:
             self.origins[peer].pull = None
         if reachable:
             self.away.discard(peer)
-            self._renew(self.pins.get(peer))
+            self._renew(peer)
         else:
             self.away.add(peer)
         self.looks_at = float("-inf")
@@ -202,6 +202,7 @@ class Replicator:
             # An advert may have overtaken this pull: it may stand at what was served before as well.
             reader.acknowledged, reader.served = pull.frontier, max(pull.frontier, reader.served)
         self.readers[pull.peer] = reader
+        self._boundary_of(pull.peer, pull.frontier)
         return reader
 
     def acknowledge(self, peer: PeerId, frontier: int, k: int = 0) -> list[Effect]:
@@ -245,7 +246,7 @@ class Replicator:
             if donor is None and pin.donor != self.me:
                 return []
             self.pins[pin.peer] = Pinning(pin.donor, pin.k, set())
-        self._renew(self.pins[pin.peer])
+        self._renew(pin.peer)
         return [*(self.compact() if known is not None else []), Send(pin.peer, Pinned(self.me, pin.k))]
 
     def on_unpin(self, unpin: Unpin) -> list[Effect]:
@@ -256,14 +257,17 @@ class Replicator:
         del self.pins[unpin.peer]
         return self.compact()
 
-    def give_to(self, peer: PeerId, k: int) -> None:
-        """The replica as it is now is being sent to `peer`: a member may come out at n."""
+    def give_to(self, peer: PeerId, k: int) -> bool:
+        """`peer` asks for the replica as it is now: a member may come out at n. False if it has asked since."""
         if peer not in self.members:
-            return
+            return True
         pin = self.pins.get(peer)
+        if pin is not None and pin.k > k:
+            return False
         if pin is None or pin.k != k:
-            pin = self.pins[peer] = Pinning(self.me, k, set())
-        pin.boundaries.add(self.n)
+            self.pins[peer] = Pinning(self.me, k, set())
+        self._pin(peer, {self.n})
+        return True
 
     def marks(self, after: int, through: int) -> tuple[Mark, ...]:
         """The marks of own updates after+1 .. through, which begin and end at boundaries."""
@@ -273,17 +277,27 @@ class Replicator:
         """Whether the own updates after+1 .. n are there as whole segments."""
         return after == self.n or any(segment.lo == after + 1 for segment in self.segments)
 
-    def _renew(self, pin: Pinning | None) -> None:
-        """Its donor may stand where it stands as a reader."""
+    def _renew(self, adopter: PeerId) -> None:
+        """Its donor may stand where it stands as a reader, or where it comes out if it adopts a replica itself."""
+        pin = self.pins.get(adopter)
         donor = self.readers.get(pin.donor) if pin is not None else None
         if pin is not None and donor is not None:
-            pin.boundaries |= {donor.acknowledged, donor.served}
+            beyond = self.pins[pin.donor].boundaries if pin.donor in self.pins else set()
+            self._pin(adopter, {donor.acknowledged, donor.served} | beyond)
 
     def _boundary_of(self, donor: PeerId, boundary: int) -> None:
         """`donor` may stand at `boundary` from now on."""
         for peer, pin in self.pins.items():
             if pin.donor == donor and peer not in self.away:
-                pin.boundaries.add(boundary)
+                self._pin(peer, {boundary})
+
+    def _pin(self, adopter: PeerId, boundaries: set[int]) -> None:
+        """`adopter` may come out at these, and whoever adopts its replica then."""
+        pin = self.pins[adopter]
+        new = boundaries - pin.boundaries
+        pin.boundaries |= new
+        for boundary in new:
+            self._boundary_of(adopter, boundary)
 
     def _boundaries(self) -> set[int]:
         boundaries = {b for reader in self.readers.values() for b in (reader.acknowledged, reader.served)}

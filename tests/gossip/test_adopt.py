@@ -243,6 +243,31 @@ def test_what_is_pinned_for_one_that_was_cut_off_goes_on_where_its_donor_stands(
     assert answer == Range(ME, 4, 4, 2)
 
 
+def test_a_pin_reaches_where_a_donor_comes_out_that_adopts_a_replica_itself() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))
+    publish(lane, 1)
+    lane.on_pin(Pin(B, A, 1))  # B adopts from A, and X from B, before or after B has A's replica
+    lane.on_pin(Pin(X, B, 1))
+    lane.on_pull(Pull(A, 2, 2))
+    assert lane.pins[X].boundaries == {0, 2, 3}
+    lane.on_pull(Pull(A, 3, 3))
+    ((_, answer),) = sent(lane.on_pull(Pull(B, 2, 2)))
+    assert answer == Range(ME, 3, 3, 2)
+    ((_, answer),) = sent(lane.on_pull(Pull(X, 2, 2)))
+    assert answer == Range(ME, 3, 3, 2)
+
+
+def test_donors_that_adopt_from_each_other_are_no_endless_matter() -> None:
+    lane = origin(A, B)
+    lane.on_pin(Pin(A, B, 1))
+    lane.on_pin(Pin(B, A, 1))
+    publish(lane, 2)
+    lane.give_to(A, 1)
+    assert lane.pins[B].boundaries == {0, 2}
+
+
 def test_nothing_is_kept_for_a_stranger() -> None:
     lane, stranger = origin(A), PeerId("stranger")
     publish(lane, 1)
@@ -303,6 +328,13 @@ def test_the_donor_keeps_its_lane_where_the_replica_stands() -> None:
     lane.on_pull(Pull(A, 4, 2))
     assert boundaries(lane) == [4]
     assert sent(lane.on_pull(Pull(X, 2, 2))) == [(X, Range(ME, 3, 4, 2))]
+
+
+def test_an_overtaken_request_neither_gets_a_replica_nor_ends_the_newer_pin() -> None:
+    one = peer(ready=True)
+    one.handle(Received(Pin(A, B, 9)), 0.1)
+    assert sent(one.handle(Received(StateRequest(A, 8, {}, (B, ME))), 0.2)) == []
+    assert one.replicator.pins[A].donor == B
 
 
 # ----------------------------------------------------------------------------------------------------------- adopters

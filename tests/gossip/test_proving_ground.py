@@ -241,8 +241,8 @@ class KeepsPinsUntilTheyAreUsed(Replicator):
 class GivesAndKeepsNothing(Replicator):
     """Forgets to whom it gave its replica."""
 
-    def give_to(self, peer: PeerId, k: int) -> None:
-        pass
+    def give_to(self, peer: PeerId, k: int) -> bool:
+        return True
 
 
 class AppliesWhileItAdopts(Peer):
@@ -362,7 +362,7 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES = (
         (ADOPTER, LosesItsOwn, 2),
         (PEER, IgnoresDeadLanes, 2),
         (REPLICATOR, TakesAdvertsForNothing, 0),
-        (REPLICATOR, ServesWhatItLikes, 13),
+        (REPLICATOR, ServesWhatItLikes, 15),
         (PEER, FiltersWhatComesIn, 11),
         (IDENTITIES, HasNoGate, 7),
         (PEER, TakesNothingBack, 1),
