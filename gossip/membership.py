@@ -379,7 +379,8 @@ class Membership:
         longest, shortest = self.detection.suspicion_max_s, self.detection.suspicion_min_s
         if contact.broken:
             return contact.suspected_at + self._patient(shortest)
-        confirmed = math.log(len(contact.suspected_by)) / math.log(1 + self.detection.confirmations_max)
+        enough = self.detection.confirmations_max
+        confirmed = math.log(len(contact.suspected_by)) / math.log(1 + enough) if enough else 1.0
         return contact.suspected_at + self._patient(max(shortest, longest - (longest - shortest) * confirmed))
 
     def _doubt(self, change: int, now: float) -> None:

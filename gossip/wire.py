@@ -55,8 +55,8 @@ BLOCK_PREFIX = struct.Struct("!QII")
 
 HEADER_BYTES_MAX = 1 << 22
 """Room for the frontiers of some 40,000 lanes, the names of as many arrays, or the marks of 100,000 partitions."""
-MARKS_MAX = 1 << 22
-"""Of one header, once its runs are written out: units of a long training."""
+MARKS_MAX = 1 << 20
+"""Of one header, once its runs are written out, which take some 180 MB then: units of a long training."""
 BLOCK_BYTES = 1 << 20
 """Measured on loopback: 64 messages of 1 MiB move three times as fast as one of 64 MiB, and hold less memory."""
 PAYLOAD_BYTES_MAX = 1 << 36

@@ -317,6 +317,14 @@ def test_confirmations_shorten_suspicion_by_the_logarithm_of_lifeguards_formula(
     assert story.lines[-1] == f"{died_at:.1f}: x is gone"
 
 
+def test_where_no_confirmation_is_wanted_suspicion_is_short() -> None:
+    one = Membership(ME, Detection(confirmations_max=0), random.Random(1))
+    one.join(X, 0.0, known=True)
+    one.on_rumors([rumor(SUSPECTED)], 1.0)
+    one.tick(1.5)
+    assert one.contacts[X].standing is DEAD
+
+
 def test_who_learned_of_a_suspicion_confirms_it_when_its_own_ping_is_not_answered() -> None:
     story = Story()
     story.at(1.0, lambda: story.one.on_rumors([rumor(SUSPECTED)], 1.0))
