@@ -46,6 +46,7 @@ from gossip.membership import Detection, Membership
 from gossip.messages import (
     Ack,
     Advert,
+    Bulk,
     Credit,
     Mark,
     Nack,
@@ -247,6 +248,19 @@ class Peer:
     def congested(self) -> bool:
         """Somebody adopts a replica, and so many segments are kept for it that publishing should wait."""
         return bool(self.replicator.pins) and len(self.replicator.segments) > self.settings.segments_max
+
+    def expects(self, header: Bulk) -> bool:
+        """Whether its arrays are wanted."""
+        match header:
+            case Range():
+                wanted = self.replicator.is_next(header)
+            case State():
+                wanted = self.adopter is not None and self.adopter.expects(header)
+            case _:
+                return False
+        if wanted and self.layout is not None:
+            header.layout.check_fit(self.layout)
+        return wanted
 
     def deadline(self) -> float:
         """When to come back with `Ticked`; infinite before `Started`."""

@@ -133,6 +133,9 @@ class PushSum(Strategy[Pushed]):
             seen={**state.seen, sender: Total(n, x, w)},
         ), {}
 
+    def weight(self, state: Pushed) -> float:
+        return float(state.w[0])
+
     def mix(self, state: Pushed, exchange: Exchange) -> tuple[Pushed, int]:
         nbytes = len(exchange.values) * (state.x[0].nbytes + 16)
         if exchange.is_whole and state.network is None and self.grid is None:

@@ -198,6 +198,14 @@ class Strategy(ABC, Generic[S]):
     def mix(self, state: S, exchange: Exchange) -> tuple[S, int]:
         """Send, receive and finish of all peers; (state, bytes sent)."""
 
+    def weight(self, state: S) -> float:
+        """What the replica of one peer weighs in the mean that all can agree on."""
+        return 1.0
+
+    def give_up(self, state: S, neighbor: int) -> tuple[S, Outbox]:
+        """`neighbor` is gone for good: nothing more comes from it; what goes out at once."""
+        return state, {}
+
     def mass(self, state: S) -> tuple[Array, float]:
         """(sum of x over peers, sum of weights) of the vectorized state, what is in flight included.
 
