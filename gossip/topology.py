@@ -62,6 +62,10 @@ class Needs(Flag):
     """The same neighbors in every round."""
     MATCHING = auto()
     """At most one neighbor in a round, in both directions, with weight 1/2."""
+    EXACT = auto()
+    """All weights are 1/n: everybody hears everybody, and one round gives the mean."""
+    TREE = auto()
+    """Links in both directions, and exactly one way from each peer to each other."""
     DOUBLY_STOCHASTIC = ROWS | COLUMNS | NONNEGATIVE | CONNECTED
 
 
@@ -99,6 +103,8 @@ class Topology:
     """After how many rounds it repeats; None where it is drawn anew each round."""
     weights: Callable[[int], Matrix] = field(repr=False, compare=False)
     """The matrix of a round, (peers, peers)."""
+    expected: float | None = None
+    """E[S'/S] of one round, S the sum of squared distances to the mean, where links are drawn anew and it is known."""
 
     def links(self, peer: int, round: int) -> Links:
         """`peer`'s row and column in `round`."""
@@ -462,7 +468,10 @@ def small_world(
 
 
 def random_matching(peers: int, seed: int = 0) -> Topology:
-    """Disjoint pairs, drawn anew each round; with an odd number of peers one rests."""
+    """Disjoint pairs, drawn anew each round; with an odd number of peers one rests.
+
+    E[S'/S] = (n - 2) / (2 (n - 1)) for even n, 1/2 for odd n.
+    """
     _check_peers(peers, 2, "random matching")
 
     def build(round: int) -> Matrix:
@@ -470,22 +479,26 @@ def random_matching(peers: int, seed: int = 0) -> Topology:
         half = peers // 2
         return weigh(_undirected(peers, order[:half], order[half : 2 * half]))
 
-    return Topology("random-matching", peers, None, lru_cache(maxsize=1)(build))
+    expected = 1.0 - (peers // 2) / (peers - 1)
+    return Topology("random-matching", peers, None, lru_cache(maxsize=1)(build), expected)
 
 
 def random_pair(peers: int, seed: int = 0) -> Topology:
-    """One pair in a round, drawn anew each round: randomized gossip, a round being one exchange."""
+    """One pair in a round, drawn anew each round: randomized gossip, a round being one exchange.
+
+    E[S'/S] = 1 - 1/(n - 1).
+    """
     _check_peers(peers, 2, "random pair")
 
     def build(round: int) -> Matrix:
         left, right = np.random.default_rng([seed, round]).choice(peers, 2, replace=False)
         return weigh(_undirected(peers, np.array([left]), np.array([right])))
 
-    return Topology("random-pair", peers, None, lru_cache(maxsize=1)(build))
+    return Topology("random-pair", peers, None, lru_cache(maxsize=1)(build), 1.0 - 1.0 / (peers - 1))
 
 
 def random_groups(peers: int, size: int = 4, seed: int = 0) -> Topology:
-    """Groups of `size` that average exactly, drawn anew each round."""
+    """Groups of `size` that average exactly, drawn anew each round. E[S'/S] = (n / size - 1) / (n - 1)."""
     if not 2 <= size <= peers or peers % size:
         raise UsageError(f"{peers} peers in groups of {size}, expected a size from 2 that divides the number of peers")
     left, right = np.triu_indices(size, 1)
@@ -494,7 +507,8 @@ def random_groups(peers: int, size: int = 4, seed: int = 0) -> Topology:
         groups = np.random.default_rng([seed, round]).permutation(peers).reshape(-1, size)
         return weigh(_undirected(peers, groups[:, left].ravel(), groups[:, right].ravel()))
 
-    return Topology("random-groups", peers, None, lru_cache(maxsize=1)(build))
+    expected = (peers / size - 1.0) / (peers - 1.0)
+    return Topology("random-groups", peers, None, lru_cache(maxsize=1)(build), expected)
 
 
 def random_senders(peers: int, fanout: int = 2, seed: int = 0, weights: Weights | str = Weights.UNIFORM) -> Topology:
@@ -516,6 +530,38 @@ def random_senders(peers: int, fanout: int = 2, seed: int = 0, weights: Weights 
         return weigh(_adjacency(peers, (senders + ahead.ravel()) % peers, senders), weights)
 
     return Topology("random-senders", peers, None, lru_cache(maxsize=1)(build))
+
+
+def random_pull(peers: int, amount: float = 0.5, seed: int = 0) -> Topology:
+    """In each round one peer hears one other and gives it the weight `amount`; nobody hears it in turn."""
+    _check_peers(peers, 2, "random pull")
+
+    def build(round: int) -> Matrix:
+        receiver, sender = np.random.default_rng([seed, round]).choice(peers, 2, replace=False)
+        return _overwritten(peers, np.array([receiver]), np.array([sender]), amount)
+
+    return Topology("random-pull", peers, None, lru_cache(maxsize=1)(build))
+
+
+def random_publisher(peers: int, amount: float = 0.5, seed: int = 0) -> Topology:
+    """In each round one peer is heard by all others, who give it the weight `amount`; it hears nobody."""
+    _check_peers(peers, 2, "random publisher")
+
+    def build(round: int) -> Matrix:
+        sender = int(np.random.default_rng([seed, round]).integers(peers))
+        receivers = np.delete(np.arange(peers), sender)
+        return _overwritten(peers, receivers, np.full(peers - 1, sender), amount)
+
+    return Topology("random-publisher", peers, None, lru_cache(maxsize=1)(build))
+
+
+def _overwritten(peers: int, receivers: NDArray[np.int64], senders: NDArray[np.int64], amount: float) -> Matrix:
+    if not 0.0 < amount < 1.0:
+        raise UsageError(f"amount {amount}, expected a weight between 0 and 1")
+    own = np.ones(peers)
+    own[receivers] -= amount
+    weights = _adjacency(peers, receivers, senders) * amount + sparse.diags_array(own)
+    return weights.tocsr()
 
 
 def graph(any_graph: AnyGraph, name: str = "graph", weights: Weights | str = Weights.METROPOLIS) -> Topology:
@@ -591,6 +637,8 @@ NAMES: Mapping[str, Callable[..., Topology]] = MappingProxyType(
         "random-groups": random_groups,
         "random-matching": random_matching,
         "random-pair": random_pair,
+        "random-publisher": random_publisher,
+        "random-pull": random_pull,
         "random-regular": random_regular,
         "random-senders": random_senders,
         "ring": ring,
@@ -661,8 +709,32 @@ def check(weights: Matrix, needs: Needs, name: str = "the mixing matrix") -> Non
             )
     if Needs.MATCHING in needs:
         _check_matching(weights, name)
+    if Needs.EXACT in needs:
+        peers = weights.shape[0]
+        heard = np.diff(weights.indptr)
+        if (heard != peers).any():
+            peer = int(np.argmax(heard != peers))
+            raise UsageError(f"{name}: peer {peer} hears {heard[peer]} of {peers} peers, itself included, expected all")
+        if (np.abs(weights.data - 1.0 / peers) > TOLERANCE).any():
+            raise UsageError(f"{name}: weights up to {weights.data.max():.6g}, expected 1/{peers} everywhere")
+    if Needs.TREE in needs:
+        _check_tree(weights, name)
     if Needs.CONNECTED in needs:
         _check_connected(weights, name)
+
+
+def _check_tree(weights: Matrix, name: str) -> None:
+    links = weights.tocoo()
+    pairs = {(int(i), int(j)) for i, j in zip(*links.coords, strict=True) if i != j}
+    for i, j in pairs:
+        if (j, i) not in pairs:
+            raise UsageError(f"{name}: peer {j} sends to peer {i} and not back, expected a tree with links both ways")
+    if len(pairs) != 2 * (weights.shape[0] - 1):
+        raise UsageError(
+            f"{name}: {len(pairs) // 2} links between {weights.shape[0]} peers, expected {weights.shape[0] - 1}, a "
+            f"tree such as path, star or networkx.balanced_tree"
+        )
+    _check_connected(weights, name)
 
 
 def _check_matching(weights: Matrix, name: str) -> None:
@@ -727,7 +799,12 @@ def slem(topology: Topology) -> float:
 
 
 def rate(topology: Topology) -> float:
-    """The predicted contraction of the distance per round: `slem` to the power 1 / period."""
+    """The predicted contraction of the distance |X - mean| per round.
+
+    `slem` to the power 1 / period; the root of E[S'/S] where links are drawn anew and that is known.
+    """
+    if topology.expected is not None:
+        return math.sqrt(topology.expected)
     value = slem(topology)
     return 0.0 if value == 0.0 else value ** (1.0 / (topology.period or 1))
 

@@ -128,12 +128,18 @@ def simulate(
                 delta = delta * present[:, None]
             mean = mean + delta.mean(axis=0)
             state = strategy.local(state, delta, round)
-        weights = topology.weights(round)
+        mixing = strategy.mixing_round(round)
+        if mixing is None:
+            state = strategy.rest(state)
+            records.append(_record(strategy, state, round, mean, 0, 0))
+            past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]
+            continue
+        weights = topology.weights(mixing)
         if present is not None:
             weights = without(weights, ~present, strategy.needs)
-        lossless = Exchange(round, weights, chance)
+        lossless = Exchange(mixing, weights, chance)
         count = len(lossless.values)
-        exchange = Exchange(round, weights, chance, _lags(count, chance, loss, delay)) if loss or delay else lossless
+        exchange = Exchange(mixing, weights, chance, _lags(count, chance, loss, delay)) if loss or delay else lossless
         state, nbytes = strategy.mix(state, exchange)
         links = count if nbytes else 0
         if links:
