@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from gossip.arrays import Payload
+from gossip.arrays import Layout, Payload
 from gossip.messages import Bulk, Message, PeerId, Unit
 
 # ---------------------------------------------------------------------------------------------------------- events
@@ -254,6 +254,16 @@ class StateMachine(Protocol):
 
     def deadline(self) -> float:
         """When to come back with `Ticked`."""
+        ...
+
+    @property
+    def layout(self) -> Layout | None:
+        """Of the model; None where any arrays are taken."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """It has a replica."""
         ...
 
     @property

@@ -89,13 +89,13 @@ class MixSettings:
     """From one round to the next where nothing was computed meanwhile."""
     gap_s: float = 0.02
     """From one round to the next where something was."""
-    wait_s: float = 3.0
-    """For neighbors: how long a synchronous round waits for them, and an asynchronous peer none of whose neighbors
-    takes anything."""
+    wait_s: float = 10.0
+    """For neighbors, in a synchronous round; who is dead is found sooner."""
     advert_period_s: float = 0.5
     """How long a lost offer may go unnoticed."""
     pull_timeout_s: float = 1.5
-    """How long a request may go without any sign of an answer."""
+    """How long a request may go without any sign of an answer, and how long an asynchronous peer of which nobody takes
+    anything waits with its next round."""
     pulls_max: int = 8
     """How many requests may be under way at once: each may hold one packet in memory."""
     detection: Detection | None = None
@@ -147,10 +147,12 @@ class MixPeer:
         self._chance = chance
         self._departed: set[PeerId] = set()
         self._rests = True
-        self._open: Links | None = None
-        """Of the synchronous round under way."""
+        self._open: tuple[int, Links] | None = None
+        """The synchronous round of mixing under way."""
         self._came: set[PeerId] = set()
         """Whose packets of that round have come."""
+        self._early: dict[PeerId, PacketReply] = {}
+        """Packets of rounds that were not begun here, one of each peer at most: no more is asked for before."""
         self._pending: list[Array] = []
         """Updates that wait until that round is over."""
         self._began_at = float("-inf")
@@ -166,6 +168,10 @@ class MixPeer:
         """When to say that this peer has drained, come what may; None if nobody asks."""
         self._warned: str | None = None
         self._k = 0
+        self._asking: set[PeerId] = set()
+        """Of whom something may have to be asked for, or who is to be told that something came."""
+        self._asked: dict[PeerId, float] = {}
+        """Of whom something was asked, and when that is given up."""
 
     # ------------------------------------------------------------------------------------------------------ outside
 
@@ -201,11 +207,16 @@ class MixPeer:
         """When to come back with `Ticked`; infinite before `Initialized`."""
         if self.state is None:
             return float("inf")
-        requests = min((each.due for each in self.incoming.values()), default=float("inf"))
+        requests = min(self._asked.values(), default=float("inf"))
         membership = self.membership.deadline() if self.membership is not None else float("inf")
         round_over = self._began_at + self.settings.wait_s if self._open is not None else float("inf")
         give_up = float("inf") if self._give_up_at is None else self._give_up_at
         return min(self._round_due(), self._offer_due(), round_over, requests, membership, give_up)
+
+    @property
+    def ready(self) -> bool:
+        """It has a replica."""
+        return self.state is not None
 
     @property
     def congested(self) -> bool:
@@ -270,9 +281,8 @@ class MixPeer:
             case Received(Ping() | PingRequest() | Ack() | Nack() as message):
                 return self._on_membership(message, now)
             case Progressed(peer):
-                incoming = self.incoming.get(peer)
-                if incoming is not None and incoming.k is not None:
-                    incoming.due = now + self.settings.pull_timeout_s
+                if peer in self._asked:
+                    self._asked[peer] = now + self.settings.pull_timeout_s
             case Resumed():
                 self._rests = False
                 self._give_up_at = None
@@ -295,9 +305,8 @@ class MixPeer:
             return
         self._departed.add(peer)
         self.neighbors.remove(peer)
-        incoming = self.incoming.get(peer)
-        if incoming is not None:
-            incoming.k, incoming.due = None, float("inf")
+        self._asking.discard(peer)
+        self._asked.pop(peer, None)
         if peer in self.outgoing:
             self.outgoing[peer].waiting.clear()
         if self.state is not None:
@@ -362,7 +371,7 @@ class MixPeer:
             return float("inf")
         due = self._began_at + (self.settings.gap_s if self._fresh else self.settings.round_s)
         if not self.strategy.synchronous and self._readers and all(map(self._waits, self._readers)):
-            due = max(due, self._began_at + self.settings.wait_s)
+            due = max(due, self._began_at + self.settings.pull_timeout_s)
         return due
 
     def _waits(self, reader: PeerId) -> bool:
@@ -375,23 +384,26 @@ class MixPeer:
             ahead = max((i.rounds for peer, i in self.incoming.items() if peer not in self._departed), default=0)
             if ahead > self.rounds + BEHIND_MAX:
                 self.rounds = ahead - 1
-        links = self.neighbors.links(self.rounds)
-        effects = self._complain()
         self._learn()
-        self.state, outbox = self.strategy.send(self.state, self.rounds, links, self._chance)
-        self._moved = True
-        self.rounds += 1
         self._began_at = now
         self._fresh = False
+        self._moved = True
+        mixing = self.strategy.mixing_round(self.rounds)
+        self.rounds += 1
+        if mixing is None:
+            self.state = self.strategy.rest(self.state)
+            return []
+        links = self.neighbors.links(mixing)
+        self.state, outbox = self.strategy.send(self.state, mixing, links, self._chance)
         self._readers = tuple(self.neighbors.peer(number) for number in outbox)
         self._put(outbox, answers=False)
         self._news = True
         if self.strategy.synchronous:
-            self._open = links
+            self._open = mixing, links
             self._came = set()
         else:
-            self.state = self.strategy.finish(self.state, self.rounds - 1, links)
-        return effects
+            self.state = self.strategy.finish(self.state, mixing, links)
+        return self._complain()
 
     def _complain(self) -> list[Effect]:
         without = self.neighbors.without
@@ -410,14 +422,14 @@ class MixPeer:
     def _go_on(self, now: float) -> None:
         """Take in what has come for the open round, and end it when it has all it needs; learn between rounds."""
         if self._open is not None:
-            for peer, incoming in self.incoming.items():
-                while incoming.early and incoming.early[0].round < self.rounds:
-                    self._take_in(peer, incoming.early.popleft())
+            for peer in [peer for peer in self._early if self._early[peer].round < self.rounds]:
+                self._take_in(peer, self._early.pop(peer))
+                self._asking.add(peer)
             given_up = now >= self._began_at + self.settings.wait_s
-            if not given_up and not self._has_all(self._open):
+            if not given_up and not self._has_all(self._open[1]):
                 return
             self.given_up += given_up
-            self.state = self.strategy.finish(self.state, self.rounds - 1, self._open)
+            self.state = self.strategy.finish(self.state, *self._open)
             self._open = None
             self._moved = True
             for outgoing in self.outgoing.values():
@@ -447,26 +459,25 @@ class MixPeer:
         incoming.rounds = max(incoming.rounds, offer.rounds)
         waiting = offer.waiting.get(self.me, 0)
         incoming.offered = max(incoming.offered, waiting)
-        if 0 < waiting <= incoming.n and incoming.k is None:
-            incoming.due = now  # it has not heard that we have it
+        if waiting:  # also if we have it: it has not heard so
+            self._asking.add(offer.peer)
 
     def _requests(self, now: float) -> list[Effect]:
         """Ask for what is offered, and say what came; one request to each at a time."""
+        for peer in [peer for peer, due in self._asked.items() if now >= due]:
+            del self._asked[peer]
+            self._asking.add(peer)
         effects: list[Effect] = []
-        under_way = sum(1 for each in self.incoming.values() if each.k is not None and each.due > now)
-        for peer, incoming in self.incoming.items():
-            if peer in self._departed or (incoming.k is not None and incoming.due > now):
+        for peer in sorted(self._asking):
+            if peer in self._asked or len(self._asked) >= self.settings.pulls_max:
                 continue
-            says = incoming.k is None and incoming.due <= now
-            wants = incoming.offered > incoming.n and not incoming.early and under_way < self.settings.pulls_max
-            incoming.k, incoming.due = None, float("inf")
-            if not wants and not says:
-                continue
+            self._asking.discard(peer)
+            incoming = self.incoming[peer]
             self._k += 1
+            incoming.k = self._k
             effects.append(Send(peer, PacketRequest(self.me, incoming.n, self._k)))
-            if wants:
-                under_way += 1
-                incoming.k, incoming.due = self._k, now + self.settings.pull_timeout_s
+            if incoming.offered > incoming.n and peer not in self._early:
+                self._asked[peer] = now + self.settings.pull_timeout_s
         return effects
 
     def _on_request(self, request: PacketRequest) -> list[Effect]:
@@ -490,14 +501,15 @@ class MixPeer:
         incoming = self.incoming[reply.peer]
         incoming.n = reply.n
         incoming.offered = max(incoming.offered, reply.newest)
-        incoming.k, incoming.due = None, float("-inf")  # say that it came
+        self._asked.pop(reply.peer, None)
+        self._asking.add(reply.peer)  # to say that it came
         try:
             assert reply.payload is not None
             check_size(reply.layout, PACKET_SIZES_MAX * 8 * self.flat.size + 4096)
             check_finite(reply.payload.arrays())
             if self.strategy.synchronous and (self._open is None or reply.round >= self.rounds):
                 if reply.round >= self.rounds:
-                    incoming.early.append(reply)
+                    self._early[reply.peer] = reply
                 else:
                     self.late += 1
             else:

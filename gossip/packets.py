@@ -74,11 +74,7 @@ class Incoming:
     rounds: int = 0
     """That its owner has begun."""
     k: int | None = None
-    """Of the request under way."""
-    due: float = float("inf")
-    """When that request is given up."""
-    early: deque[PacketReply] = field(default_factory=deque)
-    """Packets of rounds that we have not begun."""
+    """Of the newest request."""
 
 
 def open_packet(reply: PacketReply) -> Packet:
