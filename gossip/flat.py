@@ -43,7 +43,11 @@ class Flat:
             MismatchError: another layout.
         """
         payload.layout.check_fit(self.layout)
-        arrays = self.layout.views(payload.read(0, self.layout.nbytes))
+        return self.flatten_buffer(payload.read(0, self.layout.nbytes))
+
+    def flatten_buffer(self, buffer: Bytes) -> Array:
+        """(size,) numbers of a packed buffer of this layout: a copy."""
+        arrays = self.layout.views(buffer)
         vector = np.empty(self.size, self.dtype)
         at = 0
         for spec in self.layout.specs:

@@ -85,7 +85,7 @@ BEHIND_MAX = 4
 class MixSettings:
     """How a peer that mixes behaves. Times in seconds."""
 
-    round_s: float = 0.1
+    round_s: float = 0.05
     """From one round to the next where nothing was computed meanwhile."""
     gap_s: float = 0.02
     """From one round to the next where something was."""
@@ -130,6 +130,10 @@ class MixPeer:
         """Begun."""
         self.computed = 0
         """Updates in the state."""
+        self.gated = 0
+        """Updates of units that had been computed here before."""
+        self.received = 0
+        """Packets taken in."""
         self.taken = 0
         """Updates that were in the state when some neighbor took a packet."""
         self.refused = 0
@@ -331,6 +335,7 @@ class MixPeer:
         assert self.state is not None, "a peer without a replica has nothing to compute from"
         if unit is not None:
             if self.identities.knows(unit):
+                self.gated += 1
                 return [Gated(unit)]
             self.identities.note(self.me, (Mark(unit, 0),))
         self._fresh = True
@@ -527,6 +532,7 @@ class MixPeer:
         check_result(self.strategy.params(state), self.flat.size)
         self.state = state
         self._came.add(peer)
+        self.received += 1
         self._moved = True
         self._put(outbox, answers=True)
 

@@ -113,6 +113,10 @@ class Registrar:
                 "Can every host reach every other on any port?"
             )
 
+    def begin(self) -> None:
+        """Tell every agent that a training begins."""
+        self._to_all({"op": "begin"})
+
     def drain(self, timeout_s: float, epochs: int = 0) -> None:
         """Have everybody read everything; each answers when its lane is read by all, or with who is missing.
 
