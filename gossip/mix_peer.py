@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, Layout, Payload, check_finite
+from gossip.arrays import Array, Layout, Payload
 from gossip.errors import MismatchError
 from gossip.events import (
     Adopt,
@@ -72,7 +72,7 @@ from gossip.messages import (
 )
 from gossip.mixing.strategy import Outbox
 from gossip.neighbors import Neighbors, Plan, number_of
-from gossip.packets import Incoming, Outgoing, check_result, check_size, open_packet
+from gossip.packets import Incoming, Outgoing, check_packet, check_result, check_size, open_packet
 from gossip.topology import Links
 
 PACKET_SIZES_MAX = 8
@@ -162,6 +162,8 @@ class MixPeer:
         self._began_at = float("-inf")
         self._fresh = False
         """Something was computed since the last round began."""
+        self._whole: set[str] = set()
+        """Arrays of packets that are as long as the parameters, as far as our own packets tell."""
         self._readers: tuple[PeerId, ...] = ()
         """Who was sent something in the last round."""
         self._offered_at = float("-inf")
@@ -195,10 +197,10 @@ class MixPeer:
             self._news |= self.membership.news
             for peer, gone in self.membership.changes(now):
                 self._reach(peer, gone)
-        self._go_on(now)
+        effects += self._go_on(now)
         if now >= self._round_due():
             effects += self._begin(now)
-            self._go_on(now)
+            effects += self._go_on(now)
         effects += self._requests(now)
         if self._moved:
             self._moved = False
@@ -420,19 +422,21 @@ class MixPeer:
     def _put(self, outbox: Outbox, *, answers: bool) -> None:
         for number, packet in outbox.items():
             outgoing = self.outgoing.setdefault(self.neighbors.peer(number), Outgoing())
+            self._whole |= {name for name, array in packet.arrays.items() if array.size == self.flat.size}
             replaces = not self.strategy.synchronous
             outgoing.put(self.rounds - 1, packet, self.computed, answers=answers, replaces=replaces)
             self._news = True
 
-    def _go_on(self, now: float) -> None:
+    def _go_on(self, now: float) -> list[Effect]:
         """Take in what has come for the open round, and end it when it has all it needs; learn between rounds."""
+        effects: list[Effect] = []
         if self._open is not None:
             for peer in [peer for peer in self._early if self._early[peer].round < self.rounds]:
-                self._take_in(peer, self._early.pop(peer))
+                effects += self._take_in(peer, self._early.pop(peer))
                 self._asking.add(peer)
             given_up = now >= self._began_at + self.settings.wait_s
             if not given_up and not self._has_all(self._open[1]):
-                return
+                return effects
             self.given_up += given_up
             self.state = self.strategy.finish(self.state, *self._open)
             self._open = None
@@ -441,6 +445,7 @@ class MixPeer:
                 outgoing.waiting.clear()
         if not self.strategy.every_round:
             self._learn()
+        return effects
 
     def _has_all(self, links: Links) -> bool:
         for number in links.hears:
@@ -508,33 +513,32 @@ class MixPeer:
         incoming.offered = max(incoming.offered, reply.newest)
         self._asked.pop(reply.peer, None)
         self._asking.add(reply.peer)  # to say that it came
-        try:
-            assert reply.payload is not None
-            check_size(reply.layout, PACKET_SIZES_MAX * 8 * self.flat.size + 4096)
-            check_finite(reply.payload.arrays())
-            if self.strategy.synchronous and (self._open is None or reply.round >= self.rounds):
-                if reply.round >= self.rounds:
-                    self._early[reply.peer] = reply
-                else:
-                    self.late += 1
-            else:
-                self._take_in(reply.peer, reply)
-        except (MismatchError, KeyError, ValueError, TypeError) as error:
-            self.refused += 1
-            return [Warn(f"packet {reply.n} of peer {reply.peer} is not taken in: {error!r}")]
+        if not self.strategy.synchronous or (self._open is not None and reply.round < self.rounds):
+            return self._take_in(reply.peer, reply)
+        if reply.round >= self.rounds:
+            self._early[reply.peer] = reply
+        else:
+            self.late += 1
         return []
 
-    def _take_in(self, peer: PeerId, reply: PacketReply) -> None:
+    def _take_in(self, peer: PeerId, reply: PacketReply) -> list[Effect]:
         if self.strategy.synchronous and (reply.round != self.rounds - 1 or peer in self._came):
             self.late += 1
-            return
-        state, outbox = self.strategy.receive(self.state, number_of(peer), open_packet(reply))
-        check_result(self.strategy.params(state), self.flat.size)
+            return []
+        packet = open_packet(reply)
+        try:
+            check_packet(packet, self._whole, self.flat.size)
+            state, outbox = self.strategy.receive(self.state, number_of(peer), packet)
+            check_result(self.strategy.params(state), self.flat.size)
+        except (MismatchError, KeyError, ValueError, TypeError) as error:
+            self.refused += 1
+            return [Warn(f"packet {reply.n} of peer {peer} is not taken in: {error!r}")]
         self.state = state
         self._came.add(peer)
         self.received += 1
         self._moved = True
         self._put(outbox, answers=True)
+        return []
 
     # -------------------------------------------------------------------------------------------------------- offers
 

@@ -13,9 +13,10 @@ so a slow reader gets fewer of them. One that mixes in step with others keeps al
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set
 from dataclasses import dataclass, field
 
-from gossip.arrays import Array, Layout, Packed
+from gossip.arrays import Array, Layout, Packed, check_finite
 from gossip.errors import MismatchError
 from gossip.messages import PacketReply, PeerId
 from gossip.mixing.strategy import Packet
@@ -87,6 +88,14 @@ def check_size(layout: Layout, nbytes_max: int) -> None:
     """Raise `MismatchError` for what is larger than any packet of this model."""
     if layout.nbytes > nbytes_max:
         raise MismatchError(f"a packet of {layout.nbytes} bytes, expected at most {nbytes_max}")
+
+
+def check_packet(packet: Packet, whole: Set[str], size: int) -> None:
+    """Raise `MismatchError` for numbers that are not finite, or if one of the arrays `whole` has another size."""
+    check_finite(packet.arrays)
+    for name, array in packet.arrays.items():
+        if name in whole and array.shape != (size,):
+            raise MismatchError(f"{name!r} of a packet: shape {array.shape}, expected ({size},)")
 
 
 def check_result(params: Array, size: int) -> None:

@@ -17,6 +17,7 @@ from gossip.flat import Flat
 from gossip.mixing import Strategy
 from gossip.neighbors import Plan
 from gossip.topology import Topology
+from p2p import engines
 from p2p.agent_client import AgentSettings
 from p2p.consensus import Envelope, read_replicas
 from p2p.coordinator import Coordinator
@@ -27,7 +28,7 @@ from p2p.registrar import Member, Registrar
 from p2p.report import PeerReport, Report
 from p2p.session import STATUS_TIMEOUT_S, AgentSession, peer_report
 from p2p.sketch import distance
-from p2p.task import refresh
+from p2p.task import Descent, Gradient, refresh
 
 CONSENSUS_DISTANCE = 1e-5
 """Replicas that agree so far, by their sketches, are taken for level."""
@@ -63,6 +64,22 @@ class MixSession(AgentSession):
         self._unread: list[str] = []
         if peers is not None and peers > 1:
             self._plan.topology(peers)
+
+    def train(
+        self,
+        data: Any,
+        gradient: Gradient,
+        descent: Descent | None,
+        epochs: int,
+        chunk_rows: int | None,
+        progress: engines.Progress,
+    ) -> Report:
+        try:
+            return super().train(data, gradient, descent, epochs, chunk_rows, progress)
+        except BaseException:
+            if self._registrar is not None:  # else the agents would go on mixing
+                self._registrar.call_off(self._epochs)
+            raise
 
     def refresh(self) -> None:
         """The mean of all replicas that live, read from their agents now; weighted where the strategy has weights."""

@@ -117,6 +117,10 @@ class Registrar:
         """Tell every agent that a training begins."""
         self._to_all({"op": "begin"})
 
+    def call_off(self, epochs: int) -> None:
+        """Tell every agent that a training has ended early; nobody waits for it."""
+        self._to_all({"op": "drain", "timeout_s": 0.0, "epochs": epochs})
+
     def drain(self, timeout_s: float, epochs: int = 0) -> None:
         """Have everybody read everything; each answers when its lane is read by all, or with who is missing.
 
