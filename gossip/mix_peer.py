@@ -11,7 +11,7 @@
 
 It has no lanes: what it learned is in its state, and moves as the strategy moves it. The replica follows from the
 state: `Adopt` says that it has changed. Packets are offered to all and pulled one by one, so nobody is sent more than
-it takes; a peer whose neighbors all take nothing begins no further round for a while.
+it takes: an asynchronous peer leaves out whoever has not taken the last one yet.
 
 Synchronous strategies go round by round with their neighbors: packets of a round that was not begun here wait, an
 update that is computed during a round counts from the next one on, and whoever is begun by a neighbor follows at once.
@@ -23,7 +23,7 @@ all are at rest and drained, nothing is in flight.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,8 +94,7 @@ class MixSettings:
     advert_period_s: float = 0.5
     """How long a lost offer may go unnoticed."""
     pull_timeout_s: float = 1.5
-    """How long a request may go without any sign of an answer, and how long an asynchronous peer of which nobody takes
-    anything waits with its next round."""
+    """How long a request may go without any sign of an answer."""
     pulls_max: int = 8
     """How many requests may be under way at once: each may hold one packet in memory."""
     detection: Detection | None = None
@@ -316,7 +315,9 @@ class MixPeer:
         if peer in self.outgoing:
             self.outgoing[peer].waiting.clear()
         if self.state is not None:
-            self.state, outbox = self.strategy.give_up(self.state, number_of(peer))
+            taken = self.outgoing[peer].last if peer in self.outgoing else None
+            self.state, outbox = self.strategy.give_up(self.state, number_of(peer), taken)
+            self._moved = True
             self._put(outbox, answers=True)
 
     def _on_membership(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
@@ -376,14 +377,11 @@ class MixPeer:
             return float("-inf")
         if self._rests:
             return float("inf")
-        due = self._began_at + (self.settings.gap_s if self._fresh else self.settings.round_s)
-        if not self.strategy.synchronous and self._readers and all(map(self._waits, self._readers)):
-            due = max(due, self._began_at + self.settings.pull_timeout_s)
-        return due
+        return self._began_at + (self.settings.gap_s if self._fresh else self.settings.round_s)
 
     def _waits(self, reader: PeerId) -> bool:
         """It has not taken all that there is for it."""
-        return reader not in self._departed and bool(self.outgoing[reader].waiting)
+        return reader not in self._departed and reader in self.outgoing and bool(self.outgoing[reader].waiting)
 
     def _begin(self, now: float) -> list[Effect]:
         """A round: local step, and packets to whoever hears us."""
@@ -401,16 +399,22 @@ class MixPeer:
             self.state = self.strategy.rest(self.state)
             return []
         links = self.neighbors.links(mixing)
+        if not self.strategy.synchronous:
+            links = self._links_to_takers(links)
         self.state, outbox = self.strategy.send(self.state, mixing, links, self._chance)
         self._readers = tuple(self.neighbors.peer(number) for number in outbox)
         self._put(outbox, answers=False)
-        self._news = True
         if self.strategy.synchronous:
             self._open = mixing, links
             self._came = set()
         else:
             self.state = self.strategy.finish(self.state, mixing, links)
         return self._complain()
+
+    def _links_to_takers(self, links: Links) -> Links:
+        """`links` without those to readers that have not taken what is there for them: their weight stays here."""
+        heard_by = {to: weight for to, weight in links.heard_by.items() if not self._waits(self.neighbors.peer(to))}
+        return links if len(heard_by) == len(links.heard_by) else replace(links, heard_by=heard_by)
 
     def _complain(self) -> list[Effect]:
         without = self.neighbors.without

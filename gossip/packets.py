@@ -6,8 +6,9 @@
                                 packet 7 --->   has 7
     drops 7; 8 replaces 7      <--- request(7)  (and so on; the last request only says that all came)
 
-An owner that mixes at its own pace keeps the newest packet of a round only, and the newest answer to what it received,
-so a slow reader gets fewer of them. One that mixes in step with others keeps all.
+An owner that mixes at its own pace has one packet of a round for a reader at most, and one answer to what it received:
+it sends nothing further to a reader that has not taken the last one, and a newer answer takes the place of an older.
+One that mixes in step with others has at most those of the round.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Outgoing:
     n: int = 0
     """Of the newest packet."""
     waiting: deque[Waiting] = field(default_factory=deque)
+    last: Packet | None = None
+    """Of those that began a round, the newest that was taken."""
     nbytes: int = 0
     """Of all that was sent to it, sent again or not."""
 
@@ -61,7 +64,9 @@ class Outgoing:
         """The reader has all up to `n`; returns how many updates were known to the newest of them, 0 for none."""
         computed = 0
         while self.waiting and self.waiting[0].n <= n:
-            computed = self.waiting.popleft().computed
+            each = self.waiting.popleft()
+            computed = each.computed
+            self.last = self.last if each.answers else each.packet
         return computed
 
 

@@ -213,8 +213,11 @@ class Strategy(Literal, ABC, Generic[S]):
         """What the replica of one peer weighs in the mean that all can agree on."""
         return 1.0
 
-    def give_up(self, state: S, neighbor: int) -> tuple[S, Outbox]:
-        """`neighbor` is gone for good: nothing more comes from it; what goes out at once."""
+    def give_up(self, state: S, neighbor: int, taken: Packet | None = None) -> tuple[S, Outbox]:
+        """`neighbor` is dead or out of reach, and has taken what was sent to it up to `taken`; what goes out at once.
+
+        It may come back, and may have taken more than it could tell.
+        """
         return state, {}
 
     def mass(self, state: S) -> tuple[Array, float]:

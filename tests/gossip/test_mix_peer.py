@@ -109,17 +109,28 @@ def test_a_round_follows_an_update_soon_and_nothing_late() -> None:
 
 def test_nobody_is_sent_more_than_it_takes() -> None:
     made = active(PushSum(), build=topology.exponential)
-    made.handle(Ticked(), 1.1)
-    assert made.rounds == 1, "nobody has taken anything: a further round would only be work"
-    take(made, A, 1, 1.2)
-    assert made.rounds == 2, "one of the two takes: it goes on"
-    made.handle(Ticked(), 2.6)
-    assert made.rounds == 2
-    made.handle(Ticked(), 2.7)
-    assert made.rounds == 3, "but now and then a round is tried: a request may have been lost"
-    (reply,) = take(made, B, 0, 2.8)
-    assert (reply.n, reply.newest) == (3, 3), "the newest only: it holds what was in the others"
-    assert not take(made, B, 3, 2.8)
+    weight = made.weight
+    for now in (1.1, 2.2, 3.3):
+        assert of(Offer, made.handle(Ticked(), now)) == []
+    assert (made.rounds, made.weight) == (4, weight), "nobody has taken anything: nothing further is put there"
+    take(made, A, 1, 3.4)
+    made.handle(Ticked(), 4.4)
+    assert made.weight < weight
+    (for_a,), (for_b,) = take(made, A, 1, 4.5), take(made, B, 0, 4.5)
+    assert (for_a.n, for_b.n, for_b.newest) == (2, 1, 1)
+    assert not take(made, B, 1, 4.6)
+
+
+def test_what_the_departed_did_not_take_comes_back_to_the_last_bit() -> None:
+    made = active(PushSum(grid=2.0**-32), build=topology.exponential)
+    take(made, A, 0, 0.1)
+    take(made, A, 1, 0.1)
+    assert made.weight < 0.4
+    made.handle(Departed(B), 0.2)
+    made.handle(Departed(A), 0.3)
+    total = made.state.sent[number_of(A)]
+    assert made.weight + float(total.w[0]) == 1.0, "what A has taken is not here; what B has not, is"
+    assert float(made.state.sent[number_of(B)].w[0]) == 0.0
 
 
 def test_a_lost_reply_is_asked_for_again() -> None:
