@@ -129,7 +129,8 @@ class MixSession(AgentSession):
             if distance(sketches) <= CONSENSUS_DISTANCE or time.monotonic() > give_up:
                 break
             time.sleep(LOOK_S)
-        registrar.drain(REST_TIMEOUT_S, self._epochs)
+        for _ in range(2):  # what is taken while all drain may be answered, which the second time waits for
+            registrar.drain(REST_TIMEOUT_S, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
     def _gone(self, registrar: Registrar, observer: Observer, accepted: int, before: int, units_before: int) -> int:
