@@ -6,6 +6,7 @@ a training:   begin -> tasks, and rounds of mixing meanwhile -> rounds alone, un
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -108,7 +109,10 @@ class MixSession(AgentSession):
         refresh(self._user_model, observer.agent.replica)
 
     def _speaking(self, registrar: Registrar) -> list[Member]:
-        return [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
+        """Who is heard, and not taken for dead by most others."""
+        heard = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
+        votes = Counter(peer for member in heard for peer in member.status.get("departed", []))
+        return [member for member in heard if 2 * votes[member.peer] < len(heard)]
 
     def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
         return replace(super()._settings(role, registrar), mixing=self._parcel)

@@ -132,15 +132,20 @@ def test_a_killed_agent_does_not_stop_the_others(place: Any, tmp_path: Path) -> 
         dd.train(data[:6], gradient, descent)
         victim = dd._session._registrar.by_role("peer")[1]  # type: ignore[attr-defined]
         os.kill(victim.pid, signal.SIGKILL)
-        with pytest.raises(UsageError, match="agent .* is gone"):  # the local engine does not try again
-            dd.train(data, gradient, descent, epochs=4)
         others = [m for m in dd._session._registrar.by_role("peer") if m is not victim]  # type: ignore[attr-defined]
         give_up = time.monotonic() + WAIT_S
         while any(m.status["departed"] != [victim.peer] for m in others) and time.monotonic() < give_up:
             time.sleep(0.05)
         assert [m.status["departed"] for m in others] == [[victim.peer]] * 2
-        dd._session.refresh()
-    assert accuracy(model, data) > 0.8
+        dd._session._registrar.begin()  # type: ignore[attr-defined]
+        before = [member.status["rounds"] for member in others]
+        while any(m.status["rounds"] < n + 5 for m, n in zip(others, before, strict=True)):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        with pytest.raises(UsageError, match=r"agent .* is gone"):  # the local engine does not try again
+            dd.train(data, gradient, descent)
+        assert dd.model is model
+    assert accuracy(model, data) > 0.6
 
 
 @pytest.mark.sockets
@@ -173,7 +178,7 @@ def test_a_gradients_error_is_raised_and_all_rest() -> None:
         assert [member.status["rounds"] for member in registrar.by_role("peer")] == before
 
 
-# --------------------------------------------------------------------------------------------------------- what cannot be
+# ------------------------------------------------------------------------------------------------------- what cannot be
 
 
 @pytest.mark.parametrize(
@@ -183,7 +188,7 @@ def test_a_gradients_error_is_raised_and_all_rest() -> None:
         ({"topology": "ring"}, "topology='ring' with discipline='replicate', which has none: add discipline='mix'"),
         ({"mixing": PushSum()}, r"mixing=PushSum\(\) with discipline='replicate'"),
         ({"discipline": "mix", "mode": "master"}, "discipline='mix' with mode='master', expected 'p2p'"),
-        ({"discipline": "mix", "topology": "ringg"}, "topology='ringg' is not known, expected one of ring, "),
+        ({"discipline": "mix", "topology": "ringg"}, "topology='ringg' is not known, expected one of base, complete, "),
         ({"discipline": "mix", "topology": 3}, "topology is a int, expected a name"),
         ({"discipline": "mix", "mixing": "push-sum"}, "mixing is a str, expected a strategy of gossip.mixing"),
         ({"discipline": "mix", "topology": "hypercube", "peers": 6}, "hypercube.*6"),
