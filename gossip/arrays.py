@@ -163,6 +163,15 @@ class Packed:
 
 def check_like(name: str, got: ArraySpec, expected: ArraySpec) -> None:
     """Raise `MismatchError` unless shape and dtype are the same."""
+    @cached_property
+    def is_finite(self) -> bool:
+        """No number is a NaN or an infinity; looked at once, whoever asks."""
+        try:
+            check_finite(self.arrays())
+        except MismatchError:
+            return False
+        return True
+
     if got.shape != expected.shape:
         raise MismatchError(f"{name!r}: shape {got.shape}, expected {expected.shape}")
     if got.dtype != expected.dtype:

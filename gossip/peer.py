@@ -431,7 +431,7 @@ class Peer:
             self.membership.on_rumors(advert.rumors, now)
         if member is not None:
             member.ready = advert.ready
-            member.frontiers = {**advert.frontiers, advert.peer: advert.n}
+            member.frontiers = advert.all_frontiers
             unknown = advert.frontiers.keys() - self.members.keys()
             self._lanes_changed |= bool(self._strangers) or not unknown <= {self.me}
             for number, retained in self._retained.items():
@@ -457,7 +457,8 @@ class Peer:
     def _check(self, payload: Packed) -> None:
         if self.layout is not None:
             payload.layout.check_fit(self.layout)
-        check_finite(payload.arrays())
+        if not payload.is_finite:
+            check_finite(payload.arrays())  # which says where
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         origin = self.replicator.origins.get(peer)
