@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ MAGIC = b"gs"
 VERSION = 2
 PREFIX = struct.Struct("!2sBBII")
 _TO_JSON = json.JSONEncoder(separators=(",", ":"))
+_BY_RUN = attrgetter("withdraws", "attempt", "unit")
 BLOCK_PREFIX = struct.Struct("!QII")
 
 HEADER_BYTES_MAX = 1 << 22
@@ -157,8 +159,9 @@ def _rumor_fields(rumors: Iterable[Rumor]) -> list[list[Any]]:
 def _mark_fields(marks: Iterable[Mark]) -> list[list[Any]]:
     """Runs of chunks of one partition: [epoch, partition, first, last, attempt, withdraws]."""
     runs: list[list[Any]] = []
-    for (epoch, partition, chunk), attempt, withdraws in sorted(marks, key=lambda m: (m.withdraws, m.attempt, m.unit)):
-        if runs and runs[-1] == [epoch, partition, runs[-1][2], chunk - 1, attempt, withdraws]:
+    next_of_run: tuple[int, int, int, int, bool] | None = None
+    for (epoch, partition, chunk), attempt, withdraws in sorted(marks, key=_BY_RUN):
+        if (epoch, partition, chunk, attempt, withdraws) == next_of_run:
             runs[-1][3] = chunk
         else:
             runs.append([epoch, partition, chunk, chunk, attempt, withdraws])
@@ -176,6 +179,7 @@ def decode_header(frame: Bytes) -> Message:
     """The message of frame 0; a bulk message comes without its payload."""
     if len(frame) < PREFIX.size:
         raise WireError(f"frame of {len(frame)} bytes, expected at least {PREFIX.size}")
+        next_of_run = epoch, partition, chunk + 1, attempt, withdraws
     magic, version, kind, length, crc = PREFIX.unpack_from(frame)
     if magic != MAGIC or version != VERSION:
         raise WireError(f"frame begins with {magic!r} version {version}, expected {MAGIC!r} version {VERSION}")
@@ -187,7 +191,7 @@ def decode_header(frame: Bytes) -> Message:
     if kind not in _DECODERS:
         raise WireError(f"unknown kind of message {kind}")
     try:
-        fields = json.loads(header)
+        fields = json.loads(header.decode())
     except (ValueError, RecursionError) as error:
         raise WireError(f"header is not JSON: {error}") from None
     decoders, build = _DECODERS[kind]
