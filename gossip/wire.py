@@ -96,7 +96,10 @@ def block_span(layout: Layout, index: int) -> tuple[int, int]:
 
 def encode_header(message: Message) -> bytes:
     """Frame 0 of any message."""
-    kind, fields = _fields(message)
+    return _header(*_fields(message))
+
+
+def _header(kind: int, fields: list[Any]) -> bytes:
     header = _TO_JSON.encode(fields).encode()
     assert len(header) <= HEADER_BYTES_MAX, f"header of {len(header)} bytes, at most {HEADER_BYTES_MAX}"
     return PREFIX.pack(MAGIC, VERSION, kind, len(header), zlib.crc32(header, kind)) + header
@@ -117,6 +120,17 @@ def encode(message: Message, payload: Payload | None = None) -> list[Bytes]:
     for index in range(block_count(payload.layout)):
         frames += encode_block(message.k, index, payload.read(*block_span(payload.layout, index)))
     return frames
+
+
+def encode_again(frames: Sequence[Bytes], k: int) -> list[Bytes]:
+    """The frames of a `Range` in answer to another pull: the same stretch, neither read nor summed up again."""
+    _, _, kind, _, _ = PREFIX.unpack_from(frames[0])
+    peer, lo, hi, _, marks, layout = json.loads(bytes(frames[0][PREFIX.size :]).decode())
+    again: list[Bytes] = [_header(kind, [peer, lo, hi, k, marks, layout])]
+    for prefix, data in zip(frames[1::2], frames[2::2], strict=True):
+        _, index, crc = BLOCK_PREFIX.unpack(prefix)
+        again += BLOCK_PREFIX.pack(k, index, crc), data
+    return again
 
 
 def _fields(message: Message) -> tuple[int, list[Any]]:
@@ -165,6 +179,7 @@ def _mark_fields(marks: Iterable[Mark]) -> list[list[Any]]:
             runs[-1][3] = chunk
         else:
             runs.append([epoch, partition, chunk, chunk, attempt, withdraws])
+        next_of_run = epoch, partition, chunk + 1, attempt, withdraws
     return runs
 
 
@@ -179,7 +194,6 @@ def decode_header(frame: Bytes) -> Message:
     """The message of frame 0; a bulk message comes without its payload."""
     if len(frame) < PREFIX.size:
         raise WireError(f"frame of {len(frame)} bytes, expected at least {PREFIX.size}")
-        next_of_run = epoch, partition, chunk + 1, attempt, withdraws
     magic, version, kind, length, crc = PREFIX.unpack_from(frame)
     if magic != MAGIC or version != VERSION:
         raise WireError(f"frame begins with {magic!r} version {version}, expected {MAGIC!r} version {VERSION}")
