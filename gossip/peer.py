@@ -46,6 +46,7 @@ from gossip.membership import Detection, Membership
 from gossip.messages import (
     Ack,
     Advert,
+    Bulk,
     Credit,
     Mark,
     Message,
@@ -160,14 +161,6 @@ class Peer:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
         effects: list[Effect] = []
-        if self.membership is not None:
-            match event:
-                case Received(Range() | State()):
-                    pass  # it may have waited for the replica; its parts were heard when they came
-                case Received(message):
-                    self.membership.heard(message.peer, now)
-                case Progressed(peer, arrived=True):
-                    self.membership.heard(peer, now)
         match event:
             case Received(message):
                 effects += self._on_received(message, now)
@@ -194,7 +187,9 @@ class Peer:
             case Disconnected(peer):
                 if self.membership is not None:
                     self.membership.disconnected(peer, now)
-            case Progressed(peer):
+            case Progressed(peer, arrived):
+                if self.membership is not None and arrived:
+                    self.membership.heard(peer, now)
                 self.replicator.progressed(peer, now)
                 if self.adopter is not None:
                     self.adopter.progressed(peer, now)
@@ -243,6 +238,9 @@ class Peer:
         return min(advert, self.replicator.deadline(), give_up, adoption, membership)
 
     def _on_received(self, message: Message, now: float) -> list[Effect]:
+        # a bulk message may have waited for the replica; its parts were heard when they came
+        if self.membership is not None and not isinstance(message, Bulk):
+            self.membership.heard(message.peer, now)
         match message:
             case Advert():
                 return self._on_advert(message, now)
