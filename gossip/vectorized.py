@@ -124,6 +124,8 @@ def simulate(
         present = chance.random(topology.peers) >= churn if churn else None
         if gradient is not None:
             delta = np.asarray(gradient(past[0], round))
+            if delta.shape != past[0].shape:
+                raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {past[0].shape}")
             if present is not None:
                 delta = delta * present[:, None]
             mean = mean + delta.mean(axis=0)
@@ -173,6 +175,13 @@ def _check(
             f"delay {delay} with {strategy!r}, which waits for the packets of its round: delay costs it time and "
             f"changes no value; use loss, or a strategy that does not wait such as PushSum()"
         )
+    if churn and Needs.STATIC in strategy.needs:
+        raise UsageError(
+            f"churn {churn} with {strategy!r}: it holds copies of its neighbors' values, which drift apart for ever "
+            f"when one of them is absent; use PushSum(), or DPsgd() with symmetric weights"
+        )
+    if churn and strategy.every_round:
+        raise UsageError(f"churn {churn} with {strategy!r}, which takes a step left out for one of length zero")
     if start is not None and (start.ndim != 2 or len(start) != topology.peers):
         raise UsageError(f"start of shape {start.shape}, expected ({topology.peers}, parameters)")
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
-from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, floats
+from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, floats, summed
 from gossip.topology import Links, Needs
 
 OPPOSITE_LINKS_MAX = 1 << 31
@@ -148,7 +148,7 @@ class PushSum(Strategy[Pushed]):
         network = _with_keys(state.network, keys, columns)
         rows = np.searchsorted(network.keys, keys)
         share, totals = self._share(held[senders], exchange.values[order][:, None], network.sent[rows])
-        held = held - _summed(senders, share, peers)
+        held = held - summed(senders, share, peers)
         sent = network.sent.copy()
         sent[rows] = totals
         lag = np.zeros(len(keys), np.int64) if exchange.lag is None else exchange.lag[order]
@@ -163,7 +163,7 @@ class PushSum(Strategy[Pushed]):
             rows = np.searchsorted(network.keys, link_keys)
             new = newest[rows] < sent_round
             rows, values = rows[new], values[new]
-            held = held + _summed(network.keys[rows] // OPPOSITE_LINKS_MAX, values - seen[rows], peers)
+            held = held + summed(network.keys[rows] // OPPOSITE_LINKS_MAX, values - seen[rows], peers)
             seen[rows] = values
             newest[rows] = sent_round
         still = tuple(packets for packets in coming if packets[1] > exchange.round)
@@ -196,13 +196,6 @@ def sum_of(arrays: Iterable[Array]) -> Array:
     """The sum of arrays of one shape."""
     total: Array = np.sum(list(arrays), axis=0)
     return total
-
-
-def _summed(rows: Integers, values: Array, count: int) -> Array:
-    """(count, columns): `values` added up by row."""
-    summed = np.zeros((count, values.shape[1]))
-    np.add.at(summed, rows, values)
-    return summed
 
 
 def _with_keys(network: Network | None, keys: Integers, columns: int) -> Network:
