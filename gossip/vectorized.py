@@ -38,7 +38,9 @@ class Record:
     distance: float
     """S: the sum of squares of all differences to the mean of now, over peers and parameters."""
     bias: float
-    """Length of the difference between the mean of now and the true mean: that of the start plus all deltas."""
+    """Length of the difference between the mean of now and the true mean: that of the start plus all deltas.
+
+    An outer optimizer moves the mean by more than the deltas on purpose: of DiLoCo and NoLoCo this says nothing."""
     mass: Floats
     """(parameters,) sum of x over peers, what is in flight included."""
     weight: float
@@ -112,8 +114,9 @@ def simulate(
     _check(topology, strategy, start, parameters, rounds, loss, delay, staleness, churn)
     if check:
         strategy.check(topology)
-    chance = np.random.default_rng([seed, 1])
-    x = np.random.default_rng([seed, 0]).standard_normal((topology.peers, parameters)) if start is None else start
+    # Topologies draw from [seed, round]; a third number keeps these apart from them under the same seed.
+    chance = np.random.default_rng([seed, 1, 1])
+    x = np.random.default_rng([seed, 0, 1]).standard_normal((topology.peers, parameters)) if start is None else start
     state = strategy.start(x)
     mean = np.asarray(x, np.float64).mean(axis=0)
     ages: Counter[int] = Counter()

@@ -129,7 +129,7 @@ class PlainPushSum(Strategy[Shared]):
         return params
 
     def local(self, state: Shared, delta: Array, round: int) -> Shared:
-        return replace(state, x=state.x + state.w * delta)
+        return replace(state, x=state.x + delta)
 
     def send(self, state: Shared, round: int, links: Links, chance: np.random.Generator) -> tuple[Shared, Outbox]:
         outbox = {

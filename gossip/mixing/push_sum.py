@@ -96,9 +96,11 @@ class PushSum(Strategy[Pushed]):
         return params
 
     def local(self, state: Pushed, delta: Array, round: int) -> Pushed:
-        """Adds w delta to the sum, which moves x / w by delta."""
-        moved = state.w * delta
-        return replace(state, x=state.x + (moved if self.grid is None else np.floor(moved / self.grid) * self.grid))
+        """Adds delta to the sum, so that every peer's steps count alike; x / w moves by delta / w.
+
+        With a `grid`, delta is rounded down to it.
+        """
+        return replace(state, x=state.x + (delta if self.grid is None else np.floor(delta / self.grid) * self.grid))
 
     def _share(self, mass: Array, weight: float | Array, total: Array) -> tuple[Array, Array]:
         """(what `total` grows by, exactly; the new total) for a share `weight` of `mass`."""

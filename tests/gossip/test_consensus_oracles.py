@@ -186,7 +186,8 @@ def test_choco_keeps_the_mean_and_reaches_it_where_cut_down_replicas_stall() -> 
         assert result.records[-1].distance < 1e-9 * result.start.distance
     naive = simulate(topology.hypercube(16), CompressedReplicas(TopK(0.1)), parameters=20, rounds=800)
     assert naive.records[-1].bias < 1e-13
-    assert naive.records[-1].distance > 0.05 * naive.start.distance
+    assert naive.distances[800] > 0.9 * naive.distances[400]
+    assert naive.distances[800] > 0.01 * naive.start.distance
 
 
 # ---- drift, staleness ------------------------------------------------------------------------------------------

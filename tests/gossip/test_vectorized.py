@@ -124,3 +124,18 @@ def test_epidemic_learning_agrees_under_loss_without_anybody_waiting_for_the_mis
     result = simulate(topology.random_senders(30, 3), EpidemicLearning(), rounds=120, loss=0.3)
     assert result.records[-1].distance < 1e-12
     assert 0 < result.records[-1].bias < 1.0
+
+
+def test_what_peers_learn_counts_alike_in_push_sum_and_is_not_lost() -> None:
+    minima = np.random.default_rng(0).standard_normal((12, 2))
+    result = simulate(
+        topology.random_senders(12, 2, weights="push"),
+        PushSum(),
+        parameters=2,
+        rounds=300,
+        loss=0.1,
+        delay=1,
+        gradient=lambda x, round: -0.02 * (x - minima),
+    )
+    np.testing.assert_allclose(result.records[-1].mass, 12 * result.mean, atol=1e-10)
+    assert np.max(np.abs(result.mean - minima.mean(axis=0))) < 0.2
