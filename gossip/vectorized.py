@@ -51,6 +51,8 @@ class Record:
     """Bytes in these packets."""
     ages: Mapping[int, int]
     """How many of these packets are used how many rounds after they were sent; those lost count under -1."""
+    true_mean: Floats
+    """(parameters,) the mean of the start plus the means of all deltas so far."""
 
     @property
     def nbytes_per_link(self) -> float:
@@ -208,4 +210,4 @@ def _record(
     apart = x - mean
     mass, weight = strategy.mass(state)
     bias = math.sqrt(float(np.sum((mean - true) ** 2)))
-    return Record(round, float(np.vdot(apart, apart)), bias, mass, weight, links, nbytes, ages)
+    return Record(round, float(np.vdot(apart, apart)), bias, mass, weight, links, nbytes, ages, true)

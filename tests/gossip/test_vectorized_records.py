@@ -25,3 +25,10 @@ def test_an_observer_sees_the_parameters_after_each_round() -> None:
     np.testing.assert_array_equal(seen[-1], result.params)
     for record, x in zip(result.records, seen, strict=True):
         np.testing.assert_allclose(np.sum((x - x.mean(axis=0)) ** 2), record.distance)
+
+
+def test_the_true_mean_goes_on_with_the_training_steps() -> None:
+    result = simulate(topology.ring(5), PushSum(), rounds=3, gradient=lambda x, _: x * 0 + 2.0)
+    means = [result.start.true_mean, *(record.true_mean for record in result.records)]
+    np.testing.assert_allclose(np.diff(means, axis=0), 2.0)
+    np.testing.assert_array_equal(means[-1], result.mean)
