@@ -62,6 +62,10 @@ class Needs(Flag):
     """The same neighbors in every round."""
     MATCHING = auto()
     """At most one neighbor in a round, in both directions, with weight 1/2."""
+    EXACT = auto()
+    """All weights are 1/n: everybody hears everybody, and one round gives the mean."""
+    TREE = auto()
+    """Links in both directions, and exactly one way from each peer to each other."""
     DOUBLY_STOCHASTIC = ROWS | COLUMNS | NONNEGATIVE | CONNECTED
 
 
@@ -518,6 +522,38 @@ def random_senders(peers: int, fanout: int = 2, seed: int = 0, weights: Weights 
     return Topology("random-senders", peers, None, lru_cache(maxsize=1)(build))
 
 
+def random_pull(peers: int, amount: float = 0.5, seed: int = 0) -> Topology:
+    """In each round one peer hears one other and gives it the weight `amount`; nobody hears it in turn."""
+    _check_peers(peers, 2, "random pull")
+
+    def build(round: int) -> Matrix:
+        receiver, sender = np.random.default_rng([seed, round]).choice(peers, 2, replace=False)
+        return _overwritten(peers, np.array([receiver]), np.array([sender]), amount)
+
+    return Topology("random-pull", peers, None, lru_cache(maxsize=1)(build))
+
+
+def random_publisher(peers: int, amount: float = 0.5, seed: int = 0) -> Topology:
+    """In each round one peer is heard by all others, who give it the weight `amount`; it hears nobody."""
+    _check_peers(peers, 2, "random publisher")
+
+    def build(round: int) -> Matrix:
+        sender = int(np.random.default_rng([seed, round]).integers(peers))
+        receivers = np.delete(np.arange(peers), sender)
+        return _overwritten(peers, receivers, np.full(peers - 1, sender), amount)
+
+    return Topology("random-publisher", peers, None, lru_cache(maxsize=1)(build))
+
+
+def _overwritten(peers: int, receivers: NDArray[np.int64], senders: NDArray[np.int64], amount: float) -> Matrix:
+    if not 0.0 < amount < 1.0:
+        raise UsageError(f"amount {amount}, expected a weight between 0 and 1")
+    own = np.ones(peers)
+    own[receivers] -= amount
+    weights = _adjacency(peers, receivers, senders) * amount + sparse.diags_array(own)
+    return weights.tocsr()
+
+
 def graph(any_graph: AnyGraph, name: str = "graph", weights: Weights | str = Weights.METROPOLIS) -> Topology:
     """Any networkx graph; its nodes become peers 0, 1, ... in the order in which it lists them.
 
@@ -591,6 +627,8 @@ NAMES: Mapping[str, Callable[..., Topology]] = MappingProxyType(
         "random-groups": random_groups,
         "random-matching": random_matching,
         "random-pair": random_pair,
+        "random-publisher": random_publisher,
+        "random-pull": random_pull,
         "random-regular": random_regular,
         "random-senders": random_senders,
         "ring": ring,
@@ -661,8 +699,32 @@ def check(weights: Matrix, needs: Needs, name: str = "the mixing matrix") -> Non
             )
     if Needs.MATCHING in needs:
         _check_matching(weights, name)
+    if Needs.EXACT in needs:
+        peers = weights.shape[0]
+        heard = np.diff(weights.indptr)
+        if (heard != peers).any():
+            peer = int(np.argmax(heard != peers))
+            raise UsageError(f"{name}: peer {peer} hears {heard[peer]} of {peers} peers, itself included, expected all")
+        if (np.abs(weights.data - 1.0 / peers) > TOLERANCE).any():
+            raise UsageError(f"{name}: weights up to {weights.data.max():.6g}, expected 1/{peers} everywhere")
+    if Needs.TREE in needs:
+        _check_tree(weights, name)
     if Needs.CONNECTED in needs:
         _check_connected(weights, name)
+
+
+def _check_tree(weights: Matrix, name: str) -> None:
+    links = weights.tocoo()
+    pairs = {(int(i), int(j)) for i, j in zip(*links.coords, strict=True) if i != j}
+    for i, j in pairs:
+        if (j, i) not in pairs:
+            raise UsageError(f"{name}: peer {j} sends to peer {i} and not back, expected a tree with links both ways")
+    if len(pairs) != 2 * (weights.shape[0] - 1):
+        raise UsageError(
+            f"{name}: {len(pairs) // 2} links between {weights.shape[0]} peers, expected {weights.shape[0] - 1}, a "
+            f"tree such as path, star or networkx.balanced_tree"
+        )
+    _check_connected(weights, name)
 
 
 def _check_matching(weights: Matrix, name: str) -> None:

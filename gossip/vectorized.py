@@ -136,18 +136,24 @@ def simulate(
                 delta = delta * present[:, None]
             mean = mean + delta.mean(axis=0)
             state = strategy.local(state, delta, round)
-        weights = topology.weights(round)
-        if present is not None:
-            weights = without(weights, ~present, strategy.needs)
-        lossless = Exchange(round, weights, chance)
-        count = len(lossless.values)
-        exchange = Exchange(round, weights, chance, _lags(count, chance, loss, delay)) if loss or delay else lossless
-        state, nbytes = strategy.mix(state, exchange)
-        links = count if nbytes else 0
+        mixing = strategy.mixing_round(round)
+        links, nbytes = 0, 0
         lags: Mapping[int, int] = {}
-        if links:
-            lags = {0: links} if exchange.lag is None else dict(sorted(Counter(exchange.lag.tolist()).items()))
-            ages.update(lags)
+        if mixing is None:
+            state = strategy.rest(state)
+        else:
+            weights = topology.weights(mixing)
+            if present is not None:
+                weights = without(weights, ~present, strategy.needs)
+            exchange = Exchange(mixing, weights, chance)
+            count = len(exchange.values)
+            if loss or delay:
+                exchange = Exchange(mixing, weights, chance, _lags(count, chance, loss, delay))
+            state, nbytes = strategy.mix(state, exchange)
+            links = count if nbytes else 0
+            if links:
+                lags = {0: links} if exchange.lag is None else dict(sorted(Counter(exchange.lag.tolist()).items()))
+                ages.update(lags)
         records.append(_record(strategy, state, round, mean, links, nbytes, lags))
         if observe is not None:
             observe(round, strategy.params(state))

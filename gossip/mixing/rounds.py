@@ -60,12 +60,16 @@ class Swarm:
     def round(self, number: int, deltas: Array | None = None) -> None:
         """One round: local steps, sends, what arrives of it with the answers to it, and finishes."""
         strategy = self.strategy
-        links = self.topology.all_links(number)
         if deltas is not None:
             for peer, delta in enumerate(deltas):
                 self.states[peer] = strategy.local(self.states[peer], delta, number)
+        mixing = strategy.mixing_round(number)
+        if mixing is None:
+            self.states = {peer: strategy.rest(state) for peer, state in self.states.items()}
+            return
+        links = self.topology.all_links(mixing)
         for peer in self.states:
-            self.states[peer], outbox = strategy.send(self.states[peer], number, links[peer], self._chance)
+            self.states[peer], outbox = strategy.send(self.states[peer], mixing, links[peer], self._chance)
             self._post(peer, outbox)
         late: list[Flight] = []
         while self.flying:
@@ -77,7 +81,7 @@ class Swarm:
                 self._deliver(flight)
         self.flying = late
         for peer in self.states:
-            self.states[peer] = strategy.finish(self.states[peer], number, links[peer])
+            self.states[peer] = strategy.finish(self.states[peer], mixing, links[peer])
 
     def params(self) -> Array:
         """(peers, parameters)"""

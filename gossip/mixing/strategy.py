@@ -7,17 +7,23 @@ A strategy is a frozen dataclass without a state of its own. The state is a valu
     state = s.start(x)                                      state = s.start(X)
     each round:
       state = s.local(state, delta, round)                  state = s.local(state, deltas, round)
-      state, outbox = s.send(state, round, links, chance)   state, nbytes = s.mix(state, exchange)
+      m = s.mixing_round(round)                             m = s.mixing_round(round)
+      if m is None: state = s.rest(state)                   if m is None: state = s.rest(state)
+      else:                                                 else:
+        state, outbox = s.send(state, m, links, chance)       state, nbytes = s.mix(state, exchange)
         for each packet that comes, at any time:
           state, replies = s.receive(state, sender, packet)
-      state = s.finish(state, round, links)
+        state = s.finish(state, m, links)
     s.params(state)                                         s.params(state)
 
-`local` takes what a training step adds to the parameters. A strategy with `synchronous = True` needs all packets of
-round t, and none of another round, between `send` and `finish` of round t: the driver waits, holds back packets of a
-neighbor that is ahead, and drops those of a round that is over. If it gives up waiting, `finish` gives the weight of
-what is missing to the own value: a consensus stays one, but the mean moves. The others take packets at any time, in any
-order, twice or never; what that does to the mean stands in their docstrings.
+`local` takes what a training step adds to the parameters. `links` and `exchange` are those of round m of the topology:
+a strategy that mixes in every fourth round only must still go through all graphs of a topology that changes.
+
+A strategy with `synchronous = True` needs all packets of round m, and none of another round, between `send` and
+`finish` of round m: the driver waits, holds back packets of a neighbor that is ahead, and drops those of a round that
+is over. If it gives up waiting, `finish` gives the weight of what is missing to the own value: a consensus stays one,
+but the mean moves. The others take packets at any time, in any order, twice or never; what that does to the mean stands
+in their docstrings.
 
 Outboxes and replies are `{neighbor: Packet}`, neighbors being the topology's peer numbers. Nothing that a state or a
 packet holds is written to afterwards, so both may share memory.
@@ -27,7 +33,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -37,6 +43,7 @@ from numpy.typing import NDArray
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
+from gossip.literal import Literal
 from gossip.topology import Links, Matrix, Needs, Topology, check_topology
 
 if TYPE_CHECKING:
@@ -133,7 +140,7 @@ class Exchange:
         return sparse.coo_array((np.concatenate([values, diagonal]), coords), shape=(peers, peers)).tocsr()
 
 
-class Strategy(ABC, Generic[S]):
+class Strategy(Literal, ABC, Generic[S]):
     """One way of mixing. Subclasses are frozen dataclasses; `repr` is how one writes them."""
 
     needs: Needs
@@ -190,8 +197,12 @@ class Strategy(ABC, Generic[S]):
         """The round is over."""
         return state
 
+    def mixing_round(self, round: int) -> int | None:
+        """Which round of mixing this is, counted from 0; None where there is none."""
+        return round
+
     def rest(self, state: S) -> S:
-        """A round without mixing, as `Every` makes them."""
+        """A round without mixing."""
         return state
 
     @abstractmethod
@@ -205,19 +216,6 @@ class Strategy(ABC, Generic[S]):
         """
         x = self.params(state)
         return x.sum(axis=0), float(x.shape[0])
-
-    def __repr__(self) -> str:
-        """As one writes it: required fields by position, others by name where they are not the default."""
-        parts = []
-        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            value = getattr(self, each.name)
-            if not each.init or not each.repr:
-                continue
-            if each.default is MISSING:
-                parts.append(repr(value))
-            elif value != each.default:
-                parts.append(f"{each.name}={value!r}")
-        return f"{type(self).__name__}({', '.join(parts)})"
 
 
 def floats(x: Array) -> Array:

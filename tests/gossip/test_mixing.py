@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 
 from gossip import topology
 from gossip.arrays import Array
-from gossip.mixing import ClippedGossip, CombineThenAdapt, DPsgd, EpidemicLearning, PairwiseExchange, PushSum, Strategy
+from gossip.compression import Chain, Float16, Int8, RandomK, Sign, Threshold, TopK
+from gossip.mixing import (
+    Choco,
+    ClippedGossip,
+    CombineThenAdapt,
+    Compressed,
+    DiLoCo,
+    DPsgd,
+    EpidemicLearning,
+    Every,
+    GradientTracking,
+    NoLoCo,
+    PairwiseExchange,
+    PushSum,
+    RelaySum,
+    Strategy,
+)
+from gossip.mixing.bad import CompressedReplicas, OneWayPull, PlainPushSum, PubSubAveraging
 from gossip.mixing.push_sum import ledger
 from gossip.mixing.rounds import Swarm, Weather
 from gossip.mixing.strategy import Exchange
@@ -27,6 +45,22 @@ PAIRS: list[tuple[Strategy[Any], Topology]] = [
     (PushSum(grid=2.0**-32), topology.one_peer_exponential(8)),
     (PairwiseExchange(), topology.random_matching(8)),
     (PairwiseExchange(0.25), topology.one_peer_hypercube(8)),
+    (Choco(), topology.ring(8)),
+    (Compressed(TopK(0.3), Choco(0.4)), topology.torus(9)),
+    (Compressed(RandomK(0.5), Choco()), topology.ring(6)),
+    (Compressed(Chain(TopK(0.5), Int8()), Choco()), topology.ring(6)),
+    (Compressed(Threshold(0.25), Choco()), topology.ring(6)),
+    (DiLoCo(), topology.complete(5)),
+    (Every(3, Compressed(Sign(), DiLoCo(0.5, 0.3))), topology.complete(5)),
+    (Every(4, Compressed(Float16(), DiLoCo())), topology.complete(5)),
+    (Every(2, NoLoCo()), topology.random_matching(7)),
+    (Every(3, CombineThenAdapt()), topology.one_peer_exponential(8)),
+    (GradientTracking(), topology.exponential(8)),
+    (RelaySum(9), topology.graph(nx.balanced_tree(2, 3).subgraph(range(9)))),
+    (PlainPushSum(), topology.exponential(7)),
+    (OneWayPull(0.3), topology.random_senders(9, 2)),
+    (PubSubAveraging(), topology.random_publisher(5)),
+    (CompressedReplicas(TopK(0.4)), topology.ring(6)),
 ]
 """Each strategy with topologies that it fits."""
 
@@ -43,15 +77,19 @@ def training(x: Array, round: int) -> Array:
 @pytest.mark.parametrize(("strategy", "links"), PAIRS, ids=lambda each: str(getattr(each, "name", each)))
 def test_both_forms_of_a_strategy_compute_the_same(strategy: Strategy[Any], links: Topology) -> None:
     strategy.check(links)
-    x = start_of(links.peers)
+    x = np.tile(start_of(1), (links.peers, 1)) if strategy.needs == topology.Needs.EXACT else start_of(links.peers)
     swarm = Swarm(strategy, links, x, np.random.default_rng(5))
     state, chance, sent = strategy.start(x), np.random.default_rng(5), 0
     for round in range(20):
         deltas = training(swarm.params(), round)
         swarm.round(round, deltas)
         state = strategy.local(state, deltas, round)
-        state, nbytes = strategy.mix(state, Exchange(round, links.weights(round), chance))
-        sent += nbytes
+        mixing = strategy.mixing_round(round)
+        if mixing is None:
+            state = strategy.rest(state)
+        else:
+            state, nbytes = strategy.mix(state, Exchange(mixing, links.weights(mixing), chance))
+            sent += nbytes
         np.testing.assert_allclose(strategy.params(state), swarm.params(), rtol=1e-12, atol=1e-12)
     assert swarm.nbytes == sent
 
