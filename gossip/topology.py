@@ -103,6 +103,8 @@ class Topology:
     """After how many rounds it repeats; None where it is drawn anew each round."""
     weights: Callable[[int], Matrix] = field(repr=False, compare=False)
     """The matrix of a round, (peers, peers)."""
+    expected: float | None = None
+    """E[S'/S] of one round, S the sum of squared distances to the mean, where links are drawn anew and it is known."""
 
     def links(self, peer: int, round: int) -> Links:
         """`peer`'s row and column in `round`."""
@@ -466,7 +468,10 @@ def small_world(
 
 
 def random_matching(peers: int, seed: int = 0) -> Topology:
-    """Disjoint pairs, drawn anew each round; with an odd number of peers one rests."""
+    """Disjoint pairs, drawn anew each round; with an odd number of peers one rests.
+
+    E[S'/S] = (n - 2) / (2 (n - 1)) for even n, 1/2 for odd n.
+    """
     _check_peers(peers, 2, "random matching")
 
     def build(round: int) -> Matrix:
@@ -474,22 +479,26 @@ def random_matching(peers: int, seed: int = 0) -> Topology:
         half = peers // 2
         return weigh(_undirected(peers, order[:half], order[half : 2 * half]))
 
-    return Topology("random-matching", peers, None, lru_cache(maxsize=1)(build))
+    expected = 1.0 - (peers // 2) / (peers - 1)
+    return Topology("random-matching", peers, None, lru_cache(maxsize=1)(build), expected)
 
 
 def random_pair(peers: int, seed: int = 0) -> Topology:
-    """One pair in a round, drawn anew each round: randomized gossip, a round being one exchange."""
+    """One pair in a round, drawn anew each round: randomized gossip, a round being one exchange.
+
+    E[S'/S] = 1 - 1/(n - 1).
+    """
     _check_peers(peers, 2, "random pair")
 
     def build(round: int) -> Matrix:
         left, right = np.random.default_rng([seed, round]).choice(peers, 2, replace=False)
         return weigh(_undirected(peers, np.array([left]), np.array([right])))
 
-    return Topology("random-pair", peers, None, lru_cache(maxsize=1)(build))
+    return Topology("random-pair", peers, None, lru_cache(maxsize=1)(build), 1.0 - 1.0 / (peers - 1))
 
 
 def random_groups(peers: int, size: int = 4, seed: int = 0) -> Topology:
-    """Groups of `size` that average exactly, drawn anew each round."""
+    """Groups of `size` that average exactly, drawn anew each round. E[S'/S] = (n / size - 1) / (n - 1)."""
     if not 2 <= size <= peers or peers % size:
         raise UsageError(f"{peers} peers in groups of {size}, expected a size from 2 that divides the number of peers")
     left, right = np.triu_indices(size, 1)
@@ -498,7 +507,8 @@ def random_groups(peers: int, size: int = 4, seed: int = 0) -> Topology:
         groups = np.random.default_rng([seed, round]).permutation(peers).reshape(-1, size)
         return weigh(_undirected(peers, groups[:, left].ravel(), groups[:, right].ravel()))
 
-    return Topology("random-groups", peers, None, lru_cache(maxsize=1)(build))
+    expected = (peers / size - 1.0) / (peers - 1.0)
+    return Topology("random-groups", peers, None, lru_cache(maxsize=1)(build), expected)
 
 
 def random_senders(peers: int, fanout: int = 2, seed: int = 0, weights: Weights | str = Weights.UNIFORM) -> Topology:
@@ -789,7 +799,12 @@ def slem(topology: Topology) -> float:
 
 
 def rate(topology: Topology) -> float:
-    """The predicted contraction of the distance per round: `slem` to the power 1 / period."""
+    """The predicted contraction of the distance |X - mean| per round.
+
+    `slem` to the power 1 / period; the root of E[S'/S] where links are drawn anew and that is known.
+    """
+    if topology.expected is not None:
+        return math.sqrt(topology.expected)
     value = slem(topology)
     return 0.0 if value == 0.0 else value ** (1.0 / (topology.period or 1))
 
