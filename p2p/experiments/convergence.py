@@ -44,6 +44,8 @@ class Convergence:
     """Rows of a step; 0 for all that a peer has."""
     data: str | None = None
     """MNIST's folder, or a file with one text per line."""
+    crash_after: int = 100
+    """Rounds after which peers crash, if any do."""
     skip: bool = False
 
     experiment = "convergence"
@@ -92,6 +94,7 @@ class Convergence:
             self.seed,
             start,
             tick,
+            crash_after=self.crash_after,
             gradient=workload.delta,
             parts=workload.parts,
             loss=workload.loss,

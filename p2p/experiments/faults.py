@@ -27,6 +27,8 @@ class Faults:
     rounds: int = 200
     seed: int = 0
     parameters: int = 10
+    crash_after: int = 2
+    """Rounds after which peers crash: soon, since who has agreed with all takes nothing along."""
     skip: bool = False
 
     experiment = "faults"
@@ -65,7 +67,7 @@ class Faults:
     def answer(self, case: Case, tick: Tick) -> tuple[Row, list[Step]]:
         """Simulate one case."""
         start = np.random.default_rng([self.seed, 0]).standard_normal((case.peers, self.parameters))
-        done = run(case, self.rounds, self.seed, start, tick)
+        done = run(case, self.rounds, self.seed, start, tick, crash_after=self.crash_after)
         spread = float(np.sqrt(self.parameters / case.peers))
         fault = next((f"{kind} {getattr(case, kind):g}" for kind in KINDS if getattr(case, kind)), "none")
         row = done.row(case)

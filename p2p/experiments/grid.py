@@ -39,7 +39,7 @@ class Case:
     churn: float = 0.0
     """Probability that a peer is absent in a round."""
     crash: float = 0.0
-    """Share of the peers that is gone for good after half of the rounds."""
+    """Share of the peers that is gone for good after some rounds; at least one peer if above 0."""
 
     def strategy(self) -> Strategy[Any]:
         """The algorithm with its compression."""

@@ -68,7 +68,7 @@ def with_grid(**defaults: str) -> Callable[[Callable[..., T]], Callable[..., T]]
         ("delay", int, "0", "A packet takes 0 to this many rounds more."),
         ("staleness", int, "0", "A training step sees the parameters of so many rounds ago."),
         ("churn", float, "0", "Probability that a peer is absent in a round."),
-        ("crash", float, "0", "Share of peers that is gone for good after half of the rounds."),
+        ("crash", float, "0", "Share of peers that is gone for good after --crash-after rounds."),
     )
 
     def decorate(command: Callable[..., T]) -> Callable[..., T]:
@@ -129,11 +129,12 @@ def lab() -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--parameters", type=int, default=10, show_default=True, help="Of one peer.")
 @click.option(
-    "--start", default="normal", show_default=True, help="normal, or slowest: that which contracts as theory says."
+    "--start", default="slowest", show_default=True, help="slowest: contracts as theory says; or normal: all drawn."
 )
 @click.option("--step", type=float, default=0.0, show_default=True, help="Train a quadratic by steps of this length.")
 @click.option("--curvature", type=float, default=1.0, show_default=True, help="Of what is trained.")
 @click.option("--noise", type=float, default=0.0, show_default=True, help="Of the gradients.")
+@click.option("--crash-after", type=click.IntRange(min=0), default=2, show_default=True, help="Rounds.")
 @with_files("consensus.json")
 def consensus(grid: dict[str, Any], **options: Any) -> None:
     """How fast peers come to agree, and on what: every combination of the lists is one row.
@@ -158,6 +159,7 @@ def consensus(grid: dict[str, Any], **options: Any) -> None:
 @click.option("--batch", type=int, default=0, show_default=True, help="Rows of a step; 0 for all that a peer has.")
 @click.option("--data", type=click.Path(exists=False), help="MNIST's folder, or a file with one text per line.")
 @click.option("--download", is_flag=True, help="Get MNIST into --data first, if it is not there.")
+@click.option("--crash-after", type=click.IntRange(min=0), default=100, show_default=True, help="Rounds.")
 @with_files("convergence.json")
 def convergence(grid: dict[str, Any], rate: float | None, download: bool, **options: Any) -> None:
     """How well a real model trains, by algorithm and topology, with centralized SGD beside it."""
@@ -176,8 +178,8 @@ def convergence(grid: dict[str, Any], rate: float | None, download: bool, **opti
 
 @lab.command()
 @with_grid(
-    algorithm="DPsgd(),PushSum(),PlainPushSum(),EpidemicLearning()",
-    topology="one-peer-exponential",
+    algorithm="DPsgd(),PairwiseExchange(),PushSum(),PlainPushSum()",
+    topology="one-peer-hypercube",
     loss="0,0.01,0.1,0.3",
     churn="0,0.1,0.3",
     crash="0,0.1,0.3",
@@ -185,6 +187,7 @@ def convergence(grid: dict[str, Any], rate: float | None, download: bool, **opti
 @click.option("--rounds", type=int, default=200, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--parameters", type=int, default=10, show_default=True, help="Of one peer.")
+@click.option("--crash-after", type=click.IntRange(min=0), default=2, show_default=True, help="Rounds.")
 @with_files("faults.json")
 def faults(grid: dict[str, Any], **options: Any) -> None:
     """What becomes of mass and mean when packets are lost, peers come and go, and peers crash; each alone."""

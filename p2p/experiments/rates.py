@@ -1,10 +1,11 @@
 """How fast the distance to the mean shrinks: as measured, and as theory says.
 
 Measured is the contraction of |X - mean| per round, over the later half of the rounds in which the distance is above
-rounding: there the slowest part of a random start has outlived the others, which is what theory is about. The steps
-are whole periods of the topology. Where already the first period ends within rounding, the mean is reached exactly in
-finite time, no rate can be read off the distances, and 0 is reported with the round in which it was reached; a
-method that is only fast, not exact, is still above rounding then and gets its rate.
+rounding: from a random start, the slowest part has outlived the others there, which is what theory is about; from the
+slowest direction (`gossip.contraction`) all rounds are alike. The steps are whole periods of the topology. Where
+already the first period ends within rounding, the mean is reached exactly in finite time, no rate can be read off the
+distances, and 0 is reported with the round in which it was reached; a method that is only fast, not exact, is still
+above rounding then and gets its rate.
 
 Where the links are drawn anew in each round, theory gives the expected ratio of squares of one round, whatever came
 before. So the measured one is the root of the mean ratio over rounds.
@@ -13,19 +14,19 @@ before. So the measured one is the root of the mean ratio over rounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gossip import topology as topologies
+from gossip.contraction import FLOOR
 from gossip.errors import UsageError
 from gossip.mixing import CombineThenAdapt, DPsgd, PairwiseExchange, PushSum, Strategy
 from gossip.topology import Floats, Needs, Topology
 
-ROUNDING = 1e-12
-"""Distances below this share of the first one are rounding: far above 2^-53, far below what anybody looks at."""
+ROUNDING = FLOOR
+"""Distances below this share of the first one are rounding."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,6 @@ def measured(squares: Floats, period: int | None) -> Measured:
     return Measured(math.exp(slope), exact_after, first, last, settled)
 
 
-EXPECTED_SQUARES: Mapping[str, Callable[[int], float]] = {
-    "random-pair": lambda peers: 1.0 - 1.0 / (peers - 1),
-    "random-matching": lambda peers: (peers - 2) / (2.0 * (peers - 1)) if peers % 2 == 0 else 1.0 - peers // 2 / peers,
-    "random-groups": lambda peers: (peers / 4 - 1) / (peers - 1),
-}
-"""E[S after / S before] of topologies that are drawn anew each round, by number of peers (groups of 4)."""
-
-
 COVERED = (DPsgd, CombineThenAdapt, PushSum, PairwiseExchange)
 """Strategies without compression and local rounds of which `predicted` speaks; not what is derived from them."""
 
@@ -102,9 +95,6 @@ def predicted(strategy: Strategy[Any], topology: Topology) -> float | None:
     """
     if type(strategy) not in COVERED:
         return None
-    if topology.period is None:
-        squares = EXPECTED_SQUARES.get(topology.name)
-        return None if squares is None else math.sqrt(squares(topology.peers))
     if isinstance(strategy, PairwiseExchange):
         try:
             topologies.check_topology(topology, Needs.MATCHING)

@@ -363,11 +363,13 @@ def _varying(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _label(row: Row, varying: Sequence[str]) -> str:
-    """What tells this row from the others."""
+    """What tells this row from the others; what is 0 is not said."""
     named = [
-        str(row[name]) if name in ("algorithm", "topology") else f"{name} {_setting(row[name])}" for name in varying
+        str(row[name]) if name in ("algorithm", "topology") else f"{name} {_setting(row[name])}"
+        for name in varying
+        if row[name] != 0
     ]
-    return ", ".join(named) or f"{row['algorithm']} on {row['topology']}"
+    return ", ".join(named) or ("nothing wrong" if varying else f"{row['algorithm']} on {row['topology']}")
 
 
 def _setting(value: Any) -> str:

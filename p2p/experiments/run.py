@@ -48,6 +48,7 @@ def run(
     start: Array,
     tick: Tick,
     *,
+    crash_after: int,
     gradient: Gradient | None = None,
     parts: Parts | None = None,
     loss: Callable[[Floats], float] | None = None,
@@ -56,7 +57,7 @@ def run(
     """Simulate `case` from `start`, (peers, parameters), and record every round."""
     graph, parts = case.graph(seed), parts if parts is not None else Parts()
     strategy = case.strategy()
-    crash = Crash.of(case, rounds, seed)
+    crash = Crash.of(case, crash_after, seed)
     recorder = Recorder(case.peers, parts, loss, lambda number: loss_rounds(number + 1), crash.gone)
 
     def observe(round: int, x: Array) -> None:
@@ -88,12 +89,12 @@ class Crash:
     """The first round without them."""
 
     @staticmethod
-    def of(case: Case, rounds: int, seed: int) -> Crash:
-        """The share that `case` says, drawn with `seed`, after half of the rounds."""
+    def of(case: Case, after: int, seed: int) -> Crash:
+        """The share that `case` says, drawn with `seed`, after `after` rounds."""
         peers = np.zeros(case.peers, bool)
         count = math.ceil(case.crash * case.peers) if case.crash else 0
         peers[np.random.default_rng([seed, 2]).permutation(case.peers)[: min(count, case.peers - 1)]] = True
-        return Crash(peers, rounds // 2)
+        return Crash(peers, after)
 
     def gone(self, round: int) -> np.ndarray | None:
         """(peers,) who is gone in `round`; None if nobody is."""
