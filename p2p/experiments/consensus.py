@@ -96,6 +96,7 @@ class Consensus:
             "predicted_rate": predicted,
             "measured_rate": None if self.step else seen.rate,
             "off": None if self.step else off(seen.rate, predicted),
+            "rate_error": None if self.step else seen.error,
             "exact_after": None if self.step else seen.exact_after,
             "measured_from": seen.first,
             "measured_to": seen.last,

@@ -31,7 +31,7 @@ class Convergence:
     """The settings of a sweep."""
 
     grid: Grid
-    rounds: int = 300
+    rounds: int = 500
     seed: int = 0
     model: str = "digits"
     """"digits": softmax on drawn digits; "mnist": softmax on MNIST in `data`; "word2vec": skip-gram on `data`."""

@@ -149,8 +149,10 @@ def consensus(grid: dict[str, Any], **options: Any) -> None:
 
 
 @lab.command()
-@with_grid(algorithm="DPsgd(),GradientTracking(),PushSum()", topology="ring,exponential,one-peer-exponential,complete")
-@click.option("--rounds", type=int, default=300, show_default=True)
+@with_grid(
+    algorithm="DPsgd(),CombineThenAdapt(),GradientTracking()", topology="ring,exponential,one-peer-exponential,complete"
+)
+@click.option("--rounds", type=int, default=500, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--model", default="digits", show_default=True, help="digits (drawn), mnist or word2vec.")
 @click.option("--shards", default="label", show_default=True, help="label: a peer sees one or two labels; or iid.")

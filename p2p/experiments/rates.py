@@ -44,6 +44,8 @@ class Measured:
     is_settled: bool = True
     """The first and the second half of these rounds agree on the rate's logarithm to SETTLED. If not, slower parts of
     the start are still coming out, and the rate would rise with more rounds."""
+    error: float = 0.0
+    """Standard error of the rate, where links are drawn; else 0."""
 
 
 SETTLED = 0.05
@@ -64,7 +66,12 @@ def measured(squares: Floats, period: int | None) -> Measured:
     if period is None:
         last = above - 1
         ratios = squares[1 : last + 1] / squares[:last]
-        return Measured(math.sqrt(float(ratios.mean())) if last else None, exact_after, 0, last)
+        if last < 2:
+            return Measured(None, exact_after, 0, last)
+        rate = math.sqrt(float(ratios.mean()))
+        # the error of a root is that of its square over twice the root
+        error = float(ratios.std(ddof=1)) / math.sqrt(last) / (2.0 * rate)
+        return Measured(rate, exact_after, 0, last, error=error)
     periods = (above - 1) // period
     if periods == 0:
         exact = exact_after is not None and exact_after <= period

@@ -39,6 +39,10 @@ def _number(value: Any) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
+def _loss(value: Any) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
 def _rate(value: Any) -> str:
     return "–" if value is None else f"{value:.6f}"
 
@@ -65,15 +69,16 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     "consensus": (
         Column("predicted_rate", "predicted rate", _rate),
         Column("measured_rate", "measured rate", _rate),
+        Column("rate_error", "standard error", _number),
         Column("off", "off", _percent),
         Column("exact_after", "exact after", _count),
         *LEDGER,
         Column("predicted_distance", "predicted distance", _number),
     ),
     "convergence": (
-        Column("final_loss", "final loss", _number),
-        Column("worst_loss", "worst peer's loss", _number),
-        Column("centralized_loss", "centralized SGD", _number),
+        Column("final_loss", "final loss", _loss),
+        Column("worst_loss", "worst peer's loss", _loss),
+        Column("centralized_loss", "centralized SGD", _loss),
         Column("above_centralized", "above it", _signed_percent),
         Column("worst_above_centralized", "worst above it", _signed_percent),
         *LEDGER,
@@ -85,7 +90,15 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("bytes_per_edge", "bytes per edge", _number),
     ),
 }
-HIDDEN_IF_EMPTY = frozenset({"exact_after", "predicted_distance", "predicted_rate", "measured_rate", "off"})
+HIDDEN: Mapping[str, float | None] = {
+    "exact_after": None,
+    "predicted_distance": None,
+    "predicted_rate": None,
+    "measured_rate": None,
+    "off": None,
+    "rate_error": 0.0,
+}
+"""Columns that are left out where every row has this value."""
 
 
 def table(result: Result) -> Table:
@@ -96,7 +109,7 @@ def table(result: Result) -> Table:
     columns = [
         column
         for column in COLUMNS[result.experiment]
-        if column.name not in HIDDEN_IF_EMPTY or any(row.get(column.name) is not None for row in result.rows)
+        if column.name not in HIDDEN or any(row.get(column.name) != HIDDEN[column.name] for row in result.rows)
     ]
     headings = [*settings, *(column.heading for column in columns)]
     rows = [
