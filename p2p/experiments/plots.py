@@ -12,7 +12,10 @@ LINES_MAX = 8
 """In one plot: more cannot be told apart."""
 POINTS_MAX = 2000
 """Of one line: more are not seen, and each takes bytes."""
-SIZE_INCHES = (7.6, 4.4)
+WIDTH_INCHES = 7.6
+AXES_INCHES = (0.85, 0.65, 6.55, 3.5)
+"""Left, below, width and height. Laid out by hand: to have it computed draws everything twice."""
+LEGEND_LINE_INCHES = 0.19
 SETTINGS = {
     "svg.fonttype": "none",  # text stays text: small, and found by a search in the page
     "svg.hashsalt": "deepdist",  # the same plot has the same ids
@@ -52,6 +55,7 @@ class Plot:
     caption: str = ""
     is_log: bool = True
     """The y axis."""
+    is_log_x: bool = False
 
 
 def check_matplotlib() -> None:
@@ -68,10 +72,15 @@ def svg(plot: Plot) -> str:
     """`plot` as an <svg> element."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     with mpl.rc_context(SETTINGS):  # type: ignore[arg-type]  # its keys are a Literal of all settings
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-        axes = figure.add_subplot()
+        labeled = sum(bool(line.label) for line in plot.lines)
+        left, below, width, height = AXES_INCHES
+        legend = LEGEND_LINE_INCHES * labeled + 0.15
+        total = legend + below + height + 0.4
+        figure = Figure(figsize=(WIDTH_INCHES, total))
+        axes = figure.add_axes((left / WIDTH_INCHES, (legend + below) / total, width / WIDTH_INCHES, height / total))
         for line in plot.lines:
             every = max(1, len(line.x) // POINTS_MAX)
             x, y = list(line.x[::every]), list(line.y[::every])
@@ -90,9 +99,18 @@ def svg(plot: Plot) -> str:
             )
         if plot.is_log and any(value > 0 for line in plot.lines for value in line.y):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(
+                StrMethodFormatter("{x:g}")
+            )  # powers as text, not as formulas: ten times faster
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        if plot.is_log_x:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(title=plot.title, xlabel=plot.x_label, ylabel=plot.y_label)
-        if any(line.label for line in plot.lines):
-            figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+        if labeled:
+            place = (left / WIDTH_INCHES, legend / total)
+            figure.legend(loc="upper left", bbox_to_anchor=place, fontsize="small", frameon=False, borderpad=0.0)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
