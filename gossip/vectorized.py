@@ -216,4 +216,4 @@ def _record(
     apart = x - mean
     mass, weight = strategy.mass(state)
     bias = math.sqrt(float(np.sum((mean - true) ** 2)))
-    return Record(round, float(np.vdot(apart, apart)), bias, mass, weight, links, nbytes, ages, true)
+    return Record(round, float(np.sum(np.square(apart))), bias, mass, weight, links, nbytes, ages, true)
