@@ -226,14 +226,14 @@ def directed_ring(peers: int) -> Topology:
 
 
 def path(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
-    """A ring that is open at one place. SLEM 1/3 + 2/3 cos(pi / n)."""
+    """A ring that is open at one place. SLEM 1/3 + 2/3 cos(pi / n) for n >= 3."""
     _check_peers(peers, 2, "path")
     each = np.arange(peers - 1)
     return _static("path", _undirected(peers, each, each + 1), weights)
 
 
 def star(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
-    """Peer 0 is the hub. SLEM 1 - 1/n."""
+    """Peer 0 is the hub. SLEM 1 - 1/n for n >= 3."""
     _check_peers(peers, 2, "star")
     leaves = np.arange(1, peers)
     return _static("star", _undirected(peers, np.zeros_like(leaves), leaves), weights)
@@ -565,7 +565,7 @@ def _overwritten(peers: int, receivers: NDArray[np.int64], senders: NDArray[np.i
 
 
 def graph(any_graph: AnyGraph, name: str = "graph", weights: Weights | str = Weights.METROPOLIS) -> Topology:
-    """Any networkx graph; its nodes become peers 0, 1, ... in the order in which it lists them.
+    """Any networkx graph: nodes 0 to n - 1 are the peers of these numbers, others in the order in which it lists them.
 
     An arc u -> v of a directed graph means that u sends to v.
 
@@ -584,14 +584,17 @@ def changing(
     name: str = "changing",
     weights: Weights | str = Weights.METROPOLIS,
 ) -> Topology:
-    """Another networkx graph in each round; `period` if it repeats, which makes its rate predictable."""
+    """Another networkx graph in each round, of the nodes 0 to peers - 1.
+
+    `period` if it repeats, which makes its rate predictable.
+    """
     weights = _weights(weights)
 
     def build(round: int) -> Matrix:
-        adjacency = _from_networkx(graph_of(round))
-        if adjacency.shape[0] != peers:
-            raise UsageError(f"the graph of round {round} has {adjacency.shape[0]} nodes, expected {peers}")
-        return weigh(adjacency, weights)
+        drawn = graph_of(round)
+        if set(drawn) != set(range(peers)):
+            raise UsageError(f"the graph of round {round} has {len(drawn)} nodes, expected 0 to {peers - 1}")
+        return weigh(_from_networkx(drawn), weights)
 
     if period is not None:
         return _periodic(name, peers, period, build)
@@ -608,7 +611,10 @@ def matrix(weights: Floats | Matrix, name: str = "matrix", needs: Needs = Needs.
 def _from_networkx(any_graph: AnyGraph) -> Matrix:
     if any_graph.number_of_nodes() < 2:
         raise UsageError(f"a graph with {any_graph.number_of_nodes()} nodes, expected at least 2")
-    arcs: Matrix = nx.to_scipy_sparse_array(any_graph, weight=None, format="coo")
+    nodes = list(any_graph)
+    if set(nodes) == set(range(len(nodes))):
+        nodes = list(range(len(nodes)))
+    arcs: Matrix = nx.to_scipy_sparse_array(any_graph, nodes, weight=None, format="coo")
     senders, receivers = arcs.coords
     return _adjacency(arcs.shape[0], receivers.astype(np.int64), senders.astype(np.int64))
 
