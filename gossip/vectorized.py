@@ -40,7 +40,9 @@ class Record:
     distance: float
     """S: the sum of squares of all differences to the mean of now, over peers and parameters."""
     bias: float
-    """Length of the difference between the mean of now and the true mean: that of the start plus all deltas."""
+    """Length of the difference between the mean of now and the true mean: that of the start plus all deltas.
+
+    An outer optimizer moves the mean by more than the deltas on purpose: of DiLoCo and NoLoCo this says nothing."""
     mass: Floats
     """(parameters,) sum of x over peers, what is in flight included."""
     weight: float
@@ -120,8 +122,9 @@ def simulate(
     _check(topology, strategy, start, parameters, rounds, loss, delay, staleness, churn)
     if check:
         strategy.check(topology)
-    chance = np.random.default_rng([seed, 1])
-    x = np.random.default_rng([seed, 0]).standard_normal((topology.peers, parameters)) if start is None else start
+    # Topologies draw from [seed, round]; a third number keeps these apart from them under the same seed.
+    chance = np.random.default_rng([seed, 1, 1])
+    x = np.random.default_rng([seed, 0, 1]).standard_normal((topology.peers, parameters)) if start is None else start
     state = strategy.start(x)
     mean = np.asarray(x, np.float64).mean(axis=0)
     ages: Counter[int] = Counter()
@@ -132,6 +135,8 @@ def simulate(
         present = chance.random(topology.peers) >= churn if churn else None
         if gradient is not None:
             delta = np.asarray(gradient(past[0], round))
+            if delta.shape != past[0].shape:
+                raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {past[0].shape}")
             if present is not None:
                 delta = delta * present[:, None]
             mean = mean + delta.mean(axis=0)
@@ -185,6 +190,13 @@ def _check(
             f"delay {delay} with {strategy!r}, which waits for the packets of its round: delay costs it time and "
             f"changes no value; use loss, or a strategy that does not wait such as PushSum()"
         )
+    if churn and Needs.STATIC in strategy.needs:
+        raise UsageError(
+            f"churn {churn} with {strategy!r}: it holds copies of its neighbors' values, which drift apart for ever "
+            f"when one of them is absent; use PushSum(), or DPsgd() with symmetric weights"
+        )
+    if churn and strategy.every_round:
+        raise UsageError(f"churn {churn} with {strategy!r}, which takes a step left out for one of length zero")
     if start is not None and (start.ndim != 2 or len(start) != topology.peers):
         raise UsageError(f"start of shape {start.shape}, expected ({topology.peers}, parameters)")
 

@@ -14,7 +14,7 @@ from gossip.arrays import Array
 from gossip.compression import Codec, Encoded
 from gossip.errors import UsageError
 from gossip.mixing.averaging import Averaged, DPsgd
-from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, floats
+from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, averaged, floats, summed
 from gossip.topology import Links, Needs
 
 
@@ -129,7 +129,7 @@ class PlainPushSum(Strategy[Shared]):
         return params
 
     def local(self, state: Shared, delta: Array, round: int) -> Shared:
-        return replace(state, x=state.x + state.w * delta)
+        return replace(state, x=state.x + delta)
 
     def send(self, state: Shared, round: int, links: Links, chance: np.random.Generator) -> tuple[Shared, Outbox]:
         outbox = {
@@ -155,7 +155,7 @@ class PlainPushSum(Strategy[Shared]):
         ]
         for at, receivers, values in coming:
             if at <= exchange.round:
-                np.add.at(held, receivers, values)
+                held = held + summed(receivers, values, len(held))
         still = tuple(packets for packets in coming if packets[0] > exchange.round)
         nbytes = len(shares) * (state.x[0].nbytes + 8)
         return replace(state, x=held[:, :-1], w=held[:, -1:], coming=still), nbytes
@@ -196,7 +196,7 @@ class CompressedReplicas(DPsgd):
 
     def mix(self, state: Averaged, exchange: Exchange) -> tuple[Averaged, int]:
         sent, nbytes = self.codec.rows(state.x, exchange.chance)
-        x = state.x + (exchange.mixing @ sent - sent)
+        x = state.x + (averaged(exchange.mixing, sent) - sent)
         return replace(state, x=x), int(nbytes[exchange.senders].sum())
 
 
@@ -254,5 +254,5 @@ class DeltaBroadcast(Strategy[Broadcasting]):
         arrived = exchange.arrived
         heard = exchange.matrix(np.ones(int(arrived.sum())), arrived, keep_rows=True)
         heard.setdiag(0.0)
-        x = state.x + self.scale * (heard @ state.delta)
+        x = state.x + self.scale * averaged(heard, state.delta)
         return Broadcasting(x, np.zeros_like(x)), len(exchange.values) * x[0].nbytes

@@ -109,7 +109,8 @@ def table(result: Result) -> Table:
     columns = [
         column
         for column in COLUMNS[result.experiment]
-        if column.name not in HIDDEN or any(row.get(column.name) != HIDDEN[column.name] for row in result.rows)
+        if column.name not in HIDDEN
+        or any(row.get(column.name) not in (None, HIDDEN[column.name]) for row in result.rows)
     ]
     headings = [*settings, *(column.heading for column in columns)]
     rows = [
