@@ -204,13 +204,20 @@ def faults(grid: dict[str, Any], **options: Any) -> None:
 @click.argument("recorded", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--json", "path", type=click.Path(path_type=Path, dir_okay=False), help="Keep the repetition there.")
 def repeat(recorded: Path, path: Path | None) -> None:
-    """Run the settings in RECORDED again, and compare every row to the last bit; exit 1 if one differs."""
+    """Run the settings in RECORDED again, and compare every row to the last bit; exit 1 if one differs.
+
+    With --json the repetition is kept, with a report of its own.
+    """
     with told():
         first = results.read(recorded)
         question = ask.question(first)
         again = path if path is not None else recorded.with_suffix(".repeated.json")
         begun = sweep.begin(question, again, fresh=True)
         second, stopped = _run_with_bar(begun)
+    if path is not None and second.rows:
+        with told():
+            plots.check_matplotlib()
+            report.write_page(path, path.with_suffix(".html"), getattr(question, "measure", "loss"))
     if path is None:
         again.unlink(missing_ok=True)
         results.records_path(again).unlink(missing_ok=True)
@@ -228,10 +235,21 @@ def repeat(recorded: Path, path: Path | None) -> None:
 @lab.command(name="compare")
 @click.argument("a", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("b", type=click.Path(path_type=Path, dir_okay=False))
-def compare_results(a: Path, b: Path) -> None:
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="compare.html",
+    show_default=True,
+    help="The report; replaced if it is there.",
+)
+@click.option("--no-html", is_flag=True, help="Write no report.")
+def compare_results(a: Path, b: Path, html: Path, no_html: bool) -> None:
     """Two results side by side: the settings that differ, and the rows."""
     with told():
         found = compare.compare(results.read(a), results.read(b))
+        if not no_html:
+            plots.check_matplotlib()
+            compare.write_page(a, b, html)
     click.echo(f"A: {a}\nB: {b}")
     if found.settings.rows:
         _print(found.settings)
@@ -240,6 +258,8 @@ def compare_results(a: Path, b: Path) -> None:
     _print(found.rows)
     for line in found.unpaired:
         click.echo(line)
+    if not no_html:
+        click.echo(f"written: {html}")
 
 
 def _files(options: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from click.testing import CliRunner
 from playwright.sync_api import Browser, sync_playwright
 
 from p2p.cli import main
+from p2p.experiments import results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -44,9 +44,23 @@ def browser() -> Iterator[Browser]:
 def test_a_report_opens_without_a_network_and_shows_its_plots(
     browser: Browser, tmp_path: Path, experiment: str
 ) -> None:
-    done = CliRunner().invoke(main, ["lab", experiment, *SWEEPS[experiment], "--json", str(tmp_path / "out.json")])
+    file = tmp_path / "out.json"
+    done = CliRunner().invoke(main, ["lab", experiment, *SWEEPS[experiment], "--json", str(file)])
     assert done.exit_code == 0, done.output
+    look_at(browser, tmp_path / "out.html", rows=len(results.read(file).rows))
 
+
+def test_a_comparison_opens_too(browser: Browser, tmp_path: Path) -> None:
+    file, page = tmp_path / "out.json", tmp_path / "compare.html"
+    sweep = CliRunner().invoke(main, ["lab", "consensus", *SWEEPS["consensus"], "--json", str(file), "--no-html"])
+    assert sweep.exit_code == 0, sweep.output
+    done = CliRunner().invoke(main, ["lab", "compare", str(file), str(file), "--html", str(page)])
+    assert done.exit_code == 0, done.output
+    look_at(browser, page, rows=2)
+
+
+def look_at(browser: Browser, file: Path, rows: int) -> None:
+    """Open a report as somebody without a network would, and hold what is seen against what should be."""
     context = browser.new_context(offline=True)
     page = context.new_page()
     complaints: list[str] = []
@@ -55,7 +69,7 @@ def test_a_report_opens_without_a_network_and_shows_its_plots(
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
     page.on("request", lambda request: requested.append(request.url))
-    address = (tmp_path / "out.html").as_uri()
+    address = file.as_uri()
     page.goto(address, wait_until="load")
 
     assert complaints == []
@@ -75,8 +89,6 @@ def test_a_report_opens_without_a_network_and_shows_its_plots(
         "paths => paths.filter(path => getComputedStyle(path).strokeDasharray !== 'none').length"
     )
     assert dashed >= 1
-    assert page.locator("table tbody tr").count() == len(
-        re.findall(r'"algorithm": "', (tmp_path / "out.json").read_text())
-    )
+    assert page.locator("table tbody tr").count() == rows
     assert page.locator("script").count() == 0
     context.close()
