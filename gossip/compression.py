@@ -29,8 +29,11 @@ from gossip.literal import Literal
 
 Integers = NDArray[np.int64]
 
-FLOAT16_MAX = 65504.0
-"""Largest finite float16."""
+FLOAT16_TOP = 2.0**15
+"""The largest number is scaled to at most this: a power of two below the largest finite float16, 65504."""
+
+INT8_TOP = 127.0
+"""The same of int8, where -128 is left unused."""
 
 SCALE_BITS = 11
 """Mantissa bits of the scale that `Sign` sends, as many as float16 has: leaves room for exact residuals."""
@@ -132,20 +135,26 @@ def _index_dtype(count: int) -> type[np.unsignedinteger]:
 
 @dataclass(frozen=True, repr=False)
 class Float16(Codec):
-    """Each number in 16 bits: 11 of precision. Numbers beyond 65504 are cut down to it."""
+    """Each number in 16 bits, 11 of precision, times a power of two chosen for the largest one.
+
+    So nothing overflows, and what is 2^29 times smaller than the largest still has all its bits.
+    """
 
     def encode(self, array: Array, chance: np.random.Generator) -> Encoded:
-        cut = np.clip(_checked(array), -FLOAT16_MAX, FLOAT16_MAX)
-        return Encoded({"values": cut.astype(np.float16).reshape(-1)}, array.shape, array.dtype)
+        scale = _binary(_checked(array).reshape(1, -1), FLOAT16_TOP)[0]
+        values = (array.reshape(-1) / scale).astype(np.float16)
+        return Encoded({"values": values, "scale": scale.astype(np.float32)}, array.shape, array.dtype)
 
     def decode(self, encoded: Encoded) -> Array:
-        return _part(encoded, "values", _size(encoded)).astype(encoded.dtype).reshape(encoded.shape)
+        return _scaled(encoded)
 
     def contraction(self, size: int) -> float:
-        return 0.0  # large numbers are cut, and small ones vanish
+        # Half a unit in the last place of each, and what is too small for float16, far below the largest.
+        return max(0.0, 1.0 - 2.0**-22 - size * 2.0**-78)
 
     def rows(self, x: Array, chance: np.random.Generator) -> tuple[Array, Integers]:
-        return self.decode(self.encode(x, chance)), _each(x, 2 * x.shape[1])
+        scales = _binary(_checked(x), FLOAT16_TOP)
+        return ((x / scales).astype(np.float16) * scales).astype(x.dtype), _each(x, 2 * x.shape[1] + 4)
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,29 +162,34 @@ class Int8(Codec):
     """Each number as a multiple, from -127 to 127, of a power of two chosen for the largest one."""
 
     def encode(self, array: Array, chance: np.random.Generator) -> Encoded:
-        scale = _steps(_checked(array).reshape(1, -1))[0]
+        scale = _binary(_checked(array).reshape(1, -1), INT8_TOP)[0]
         values = np.rint(array.reshape(-1) / scale).astype(np.int8)
         return Encoded({"values": values, "scale": scale.astype(np.float32)}, array.shape, array.dtype)
 
     def decode(self, encoded: Encoded) -> Array:
-        values, scale = _part(encoded, "values", _size(encoded)), _part(encoded, "scale", 1)
-        return (values * scale.astype(np.float64)).astype(encoded.dtype).reshape(encoded.shape)
+        return _scaled(encoded)
 
     def contraction(self, size: int) -> float:
         # An error is at most half a step, the largest number more than 63 of them.
         return max(0.0, 1.0 - size / (4.0 * 63.0**2))
 
     def rows(self, x: Array, chance: np.random.Generator) -> tuple[Array, Integers]:
-        steps = _steps(_checked(x))
+        steps = _binary(_checked(x), INT8_TOP)
         return (np.rint(x / steps) * steps).astype(x.dtype, copy=False), _each(x, x.shape[1] + 4)
 
 
-def _steps(x: Array) -> Array:
-    """(rows, 1): the smallest power of two of which 127 reach the largest number of each row; 1 for zeros."""
+def _binary(x: Array, top: float) -> Array:
+    """(rows, 1): the smallest power of two of which `top` reach the largest number of each row; 1 for zeros."""
     largest = np.max(np.abs(x), axis=1, keepdims=True, initial=0.0).astype(np.float64)
-    exponents = np.ceil(np.log2(np.where(largest > 0.0, largest, 127.0) / 127.0))
-    steps: Array = np.exp2(np.clip(exponents, -126.0, 127.0))
-    return steps
+    exponents = np.ceil(np.log2(np.where(largest > 0.0, largest, top) / top))
+    scale: Array = np.exp2(np.clip(exponents, -126.0, 127.0))  # what float32 holds
+    return scale
+
+
+def _scaled(encoded: Encoded) -> Array:
+    """Values times scale."""
+    values, scale = _part(encoded, "values", _size(encoded)), _part(encoded, "scale", 1)
+    return (values * scale.astype(np.float64)).astype(encoded.dtype).reshape(encoded.shape)
 
 
 class _Sparse(Codec):

@@ -121,8 +121,8 @@ class Segments:
 
     def sum(self, lo: int, hi: int) -> RangeSum | None:
         """Updates lo..hi as one payload, summed block by block when read; None if segments do not end there."""
-        layout = next((entry.segment.layout for entry in self._entries if entry.lo == lo), None)
-        return RangeSum(self, lo, hi, layout) if layout is not None and self._within(lo, hi) else None
+        entries = self._within(lo, hi)
+        return RangeSum(self, lo, hi, entries[0].segment.layout) if entries else None
 
     def retain(self, number: int, payload: Payload) -> None:
         """Carry out `Retain`."""
@@ -244,6 +244,10 @@ class RangeSum:
 
     def __init__(self, segments: Segments, lo: int, hi: int, layout: Layout) -> None:
         self._segments, self.lo, self.hi, self.layout = segments, lo, hi, layout
+
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """First and last update of each segment: as long as these are the same, so is the sum, to the last bit."""
+        return tuple((entry.lo, entry.hi) for entry in self._segments._within(self.lo, self.hi))
 
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop); `UsageError` if the range is gone."""

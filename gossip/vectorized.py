@@ -28,6 +28,8 @@ from gossip.topology import Floats, Matrix, Needs, Topology
 
 Gradient = Callable[[Array, int], Array]
 """(parameters of all peers, (peers, parameters); round) -> what a training step adds to them, of the same shape."""
+Observe = Callable[[int, Array], None]
+"""(round, parameters of all peers after it, (peers, parameters), not to be written to)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Record:
     distance: float
     """S: the sum of squares of all differences to the mean of now, over peers and parameters."""
     bias: float
-    """Length of the difference between the mean of now and the true mean: that of the start plus all deltas."""
+    """Length of the difference between the mean of now and the true mean: that of the start plus all deltas.
+
+    An outer optimizer moves the mean by more than the deltas on purpose: of DiLoCo and NoLoCo this says nothing."""
     mass: Floats
     """(parameters,) sum of x over peers, what is in flight included."""
     weight: float
@@ -47,6 +51,10 @@ class Record:
     """Over how many links packets went."""
     nbytes: int
     """Bytes in these packets."""
+    ages: Mapping[int, int]
+    """How many of these packets are used how many rounds after they were sent; those lost count under -1."""
+    true_mean: Floats
+    """(parameters,) the mean of the start plus the means of all deltas so far."""
 
     @property
     def nbytes_per_link(self) -> float:
@@ -88,6 +96,7 @@ def simulate(
     staleness: int = 0,
     churn: float = 0.0,
     check: bool = True,
+    observe: Observe | None = None,
 ) -> Result:
     """Run `strategy` on `topology`.
 
@@ -105,6 +114,7 @@ def simulate(
         staleness: `gradient` is given the parameters of this many rounds ago.
         churn: probability that a peer is absent in a round: it neither trains nor mixes, and the others know.
         check: refuse a topology that is not what the strategy needs. Without, one can see what happens.
+        observe: called after each round, for what a record does not hold.
 
     Raises:
         UsageError: what was asked cannot be; the text says why.
@@ -112,39 +122,46 @@ def simulate(
     _check(topology, strategy, start, parameters, rounds, loss, delay, staleness, churn)
     if check:
         strategy.check(topology)
-    chance = np.random.default_rng([seed, 1])
-    x = np.random.default_rng([seed, 0]).standard_normal((topology.peers, parameters)) if start is None else start
+    # Topologies draw from [seed, round]; a third number keeps these apart from them under the same seed.
+    chance = np.random.default_rng([seed, 1, 1])
+    x = np.random.default_rng([seed, 0, 1]).standard_normal((topology.peers, parameters)) if start is None else start
     state = strategy.start(x)
     mean = np.asarray(x, np.float64).mean(axis=0)
     ages: Counter[int] = Counter()
-    first = _record(strategy, state, -1, mean, 0, 0)
+    first = _record(strategy, state, -1, mean, 0, 0, {})
     past = [strategy.params(state)]
     records = []
     for round in range(rounds):
         present = chance.random(topology.peers) >= churn if churn else None
         if gradient is not None:
             delta = np.asarray(gradient(past[0], round))
+            if delta.shape != past[0].shape:
+                raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {past[0].shape}")
             if present is not None:
                 delta = delta * present[:, None]
             mean = mean + delta.mean(axis=0)
             state = strategy.local(state, delta, round)
         mixing = strategy.mixing_round(round)
+        links, nbytes = 0, 0
+        lags: Mapping[int, int] = {}
         if mixing is None:
             state = strategy.rest(state)
-            records.append(_record(strategy, state, round, mean, 0, 0))
-            past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]
-            continue
-        weights = topology.weights(mixing)
-        if present is not None:
-            weights = without(weights, ~present, strategy.needs)
-        lossless = Exchange(mixing, weights, chance)
-        count = len(lossless.values)
-        exchange = Exchange(mixing, weights, chance, _lags(count, chance, loss, delay)) if loss or delay else lossless
-        state, nbytes = strategy.mix(state, exchange)
-        links = count if nbytes else 0
-        if links:
-            ages.update({0: links} if exchange.lag is None else Counter(exchange.lag.tolist()))
-        records.append(_record(strategy, state, round, mean, links, nbytes))
+        else:
+            weights = topology.weights(mixing)
+            if present is not None:
+                weights = without(weights, ~present, strategy.needs)
+            exchange = Exchange(mixing, weights, chance)
+            count = len(exchange.values)
+            if loss or delay:
+                exchange = Exchange(mixing, weights, chance, _lags(count, chance, loss, delay))
+            state, nbytes = strategy.mix(state, exchange)
+            links = count if nbytes else 0
+            if links:
+                lags = {0: links} if exchange.lag is None else dict(sorted(Counter(exchange.lag.tolist()).items()))
+                ages.update(lags)
+        records.append(_record(strategy, state, round, mean, links, nbytes, lags))
+        if observe is not None:
+            observe(round, strategy.params(state))
         past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]
     return Result(tuple(records), first, strategy.params(state), mean, dict(sorted(ages.items())))
 
@@ -173,6 +190,13 @@ def _check(
             f"delay {delay} with {strategy!r}, which waits for the packets of its round: delay costs it time and "
             f"changes no value; use loss, or a strategy that does not wait such as PushSum()"
         )
+    if churn and Needs.STATIC in strategy.needs:
+        raise UsageError(
+            f"churn {churn} with {strategy!r}: it holds copies of its neighbors' values, which drift apart for ever "
+            f"when one of them is absent; use PushSum(), or DPsgd() with symmetric weights"
+        )
+    if churn and strategy.every_round:
+        raise UsageError(f"churn {churn} with {strategy!r}, which takes a step left out for one of length zero")
     if start is not None and (start.ndim != 2 or len(start) != topology.peers):
         raise UsageError(f"start of shape {start.shape}, expected ({topology.peers}, parameters)")
 
@@ -196,10 +220,12 @@ def without(weights: Matrix, absent: Bools, needs: Needs) -> Matrix:
     return sparse.coo_array((entries.data, coords), shape=weights.shape).tocsr()
 
 
-def _record(strategy: Strategy[Any], state: Any, round: int, true: Floats, links: int, nbytes: int) -> Record:
+def _record(
+    strategy: Strategy[Any], state: Any, round: int, true: Floats, links: int, nbytes: int, ages: Mapping[int, int]
+) -> Record:
     x = strategy.params(state)
     mean = x.mean(axis=0, dtype=np.float64)
     apart = x - mean
     mass, weight = strategy.mass(state)
     bias = math.sqrt(float(np.sum((mean - true) ** 2)))
-    return Record(round, float(np.vdot(apart, apart)), bias, mass, weight, links, nbytes)
+    return Record(round, float(np.sum(np.square(apart))), bias, mass, weight, links, nbytes, ages, true)

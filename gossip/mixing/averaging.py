@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gossip.arrays import Array
-from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, floats
+from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats, summed
 from gossip.topology import Links, Needs
 
 
@@ -55,7 +55,7 @@ class _Averaging(Strategy[Averaged]):
         return state if state.late is None else replace(state, x=state.x + state.late, late=None)
 
     def mix(self, state: Averaged, exchange: Exchange) -> tuple[Averaged, int]:
-        x = (exchange.mixing @ state.x).astype(state.x.dtype, copy=False)
+        x = averaged(exchange.mixing, state.x)
         nbytes = len(exchange.values) * state.x[0].nbytes
         return self.rest(replace(state, x=x)), nbytes
 
@@ -105,7 +105,7 @@ class EpidemicLearning(_Averaging):
         came = np.bincount(exchange.receivers[arrived], minlength=len(state.x))
         equal = exchange.matrix(1.0 / (1.0 + came[exchange.receivers[arrived]]), arrived, keep_rows=True)
         nbytes = len(exchange.values) * state.x[0].nbytes
-        return replace(state, x=(equal @ state.x).astype(state.x.dtype, copy=False)), nbytes
+        return replace(state, x=averaged(equal, state.x)), nbytes
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +135,6 @@ class ClippedGossip(_Averaging):
     def mix(self, state: Averaged, exchange: Exchange) -> tuple[Averaged, int]:
         arrived = exchange.arrived
         receivers, senders = exchange.receivers[arrived], exchange.senders[arrived]
-        x = state.x.copy()
         moves = exchange.values[arrived][:, None] * self._clipped(state.x[senders] - state.x[receivers])
-        np.add.at(x, receivers, moves)
-        return replace(state, x=x), len(exchange.values) * state.x[0].nbytes
+        x = state.x + summed(receivers, moves, len(state.x))
+        return replace(state, x=x.astype(state.x.dtype, copy=False)), len(exchange.values) * state.x[0].nbytes

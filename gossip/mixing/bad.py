@@ -14,7 +14,7 @@ from gossip.arrays import Array
 from gossip.compression import Codec, Encoded
 from gossip.errors import UsageError
 from gossip.mixing.averaging import Averaged, DPsgd
-from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, floats
+from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, averaged, floats, summed
 from gossip.topology import Links, Needs
 
 
@@ -129,7 +129,7 @@ class PlainPushSum(Strategy[Shared]):
         return params
 
     def local(self, state: Shared, delta: Array, round: int) -> Shared:
-        return replace(state, x=state.x + state.w * delta)
+        return replace(state, x=state.x + delta)
 
     def send(self, state: Shared, round: int, links: Links, chance: np.random.Generator) -> tuple[Shared, Outbox]:
         outbox = {
@@ -155,7 +155,7 @@ class PlainPushSum(Strategy[Shared]):
         ]
         for at, receivers, values in coming:
             if at <= exchange.round:
-                np.add.at(held, receivers, values)
+                held = held + summed(receivers, values, len(held))
         still = tuple(packets for packets in coming if packets[0] > exchange.round)
         nbytes = len(shares) * (state.x[0].nbytes + 8)
         return replace(state, x=held[:, :-1], w=held[:, -1:], coming=still), nbytes
@@ -196,5 +196,63 @@ class CompressedReplicas(DPsgd):
 
     def mix(self, state: Averaged, exchange: Exchange) -> tuple[Averaged, int]:
         sent, nbytes = self.codec.rows(state.x, exchange.chance)
-        x = state.x + (exchange.mixing @ sent - sent)
+        x = state.x + (averaged(exchange.mixing, sent) - sent)
         return replace(state, x=x), int(nbytes[exchange.senders].sum())
+
+
+@dataclass(frozen=True)
+class Broadcasting:
+    """A replica, and what it learned since the last round."""
+
+    x: Array
+    delta: Array
+
+
+@dataclass(frozen=True, repr=False)
+class DeltaBroadcast(Strategy[Broadcasting]):
+    """Bad on a network that loses packets: everybody adds everybody's deltas, and nothing repairs what is lost.
+
+    Replicas drift apart for ever: E|x_i - x_j|^2 = T s^2 v [(n - 2) 2 q (1 - q) + 2 q] for each parameter after T
+    rounds with loss q, v the mean square of a delta. On a complete graph, whose weights are not used.
+    """
+
+    scale: float = 1.0
+    """What a delta is multiplied by, s: 1/n for the mean of all peers' steps, 1 for their sum."""
+
+    needs = Needs.EXACT
+    synchronous = False
+    is_bad_example = True
+    _sends = "sends deltas that nobody keeps, and what a codec drops of one is lost, not late"
+
+    def start(self, x: Array) -> Broadcasting:
+        x = floats(x)
+        return Broadcasting(x, np.zeros_like(x))
+
+    def params(self, state: Broadcasting) -> Array:
+        return state.x
+
+    def local(self, state: Broadcasting, delta: Array, round: int) -> Broadcasting:
+        return Broadcasting(state.x + self.scale * delta, state.delta + delta)
+
+    def send(
+        self, state: Broadcasting, round: int, links: Links, chance: np.random.Generator
+    ) -> tuple[Broadcasting, Outbox]:
+        packet = Packet({"delta": state.delta})
+        return replace(state, delta=np.zeros_like(state.x)), dict.fromkeys(links.heard_by, packet)
+
+    def receive(self, state: Broadcasting, sender: int, packet: Packet) -> tuple[Broadcasting, Outbox]:
+        return replace(state, x=state.x + self.scale * packet.arrays["delta"]), {}
+
+    def mix(self, state: Broadcasting, exchange: Exchange) -> tuple[Broadcasting, int]:
+        """All at once.
+
+        Raises:
+            UsageError: a packet is to arrive in a later round.
+        """
+        if exchange.lag is not None and (exchange.lag > 0).any():
+            raise UsageError(f"{self!r} with delay is not built: its drift needs none; use loss only")
+        arrived = exchange.arrived
+        heard = exchange.matrix(np.ones(int(arrived.sum())), arrived, keep_rows=True)
+        heard.setdiag(0.0)
+        x = state.x + self.scale * averaged(heard, state.delta)
+        return Broadcasting(x, np.zeros_like(x)), len(exchange.values) * x[0].nbytes

@@ -11,7 +11,7 @@ import numpy as np
 from gossip.arrays import Array
 from gossip.compression import Codec, Encoded
 from gossip.errors import UsageError
-from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, floats
+from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats
 from gossip.topology import Links, Needs
 
 
@@ -105,6 +105,6 @@ class Choco(Strategy[Copies]):
             else self.codec.rows(difference, exchange.chance)
         )
         public = state.public + sent
-        pull = exchange.weights @ public - public
+        pull = averaged(exchange.weights, public) - public
         total = int(nbytes[exchange.senders].sum())
         return replace(state, x=state.x + self._step(state.x.shape[1]) * pull, public=public), total

@@ -11,7 +11,7 @@ import numpy as np
 from gossip.arrays import Array
 from gossip.compression import Codec, Encoded, with_feedback
 from gossip.errors import UsageError
-from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, floats
+from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats
 from gossip.topology import Links, Needs
 
 
@@ -119,7 +119,7 @@ class DiLoCo(_Outer):
         else:
             came = np.bincount(exchange.receivers[arrived], minlength=len(moved))
             equal = exchange.matrix(1.0 / (1.0 + came[exchange.receivers[arrived]]), arrived, keep_rows=True)
-            mean = equal @ moved
+            mean = averaged(equal, moved)
         total = int(nbytes[exchange.senders].sum())
         return self._step(state, mean.astype(state.x.dtype, copy=False)), total
 
@@ -174,6 +174,6 @@ class NoLoCo(_Outer):
 
     def mix(self, state: Outer, exchange: Exchange) -> tuple[Outer, int]:
         weights = exchange.mixing
-        moved = weights @ (state.x - state.anchor)
+        moved = averaged(weights, state.x - state.anchor)
         nbytes = len(exchange.values) * 2 * state.x[0].nbytes
-        return self._step(state, moved, weights @ state.anchor), nbytes
+        return self._step(state, moved, averaged(weights, state.anchor)), nbytes

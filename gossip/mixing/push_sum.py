@@ -18,7 +18,7 @@ import numpy as np
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
-from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, floats
+from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, floats, summed
 from gossip.topology import Links, Needs
 
 OPPOSITE_LINKS_MAX = 1 << 31
@@ -96,9 +96,11 @@ class PushSum(Strategy[Pushed]):
         return params
 
     def local(self, state: Pushed, delta: Array, round: int) -> Pushed:
-        """Adds w delta to the sum, which moves x / w by delta."""
-        moved = state.w * delta
-        return replace(state, x=state.x + (moved if self.grid is None else np.floor(moved / self.grid) * self.grid))
+        """Adds delta to the sum, so that every peer's steps count alike; x / w moves by delta / w.
+
+        With a `grid`, delta is rounded down to it.
+        """
+        return replace(state, x=state.x + (delta if self.grid is None else np.floor(delta / self.grid) * self.grid))
 
     def _share(self, mass: Array, weight: float | Array, total: Array) -> tuple[Array, Array]:
         """(what `total` grows by, exactly; the new total) for a share `weight` of `mass`."""
@@ -163,7 +165,7 @@ class PushSum(Strategy[Pushed]):
         network = _with_keys(state.network, keys, columns)
         rows = np.searchsorted(network.keys, keys)
         share, totals = self._share(held[senders], exchange.values[order][:, None], network.sent[rows])
-        held = held - _summed(senders, share, peers)
+        held = held - summed(senders, share, peers)
         sent = network.sent.copy()
         sent[rows] = totals
         lag = np.zeros(len(keys), np.int64) if exchange.lag is None else exchange.lag[order]
@@ -178,7 +180,7 @@ class PushSum(Strategy[Pushed]):
             rows = np.searchsorted(network.keys, link_keys)
             new = newest[rows] < sent_round
             rows, values = rows[new], values[new]
-            held = held + _summed(network.keys[rows] // OPPOSITE_LINKS_MAX, values - seen[rows], peers)
+            held = held + summed(network.keys[rows] // OPPOSITE_LINKS_MAX, values - seen[rows], peers)
             seen[rows] = values
             newest[rows] = sent_round
         still = tuple(packets for packets in coming if packets[1] > exchange.round)
@@ -211,13 +213,6 @@ def sum_of(arrays: Iterable[Array]) -> Array:
     """The sum of arrays of one shape."""
     total: Array = np.sum(list(arrays), axis=0)
     return total
-
-
-def _summed(rows: Integers, values: Array, count: int) -> Array:
-    """(count, columns): `values` added up by row."""
-    summed = np.zeros((count, values.shape[1]))
-    np.add.at(summed, rows, values)
-    return summed
 
 
 def _with_keys(network: Network | None, keys: Integers, columns: int) -> Network:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
-from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, floats
+from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, floats, summed
 from gossip.topology import Links, Needs
 
 
@@ -75,8 +75,10 @@ class RelaySum(Strategy[Relayed]):
     def mix(self, state: Relayed, exchange: Exchange) -> tuple[Relayed, int]:
         receivers, senders = exchange.receivers, exchange.senders
         shape = (len(receivers), state.x.shape[1])
-        sums, counts = state.links if state.links is not None else (np.zeros(shape), np.zeros((shape[0], 1)))
-        heard, number = _by_receiver(receivers, sums, self.peers), _by_receiver(receivers, counts, self.peers)
+        sums, counts = (
+            state.links if state.links is not None else (np.zeros(shape, state.x.dtype), np.zeros((shape[0], 1)))
+        )
+        heard, number = summed(receivers, sums, self.peers), summed(receivers, counts, self.peers)
         keys = receivers * self.peers + senders
         order = np.argsort(keys)
         back = order[np.searchsorted(keys[order], senders * self.peers + receivers)]
@@ -84,13 +86,7 @@ class RelaySum(Strategy[Relayed]):
         sent_counts = 1.0 + number[senders] - counts[back]
         arrived = exchange.arrived[:, None]
         sums, counts = np.where(arrived, sent, sums), np.where(arrived, sent_counts, counts)
-        total = state.x + _by_receiver(receivers, sums, self.peers)
-        count = 1.0 + _by_receiver(receivers, counts, self.peers)
-        x = (total + (self.peers - count) * state.x) / self.peers
+        total = state.x + summed(receivers, sums, self.peers)
+        count = 1.0 + summed(receivers, counts, self.peers)
+        x = ((total + (self.peers - count) * state.x) / self.peers).astype(state.x.dtype, copy=False)
         return replace(state, x=x, links=(sums, counts)), len(receivers) * (state.x[0].nbytes + 8)
-
-
-def _by_receiver(receivers: Integers, values: Array, peers: int) -> Array:
-    summed = np.zeros((peers, values.shape[1]))
-    np.add.at(summed, receivers, values)
-    return summed

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gossip.arrays import Array
-from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, floats
+from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats
 from gossip.topology import Links, Needs
 
 
@@ -67,4 +67,4 @@ class GradientTracking(Strategy[Tracked]):
     def mix(self, state: Tracked, exchange: Exchange) -> tuple[Tracked, int]:
         weights = exchange.mixing
         nbytes = len(exchange.values) * 2 * state.x[0].nbytes
-        return replace(state, x=weights @ (state.x + state.y), y=weights @ state.y), nbytes
+        return replace(state, x=averaged(weights, state.x + state.y), y=averaged(weights, state.y)), nbytes
