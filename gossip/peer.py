@@ -279,7 +279,7 @@ class Peer:
             case Ping() | PingRequest() | Ack() | Nack():
                 return self._on_membership(message, now)
             case Credit() | Offer() | PacketRequest() | PacketReply():
-                return []  # of the transport
+                return []  # of the transport, and of peers that mix
 
     # ---------------------------------------------------------------------------------------------------- members
 
