@@ -62,7 +62,7 @@ def step(x: Array, round: int) -> Array:
         (GradientTracking(), topology.ring, 6),
         (Every(3, DPsgd()), topology.one_peer_exponential, 6),
     ],
-    ids=repr,
+    ids=lambda each: getattr(each, "__name__", repr(each)),
 )
 def test_with_messages_and_vectorized_a_synchronous_strategy_computes_the_same(
     strategy: Strategy[Any], build: Any, peers: int
@@ -137,7 +137,7 @@ def test_once_all_are_drained_nothing_is_under_way() -> None:
 @pytest.mark.parametrize(
     ("strategy", "build", "tolerance"),
     [(PairwiseExchange(), topology.small_world, 1e-12), (PairwiseExchange(0.25), topology.random_matching, 1e-12)],
-    ids=repr,
+    ids=lambda each: getattr(each, "__name__", repr(each)),
 )
 def test_drained_pairs_have_kept_the_mean(strategy: Strategy[Any], build: Any, tolerance: float) -> None:
     x = starts(8)

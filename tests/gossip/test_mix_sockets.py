@@ -25,7 +25,7 @@ pytestmark = pytest.mark.sockets
 NAMES = [PeerId(f"p{index:03d}") for index in range(4)]
 SETTINGS = MixSettings(round_s=0.02, gap_s=0.005)
 PAIRS = [(PushSum(), topology.exponential), (DPsgd(), topology.ring), (PairwiseExchange(), topology.complete)]
-pairs = pytest.mark.parametrize(("strategy", "build"), PAIRS, ids=repr)
+pairs = pytest.mark.parametrize(("strategy", "build"), PAIRS, ids=lambda each: getattr(each, "__name__", repr(each)))
 
 
 def initial(index: int, parameters: int) -> Arrays:
