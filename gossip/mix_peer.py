@@ -312,6 +312,7 @@ class MixPeer:
         self.neighbors.remove(peer)
         self._asking.discard(peer)
         self._asked.pop(peer, None)
+        self._early.pop(peer, None)
         if peer in self.outgoing:
             self.outgoing[peer].waiting.clear()
         if self.state is not None:

@@ -4,7 +4,7 @@
     Outgoing: packets 7, 8       Offer          Incoming: has 6
               7                <--- request(6)
                                 packet 7 --->   has 7
-    drops 7; 8 replaces 7      <--- request(7)  (and so on; the last request only says that all came)
+    drops 7                    <--- request(7)  (and so on; the last request only says that all came)
 
 An owner that mixes at its own pace has one packet of a round for a reader at most, and one answer to what it received:
 it sends nothing further to a reader that has not taken the last one, and a newer answer takes the place of an older.
