@@ -39,7 +39,6 @@ from p2p.agent_client import START_TIMEOUT_S, AgentSettings
 from p2p.discipline import Discipline, House
 from p2p.lanes import Lanes
 from p2p.localhost import Json, Process
-from p2p.mixing import Mixing
 from p2p.replica import HEADER_BYTES, Replica, shortage
 
 log = logging.getLogger("p2p.agent")
@@ -107,7 +106,7 @@ class Agent:
             self._on_drained,
             self._warn,
         )
-        self.discipline: Discipline = Lanes(house) if settings.mixing is None else Mixing(house, settings.mixing)
+        self.discipline = _discipline(house, settings)
         self.runtime = self.discipline.runtime
         self._listener = socket.socket(socket.AF_UNIX)
         self._waiting: deque[Waiting] = deque()
@@ -359,6 +358,14 @@ def _address_towards(endpoint: str) -> str:
         probe.connect((host, int(port)))
         address: str = probe.getsockname()[0]
         return address
+
+
+def _discipline(house: House, settings: AgentSettings) -> Discipline:
+    if settings.mixing is None:
+        return Lanes(house)
+    from p2p.mixing import Mixing  # with scipy and networkx, 40 MB that replicas in lanes do not need
+
+    return Mixing(house, settings.mixing)
 
 
 def main() -> None:
