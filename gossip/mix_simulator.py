@@ -100,7 +100,7 @@ class MixSimulation(Simulation):
         self.happen(me, Resumed())
 
     def is_level(self) -> bool:
-        raise NotImplementedError("peers that mix have no lanes: see distance()")
+        raise UsageError("peers that mix have no lanes that could be level: ask for distance()")
 
     # ------------------------------------------------------------------------------------------------------- driver
 
