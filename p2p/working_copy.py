@@ -212,14 +212,13 @@ class WorkingCopy:
             else:
                 np.take(source, rows, axis=0, out=target, mode="clip")
         np.subtract(own, m, out=own)
-        np.subtract(now, m, out=m)
         squares = np.einsum("ij,ij->i", own, own)
         changes = np.sqrt(squares)
         least = small if not relative else relative * np.sqrt(np.einsum("ij,ij->i", now, now))
         send = (changes > least) & np.isfinite(changes)
         norms = changes
         if self.settings.combine != "sum":
-            norms = self._correct(own, m, squares, send)
+            norms = self._correct(own, np.subtract(now, m, out=m), squares, send)
         exponents = None
         if self._codec is None:
             np.multiply(own, send[:, None], out=sent)
