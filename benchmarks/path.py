@@ -94,8 +94,8 @@ class Path_:
         for replica in (self.replica, self.other):
             for name, view in replica.arrays().items():
                 view[...] = arrays[name]
-        self.copies = [WorkingCopy(Model.from_skeleton(skeleton_of.skeleton()), exchange_settings(skeleton_of, rule, 2))]
-        self.copies.append(WorkingCopy(Model.from_skeleton(skeleton_of.skeleton()), self.copies[0].settings))
+        settings, skeleton = exchange_settings(skeleton_of, rule, 2), skeleton_of.skeleton()
+        self.copies = [WorkingCopy(Model.from_skeleton(skeleton), settings, time.process_time) for _ in range(2)]
         self.segments = Segments()
         self.number = 0
         self.seconds: dict[str, list[float]] = defaultdict(list)

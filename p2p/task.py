@@ -12,6 +12,7 @@ import base64
 import os
 import re
 import socket
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -325,7 +326,7 @@ def _working_copy(job: Job) -> WorkingCopy:
     training = hash((job.run, job.skeleton, job.exchange))
     if training not in _copies:
         _copies.clear()
-        _copies[training] = WorkingCopy(Model.from_skeleton(job.skeleton), job.exchange)
+        _copies[training] = WorkingCopy(Model.from_skeleton(job.skeleton), job.exchange, time.perf_counter)
     return _copies[training]
 
 

@@ -38,6 +38,11 @@ EXACT_BYTES_MAX = 1 << 20
 """A model up to this size is exchanged whole and as it is."""
 PIECE_BYTES = 1 << 17
 """Of rows that are looked at in one go: four such pieces stay in a core's cache."""
+SHARE_MAX, SHARE_MIN = 0.05, 0.01
+"""Parts of the time of training: an exchange looks at `ExchangeSettings.rows`, but for no longer than the first and for
+no less than the second."""
+ROWS_MIN = 512
+"""An exchange looks at so many rows in any case."""
 SMALL = 0.25
 """A row that has changed by less than this part of what its schedule waits for is not worth sending."""
 REST = 1e-3
@@ -60,8 +65,8 @@ class ExchangeSettings:
     combine: str = "sum"
     """A rule of `p2p.combine`."""
     peers: int = 1
-    rows_max: int = 4096
-    """Rows to look at in one exchange, of all arrays together, as far as training is in place."""
+    rows: int = 4096
+    """To look at in one exchange, of all arrays together. Fewer where that would take long beside the training."""
     codec: str | None = None
     """One of `CODECS`; None for int8, but small models as they are."""
 
@@ -74,18 +79,23 @@ def exchange_settings(model: Model, rule: str | None, peers: int) -> ExchangeSet
 class WorkingCopy:
     """The copy of one worker. `model` holds the trained arrays."""
 
-    def __init__(self, model: Model, settings: ExchangeSettings) -> None:
+    def __init__(self, model: Model, settings: ExchangeSettings, clock: Callable[[], float] | None = None) -> None:
+        """`clock` in seconds: an exchange then looks at as many rows as take a small part of the time of training."""
         self.model = model
         self.settings = settings
+        self._clock = clock
+        self._training_began = 0.0
+        self._row_s = 0.0
+        """What looking at one row takes."""
         small = model.layout.nbytes <= EXACT_BYTES_MAX
         self._codec = CODECS[settings.codec or ("float" if small else "int8")]
         self._base: dict[str, Array] | None = None
         self._schedules: dict[str, RowSchedule] = {}
         in_rows = {s.name: s.shape[0] for s in model.layout.specs if len(s.shape) > 1 and s.dtype in ("<f4", "<f8")}
-        rows_all = max(1, sum(in_rows.values()))
+        self._rows_all = max(1, sum(in_rows.values()))
         for name, rows in in_rows.items():
-            budget = rows if small else -(-settings.rows_max * rows // rows_all)
-            self._schedules[name] = RowSchedule(rows, budget)
+            self._schedules[name] = RowSchedule(rows, rows if small else -(-settings.rows * rows // self._rows_all))
+        self._paced = clock is not None and not small
         self._merged_at = 0
         self._replica: Readable | None = None
         self._level = False
@@ -104,6 +114,7 @@ class WorkingCopy:
             self._base, self._replica = None, replica
             self._merged_at = load()
         self._level = False
+        self._training_began = self._clock() if self._clock is not None else 0.0
         return self._merged_at
 
     def trained(self, extra: Arrays) -> Trained:
@@ -118,9 +129,10 @@ class WorkingCopy:
 
     def exchange(self, replica: Readable, extra: Arrays) -> dict[str, Array]:
         """Look at the rows that are due, merge them both ways, and return what is to be published of them."""
+        begin = self._clock() if self._clock is not None else 0.0
         self.model.check_unchanged()
         self._merged_at = replica.merged
-        theirs, update = replica.arrays(), {}
+        theirs, update, looked_at = replica.arrays(), {}, 0
         for name, array in self.model.arrays().items():
             schedule = self._schedules.get(name)
             if schedule is None or name in extra:
@@ -131,8 +143,20 @@ class WorkingCopy:
                 part, changes = self._exchange_rows(name, array, theirs[name], rows, small, 0.0)
                 schedule.looked_at(rows, changes)
                 update.update(part)
+                looked_at += len(rows)
         self._level = True
+        if self._clock is not None and self._paced:
+            self._pace(begin - self._training_began, self._clock() - begin, looked_at)
         return update
+
+    def _pace(self, training_s: float, exchange_s: float, rows: int) -> None:
+        """Choose how many rows the next exchange looks at."""
+        row_s = exchange_s / max(1, rows)
+        self._row_s = row_s if self._row_s == 0 else 0.9 * self._row_s + 0.1 * min(row_s, 2 * self._row_s)
+        affordable = training_s / self._row_s
+        budget = max(ROWS_MIN, min(SHARE_MAX * affordable, self.settings.rows), SHARE_MIN * affordable)
+        for schedule in self._schedules.values():
+            schedule.budget = int(budget * schedule.rows / self._rows_all) + 1
 
     def rest(self, replica: Readable) -> dict[str, Array]:
         """At the end of a partition: what is worth sending of all that was left for later; empty if nothing is."""
