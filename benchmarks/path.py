@@ -30,10 +30,9 @@ from gossip.segments import Segments
 from gossip.sparse import check_fit, check_numbers
 from gossip.wire import decode, encode
 from p2p.model import Model
-from p2p.models.word2vec import build_vocab, gradient
 from p2p.replica import Replica
 from p2p.task import refresh
-from p2p.working_copy import Trained, WorkingCopy, exchange_settings
+from p2p.working_copy import WorkingCopy, exchange_settings
 
 SETTINGS = ((0.050, 0.10), (0.500, 0.02))
 """(seconds of training between two exchanges, target: the most that an exchange may cost of them)."""
@@ -57,8 +56,8 @@ def main() -> int:
     figures, missed = [], []
     for interval_s, share_max in SETTINGS:
         exchanges = (30 if interval_s < 0.1 else 12) // (3 if arguments.quick else 1)
-        path = Path_(model, arguments.combine)
-        medians = path.run(rows, interval_s, exchanges)
+        way = Way(model, arguments.combine)
+        medians = way.run(rows, interval_s, exchanges)
         share = show(medians, interval_s)
         figures.append({"interval_s": interval_s, "share": share, **medians})
         if share > share_max:
@@ -83,7 +82,7 @@ def zipf_model() -> tuple[Word2Vec, list[list[str]]]:
     return model, rows
 
 
-class Path_:
+class Way:
     """The whole way of an update, by hand."""
 
     def __init__(self, model: Word2Vec, rule: str) -> None:
