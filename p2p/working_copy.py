@@ -45,8 +45,10 @@ ROWS_MIN = 512
 """An exchange looks at so many rows in any case."""
 SMALL = 0.25
 """A row that has changed by less than this part of what its schedule waits for is not worth sending."""
-REST = 1e-3
-"""At the end of a partition rows are sent that have changed by this part of themselves."""
+REST = 0.01
+"""At the end of a partition rows are sent that have changed by this part of what a row is on average."""
+SAMPLE_ROWS = 1000
+"""So many rows tell what one is on average."""
 
 
 class Readable(Protocol):
@@ -140,7 +142,7 @@ class WorkingCopy:
             else:
                 rows = schedule.next()
                 small = 0.0 if self._codec is None else SMALL * schedule.threshold
-                part, changes = self._exchange_rows(name, array, theirs[name], rows, small, 0.0)
+                part, changes = self._exchange_rows(name, array, theirs[name], rows, small)
                 schedule.looked_at(rows, changes)
                 update.update(part)
                 looked_at += len(rows)
@@ -165,7 +167,7 @@ class WorkingCopy:
         theirs, update, found = replica.arrays(), {}, False
         for name, array in self.model.arrays().items():
             if name in self._schedules:
-                part, _ = self._exchange_rows(name, array, theirs[name], None, 0.0, REST)
+                part, _ = self._exchange_rows(name, array, theirs[name], self._changed(name, array), 0.0)
                 update.update(part)
                 found = found or any(len(rows) for rows in part.values())
             else:
@@ -195,21 +197,35 @@ class WorkingCopy:
         np.copyto(base, now)
         return np.asarray(change, mine.dtype)
 
+    def _changed(self, name: str, mine: Array) -> NDArray[Any]:
+        """The rows of which something worth sending was left for later."""
+        assert self._base is not None
+        count, width = len(mine), int(np.prod(mine.shape[1:], dtype=np.int64))
+        w, base = (array.reshape(count, width) for array in (mine, self._base[name]))
+        some = base[:: max(1, count // SAMPLE_ROWS)]
+        least = 0.0 if self._codec is None else REST**2 * float(np.einsum("ij,ij->", some, some)) / len(some)
+        step = max(1, PIECE_BYTES // max(1, width * mine.itemsize))
+        squares = np.empty(count, mine.dtype)
+        scratch = np.empty((step, width), mine.dtype)
+        for start in range(0, count, step):
+            piece = slice(start, min(start + step, count))
+            change = np.subtract(w[piece], base[piece], out=scratch[: piece.stop - start])
+            np.einsum("ij,ij->i", change, change, out=squares[piece])
+        return np.flatnonzero(squares > least)
+
     def _exchange_rows(
-        self, name: str, mine: Array, theirs: Array, rows: NDArray[Any] | None, small: float, relative: float
+        self, name: str, mine: Array, theirs: Array, rows: NDArray[Any], small: float
     ) -> tuple[dict[str, Array], NDArray[Any]]:
-        """(part of the update, how much each row had changed). `rows` None: all of them."""
+        """(part of the update, how much each row had changed). Rows that changed by less than `small` are not sent."""
         assert self._base is not None
         count, width = len(mine), int(np.prod(mine.shape[1:], dtype=np.int64))
         w, base, r = (array.reshape(count, width) for array in (mine, self._base[name], theirs))
         step = max(1, PIECE_BYTES // max(1, width * mine.itemsize))
         scratch = np.empty((4, step, width), mine.dtype)
-        total = count if rows is None else len(rows)
         pieces = []
-        for start in range(0, total, step):
-            stop = min(start + step, total)
-            piece = slice(start, stop) if rows is None else rows[start:stop]
-            pieces.append(self._exchange_piece(w, base, r, piece, scratch[:, : stop - start], small, relative))
+        for start in range(0, len(rows), step):
+            piece = rows[start : start + step]
+            pieces.append(self._exchange_piece(w, base, r, piece, scratch[:, : len(piece)], small))
         changes = np.concatenate([p[0] for p in pieces]) if pieces else np.zeros(0, mine.dtype)
         if not np.isfinite(changes).all():
             bad = int(np.count_nonzero(~np.isfinite(changes)))
@@ -218,7 +234,7 @@ class WorkingCopy:
                 "smaller learning rate may help"
             )
         sent = np.concatenate([p[1] for p in pieces]) if pieces else np.zeros(0, bool)
-        numbers = np.flatnonzero(sent) if rows is None else rows[sent]
+        numbers = rows[sent]
         values = _stacked([p[2] for p in pieces], (len(numbers), *mine.shape[1:]), mine.dtype)
         exponents = None
         if self._codec is not None:
@@ -226,20 +242,16 @@ class WorkingCopy:
         return rows_of(name, numbers, values, exponents), changes
 
     def _exchange_piece(
-        self, w: Array, base: Array, r: Array, rows: Any, scratch: Array, small: float, relative: float
+        self, w: Array, base: Array, r: Array, rows: NDArray[Any], scratch: Array, small: float
     ) -> tuple[Array, Array, Array, Array | None]:
         """(changes, which rows are sent, their values, their exponents)."""
         own, m, now, sent = scratch
         for source, target in ((w, own), (base, m), (r, now)):
-            if isinstance(rows, slice):
-                np.copyto(target, source[rows])
-            else:
-                np.take(source, rows, axis=0, out=target, mode="clip")
+            np.take(source, rows, axis=0, out=target, mode="clip")
         np.subtract(own, m, out=own)
         squares = np.einsum("ij,ij->i", own, own)
         changes = np.sqrt(squares)
-        least = small if not relative else relative * np.sqrt(np.einsum("ij,ij->i", now, now))
-        send = (changes > least) & np.isfinite(changes)
+        send = (changes > small) & np.isfinite(changes)
         norms = changes
         if self.settings.combine != "sum":
             norms = self._correct(own, np.subtract(now, m, out=m), squares, send)
