@@ -73,6 +73,14 @@ class Layout:
         return tuple(offsets)
 
     @cached_property
+    def _stretches(self) -> tuple[tuple[np.dtype[Any], int, int], ...]:
+        """dtype, first byte and end byte of each array, in the order of `specs`."""
+        return tuple(
+            (np.dtype(spec.dtype), offset, offset + spec.nbytes)
+            for spec, offset in zip(self.specs, self.offsets, strict=True)
+        )
+
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the packed buffer, padding included."""
         if not self.specs:
@@ -87,18 +95,16 @@ class Layout:
     def views(self, buffer: Any) -> dict[str, Array]:
         """The named arrays as views of `buffer` (nothing is copied), writable where `buffer` is."""
         return {
-            spec.name: np.frombuffer(
-                buffer, dtype=spec.dtype, count=spec.nbytes // np.dtype(spec.dtype).itemsize, offset=offset
-            ).reshape(spec.shape)
-            for spec, offset in zip(self.specs, self.offsets, strict=True)
+            spec.name: np.frombuffer(buffer, dtype, (end - offset) // dtype.itemsize, offset).reshape(spec.shape)
+            for spec, (dtype, offset, end) in zip(self.specs, self._stretches, strict=True)
         }
 
-    def pieces(self, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[np.dtype[Any], int, int]]:
         """The parts of the arrays within bytes [start, stop): (dtype, first byte, end byte) in the packed buffer."""
-        for spec, offset in zip(self.specs, self.offsets, strict=True):
-            low, high = max(start, offset), min(stop, offset + spec.nbytes)
+        for dtype, offset, end in self._stretches:
+            low, high = max(start, offset), min(stop, end)
             if low < high:
-                yield spec.dtype, low, high
+                yield dtype, low, high
 
     def add(self, target: Any, source: Any, start: int, length: int, target_start: int | None = None) -> None:
         """Add the packed bytes of `source`, which hold [start, start + length), to `target` in place, by dtype.
@@ -107,7 +113,7 @@ class Layout:
         """
         base = start if target_start is None else target_start
         for dtype, low, high in self.pieces(start, start + length):
-            count = (high - low) // np.dtype(dtype).itemsize
+            count = (high - low) // dtype.itemsize
             into = np.frombuffer(target, dtype, count, low - base)
             np.add(into, np.frombuffer(source, dtype, count, low - start), out=into)
 
@@ -156,6 +162,15 @@ class Packed:
     def arrays(self) -> dict[str, Array]:
         """The named arrays as views of the buffer."""
         return self.layout.views(self.buffer)
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """No number is a NaN or an infinity; looked at once, whoever asks."""
+        try:
+            check_finite(self.arrays())
+        except MismatchError:
+            return False
+        return True
 
     def read(self, start: int, stop: int) -> memoryview:
         return memoryview(self.buffer)[start:stop]

@@ -116,6 +116,8 @@ class Disruption:
             self._note(f"{what} was due and left out")
 
     def _blocked(self, sender: PeerId, receiver: PeerId) -> bool:
+        if not self._cuts:
+            return False
         return any((sender in half) != (receiver in half) and (both or sender in half) for half, both in self._cuts)
 
     def _observe(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:

@@ -18,25 +18,25 @@ class Identities:
     """What is known of all lanes' units."""
 
     def __init__(self) -> None:
-        self._standing: dict[Unit, set[Attempt]] = {}
-        """Attempts that were published and not taken back."""
+        self._standing: dict[Unit, frozenset[Attempt]] = {}
+        """Attempts that were published and not taken back. Most units have one, and share the set with its others."""
         self._withdrawn: dict[Unit, set[Attempt]] = {}
 
     def note(self, lane: PeerId, marks: Iterable[Mark]) -> None:
         """`lane` holds `marks`."""
-        who = (0, lane)
+        alone = frozenset({(0, lane)})
+        of_attempt = 0
         for unit, attempt, withdraws in marks:
-            if attempt != who[0]:
-                who = (attempt, lane)
+            if attempt != of_attempt:
+                alone, of_attempt = frozenset({(attempt, lane)}), attempt
             if withdraws:
-                self._withdrawn.setdefault(unit, set()).add(who)
-                self._standing.get(unit, set()).discard(who)
-            elif unit not in self._withdrawn or who not in self._withdrawn[unit]:
-                known = self._standing.get(unit)
-                if known is None:
-                    self._standing[unit] = {who}
-                else:
-                    known.add(who)
+                self._withdrawn.setdefault(unit, set()).update(alone)
+                if unit in self._standing:
+                    self._standing[unit] -= alone
+            elif unit not in self._withdrawn or self._withdrawn[unit].isdisjoint(alone):
+                known = self._standing.setdefault(unit, alone)
+                if known is not alone:
+                    self._standing[unit] = known | alone
 
     def knows(self, unit: Unit) -> bool:
         """Some lane has carried it."""
@@ -47,9 +47,9 @@ class Identities:
         """Units that count now."""
         return sum(1 for attempts in self._standing.values() if attempts)
 
-    def standing(self, unit: Unit) -> set[Attempt]:
+    def standing(self, unit: Unit) -> frozenset[Attempt]:
         """The attempts that count now; more than one only until the later ones are taken back."""
-        return self._standing.get(unit, set())
+        return self._standing.get(unit, frozenset())
 
     def of_lane(self, lane: PeerId) -> tuple[Mark, ...]:
         """What is known of one lane."""

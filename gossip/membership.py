@@ -289,12 +289,12 @@ class Membership:
             if now >= relay.due:
                 del self._relays[k]
                 effects.append(Send(relay.to, Nack(self.me, relay.k, relay.target)))
-        for peer, contact in self.contacts.items():
-            effects += self._look_at(peer, contact, now)
-            if now >= contact.heard_at + self.detection.unheard_s:
-                self._dirty = True
-        looks = [self._next_look(contact, now) for contact in self.contacts.values()]
-        self._due = min([*looks, *(relay.due for relay in self._relays.values())], default=float("inf"))
+        due, waiting = self._next_look(now)
+        if waiting:
+            for peer in waiting:
+                effects += self._look_at(peer, self.contacts[peer], now)
+            due, _ = self._next_look(now)
+        self._due = min([due, *(relay.due for relay in self._relays.values())])
         return effects
 
     def deadline(self) -> float:
@@ -338,14 +338,35 @@ class Membership:
     def _pings_at(self, contact: Contact) -> float:
         return max(contact.ping_at, contact.heard_at + self._patient(self.detection.silent_s))
 
-    def _next_look(self, contact: Contact, now: float) -> float:
-        unheard_at = contact.heard_at + self.detection.unheard_s
-        dues = [unheard_at] if unheard_at > now else []
-        if contact.standing is not Standing.DEAD:
-            dues.append(contact.probe.due if contact.probe is not None else self._pings_at(contact))
-        if contact.standing is Standing.SUSPECTED:
-            dues.append(self._dies_at(contact))
-        return min(dues, default=float("inf"))
+    def _next_look(self, now: float) -> tuple[float, list[PeerId]]:
+        """When the first contact is to be looked at, and which are now; whoever is out of reach by now is noted.
+
+        Each ack makes this be asked again, of all contacts: hence the comparisons in place of `min` and `max`.
+        """
+        unheard_s, silent_s = self.detection.unheard_s, self._patient(self.detection.silent_s)
+        due, waiting = float("inf"), []
+        for peer, contact in self.contacts.items():
+            heard_at = contact.heard_at
+            unheard_at = heard_at + unheard_s
+            if unheard_at <= now:
+                self._dirty = True
+            elif unheard_at < due:
+                due = unheard_at
+            if contact.standing is Standing.DEAD:
+                continue
+            if contact.probe is not None:
+                look_at = contact.probe.due
+            else:  # as in `_pings_at`
+                look_at = heard_at + silent_s
+                if contact.ping_at > look_at:
+                    look_at = contact.ping_at
+            if contact.standing is Standing.SUSPECTED:
+                look_at = min(look_at, self._dies_at(contact))
+            if look_at < due:
+                due = look_at
+            if look_at <= now:
+                waiting.append(peer)
+        return due, waiting
 
     def _suspect(self, peer: PeerId, contact: Contact, by: PeerId, now: float) -> None:
         contact.standing, contact.suspected_at, contact.suspected_by = Standing.SUSPECTED, now, {by}

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple, NewType
 
 from gossip.arrays import Layout, Packed
@@ -80,6 +81,11 @@ class Advert:
     """Of its newest pull, or of the newest adoption that it has done or given up: so an origin can tell whether the
     frontier is newer than what it knows of this peer otherwise."""
     rumors: tuple[Rumor, ...] = ()
+
+    @cached_property
+    def all_frontiers(self) -> Mapping[PeerId, int]:
+        """`frontiers` with `n` of its own lane."""
+        return {**self.frontiers, self.peer: self.n}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gossip.adopt import Adopter, Chance
-from gossip.arrays import Layout, Packed, Payload
+from gossip.arrays import Layout, Packed, Payload, check_finite
 from gossip.errors import MismatchError
 from gossip.events import (
     Computed,
@@ -46,8 +46,10 @@ from gossip.membership import Detection, Membership
 from gossip.messages import (
     Ack,
     Advert,
+    Bulk,
     Credit,
     Mark,
+    Message,
     Nack,
     PeerId,
     Pin,
@@ -64,7 +66,7 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.replicate import Replicator
-from gossip.sparse import check_fit, check_numbers
+from gossip.sparse import check_fit, check_rows
 
 RETURN_S = 2.0
 """When a cut heals, all who were cut off are heard again within some adverts: nobody is buried before that."""
@@ -141,6 +143,8 @@ class Peer:
         """Own updates taken back because another attempt had come first."""
         self.ready = False
         """It has a replica."""
+        self._gone: set[PeerId] = set()
+        """Members that departed; mostly none, and asked for at every event."""
         self._started = False
         self._changed = False
         self._advertised_at = float("-inf")
@@ -158,15 +162,9 @@ class Peer:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
         effects: list[Effect] = []
-        if self.membership is not None:
-            match event:
-                case Received(Range() | State()):
-                    pass  # it may have waited for the replica; its parts were heard when they came
-                case Received(message):
-                    self.membership.heard(message.peer, now)
-                case Progressed(peer, arrived=True):
-                    self.membership.heard(peer, now)
         match event:
+            case Received(message):
+                effects += self._on_received(message, now)
             case Started(frontiers, ready):
                 self.replicator.start(frontiers)
                 self._started = self._changed = self._lanes_changed = True
@@ -187,33 +185,12 @@ class Peer:
                 self._reach(peer, None, now)
             case Computed(payload, unit, attempt):
                 effects += self._on_computed(payload, unit, attempt)
-            case Received(Advert() as advert):
-                effects += self._on_advert(advert, now)
-            case Received(Pull() as pull):
-                effects += self.replicator.on_pull(pull)
-            case Received(Range() as message):
-                effects += self._on_range(message)
-            case Received(Unknown(peer, frontier)):
-                effects += self._on_unknown(peer, frontier)
-            case Received(Pin() as pin):
-                effects += self.replicator.on_pin(pin)
-            case Received(Unpin() as unpin):
-                effects += self.replicator.on_unpin(unpin)
-            case Received(Pinned() as pinned):
-                if self.adopter is not None:
-                    effects += self.adopter.on_pinned(pinned, self._readable())
-            case Received(StateRequest() as request):
-                effects += self._on_state_request(request)
-            case Received(State() as state):
-                effects += self._on_state(state, now)
             case Disconnected(peer):
                 if self.membership is not None:
                     self.membership.disconnected(peer, now)
-            case Received(Ping() | PingRequest() | Ack() | Nack() as message):
-                effects += self._on_membership(message, now)
-            case Received(Credit()):
-                pass  # of the transport
-            case Progressed(peer):
+            case Progressed(peer, arrived):
+                if self.membership is not None and arrived:
+                    self.membership.heard(peer, now)
                 self.replicator.progressed(peer, now)
                 if self.adopter is not None:
                     self.adopter.progressed(peer, now)
@@ -229,7 +206,7 @@ class Peer:
             effects += self._detect(now)
             effects += self._withdraw(now)
             effects += self._forget_departed(now)
-            effects += self._look_after_dead_lanes(now)
+            self._look_after_dead_lanes(now)
             if self.adopter is not None and (self.adopter.needed or self.adopter.under_way):
                 effects += self.adopter.tick(now, self._donors(), self._readable())
             if self.ready:
@@ -261,6 +238,34 @@ class Peer:
         membership = self.membership.deadline() if self.membership is not None else float("inf")
         return min(advert, self.replicator.deadline(), give_up, adoption, membership)
 
+    def _on_received(self, message: Message, now: float) -> list[Effect]:
+        # a bulk message may have waited for the replica; its parts were heard when they came
+        if self.membership is not None and not isinstance(message, Bulk):
+            self.membership.heard(message.peer, now)
+        match message:
+            case Advert():
+                return self._on_advert(message, now)
+            case Pull():
+                return self.replicator.on_pull(message)
+            case Range():
+                return self._on_range(message)
+            case Unknown(peer, frontier):
+                return self._on_unknown(peer, frontier)
+            case Pin():
+                return self.replicator.on_pin(message)
+            case Unpin():
+                return self.replicator.on_unpin(message)
+            case Pinned():
+                return self.adopter.on_pinned(message, self._readable()) if self.adopter is not None else []
+            case StateRequest():
+                return self._on_state_request(message)
+            case State():
+                return self._on_state(message, now)
+            case Ping() | PingRequest() | Ack() | Nack():
+                return self._on_membership(message, now)
+            case Credit():
+                return []  # of the transport
+
     # ---------------------------------------------------------------------------------------------------- members
 
     def _reach(self, peer: PeerId, departed_at: float | None, now: float) -> None:
@@ -271,6 +276,10 @@ class Peer:
             self._returned_at = now
         member.departed_at = departed_at
         member.forgotten = False
+        if departed_at is None:
+            self._gone.discard(peer)
+        else:
+            self._gone.add(peer)
         self._lanes_changed = True
         self.replicator.reach(peer, departed_at is None)
 
@@ -299,7 +308,7 @@ class Peer:
         return []
 
     def _alive(self) -> list[PeerId]:
-        return [peer for peer, member in self.members.items() if member.departed_at is None]
+        return [peer for peer in self.members if peer not in self._gone]
 
     def _readable(self) -> list[PeerId]:
         """Living peers whose lanes we read."""
@@ -308,9 +317,13 @@ class Peer:
     def _donors(self) -> list[PeerId]:
         return [peer for peer in self._alive() if self.members[peer].ready]
 
+    def _departed_at(self, peer: PeerId) -> float:
+        departed_at = self.members[peer].departed_at
+        assert departed_at is not None
+        return departed_at
+
     def _departed(self) -> set[PeerId]:
-        gone = {peer for peer, member in self.members.items() if member.departed_at is not None}
-        return gone | self._strangers.keys()
+        return self._gone | self._strangers.keys()
 
     def _look_for_strangers(self, now: float) -> None:
         """Lanes of peers that nobody introduced: they were dead before we came."""
@@ -328,11 +341,13 @@ class Peer:
         the smallest name does. It can read the others' lanes then, from where any of its peers stood, and has replicas
         for those who cannot. Twice the cap is the end of that.
         """
+        if not self._gone:
+            self._smallest_since = now
+            return []
         effects: list[Effect] = []
-        gone = sorted((m.departed_at, peer) for peer, m in self.members.items() if m.departed_at is not None)
-        if not gone or min([self.me, *self._alive()]) > min(peer for _, peer in gone):
+        if min([self.me, *self._alive()]) > min(self._gone):
             self._smallest_since = now  # and not only for the moment in which a cut heals
-        for departed_at, peer in gone:
+        for departed_at, peer in sorted((self._departed_at(peer), peer) for peer in self._gone):
             kept, cap = len(self.replicator.segments), self.settings.segments_max
             patience_s = self.settings.forget_s if kept <= cap else self.settings.settle_s
             if now >= max(departed_at, self._smallest_since) + patience_s or kept > 2 * cap:
@@ -340,19 +355,15 @@ class Peer:
                 effects += self.replicator.forget_reader(peer)
         return effects
 
-    def _look_after_dead_lanes(self, now: float) -> list[Effect]:
+    def _look_after_dead_lanes(self, now: float) -> None:
         """Survivors agree on what they have of a dead lane: whoever has less adopts from the one that has most."""
-        effects: list[Effect] = []
         self._look_for_strangers(now)
         dead = [lane for lane, since in self._strangers.items() if now >= since + self.settings.settle_s]
-        for peer, member in [entry for entry in self.members.items() if entry[1].departed_at is not None]:
-            assert member.departed_at is not None
-            if now >= member.departed_at + self.settings.settle_s:
-                dead.append(peer)
-        if now < self._returned_at + RETURN_S:
-            return effects
-        if not dead or not self.ready or self.adopter is None or self.adopter.under_way:
-            return effects
+        dead += [peer for peer in self._gone if now >= self._departed_at(peer) + self.settings.settle_s]
+        if not dead or now < self._returned_at + RETURN_S:
+            return
+        if not self.ready or self.adopter is None or self.adopter.under_way:
+            return
         mine = self.replicator.frontiers()
         best, best_peer = (sum(mine.get(lane, 0) for lane in dead), self.me), None
         for peer in self._donors():
@@ -363,7 +374,6 @@ class Peer:
         if best_peer is not None:
             self.adopter.needed = True
             self.adopter.preferred = best_peer
-        return effects
 
     # ------------------------------------------------------------------------------------------------------- lanes
 
@@ -432,7 +442,7 @@ class Peer:
             self.membership.on_rumors(advert.rumors, now)
         if member is not None:
             member.ready = advert.ready
-            member.frontiers = {**advert.frontiers, advert.peer: advert.n}
+            member.frontiers = advert.all_frontiers
             unknown = advert.frontiers.keys() - self.members.keys()
             self._lanes_changed |= bool(self._strangers) or not unknown <= {self.me}
             for number, retained in self._retained.items():
@@ -458,7 +468,10 @@ class Peer:
     def _check(self, payload: Packed) -> None:
         if self.layout is not None:
             check_fit(payload.layout, self.layout)
-        check_numbers(payload.layout, payload.arrays(), self.layout)
+        if not payload.is_finite:
+            check_finite(payload.arrays())  # which says where
+        if self.layout is not None:
+            check_rows(payload.layout, payload.arrays(), self.layout)
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         origin = self.replicator.origins.get(peer)

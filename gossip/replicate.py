@@ -103,7 +103,8 @@ class Replicator:
     k: int = 0
     """Of the newest pull or pin, to whomever, or one more since the pin is not needed any more."""
     looks_at: float = float("-inf")
-    """Before that time there is nobody to ask who was not asked at the last look."""
+    """Before that time there is nobody to ask who was not asked at the last look: when the first pull under way is to
+    be given up. Minus infinity when something changed since that look."""
 
     # ------------------------------------------------------------------------------------------------- membership
 
@@ -300,7 +301,8 @@ class Replicator:
             self._boundary_of(adopter, boundary)
 
     def _boundaries(self) -> set[int]:
-        boundaries = {b for reader in self.readers.values() for b in (reader.acknowledged, reader.served)}
+        boundaries = {reader.acknowledged for reader in self.readers.values()}
+        boundaries |= {reader.served for reader in self.readers.values()}
         return boundaries.union(*(pin.boundaries for pin in self.pins.values()))
 
     def _joinable(self, boundary: int) -> bool:
@@ -309,10 +311,12 @@ class Replicator:
 
     def compact(self) -> list[Effect]:
         """Forget what every reader has, and sum what no reader can tell apart."""
+        if not self.segments:
+            return []
         effects: list[Effect] = []
         boundaries = self._boundaries()
         through = min(boundaries, default=self.n)
-        if self.segments and self.segments[0].hi <= through:
+        if self.segments[0].hi <= through:
             effects.append(Forget(through))
             self.segments = [segment for segment in self.segments if segment.hi > through]
             self.forgotten = through
@@ -334,8 +338,9 @@ class Replicator:
         """`peer`'s lane stands at `n` or beyond."""
         origin = self.origins.get(peer)
         if origin is not None and n > origin.n:
+            if origin.n <= origin.frontier:  # else it is asked already, or waits for its turn
+                self.looks_at = float("-inf")
             origin.n = n
-            self.looks_at = float("-inf")
 
     def on_range(self, message: Range) -> list[Effect]:
         """Apply it if it begins right after the frontier; a repeated or overtaken one changes nothing."""
@@ -359,34 +364,40 @@ class Replicator:
         origin = self.origins.get(peer)
         if origin is not None and origin.pull is not None:
             origin.pull.due = now + self.pull_timeout_s
+            self.looks_at = float("-inf")
 
     def pulls(self, now: float) -> list[Effect]:
         """Ask the origins that are ahead, at most `pulls_max` at a time, those first that waited longest."""
         if self.frozen or now < self.looks_at:
             return []
-        under_way = [origin for origin in self.origins.values() if origin.pull is not None]
-        expired = [origin for origin in under_way if origin.pull is not None and now >= origin.pull.due]
-        for origin in expired:
-            origin.pull = None
-        behind = [
-            (origin.pulled_at, peer, origin)
-            for peer, origin in self.origins.items()
-            if origin.n > origin.frontier and origin.pull is None and origin.reachable
-        ]
-        room = max(0, self.pulls_max - len(under_way) + len(expired))
+        under_way, first_due = 0, float("inf")
+        behind: list[tuple[float, PeerId, Origin]] = []
+        for peer, origin in self.origins.items():
+            if origin.pull is not None and now >= origin.pull.due:
+                origin.pull = None
+            if origin.pull is not None:
+                under_way += 1
+                if origin.pull.due < first_due:
+                    first_due = origin.pull.due
+            elif origin.n > origin.frontier and origin.reachable:
+                behind.append((origin.pulled_at, peer, origin))
+        room = max(0, self.pulls_max - under_way)
         effects: list[Effect] = []
         for _, peer, origin in sorted(behind, key=lambda entry: entry[:2])[:room]:
             self.k += 1
             origin.pulled_at = now
             origin.pull = PullState(origin.frontier, self.k, now + self.pull_timeout_s)
+            first_due = min(first_due, origin.pull.due)
             effects.append(Send(peer, Pull(self.me, origin.frontier, self.k)))
-        self.looks_at = self.deadline()
+        self.looks_at = first_due
         return effects
 
     def deadline(self) -> float:
         """When the first pull under way is to be given up."""
         if self.frozen:
             return float("inf")
+        if self.looks_at > float("-inf"):
+            return self.looks_at
         return min([o.pull.due for o in self.origins.values() if o.pull is not None], default=float("inf"))
 
     def behind(self) -> tuple[PeerId, ...]:

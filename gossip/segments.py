@@ -88,8 +88,7 @@ class Segments:
         """`directory` is where the temporary files go; by default the system's."""
         self._entries: list[Entry] = []
         self._retained: dict[int, MemorySegment | FileSegment] = {}
-        self._last_sum: tuple[tuple[int, int], Packed] | None = None
-        """Of rows, and which range it is of."""
+        self._last_sum: RowsSum | None = None
         self._memory_bytes_max = memory_bytes_max
         self._directory = directory
 
@@ -118,7 +117,7 @@ class Segments:
             entry.segment.close()
             self._entries.remove(entry)
 
-    def sum(self, lo: int, hi: int) -> Payload | None:
+    def sum(self, lo: int, hi: int) -> RangeSum | RowsSum | None:
         """Updates lo..hi as one payload; None if segments do not end there.
 
         Whole arrays are summed block by block when they are read; rows at once, as only their sum tells which they are.
@@ -126,10 +125,9 @@ class Segments:
         entries = self._within(lo, hi)
         if not entries:
             return None
-        layout = entries[0].segment.layout
         if any(is_sparse(entry.segment.layout) for entry in entries):
-            return self._sum_sparse(entries)
-        return RangeSum(self, lo, hi, layout)
+            return self._sum_rows(entries)
+        return RangeSum(self, lo, hi, entries[0].segment.layout)
 
     def retain(self, number: int, payload: Payload) -> None:
         """Carry out `Retain`."""
@@ -191,15 +189,15 @@ class Segments:
         in_memory = self.memory_bytes + payload.layout.nbytes <= self._memory_bytes_max
         return (None if in_memory else _filed(payload, self._directory)) or _copied(payload)
 
-    def _sum_sparse(self, entries: list[Entry]) -> Payload:
+    def _sum_rows(self, entries: list[Entry]) -> RowsSum:
         """The sum of updates of which some are of rows. Readers often want the same."""
-        key = (entries[0].lo, entries[-1].hi)
-        if self._last_sum is None or self._last_sum[0] != key:
+        cut = tuple((entry.lo, entry.hi) for entry in entries)
+        if self._last_sum is None or self._last_sum.cut != cut:
             first, *others = [read_whole(entry.segment) for entry in entries]
             for other in others:
                 first = Packed.of(total(first.arrays(), other.arrays()))
-            self._last_sum = key, first
-        return self._last_sum[1]
+            self._last_sum = RowsSum(first.layout, first.buffer, cut)
+        return self._last_sum
 
     def _add(self, entry: Entry, source: Payload) -> None:
         if is_sparse(source.layout) or is_sparse(entry.segment.layout):
@@ -277,11 +275,27 @@ class NegativePayload:
         return data
 
 
+@dataclass(frozen=True)
+class RowsSum(Packed):
+    """Updates of which some are of rows, summed."""
+
+    cut: tuple[tuple[int, int], ...]
+    """The segments that it is the sum of."""
+
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """As `RangeSum.bounds`."""
+        return self.cut
+
+
 class RangeSum:
     """Updates lo..hi of a lane as a payload. Folding may go on underneath: it does not change the sum of a range."""
 
     def __init__(self, segments: Segments, lo: int, hi: int, layout: Layout) -> None:
         self._segments, self.lo, self.hi, self.layout = segments, lo, hi, layout
+
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """First and last update of each segment: as long as these are the same, so is the sum, to the last bit."""
+        return tuple((entry.lo, entry.hi) for entry in self._segments._within(self.lo, self.hi))
 
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop); `UsageError` if the range is gone."""

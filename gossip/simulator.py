@@ -1,7 +1,8 @@
 """Peers on virtual time: one process, one seed, any network.
 
-Every message goes through the real codec. The network loses, repeats and delays each delivery by its own draw, so
-messages overtake each other. All randomness comes from one generator; the same seed gives the same run, to the digest.
+Every message goes through the real codec; a range that is under way to several readers at a time is summed, encoded and
+decoded once for all of them. The network loses, repeats and delays each delivery by its own draw, so messages overtake
+each other. All randomness comes from one generator; the same seed gives the same run, to the digest.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 from gossip.arrays import Array, Arrays, Bytes, Layout, Packed
 from gossip.events import (
@@ -40,7 +42,7 @@ from gossip.peer import Peer, Settings
 from gossip.segments import Segments
 from gossip.sparse import add, read_whole
 from gossip.trace import Digest, Observe, fingerprint
-from gossip.wire import decode, encode
+from gossip.wire import decode, encode, encode_again
 
 CONGESTED_RETRY_S = 0.05
 """How soon to publish again what had to wait."""
@@ -65,7 +67,7 @@ class Parcel:
 
     def __init__(self, frames: list[Bytes]) -> None:
         self.frames = frames
-        self.nbytes = sum(len(frame) for frame in frames)
+        self.nbytes = sum(map(len, frames))
 
     @cached_property
     def received(self) -> Received:
@@ -79,6 +81,21 @@ class Parcel:
         return hashlib.sha256(b"".join([header, *blocks[::2]])).hexdigest()
 
 
+class SameRange(Parcel):
+    """A range that is under way to another reader already, in answer to another pull: only `k` is its own."""
+
+    def __init__(self, first: Parcel, k: int) -> None:
+        super().__init__(encode_again(first.frames, k))
+        self._first = first
+        self._k = k
+
+    @cached_property
+    def received(self) -> Received:
+        message = self._first.received.message
+        assert isinstance(message, Range)
+        return Received(replace(message, k=self._k))
+
+
 class SimulatedPeer:
     """A peer with the things its driver owns: replica, segments, and what it said."""
 
@@ -86,6 +103,8 @@ class SimulatedPeer:
         self.peer = peer
         self.replica = replica
         self.segments = Segments()
+        self.ranges: WeakValueDictionary[tuple[tuple[int, int], ...], Parcel] = WeakValueDictionary()
+        """Of its lane, under way to readers, by the segments that they are the sum of."""
         self.gated = 0
         self.bytes_out = 0
         """Of all that was sent, lost or not."""
@@ -250,7 +269,7 @@ class Simulation:
         for effect in effects:
             match effect:
                 case Send(to, message):
-                    self._carry(me, to, Parcel(self._frames(host, message)), isinstance(message, State))
+                    self._carry(me, to, self._parcel(host, message), isinstance(message, State))
                 case Publish(message):
                     parcel = Parcel(encode(message))
                     for other in self.peers:
@@ -281,15 +300,24 @@ class Simulation:
             observe(now, me, event, effects)
         self._wake(me)
 
-    def _frames(self, host: SimulatedPeer, message: Message) -> list[Bytes]:
+    def _parcel(self, host: SimulatedPeer, message: Message) -> Parcel:
         match message:
-            case Range(_, lo, hi):
-                total = host.segments.sum(lo, hi)
-                assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
-                return encode(message, total)
+            case Range():
+                return self._range(host, message)
             case State():
-                return encode(message, Packed(self.layout, bytes(host.replica.buffer)))
-        return encode(message)
+                return Parcel(encode(message, Packed(self.layout, bytes(host.replica.buffer))))
+        return Parcel(encode(message))
+
+    def _range(self, host: SimulatedPeer, message: Range) -> Parcel:
+        """Many readers of a lane stand at the same place: what they are sent is summed, encoded and decoded once."""
+        total = host.segments.sum(message.lo, message.hi)
+        assert total is not None, f"the peer offered {message.lo}..{message.hi}, which it does not keep"
+        bounds = total.bounds()
+        first = host.ranges.get(bounds)
+        if first is not None:
+            return SameRange(first, message.k)
+        parcel = host.ranges[bounds] = Parcel(encode(message, total))
+        return parcel
 
     def _carry(self, sender: PeerId, to: PeerId, parcel: Parcel, replica: bool = False) -> None:
         self.peers[sender].bytes_out += parcel.nbytes

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ MAGIC = b"gs"
 VERSION = 2
 PREFIX = struct.Struct("!2sBBII")
 _TO_JSON = json.JSONEncoder(separators=(",", ":"))
+_BY_RUN = attrgetter("withdraws", "attempt", "unit")
 BLOCK_PREFIX = struct.Struct("!QII")
 
 HEADER_BYTES_MAX = 1 << 22
@@ -94,7 +96,10 @@ def block_span(layout: Layout, index: int) -> tuple[int, int]:
 
 def encode_header(message: Message) -> bytes:
     """Frame 0 of any message."""
-    kind, fields = _fields(message)
+    return _header(*_fields(message))
+
+
+def _header(kind: int, fields: list[Any]) -> bytes:
     header = _TO_JSON.encode(fields).encode()
     assert len(header) <= HEADER_BYTES_MAX, f"header of {len(header)} bytes, at most {HEADER_BYTES_MAX}"
     return PREFIX.pack(MAGIC, VERSION, kind, len(header), zlib.crc32(header, kind)) + header
@@ -115,6 +120,17 @@ def encode(message: Message, payload: Payload | None = None) -> list[Bytes]:
     for index in range(block_count(payload.layout)):
         frames += encode_block(message.k, index, payload.read(*block_span(payload.layout, index)))
     return frames
+
+
+def encode_again(frames: Sequence[Bytes], k: int) -> list[Bytes]:
+    """The frames of a `Range` in answer to another pull: the same stretch, neither read nor summed up again."""
+    _, _, kind, _, _ = PREFIX.unpack_from(frames[0])
+    peer, lo, hi, _, marks, layout = json.loads(bytes(frames[0][PREFIX.size :]).decode())
+    again: list[Bytes] = [_header(kind, [peer, lo, hi, k, marks, layout])]
+    for prefix, data in zip(frames[1::2], frames[2::2], strict=True):
+        _, index, crc = BLOCK_PREFIX.unpack(prefix)
+        again += BLOCK_PREFIX.pack(k, index, crc), data
+    return again
 
 
 def _fields(message: Message) -> tuple[int, list[Any]]:
@@ -157,11 +173,13 @@ def _rumor_fields(rumors: Iterable[Rumor]) -> list[list[Any]]:
 def _mark_fields(marks: Iterable[Mark]) -> list[list[Any]]:
     """Runs of chunks of one partition: [epoch, partition, first, last, attempt, withdraws]."""
     runs: list[list[Any]] = []
-    for (epoch, partition, chunk), attempt, withdraws in sorted(marks, key=lambda m: (m.withdraws, m.attempt, m.unit)):
-        if runs and runs[-1] == [epoch, partition, runs[-1][2], chunk - 1, attempt, withdraws]:
+    next_of_run: tuple[int, int, int, int, bool] | None = None
+    for (epoch, partition, chunk), attempt, withdraws in sorted(marks, key=_BY_RUN):
+        if (epoch, partition, chunk, attempt, withdraws) == next_of_run:
             runs[-1][3] = chunk
         else:
             runs.append([epoch, partition, chunk, chunk, attempt, withdraws])
+        next_of_run = epoch, partition, chunk + 1, attempt, withdraws
     return runs
 
 
@@ -187,7 +205,7 @@ def decode_header(frame: Bytes) -> Message:
     if kind not in _DECODERS:
         raise WireError(f"unknown kind of message {kind}")
     try:
-        fields = json.loads(header)
+        fields = json.loads(header.decode())
     except (ValueError, RecursionError) as error:
         raise WireError(f"header is not JSON: {error}") from None
     decoders, build = _DECODERS[kind]

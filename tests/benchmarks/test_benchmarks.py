@@ -64,3 +64,18 @@ def test_word2vec_quality_says_what_to_fetch(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "wikiVisual" in done.stderr
     assert str(tmp_path) in done.stderr
+
+
+@pytest.mark.slow
+def test_simulations_of_consensus_keep_the_mean_at_any_size(tmp_path: Path) -> None:
+    done = run("benchmarks.mixing", "--quick", "--json", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "figures").read_text())["rows"]
+    assert {row["strategy"] for row in rows} == {
+        "DPsgd()",
+        "PushSum()",
+        "PairwiseExchange()",
+        "Compressed(Int8(), Choco())",
+    }
+    assert all(row["distance"] < 1.0 for row in rows)
+    assert all(row["bias"] < 1e-12 for row in rows if row["loss"] == 0.0)

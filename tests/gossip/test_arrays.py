@@ -235,6 +235,12 @@ def test_integers_truths_and_empty_arrays_are_finite() -> None:
     check_finite({"i": np.full(3, 2**62), "b": np.ones(3, bool), "e": np.zeros((0, 4)), "s": np.array(1.5)})
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_payload_knows_whether_it_is_finite(bad: float) -> None:
+    assert Packed.of({"w": np.ones(3), "n": np.ones(2, np.int64)}).is_finite
+    assert not Packed.of({"w": np.array([1.0, bad, 1.0]), "n": np.ones(2, np.int64)}).is_finite
+
+
 def test_a_column_with_nan_is_found_whatever_its_memory_order() -> None:
     weights = np.zeros((50, 3), order="F")
     weights[7, 1] = np.nan

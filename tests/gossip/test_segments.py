@@ -128,6 +128,17 @@ def test_a_sum_that_is_being_read_does_not_change_when_segments_below_it_are_fol
     segments.close()
 
 
+def test_a_sum_has_other_bounds_when_segments_below_it_are_folded() -> None:
+    segments = Segments()
+    for number in (1, 2, 3):
+        segments.keep(number, number, Packed.of(NAMED))
+    total = segments.sum(1, 2)
+    assert total is not None
+    assert total.bounds() == ((1, 1), (2, 2))
+    segments.fold(1, 2)
+    assert total.bounds() == ((1, 2),)
+
+
 def test_what_is_read_is_a_copy() -> None:
     segments = Segments()
     segments.keep(1, 1, update(1))

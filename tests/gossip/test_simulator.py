@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from gossip.arrays import Packed
-from gossip.events import Computed, Effect, Event, Fold, Forget, Joined
+from gossip.events import Computed, Effect, Event, Fold, Forget, Joined, Received
 from gossip.messages import PeerId, Pull, Range
 from gossip.peer import Settings
 from gossip.replicate import Replicator, Segment
-from gossip.simulator import Network, SimulatedPeer, Simulation
+from gossip.simulator import Network, Parcel, SimulatedPeer, Simulation
+from gossip.wire import encode
 
 INITIAL = {"w": np.array([[1, 2], [3, 4]]), "b": np.array([7])}
 BAD_NETWORK = Network(loss=0.3, duplication=0.3)
@@ -297,6 +298,39 @@ class ForgetsWhatIsServed(Replicator):
             self.segments = [segment for segment in self.segments if segment.hi > through]
             effects.append(Forget(through))
         return effects
+
+
+class EncodesEach(Swarm):
+    """Sums, encodes and decodes every answer to every pull for itself."""
+
+    def _range(self, host: SimulatedPeer, message: Range) -> Parcel:
+        return Parcel(encode(message, host.segments.sum(message.lo, message.hi)))
+
+
+def run_with_readers(kind: type[Swarm], seed: int) -> tuple[str, int]:
+    """The digest of a run, and to how many readers at most the very same payload came."""
+    payloads: list[Packed | None] = []
+    readers: dict[int, set[PeerId]] = defaultdict(set)
+    """By the identity of the payload, which `payloads` keeps."""
+
+    def observe(now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
+        if isinstance(event, Received) and isinstance(event.message, Range):
+            payloads.append(event.message.payload)
+            readers[id(event.message.payload)].add(me)
+
+    swarm = kind(6, seed=seed, network=BAD_NETWORK, observe=observe)
+    swarm.publish(5, within_s=1.0)
+    swarm.run(until=1.0)
+    swarm.run_until_drained()
+    assert swarm.wrong() == []
+    return swarm.digest.hexdigest(), max(len(who) for who in readers.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_readers_that_share_a_range_get_what_each_would_have_got(seed: int) -> None:
+    digest, readers = run_with_readers(Swarm, seed)
+    assert readers > 1
+    assert run_with_readers(EncodesEach, seed) == (digest, 1)
 
 
 class FoldsAcrossServed(Replicator):

@@ -63,6 +63,7 @@ from gossip.wire import (
     decode_block,
     decode_header,
     encode,
+    encode_again,
     encode_block,
     encode_header,
 )
@@ -226,6 +227,12 @@ def test_the_payload_given_is_the_one_that_travels() -> None:
     assert back.layout == WEIGHTS.layout
     assert back.payload is not None
     np.testing.assert_array_equal(back.payload.arrays()["w"], WEIGHTS.arrays()["w"])
+
+
+@given(ranges(), st.integers(0, COUNT_MAX))
+def test_a_range_for_another_pull_is_as_if_it_was_encoded_for_that(message: Range, k: int) -> None:
+    again = encode_again(encode(message), k)
+    assert [bytes(frame) for frame in again] == [bytes(frame) for frame in encode(replace(message, k=k))]
 
 
 def test_a_bulk_message_without_arrays_has_no_blocks() -> None:

@@ -542,16 +542,21 @@ def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(swarm: Any) -> None
 
 def test_a_runtime_that_is_closed_amid_an_answer_leaves_nothing_either(swarm: Any) -> None:
     initial = {"w": np.zeros_like(large(12)["w"])}
-    before = counts()
-    for _ in range(3):
+
+    def cycle() -> None:
         origin, reader = swarm.add("origin", initial), swarm.add("reader", initial)
         swarm.link()
         origin.publish(large(12))
-        assert swarm.turn(lambda reader=reader: reader.runtime.bytes_in > BLOCK_BYTES)
+        assert swarm.turn(lambda: reader.runtime.bytes_in > BLOCK_BYTES)
         assert reader.frontiers[origin.me] == 0
         for node in (origin, reader):
             node.runtime.close()
         swarm.nodes.clear()
+
+    cycle()  # pyzmq starts a thread of its own with the first block that it does not copy, numpy with the first product
+    before = counts()
+    for _ in range(3):
+        cycle()
     assert counts() == before
 
 

@@ -32,7 +32,8 @@ class FakeReplica:
     def add(self, update: dict[str, Any]) -> None:
         packed = Packed.of(update)
         sparse.check_fit(packed.layout, self.packed.layout)
-        sparse.check_numbers(packed.layout, packed.arrays(), self.packed.layout)
+        assert packed.is_finite
+        sparse.check_rows(packed.layout, packed.arrays(), self.packed.layout)
         sparse.add(self.packed.layout, self.packed.buffer, packed.layout, packed.buffer)
         self.merged += 1
 

@@ -1,0 +1,94 @@
+"""How fast peers agree, measured, and beside it what theory predicts.
+
+The measure is the contraction of the distance |X - mean| per round, without training, by the same strategy that trains.
+
+On a topology that repeats, the start is the slowest direction: the right singular vector of the largest singular value
+of W_p ... W_1 - J over a period p. From there the bound SLEM is reached in the first period already, and in all later
+ones where W is normal (every graph here with equal degrees, every symmetric W). So it neither needs a fit nor a tail to
+fit in, and a start that happens to be fast cannot make a topology look good. Measured is the geometric mean over whole
+periods, up to the last one that ends above `FLOOR` of the start: below, one measures rounding. A topology that is below
+it after its first period has the rate 0: the mean is exact, and `exact_after` says from which round on.
+
+On a topology that is drawn anew each round, S'/S of each round is averaged, S = |X - mean|^2; its expectation does not
+depend on X for the random topologies here, and its standard error is given.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gossip.errors import UsageError
+from gossip.mixing import DPsgd, Strategy
+from gossip.topology import Topology, rate, slowest
+from gossip.vectorized import simulate
+
+FLOOR = 1e-12
+"""Of the start's distance: rounding, about 1e-16 of it, is then less than 1e-4 of what is measured."""
+
+PARAMETERS = 64
+"""Of each peer where links are drawn: starts that one and the same draw is tried on."""
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Factors of the distance |X - mean| per round."""
+
+    predicted: float
+    measured: float
+    rounds: int
+    """Over how many it was measured."""
+    error: float
+    """Standard error of `measured`; 0 where nothing is drawn."""
+    exact_after: int | None
+    """After how many rounds the distance was below `FLOOR` of the start; None if it never was."""
+
+
+def measure(topology: Topology, strategy: Strategy[Any] | None = None, rounds: int = 200, seed: int = 0) -> Contraction:
+    """Contraction of `strategy` (D-PSGD if None) on `topology`, over `rounds` rounds or until the floor.
+
+    The prediction is that of plain averaging, X <- W X; a strategy that does something else is seen to differ from it.
+
+    Raises:
+        UsageError: the topology does not fit the strategy, has fewer rounds than one period, or is drawn anew each
+            round and has no known expectation.
+    """
+    strategy = DPsgd() if strategy is None else strategy
+    if topology.period is None:
+        return _measure_random(topology, strategy, rounds, seed)
+    if rounds < topology.period:
+        raise UsageError(f"{rounds} rounds of {topology.name}, expected at least one period of {topology.period}")
+    slem, direction = slowest(topology)
+    result = simulate(topology, strategy, rounds=rounds, seed=seed, start=direction[:, None])
+    relative = np.sqrt(result.distances / result.distances[0])
+    below = np.flatnonzero(relative < FLOOR)
+    exact_after = int(below[0]) if len(below) else None
+    last = rounds if exact_after is None else exact_after - 1
+    last -= last % topology.period
+    predicted = slem ** (1.0 / topology.period) if slem else 0.0
+    if last == 0:
+        return Contraction(predicted, 0.0, topology.period, 0.0, exact_after)
+    return Contraction(predicted, float(relative[last]) ** (1.0 / last), last, 0.0, exact_after)
+
+
+def _measure_random(topology: Topology, strategy: Strategy[Any], rounds: int, seed: int) -> Contraction:
+    if topology.expected is None:
+        raise UsageError(f"{topology.name} is drawn anew each round and its expected contraction is not known")
+    chance = np.random.default_rng(seed)
+    result = simulate(
+        topology, strategy, rounds=rounds, seed=seed, start=chance.standard_normal((topology.peers, PARAMETERS))
+    )
+    distances = result.distances
+    above = distances > FLOOR**2 * distances[0]
+    last = len(distances) - 1 if above.all() else int(np.argmin(above)) - 1
+    if last < 2:
+        raise UsageError(f"{rounds} rounds of {topology.name}, expected enough to take a mean of")
+    ratios = distances[1 : last + 1] / distances[:last]
+    measured = math.sqrt(float(ratios.mean()))
+    # The error of a root is that of its square over twice the root.
+    error = float(ratios.std(ddof=1)) / math.sqrt(last) / (2.0 * measured)
+    exact = None if above.all() else last + 1
+    return Contraction(rate(topology), measured, last, error, exact)

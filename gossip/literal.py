@@ -1,0 +1,21 @@
+"""Values whose `repr` is what one writes to make them."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+
+
+class Literal:
+    """A base for dataclasses: required fields by position, others by name where they differ from the default."""
+
+    def __repr__(self) -> str:
+        parts = []
+        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, each.name)
+            if not each.init or not each.repr:
+                continue
+            if each.default is MISSING:
+                parts.append(repr(value))
+            elif value != each.default:
+                parts.append(f"{each.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"

@@ -1,0 +1,107 @@
+"""Strategies made of strategies: `Every(4, Compressed(TopK(0.01), Choco()))`.
+
+What does not compose is refused when it is put together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gossip.arrays import Array
+from gossip.compression import Codec
+from gossip.errors import UsageError
+from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy
+from gossip.topology import Links
+
+
+class _Wrapping(Strategy[Any]):
+    """A strategy that leaves everything to another."""
+
+    _inner: Strategy[Any]
+
+    def _wrap(self, inner: Strategy[Any]) -> None:
+        for name, value in (("_inner", inner), ("needs", inner.needs), ("synchronous", inner.synchronous)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "every_round", inner.every_round)
+        object.__setattr__(self, "is_bad_example", inner.is_bad_example)
+
+    def start(self, x: Array) -> Any:
+        return self._inner.start(x)
+
+    def params(self, state: Any) -> Array:
+        return self._inner.params(state)
+
+    def local(self, state: Any, delta: Array, round: int) -> Any:
+        return self._inner.local(state, delta, round)
+
+    def send(self, state: Any, round: int, links: Links, chance: np.random.Generator) -> tuple[Any, Outbox]:
+        return self._inner.send(state, round, links, chance)
+
+    def receive(self, state: Any, sender: int, packet: Packet) -> tuple[Any, Outbox]:
+        return self._inner.receive(state, sender, packet)
+
+    def finish(self, state: Any, round: int, links: Links) -> Any:
+        return self._inner.finish(state, round, links)
+
+    def mixing_round(self, round: int) -> int | None:
+        return self._inner.mixing_round(round)
+
+    def rest(self, state: Any) -> Any:
+        return self._inner.rest(state)
+
+    def mix(self, state: Any, exchange: Exchange) -> tuple[Any, int]:
+        return self._inner.mix(state, exchange)
+
+    def mass(self, state: Any) -> tuple[Array, float]:
+        return self._inner.mass(state)
+
+
+@dataclass(frozen=True, repr=False)
+class Every(_Wrapping):
+    """Mix in every `rounds`-th round only; training goes on in between (local steps)."""
+
+    rounds: int
+    strategy: Strategy[Any]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
+            raise UsageError(f"Every({self.rounds!r}, ...), expected a number of rounds from 1")
+        if isinstance(self.strategy, Every):
+            product = Every(self.rounds * self.strategy.rounds, self.strategy.strategy)
+            raise UsageError(f"Every({self.rounds}, {self.strategy!r}) does not compose: write {product!r}")
+        if self.strategy.every_round:
+            raise UsageError(
+                f"Every({self.rounds}, {self.strategy!r}) does not compose: {type(self.strategy).__name__} corrects "
+                f"each local step by mixing right after it. What composes: DPsgd(), PushSum(), Choco(), DiLoCo() "
+                f"and others that take a training step as it comes"
+            )
+        self._wrap(self.strategy)
+
+    def mixing_round(self, round: int) -> int | None:
+        return None if (round + 1) % self.rounds else round // self.rounds
+
+    def compressed(self, codec: Codec) -> Strategy[Any]:
+        raise UsageError(
+            f"Compressed({codec!r}, {self!r}) does not compose: Every goes outside, "
+            f"Every({self.rounds}, Compressed({codec!r}, {self.strategy!r}))"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Compressed(_Wrapping):
+    """A strategy whose packets a codec makes smaller, with what it leaves out kept for later."""
+
+    codec: Codec
+    strategy: Strategy[Any]
+
+    def __post_init__(self) -> None:
+        self._wrap(self.strategy.compressed(self.codec))
+
+    def compressed(self, codec: Codec) -> Strategy[Any]:
+        raise UsageError(
+            f"Compressed({codec!r}, {self!r}) does not compose: write "
+            f"Compressed(Chain({self.codec!r}, {codec!r}), {self.strategy!r})"
+        )

@@ -1,0 +1,217 @@
+"""All peers at once, in rounds: what happens to consensus if ...
+
+The same strategies as with messages, in their vectorized form: one row of X per peer, one sparse product per round.
+
+    result = simulate(topology.ring(16), DPsgd(), parameters=10, rounds=200, seed=1)
+    result.records[-1].distance
+
+Each round: `delta` (a training step, if there is one) at every peer, then the strategy mixes, then a record is taken.
+What a record says of bias and mass is not to be left out: one that looks at the distance only takes an algorithm that
+agrees on the wrong value for a perfect one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sparse
+
+from gossip.arrays import Array
+from gossip.errors import UsageError
+from gossip.mixing.strategy import Bools, Exchange, Integers, Strategy
+from gossip.topology import Floats, Matrix, Needs, Topology
+
+Gradient = Callable[[Array, int], Array]
+"""(parameters of all peers, (peers, parameters); round) -> what a training step adds to them, of the same shape."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is seen after one round."""
+
+    round: int
+    distance: float
+    """S: the sum of squares of all differences to the mean of now, over peers and parameters."""
+    bias: float
+    """Length of the difference between the mean of now and the true mean: that of the start plus all deltas.
+
+    An outer optimizer moves the mean by more than the deltas on purpose: of DiLoCo and NoLoCo this says nothing."""
+    mass: Floats
+    """(parameters,) sum of x over peers, what is in flight included."""
+    weight: float
+    """Sum of push-sum weights, in flight included; the number of peers for everything else."""
+    links: int
+    """Over how many links packets went."""
+    nbytes: int
+    """Bytes in these packets."""
+
+    @property
+    def nbytes_per_link(self) -> float:
+        """Mean size of a packet."""
+        return self.nbytes / self.links if self.links else 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole simulation."""
+
+    records: tuple[Record, ...]
+    """One per round; `start` holds what was before the first."""
+    start: Record
+    params: Array
+    """(peers, parameters) at the end."""
+    mean: Floats
+    """(parameters,) the true mean at the end."""
+    staleness: Mapping[int, int]
+    """How many packets were used how many rounds after they were sent; those lost count under -1."""
+
+    @property
+    def distances(self) -> Floats:
+        """S at the start and after each round, (rounds + 1,)."""
+        return np.array([self.start.distance, *(record.distance for record in self.records)])
+
+
+def simulate(
+    topology: Topology,
+    strategy: Strategy[Any],
+    *,
+    parameters: int = 1,
+    rounds: int = 100,
+    seed: int = 0,
+    start: Array | None = None,
+    gradient: Gradient | None = None,
+    loss: float = 0.0,
+    delay: int = 0,
+    staleness: int = 0,
+    churn: float = 0.0,
+    check: bool = True,
+) -> Result:
+    """Run `strategy` on `topology`.
+
+    Args:
+        topology: who mixes with whom.
+        strategy: how; bad examples too.
+        parameters: of one peer.
+        rounds: how many.
+        seed: of everything drawn: the start, losses, delays, absences, and what the strategy draws.
+        start: (peers, parameters); standard normal numbers by default.
+        gradient: the training step, with its rate and sign: what it gives is added.
+        loss: probability that a packet never arrives.
+        delay: each packet takes 0 to this many rounds more, equally likely. Only for strategies that do not wait for
+            their packets: with the others, delay costs time and nothing else.
+        staleness: `gradient` is given the parameters of this many rounds ago.
+        churn: probability that a peer is absent in a round: it neither trains nor mixes, and the others know.
+        check: refuse a topology that is not what the strategy needs. Without, one can see what happens.
+
+    Raises:
+        UsageError: what was asked cannot be; the text says why.
+    """
+    _check(topology, strategy, start, parameters, rounds, loss, delay, staleness, churn)
+    if check:
+        strategy.check(topology)
+    # Topologies draw from [seed, round]; a third number keeps these apart from them under the same seed.
+    chance = np.random.default_rng([seed, 1, 1])
+    x = np.random.default_rng([seed, 0, 1]).standard_normal((topology.peers, parameters)) if start is None else start
+    state = strategy.start(x)
+    mean = np.asarray(x, np.float64).mean(axis=0)
+    ages: Counter[int] = Counter()
+    first = _record(strategy, state, -1, mean, 0, 0)
+    past = [strategy.params(state)]
+    records = []
+    for round in range(rounds):
+        present = chance.random(topology.peers) >= churn if churn else None
+        if gradient is not None:
+            delta = np.asarray(gradient(past[0], round))
+            if delta.shape != past[0].shape:
+                raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {past[0].shape}")
+            if present is not None:
+                delta = delta * present[:, None]
+            mean = mean + delta.mean(axis=0)
+            state = strategy.local(state, delta, round)
+        mixing = strategy.mixing_round(round)
+        if mixing is None:
+            state = strategy.rest(state)
+            records.append(_record(strategy, state, round, mean, 0, 0))
+            past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]
+            continue
+        weights = topology.weights(mixing)
+        if present is not None:
+            weights = without(weights, ~present, strategy.needs)
+        lossless = Exchange(mixing, weights, chance)
+        count = len(lossless.values)
+        exchange = Exchange(mixing, weights, chance, _lags(count, chance, loss, delay)) if loss or delay else lossless
+        state, nbytes = strategy.mix(state, exchange)
+        links = count if nbytes else 0
+        if links:
+            ages.update({0: links} if exchange.lag is None else Counter(exchange.lag.tolist()))
+        records.append(_record(strategy, state, round, mean, links, nbytes))
+        past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]
+    return Result(tuple(records), first, strategy.params(state), mean, dict(sorted(ages.items())))
+
+
+def _check(
+    topology: Topology,
+    strategy: Strategy[Any],
+    start: Array | None,
+    parameters: int,
+    rounds: int,
+    loss: float,
+    delay: int,
+    staleness: int,
+    churn: float,
+) -> None:
+    for name, share in (("loss", loss), ("churn", churn)):
+        if not 0.0 <= share < 1.0:
+            raise UsageError(f"{name} {share}, expected a probability from 0 to less than 1")
+    for name, count in (("delay", delay), ("staleness", staleness), ("rounds", rounds)):
+        if count < 0:
+            raise UsageError(f"{name} {count}, expected a number of rounds from 0")
+    if parameters < 1:
+        raise UsageError(f"{parameters} parameters, expected at least 1")
+    if delay and strategy.synchronous:
+        raise UsageError(
+            f"delay {delay} with {strategy!r}, which waits for the packets of its round: delay costs it time and "
+            f"changes no value; use loss, or a strategy that does not wait such as PushSum()"
+        )
+    if churn and Needs.STATIC in strategy.needs:
+        raise UsageError(
+            f"churn {churn} with {strategy!r}: it holds copies of its neighbors' values, which drift apart for ever "
+            f"when one of them is absent; use PushSum(), or DPsgd() with symmetric weights"
+        )
+    if churn and strategy.every_round:
+        raise UsageError(f"churn {churn} with {strategy!r}, which takes a step left out for one of length zero")
+    if start is not None and (start.ndim != 2 or len(start) != topology.peers):
+        raise UsageError(f"start of shape {start.shape}, expected ({topology.peers}, parameters)")
+
+
+def _lags(links: int, chance: np.random.Generator, loss: float, delay: int) -> Integers:
+    lags = chance.integers(0, delay + 1, links) if delay else np.zeros(links, np.int64)
+    lags[chance.random(links) < loss] = -1
+    return lags
+
+
+def without(weights: Matrix, absent: Bools, needs: Needs) -> Matrix:
+    """`weights` with no link to or from the `absent`; both ends know, and keep the weight to themselves.
+
+    Rows still sum to one, or columns where that is all that is needed; both where the matrix is symmetric.
+    """
+    entries = weights.tocoo()
+    receivers, senders = entries.coords
+    cut = (absent[receivers] | absent[senders]) & (receivers != senders)
+    keeper = receivers if Needs.ROWS in needs else senders
+    coords = (np.where(cut, keeper, receivers), np.where(cut, keeper, senders))
+    return sparse.coo_array((entries.data, coords), shape=weights.shape).tocsr()
+
+
+def _record(strategy: Strategy[Any], state: Any, round: int, true: Floats, links: int, nbytes: int) -> Record:
+    x = strategy.params(state)
+    mean = x.mean(axis=0, dtype=np.float64)
+    apart = x - mean
+    mass, weight = strategy.mass(state)
+    bias = math.sqrt(float(np.sum((mean - true) ** 2)))
+    return Record(round, float(np.vdot(apart, apart)), bias, mass, weight, links, nbytes)
