@@ -38,7 +38,7 @@ EXACT_BYTES_MAX = 1 << 20
 """A model up to this size is exchanged whole and as it is."""
 PIECE_BYTES = 1 << 17
 """Of rows that are looked at in one go: four such pieces stay in a core's cache."""
-SHARE_MAX, SHARE_MIN = 0.05, 0.01
+SHARE_MAX, SHARE_MIN = 0.05, 0.0075
 """Parts of the time of training: an exchange looks at `ExchangeSettings.rows`, but for no longer than the first and for
 no less than the second."""
 ROWS_MIN = 512
