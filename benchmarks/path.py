@@ -16,6 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from gossip.wire import decode, encode
 from p2p.model import Model
 from p2p.replica import Replica
 from p2p.task import refresh
-from p2p.working_copy import WorkingCopy, exchange_settings
+from p2p.working_copy import CODECS, WorkingCopy, exchange_settings
 
 SETTINGS = ((0.050, 0.10), (0.500, 0.02))
 """(seconds of training between two exchanges, target: the most that an exchange may cost of them)."""
@@ -62,6 +63,9 @@ def main() -> int:
         figures.append({"interval_s": interval_s, "share": share, **medians})
         if share > share_max:
             missed.append(f"missed: an exchange every {interval_s:g} s costs {share:.1%}, target {share_max:.0%}")
+    by_codec = {codec: Way(model, arguments.combine, codec).run(rows, 0.050, 8)["bytes"] for codec in CODECS}
+    show_bytes(by_codec, Model(model).layout.nbytes)
+    figures.append({"bytes": by_codec})
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(figures, indent=1))
     print("\n".join(missed), end="\n" if missed else "")
@@ -85,7 +89,7 @@ def zipf_model() -> tuple[Word2Vec, list[list[str]]]:
 class Way:
     """The whole way of an update, by hand."""
 
-    def __init__(self, model: Word2Vec, rule: str) -> None:
+    def __init__(self, model: Word2Vec, rule: str, codec: str | None = None) -> None:
         skeleton_of = Model(model)
         arrays = {name: array.copy() for name, array in skeleton_of.arrays().items()}
         self.layout = Layout.of(arrays)
@@ -93,7 +97,8 @@ class Way:
         for replica in (self.replica, self.other):
             for name, view in replica.arrays().items():
                 view[...] = arrays[name]
-        settings, skeleton = exchange_settings(skeleton_of, rule, 2), skeleton_of.skeleton()
+        settings = replace(exchange_settings(skeleton_of, rule, 2), codec=codec)
+        skeleton = skeleton_of.skeleton()
         self.copies = [WorkingCopy(Model.from_skeleton(skeleton), settings, time.process_time) for _ in range(2)]
         self.segments = Segments()
         self.number = 0
@@ -160,6 +165,17 @@ def gradient_in_place(model: Word2Vec, rows: list[list[str]]) -> None:
     work = np.zeros(model.layer1_size, np.float32)
     for batch in batches(rows):
         train_batch_sg(model, batch, model.alpha, work, False)
+
+
+def show_bytes(by_codec: dict[str, float], dense_bytes: int) -> None:
+    """Print what is sent to one reader for an update."""
+    table = Table(title="bytes of one update, an exchange every 0.05 s")
+    for column in ("rows travel as", "kB", "dense float32 / sent"):
+        table.add_column(column, justify="right")
+    table.add_row("dense float32", f"{dense_bytes / 1e3:,.0f}", "1")
+    for codec, nbytes in by_codec.items():
+        table.add_row(codec, f"{nbytes / 1e3:,.0f}", f"{dense_bytes / nbytes:,.0f}")
+    Console().print(table)
 
 
 def show(medians: dict[str, float], interval_s: float) -> float:
