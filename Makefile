@@ -1,11 +1,12 @@
-# `make demo` and `make test` set up what they need: a virtual environment in .venv, and Java for Spark.
+# `make demo` and `make test` set up what they need: a virtual environment in .venv, Java for Spark, and for the tests
+# Chromium.
 
-.PHONY: demo test check lint java soak
+.PHONY: demo test check lint java chromium soak
 
 demo: .venv/.installed java
 	.venv/bin/python examples/word2vec.py
 
-test: .venv/.installed java
+test: .venv/.installed java chromium
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 check: lint test
@@ -23,6 +24,9 @@ soak: .venv/.installed
 
 java:
 	@.ci/java
+
+chromium:
+	@.ci/chromium
 
 # A Python that can make a virtual environment; `make PYTHON=... demo` chooses another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \

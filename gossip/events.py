@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from gossip.arrays import Payload
-from gossip.messages import Message, PeerId, Unit
+from gossip.arrays import Layout, Payload
+from gossip.messages import Bulk, Message, PeerId, Unit
 
 # ---------------------------------------------------------------------------------------------------------- events
 
@@ -21,6 +22,13 @@ class Started:
     frontiers: Mapping[PeerId, int]
     ready: bool = True
     """False for one that comes late and has no replica yet: it adopts one first."""
+
+
+@dataclass(frozen=True)
+class Initialized:
+    """Begin, from this replica: to one that mixes, whose replica follows from its state."""
+
+    payload: Payload
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,11 @@ class Exhausted:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """Updates will be computed: to one that mixes, which rests before and after a training."""
+
+
+@dataclass(frozen=True)
 class Leaving:
     """This peer ends on purpose: the others need not find out by its silence."""
 
@@ -101,6 +114,7 @@ class Ticked:
 
 Event = (
     Started
+    | Initialized
     | Joined
     | Departed
     | Returned
@@ -109,6 +123,7 @@ Event = (
     | Progressed
     | Computed
     | Exhausted
+    | Resumed
     | Leaving
     | Ticked
 )
@@ -224,3 +239,42 @@ class Warn:
 
 
 Effect = Send | Publish | Deliver | Adopt | Keep | Fold | Forget | Retain | Release | Gated | Drained | Warn
+
+# ------------------------------------------------------------------------------------------------- what has them
+
+
+class StateMachine(Protocol):
+    """What a driver needs to know of whatever it drives."""
+
+    me: PeerId
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take in what happened; return what is to be done, in order."""
+        ...
+
+    def deadline(self) -> float:
+        """When to come back with `Ticked`."""
+        ...
+
+    @property
+    def layout(self) -> Layout | None:
+        """Of the model; None where any arrays are taken."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """It has a replica."""
+        ...
+
+    @property
+    def congested(self) -> bool:
+        """`Computed` should wait."""
+        ...
+
+    def expects(self, header: Bulk) -> bool:
+        """Whether the arrays of the bulk message with this header are wanted.
+
+        Raises:
+            MismatchError: they would be, but do not fit.
+        """
+        ...

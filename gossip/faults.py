@@ -158,14 +158,14 @@ class Disruption:
             self._note(f"healed {sorted(cut[0])}")
 
     def _crash_any(self) -> None:
-        ready = [me for me, host in self._swarm.live().items() if host.peer.ready and me not in self._spared]
+        ready = [me for me, host in self._swarm.live().items() if host.machine.ready and me not in self._spared]
         if ready:
             self._crash(self._chance.choice(ready))
 
     def _crash(self, me: PeerId) -> None:
         """`me` crashes, unless nobody else but the spared has a replica."""
         kept = {me, *self._spared}
-        others = [peer for peer, host in self._swarm.live().items() if host.peer.ready and peer not in kept]
+        others = [peer for peer, host in self._swarm.live().items() if host.machine.ready and peer not in kept]
         if others and self.active and self._swarm.peers[me].alive and me not in self._spared:
             self.crashed_at[me] = self._swarm.now
             self._swarm.crash(me)

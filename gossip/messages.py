@@ -13,9 +13,12 @@
     Ack            yes; or, of one that was asked to ping: yes, it is
     PingRequest    to a third: ping that peer for me, I do not hear it
     Nack           the answer, when the third does not hear it either
+    Offer          to all, of one that mixes: so far are my rounds, and this waits for you
+    PacketRequest  to a neighbor: I have your packets so far, give me the next
+    PacketReply    the answer: one packet of a strategy of mixing, with its arrays
     Credit         of the transport: so many blocks of your bulk message have arrived, send on
 
-`Range` and `State` are bulk messages: their arrays travel as separate blocks behind the header.
+`Range`, `State` and `PacketReply` are bulk messages: their arrays travel as separate blocks behind the header.
 """
 
 from __future__ import annotations
@@ -207,6 +210,41 @@ class Nack:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """`peer` has begun `rounds` rounds of mixing, and has packets that their readers have not taken."""
+
+    peer: PeerId
+    rounds: int
+    waiting: Mapping[PeerId, int] = field(default_factory=dict)
+    """By reader: the number of the newest packet for it."""
+    rumors: tuple[Rumor, ...] = ()
+
+
+@dataclass(frozen=True)
+class PacketRequest:
+    """`peer` has the addressee's packets for it up to `n`, and takes the next one. `k` grows with each request."""
+
+    peer: PeerId
+    n: int
+    k: int
+
+
+@dataclass(frozen=True)
+class PacketReply:
+    """Packet `n` of `peer` for the addressee, put there in `round`. `k` is that of the request it answers."""
+
+    peer: PeerId
+    n: int
+    newest: int
+    """The number of the newest packet that waits there for the addressee."""
+    round: int
+    k: int
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    layout: Layout = EMPTY
+    payload: Packed | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Credit:
     """`peer` has received `blocks` blocks of bulk message `k`."""
 
@@ -215,7 +253,7 @@ class Credit:
     blocks: int
 
 
-Bulk = Range | State
+Bulk = Range | State | PacketReply
 Message = (
     Advert
     | Pull
@@ -230,5 +268,8 @@ Message = (
     | PingRequest
     | Ack
     | Nack
+    | Offer
+    | PacketRequest
+    | PacketReply
     | Credit
 )

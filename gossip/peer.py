@@ -51,6 +51,9 @@ from gossip.messages import (
     Mark,
     Message,
     Nack,
+    Offer,
+    PacketReply,
+    PacketRequest,
     PeerId,
     Pin,
     Ping,
@@ -226,6 +229,21 @@ class Peer:
         """Somebody adopts a replica, and so many segments are kept for it that publishing should wait."""
         return bool(self.replicator.pins) and len(self.replicator.segments) > self.settings.segments_max
 
+    def expects(self, header: Bulk) -> bool:
+        """Whether its arrays are wanted."""
+        match header:
+            case Range():
+                wanted = self.replicator.is_next(header)
+                if wanted and self.layout is not None:
+                    check_fit(header.layout, self.layout)
+            case State():
+                wanted = self.adopter is not None and self.adopter.expects(header)
+                if wanted and self.layout is not None:
+                    header.layout.check_fit(self.layout)
+            case _:
+                return False
+        return wanted
+
     def deadline(self) -> float:
         """When to come back with `Ticked`; infinite before `Started`."""
         if not self._started:
@@ -263,8 +281,8 @@ class Peer:
                 return self._on_state(message, now)
             case Ping() | PingRequest() | Ack() | Nack():
                 return self._on_membership(message, now)
-            case Credit():
-                return []  # of the transport
+            case Credit() | Offer() | PacketRequest() | PacketReply():
+                return []  # of the transport, and of peers that mix
 
     # ---------------------------------------------------------------------------------------------------- members
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakValueDictionary
@@ -34,6 +34,7 @@ from gossip.events import (
     Retain,
     Send,
     Started,
+    StateMachine,
     Ticked,
     Warn,
 )
@@ -99,8 +100,8 @@ class SameRange(Parcel):
 class SimulatedPeer:
     """A peer with the things its driver owns: replica, segments, and what it said."""
 
-    def __init__(self, peer: Peer, replica: Packed) -> None:
-        self.peer = peer
+    def __init__(self, machine: StateMachine, replica: Packed) -> None:
+        self.machine = machine
         self.replica = replica
         self.segments = Segments()
         self.ranges: WeakValueDictionary[tuple[tuple[int, int], ...], Parcel] = WeakValueDictionary()
@@ -122,6 +123,12 @@ class SimulatedPeer:
         """The deadline of its own clock that it is to be woken for."""
 
         self._shown = float("-inf")
+
+    @property
+    def peer(self) -> Peer:
+        """The peer, where it has lanes."""
+        assert isinstance(self.machine, Peer)
+        return self.machine
 
     def now(self, time: float, not_before: float = float("-inf")) -> float:
         """What its clock shows at virtual `time`; it never goes back."""
@@ -170,11 +177,7 @@ class Simulation:
         self.peers: dict[PeerId, SimulatedPeer] = {}
         for me in ids:
             self._add(me)
-        for me in ids:
-            self.happen(me, Started({}))
-            for other in ids:
-                if other != me:
-                    self._introduce(me, other)
+        self._begin(ids)
 
     # ------------------------------------------------------------------------------------------------------- script
 
@@ -259,22 +262,21 @@ class Simulation:
         if self.now < host.paused_until:
             self.at(host.paused_until, lambda: self.happen(me, event))
             return
-        if isinstance(event, Computed) and host.peer.congested:
+        if isinstance(event, Computed) and host.machine.congested:
             self.at(self.now + CONGESTED_RETRY_S, lambda: self.happen(me, event))
             return
         now = host.now(self.now, not_before)
         if not isinstance(event, Received):
             self.digest.happened(now, me, fingerprint(event))
-        effects = host.peer.handle(event, now)
+        effects = host.machine.handle(event, now)
         for effect in effects:
             match effect:
                 case Send(to, message):
                     self._carry(me, to, self._parcel(host, message), isinstance(message, State))
                 case Publish(message):
                     parcel = Parcel(encode(message))
-                    for other in self.peers:
-                        if other != me:
-                            self._carry(me, other, parcel)
+                    for other in self._audience(me):
+                        self._carry(me, other, parcel)
                 case Deliver(_, _, _, payload):
                     whole = read_whole(host.segments.resolve(payload))
                     add(self.layout, host.replica.buffer, whole.layout, whole.buffer)
@@ -337,7 +339,7 @@ class Simulation:
     def _wake(self, me: PeerId) -> None:
         """Have `Ticked` happen at the peer's deadline; a timer that was set for a later one finds nothing to do."""
         host = self.peers[me]
-        due = host.peer.deadline()
+        due = host.machine.deadline()
         if due < host.due:
             host.due = due
             self.at(max(self.now, host.when(due)), lambda: self._tick(me, due))
@@ -350,19 +352,34 @@ class Simulation:
             self.at(host.paused_until, lambda: self._tick(me, due))
             return
         host.due = float("inf")
-        if host.peer.deadline() <= due:
+        if host.machine.deadline() <= due:
             self.happen(me, Ticked(), due)
         else:
             self._wake(me)
+
+    def _begin(self, ids: Iterable[PeerId]) -> None:
+        """All start, and know each other."""
+        for me in ids:
+            self.happen(me, Started({}))
+            for other in ids:
+                if other != me:
+                    self._introduce(me, other)
+
+    def _audience(self, me: PeerId) -> Iterable[PeerId]:
+        """Who hears what `me` publishes."""
+        return [other for other in self.peers if other != me]
 
     def _introduce(self, me: PeerId, other: PeerId, level: bool = True) -> None:
         """Let `me` know of `other`."""
         self.happen(me, Joined(other, reads=me != self._observer, read=other != self._observer, level=level))
 
     def _add(self, me: PeerId) -> None:
-        peer = Peer(me, self.layout, self._settings, random.Random(self.random.getrandbits(64)))
-        host = self.peers[me] = SimulatedPeer(peer, Packed.of(self._initial))
+        host = self.peers[me] = SimulatedPeer(self._make(me, self.random.getrandbits(64)), Packed.of(self._initial))
         host.clock_rate, host.clock_ahead = self._clock()
+
+    def _make(self, me: PeerId, seed: int) -> StateMachine:
+        """A new peer of that name."""
+        return Peer(me, self.layout, self._settings, random.Random(seed))
 
 
 def _level(host: SimulatedPeer) -> dict[PeerId, int]:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from gossip.arrays import Layout, Packed, Payload
-from gossip.events import Computed, Effect, Event, Received
-from gossip.messages import PeerId, Range, State
-from gossip.peer import Peer
+from gossip.events import Computed, Effect, Event, Initialized, Received, StateMachine
+from gossip.messages import Bulk, PeerId
 
 Observe = Callable[[float, PeerId, Event, list[Effect]], None]
 """What a driver calls after each step of a peer."""
@@ -43,7 +42,7 @@ class Recorder:
         self.steps.append(Step(now, peer, _own(event), tuple(fingerprint(effect) for effect in effects)))
 
 
-def replay(steps: Iterable[Step], peers: Mapping[PeerId, Peer]) -> list[Step]:
+def replay(steps: Iterable[Step], peers: Mapping[PeerId, StateMachine]) -> list[Step]:
     """Play the recorded events to fresh `peers`; returns the steps as they came out this time."""
     return [
         replace(step, effects=tuple(fingerprint(e) for e in peers[step.peer].handle(step.event, step.now)))
@@ -100,9 +99,9 @@ def _names(kind: Any) -> tuple[str, ...]:
 def _own(event: Event) -> Event:
     """The event with arrays that nobody will write to: a driver may use its buffers again."""
     match event:
-        case Computed(payload):
+        case Computed(payload) | Initialized(payload):
             return replace(event, payload=_copy(payload))
-        case Received(Range() | State() as message) if message.payload is not None:
+        case Received(message) if isinstance(message, Bulk) and message.payload is not None:
             return Received(replace(message, payload=_copy(message.payload)))
     return event
 

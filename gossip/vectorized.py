@@ -28,6 +28,8 @@ from gossip.topology import Floats, Matrix, Needs, Topology
 
 Gradient = Callable[[Array, int], Array]
 """(parameters of all peers, (peers, parameters); round) -> what a training step adds to them, of the same shape."""
+Observe = Callable[[int, Array], None]
+"""(round, parameters of all peers after it, (peers, parameters), not to be written to)."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Record:
     """Over how many links packets went."""
     nbytes: int
     """Bytes in these packets."""
+    ages: Mapping[int, int]
+    """How many of these packets are used how many rounds after they were sent; those lost count under -1."""
+    true_mean: Floats
+    """(parameters,) the mean of the start plus the means of all deltas so far."""
 
     @property
     def nbytes_per_link(self) -> float:
@@ -90,6 +96,7 @@ def simulate(
     staleness: int = 0,
     churn: float = 0.0,
     check: bool = True,
+    observe: Observe | None = None,
 ) -> Result:
     """Run `strategy` on `topology`.
 
@@ -107,6 +114,7 @@ def simulate(
         staleness: `gradient` is given the parameters of this many rounds ago.
         churn: probability that a peer is absent in a round: it neither trains nor mixes, and the others know.
         check: refuse a topology that is not what the strategy needs. Without, one can see what happens.
+        observe: called after each round, for what a record does not hold.
 
     Raises:
         UsageError: what was asked cannot be; the text says why.
@@ -120,7 +128,7 @@ def simulate(
     state = strategy.start(x)
     mean = np.asarray(x, np.float64).mean(axis=0)
     ages: Counter[int] = Counter()
-    first = _record(strategy, state, -1, mean, 0, 0)
+    first = _record(strategy, state, -1, mean, 0, 0, {})
     past = [strategy.params(state)]
     records = []
     for round in range(rounds):
@@ -134,22 +142,26 @@ def simulate(
             mean = mean + delta.mean(axis=0)
             state = strategy.local(state, delta, round)
         mixing = strategy.mixing_round(round)
+        links, nbytes = 0, 0
+        lags: Mapping[int, int] = {}
         if mixing is None:
             state = strategy.rest(state)
-            records.append(_record(strategy, state, round, mean, 0, 0))
-            past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]
-            continue
-        weights = topology.weights(mixing)
-        if present is not None:
-            weights = without(weights, ~present, strategy.needs)
-        lossless = Exchange(mixing, weights, chance)
-        count = len(lossless.values)
-        exchange = Exchange(mixing, weights, chance, _lags(count, chance, loss, delay)) if loss or delay else lossless
-        state, nbytes = strategy.mix(state, exchange)
-        links = count if nbytes else 0
-        if links:
-            ages.update({0: links} if exchange.lag is None else Counter(exchange.lag.tolist()))
-        records.append(_record(strategy, state, round, mean, links, nbytes))
+        else:
+            weights = topology.weights(mixing)
+            if present is not None:
+                weights = without(weights, ~present, strategy.needs)
+            exchange = Exchange(mixing, weights, chance)
+            count = len(exchange.values)
+            if loss or delay:
+                exchange = Exchange(mixing, weights, chance, _lags(count, chance, loss, delay))
+            state, nbytes = strategy.mix(state, exchange)
+            links = count if nbytes else 0
+            if links:
+                lags = {0: links} if exchange.lag is None else dict(sorted(Counter(exchange.lag.tolist()).items()))
+                ages.update(lags)
+        records.append(_record(strategy, state, round, mean, links, nbytes, lags))
+        if observe is not None:
+            observe(round, strategy.params(state))
         past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]
     return Result(tuple(records), first, strategy.params(state), mean, dict(sorted(ages.items())))
 
@@ -208,10 +220,12 @@ def without(weights: Matrix, absent: Bools, needs: Needs) -> Matrix:
     return sparse.coo_array((entries.data, coords), shape=weights.shape).tocsr()
 
 
-def _record(strategy: Strategy[Any], state: Any, round: int, true: Floats, links: int, nbytes: int) -> Record:
+def _record(
+    strategy: Strategy[Any], state: Any, round: int, true: Floats, links: int, nbytes: int, ages: Mapping[int, int]
+) -> Record:
     x = strategy.params(state)
     mean = x.mean(axis=0, dtype=np.float64)
     apart = x - mean
     mass, weight = strategy.mass(state)
     bias = math.sqrt(float(np.sum((mean - true) ** 2)))
-    return Record(round, float(np.vdot(apart, apart)), bias, mass, weight, links, nbytes)
+    return Record(round, float(np.sum(np.square(apart))), bias, mass, weight, links, nbytes, ages, true)

@@ -32,6 +32,9 @@ from gossip.messages import (
     Mark,
     Message,
     Nack,
+    Offer,
+    PacketReply,
+    PacketRequest,
     PeerId,
     Pin,
     Ping,
@@ -65,6 +68,8 @@ PAYLOAD_BYTES_MAX = 1 << 36
 """What a header may claim, 64 GiB; a receiver that expects a certain layout refuses by that first."""
 NAME_CHARACTERS_MAX = 256
 DIMENSIONS_MAX = 16
+SCALARS_MAX = 64
+"""Of one packet; strategies have two or three."""
 COUNT_MAX = (1 << 63) - 1
 
 Run = tuple[int, int, range, int, bool]
@@ -112,7 +117,7 @@ def encode_block(k: int, index: int, data: Bytes) -> tuple[bytes, Bytes]:
 
 def encode(message: Message, payload: Payload | None = None) -> list[Bytes]:
     """All frames of a message; `payload` (by default the message's own) becomes the blocks of a bulk message."""
-    if not isinstance(message, Range | State):
+    if not isinstance(message, Bulk):
         return [encode_header(message)]
     payload = payload if payload is not None else message.payload
     assert payload is not None
@@ -164,6 +169,12 @@ def _fields(message: Message) -> tuple[int, list[Any]]:
             return 13, [peer, k, about, _rumor_fields(rumors)]
         case Nack(peer, k, about):
             return 14, [peer, k, about]
+        case Offer(peer, rounds, waiting, rumors):
+            return 15, [peer, rounds, dict(waiting), _rumor_fields(rumors)]
+        case PacketRequest(peer, n, k):
+            return 16, [peer, n, k]
+        case PacketReply(peer, n, newest, round, k, scalars, layout):
+            return 17, [peer, n, newest, round, k, dict(scalars), _layout_fields(layout)]
 
 
 def _rumor_fields(rumors: Iterable[Rumor]) -> list[list[Any]]:
@@ -234,7 +245,7 @@ def decode(frames: Sequence[Bytes]) -> Message:
     if not frames:
         raise WireError("no frames")
     message = decode_header(frames[0])
-    if not isinstance(message, Range | State):
+    if not isinstance(message, Bulk):
         if len(frames) != 1:
             raise WireError(f"{len(frames)} frames, expected 1")
         return message
@@ -320,6 +331,16 @@ def _frontiers(value: Any) -> Mapping[PeerId, int]:
     if type(value) is not dict:
         raise WireError("a field does not map lanes to frontiers")
     return {_peer(lane): _count(frontier) for lane, frontier in value.items()}
+
+
+def _scalars(value: Any) -> Mapping[str, float]:
+    if type(value) is not dict or len(value) > SCALARS_MAX:
+        raise WireError(f"a field does not map at most {SCALARS_MAX} names to numbers")
+    for name, number in value.items():
+        if not _is_name(name) or type(number) not in (int, float) or not -_LARGEST <= number <= _LARGEST:
+            raise WireError("a scalar is not a name with a finite number")
+    scalars: Mapping[str, float] = value
+    return scalars
 
 
 def _flag(value: Any) -> bool:
@@ -410,6 +431,7 @@ def _same_layout(specs: tuple[ArraySpec, ...]) -> Layout:
     return Layout(specs)
 
 
+_LARGEST = float(np.finfo(np.float64).max)
 _STANDINGS = tuple(standing.value for standing in Standing)
 _DECODERS: dict[int, tuple[tuple[Callable[[Any], Any], ...], Callable[..., Message]]] = {
     1: ((_peer, _count, _frontiers, _flag, _count, _rumors), Advert),
@@ -426,4 +448,7 @@ _DECODERS: dict[int, tuple[tuple[Callable[[Any], Any], ...], Callable[..., Messa
     12: ((_peer, _count, _peer), PingRequest),
     13: ((_peer, _count, _peer, _rumors), Ack),
     14: ((_peer, _count, _peer), Nack),
+    15: ((_peer, _count, _frontiers, _rumors), Offer),
+    16: ((_peer, _count, _count), PacketRequest),
+    17: ((_peer, _count, _count, _count, _count, _scalars, _layout), PacketReply),
 }

@@ -3,6 +3,8 @@
     PUB     adverts to all             SUB      adverts of all
     ROUTER  serves pulls               DEALER   one per origin: pulls, and takes what it serves
 
+What is driven is a `Peer` or a `MixPeer`; either knows the messages of its own kind only.
+
 A bulk message is a header followed by blocks, each a ZeroMQ message of its own. The receiver grants credit: the origin
 sends at most `WINDOW_BLOCKS` blocks beyond what was reported as received, so a slow reader holds a few blocks in
 memory, whatever the size of the model, and nobody else waits for it. A block is read from the log when it is sent.
@@ -43,6 +45,7 @@ from gossip.events import (
     Release,
     Retain,
     Send,
+    StateMachine,
     Ticked,
     Warn,
 )
@@ -53,6 +56,9 @@ from gossip.messages import (
     Credit,
     Message,
     Nack,
+    Offer,
+    PacketReply,
+    PacketRequest,
     PeerId,
     Pin,
     Ping,
@@ -66,9 +72,7 @@ from gossip.messages import (
     Unknown,
     Unpin,
 )
-from gossip.peer import Peer
 from gossip.segments import FileSegment, MemorySegment, Segments
-from gossip.sparse import check_fit
 from gossip.trace import Observe
 from gossip.wire import (
     BLOCK_BYTES,
@@ -174,11 +178,11 @@ class Outgoing:
 
 
 class Runtime:
-    """Drives one `Peer`. Not to be used from another thread, nor after a fork (both raise)."""
+    """Drives one peer. Not to be used from another thread, nor after a fork (both raise)."""
 
     def __init__(
         self,
-        peer: Peer,
+        peer: StateMachine,
         host: Host,
         segments: Segments,
         *,
@@ -365,6 +369,9 @@ class Runtime:
                 total = self._segments.sum(lo, hi)
                 assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
                 self._begin(to, message, total)
+            case PacketReply():
+                assert message.payload is not None
+                self._begin(to, message, message.payload)
             case State():
                 states = [out.to for out in self._outgoing.values() if isinstance(out.message, State)]
                 for oldest in states[: max(0, len(states) + 1 - STATES_MAX)]:
@@ -442,7 +449,7 @@ class Runtime:
 
     def _on_advert(self, frames: list[Bytes]) -> None:
         message = decode_header(_single(frames))
-        if not isinstance(message, Advert):
+        if not isinstance(message, Advert | Offer):
             raise WireError(f"{type(message).__name__} among the adverts")
         self.happen(Received(message))
 
@@ -459,7 +466,7 @@ class Runtime:
                     out.limit = max(out.limit, blocks + WINDOW_BLOCKS)
                     if blocks >= block_count(out.payload.layout):
                         self._end(peer)
-            case Pull() | StateRequest() | Pin() | Unpin() | Ping() | PingRequest():
+            case Pull() | StateRequest() | Pin() | Unpin() | Ping() | PingRequest() | PacketRequest():
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the requests")
@@ -477,11 +484,8 @@ class Runtime:
         if message.peer != peer:
             raise WireError(f"a peer speaks for {message.peer}, which is not its name")
         match message:
-            case Range():
-                if self.peer.replicator.is_next(message):
-                    self._assemble(peer, message)
-            case State():
-                if self.peer.adopter is not None and self.peer.adopter.expects(message):
+            case Range() | State() | PacketReply():
+                if self.peer.expects(message):
                     self._assemble(peer, message)
             case Unknown() | Pinned() | Ack() | Nack():
                 self.happen(Received(message))
@@ -490,8 +494,6 @@ class Runtime:
 
     def _assemble(self, peer: PeerId, message: Bulk) -> None:
         """Take in the blocks that follow this header."""
-        if self.peer.layout is not None:
-            check_fit(message.layout, self.peer.layout)
         self._retire(self._assemblies.pop(peer, None))
         try:
             buffer = self._buffer(message.layout.nbytes)
@@ -518,7 +520,7 @@ class Runtime:
         if self._assemblies[peer].complete:
             assembly = self._assemblies.pop(peer)
             self.happen(Received(assembly.finish()))
-            if not self._held:
+            if not self._held and not isinstance(assembly.message, PacketReply):  # which a strategy may keep
                 self._retire(assembly)
 
     def _buffer(self, nbytes: int) -> Any:

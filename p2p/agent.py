@@ -7,8 +7,7 @@ It runs no user code: an exception, a slow `descent` or an interpreter lock held
 It lives as long as its *anchor*: on Spark the daemon that forks the Python workers of one executor, elsewhere the
 driver program. It ignores Ctrl-C, which is the driver program's to handle.
 
-Roles: a `peer` publishes and merges everything. An `observer` sits in the driver program, merges and never publishes.
-In master mode there is one `hub`, whose lane carries the deltas, and `worker`s, whose lanes carry single updates to it.
+What it does with updates is its discipline's (`p2p.lanes` or `p2p.mixing`), which has the peer.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import resource
 import secrets
 import signal
@@ -30,35 +28,23 @@ from typing import Any
 
 import zmq
 
-from gossip.arrays import Bytes, Layout, Payload
+from gossip.arrays import Bytes
 from gossip.errors import GossipError, UsageError
-from gossip.events import Computed, Event, Exhausted, Joined, Leaving, Received, Started
-from gossip.membership import Detection
-from gossip.messages import PeerId, Range, State, Unit
-from gossip.peer import Peer, Settings
-from gossip.segments import FilePayload, Segments
-from gossip.wire import BLOCK_BYTES
-from gossip.zmq_runtime import Endpoints, Keys, Runtime, fetch_state, open_socket
+from gossip.events import Computed, Exhausted, Leaving
+from gossip.messages import PeerId, Unit
+from gossip.segments import FilePayload
+from gossip.zmq_runtime import Keys, open_socket
 from p2p import localhost
 from p2p.agent_client import START_TIMEOUT_S, AgentSettings
+from p2p.discipline import Discipline, House
+from p2p.lanes import Lanes
 from p2p.localhost import Json, Process
-from p2p.replica import HEADER_BYTES, Replica, anonymous_file, shortage
+from p2p.mixing import Mixing
+from p2p.replica import HEADER_BYTES, Replica, shortage
 
 log = logging.getLogger("p2p.agent")
 
 STATUS_PERIOD_S = 0.5
-MASTER_ADVERT_GAP_S = 0.001
-"""A worker waits for the master, which learns from adverts that there is something to take."""
-PAYLOADS_BYTES_MAX = 32 << 20
-"""Memory for payloads that are being received: as many at a time as fit, at least one."""
-SEGMENTS_MEMORY_BYTES_MAX = 16 << 20
-"""What the own log may hold in memory; the rest is in a temporary file."""
-SEGMENTS_BYTES_MAX = 4 << 30
-"""What the own log may hold altogether."""
-QUEUE_MAX = 4
-"""Updates that wait for the master's `descent`; further ones stay with their workers."""
-OUTSTANDING_MAX = 2
-"""Updates of one worker that the master has not taken yet; then the worker waits."""
 STALENESS_SAMPLES_MAX = 10_000
 """The newest so many updates make up the staleness figures."""
 
@@ -85,7 +71,7 @@ class Waiting:
 
 
 class Agent:
-    """The process itself. It is the runtime's host."""
+    """The process itself."""
 
     def __init__(self, settings: AgentSettings, folder: str) -> None:
         self.settings = settings
@@ -98,8 +84,6 @@ class Agent:
         self.anchor = Process(settings.anchor)
         self.submitted = 0
         """Updates that tasks handed over."""
-        self.gated_units: set[Unit] = set()
-        """Units that were handed over though they had been published before."""
         self._epochs_closed = 0
         """All units of earlier epochs are published: a task that still computes one is a copy that Spark is ending."""
         self._drain_s: float | None = None
@@ -110,30 +94,23 @@ class Agent:
         self._registrar = open_socket(self._context, zmq.DEALER, self._keys)
         self._registrar.connect(settings.registrar)
         address = _address_towards(settings.registrar)
-        hub = settings.role == "hub"
-        worker = settings.role == "worker"
-        payload_bytes = max(1, self.layout.nbytes)
-        peer_settings = Settings(
-            advert_gap_s=MASTER_ADVERT_GAP_S if hub or worker else Settings.advert_gap_s,
-            pulls_max=max(1, PAYLOADS_BYTES_MAX // payload_bytes),
-            coalesce=not worker,
-            applies_own=not worker,
-            detection=Detection(),
-            segments_max=min(Settings.segments_max, max(8, SEGMENTS_BYTES_MAX // payload_bytes)),
+        self._roster: dict[PeerId, str] = {}
+        house = House(
+            settings,
+            self.me,
+            self.layout,
+            self.replica,
+            self._context,
+            self._keys,
+            address,
+            self._roster,
+            self._on_drained,
+            self._warn,
         )
-        # in the star of a master nobody but the hub has a replica to give
-        chance = None if hub or worker else random.Random(self.me)
-        self.peer = Peer(self.me, None if hub else self.layout, peer_settings, chance)
-        segments = Segments(SEGMENTS_MEMORY_BYTES_MAX, settings.segments_folder)
-        self.runtime = Runtime(self.peer, self, segments, address=address, keys=self._keys)
+        self.discipline: Discipline = Lanes(house) if settings.mixing is None else Mixing(house, settings.mixing)
+        self.runtime = self.discipline.runtime
         self._listener = socket.socket(socket.AF_UNIX)
         self._waiting: deque[Waiting] = deque()
-        self._queue: deque[tuple[PeerId, Layout, int]] = deque()
-        """Updates of workers, in files, until the master's descent takes them."""
-        self._taker: socket.socket | None = None
-        """The coordinator's connection, while it waits for an update."""
-        self._in_descent = 0
-        self._roster: dict[PeerId, str] = {}
         self._roster_version = 0
         self._stopping = False
         self._refused: str | None = None
@@ -153,7 +130,7 @@ class Agent:
                 self._enroll()
             self.runtime.register(self._registrar, self._on_registrar)
             while self._wanted:
-                self.runtime.poll(STATUS_PERIOD_S)
+                self.runtime.poll(self.discipline.turn())
                 self._answer_waiting()
                 self._begin_drain()
                 self._report()
@@ -190,13 +167,13 @@ class Agent:
                 f"{START_TIMEOUT_S:g} s: can this host reach that address (spark.driver.host)?"
             )
         # who comes late adopts a replica first; until then there is nothing to compute from
-        while not self.peer.ready and time.monotonic() < give_up and self._wanted:
+        while not self.runtime.peer.ready and time.monotonic() < give_up and self._wanted:
             self.runtime.poll(0.1)
             self._on_registrar()
             self._report()
         if not self._wanted:
             return
-        if not self.peer.ready:
+        if not self.runtime.peer.ready:
             raise UsageError(f"no other agent gave its replica within {START_TIMEOUT_S:g} s: are they alive?")
         os.rename(os.path.join(self.folder, "agent.new"), os.path.join(self.folder, "agent.sock"))
 
@@ -247,6 +224,8 @@ class Agent:
                     self._refused = message["why"]
                 case "status":
                     self._send_status(message["question"])
+                case "begin":
+                    self.discipline.resume()
                 case "drain":
                     self._epochs_closed = message["epochs"]
                     self._drain_s = message["timeout_s"]
@@ -260,114 +239,46 @@ class Agent:
             if peer == self.me or peer in self._roster:
                 continue
             if not self._roster and member["role"] in ("observer", "hub"):
-                if next(m["level"] for m in message["members"] if m["peer"] == self.me):
-                    self._adopt(member["pulls"])
-                else:
-                    self.runtime.happen(Started({}, ready=False))
+                level = next(m["level"] for m in message["members"] if m["peer"] == self.me)
+                self.discipline.enter([m for m in message["members"] if m["peer"] != self.me], level)
             self._roster[peer] = member["name"]
-            reads, read = links(self.settings.role, member["role"])
-            if reads or read:
-                self.runtime.connect(peer, Endpoints(member["adverts"], member["pulls"]))
-                self.runtime.happen(Joined(peer, reads, read, member["level"]))
+            self.discipline.join(member)
         self._roster_version = message["version"]
         self._send_status()
 
-    def _adopt(self, endpoint: str) -> None:
-        """Take over the replica of the observer or hub, which comes first in every roster."""
-
-        def begin(state: State) -> Any:
-            state.layout.check_fit(self.layout)
-
-            def take(start: int, data: Bytes) -> None:
-                self.replica.buffer[start : start + len(data)] = data
-
-            return take
-
-        me = PeerId(secrets.token_hex(16))
-        state = fetch_state(self._context, endpoint, me, begin, timeout_s=START_TIMEOUT_S, keys=self._keys)
-        self.runtime.happen(Started(state.frontiers))
-
     def _report(self) -> None:
         """A status twice a second, and at once when somebody is taken for dead or comes back."""
-        if time.monotonic() >= self._next_status or self._departed() != self._reported_departed:
+        if time.monotonic() >= self._next_status or self.discipline.departed() != self._reported_departed:
             self._next_status = time.monotonic() + STATUS_PERIOD_S
             self._send_status()
 
-    def _departed(self) -> list[PeerId]:
-        """The peers that are taken for dead."""
-        return [peer for peer, member in self.peer.members.items() if member.departed_at is not None]
-
-    def _send_status(self, question: int = 0) -> None:
-        replicator = self.peer.replicator
-        self._reported_departed = self._departed()
+    def _send_status(self, question: int | None = None) -> None:
+        """`question`: the number of the one that this answers."""
+        self._reported_departed = self.discipline.departed()
         self._to_registrar(
             op="status",
             peer=self.me,
-            question=question,
+            question=question or 0,
             roster_version=self._roster_version,
             departed=self._reported_departed,
-            n=replicator.n,
-            frontiers=replicator.frontiers(),
-            units=self.peer.identities.units,
-            withdrawn=self.peer.withdrawn,
-            gated=len(self.gated_units),
-            adoptions=self.peer.adopter.done if self.peer.adopter is not None else 0,
+            gated=len(self.discipline.gated_units),
             bytes_out=self.runtime.bytes_out,
             bytes_in=self.runtime.bytes_in,
-            refused=self.peer.refused,
             malformed=self.runtime.malformed,
-            waiting=len(self._queue) + self._in_descent,
             memory_peak_bytes=peak_memory_bytes(),
+            **self.discipline.figures(question is not None),
         )
-
-    # ----------------------------------------------------------------------------------------- the runtime's host
-
-    def acquire(self, event: Event) -> bool:
-        if self._is_for_queue(event):
-            return len(self._queue) < QUEUE_MAX
-        return self.replica.acquire()
-
-    def release(self) -> None:
-        frontiers = self.peer.replicator.frontiers()
-        match self.settings.role:
-            case "hub":
-                self.replica.merged = frontiers[self.me]
-            case "worker":
-                self.replica.merged = sum(frontiers.values()) - frontiers[self.me]
-            case _:
-                self.replica.merged = sum(frontiers.values())
-        self.replica.release()
-
-    def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
-        if self.settings.role == "hub" and lane != self.me:
-            self._enqueue(lane, payload)
-        else:
-            self.replica.add(payload)
-
-    def adopt(self, payload: Payload) -> None:
-        self.replica.replace(payload)
-
-    def gated(self, unit: Unit) -> None:
-        self.gated_units.add(unit)
-
-    def state(self) -> Payload:
-        return self.replica
 
     def _begin_drain(self) -> None:
         if self._drain_s is not None and self.runtime.computed == self.submitted:
             timeout_s, self._drain_s = self._drain_s, None
             self.runtime.happen(Exhausted(timeout_s))
 
-    def drained(self, missing: tuple[PeerId, ...]) -> None:
+    def _on_drained(self, missing: list[str]) -> None:
         self._send_status()
-        self._to_registrar(
-            op="drained",
-            peer=self.me,
-            missing=[self._roster.get(peer, peer) for peer in missing],
-            staleness=list(self.staleness),
-        )
+        self._to_registrar(op="drained", peer=self.me, missing=missing, staleness=list(self.staleness))
 
-    def warn(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         log.warning("%s", text)
         self._to_registrar(op="warning", peer=self.me, text=text)
 
@@ -390,8 +301,7 @@ class Agent:
     def _hang_up(self, connection: socket.socket) -> None:
         self.runtime.unregister(connection)
         connection.close()
-        if self._taker is connection:
-            self._taker = None
+        self.discipline.hang_up(connection)
 
     def _on_local(self, connection: socket.socket, message: Json, descriptors: list[int]) -> None:
         match message["op"]:
@@ -399,7 +309,7 @@ class Agent:
                 about = {"layout": self.settings.layout, "peer": self.me, "name": self.name, "pid": os.getpid()}
                 localhost.send(connection, about, (self.replica.descriptor,))
             case "loaded":
-                self.runtime.happen(Started({}))
+                self.discipline.load()
                 self._hello()
                 localhost.send(connection, {"ok": True})
             case "publish" if message["unit"] is not None and message["unit"][0] < self._epochs_closed:
@@ -416,69 +326,20 @@ class Agent:
                 self._answer_waiting()
             case "known":
                 unit = Unit(*message["unit"])
-                known = unit.epoch < self._epochs_closed or self.peer.identities.knows(unit)
+                known = unit.epoch < self._epochs_closed or self.discipline.knows(unit)
                 localhost.send(connection, {"known": known})
             case "take":
-                self._in_descent = 0
-                self._taker = connection
-                self._serve_taker()
+                self.discipline.take(connection)
 
     def _answer_waiting(self) -> None:
-        """Answer the tasks whose updates are in the lane; those of a worker wait until the master keeps up."""
-        while self._waiting:
-            first = self._waiting[0]
-            if self.runtime.computed < first.number:
-                return
-            if self.settings.role == "worker" and self._outstanding() > OUTSTANDING_MAX:
-                return
-            self._waiting.popleft()
+        """Answer the tasks whose updates are dealt with."""
+        while self._waiting and self.discipline.has_settled(self._waiting[0].number):
+            first = self._waiting.popleft()
             os.close(first.descriptor)
             try:
-                localhost.send(first.connection, {"published": first.unit not in self.gated_units})
+                localhost.send(first.connection, {"published": first.unit not in self.discipline.gated_units})
             except OSError:
                 pass  # the task was killed meanwhile; its update counts
-
-    def _outstanding(self) -> int:
-        replicator = self.peer.replicator
-        return replicator.n - min((r.acknowledged for r in replicator.readers.values()), default=replicator.n)
-
-    # ----------------------------------------------------------------------------------------- the hub's queue (master)
-
-    def _is_for_queue(self, event: Event) -> bool:
-        return self.settings.role == "hub" and isinstance(event, Received) and isinstance(event.message, Range)
-
-    def _enqueue(self, lane: PeerId, payload: Payload) -> None:
-        descriptor = anonymous_file(payload.layout.nbytes)
-        for start in range(0, payload.layout.nbytes, BLOCK_BYTES):
-            os.pwrite(descriptor, payload.read(start, min(start + BLOCK_BYTES, payload.layout.nbytes)), start)
-        self._queue.append((lane, payload.layout, descriptor))
-        self._serve_taker()
-
-    def _serve_taker(self) -> None:
-        if self._taker is None or not self._queue:
-            return
-        lane, layout, descriptor = self._queue[0]
-        message = {"lane": self._roster.get(lane, lane), "layout": localhost.layout_to_json(layout)}
-        taker, self._taker = self._taker, None
-        try:
-            localhost.send(taker, message, (descriptor,))
-        except OSError:
-            return  # the coordinator has gone; the next one takes it
-        self._queue.popleft()
-        self._in_descent = 1
-        os.close(descriptor)
-
-
-def links(mine: str, other: str) -> tuple[bool, bool]:
-    """(the other reads my lane, I read the other's), by roles."""
-    match mine, other:
-        case ("peer", "peer") | ("worker", "hub") | ("hub", "worker"):
-            return True, True
-        case ("peer", "observer"):
-            return True, False
-        case ("observer", "peer"):
-            return False, True
-    return False, False
 
 
 def peak_memory_bytes() -> int:

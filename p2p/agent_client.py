@@ -42,6 +42,8 @@ class AgentSettings:
     anchor: int = 0
     """The process it lives and dies with; 0 until `ensure_agent` or `start_agent` fills it in."""
     segments_folder: str | None = None
+    mixing: str | None = None
+    """What `p2p.mixing.parcel` makes of the strategy and its topology; None for lanes."""
 
 
 def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess.Popen[bytes]:

@@ -250,6 +250,25 @@ def _send_there_and_back(timeout_s: float) -> None:
         raise OSError(str(error)) from error
 
 
+class _Lab(click.Group):
+    """The laboratory's commands; loaded when asked for, since `doctor` has to run where numpy does not."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return _lab().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _lab().get_command(ctx, cmd_name)
+
+
+def _lab() -> click.Group:
+    from p2p.experiments.lab import lab
+
+    return lab
+
+
+main.add_command(_Lab("lab", help="Ask the simulators what happens to consensus and training if ..."))
+
+
 @main.command()
 @click.option("--seed", type=int, required=True, help="Of the bad day to repeat.")
 def simulate(seed: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import zmq
@@ -62,6 +62,37 @@ def consensus_distance(
     finally:
         context.term()
     return envelope.distance(), unread
+
+
+def read_replicas(
+    layout: Layout, members: Sequence[Member], keys: Keys | None = None
+) -> Iterator[tuple[Member, bytearray | None]]:
+    """Each member with its packed replica, one after the other; None of an agent that could not be read.
+
+    The same buffer is used for all.
+    """
+    buffer = bytearray(layout.nbytes)
+
+    def begin(state: State) -> Callable[[int, Bytes], None]:
+        state.layout.check_fit(layout)
+
+        def take(start: int, data: Bytes) -> None:
+            buffer[start : start + len(data)] = data
+
+        return take
+
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        for member in members:
+            me = PeerId(secrets.token_hex(16))
+            try:
+                fetch_state(context, member.pulls, me, begin, timeout_s=TIMEOUT_S, keys=keys)
+            except GossipError:
+                yield member, None
+            else:
+                yield member, buffer
+    finally:
+        context.term()
 
 
 def _spread(low: Array, high: Array) -> float:

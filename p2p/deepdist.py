@@ -10,8 +10,9 @@ It checks what it is given; a session (`p2p.session`) does the work.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -19,9 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gossip.errors import UsageError
+from gossip.mixing import PushSum, Strategy
+from gossip.topology import NAMES, Topology, named
 from p2p import engines
 from p2p.combine import check_rule
 from p2p.engines.simulated import SimulatedCluster
+from p2p.mix_session import MixSession
 from p2p.model import Model
 from p2p.report import Report
 from p2p.session import ROLES, AgentSession, Session
@@ -43,6 +47,9 @@ class DeepDist(Generic[M]):
         model: M,
         mode: Literal["p2p", "master"] = "p2p",
         *,
+        discipline: Literal["replicate", "mix"] = "replicate",
+        topology: str | Topology | Callable[[int], Topology] | None = None,
+        mixing: Strategy[Any] | None = None,
         parameters: Sequence[str] | None = None,
         peers: int | None = None,
         engine: SimulatedCluster | None = None,
@@ -50,10 +57,14 @@ class DeepDist(Generic[M]):
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
     ) -> None:
-        """`peers`: processes of the local engine (default: one per core, at most one per partition); on Spark every
-        executor is a peer. `engine`: a simulated cluster to train on instead, in this process. `seed`: of the random
-        numbers that gradients draw by `p2p.task.current()`. `progress`: show a bar (default: on a terminal).
-        `drain_timeout_s`: how long `train` may wait at its end for level replicas.
+        """`discipline`: "replicate" has every update at every peer exactly once; "mix" has each peer average its
+        replica with those of its neighbors, as `mixing` says (default `PushSum()`), on a `topology` (default
+        "exponential"): a name, a function of the number of peers, or one for just so many; see `gossip.topology` and
+        `gossip.mixing`. Then `dd.model` is the mean of all replicas. `peers`: processes of the local engine (default:
+        one per core, at most one per partition); on Spark every executor is a peer. `engine`: a simulated cluster to
+        train on instead, in this process. `seed`: of the random numbers that gradients draw by `p2p.task.current()`.
+        `progress`: show a bar (default: on a terminal). `drain_timeout_s`: how long `train` may wait at its end for
+        level replicas.
         """
         if mode not in ROLES:
             raise UsageError(f"mode={mode!r}, expected 'p2p' or 'master'")
@@ -62,11 +73,14 @@ class DeepDist(Generic[M]):
         if engine is not None:
             _check_engine(engine, mode, peers)
         self._mode = mode
+        mix = _mix(discipline, topology, mixing, mode, engine)
         self._user_model = Model(model, parameters)
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
         self._session: Session
-        if engine is None:
+        if mix is not None:
+            self._session = MixSession(self._user_model, *mix, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s)
+        elif engine is None:
             self._session = AgentSession(
                 self._user_model, mode, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s
             )
@@ -162,6 +176,47 @@ def _check_engine(engine: Any, mode: str, peers: int | None) -> None:
         raise UsageError(f"peers={peers} beside an engine, expected one of them: write SimulatedCluster(peers={peers})")
     if mode != "p2p":
         raise UsageError(f"mode={mode!r} on a simulated cluster, expected 'p2p': a master is not simulated")
+
+
+def _mix(
+    discipline: str, topology: Any, mixing: Any, mode: str, engine: Any
+) -> tuple[Strategy[Any], Callable[[int], Topology]] | None:
+    """The strategy, and the topology for a number of peers; None where every update is replicated."""
+    if discipline not in ("replicate", "mix"):
+        raise UsageError(f"discipline={discipline!r}, expected 'replicate' or 'mix'")
+    if discipline == "replicate":
+        for name, value in (("topology", topology), ("mixing", mixing)):
+            if value is not None:
+                raise UsageError(f"{name}={value!r} with discipline='replicate', which has none: add discipline='mix'")
+        return None
+    if mode != "p2p":
+        raise UsageError(f"discipline='mix' with mode={mode!r}, expected 'p2p': where there is a master, nobody mixes")
+    if engine is not None:
+        raise UsageError("discipline='mix' on a simulated cluster, expected Spark or a list of partitions")
+    if mixing is not None and not isinstance(mixing, Strategy):
+        raise UsageError(f"mixing is a {type(mixing).__name__}, expected a strategy of gossip.mixing such as PushSum()")
+    return mixing if mixing is not None else PushSum(), _topologies(topology if topology is not None else "exponential")
+
+
+def _topologies(topology: Any) -> Callable[[int], Topology]:
+    if isinstance(topology, str):
+        if topology not in NAMES:
+            raise UsageError(f"topology={topology!r} is not known, expected one of {', '.join(NAMES)}")
+        return partial(named, topology)
+    if isinstance(topology, Topology):
+        return partial(_just, topology)
+    if not callable(topology):
+        raise UsageError(
+            f"topology is a {type(topology).__name__}, expected a name, a gossip.topology.Topology, or a function of "
+            "the number of peers that returns one"
+        )
+    build: Callable[[int], Topology] = topology
+    return build
+
+
+def _just(topology: Topology, peers: int) -> Topology:
+    """It is for one number of peers; `Plan` looks whether it is this one."""
+    return topology
 
 
 def _check_arguments(gradient: Any, descent: Any, epochs: int, chunk_rows: int | None) -> None:

@@ -9,15 +9,18 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
 
 import numpy as np
 
-from gossip.arrays import Arrays
+from gossip.arrays import Arrays, Payload
 from gossip.messages import PeerId
 from p2p import localhost
 from p2p.agent_client import AgentClient, AgentSettings, start_agent
 
 STOP_TIMEOUT_S = 5.0
+WAIT_S = 0.001
+"""While somebody reads the replica."""
 
 
 class Observer:
@@ -36,6 +39,15 @@ class Observer:
         for name, array in self.agent.replica.arrays().items():
             np.copyto(array, initial[name])
         self.agent.ask({"op": "loaded"})
+
+    def replace(self, payload: Payload) -> None:
+        """Have the agent hold these arrays; only where it merges nothing itself."""
+        while not self.agent.replica.acquire():
+            time.sleep(WAIT_S)
+        try:
+            self.agent.replica.replace(payload)
+        finally:
+            self.agent.replica.release()
 
     @property
     def peer(self) -> PeerId:

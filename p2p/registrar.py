@@ -113,6 +113,14 @@ class Registrar:
                 "Can every host reach every other on any port?"
             )
 
+    def begin(self) -> None:
+        """Tell every agent that a training begins."""
+        self._to_all({"op": "begin"})
+
+    def call_off(self, epochs: int) -> None:
+        """Tell every agent that a training has ended early; nobody waits for it."""
+        self._to_all({"op": "drain", "timeout_s": 0.0, "epochs": epochs})
+
     def drain(self, timeout_s: float, epochs: int = 0) -> None:
         """Have everybody read everything; each answers when its lane is read by all, or with who is missing.
 

@@ -31,6 +31,10 @@ class PeerReport:
     staleness_p95: float
     memory_peak_bytes: int
     """0 for a simulated peer."""
+    rounds: int = 0
+    """Of mixing, begun."""
+    edges: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of packets that it sent to each neighbor, by name; of mixing."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ class Report:
         """As a table of the rich library."""
         title = f"mode {self.mode}" + (", simulated: seconds are virtual" if self.digest else "")
         table = Table(title=title, title_justify="left", caption=self.summary(), caption_justify="left")
-        for column in ("peer", "role", "published", "applied", "MB out", "MB in", "staleness", "p95", "peak MB"):
+        columns = ["peer", "role", "published", "applied", "MB out", "MB in", "staleness", "p95", "peak MB"]
+        mixes = any(peer.rounds for peer in self.peers)
+        for column in [*columns, *(["rounds", "kB/edge"] if mixes else [])]:
             table.add_column(column, justify="left" if column in ("peer", "role") else "right", no_wrap=True)
         for peer in self.peers:
             table.add_row(
@@ -80,6 +86,7 @@ class Report:
                 f"{peer.staleness_median:g}",
                 f"{peer.staleness_p95:g}",
                 f"{peer.memory_peak_bytes / 1e6:.0f}",
+                *([str(peer.rounds), f"{_mean(peer.edges) / 1e3:.1f}"] if mixes else []),
             )
         return table
 
@@ -100,3 +107,7 @@ class Report:
         text = StringIO()
         Console(file=text, width=WIDTH_MAX, force_terminal=False, highlight=False).print(self.table())
         return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+
+
+def _mean(edges: Mapping[str, int]) -> float:
+    return sum(edges.values()) / len(edges) if edges else 0.0

@@ -99,7 +99,7 @@ class AgentSession:
         self._cautions.give(engine.cautions(data), stacklevel=3)
         registrar, observer = self._start(engine)
         self._cautions.give(registrar.shortages(), stacklevel=3)
-        refresh(self._user_model, observer.agent.replica)
+        self._begin(registrar)
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = sum(_published(registrar).values())
@@ -137,10 +137,9 @@ class AgentSession:
             registrar.open = True
         seconds = time.monotonic() - begin
         self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
-        refresh(self._user_model, observer.agent.replica)
+        self.refresh()
         accepted = sum(result.units for result in results)
-        merged = _units(registrar, observer) - units_before
-        gone = max(0, accepted - merged) if self._mode == "p2p" else 0
+        gone = self._gone(registrar, observer, accepted, before, units_before)
         return self._report(registrar, observer, sum(result.rows for result in results), before, gone, seconds)
 
     def refresh(self) -> None:
@@ -159,6 +158,16 @@ class AgentSession:
             engine.stop()
 
     # ------------------------------------------------------------------------------------------------- parts
+
+    def _begin(self, registrar: Registrar) -> None:
+        """All agents are there, and level."""
+        self.refresh()
+
+    def _gone(self, registrar: Registrar, observer: Observer, accepted: int, before: int, units_before: int) -> int:
+        """Updates that tasks handed over in this training and that the driver program's replica never got."""
+        if self._mode != "p2p":
+            return 0
+        return max(0, accepted - (_units(registrar, observer) - units_before))
 
     def _choose_engine(self, data: Any) -> engines.Engine:
         on_spark = hasattr(data, "mapPartitionsWithIndex")
@@ -268,17 +277,23 @@ def _units(registrar: Registrar, observer: Observer) -> int:
 
 def _peer_report(member: Member, mode: str) -> PeerReport:
     status = member.status
-    staleness = (member.drained or {}).get("staleness") or [0]
     frontiers = status.get("frontiers", {})
     own = status.get("n", 0)
     if mode == "p2p" or member.role == "worker":
         applied = sum(frontiers.values()) - (own if member.role == "worker" else 0)
     else:
         applied = own
+    return peer_report(member, own, applied)
+
+
+def peer_report(member: Member, published: int, applied: int) -> PeerReport:
+    """The figures that all agents have, with those that depend on what they do."""
+    status = member.status
+    staleness = (member.drained or {}).get("staleness") or [0]
     return PeerReport(
         name=member.name,
         role=member.role,
-        published=own,
+        published=published,
         applied=applied,
         bytes_out=status.get("bytes_out", 0),
         bytes_in=status.get("bytes_in", 0),

@@ -55,6 +55,12 @@ class _Wrapping(Strategy[Any]):
     def mix(self, state: Any, exchange: Exchange) -> tuple[Any, int]:
         return self._inner.mix(state, exchange)
 
+    def weight(self, state: Any) -> float:
+        return self._inner.weight(state)
+
+    def give_up(self, state: Any, neighbor: int, taken: Packet | None = None) -> tuple[Any, Outbox]:
+        return self._inner.give_up(state, neighbor, taken)
+
     def mass(self, state: Any) -> tuple[Array, float]:
         return self._inner.mass(state)
 

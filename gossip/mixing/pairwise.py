@@ -122,7 +122,7 @@ class PairwiseExchange(Strategy[Paired]):
             return state, {sender: Packet({}, {"kind": BUSY, "n": n})}
         return state, {sender: Packet({"d": moved}, {"kind": ANSWER, "n": n})}
 
-    def give_up(self, state: Paired, neighbor: int) -> tuple[Paired, Outbox]:
+    def give_up(self, state: Paired, neighbor: int, taken: Packet | None = None) -> tuple[Paired, Outbox]:
         """`neighbor` is gone: an offer to it is void. If it had taken it, the mean has moved by d / n for good."""
         held = None if state.held is not None and state.held[0] == neighbor else state.held
         state = replace(state, held=held)

@@ -135,6 +135,21 @@ class PushSum(Strategy[Pushed]):
             seen={**state.seen, sender: Total(n, x, w)},
         ), {}
 
+    def weight(self, state: Pushed) -> float:
+        return float(state.w[0])
+
+    def give_up(self, state: Pushed, neighbor: int, taken: Packet | None = None) -> tuple[Pushed, Outbox]:
+        """Takes back what was put on the link and not taken. If some of it was taken after all, the neighbor finds a
+        smaller total in the next packet that comes, and gives back as much: no mass is counted twice.
+        """
+        total = state.sent.get(neighbor)
+        if total is None:
+            return state, {}
+        x = np.zeros_like(state.x) if taken is None else taken.arrays["x"]
+        w = np.zeros_like(state.w) if taken is None else np.array([taken.scalars["w"]])
+        sent = {**state.sent, neighbor: Total(total.n, x, w)}
+        return replace(state, x=state.x + (total.x - x), w=state.w + (total.w - w), sent=sent), {}
+
     def mix(self, state: Pushed, exchange: Exchange) -> tuple[Pushed, int]:
         nbytes = len(exchange.values) * (state.x[0].nbytes + 16)
         if exchange.is_whole and state.network is None and self.grid is None:

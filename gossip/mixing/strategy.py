@@ -208,6 +208,17 @@ class Strategy(Literal, ABC, Generic[S]):
     def mix(self, state: S, exchange: Exchange) -> tuple[S, int]:
         """Send, receive and finish of all peers; (state, bytes sent)."""
 
+    def weight(self, state: S) -> float:
+        """What the replica of one peer weighs in the mean that all can agree on."""
+        return 1.0
+
+    def give_up(self, state: S, neighbor: int, taken: Packet | None = None) -> tuple[S, Outbox]:
+        """`neighbor` is dead or out of reach, and has taken what was sent to it up to `taken`; what goes out at once.
+
+        It may come back, and may have taken more than it could tell.
+        """
+        return state, {}
+
     def mass(self, state: S) -> tuple[Array, float]:
         """(sum of x over peers, sum of weights) of the vectorized state, what is in flight included.
 

@@ -29,9 +29,10 @@ from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
 from gossip.peer import Settings
 from gossip.simulator import Network, SimulatedPeer, Simulation
-from p2p.agent import PAYLOADS_BYTES_MAX, STALENESS_SAMPLES_MAX
+from p2p.agent import STALENESS_SAMPLES_MAX
 from p2p.consensus import Envelope
 from p2p.engines import Progress
+from p2p.lanes import PAYLOADS_BYTES_MAX
 from p2p.model import Model
 from p2p.report import PeerReport, Report
 from p2p.task import Descent, Gradient, Job, PartitionError, TaskResult, refresh, train_chunks

@@ -67,6 +67,22 @@ def test_word2vec_quality_says_what_to_fetch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_simulators_of_mixing_do_mix_and_their_cost_is_drawn(tmp_path: Path) -> None:
+    done = run("benchmarks.consensus", "--quick", "--json", str(tmp_path / "figures"), "--svg", str(tmp_path / "svg"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = {
+        (f["form"], f["topology"], f["peers"]): f for f in json.loads((tmp_path / "figures").read_text())["figures"]
+    }
+    assert {form for form, _, _ in figures} == {"vectorized", "messages"}
+    for (_, topology, _), figure in figures.items():
+        assert figure["distance"] < (1e-12 if topology == "one-peer-exponential" else 0.5)
+    # both forms of a strategy are one
+    assert figures["vectorized", "exponential", 64]["distance"] == pytest.approx(
+        figures["messages", "exponential", 64]["distance"], rel=1e-9
+    )
+    assert (tmp_path / "svg").read_text().startswith("<svg")
+
+
 def test_simulations_of_consensus_keep_the_mean_at_any_size(tmp_path: Path) -> None:
     done = run("benchmarks.mixing", "--quick", "--json", str(tmp_path / "figures"))
     assert done.returncode == 0, done.stdout + done.stderr

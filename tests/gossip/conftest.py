@@ -15,8 +15,10 @@ import zmq
 from hypothesis import settings
 
 from gossip.arrays import Arrays, Packed, Payload
-from gossip.events import Computed, Event, Exhausted, Joined, Started
+from gossip.events import Computed, Event, Exhausted, Initialized, Joined, Started
 from gossip.messages import PeerId, Unit
+from gossip.mix_peer import MixPeer, MixSettings
+from gossip.neighbors import Plan
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
 from gossip.trace import Observe
@@ -116,6 +118,23 @@ class Swarm:
         peer = Peer(PeerId(name), None if any_layout else host.replica.layout, settings)
         node = Node(Runtime(peer, host, Segments(), observe=observe, **options), host)
         node.runtime.happen(Started({}))
+        self.nodes.append(node)
+        return node
+
+    def add_mixer(
+        self,
+        name: str,
+        initial: Arrays,
+        plan: Plan,
+        *,
+        seed: int = 0,
+        settings: MixSettings | None = None,
+        observe: Observe | None = None,
+    ) -> Node:
+        host = MemoryHost(initial)
+        peer = MixPeer(PeerId(name), host.replica.layout, plan, np.random.default_rng(seed), settings)
+        node = Node(Runtime(peer, host, Segments(), observe=observe), host)
+        node.runtime.happen(Initialized(host.replica))
         self.nodes.append(node)
         return node
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gossip import sparse
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError
 from gossip.events import Computed, Negative
+from gossip.flat import Flat
 from gossip.messages import PeerId, Range
 from gossip.segments import Segments
 from gossip.simulator import Network, Simulation
@@ -79,6 +80,13 @@ def equal(got: dict[str, Any], expected: dict[str, Any]) -> None:
 updates = st.tuples(st.integers(0, 10_000), st.tuples(st.sampled_from(KINDS), st.sampled_from(KINDS))).map(
     lambda drawn: update(*drawn)
 )
+
+
+@given(updates)
+def test_an_update_of_rows_is_flat_as_the_whole_arrays_are(one: Packed) -> None:
+    assume(sparse.is_sparse(one.layout))
+    whole = Packed.of({name: array.astype(MODEL[name].dtype) for name, array in dense(one).items()})
+    np.testing.assert_array_equal(Flat(LAYOUT).flatten(one), Flat(LAYOUT).flatten(whole))
 
 
 @given(given_updates=st.lists(updates, max_size=4))

@@ -28,6 +28,9 @@ from gossip.messages import (
     Mark,
     Message,
     Nack,
+    Offer,
+    PacketReply,
+    PacketRequest,
     PeerId,
     Pin,
     Ping,
@@ -54,6 +57,7 @@ from gossip.wire import (
     NAME_CHARACTERS_MAX,
     PAYLOAD_BYTES_MAX,
     PREFIX,
+    SCALARS_MAX,
     VERSION,
     Assembly,
     Block,
@@ -83,6 +87,9 @@ KINDS = {
     "ping request": 12,
     "ack": 13,
     "nack": 14,
+    "offer": 15,
+    "packet request": 16,
+    "packet reply": 17,
 }
 
 peers = st.text(min_size=1, max_size=20).map(PeerId)
@@ -121,6 +128,15 @@ def states(draw: st.DrawFn) -> State:
     return State(draw(peers), draw(frontiers), draw(counts), by_lane, payload.layout, payload)
 
 
+@st.composite
+def replies(draw: st.DrawFn) -> PacketReply:
+    payload = draw(payloads())
+    numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(1 << 70), 1 << 70)
+    scalars = draw(st.dictionaries(st.text(max_size=5), numbers, max_size=3))
+    n, newest, round, k = (draw(counts) for _ in range(4))
+    return PacketReply(draw(peers), n, newest, round, k, scalars, payload.layout, payload)
+
+
 messages = (
     st.builds(Advert, peers, counts, frontiers, st.booleans(), counts, rumors)
     | st.builds(Pull, peers, counts, counts)
@@ -136,6 +152,9 @@ messages = (
     | st.builds(PingRequest, peers, counts, peers)
     | st.builds(Ack, peers, counts, peers, rumors)
     | st.builds(Nack, peers, counts, peers)
+    | st.builds(Offer, peers, counts, frontiers, rumors)
+    | st.builds(PacketRequest, peers, counts, counts)
+    | replies()
 )
 
 WEIGHTS = Packed.of({"b": np.arange(3, dtype=np.float32), "w": np.arange(40.0).reshape(4, 10)})
@@ -158,6 +177,9 @@ SAMPLES: list[Message] = [
     PingRequest(PeerId("p"), 5, PeerId("q")),
     Ack(PeerId("p"), 5, PeerId("q"), RUMORS),
     Nack(PeerId("p"), 5, PeerId("q")),
+    Offer(PeerId("p"), 3, {PeerId("q"): 2}, RUMORS),
+    PacketRequest(PeerId("p"), 3, 5),
+    PacketReply(PeerId("p"), 3, 4, 7, 5, {"w": 0.1, "n": 3}, WEIGHTS.layout, WEIGHTS),
 ]
 each_kind = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
 
@@ -343,11 +365,31 @@ GOOD: dict[str, list[Any]] = {
     "ping request": ["p", 5, "q"],
     "ack": ["p", 5, "q", [["q", "dead", 2, "r"]]],
     "nack": ["p", 5, "q"],
+    "offer": ["p", 3, {"q": 2}, [["q", "dead", 2, "r"]]],
+    "packet request": ["p", 3, 5],
+    "packet reply": ["p", 3, 4, 7, 5, {"w": 0.5}, [["w", "<f4", 2, 3]]],
 }
 
 BAD_COUNTS = [-1, True, False, 1.0, 1 << 63, 10**400, None, "1", [1], {}]
 BAD_NAMES = [None, "", 1, True, "x" * (NAME_CHARACTERS_MAX + 1), ["p"], {"p": 1}, "\ud800", "p\udfff"]
 BAD_FRONTIERS = [None, [], [["q", 2]], "q", 1, {"q": -1}, {"q": True}, {"q": 1.5}, {"q": None}, {"": 1}, {"\ud800": 1}]
+BAD_SCALARS: list[Any] = [
+    None,
+    [],
+    "w",
+    1,
+    {"w": None},
+    {"w": True},
+    {"w": "1"},
+    {"w": float("nan")},
+    {"w": float("inf")},
+]
+BAD_SCALARS += [
+    {"w": float("inf")},
+    {"w": 10**400},
+    {"\ud800": 1.0},
+    {str(number): 1.0 for number in range(SCALARS_MAX + 1)},
+]
 BAD_FLAGS = [None, 0, 1, 1.0, "true", [True], {}]
 BAD_MARKS = [
     None,
@@ -442,6 +484,8 @@ def bad_fields() -> Iterator[tuple[str, list[Any]]]:
                     bad = BAD_COUNTS
                 case {"q": int()}:
                     bad = BAD_FRONTIERS
+                case {"w": float()}:
+                    bad = BAD_SCALARS
                 case dict():
                     bad = BAD_MARKS_BY_LANE
                 case [[int(), *_]]:
@@ -539,7 +583,7 @@ def test_another_kind_version_or_beginning_is_refused() -> None:
         [["v", "|i1", 1 << 30], ["w", "|i1", 1 << 30]],
     ],
 )
-@pytest.mark.parametrize("kind", ["range", "state"])
+@pytest.mark.parametrize("kind", ["range", "state", "packet reply"])
 def test_a_claim_of_gigabytes_without_data_allocates_nothing(kind: str, layout: list[Any]) -> None:
     frame = header(KINDS[kind], json.dumps([*GOOD[kind][:-1], layout]))
     tracemalloc.start()

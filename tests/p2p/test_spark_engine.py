@@ -49,6 +49,20 @@ def programs(make_place: Any, start_program: Any, spark_environment: Any) -> Spa
     return SparkPrograms(make_place, start_program, spark_environment)
 
 
+# ----------------------------------------------------------------------------------- two executors of one core that mix
+
+
+def test_executors_that_mix_learn_and_agree(programs: SparkPrograms) -> None:
+    for mixed in programs.results("spark_mixing"):
+        assert [role for role, _, _ in mixed["peers"]] == ["peer", "peer"]
+        assert all(rounds > 0 and len(edges) == 1 for _, rounds, edges in mixed["peers"])
+        assert mixed["updates"] == 8 * 2 * 4
+        assert mixed["updates_lost"] == 0
+        assert mixed["missing"] == []
+        assert mixed["consensus_distance"] < 1e-3
+        assert mixed["error"] < 0.05
+
+
 # --------------------------------------------------------------------------------- two executors of one core, no master
 
 

@@ -1,0 +1,94 @@
+"""A model's named arrays as one flat vector of floats, which is what strategies of mixing speak of, and back.
+
+packed:  | w (f4) ....... | pad | b (f8) ... | pad |        flat (f8):  | w ....... | b ... |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+
+from gossip import sparse
+from gossip.arrays import Array, Bytes, Layout, Packed, Payload
+from gossip.errors import UsageError
+
+
+class Flat:
+    """How the arrays of one layout lie in a vector: one after the other, in the widest of their dtypes."""
+
+    def __init__(self, layout: Layout) -> None:
+        """
+        Raises:
+            UsageError: an array holds no floats; the mean of integers is none.
+        """
+        for spec in layout.specs:
+            if np.dtype(spec.dtype).kind != "f":
+                raise UsageError(
+                    f"{spec}: mixing takes means, which integers have none of. Expected arrays of floats: convert it "
+                    "(array.astype(np.float64)), leave it out with parameters=(...), or use discipline='replicate'"
+                )
+        self.layout = layout
+        self.dtype = np.result_type(*(spec.dtype for spec in layout.specs)) if layout.specs else np.dtype(np.float64)
+
+    @cached_property
+    def size(self) -> int:
+        """Numbers in the vector."""
+        return sum(spec.nbytes // np.dtype(spec.dtype).itemsize for spec in self.layout.specs)
+
+    def flatten(self, payload: Payload) -> Array:
+        """(size,) numbers of a payload of this layout, or of rows of its arrays (`gossip.sparse`): a copy.
+
+        Raises:
+            MismatchError: another layout.
+        """
+        if sparse.is_sparse(payload.layout):
+            packed = sparse.read_whole(payload)
+            sparse.check_fit(packed.layout, self.layout)
+            sparse.check_rows(packed.layout, packed.arrays(), self.layout)
+            whole = bytearray(self.layout.nbytes)
+            sparse.add(self.layout, whole, packed.layout, packed.buffer)
+            return self.flatten_buffer(whole)
+        payload.layout.check_fit(self.layout)
+        return self.flatten_buffer(payload.read(0, self.layout.nbytes))
+
+    def flatten_buffer(self, buffer: Bytes) -> Array:
+        """(size,) numbers of a packed buffer of this layout: a copy."""
+        arrays = self.layout.views(buffer)
+        vector = np.empty(self.size, self.dtype)
+        at = 0
+        for spec in self.layout.specs:
+            array = arrays[spec.name].reshape(-1)
+            vector[at : at + array.size] = array
+            at += array.size
+        return vector
+
+    def pack(self, vector: Array) -> Packed:
+        """The arrays that (size,) `vector` holds, each rounded to its own dtype."""
+        packed = Packed(self.layout, bytearray(self.layout.nbytes))
+        arrays = packed.arrays()
+        at = 0
+        for spec in self.layout.specs:
+            array = arrays[spec.name]
+            array[...] = vector[at : at + array.size].reshape(array.shape)
+            at += array.size
+        return packed
+
+
+class PackedLater:
+    """A payload that is packed when somebody reads it: of many that are made, few are read."""
+
+    def __init__(self, flat: Flat, vector: Callable[[], Array]) -> None:
+        """`vector()` gives the same whenever it is called."""
+        self.layout = flat.layout
+        self._flat = flat
+        self._vector = vector
+
+    @cached_property
+    def _packed(self) -> Packed:
+        return self._flat.pack(self._vector())
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """Bytes [start, stop) of the packed buffer."""
+        return self._packed.read(start, stop)

@@ -1,0 +1,193 @@
+"""A session whose agents mix: replicas are averaged with those of neighbors, and the model is the mean of all.
+
+a training:   begin -> tasks, and rounds of mixing meanwhile -> rounds alone, until all agree -> rest -> read all
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gossip.arrays import Array
+from gossip.errors import UsageError
+from gossip.flat import Flat
+from gossip.mixing import Strategy
+from gossip.neighbors import Plan
+from gossip.topology import Topology
+from p2p import engines
+from p2p.agent_client import AgentSettings
+from p2p.consensus import Envelope, read_replicas
+from p2p.coordinator import Coordinator
+from p2p.mixing import parcel
+from p2p.model import Model
+from p2p.observer import Observer
+from p2p.registrar import Member, Registrar
+from p2p.report import PeerReport, Report
+from p2p.session import STATUS_TIMEOUT_S, AgentSession, peer_report
+from p2p.sketch import distance
+from p2p.task import Descent, Gradient, refresh
+
+CONSENSUS_DISTANCE = 1e-5
+"""Replicas that agree so far, by their sketches, are taken for level."""
+LOOK_S = 0.05
+"""How often the sketches are looked at while all drain."""
+REST_TIMEOUT_S = 10.0
+"""For the last packets to be taken, once all agree."""
+
+
+class MixSession(AgentSession):
+    """Trains with agents that mix as `strategy` says, on the topology that `build` makes for however many there are."""
+
+    def __init__(
+        self,
+        model: Model,
+        strategy: Strategy[Any],
+        build: Callable[[int], Topology],
+        *,
+        peers: int | None,
+        seed: int,
+        drain_timeout_s: float,
+    ) -> None:
+        """
+        Raises:
+            UsageError: the model holds integers, or the topology does not fit `peers` or the strategy.
+        """
+        super().__init__(model, "p2p", peers=peers, seed=seed, drain_timeout_s=drain_timeout_s)
+        self._flat = Flat(model.layout)
+        self._plan = Plan(build, strategy)
+        self._parcel = parcel(strategy, build)
+        self._spread = 0.0
+        """Of the replicas when they were read last; relative."""
+        self._unread: list[str] = []
+        if peers is not None and peers > 1:
+            self._plan.topology(peers)
+
+    def train(
+        self,
+        data: Any,
+        gradient: Gradient,
+        descent: Descent | None,
+        epochs: int,
+        chunk_rows: int | None,
+        progress: engines.Progress,
+        combine: str | None = None,
+    ) -> Report:
+        if combine not in (None, "sum"):
+            raise UsageError(f"combine={combine!r} with discipline='mix', expected None: there replicas are averaged")
+        try:
+            return super().train(data, gradient, descent, epochs, chunk_rows, progress, "sum")
+        except BaseException:
+            if self._registrar is not None:  # else the agents would go on mixing
+                self._registrar.call_off(self._epochs)
+            raise
+
+    def refresh(self) -> None:
+        """The mean of all replicas that live, read from their agents now; weighted where the strategy has weights."""
+        registrar, observer = self._registrar, self._observer
+        if registrar is None or observer is None:
+            return
+        speaking = self._speaking(registrar)
+        total: Array | None = None
+        weights = 0.0
+        envelope: Envelope | None = None
+        self._unread = []
+        for member, buffer in read_replicas(self._flat.layout, speaking, self._keys):
+            if buffer is None:
+                self._unread.append(member.name)
+                continue
+            if envelope is None:
+                envelope = Envelope(self._flat.layout, buffer)
+            envelope.widen(0, buffer)
+            weight = float(member.status.get("weight", 1.0))
+            vector = self._flat.flatten_buffer(buffer).astype(np.float64) * weight
+            total = vector if total is None else np.add(total, vector, out=total)
+            weights += weight
+        if total is not None and envelope is not None and weights > 0.0:
+            observer.replace(self._flat.pack(total / weights))
+            self._spread = envelope.distance()
+        refresh(self._user_model, observer.agent.replica)
+
+    def _speaking(self, registrar: Registrar) -> list[Member]:
+        """Who is heard, and not taken for dead by most others."""
+        heard = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
+        votes = Counter(peer for member in heard for peer in member.status.get("departed", []))
+        return [member for member in heard if 2 * votes[member.peer] < len(heard)]
+
+    def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
+        return replace(super()._settings(role, registrar), mixing=self._parcel)
+
+    def _begin(self, registrar: Registrar) -> None:
+        super()._begin(registrar)
+        peers = len(self._speaking(registrar))
+        if peers > 1:
+            self._plan.topology(peers)
+        registrar.begin()
+
+    def _drain(self, registrar: Registrar, coordinator: Coordinator | None) -> None:
+        """Further rounds without gradients, until the sketches agree or the time is up; then all rest."""
+        give_up = time.monotonic() + self._drain_timeout_s
+        while True:
+            registrar.ask_status(STATUS_TIMEOUT_S)
+            sketches = [m.status["sketch"] for m in self._speaking(registrar) if "sketch" in m.status]
+            if distance(sketches) <= CONSENSUS_DISTANCE or time.monotonic() > give_up:
+                break
+            time.sleep(LOOK_S)
+        for _ in range(2):  # what is taken while all drain may be answered, which the second time waits for
+            registrar.drain(REST_TIMEOUT_S, self._epochs)
+        registrar.ask_status(STATUS_TIMEOUT_S)
+
+    def _gone(self, registrar: Registrar, observer: Observer, accepted: int, before: int, units_before: int) -> int:
+        """What died with an agent: updates that no neighbor had taken, and those that it never told of."""
+        peers = registrar.by_role("peer")
+        told: int = sum(member.status.get("n", 0) for member in peers) - before
+        dead = [member for member in peers if registrar.is_silent(member)]
+        untaken: int = sum(max(0, member.status.get("n", 0) - member.status.get("taken", 0)) for member in dead)
+        return max(0, accepted - told) + untaken
+
+    def _report(
+        self, registrar: Registrar, observer: Observer, rows: int, before: int, gone: int, seconds: float
+    ) -> Report:
+        members = sorted(registrar.by_role("peer"), key=lambda member: member.name)
+        silent = [member.name for member in members if registrar.is_silent(member)]
+        missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
+        return Report(
+            peers=tuple(_peer_report(member) for member in members),
+            mode="p2p",
+            rows=rows,
+            seconds=seconds,
+            updates=sum(member.status.get("n", 0) for member in members) - before,
+            updates_lost=gone,
+            consensus_distance=self._spread,
+            missing=tuple(sorted(missing | set(silent) | set(self._unread))),
+            lost={"agent gone": gone} if gone else {},
+            story=tuple(self._story(members, silent)),
+        )
+
+    def _story(self, members: list[Member], silent: list[str]) -> list[str]:
+        live = [member for member in members if member.name not in silent]
+        rounds = [member.status.get("rounds", 0) for member in live]
+        peers = len(live)
+        where = repr(self._plan.topology(peers).name) if peers > 1 else "alone"
+        lines = [
+            f"mixing {self._plan.strategy!r} on {where}, {peers} peers, {min(rounds, default=0)} to "
+            f"{max(rounds, default=0)} rounds"
+        ]
+        given_up = sum(member.status.get("given_up", 0) for member in live)
+        if given_up:
+            lines.append(f"{given_up} rounds ended without all that they needed: the mean has moved")
+        if silent:
+            weight = sum(float(member.status.get("weight", 1.0)) for member in live)
+            share = f"{1.0 - weight / len(members):.0%}" if members else "all"
+            lines.append(f"with {', '.join(silent)} went {share} of the weight in the mean")
+        return lines
+
+
+def _peer_report(member: Member) -> PeerReport:
+    status = member.status
+    figures = peer_report(member, status.get("n", 0), status.get("received", 0))
+    return replace(figures, rounds=status.get("rounds", 0), edges=status.get("edges", {}))

@@ -1,0 +1,237 @@
+"""Decentralized averaging with real agents, on lists of partitions: what is learned, who agrees, and who may die."""
+
+import os
+import re
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from gossip import topology
+from gossip.mixing import DPsgd, EpidemicLearning, PairwiseExchange, PushSum
+from p2p import DeepDist, SimulatedCluster, UsageError
+from p2p.sketch import BUCKETS, Sketch, distance
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
+
+WAIT_S = 30.0
+
+
+def rows_of(partitions: int, rows: int, classes: int = 3, features: int = 4) -> list[list[Any]]:
+    """Points around one center per class; every partition has its own."""
+    rng = np.random.default_rng(0)
+    centers = 3.0 * rng.standard_normal((classes, features))
+    labels = rng.integers(classes, size=(partitions, rows))
+    points = centers[labels] + rng.standard_normal((partitions, rows, features))
+    return [list(zip(x, y, strict=True)) for x, y in zip(points, labels.tolist(), strict=True)]
+
+
+def softmax_gradient(model, rows):
+    x, y = (np.array(each) for each in zip(*rows, strict=True))
+    logits = x @ model["w"] + model["b"]
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    p[np.arange(len(y)), y] -= 1.0
+    return {"w": x.T @ p / len(x), "b": p.mean(axis=0)}
+
+
+def descent(model, update):
+    for name, value in update.items():
+        model[name] -= 0.2 * value
+
+
+def accuracy(model, partitions):
+    x, y = (np.array(each) for each in zip(*[row for rows in partitions for row in rows], strict=True))
+    return float(np.mean(np.argmax(x @ model["w"] + model["b"], axis=1) == y))
+
+
+def softmax_model() -> dict[str, np.ndarray]:
+    return {"w": np.zeros((4, 3), np.float32), "b": np.zeros(3)}
+
+
+# ------------------------------------------------------------------------------------------------------ what is learned
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("mixing", "links"),
+    [(None, None), (DPsgd(), "ring"), (PairwiseExchange(), topology.complete)],
+    ids=["default", "in step", "pairwise"],
+)
+def test_peers_that_mix_learn_and_agree(mixing: Any, links: Any) -> None:
+    data = rows_of(8, 40)
+    model = softmax_model()
+    arrays = dict(model)
+    with DeepDist(model, discipline="mix", mixing=mixing, topology=links, peers=3) as dd:
+        report = dd.train(data, softmax_gradient, descent, epochs=6, chunk_rows=20)
+        assert dd.model is model
+        seen = {name: array.copy() for name, array in model.items()}
+        again = dd.train(data, softmax_gradient, descent, chunk_rows=20)
+    assert accuracy(seen, data) > 0.9
+    assert accuracy(model, data) > 0.9
+    for name, array in arrays.items():
+        assert model[name] is array, "the user's own arrays are changed in place"
+    assert (report.rows, report.updates) == (8 * 40 * 6, 8 * 2 * 6)
+    assert (again.rows, again.updates) == (8 * 40, 8 * 2)
+    assert report.consensus_distance < 1e-3
+    assert (report.updates_lost, report.missing) == (0, ())
+    assert [peer.role for peer in report.peers] == ["peer"] * 3
+    assert sum(peer.published for peer in report.peers) == 96
+    for peer in report.peers:
+        assert peer.rounds > 0
+        assert peer.applied > 0
+        assert all(nbytes > 0 for nbytes in peer.edges.values())
+        assert peer.edges.keys() <= {each.name for each in report.peers} - {peer.name}
+    assert "kB/edge" in str(report)
+    assert f"mixing {mixing or PushSum()!r} on" in report.summary()
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("mixing", [PushSum(), DPsgd()], ids=repr)
+def test_the_mean_of_all_replicas_is_the_start_and_all_updates_over_the_number_of_peers(mixing: Any) -> None:
+    model = {"w": np.full(3, 10.0)}
+
+    def gradient(model, rows):
+        return {"w": np.array([float(sum(rows)), 1.0, 0.0])}
+
+    with DeepDist(model, discipline="mix", mixing=mixing, topology="complete", peers=2) as dd:
+        report = dd.train([[1, 2], [3], [4], [5, 6]], gradient, epochs=3)
+    assert report.updates == 12
+    assert report.consensus_distance < 1e-4
+    np.testing.assert_allclose(model["w"], [10 + 3 * 21 / 2, 10 + 12 / 2, 10], rtol=1e-9)
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+def test_a_killed_agent_does_not_stop_the_others(place: Any, tmp_path: Path) -> None:
+    data = rows_of(12, 20)
+
+    def gradient(model, rows):
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(0.1)
+        return softmax_gradient(model, rows)
+
+    model = softmax_model()
+    with DeepDist(model, discipline="mix", topology="exponential", peers=3) as dd:
+        dd.train(data[:6], gradient, descent)
+        victim = dd._session._registrar.by_role("peer")[1]  # type: ignore[attr-defined]
+        os.kill(victim.pid, signal.SIGKILL)
+        others = [m for m in dd._session._registrar.by_role("peer") if m is not victim]  # type: ignore[attr-defined]
+        give_up = time.monotonic() + WAIT_S
+        while any(m.status["departed"] != [victim.peer] for m in others) and time.monotonic() < give_up:
+            time.sleep(0.05)
+        assert [m.status["departed"] for m in others] == [[victim.peer]] * 2
+        dd._session._registrar.begin()  # type: ignore[attr-defined]
+        before = [member.status["rounds"] for member in others]
+        while any(m.status["rounds"] < n + 5 for m, n in zip(others, before, strict=True)):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        with pytest.raises(UsageError, match=r"agent .* is gone"):  # the local engine does not try again
+            dd.train(data, gradient, descent)
+        assert dd.model is model
+    assert accuracy(model, data) > 0.6
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
+def test_the_model_of_one_peer_is_its_replica() -> None:
+    model = {"w": np.zeros(2)}
+    with DeepDist(model, discipline="mix", peers=1) as dd:
+        report = dd.train([[1], [2]], lambda model, rows: {"w": np.full(2, float(sum(rows)))})
+    np.testing.assert_array_equal(model["w"], [3, 3])
+    assert report.consensus_distance == 0.0
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
+def test_a_gradients_error_is_raised_and_all_rest() -> None:
+    def gradient(model, rows):
+        raise ZeroDivisionError("mine")
+
+    with DeepDist({"w": np.zeros(2)}, discipline="mix", peers=2) as dd:
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            dd.train([[1], [2]], gradient)
+        registrar = dd._session._registrar  # type: ignore[attr-defined]
+        registrar.ask_status(5.0)
+        time.sleep(0.5)
+        before = [member.status["rounds"] for member in registrar.by_role("peer")]
+        time.sleep(0.5)
+        registrar.ask_status(5.0)
+        assert [member.status["rounds"] for member in registrar.by_role("peer")] == before
+
+
+# ------------------------------------------------------------------------------------------------------- what cannot be
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"discipline": "average"}, "discipline='average', expected 'replicate' or 'mix'"),
+        ({"topology": "ring"}, "topology='ring' with discipline='replicate', which has none: add discipline='mix'"),
+        ({"mixing": PushSum()}, r"mixing=PushSum\(\) with discipline='replicate'"),
+        ({"discipline": "mix", "mode": "master"}, "discipline='mix' with mode='master', expected 'p2p'"),
+        ({"discipline": "mix", "topology": "ringg"}, "topology='ringg' is not known, expected one of base, complete, "),
+        ({"discipline": "mix", "topology": 3}, "topology is a int, expected a name"),
+        ({"discipline": "mix", "mixing": "push-sum"}, "mixing is a str, expected a strategy of gossip.mixing"),
+        ({"discipline": "mix", "topology": "hypercube", "peers": 6}, "hypercube.*6"),
+        ({"discipline": "mix", "topology": topology.ring(4), "peers": 3}, "ring is for 4 peers, and there are 3"),
+        (
+            {"discipline": "mix", "mixing": DPsgd(), "topology": partial(topology.random_senders, weights="push")}
+            | {"peers": 5},
+            r"DPsgd\(\) does not fit",
+        ),
+        (
+            {"discipline": "mix", "mixing": EpidemicLearning(), "topology": "star", "peers": 1, "engine": 1},
+            "engine is a int",
+        ),
+        ({"discipline": "mix", "engine": SimulatedCluster(peers=2)}, "discipline='mix' on a simulated cluster"),
+    ],
+    ids=lambda value: re.sub(r"[^a-z ]", "", str(value))[:40] if isinstance(value, str) else "",
+)
+def test_what_does_not_fit_together_is_said_before_anything_starts(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        DeepDist({"w": np.zeros(3)}, **options)
+
+
+def test_integers_cannot_be_mixed() -> None:
+    with pytest.raises(UsageError, match=r"'count': int64 \(1,\): mixing takes means"):
+        DeepDist({"w": np.zeros(3), "count": np.zeros(1, np.int64)}, discipline="mix")
+
+
+def test_a_rule_for_sums_is_refused_where_replicas_are_averaged() -> None:
+    text = "combine='damp' with discipline='mix', expected None"
+    with DeepDist({"w": np.zeros(3)}, discipline="mix", peers=2) as dd, pytest.raises(UsageError, match=text):
+        dd.train([[1], [2]], lambda model, rows: {"w": np.ones(3)}, combine="damp")
+
+
+# ------------------------------------------------------------------------------------------------------------- sketches
+
+
+def test_sketches_are_as_far_apart_as_what_they_are_of() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((5, 10_000)) + 3.0
+    sketch = Sketch(10_000, "run")
+    center = x.mean(axis=0)
+    exact = max(np.linalg.norm(row - center) for row in x) / max(np.linalg.norm(row) for row in x)
+    assert distance([sketch.of(row) for row in x]) == pytest.approx(exact, rel=0.4)
+    assert len(sketch.of(x[0])) == BUCKETS
+    assert Sketch(10_000, "run").of(x[0]) == sketch.of(x[0]) != Sketch(10_000, "other").of(x[0])
+
+
+def test_equal_replicas_have_no_distance() -> None:
+    sketch = Sketch(7, "run").of(np.arange(7.0))
+    assert distance([sketch, sketch]) == 0.0
+    assert distance([]) == 0.0
+    assert distance([[0.0] * BUCKETS] * 2) == 0.0
