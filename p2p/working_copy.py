@@ -38,11 +38,13 @@ EXACT_BYTES_MAX = 1 << 20
 """A model up to this size is exchanged whole and as it is."""
 PIECE_BYTES = 1 << 17
 """Of rows that are looked at in one go: four such pieces stay in a core's cache."""
-SHARE_MAX, SHARE_MIN = 0.05, 0.0075
-"""Parts of the time of training: an exchange looks at `ExchangeSettings.rows`, but for no longer than the first and for
-no less than the second."""
+SHARE = 0.05
+"""An exchange looks at as many rows as take this part of the time of training before it: however long a chunk is, all
+rows have their turn in about the same time."""
 ROWS_MIN = 512
 """An exchange looks at so many rows in any case."""
+ROW_S = 1e-6
+"""What looking at a row of 100 numbers takes, where no clock can tell."""
 SMALL = 0.25
 """A row that has changed by less than this part of what its schedule waits for is not worth sending."""
 REST = 0.01
@@ -68,14 +70,21 @@ class ExchangeSettings:
     """A rule of `p2p.combine`."""
     peers: int = 1
     rows: int = 4096
-    """To look at in one exchange, of all arrays together. Fewer where that would take long beside the training."""
+    """To look at in one exchange, of all arrays together. With a clock that is where it begins."""
     codec: str | None = None
     """One of `CODECS`; None for int8, but small models as they are."""
 
 
-def exchange_settings(model: Model, rule: str | None, peers: int) -> ExchangeSettings:
+def exchange_settings(
+    model: Model, rule: str | None, peers: int, rows: int = ExchangeSettings.rows
+) -> ExchangeSettings:
     """How `peers` exchange updates of `model`; `rule` None: the one that is best for it."""
-    return ExchangeSettings(combine.chosen(rule, peers, model.embeddings), peers)
+    return ExchangeSettings(combine.chosen(rule, peers, model.embeddings), peers, rows)
+
+
+def rows_for(training_s: float, row_s: float = ROW_S) -> int:
+    """How many rows an exchange looks at after `training_s` of training, if one takes `row_s`."""
+    return max(ROWS_MIN, int(SHARE * training_s / row_s))
 
 
 class WorkingCopy:
@@ -155,8 +164,7 @@ class WorkingCopy:
         """Choose how many rows the next exchange looks at."""
         row_s = exchange_s / max(1, rows)
         self._row_s = row_s if self._row_s == 0 else 0.9 * self._row_s + 0.1 * min(row_s, 2 * self._row_s)
-        affordable = training_s / self._row_s
-        budget = max(ROWS_MIN, min(SHARE_MAX * affordable, self.settings.rows), SHARE_MIN * affordable)
+        budget = min(self._rows_all, rows_for(training_s, self._row_s))
         for schedule in self._schedules.values():
             schedule.budget = int(budget * schedule.rows / self._rows_all) + 1
 

@@ -36,7 +36,7 @@ from p2p.lanes import PAYLOADS_BYTES_MAX
 from p2p.model import Model
 from p2p.report import PeerReport, Report
 from p2p.task import Descent, Gradient, Job, PartitionError, TaskResult, refresh, train_chunks
-from p2p.working_copy import WorkingCopy, exchange_settings
+from p2p.working_copy import WorkingCopy, exchange_settings, rows_for
 
 OBSERVER = PeerId("observer")
 HEARTBEAT_S = 0.5
@@ -147,7 +147,9 @@ class SimulatedSession:
             self._cluster.peers,
             self._seed,
             self._epochs,
-            exchange_settings(self._user_model, combine, self._cluster.peers),
+            exchange_settings(
+                self._user_model, combine, self._cluster.peers, rows_for(self._cluster.seconds_per_chunk)
+            ),
         )
         self._epochs += epochs
         disruption.active = True
