@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from gossip import sparse
 from gossip.arrays import Array, Bytes, Layout, Packed, Payload
 from gossip.errors import UsageError
 
@@ -37,11 +38,18 @@ class Flat:
         return sum(spec.nbytes // np.dtype(spec.dtype).itemsize for spec in self.layout.specs)
 
     def flatten(self, payload: Payload) -> Array:
-        """(size,) numbers of a payload of this layout: a copy.
+        """(size,) numbers of a payload of this layout, or of rows of its arrays (`gossip.sparse`): a copy.
 
         Raises:
             MismatchError: another layout.
         """
+        if sparse.is_sparse(payload.layout):
+            packed = sparse.read_whole(payload)
+            sparse.check_fit(packed.layout, self.layout)
+            sparse.check_rows(packed.layout, packed.arrays(), self.layout)
+            whole = bytearray(self.layout.nbytes)
+            sparse.add(self.layout, whole, packed.layout, packed.buffer)
+            return self.flatten_buffer(whole)
         payload.layout.check_fit(self.layout)
         return self.flatten_buffer(payload.read(0, self.layout.nbytes))
 

@@ -69,6 +69,7 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.replicate import Replicator
+from gossip.sparse import check_fit, check_rows
 
 RETURN_S = 2.0
 """When a cut heals, all who were cut off are heard again within some adverts: nobody is buried before that."""
@@ -233,12 +234,14 @@ class Peer:
         match header:
             case Range():
                 wanted = self.replicator.is_next(header)
+                if wanted and self.layout is not None:
+                    check_fit(header.layout, self.layout)
             case State():
                 wanted = self.adopter is not None and self.adopter.expects(header)
+                if wanted and self.layout is not None:
+                    header.layout.check_fit(self.layout)
             case _:
                 return False
-        if wanted and self.layout is not None:
-            header.layout.check_fit(self.layout)
         return wanted
 
     def deadline(self) -> float:
@@ -482,9 +485,11 @@ class Peer:
 
     def _check(self, payload: Packed) -> None:
         if self.layout is not None:
-            payload.layout.check_fit(self.layout)
+            check_fit(payload.layout, self.layout)
         if not payload.is_finite:
             check_finite(payload.arrays())  # which says where
+        if self.layout is not None:
+            check_rows(payload.layout, payload.arrays(), self.layout)
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         origin = self.replicator.origins.get(peer)

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Bytes, Layout, Payload
+from gossip.arrays import Bytes, Layout, Packed, Payload
 from gossip.errors import UsageError
 from gossip.events import Negative, Own
+from gossip.sparse import is_sparse, negative, read_whole, total
 from gossip.wire import BLOCK_BYTES, allocate
 
 
@@ -87,6 +88,7 @@ class Segments:
         """`directory` is where the temporary files go; by default the system's."""
         self._entries: list[Entry] = []
         self._retained: dict[int, MemorySegment | FileSegment] = {}
+        self._last_sum: RowsSum | None = None
         self._memory_bytes_max = memory_bytes_max
         self._directory = directory
 
@@ -95,20 +97,16 @@ class Segments:
         if lo < hi:
             entry = self._entries[-1]
             assert (entry.lo, entry.hi) == (lo, hi - 1)
-            payload.layout.check_fit(entry.segment.layout)
-            self._add(entry.segment, payload)
+            self._add(entry, payload)
             entry.hi = hi
             return
-        self._spill(payload.layout.nbytes)
-        in_memory = self.memory_bytes + payload.layout.nbytes <= self._memory_bytes_max
-        segment = None if in_memory else _filed(payload, self._directory)
-        self._entries.append(Entry(lo, hi, segment or _copied(payload)))
+        self._entries.append(Entry(lo, hi, self._stored(payload)))
 
     def fold(self, lo: int, hi: int) -> None:
         """Carry out `Fold`."""
         first, *others = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
         for entry in others:
-            self._add(first.segment, entry.segment)
+            self._add(first, entry.segment)
             entry.segment.close()
             self._entries.remove(entry)
         first.hi = hi
@@ -119,10 +117,17 @@ class Segments:
             entry.segment.close()
             self._entries.remove(entry)
 
-    def sum(self, lo: int, hi: int) -> RangeSum | None:
-        """Updates lo..hi as one payload, summed block by block when read; None if segments do not end there."""
+    def sum(self, lo: int, hi: int) -> RangeSum | RowsSum | None:
+        """Updates lo..hi as one payload; None if segments do not end there.
+
+        Whole arrays are summed block by block when they are read; rows at once, as only their sum tells which they are.
+        """
         entries = self._within(lo, hi)
-        return RangeSum(self, lo, hi, entries[0].segment.layout) if entries else None
+        if not entries:
+            return None
+        if any(is_sparse(entry.segment.layout) for entry in entries):
+            return self._sum_rows(entries)
+        return RangeSum(self, lo, hi, entries[0].segment.layout)
 
     def retain(self, number: int, payload: Payload) -> None:
         """Carry out `Retain`."""
@@ -140,7 +145,10 @@ class Segments:
                 assert total is not None, f"the peer wants its own {lo}..{hi}, which it does not keep"
                 return total
             case Negative(number):
-                return NegativePayload(self._retained[number])
+                retained = self._retained[number]
+                if is_sparse(retained.layout):
+                    return Packed.of(negative(read_whole(retained).arrays()))
+                return NegativePayload(retained)
         return payload
 
     def copy(self, payload: Payload) -> MemorySegment | FileSegment:
@@ -175,8 +183,36 @@ class Segments:
         chosen = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
         return chosen if chosen and chosen[0].lo == lo and chosen[-1].hi == hi else []
 
+    def _stored(self, payload: Payload) -> MemorySegment | FileSegment:
+        """A copy in memory, or in a file where memory is short."""
+        self._spill(payload.layout.nbytes)
+        in_memory = self.memory_bytes + payload.layout.nbytes <= self._memory_bytes_max
+        return (None if in_memory else _filed(payload, self._directory)) or _copied(payload)
+
+    def _sum_rows(self, entries: list[Entry]) -> RowsSum:
+        """The sum of updates of which some are of rows. Readers often want the same."""
+        cut = tuple((entry.lo, entry.hi) for entry in entries)
+        if self._last_sum is None or self._last_sum.cut != cut:
+            first, *others = [read_whole(entry.segment) for entry in entries]
+            for other in others:
+                first = Packed.of(total(first.arrays(), other.arrays()))
+            self._last_sum = RowsSum(first.layout, first.buffer, cut)
+        return self._last_sum
+
+    def _add(self, entry: Entry, source: Payload) -> None:
+        if is_sparse(source.layout) or is_sparse(entry.segment.layout):
+            self._replace(entry, Packed.of(total(read_whole(entry.segment).arrays(), read_whole(source).arrays())))
+        else:
+            source.layout.check_fit(entry.segment.layout)
+            self._add_whole(entry.segment, source)
+
+    def _replace(self, entry: Entry, payload: Packed) -> None:
+        segment = self._stored(payload)  # which may move the one that it replaces
+        entry.segment.close()
+        entry.segment = segment
+
     @staticmethod
-    def _add(target: MemorySegment | FileSegment, source: Payload) -> None:
+    def _add_whole(target: MemorySegment | FileSegment, source: Payload) -> None:
         nbytes = target.layout.nbytes
         for start in range(0, nbytes, BLOCK_BYTES):
             stop = min(start + BLOCK_BYTES, nbytes)
@@ -237,6 +273,18 @@ class NegativePayload:
             numbers = np.frombuffer(data, dtype, (high - low) // np.dtype(dtype).itemsize, low - start)
             np.subtract(np.zeros((), dtype), numbers, out=numbers)
         return data
+
+
+@dataclass(frozen=True)
+class RowsSum(Packed):
+    """Updates of which some are of rows, summed."""
+
+    cut: tuple[tuple[int, int], ...]
+    """The segments that it is the sum of."""
+
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """As `RangeSum.bounds`."""
+        return self.cut
 
 
 class RangeSum:

@@ -41,6 +41,7 @@ from gossip.events import (
 from gossip.messages import Message, PeerId, Range, State
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
+from gossip.sparse import add, read_whole
 from gossip.trace import Digest, Observe, fingerprint
 from gossip.wire import decode, encode, encode_again
 
@@ -277,8 +278,8 @@ class Simulation:
                     for other in self._audience(me):
                         self._carry(me, other, parcel)
                 case Deliver(_, _, _, payload):
-                    nbytes = self.layout.nbytes
-                    self.layout.add(host.replica.buffer, host.segments.resolve(payload).read(0, nbytes), 0, nbytes)
+                    whole = read_whole(host.segments.resolve(payload))
+                    add(self.layout, host.replica.buffer, whole.layout, whole.buffer)
                 case Adopt(payload):
                     host.replica = Packed(self.layout, bytearray(payload.read(0, self.layout.nbytes)))
                 case Keep(lo, hi, payload):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gossip.arrays import Array
+from gossip.errors import UsageError
 from gossip.flat import Flat
 from gossip.mixing import Strategy
 from gossip.neighbors import Plan
@@ -74,9 +75,12 @@ class MixSession(AgentSession):
         epochs: int,
         chunk_rows: int | None,
         progress: engines.Progress,
+        combine: str | None = None,
     ) -> Report:
+        if combine not in (None, "sum"):
+            raise UsageError(f"combine={combine!r} with discipline='mix', expected None: there replicas are averaged")
         try:
-            return super().train(data, gradient, descent, epochs, chunk_rows, progress)
+            return super().train(data, gradient, descent, epochs, chunk_rows, progress, "sum")
         except BaseException:
             if self._registrar is not None:  # else the agents would go on mixing
                 self._registrar.call_off(self._epochs)

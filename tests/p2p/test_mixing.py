@@ -15,7 +15,7 @@ import pytest
 
 from gossip import topology
 from gossip.mixing import DPsgd, EpidemicLearning, PairwiseExchange, PushSum
-from p2p import DeepDist, SimulatedCluster, UsageError
+from p2p import DeepDist, SimulatedCluster, UsageError, task
 from p2p.sketch import BUCKETS, Sketch, distance
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
@@ -109,6 +109,23 @@ def test_the_mean_of_all_replicas_is_the_start_and_all_updates_over_the_number_o
     assert report.updates == 12
     assert report.consensus_distance < 1e-4
     np.testing.assert_allclose(model["w"], [10 + 3 * 21 / 2, 10 + 12 / 2, 10], rtol=1e-9)
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
+def test_what_is_trained_in_place_is_mixed_as_rows() -> None:
+    def gradient(model, rows):
+        copy = task.in_place(model)
+        for row in rows:
+            model["w"][row] += 1.0
+        return copy.trained({})
+
+    model = {"w": np.full((4, 3), 10.0)}
+    with DeepDist(model, discipline="mix", topology="complete", peers=2) as dd:
+        report = dd.train([[0, 1], [0], [1], [0, 2]], gradient, epochs=3)
+    assert report.updates == 12
+    np.testing.assert_allclose(model["w"].T, [[10 + 9 / 2, 10 + 6 / 2, 10 + 3 / 2, 10]] * 3, rtol=1e-9)
 
 
 @pytest.mark.sockets
@@ -208,6 +225,12 @@ def test_what_does_not_fit_together_is_said_before_anything_starts(options: dict
 def test_integers_cannot_be_mixed() -> None:
     with pytest.raises(UsageError, match=r"'count': int64 \(1,\): mixing takes means"):
         DeepDist({"w": np.zeros(3), "count": np.zeros(1, np.int64)}, discipline="mix")
+
+
+def test_a_rule_for_sums_is_refused_where_replicas_are_averaged() -> None:
+    text = "combine='damp' with discipline='mix', expected None"
+    with DeepDist({"w": np.zeros(3)}, discipline="mix", peers=2) as dd, pytest.raises(UsageError, match=text):
+        dd.train([[1], [2]], lambda model, rows: {"w": np.ones(3)}, combine="damp")
 
 
 # ------------------------------------------------------------------------------------------------------------- sketches
