@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gossip.adopt import Adopter, Chance
-from gossip.arrays import Layout, Packed, Payload, check_finite
+from gossip.arrays import Layout, Packed, Payload
 from gossip.errors import MismatchError
 from gossip.events import (
     Computed,
@@ -66,6 +66,7 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.replicate import Replicator
+from gossip.sparse import check_fit, check_numbers, is_sparse
 
 RETURN_S = 2.0
 """When a cut heals, all who were cut off are heard again within some adverts: nobody is buried before that."""
@@ -466,9 +467,9 @@ class Peer:
 
     def _check(self, payload: Packed) -> None:
         if self.layout is not None:
-            payload.layout.check_fit(self.layout)
-        if not payload.is_finite:
-            check_finite(payload.arrays())  # which says where
+            check_fit(payload.layout, self.layout)
+        if is_sparse(payload.layout) or not payload.is_finite:
+            check_numbers(payload.layout, payload.arrays(), self.layout)  # which says where
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         origin = self.replicator.origins.get(peer)

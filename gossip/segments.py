@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Bytes, Layout, Payload
+from gossip.arrays import Bytes, Layout, Packed, Payload
 from gossip.errors import UsageError
 from gossip.events import Negative, Own
+from gossip.sparse import is_sparse, negative, read_whole, total
 from gossip.wire import BLOCK_BYTES, allocate
 
 
@@ -87,6 +88,8 @@ class Segments:
         """`directory` is where the temporary files go; by default the system's."""
         self._entries: list[Entry] = []
         self._retained: dict[int, MemorySegment | FileSegment] = {}
+        self._last_sum: tuple[tuple[int, int], Packed] | None = None
+        """Of rows, and which range it is of."""
         self._memory_bytes_max = memory_bytes_max
         self._directory = directory
 
@@ -95,20 +98,16 @@ class Segments:
         if lo < hi:
             entry = self._entries[-1]
             assert (entry.lo, entry.hi) == (lo, hi - 1)
-            payload.layout.check_fit(entry.segment.layout)
-            self._add(entry.segment, payload)
+            self._add(entry, payload)
             entry.hi = hi
             return
-        self._spill(payload.layout.nbytes)
-        in_memory = self.memory_bytes + payload.layout.nbytes <= self._memory_bytes_max
-        segment = None if in_memory else _filed(payload, self._directory)
-        self._entries.append(Entry(lo, hi, segment or _copied(payload)))
+        self._entries.append(Entry(lo, hi, self._stored(payload)))
 
     def fold(self, lo: int, hi: int) -> None:
         """Carry out `Fold`."""
         first, *others = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
         for entry in others:
-            self._add(first.segment, entry.segment)
+            self._add(first, entry.segment)
             entry.segment.close()
             self._entries.remove(entry)
         first.hi = hi
@@ -119,10 +118,22 @@ class Segments:
             entry.segment.close()
             self._entries.remove(entry)
 
-    def sum(self, lo: int, hi: int) -> RangeSum | None:
-        """Updates lo..hi as one payload, summed block by block when read; None if segments do not end there."""
+    def sum(self, lo: int, hi: int) -> Payload | None:
+        """Updates lo..hi as one payload; None if segments do not end there.
+
+        Whole arrays are summed block by block when they are read; rows at once, as only their sum tells which they are.
+        """
         entries = self._within(lo, hi)
-        return RangeSum(self, lo, hi, entries[0].segment.layout) if entries else None
+        if not entries:
+            return None
+        layout = entries[0].segment.layout
+        if any(is_sparse(entry.segment.layout) for entry in entries):
+            return self._sum_sparse(entries)
+        return RangeSum(self, lo, hi, layout)
+
+    def bounds(self, lo: int, hi: int) -> tuple[tuple[int, int], ...]:
+        """First and last update of each segment of lo..hi: while these are the same, so is the sum, to the last bit."""
+        return tuple((entry.lo, entry.hi) for entry in self._within(lo, hi))
 
     def retain(self, number: int, payload: Payload) -> None:
         """Carry out `Retain`."""
@@ -140,7 +151,10 @@ class Segments:
                 assert total is not None, f"the peer wants its own {lo}..{hi}, which it does not keep"
                 return total
             case Negative(number):
-                return NegativePayload(self._retained[number])
+                retained = self._retained[number]
+                if is_sparse(retained.layout):
+                    return Packed.of(negative(read_whole(retained).arrays()))
+                return NegativePayload(retained)
         return payload
 
     def copy(self, payload: Payload) -> MemorySegment | FileSegment:
@@ -175,8 +189,36 @@ class Segments:
         chosen = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
         return chosen if chosen and chosen[0].lo == lo and chosen[-1].hi == hi else []
 
+    def _stored(self, payload: Payload) -> MemorySegment | FileSegment:
+        """A copy in memory, or in a file where memory is short."""
+        self._spill(payload.layout.nbytes)
+        in_memory = self.memory_bytes + payload.layout.nbytes <= self._memory_bytes_max
+        return (None if in_memory else _filed(payload, self._directory)) or _copied(payload)
+
+    def _sum_sparse(self, entries: list[Entry]) -> Payload:
+        """The sum of updates of which some are of rows. Readers often want the same."""
+        key = (entries[0].lo, entries[-1].hi)
+        if self._last_sum is None or self._last_sum[0] != key:
+            first, *others = [read_whole(entry.segment) for entry in entries]
+            for other in others:
+                first = Packed.of(total(first.arrays(), other.arrays()))
+            self._last_sum = key, first
+        return self._last_sum[1]
+
+    def _add(self, entry: Entry, source: Payload) -> None:
+        if is_sparse(source.layout) or is_sparse(entry.segment.layout):
+            self._replace(entry, Packed.of(total(read_whole(entry.segment).arrays(), read_whole(source).arrays())))
+        else:
+            source.layout.check_fit(entry.segment.layout)
+            self._add_whole(entry.segment, source)
+
+    def _replace(self, entry: Entry, payload: Packed) -> None:
+        segment = self._stored(payload)  # which may move the one that it replaces
+        entry.segment.close()
+        entry.segment = segment
+
     @staticmethod
-    def _add(target: MemorySegment | FileSegment, source: Payload) -> None:
+    def _add_whole(target: MemorySegment | FileSegment, source: Payload) -> None:
         nbytes = target.layout.nbytes
         for start in range(0, nbytes, BLOCK_BYTES):
             stop = min(start + BLOCK_BYTES, nbytes)
@@ -244,10 +286,6 @@ class RangeSum:
 
     def __init__(self, segments: Segments, lo: int, hi: int, layout: Layout) -> None:
         self._segments, self.lo, self.hi, self.layout = segments, lo, hi, layout
-
-    def bounds(self) -> tuple[tuple[int, int], ...]:
-        """First and last update of each segment: as long as these are the same, so is the sum, to the last bit."""
-        return tuple((entry.lo, entry.hi) for entry in self._segments._within(self.lo, self.hi))
 
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop); `UsageError` if the range is gone."""

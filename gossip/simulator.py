@@ -40,6 +40,7 @@ from gossip.events import (
 from gossip.messages import Message, PeerId, Range, State
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
+from gossip.sparse import add, read_whole
 from gossip.trace import Digest, Observe, fingerprint
 from gossip.wire import decode, encode, encode_again
 
@@ -275,8 +276,8 @@ class Simulation:
                         if other != me:
                             self._carry(me, other, parcel)
                 case Deliver(_, _, _, payload):
-                    nbytes = self.layout.nbytes
-                    self.layout.add(host.replica.buffer, host.segments.resolve(payload).read(0, nbytes), 0, nbytes)
+                    whole = read_whole(host.segments.resolve(payload))
+                    add(self.layout, host.replica.buffer, whole.layout, whole.buffer)
                 case Adopt(payload):
                     host.replica = Packed(self.layout, bytearray(payload.read(0, self.layout.nbytes)))
                 case Keep(lo, hi, payload):
@@ -311,7 +312,7 @@ class Simulation:
         """Many readers of a lane stand at the same place: what they are sent is summed, encoded and decoded once."""
         total = host.segments.sum(message.lo, message.hi)
         assert total is not None, f"the peer offered {message.lo}..{message.hi}, which it does not keep"
-        bounds = total.bounds()
+        bounds = host.segments.bounds(message.lo, message.hi)
         first = host.ranges.get(bounds)
         if first is not None:
             return SameRange(first, message.k)

@@ -68,6 +68,7 @@ from gossip.messages import (
 )
 from gossip.peer import Peer
 from gossip.segments import FileSegment, MemorySegment, Segments
+from gossip.sparse import check_fit
 from gossip.trace import Observe
 from gossip.wire import (
     BLOCK_BYTES,
@@ -490,7 +491,7 @@ class Runtime:
     def _assemble(self, peer: PeerId, message: Bulk) -> None:
         """Take in the blocks that follow this header."""
         if self.peer.layout is not None:
-            message.layout.check_fit(self.peer.layout)
+            check_fit(message.layout, self.peer.layout)
         self._retire(self._assemblies.pop(peer, None))
         try:
             buffer = self._buffer(message.layout.nbytes)

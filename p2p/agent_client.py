@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from gossip.arrays import Arrays, ArraySpec, Layout
 from gossip.errors import UsageError
 from p2p import localhost
 from p2p.localhost import Json
@@ -82,6 +83,14 @@ def _listens(path: str) -> bool:
         return probe.connect_ex(path) == 0
 
 
+@dataclass(frozen=True)
+class HandOverFile:
+    """A packed update in an open file, behind a replica's header."""
+
+    layout: Layout
+    descriptor: int
+
+
 class AgentClient:
     """A task's, or the driver program's, connection to the agent in `folder`."""
 
@@ -108,6 +117,7 @@ class AgentClient:
         self.layout = localhost.layout_from_json(self.about["layout"])
         self.replica = Replica(self.layout, descriptor)
         self._hand_over: Replica | None = None
+        self._file: Replica | None = None
 
     def ask(self, message: Json, descriptors: tuple[int, ...] = ()) -> tuple[Json, list[int]]:
         """Send a message and wait for its answer. `UsageError` if the agent says no, or is gone."""
@@ -122,6 +132,18 @@ class AgentClient:
         if "error" in answer:
             raise UsageError(answer["error"])
         return answer, files
+
+    def pack(self, arrays: Arrays) -> HandOverFile:
+        """Arrays of any layout, written where the agent can read them; the same place every time."""
+        layout = Layout.of(arrays)
+        if self._file is None or self._file.layout.nbytes < layout.nbytes:
+            if self._file is not None:
+                self._file.close()
+            room = ArraySpec("room", "|u1", (layout.nbytes + layout.nbytes // 4,))
+            self._file = Replica(Layout((room,)))
+        for name, view in layout.views(self._file.buffer).items():
+            view[...] = arrays[name]
+        return HandOverFile(layout, self._file.descriptor)
 
     def hand_over(self) -> Replica:
         """A packed buffer of the model's layout to write an update to, used again for every one."""
@@ -144,7 +166,7 @@ class AgentClient:
 
     def publish(
         self,
-        update: Replica,
+        update: Replica | HandOverFile,
         merged_at: int = 0,
         staleness: int | None = None,
         unit: tuple[int, int, int] | None = None,
@@ -174,5 +196,6 @@ class AgentClient:
         """Let the agent know that this task is gone, and give the shared memory back."""
         self._connection.close()
         self.replica.close()
-        if self._hand_over is not None:
-            self._hand_over.close()
+        for file in (self._hand_over, self._file):
+            if file is not None:
+                file.close()

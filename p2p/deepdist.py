@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gossip.errors import UsageError
 from p2p import engines
+from p2p.combine import check_rule
 from p2p.engines.simulated import SimulatedCluster
 from p2p.model import Model
 from p2p.report import Report
@@ -60,6 +61,7 @@ class DeepDist(Generic[M]):
             raise UsageError(f"peers={peers}, expected at least 1")
         if engine is not None:
             _check_engine(engine, mode, peers)
+        self._mode = mode
         self._user_model = Model(model, parameters)
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
@@ -101,6 +103,7 @@ class DeepDist(Generic[M]):
         epochs: int = 1,
         *,
         chunk_rows: int | None = None,
+        combine: str | None = None,
     ) -> Report:
         """Train on every partition of `data`, `epochs` times, and wait until all replicas are level.
 
@@ -108,7 +111,9 @@ class DeepDist(Generic[M]):
         returns one. `gradient(model, rows)` runs on the workers: `model` is a local replica that it may change freely,
         `rows` an iterator over one partition, or over `chunk_rows` rows of it; what it returns is the update, None or
         {} for nothing. `descent(model, update)` changes the model's arrays in place; without one, the update is a dict
-        of named arrays that are added to the model's. Errors of the user's functions are raised here, unchanged.
+        of named arrays that are added to the model's. `combine` is how updates of peers that train at the same time
+        add up ("sum", "mean", "damp" or "adasum", see `p2p.combine`); by default word2vec is damped from three peers
+        on, and everything else is summed. Errors of the user's functions are raised here, unchanged.
         """
         if self._state != "open":
             raise UsageError(
@@ -116,8 +121,11 @@ class DeepDist(Generic[M]):
                 "`with DeepDist(model) as dd: dd.train(...)`"
             )
         _check_arguments(gradient, descent, epochs, chunk_rows)
+        check_rule(combine)
+        if combine is not None and self._mode == "master":
+            raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
         with self._bar() as show:
-            return self._session.train(_partitions(data), gradient, descent, epochs, chunk_rows, show)
+            return self._session.train(_partitions(data), gradient, descent, epochs, chunk_rows, show, combine)
 
     @contextmanager
     def _bar(self) -> Iterator[engines.Progress]:

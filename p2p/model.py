@@ -17,6 +17,7 @@ import numpy as np
 
 from gossip.arrays import DTYPES, Array, Arrays, Layout, check_like
 from gossip.errors import MismatchError, UsageError
+from gossip.sparse import SUFFIXES
 from gossip.wire import NAME_CHARACTERS_MAX
 
 
@@ -38,6 +39,8 @@ class Model:
             self.names = tuple(sorted(key for key, value in attributes.items() if isinstance(value, np.ndarray)))
         if _is_word2vec(model):
             self._after_load = _word2vec_loaded
+        self.counters = _counters(model)
+        self.embeddings = _is_word2vec(model)
         if not self.names:
             raise UsageError(
                 f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, an "
@@ -98,6 +101,8 @@ class Model:
         self = cls.__new__(cls)
         self.model, self.names, self.layout = model, names, layout
         self._after_load = _word2vec_loaded if _is_word2vec(model) else _nothing
+        self.counters = _counters(model)
+        self.embeddings = _is_word2vec(model)
         for spec in layout.specs:
             self._set(spec.name, np.zeros(spec.shape, spec.dtype))
         return self
@@ -138,11 +143,13 @@ class Model:
                     )
 
     def _check_trainable(self, name: str) -> None:
-        if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARACTERS_MAX:
+        characters_max = NAME_CHARACTERS_MAX - max(map(len, SUFFIXES))
+        if not isinstance(name, str) or not 0 < len(name) <= characters_max:
             raise UsageError(
-                f"an array of the model has the name {name!r:.40}, expected text of at most "
-                f"{NAME_CHARACTERS_MAX} characters"
+                f"an array of the model has the name {name!r:.40}, expected text of at most {characters_max} characters"
             )
+        if name.endswith(SUFFIXES):
+            raise UsageError(f"an array of the model has the name {name!r}, expected one without {', '.join(SUFFIXES)}")
         value = self._find(name)
         if not isinstance(value, np.ndarray):
             raise UsageError(f"{name!r} of the model is a {type(value).__name__}, expected a numpy array")
@@ -182,6 +189,11 @@ def _word2vec_names(model: Any) -> tuple[str, ...]:
         *(name for name in ("syn1", "syn1neg") if isinstance(getattr(model, name, None), np.ndarray)),
     ]
     return tuple(sorted([*names, "words_trained"]))
+
+
+def _counters(model: Any) -> frozenset[str]:
+    """The arrays that count something: they are summed, whatever becomes of the others."""
+    return frozenset({"words_trained"} if _is_word2vec(model) else ())
 
 
 def _word2vec_loaded(model: Any) -> None:

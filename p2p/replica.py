@@ -24,6 +24,7 @@ from typing import Any
 
 from gossip.arrays import Array, Bytes, Layout, Payload
 from gossip.errors import UsageError
+from gossip.sparse import add, read_whole
 from gossip.wire import BLOCK_BYTES
 
 HEADER_BYTES = 4096
@@ -119,7 +120,11 @@ class Replica:
         return bytes(self.buffer[start:stop])
 
     def add(self, payload: Payload) -> None:
-        """Merge a payload of this layout in place, block by block. The caller holds the writer's lock."""
+        """Merge a payload of this layout, or of rows of it, in place. The caller holds the writer's lock."""
+        if payload.layout != self.layout:
+            whole = read_whole(payload)
+            add(self.layout, self.buffer, whole.layout, whole.buffer)
+            return
         for start in range(0, self.layout.nbytes, BLOCK_BYTES):
             stop = min(start + BLOCK_BYTES, self.layout.nbytes)
             self.layout.add(self.buffer, payload.read(start, stop), start, stop - start, target_start=0)

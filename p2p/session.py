@@ -28,6 +28,7 @@ from p2p.observer import Observer
 from p2p.registrar import Member, Registrar
 from p2p.report import PeerReport, Report
 from p2p.task import Descent, Gradient, Job, refresh
+from p2p.working_copy import exchange_settings
 
 ROSTER_TIMEOUT_S = 60.0
 STATUS_TIMEOUT_S = 5.0
@@ -48,6 +49,7 @@ class Session(Protocol):
         epochs: int,
         chunk_rows: int | None,
         progress: engines.Progress,
+        combine: str | None = None,
     ) -> Report:
         """Train on `data`, an RDD or a list of partitions, and wait until all replicas are level."""
         ...
@@ -90,6 +92,7 @@ class AgentSession:
         epochs: int,
         chunk_rows: int | None,
         progress: engines.Progress,
+        combine: str | None = None,
     ) -> Report:
         engine = self._choose_engine(data)
         partitions = engine.partitions(data)
@@ -116,6 +119,7 @@ class AgentSession:
             engine.peers,
             self._seed,
             self._epochs,
+            exchange_settings(self._user_model, combine, engine.peers),
         )
         self._epochs += epochs
         registrar.open = False

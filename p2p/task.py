@@ -12,6 +12,7 @@ import base64
 import os
 import re
 import socket
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -28,6 +29,7 @@ from gossip.errors import MismatchError, UsageError
 from p2p.model import Model
 from p2p.replica import Replica
 from p2p.update import flatten
+from p2p.working_copy import ExchangeSettings, Trained, WorkingCopy
 
 Gradient = Callable[[Any, Iterator[Any]], Any]
 """`gradient(model, rows)`: what was learnt from the rows; None or {} for nothing."""
@@ -70,6 +72,10 @@ class Neighbor(Protocol):
         """Where the next update is written; free again when it is published."""
         ...
 
+    def pack(self, arrays: Arrays) -> Any:
+        """An update of rows, ready to be published."""
+        ...
+
     def publish(
         self,
         update: Any,
@@ -80,6 +86,9 @@ class Neighbor(Protocol):
     ) -> bool:
         """Hand an update over. False if its unit was there before."""
         ...
+
+
+EXCHANGE = ExchangeSettings()
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,8 @@ class Job:
     seed: int
     epochs_before: int = 0
     """Of earlier trainings of the session: their units are other ones."""
+    exchange: ExchangeSettings = EXCHANGE
+    """How updates travel and add up."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +138,27 @@ class TaskResult:
 
 
 _current: ContextVar[TaskInfo | None] = ContextVar("deepdist_task", default=None)
-_models: dict[int, Model] = {}
-"""The model of the running training, kept by a worker process from task to task."""
+_copies: dict[int, WorkingCopy] = {}
+"""The copy of the running training's model, kept by a worker process from task to task."""
+_in_place: ContextVar[WorkingCopy | None] = ContextVar("deepdist_working_copy", default=None)
 
 
 def current() -> TaskInfo | None:
     """The running task, when called by a gradient or descent on a worker; else None."""
     return _current.get()
+
+
+def in_place(model: Any) -> WorkingCopy | None:
+    """For a gradient that trains its model in place: what keeps track of the change, cheaper than a copy of it all.
+
+    To be called before the first change; the gradient then returns `trained(...)` of it. None outside of a task of
+    `DeepDist`, and for another model than the task's.
+    """
+    copy = _in_place.get()
+    if copy is None or copy.model.model is not model:
+        return None
+    copy.keep_base()
+    return copy
 
 
 def run_partition(
@@ -144,7 +169,7 @@ def run_partition(
     `attempt` grows when the same partition of the same epoch is tried again; chunks that an earlier attempt published
     are not computed again.
     """
-    chunks = train_chunks(job, agent, _model(job), epoch, partition, rows, attempt)
+    chunks = train_chunks(job, agent, _working_copy(job), epoch, partition, rows, attempt)
     while True:
         try:
             next(chunks)
@@ -154,38 +179,45 @@ def run_partition(
 
 
 def train_chunks(
-    job: Job, agent: Neighbor, model: Model, epoch: int, partition: int, rows: Iterable[Any], attempt: int
+    job: Job, agent: Neighbor, copy: WorkingCopy, epoch: int, partition: int, rows: Iterable[Any], attempt: int
 ) -> Generator[None, None, TaskResult]:
     """What `run_partition` does, with a stop after each gradient: where time is simulated, it passes there.
 
-    `model` is the task's own until the end.
+    `copy` is the task's own until the end.
     """
     counted = _Counted(rows)
-    updates = units = 0
+    updates = units = chunks = 0
     for chunk, chunk_rows in enumerate(_chunks(counted, job.chunk_rows)):
         info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, chunk, job.peers, job.seed)
         unit = (job.epochs_before + epoch, partition, chunk)
-        with _running(info, counted):
+        chunks = chunk + 1
+        with _running(info, counted, copy):
             known = agent.knows(unit)
             if not known:
-                merged_at = refresh(model, agent.replica)
-                update = job.gradient(model.model, chunk_rows)
+                merged_at = _begin(job, copy, agent.replica)
+                update = job.gradient(copy.model.model, chunk_rows)
         if known:
             units += 1
             continue
         yield
         if update is None or (isinstance(update, Mapping) and not update):
             continue
-        with _running(info, counted):
-            updates += _publish(job, agent, model, update, merged_at, unit, attempt)
+        with _running(info, counted, copy):
+            updates += _publish(job, agent, copy, update, merged_at, unit, attempt)
             units += 1
+    rest = copy.rest(agent.replica)
+    if rest:
+        # what was left for later is one more unit of work, which no other attempt computes unless it left it, too
+        unit = (job.epochs_before + epoch, partition, chunks)
+        updates += agent.publish(agent.pack(rest), copy.merged_at, unit=unit, attempt=attempt)
+        units += 1
     return TaskResult(counted.count, updates, units)
 
 
 @contextmanager
-def _running(info: TaskInfo, rows: _Counted) -> Iterator[None]:
+def _running(info: TaskInfo, rows: _Counted, copy: WorkingCopy) -> Iterator[None]:
     """The user's code runs within: it finds the task by `current`, and its errors say where they happened."""
-    token = _current.set(info)
+    token, working = _current.set(info), _in_place.set(copy)
     try:
         yield
     except Exception as error:
@@ -194,17 +226,34 @@ def _running(info: TaskInfo, rows: _Counted) -> Iterator[None]:
         raise PartitionError.of(error, info.epoch, info.partition) from error
     finally:
         _current.reset(token)
+        _in_place.reset(working)
 
 
 def _publish(
-    job: Job, agent: Neighbor, model: Model, update: Any, merged_at: int, unit: tuple[int, int, int], attempt: int
+    job: Job, agent: Neighbor, copy: WorkingCopy, update: Any, merged_at: int, unit: tuple[int, int, int], attempt: int
 ) -> bool:
     """Hand over an update; whether it was the first of its unit."""
+    if isinstance(update, Trained):
+        if job.mode != "master" and job.descent is None and update.copy is copy:
+            arrays = copy.exchange(agent.replica, update.extra)
+            return agent.publish(agent.pack(arrays), merged_at, unit=unit, attempt=attempt)
+        update = dict(update)
     if job.mode == "master":
         return _send_to_master(agent, update, merged_at, unit)
     hand_over = agent.hand_over()
-    write_delta(model, job.descent, update, agent.replica, hand_over)
+    write_delta(copy.model, job.descent, update, agent.replica, hand_over)
+    if job.exchange.combine != "sum":
+        with agent.replica.reading():
+            copy.correct(hand_over.arrays(), agent.replica.arrays())
     return agent.publish(hand_over, merged_at, unit=unit, attempt=attempt)
+
+
+def _begin(job: Job, copy: WorkingCopy, replica: Readable) -> int:
+    """Make the copy ready for a gradient; returns how many updates are merged in it."""
+    merged_at = copy.begin(replica, lambda: refresh(copy.model, replica))
+    if job.exchange.combine != "sum" and job.mode != "master":
+        copy.keep_base()
+    return merged_at
 
 
 def refresh(model: Model, replica: Readable) -> int:
@@ -273,12 +322,12 @@ def _send_to_master(agent: Neighbor, update: Any, merged_at: int, unit: tuple[in
         packed.close()
 
 
-def _model(job: Job) -> Model:
-    training = hash((job.run, job.skeleton))
-    if training not in _models:
-        _models.clear()
-        _models[training] = Model.from_skeleton(job.skeleton)
-    return _models[training]
+def _working_copy(job: Job) -> WorkingCopy:
+    training = hash((job.run, job.skeleton, job.exchange))
+    if training not in _copies:
+        _copies.clear()
+        _copies[training] = WorkingCopy(Model.from_skeleton(job.skeleton), job.exchange, time.perf_counter)
+    return _copies[training]
 
 
 def _chunks(rows: Iterator[Any], chunk_rows: int | None) -> Iterator[Iterator[Any]]:

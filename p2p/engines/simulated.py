@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, Layout, Packed
+from gossip.arrays import Array, Arrays, Layout, Packed
 from gossip.errors import UsageError
 from gossip.events import Computed
 from gossip.faults import Disruption, Faults
@@ -35,6 +35,7 @@ from p2p.engines import Progress
 from p2p.model import Model
 from p2p.report import PeerReport, Report
 from p2p.task import Descent, Gradient, Job, PartitionError, TaskResult, refresh, train_chunks
+from p2p.working_copy import WorkingCopy, exchange_settings
 
 OBSERVER = PeerId("observer")
 HEARTBEAT_S = 0.5
@@ -122,6 +123,7 @@ class SimulatedSession:
         epochs: int,
         chunk_rows: int | None,
         progress: Progress,
+        combine: str | None = None,
     ) -> Report:
         if hasattr(data, "mapPartitionsWithIndex"):
             raise UsageError(
@@ -144,6 +146,7 @@ class SimulatedSession:
             self._cluster.peers,
             self._seed,
             self._epochs,
+            exchange_settings(self._user_model, combine, self._cluster.peers),
         )
         self._epochs += epochs
         disruption.active = True
@@ -246,7 +249,7 @@ class Attempt:
 
     task: Task
     executor: PeerId
-    model: Model
+    model: WorkingCopy
     chunks: Any
     """What `train_chunks` returned."""
     fails: bool
@@ -283,7 +286,7 @@ class Scheduler:
         self._error: Exception | None = None
         """Of the user's code."""
         self._running: dict[PeerId, list[Attempt]] = {}
-        self._models: dict[PeerId, list[Model]] = {}
+        self._models: dict[PeerId, list[WorkingCopy]] = {}
         """Those that no task uses now: as on Spark, a worker keeps its model from task to task."""
 
     def run(self) -> list[TaskResult]:
@@ -333,7 +336,7 @@ class Scheduler:
 
     def _begin(self, task: Task, executor: PeerId) -> None:
         models = self._models.setdefault(executor, [])
-        model = models.pop() if models else Model.from_skeleton(self._job.skeleton)
+        model = models.pop() if models else WorkingCopy(Model.from_skeleton(self._job.skeleton), self._job.exchange)
         number, task.attempts = task.attempts, task.attempts + 1
         neighbor = _Neighbor(self._swarm, executor, self._staleness)
         rows = self._data[task.partition]
@@ -420,11 +423,11 @@ class Scheduler:
         self.stop()
 
 
+@dataclass(frozen=True)
 class _Replica:
     """A simulated peer's replica, as a task sees it."""
 
-    def __init__(self, host: SimulatedPeer) -> None:
-        self._host = host
+    _host: SimulatedPeer
 
     @property
     def merged(self) -> int:
@@ -452,6 +455,9 @@ class _Neighbor:
     def hand_over(self) -> Packed:
         layout: Layout = self._swarm.layout
         return Packed(layout, bytearray(layout.nbytes))
+
+    def pack(self, arrays: Arrays) -> Packed:
+        return Packed.of(arrays)
 
     def publish(
         self,

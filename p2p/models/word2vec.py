@@ -15,7 +15,7 @@ gensim 4.4, `Word2Vec._do_train_job` and `_get_next_alpha`, for the calls of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import add
 from typing import Any
 
@@ -33,7 +33,7 @@ WORDS = ("words",)
 """The key under which `build_vocab` counts words of any frequency."""
 
 
-def gradient(model: Any, rows: Iterable[Sequence[str]]) -> dict[str, NDArray[Any]]:
+def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[Any]]:
     """Train the replica `model` on `rows` in place and return the change of each of its arrays.
 
     `model` is a gensim `Word2Vec` (skip-gram or CBOW, negative sampling or hierarchical softmax) with a vocabulary.
@@ -60,10 +60,11 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> dict[str, NDArray[Any
     progress = 0.0 if words_before is None else float(words_before[0]) - getattr(model, "words_trained_before", 0.0)
     words_all = model.corpus_total_words * epochs
     work, neu1 = (np.zeros(model.layer1_size, np.float32) for _ in range(2))
+    copy = task.in_place(model)
     before: dict[str, NDArray[Any]] = {}
     words = 0
     for batch in batches(rows):
-        if not before:
+        if copy is None and not before:
             before = {name: array.copy() for name, array in trained.items()}
         # The others train at about the same speed meanwhile, which the snapshot cannot know.
         alpha = learning_rate(model, (progress + peers * words) / words_all)
@@ -74,10 +75,10 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> dict[str, NDArray[Any
         words += sum(map(len, batch))
 
     model.wv.norms = None  # gensim caches the norms of the rows that have just changed
-    update = {name: np.subtract(trained[name], old, out=old) for name, old in before.items()}
-    if words and words_before is not None:
-        update["words_trained"] = np.array([words], np.float64)
-    return update
+    counted = {} if not words or words_before is None else {"words_trained": np.array([words], np.float64)}
+    if copy is not None:
+        return copy.trained(counted) if words else {}
+    return {**{name: np.subtract(trained[name], old, out=old) for name, old in before.items()}, **counted}
 
 
 def learning_rate(model: Any, progress: float) -> float:

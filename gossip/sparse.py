@@ -1,0 +1,244 @@
+"""Updates that touch some rows only: they travel, and are kept and summed, as row numbers and rows.
+
+An update names, for each array of the model, nothing (it did not change), the whole array under its own name, or
+
+    w[rows]        (k,)         int32, ascending, each once
+    w[values]      (k, ...)     what is added to those rows
+    w[exponents]   (k,)         int8; if there: row i of the values is integers, in units of 2 ** exponents[i]
+
+Integers times powers of two have exact sums: a coalesced range is exactly the sum of its updates, in rows that any of
+them touched, and every replica adds the same numbers whoever of its neighbors it got them from, and in how many pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from gossip.arrays import Array, Arrays, ArraySpec, Bytes, Layout, Packed, Payload, check_finite, check_like
+from gossip.errors import MismatchError
+
+ROWS, VALUES, EXPONENTS = "[rows]", "[values]", "[exponents]"
+SUFFIXES = (ROWS, VALUES, EXPONENTS)
+
+INTEGERS = ("|i1", "<i2", "<i4")
+"""How values with exponents may travel: the first that holds a sum is taken."""
+EXPONENT_MAX = 64
+"""Of either sign: 2**31 times 2**64 is still a float32."""
+
+PIECE_BYTES = 1 << 18
+"""Rows are added in pieces of about so many bytes: what is gathered stays in the cache until it is written back."""
+
+
+def is_sparse(layout: Layout) -> bool:
+    """Whether an update of this layout holds rows of some array."""
+    return any(spec.name.endswith(ROWS) for spec in layout.specs)
+
+
+def rows_of(name: str, rows: Array, values: Array, exponents: Array | None = None) -> dict[str, Array]:
+    """Rows of the array `name` as part of an update; `rows` are ascending and distinct."""
+    part = {name + ROWS: rows.astype(np.int32, copy=False), name + VALUES: values}
+    return part if exponents is None else {**part, name + EXPONENTS: exponents}
+
+
+# -------------------------------------------------------------------------------------------------------- checking
+
+
+def check_fit(layout: Layout, model: Layout) -> None:
+    """Raise `MismatchError` unless `layout` is the model's, or one of rows and whole arrays of the model."""
+    if not is_sparse(layout):
+        layout.check_fit(model)
+        return
+    theirs = {spec.name: spec for spec in model.specs}
+    mine = {spec.name: spec for spec in layout.specs}
+    for name, spec in mine.items():
+        base, suffix = _split(name)
+        if base not in theirs:
+            raise MismatchError(f"{base!r} is not one of the model's arrays {sorted(theirs)}")
+        if not suffix:
+            check_like(name, spec, theirs[name])
+        elif base in mine:
+            raise MismatchError(f"{base!r} is there as a whole and as rows, expected one of them")
+        elif suffix == ROWS:
+            _check_rows_like(base, mine, theirs[base])
+        elif base + ROWS not in mine:
+            raise MismatchError(f"{name!r} comes without {base + ROWS!r}")
+
+
+def _check_rows_like(base: str, mine: Mapping[str, ArraySpec], expected: ArraySpec) -> None:
+    rows, values, exponents = (mine.get(base + suffix) for suffix in SUFFIXES)
+    if values is None:
+        raise MismatchError(f"{base + ROWS!r} comes without {base + VALUES!r}")
+    assert rows is not None
+    if rows.dtype != "<i4" or len(rows.shape) != 1 or not expected.shape or rows.shape[0] > expected.shape[0]:
+        raise MismatchError(f"{rows}, expected the numbers of some rows of {expected}")
+    if values.shape != (*rows.shape, *expected.shape[1:]):
+        raise MismatchError(f"{values}, expected {rows.shape[0]} rows of {expected}")
+    if exponents is None:
+        if values.dtype != expected.dtype:
+            raise MismatchError(f"{values}, expected dtype {np.dtype(expected.dtype).name}")
+    elif exponents.dtype != "|i1" or exponents.shape != rows.shape or values.dtype not in INTEGERS:
+        raise MismatchError(f"{values} with {exponents}, expected integers with an int8 exponent each row")
+    elif np.dtype(expected.dtype).kind != "f":
+        raise MismatchError(f"{base!r} comes in units of powers of two, expected none for {expected}")
+
+
+def check_numbers(layout: Layout, arrays: Arrays, model: Layout | None) -> None:
+    """Raise `MismatchError` for numbers that are not finite, and for rows that are not rows of `model`."""
+    check_finite(arrays)
+    if model is None or not is_sparse(layout):
+        return
+    counts = {spec.name: spec.shape[0] for spec in model.specs if spec.shape}
+    for name, array in arrays.items():
+        base, suffix = _split(name)
+        if suffix == ROWS and array.size:
+            if array[0] < 0 or array[-1] >= counts[base] or not np.all(array[1:] > array[:-1]):
+                raise MismatchError(f"{name!r}: expected ascending numbers of rows below {counts[base]}")
+        elif suffix == EXPONENTS and array.size and (array.min() < -EXPONENT_MAX or array.max() > EXPONENT_MAX):
+            raise MismatchError(f"{name!r}: {array.min()} to {array.max()}, expected {-EXPONENT_MAX} to {EXPONENT_MAX}")
+
+
+# ---------------------------------------------------------------------------------------------------------- adding
+
+
+def add(model: Layout, buffer: Any, layout: Layout, data: Bytes) -> None:
+    """Add the whole packed update `data` of `layout` to the packed `buffer` of the model, in place."""
+    if not is_sparse(layout):
+        model.add(buffer, data, 0, model.nbytes)
+        return
+    targets, parts = model.views(buffer), layout.views(data)
+    for name, part in parts.items():
+        base, suffix = _split(name)
+        if not suffix:
+            np.add(targets[name], part, out=targets[name])
+        elif suffix == ROWS and part.size:
+            _add_rows(targets[base], part, parts[base + VALUES], parts.get(base + EXPONENTS))
+
+
+def _add_rows(target: Array, rows: Array, values: Array, exponents: Array | None) -> None:
+    step = max(1, PIECE_BYTES // max(1, target[:1].nbytes))
+    for start in range(0, len(rows), step):
+        piece = slice(start, start + step)
+        some = np.take(target, rows[piece], axis=0)
+        some += floats(values[piece], None if exponents is None else exponents[piece], target.dtype)
+        target[rows[piece]] = some
+
+
+def floats(values: Array, exponents: Array | None, dtype: Any) -> Array:
+    """The rows as plain numbers."""
+    if exponents is None:
+        return values
+    units = np.ldexp(np.ones((), dtype), exponents.astype(np.int32))
+    return np.multiply(values, units.reshape(-1, *[1] * (values.ndim - 1)), dtype=dtype)
+
+
+# --------------------------------------------------------------------------------------------------------- summing
+
+
+def total(left: Arrays, right: Arrays) -> dict[str, Array]:
+    """The sum of two updates of one model, as new arrays; rows that either touched."""
+    bases = sorted({_split(name)[0] for name in (*left, *right)})
+    result: dict[str, Array] = {}
+    for base in bases:
+        one, other = (_part(arrays, base) for arrays in (left, right))
+        result.update(_sum_parts(base, one, other))
+    return result
+
+
+def negative(arrays: Arrays) -> dict[str, Array]:
+    """Minus an update, as new arrays."""
+    return {
+        name: array.copy() if _split(name)[1] in (ROWS, EXPONENTS) else _negated(array)
+        for name, array in arrays.items()
+    }
+
+
+def read_whole(payload: Payload) -> Packed:
+    """An update in memory."""
+    if isinstance(payload, Packed):
+        return payload
+    return Packed(payload.layout, payload.read(0, payload.layout.nbytes))
+
+
+def _negated(array: Array) -> Array:
+    if array.dtype.str in INTEGERS and array.size and array.min() == np.iinfo(array.dtype).min:
+        array = array.astype(np.int64)
+        return (-array).astype(_narrowest(array))
+    return np.subtract(np.zeros((), array.dtype), array)
+
+
+def _part(arrays: Arrays, base: str) -> dict[str, Array]:
+    return {suffix: arrays[base + suffix] for suffix in ("", *SUFFIXES) if base + suffix in arrays}
+
+
+def _sum_parts(base: str, one: dict[str, Array], other: dict[str, Array]) -> dict[str, Array]:
+    if not one or not other:
+        return {base + suffix: array.copy() for suffix, array in (one or other).items()}
+    if "" in one or "" in other:
+        whole, rest = (one, other) if "" in one else (other, one)
+        result = whole[""].copy()
+        if "" in rest:
+            np.add(result, rest[""], out=result)
+        else:
+            _add_rows(result, rest[ROWS], rest[VALUES], rest.get(EXPONENTS))
+        return {base: result}
+    rows = np.union1d(one[ROWS], other[ROWS]).astype(np.int32, copy=False)
+    if EXPONENTS in one and EXPONENTS in other:
+        return rows_of(base, rows, *_sum_integers(rows, one, other))
+    values = np.zeros((len(rows), *one[VALUES].shape[1:]), _dtype_of(one, other))
+    for part in (one, other):
+        values[np.searchsorted(rows, part[ROWS])] += floats(part[VALUES], part.get(EXPONENTS), values.dtype)
+    return rows_of(base, rows, values)
+
+
+def _dtype_of(one: dict[str, Array], other: dict[str, Array]) -> Any:
+    return (other if EXPONENTS in one else one)[VALUES].dtype
+
+
+def _sum_integers(rows: Array, one: dict[str, Array], other: dict[str, Array]) -> tuple[Array, Array]:
+    """(values, exponents) of the union: each row in the finer of the two units, so that nothing is rounded."""
+    places = [np.searchsorted(rows, part[ROWS]) for part in (one, other)]
+    exponents = np.full(len(rows), np.iinfo(np.int8).max, np.int8)
+    for place, part in zip(places, (one, other), strict=True):
+        exponents[place] = np.minimum(exponents[place], part[EXPONENTS])
+    values = np.zeros((len(rows), *one[VALUES].shape[1:]), np.int64)
+    for place, part in zip(places, (one, other), strict=True):
+        shift = (part[EXPONENTS].astype(np.int64) - exponents[place]).clip(0, 31)
+        values[place] += part[VALUES].astype(np.int64) << shift.reshape(-1, *[1] * (values.ndim - 1))
+    return _fitted(values, exponents)
+
+
+def _fitted(values: Array, exponents: Array) -> tuple[Array, Array]:
+    """In the narrowest integers that hold them; rows too large for all of them lose their last bits."""
+    largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), initial=0)
+    excess = np.maximum(0, np.frexp(largest.astype(np.float64))[1] - 31)
+    if excess.any():
+        values >>= excess.reshape(-1, *[1] * (values.ndim - 1))
+        exponents = (exponents + excess).astype(np.int8)
+    return values.astype(_narrowest(values)), exponents
+
+
+def _narrowest(values: Array) -> str:
+    largest = int(np.abs(values).max(initial=0))
+    return next(dtype for dtype in INTEGERS if largest <= np.iinfo(dtype).max)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(the model's array, what of it)."""
+    if name.endswith("]"):
+        for suffix in SUFFIXES:
+            if name.endswith(suffix):
+                return name.removesuffix(suffix), suffix
+    return name, ""
+
+
+def parts(layout: Layout) -> Iterator[str]:
+    """The model's arrays that an update of this layout touches."""
+    seen = set()
+    for spec in layout.specs:
+        base = _split(spec.name)[0]
+        if base not in seen:
+            seen.add(base)
+            yield base

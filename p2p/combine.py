@@ -1,0 +1,104 @@
+"""How the updates of peers that train at the same time add up: what an origin makes of its own before it publishes it.
+
+At the end of a chunk an origin has its own update d and sees m, what others added to its replica meanwhile. It
+publishes d' = own * d + others * m, and everybody, itself included, just adds d': so replicas stay equal whatever the
+rule. Each pair of concurrent updates is corrected once, by whichever is published second.
+
+    sum      d' = d                                                one SGD with as many times the step: right where
+                                                                   updates touch different rows, or peers are few
+    adasum   d' = (1 - d.m / 2|d|^2) d - (d.m / 2|m|^2) m          the sum of what is orthogonal, the mean of what is
+                                                                   the same (Maleki et al., Adasum, arXiv:2006.02924)
+    damp     d' = d / (1 + max(0, d.m) / |d|^2)                    the more others went the same way already, the less
+                                                                   it adds: n equal updates sum up as 1, 1/2, 1/3, ...
+    mean     d' = d / peers                                        peers that start level and publish once each average
+
+Products are taken row by row of an array with rows (embeddings: each row is a word), over the whole of any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip.arrays import Array
+from gossip.errors import UsageError
+
+Floats = NDArray[Any]
+Products = tuple[Floats, Floats, Floats]
+"""(d.d, d.m, m.m), each (rows,)."""
+Rule = Callable[[Products, int], tuple[Floats, Floats]]
+"""(products, peers) -> (own, others), the coefficients of d and m, each (rows,)."""
+
+SUM_PEERS_MAX = 2
+"""Two peers that sum embeddings lose nothing to one; eight diverge (`python -m benchmarks.word2vec_quality`)."""
+
+
+def by_sum(products: Products, peers: int) -> tuple[Floats, Floats]:
+    """d' = d."""
+    dd, _, _ = products
+    return np.ones_like(dd), np.zeros_like(dd)
+
+
+def by_mean(products: Products, peers: int) -> tuple[Floats, Floats]:
+    """d' = d / peers."""
+    dd, _, _ = products
+    return np.full_like(dd, 1 / peers), np.zeros_like(dd)
+
+
+def by_damp(products: Products, peers: int) -> tuple[Floats, Floats]:
+    """d' = d |d| / (|d| + max(0, d.m) / |d|)."""
+    dd, dm, _ = products
+    return _ratio(dd, dd + np.maximum(dm, 0), 1.0), np.zeros_like(dd)
+
+
+def by_adasum(products: Products, peers: int) -> tuple[Floats, Floats]:
+    """d' = (1 - d.m / 2|d|^2) d - (d.m / 2|m|^2) m."""
+    dd, dm, mm = products
+    return 1 - _ratio(dm, 2 * dd, 0.0), -_ratio(dm, 2 * mm, 0.0)
+
+
+RULES: dict[str, Rule] = {"sum": by_sum, "mean": by_mean, "damp": by_damp, "adasum": by_adasum}
+
+
+def products(d: Array, m: Array) -> Products:
+    """The products that the rules are made of, for d and m (rows, ...) of the same shape."""
+    a, b = d.reshape(len(d), -1), m.reshape(len(m), -1)
+    return np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", a, b), np.einsum("ij,ij->i", b, b)
+
+
+def combined(rule: str, d: Array, m: Array, peers: int) -> Array:
+    """d' of one array; by "sum" d itself. Arrays of one dimension or none are one row."""
+    if rule == "sum":
+        return d
+    if d.ndim < 2:
+        return combined(rule, d.reshape(1, -1), m.reshape(1, -1), peers).reshape(d.shape)
+    shape = (-1, *[1] * (d.ndim - 1))
+    own, others = RULES[rule](products(d, m), peers)
+    return np.asarray(own.reshape(shape) * d + others.reshape(shape) * m, d.dtype)
+
+
+def chosen(rule: str | None, peers: int, embeddings: bool) -> str:
+    """The rule to use: the one asked for, else by what the model is and how many peers train.
+
+    Embeddings are summed by two peers and damped by more. Everything else is summed: what an update of the user's own
+    means, and whether it holds the step or its share of one, only the user knows.
+    """
+    if rule is not None:
+        return rule
+    return "damp" if embeddings and peers > SUM_PEERS_MAX else "sum"
+
+
+def check_rule(rule: str | None) -> None:
+    """Raise `UsageError` for a rule that there is not."""
+    if rule is not None and rule not in RULES:
+        raise UsageError(f"combine={rule!r}, expected {', '.join(map(repr, RULES))}, or None to have one chosen")
+
+
+def _ratio(numerator: Floats, denominator: Floats, otherwise: float) -> Floats:
+    """The quotient; `otherwise` where it is not a number: nothing was changed there."""
+    quotient = np.full_like(numerator, otherwise)
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient

@@ -1,0 +1,311 @@
+"""A worker's own copy of the model, trained in place and kept level with the replica a few rows at a time.
+
+An exchange costs as much as the rows it looks at, whatever the size of the model. For each of them
+
+    w       the worker's own row, which training changes
+    r       the replica's, to which the agent adds what others publish
+    base    r when the row was looked at last, and what was published from here since
+
+    own change d = w - base,    the others' m = r - base,    published: d' by the rule of `p2p.combine`
+    afterwards w = r + d' and base = r + what was sent of d'
+
+Rows that have changed little are left for later (`p2p.row_schedule`). What is left, and what the fewer bits on the wire
+take away, stays in w - base and goes with the next one: nothing is lost (error feedback, Seide et al. 2014).
+
+The replica is read without its lock, while the agent may write to it: whatever is read becomes the base, so a part
+of an update that was seen too early or too late is seen right at the next look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip.arrays import Array, Arrays
+from gossip.errors import UsageError
+from gossip.sparse import EXPONENT_MAX, rows_of
+from p2p import combine
+from p2p.model import Model
+from p2p.row_schedule import RowSchedule
+
+CODECS: dict[str, tuple[str, int] | None] = {"int8": ("|i1", 7), "int16": ("<i2", 15), "float": None}
+"""How rows travel: integers of so many bits times a power of two each row, or as they are."""
+EXACT_BYTES_MAX = 1 << 20
+"""A model up to this size is exchanged whole and as it is."""
+PIECE_BYTES = 1 << 17
+"""Of rows that are looked at in one go: four such pieces stay in a core's cache."""
+SHARE_MAX, SHARE_MIN = 0.05, 0.01
+"""Parts of the time of training: an exchange looks at `ExchangeSettings.rows`, but for no longer than the first and for
+no less than the second."""
+ROWS_MIN = 512
+"""An exchange looks at so many rows in any case."""
+SMALL = 0.25
+"""A row that has changed by less than this part of what its schedule waits for is not worth sending."""
+REST = 0.01
+"""At the end of a partition rows are sent that have changed by this part of what a row is on average."""
+SAMPLE_ROWS = 1000
+"""So many rows tell what one is on average."""
+
+
+class Readable(Protocol):
+    """A replica, as a working copy sees it."""
+
+    @property
+    def merged(self) -> int: ...
+
+    def arrays(self) -> Arrays: ...
+
+
+@dataclass(frozen=True)
+class ExchangeSettings:
+    """How updates travel and add up."""
+
+    combine: str = "sum"
+    """A rule of `p2p.combine`."""
+    peers: int = 1
+    rows: int = 4096
+    """To look at in one exchange, of all arrays together. Fewer where that would take long beside the training."""
+    codec: str | None = None
+    """One of `CODECS`; None for int8, but small models as they are."""
+
+
+def exchange_settings(model: Model, rule: str | None, peers: int) -> ExchangeSettings:
+    """How `peers` exchange updates of `model`; `rule` None: the one that is best for it."""
+    return ExchangeSettings(combine.chosen(rule, peers, model.embeddings), peers)
+
+
+class WorkingCopy:
+    """The copy of one worker. `model` holds the trained arrays."""
+
+    def __init__(self, model: Model, settings: ExchangeSettings, clock: Callable[[], float] | None = None) -> None:
+        """`clock` in seconds: an exchange then looks at as many rows as take a small part of the time of training."""
+        self.model = model
+        self.settings = settings
+        self._clock = clock
+        self._training_began = 0.0
+        self._row_s = 0.0
+        """What looking at one row takes."""
+        small = model.layout.nbytes <= EXACT_BYTES_MAX
+        self._codec = CODECS[settings.codec or ("float" if small else "int8")]
+        self._base: dict[str, Array] | None = None
+        self._schedules: dict[str, RowSchedule] = {}
+        in_rows = {s.name: s.shape[0] for s in model.layout.specs if len(s.shape) > 1 and s.dtype in ("<f4", "<f8")}
+        self._rows_all = max(1, sum(in_rows.values()))
+        for name, rows in in_rows.items():
+            self._schedules[name] = RowSchedule(rows, rows if small else -(-settings.rows * rows // self._rows_all))
+        self._paced = clock is not None and not small
+        self._merged_at = 0
+        self._replica: Readable | None = None
+        self._level = False
+        """All that training changed has been exchanged, or is kept for later."""
+
+    # ------------------------------------------------------------------------------------------------- for the task
+
+    @property
+    def merged_at(self) -> int:
+        """How many updates the copy has seen."""
+        return self._merged_at
+
+    def begin(self, replica: Readable, load: Callable[[], int]) -> int:
+        """Before a gradient. Returns how many updates the copy has seen; `load()` copies the replica, if need be."""
+        if self._base is None or replica != self._replica or not self._level:
+            self._base, self._replica = None, replica
+            self._merged_at = load()
+        self._level = False
+        self._training_began = self._clock() if self._clock is not None else 0.0
+        return self._merged_at
+
+    def trained(self, extra: Arrays) -> Trained:
+        """The update of a gradient that trained in place; `extra` is added beside that, as it is."""
+        assert self._base is not None
+        return Trained(self, self.model.arrays(), self._base, extra)
+
+    def keep_base(self) -> None:
+        """Before a gradient trains in place: what it changes is told from this."""
+        if self._base is None:
+            self._base = {name: array.copy() for name, array in self.model.arrays().items()}
+
+    def exchange(self, replica: Readable, extra: Arrays) -> dict[str, Array]:
+        """Look at the rows that are due, merge them both ways, and return what is to be published of them."""
+        begin = self._clock() if self._clock is not None else 0.0
+        self.model.check_unchanged()
+        self._merged_at = replica.merged
+        theirs, update, looked_at = replica.arrays(), {}, 0
+        for name, array in self.model.arrays().items():
+            schedule = self._schedules.get(name)
+            if schedule is None or name in extra:
+                update[name] = self._exchange_whole(name, array, theirs[name], extra.get(name))
+            else:
+                rows = schedule.next()
+                small = 0.0 if self._codec is None else SMALL * schedule.threshold
+                part, changes = self._exchange_rows(name, array, theirs[name], rows, small)
+                schedule.looked_at(rows, changes)
+                update.update(part)
+                looked_at += len(rows)
+        self._level = True
+        if self._clock is not None and self._paced:
+            self._pace(begin - self._training_began, self._clock() - begin, looked_at)
+        return update
+
+    def _pace(self, training_s: float, exchange_s: float, rows: int) -> None:
+        """Choose how many rows the next exchange looks at."""
+        row_s = exchange_s / max(1, rows)
+        self._row_s = row_s if self._row_s == 0 else 0.9 * self._row_s + 0.1 * min(row_s, 2 * self._row_s)
+        affordable = training_s / self._row_s
+        budget = max(ROWS_MIN, min(SHARE_MAX * affordable, self.settings.rows), SHARE_MIN * affordable)
+        for schedule in self._schedules.values():
+            schedule.budget = int(budget * schedule.rows / self._rows_all) + 1
+
+    def rest(self, replica: Readable) -> dict[str, Array]:
+        """At the end of a partition: what is worth sending of all that was left for later; empty if nothing is."""
+        if self._base is None or not self._level:
+            return {}
+        theirs, update, found = replica.arrays(), {}, False
+        for name, array in self.model.arrays().items():
+            if name in self._schedules:
+                part, _ = self._exchange_rows(name, array, theirs[name], self._changed(name, array), 0.0)
+                update.update(part)
+                found = found or any(len(rows) for rows in part.values())
+            else:
+                update[name] = self._exchange_whole(name, array, theirs[name], None)
+        return update if found else {}
+
+    def correct(self, delta: Arrays, theirs: Arrays) -> None:
+        """Make an update that was computed otherwise, and of whole arrays, what is to be published, in place."""
+        assert self._base is not None
+        for name, change in delta.items():
+            if name not in self.model.counters:
+                others = theirs[name] - self._base[name]
+                change[...] = combine.combined(self.settings.combine, change, others, self.settings.peers)
+
+    # ---------------------------------------------------------------------------------------------------- the merge
+
+    def _exchange_whole(self, name: str, mine: Array, theirs: Array, extra: Array | None) -> Array:
+        assert self._base is not None
+        base, now = self._base[name], theirs.copy()
+        change = mine - base
+        if name not in self.model.counters:
+            change = combine.combined(self.settings.combine, change, now - base, self.settings.peers)
+        if extra is not None:
+            change = change + np.asarray(extra, mine.dtype)
+        np.add(now, change, out=now)
+        np.copyto(mine, now)
+        np.copyto(base, now)
+        return np.asarray(change, mine.dtype)
+
+    def _changed(self, name: str, mine: Array) -> NDArray[Any]:
+        """The rows of which something worth sending was left for later."""
+        assert self._base is not None
+        count, width = len(mine), int(np.prod(mine.shape[1:], dtype=np.int64))
+        w, base = (array.reshape(count, width) for array in (mine, self._base[name]))
+        some = base[:: max(1, count // SAMPLE_ROWS)]
+        least = 0.0 if self._codec is None else REST**2 * float(np.einsum("ij,ij->", some, some)) / len(some)
+        step = max(1, PIECE_BYTES // max(1, width * mine.itemsize))
+        squares = np.empty(count, mine.dtype)
+        scratch = np.empty((step, width), mine.dtype)
+        for start in range(0, count, step):
+            piece = slice(start, min(start + step, count))
+            change = np.subtract(w[piece], base[piece], out=scratch[: piece.stop - start])
+            np.einsum("ij,ij->i", change, change, out=squares[piece])
+        return np.flatnonzero(squares > least)
+
+    def _exchange_rows(
+        self, name: str, mine: Array, theirs: Array, rows: NDArray[Any], small: float
+    ) -> tuple[dict[str, Array], NDArray[Any]]:
+        """(part of the update, how much each row had changed). Rows that changed by less than `small` are not sent."""
+        assert self._base is not None
+        count, width = len(mine), int(np.prod(mine.shape[1:], dtype=np.int64))
+        w, base, r = (array.reshape(count, width) for array in (mine, self._base[name], theirs))
+        step = max(1, PIECE_BYTES // max(1, width * mine.itemsize))
+        scratch = np.empty((4, step, width), mine.dtype)
+        pieces = []
+        for start in range(0, len(rows), step):
+            piece = rows[start : start + step]
+            pieces.append(self._exchange_piece(w, base, r, piece, scratch[:, : len(piece)], small))
+        changes = np.concatenate([p[0] for p in pieces]) if pieces else np.zeros(0, mine.dtype)
+        if not np.isfinite(changes).all():
+            bad = int(np.count_nonzero(~np.isfinite(changes)))
+            raise UsageError(
+                f"training made {bad} rows of {name!r} NaN or infinite, expected numbers; nothing of it was merged. A "
+                "smaller learning rate may help"
+            )
+        sent = np.concatenate([p[1] for p in pieces]) if pieces else np.zeros(0, bool)
+        numbers = rows[sent]
+        values = _stacked([p[2] for p in pieces], (len(numbers), *mine.shape[1:]), mine.dtype)
+        exponents = None
+        if self._codec is not None:
+            exponents = _stacked([p[3] for p in pieces if p[3] is not None], (len(numbers),), np.int8)
+        return rows_of(name, numbers, values, exponents), changes
+
+    def _exchange_piece(
+        self, w: Array, base: Array, r: Array, rows: NDArray[Any], scratch: Array, small: float
+    ) -> tuple[Array, Array, Array, Array | None]:
+        """(changes, which rows are sent, their values, their exponents)."""
+        own, m, now, sent = scratch
+        for source, target in ((w, own), (base, m), (r, now)):
+            np.take(source, rows, axis=0, out=target, mode="clip")
+        np.subtract(own, m, out=own)
+        squares = np.einsum("ij,ij->i", own, own)
+        changes = np.sqrt(squares)
+        send = (changes > small) & np.isfinite(changes)
+        norms = changes
+        if self.settings.combine != "sum":
+            norms = self._correct(own, np.subtract(now, m, out=m), squares, send)
+        exponents = None
+        if self._codec is None:
+            np.multiply(own, send[:, None], out=sent)
+            values = own[send]
+        else:
+            dtype, bits = self._codec
+            # a hundredth more, so that a row of one number does not round up to one more than there is room for
+            exponents = np.frexp(np.where(send, norms, 0) * own.dtype.type(1.01))[1] - bits
+            send &= (exponents >= -EXPONENT_MAX) & (exponents <= EXPONENT_MAX)
+            units = np.ldexp(np.ones((), own.dtype), np.where(send, exponents, 0))
+            np.multiply(own, (send / units)[:, None], out=sent, casting="same_kind")
+            np.rint(sent, out=sent)
+            values = (sent if send.all() else sent[send]).astype(dtype)
+            np.multiply(sent, units[:, None], out=sent)
+            exponents = exponents[send].astype(np.int8)
+        np.add(sent, now, out=sent)
+        np.add(own, now, out=own)
+        base[rows], w[rows] = sent, own
+        return changes, send, values, exponents
+
+    def _correct(self, own: Array, m: Array, squares: Array, send: Array) -> Array:
+        """Make the own change what is to be published, where it is sent; returns its new norms."""
+        products = (squares, np.einsum("ij,ij->i", own, m), np.einsum("ij,ij->i", m, m))
+        mine, others = combine.RULES[self.settings.combine](products, self.settings.peers)
+        mine, others = np.where(send, mine, 1), np.where(send, others, 0)
+        np.multiply(own, mine[:, None], out=own, casting="same_kind")
+        if others.any():
+            own += (others[:, None] * m).astype(own.dtype, copy=False)
+        dd, dm, mm = products
+        return np.asarray(np.sqrt(np.maximum(0, mine**2 * dd + 2 * mine * others * dm + others**2 * mm)), own.dtype)
+
+
+class Trained(Mapping[str, Array]):
+    """What a gradient that trained in place returns: the change of each array, computed only if somebody looks."""
+
+    def __init__(self, copy: WorkingCopy, arrays: Arrays, base: Arrays, extra: Arrays) -> None:
+        self.copy = copy
+        self.extra = extra
+        self._arrays = arrays
+        self._base = base
+
+    def __getitem__(self, name: str) -> Array:
+        change = self._arrays[name] - self._base[name]
+        return change + self.extra[name] if name in self.extra else change
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+def _stacked(parts: list[Array], shape: tuple[int, ...], dtype: Any) -> Array:
+    return np.concatenate(parts).reshape(shape) if parts else np.zeros(shape, dtype)

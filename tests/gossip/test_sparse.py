@@ -1,0 +1,233 @@
+"""Updates of rows against plain arrays: the same sums, exactly, however they are kept and cut."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossip import sparse
+from gossip.arrays import Layout, Packed
+from gossip.errors import MismatchError
+from gossip.events import Computed, Negative
+from gossip.messages import PeerId, Range
+from gossip.segments import Segments
+from gossip.simulator import Network, Simulation
+from gossip.wire import decode, encode
+
+MODEL = {"w": np.zeros((20, 3), np.float32), "v": np.zeros((7, 2), np.float64), "count": np.zeros(1, np.float64)}
+LAYOUT = Layout.of(MODEL)
+KINDS = ("rows", "integers", "whole", "nothing")
+
+
+def part(name: str, kind: str, chance: np.random.Generator) -> dict[str, Any]:
+    """Something for one array, in numbers whose sums are exact."""
+    shape, dtype = MODEL[name].shape, MODEL[name].dtype
+    if kind == "nothing":
+        return {}
+    if kind == "whole" or len(shape) == 1:
+        return {name: chance.integers(-50, 50, shape).astype(dtype)}
+    rows = np.sort(chance.choice(shape[0], chance.integers(0, shape[0] + 1), replace=False))
+    if kind == "rows":
+        return sparse.rows_of(name, rows, chance.integers(-50, 50, (len(rows), shape[1])).astype(dtype))
+    values = chance.integers(-127, 128, (len(rows), shape[1])).astype(np.int8)
+    return sparse.rows_of(name, rows, values, chance.integers(-4, 3, len(rows)).astype(np.int8))
+
+
+def update(seed: int, kinds: tuple[str, str] = ("rows", "integers")) -> Packed:
+    chance = np.random.default_rng(seed)
+    arrays = {**part("w", kinds[0], chance), **part("v", kinds[1], chance), **part("count", "whole", chance)}
+    return Packed.of(arrays)
+
+
+def dense(*updates: Packed) -> dict[str, Any]:
+    """The oracle: add each number by itself."""
+    result = {name: array.astype(np.float64) for name, array in MODEL.items()}
+    for each in updates:
+        arrays = each.arrays()
+        for name, target in result.items():
+            if name in arrays:
+                target += arrays[name]
+            elif name + "[rows]" in arrays:
+                exponents = arrays.get(name + "[exponents]")
+                for index, row in enumerate(arrays[name + "[rows]"]):
+                    unit = 1.0 if exponents is None else 2.0 ** int(exponents[index])
+                    target[row] += arrays[name + "[values]"][index] * unit
+    return result
+
+
+def added(*payloads: Any) -> dict[str, Any]:
+    model = Packed.of(MODEL)
+    for payload in payloads:
+        whole = sparse.read_whole(payload)
+        sparse.add(LAYOUT, model.buffer, whole.layout, whole.buffer)
+    return model.arrays()
+
+
+def equal(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array)
+
+
+updates = st.tuples(st.integers(0, 10_000), st.tuples(st.sampled_from(KINDS), st.sampled_from(KINDS))).map(
+    lambda drawn: update(*drawn)
+)
+
+
+@given(given_updates=st.lists(updates, max_size=4))
+def test_adding_rows_is_adding_arrays_that_are_zero_elsewhere(given_updates: list[Packed]) -> None:
+    equal(
+        added(*[each for each in given_updates if sparse.is_sparse(each.layout)]),
+        dense(*[each for each in given_updates if sparse.is_sparse(each.layout)]),
+    )
+
+
+@given(left=updates, right=updates)
+def test_a_total_is_exactly_the_sum(left: Packed, right: Packed) -> None:
+    total = Packed.of(sparse.total(left.arrays(), right.arrays()))
+    equal(dense(total), dense(left, right))
+    for name, array in total.arrays().items():
+        if name.endswith("[rows]"):
+            assert np.all(np.diff(array) > 0)
+
+
+@given(one=updates)
+def test_an_update_and_its_negative_cancel(one: Packed) -> None:
+    equal(dense(one, Packed.of(sparse.negative(one.arrays()))), dense())
+
+
+def test_integers_that_do_not_fit_eight_bits_take_sixteen_or_more() -> None:
+    values = np.full((1, 3), 127, np.int8)
+    one = sparse.rows_of("w", np.array([4]), values, np.array([0], np.int8))
+    finer = sparse.rows_of("w", np.array([4]), values, np.array([-20], np.int8))
+    assert sparse.total(one, one)["w[values]"].dtype == np.int16
+    total = sparse.total(one, finer)
+    assert total["w[values]"].dtype == np.int32
+    assert total["w[values]"][0, 0] * 2.0**-20 == 127 + 127 * 2.0**-20
+
+
+@given(script=st.lists(st.tuples(st.booleans(), st.integers(0, 999)), min_size=1, max_size=6), cut=st.integers(0, 5))
+@pytest.mark.parametrize("memory_bytes_max", [0, 1 << 20])
+def test_the_log_sums_rows_whatever_it_is_cut_into(
+    memory_bytes_max: int, script: list[tuple[bool, int]], cut: int
+) -> None:
+    """Also beside whole arrays: a lane may hold both."""
+    segments = Segments(memory_bytes_max)
+    sent: list[Packed] = []
+    begins: list[int] = []
+    for number, (begin, seed) in enumerate(script, 1):
+        kinds = ("rows", "integers") if seed % 3 else ("whole", "rows")
+        sent.append(update(seed, kinds))
+        if begin or not begins:
+            begins.append(number)
+        segments.keep(begins[-1], number, sent[-1])
+    first = begins[cut % len(begins)]
+    expected = dense(*sent[first - 1 :])
+    total = segments.sum(first, len(sent))
+    assert total is not None
+    equal(dense(sparse.read_whole(total)), expected)
+    segments.fold(first, len(sent))
+    folded = segments.sum(first, len(sent))
+    assert folded is not None
+    equal(dense(sparse.read_whole(folded)), expected)
+    segments.retain(1, sent[0])
+    equal(dense(sparse.read_whole(segments.resolve(Negative(1))), sent[0]), dense())
+    segments.close()
+
+
+def test_rows_pass_through_the_codec() -> None:
+    one = update(3)
+    message = decode(encode(Range(PeerId("a"), 1, 1, 1), one))
+    assert isinstance(message, Range)
+    assert message.payload is not None
+    equal(dense(message.payload), dense(one))
+
+
+def test_a_lossy_swarm_sums_rows_exactly() -> None:
+    swarm = Simulation(4, MODEL, seed=11, network=Network(loss=0.2, duplication=0.2))
+    chance, sent = random.Random(5), []
+    for number in range(40):
+        one = update(number)
+        sent.append(one)
+        who = PeerId(f"p{chance.randrange(4):03d}")
+        swarm.at(chance.uniform(0, 3), lambda who=who, one=one: swarm.happen(who, Computed(one)))  # type: ignore[misc]
+    swarm.run(3.0)
+    swarm.run_until_drained()
+    for me in swarm.peers:
+        assert swarm.peers[me].peer.refused == 0
+        equal(dict(swarm.arrays(me)), dense(*sent))
+
+
+def rows_part(**changes: Any) -> dict[str, Any]:
+    parts = {"w[rows]": np.array([1, 4], np.int32), "w[values]": np.ones((2, 3), np.float32)}
+    parts.update({name.replace("w_", "w[") + "]": value for name, value in changes.items()})
+    return {name: value for name, value in parts.items() if value is not None}
+
+
+INTEGERS = {"w_values": np.ones((2, 3), np.int8), "w_exponents": np.zeros(2, np.int8)}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x[rows]": np.zeros(1, np.int32), "x[values]": np.zeros((1, 3), np.float32)}, "not one of the model's"),
+        ({**rows_part(), "w": MODEL["w"]}, "as a whole and as rows"),
+        (rows_part(w_values=None), "comes without 'w.values.'"),
+        ({**rows_part(), "v[values]": np.zeros((1, 2))}, "comes without 'v.rows.'"),
+        (rows_part(w_rows=np.array([1, 4])), "expected the numbers of some rows"),
+        (rows_part(w_rows=np.zeros(21, np.int32)), "expected the numbers of some rows"),
+        (rows_part(w_values=np.ones((3, 3), np.float32)), "expected 2 rows"),
+        (rows_part(w_values=np.ones((2, 3))), "expected dtype float32"),
+        (rows_part(w_values=np.ones((2, 3), np.int8)), "expected dtype float32"),
+        (rows_part(**{**INTEGERS, "w_exponents": np.zeros(3, np.int8)}), "an int8 exponent each row"),
+        (rows_part(**{**INTEGERS, "w_values": np.ones((2, 3), np.float32)}), "expected integers"),
+        ({**rows_part(), "count": np.zeros(2)}, "shape"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_named(arrays: dict[str, Any], words: str) -> None:
+    with pytest.raises(MismatchError, match=words):
+        sparse.check_fit(Layout.of(arrays), LAYOUT)
+
+
+def bad_rows(rows: list[int]) -> Callable[[], dict[str, Any]]:
+    return lambda: rows_part(w_rows=np.array(rows, np.int32))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        bad_rows([4, 1]),
+        bad_rows([4, 4]),
+        bad_rows([-1, 4]),
+        bad_rows([4, 20]),
+        lambda: rows_part(w_values=np.full((2, 3), np.nan, np.float32)),
+        lambda: rows_part(**{**INTEGERS, "w_exponents": np.array([0, 65], np.int8)}),
+    ],
+)
+def test_numbers_that_cannot_be_added_are_refused(arrays: Callable[[], dict[str, Any]]) -> None:
+    packed = Packed.of(arrays())
+    sparse.check_fit(packed.layout, LAYOUT)
+    with pytest.raises(MismatchError):
+        sparse.check_numbers(packed.layout, packed.arrays(), LAYOUT)
+
+
+def test_good_ones_are_not() -> None:
+    for seed in range(20):
+        one = update(seed)
+        sparse.check_fit(one.layout, LAYOUT)
+        sparse.check_numbers(one.layout, one.arrays(), LAYOUT)
+
+
+def test_nothing_of_a_file_is_left(tmp_path: Path) -> None:
+    segments = Segments(0, str(tmp_path))
+    for number in range(1, 5):
+        segments.keep(1, number, update(number))
+    segments.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,212 @@
+"""The ledger of a working copy: what was published, what others published and what is left make up what was trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossip import sparse
+from gossip.arrays import Layout, Packed
+from gossip.errors import UsageError
+from p2p.combine import combined
+from p2p.model import Model
+from p2p.row_schedule import RowSchedule
+from p2p.working_copy import ExchangeSettings, WorkingCopy
+
+ROWS, WIDTH = 4000, 100
+"""More than a small model, which is exchanged whole."""
+
+
+class FakeReplica:
+    """A replica in memory, to which the test adds what is published."""
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self.packed = Packed.of(arrays)
+        self.merged = 0
+
+    def arrays(self) -> dict[str, Any]:
+        return self.packed.arrays()
+
+    def add(self, update: dict[str, Any]) -> None:
+        packed = Packed.of(update)
+        sparse.check_fit(packed.layout, self.packed.layout)
+        sparse.check_numbers(packed.layout, packed.arrays(), self.packed.layout)
+        sparse.add(self.packed.layout, self.packed.buffer, packed.layout, packed.buffer)
+        self.merged += 1
+
+
+def large() -> dict[str, Any]:
+    chance = np.random.default_rng(0)
+    return {"w": chance.standard_normal((ROWS, WIDTH)).astype(np.float32), "n": np.zeros(1)}
+
+
+def begin(model: dict[str, Any], replica: FakeReplica, **settings: Any) -> WorkingCopy:
+    copy = WorkingCopy(Model(model), ExchangeSettings(**settings))
+
+    def load() -> int:
+        copy.model.load(replica.arrays())
+        return replica.merged
+
+    copy.begin(replica, load)
+    copy.keep_base()
+    return copy
+
+
+def train(model: dict[str, Any], chance: np.random.Generator) -> Any:
+    """Change some rows, frequent ones more often; returns the change."""
+    change = np.zeros((ROWS, WIDTH), np.float32)
+    rows = (ROWS ** chance.random(500)).astype(int) - 1
+    np.add.at(change, rows, 0.01 * chance.standard_normal((500, WIDTH)).astype(np.float32))
+    model["w"] += change
+    return change
+
+
+@pytest.mark.parametrize("codec", ["int8", "int16", "float"])
+def test_what_is_not_sent_is_kept(codec: str) -> None:
+    model, replica = large(), FakeReplica(large())
+    copy = begin(model, replica, rows=300, codec=codec)
+    trained = np.zeros((ROWS, WIDTH))
+    chance = np.random.default_rng(1)
+    for _ in range(30):
+        trained += train(model, chance)
+        update = copy.exchange(replica, {"n": np.array([5.0])})
+        assert len(update["w[rows]"]) <= 300
+        replica.add(update)
+        # the replica and what is left in the copy are the initial model and all that was trained
+        np.testing.assert_allclose(model["w"], large()["w"] + trained, atol=2e-5)
+    assert replica.arrays()["n"] == [150.0]
+    rest = np.abs(model["w"] - replica.arrays()["w"]).sum() / np.abs(trained).sum()
+    assert 0 < rest < 0.5
+    replica.add(copy.rest(replica))
+    assert np.linalg.norm(model["w"] - replica.arrays()["w"], axis=1).max() < 0.02 * np.sqrt(WIDTH)
+    assert copy.rest(replica) == {}
+
+
+def test_two_copies_of_one_replica_see_each_other() -> None:
+    replica = FakeReplica(large())
+    models = [large(), large()]
+    copies = [begin(model, replica, rows=300, codec="int8") for model in models]
+    chance = np.random.default_rng(2)
+    trained = np.zeros((ROWS, WIDTH))
+    for _ in range(40):
+        for model, copy in zip(models, copies, strict=True):
+            trained += train(model, chance)
+            replica.add(copy.exchange(replica, {}))
+    for copy in copies:
+        if rest := copy.rest(replica):
+            replica.add(rest)
+    np.testing.assert_allclose(replica.arrays()["w"], large()["w"] + trained, atol=0.02 * np.sqrt(WIDTH))
+    for model, copy in zip(models, copies, strict=True):
+        for _ in range(2 * ROWS // 75):
+            replica.add(copy.exchange(replica, {}))
+        apart = np.linalg.norm(model["w"] - replica.arrays()["w"], axis=1)
+        assert apart.max() < 0.02 * np.sqrt(WIDTH)
+
+
+def test_a_small_model_is_exchanged_whole_and_exactly() -> None:
+    initial = {"w": np.zeros((6, 4), np.float32), "b": np.zeros(4, np.float32), "n": np.zeros(2, np.int64)}
+    model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
+    copy = begin(model, replica)
+    for step in range(3):
+        model["w"][1:4] += 0.1 + step
+        model["b"] += 3
+        model["n"] += 7
+        update = copy.exchange(replica, {})
+        assert update["w[rows]"].tolist() == [1, 2, 3]
+        replica.add(update)
+        for name, array in replica.arrays().items():
+            np.testing.assert_array_equal(model[name], array)
+    assert replica.arrays()["n"].tolist() == [21, 21]
+
+
+@pytest.mark.parametrize("rule", ["damp", "adasum", "mean"])
+def test_the_rule_is_applied_to_what_others_added_meanwhile(rule: str) -> None:
+    initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
+    model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
+    copy = begin(model, replica, combine=rule, peers=4)
+    own, others = np.array([[1.0, 2], [3, 1], [0, 0]]), np.array([[2.0, 2], [0, 0], [5, 5]])
+    model["w"] += own.astype(np.float32)
+    replica.arrays()["w"][...] += others
+    replica.add(copy.exchange(replica, {}))
+    expected = initial["w"] + others + combined(rule, own, others, 4) * (own.any(axis=1, keepdims=True))
+    np.testing.assert_allclose(replica.arrays()["w"], expected, rtol=1e-6)
+    np.testing.assert_allclose(model["w"], expected, rtol=1e-6)
+
+
+def test_counters_are_summed_whatever_the_rule() -> None:
+    initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
+    model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
+    copy = begin(model, replica, combine="damp", peers=4)
+    copy.model.counters = frozenset({"n"})
+    replica.arrays()["n"][...] = 100
+    model["n"] += 10
+    replica.add(copy.exchange(replica, {"n": np.array([1.0])}))
+    assert replica.arrays()["n"] == [111.0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_not_published(bad: float) -> None:
+    model, replica = large(), FakeReplica(large())
+    copy = begin(model, replica, rows=10 * ROWS)
+    model["w"][7, 3] = bad
+    with np.errstate(invalid="ignore"), pytest.raises(UsageError, match="1 rows of 'w' NaN or infinite"):
+        copy.exchange(replica, {})
+
+
+def test_a_gradient_that_ended_early_leaves_nothing_behind() -> None:
+    initial = {"w": np.zeros((3, 2), np.float32)}
+    model, replica = {"w": initial["w"].copy()}, FakeReplica(initial)
+    copy = begin(model, replica)
+    model["w"] += 1  # and no exchange: the task failed
+    copy.begin(replica, lambda: copy.model.load(replica.arrays()) or 0)  # type: ignore[func-returns-value]
+    assert not model["w"].any()
+
+
+# -------------------------------------------------------------------------------------------------- which rows when
+
+
+def looks(schedule: RowSchedule, changes: Any, exchanges: int) -> list[Any]:
+    """Let rows change by `changes` in each exchange; returns what was looked at each time."""
+    unseen, seen = np.zeros(schedule.rows), []
+    for _ in range(exchanges):
+        unseen += changes
+        rows = schedule.next()
+        schedule.looked_at(rows, unseen[rows])
+        unseen[rows] = 0
+        seen.append(rows)
+    return seen
+
+
+def test_rows_are_looked_at_in_order_within_the_budget_and_all_of_them_in_turn() -> None:
+    schedule = RowSchedule(1000, 50)
+    seen = looks(schedule, 1 / np.arange(1, 1001), 200)
+    assert all(0 < len(rows) <= 50 and np.all(np.diff(rows) > 0) for rows in seen)
+    round_takes = 1000 // int(0.25 * 50) + 1
+    for first in range(20, 200 - round_takes, 10):
+        assert len(np.unique(np.concatenate(seen[first : first + round_takes]))) == 1000
+
+
+def test_rows_that_change_more_are_looked_at_more_often() -> None:
+    changes = np.full(1000, 0.001)
+    changes[500:520] = 1.0
+    seen = np.bincount(np.concatenate(looks(RowSchedule(1000, 50), changes, 200)[100:]), minlength=1000)
+    assert seen[500:520].min() > 10 * np.delete(seen, np.s_[500:520]).mean()
+
+
+def test_a_row_that_begins_to_change_is_found() -> None:
+    schedule = RowSchedule(1000, 50)
+    changes = np.zeros(1000)
+    changes[:10] = 1.0
+    looks(schedule, changes, 100)
+    changes[700] = 1.0
+    assert sum(700 in rows for rows in looks(schedule, changes, 200)) > 50
+
+
+def test_a_budget_for_all_rows_looks_at_all_rows() -> None:
+    assert all(len(rows) == 30 for rows in looks(RowSchedule(30, 100), np.ones(30), 5))
+
+
+def test_the_layout_of_a_test_is_large() -> None:
+    assert Layout.of(large()).nbytes > 1 << 20
