@@ -13,25 +13,63 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Bytes, Layout, Packed, Payload
+from gossip.arrays import Array, Bytes, Layout, Packed, Payload, piece_is_finite
 from gossip.errors import UsageError
 from gossip.events import Negative, Own
 from gossip.sparse import is_sparse, negative, read_whole, total
 from gossip.wire import BLOCK_BYTES, allocate
 
+PIECE_BYTES = 1 << 19
+"""Of a file that is looked at or added: 64 MB take 18 ms in pieces of 512 KiB, and 22 in smaller or larger ones."""
+
 
 class FilePayload:
-    """Packed arrays in an open file, read by position: several may read the same file. Closes nothing by itself."""
+    """Packed arrays in an open file, read by position: several may read the same file. Closes nothing by itself.
 
-    def __init__(self, layout: Layout, descriptor: int) -> None:
+    It is read and not mapped, which costs the same for blocks that stay in the cache, and a file that was cut short is
+    an error and not the end of the process.
+    """
+
+    def __init__(self, layout: Layout, descriptor: int, offset: int = 0) -> None:
+        """They begin at byte `offset` of the file."""
         self.layout = layout
         self.descriptor = descriptor
+        self.offset = offset
 
-    def read(self, start: int, stop: int) -> Bytes:
-        data = os.pread(self.descriptor, stop - start, start)
+    def read(self, start: int, stop: int) -> bytes:
+        data = os.pread(self.descriptor, stop - start, self.offset + start)
         if len(data) != stop - start:
             raise UsageError(f"a payload file ends at byte {start + len(data)}, expected {self.layout.nbytes}")
         return data
+
+
+class LentFile(FilePayload):
+    """Packed arrays in somebody's file, which nobody writes to as long as this descriptor or a duplicate is open.
+
+    So an update can be kept, and given to other peers of this machine, where its task wrote it, without a copy.
+    """
+
+    memory_bytes = 0
+
+    def again(self) -> LentFile:
+        """The same once more, to be closed by itself."""
+        return LentFile(self.layout, os.dup(self.descriptor), self.offset)
+
+    @property
+    def is_finite(self) -> bool:
+        """No number is a NaN or an infinity."""
+        nbytes = self.layout.nbytes
+        return all(
+            piece_is_finite(self.layout, self.read(start, min(start + PIECE_BYTES, nbytes)), start)
+            for start in range(0, nbytes, PIECE_BYTES)
+        )
+
+    def arrays(self) -> dict[str, Array]:
+        """A copy of the named arrays."""
+        return self.layout.views(self.read(0, self.layout.nbytes))
+
+    def close(self) -> None:
+        os.close(self.descriptor)
 
 
 class MemorySegment:
@@ -78,20 +116,24 @@ class Entry:
 
     lo: int
     hi: int
-    segment: MemorySegment | FileSegment
+    segment: MemorySegment | FileSegment | LentFile
 
 
 class Segments:
     """All segments of one lane, oldest first."""
 
-    def __init__(self, memory_bytes_max: int = 1 << 26, directory: str | None = None) -> None:
-        """`directory` is where the temporary files go; by default the system's."""
+    def __init__(
+        self, memory_bytes_max: int = 1 << 26, directory: str | None = None, lent_bytes_max: int = 1 << 27
+    ) -> None:
+        """`directory` is where the temporary files go; by default the system's. Of what is lent, `lent_bytes_max` is
+        kept as it is, and one update at least; the rest is copied, so that its owner can use its memory again."""
         self._entries: list[Entry] = []
         self._retained: dict[int, MemorySegment | FileSegment] = {}
         self._last_sum: tuple[tuple[int, int], Packed] | None = None
         """Of rows, and which range it is of."""
         self._memory_bytes_max = memory_bytes_max
         self._directory = directory
+        self._lent_bytes_max = lent_bytes_max
 
     def keep(self, lo: int, hi: int, payload: Payload) -> None:
         """Carry out `Keep`."""
@@ -101,7 +143,7 @@ class Segments:
             self._add(entry, payload)
             entry.hi = hi
             return
-        self._entries.append(Entry(lo, hi, self._stored(payload)))
+        self._entries.append(Entry(lo, hi, self._borrowed(payload) or self._stored(payload)))
 
     def fold(self, lo: int, hi: int) -> None:
         """Carry out `Fold`."""
@@ -189,9 +231,20 @@ class Segments:
         chosen = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
         return chosen if chosen and chosen[0].lo == lo and chosen[-1].hi == hi else []
 
+    def _borrowed(self, payload: Payload) -> LentFile | None:
+        """The payload where it is, if it is lent and there is room for it."""
+        if not isinstance(payload, LentFile):
+            return None
+        lent = sum(e.segment.layout.nbytes for e in self._entries if isinstance(e.segment, LentFile))
+        return payload.again() if lent == 0 or lent + payload.layout.nbytes <= self._lent_bytes_max else None
+
     def _stored(self, payload: Payload) -> MemorySegment | FileSegment:
         """A copy in memory, or in a file where memory is short."""
         self._spill(payload.layout.nbytes)
+        return self._placed(payload)
+
+    def _placed(self, payload: Payload) -> MemorySegment | FileSegment:
+        """A copy where there is room now; nothing else moves."""
         in_memory = self.memory_bytes + payload.layout.nbytes <= self._memory_bytes_max
         return (None if in_memory else _filed(payload, self._directory)) or _copied(payload)
 
@@ -210,9 +263,12 @@ class Segments:
             self._replace(entry, Packed.of(total(read_whole(entry.segment).arrays(), read_whole(source).arrays())))
         else:
             source.layout.check_fit(entry.segment.layout)
+            if isinstance(entry.segment, LentFile):
+                lent, entry.segment = entry.segment, self._placed(entry.segment)
+                lent.close()
             self._add_whole(entry.segment, source)
 
-    def _replace(self, entry: Entry, payload: Packed) -> None:
+    def _replace(self, entry: Entry, payload: Payload) -> None:
         segment = self._stored(payload)  # which may move the one that it replaces
         entry.segment.close()
         entry.segment = segment
@@ -287,12 +343,22 @@ class RangeSum:
     def __init__(self, segments: Segments, lo: int, hi: int, layout: Layout) -> None:
         self._segments, self.lo, self.hi, self.layout = segments, lo, hi, layout
 
+    @property
+    def lent(self) -> LentFile | None:
+        """The file that is this range, if it lies in one by itself."""
+        entries = self._segments._within(self.lo, self.hi)
+        segment = entries[0].segment if len(entries) == 1 else None
+        return segment if isinstance(segment, LentFile) else None
+
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop); `UsageError` if the range is gone."""
         entries = self._segments._within(self.lo, self.hi)
         if not entries:
             raise UsageError(f"updates {self.lo}..{self.hi} are no longer kept")
-        total = bytearray(entries[0].segment.read(start, stop))
+        first = entries[0].segment.read(start, stop)
+        if len(entries) == 1 and isinstance(first, bytes):
+            return first  # from a file: it is a copy
+        total = bytearray(first)
         for entry in entries[1:]:
             self.layout.add(total, entry.segment.read(start, stop), start, stop - start)
         return total

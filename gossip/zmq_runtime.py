@@ -3,6 +3,8 @@
     PUB     adverts to all             SUB      adverts of all
     ROUTER  serves pulls               DEALER   one per origin: pulls, and takes what it serves
 
+Peers of one machine have links too (`same_host`), over which updates go as open files.
+
 A bulk message is a header followed by blocks, each a ZeroMQ message of its own. The receiver grants credit: the origin
 sends at most `WINDOW_BLOCKS` blocks beyond what was reported as received, so a slow reader holds a few blocks in
 memory, whatever the size of the model, and nobody else waits for it. A block is read from the log when it is sent.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -24,6 +27,7 @@ from typing import Any, Protocol
 
 import zmq
 
+from gossip import same_host
 from gossip.arrays import Bytes, Payload
 from gossip.errors import MismatchError, UsageError, WireError
 from gossip.events import (
@@ -67,7 +71,7 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.peer import Peer
-from gossip.segments import FileSegment, MemorySegment, Segments
+from gossip.segments import FileSegment, LentFile, MemorySegment, RangeSum, Segments
 from gossip.sparse import check_fit
 from gossip.trace import Observe
 from gossip.wire import (
@@ -185,8 +189,12 @@ class Runtime:
         address: str = "127.0.0.1",
         keys: Keys | None = None,
         observe: Observe | None = None,
+        links: bool = False,
     ) -> None:
-        """Bind to free ports of `address`, an interface of this machine; only a loopback one may go without keys."""
+        """Bind to free ports of `address`, an interface of this machine; only a loopback one may go without keys.
+
+        With `links`, peers of this machine and user exchange updates as open files.
+        """
         check_address(address, keys)
         self._keys = keys
         self.peer = peer
@@ -212,6 +220,15 @@ class Runtime:
         self._spare: Any = None
         self._stalled: set[PeerId] = set()
         """Whose queue was full in this turn."""
+        self._links: dict[PeerId, socket.socket] = {}
+        """To origins of this machine."""
+        self._reader_links: dict[PeerId, socket.socket] = {}
+        """From readers of this machine."""
+        self._nameless: set[socket.socket] = set()
+        """Links that have not said yet who reads."""
+        self._listener = same_host.listen(peer.me) if links else None
+        if self._listener is not None:
+            self.register(self._listener, self._on_reader)
         self._pub = self._socket(zmq.PUB, server=True)
         self._sub = self._socket(zmq.SUB)
         self._sub.subscribe(b"")
@@ -237,6 +254,10 @@ class Runtime:
         self._dealers[peer] = dealer
         monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._monitors[peer] = monitor
+        link = same_host.connect(self.peer.me, peer) if self._listener is not None else None
+        if link is not None:
+            self._links[peer] = link
+            self.register(link, lambda: self._drain_link(self._links, peer, self._on_file))
         self.register(dealer, lambda: self._drain(dealer, lambda frames: self._on_reply(peer, frames)))
         self.register(monitor, lambda: self._on_monitor(peer, monitor))  # after what came before the connection broke
 
@@ -291,11 +312,17 @@ class Runtime:
         for dealer in self._dealers.values():
             dealer.disable_monitor()
         self._pub.close(linger=FAREWELL_MS)
-        for socket in (self._sub, self._router, *self._dealers.values(), *self._monitors.values()):
-            socket.close(linger=0)
+        for zmq_socket in (self._sub, self._router, *self._dealers.values(), *self._monitors.values()):
+            zmq_socket.close(linger=0)
         self._context.term()
         for to in list(self._outgoing):
             self._end(to)
+        for link in (*self._links.values(), *self._reader_links.values(), *self._nameless):
+            link.close()
+        if self._listener is not None:
+            self._listener.close()
+        while self._held:
+            _give_back(self._held.popleft())
         self._segments.close()
 
     def _check_owner(self) -> None:
@@ -324,6 +351,7 @@ class Runtime:
                 self._step(event)
             finally:
                 self._host.release()
+                _give_back(event)
 
     def _step(self, event: Event) -> None:
         if isinstance(event, Computed):
@@ -337,7 +365,10 @@ class Runtime:
                 case Send(to, message):
                     self._send(to, message)
                 case Publish(message):
-                    self._try_send(self._pub, [encode_header(message)])
+                    header = encode_header(message)
+                    for link in self._reader_links.values():
+                        self._link_send(link, header)
+                    self._try_send(self._pub, [header])
                 case Deliver(lane, lo, hi, payload):
                     self._host.deliver(lane, lo, hi, self._segments.resolve(payload))
                 case Adopt(payload):
@@ -364,7 +395,8 @@ class Runtime:
             case Range(_, lo, hi):
                 total = self._segments.sum(lo, hi)
                 assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
-                self._begin(to, message, total)
+                if not self._lend(to, message, total):
+                    self._begin(to, message, total)
             case State():
                 states = [out.to for out in self._outgoing.values() if isinstance(out.message, State)]
                 for oldest in states[: max(0, len(states) + 1 - STATES_MAX)]:
@@ -372,9 +404,38 @@ class Runtime:
                 self._begin(to, message, self._segments.copy(self._host.state()))
             case Unknown() | Pinned() | Ack() | Nack():
                 self._try_send(self._router, [to.encode(), encode_header(message)])
+            case Pull() if to in self._links and self._link_send(self._links[to], encode_header(message)):
+                pass
             case _:
                 if to in self._dealers:
                     self._try_send(self._dealers[to], [encode_header(message)])
+
+    def _lend(self, to: PeerId, message: Range, payload: Payload) -> bool:
+        """Give a reader of this machine the file in which the range lies, or one to which a small range is copied."""
+        link = self._reader_links.get(to)
+        if link is None:
+            return False
+        header = encode_header(_with_layout(message, payload))
+        lent = payload.lent if isinstance(payload, RangeSum) else None
+        if lent is not None:
+            sent = self._link_send(link, header, lent.offset, lent.descriptor)
+        elif payload.layout.nbytes <= same_host.SMALL_BYTES:
+            try:
+                descriptor = same_host.small_file(payload.read(0, payload.layout.nbytes))
+            except OSError:
+                return False
+            sent = self._link_send(link, header, 0, descriptor)
+            os.close(descriptor)
+        else:
+            return False
+        if sent:
+            self._end(to)
+        return sent
+
+    def _link_send(self, link: socket.socket, header: bytes, offset: int = 0, descriptor: int | None = None) -> bool:
+        sent = same_host.send(link, header, offset, descriptor)
+        self.bytes_out += len(header) if sent else 0
+        return sent
 
     def _begin(self, to: PeerId, message: Bulk, payload: Payload) -> None:
         header = encode_header(_with_layout(message, payload))
@@ -432,13 +493,17 @@ class Runtime:
             except zmq.Again:
                 return
             self.bytes_in += sum(len(frame) for frame in frames)
-            try:
-                on_message(frames)
-            except WireError as error:
-                self.malformed += 1
-                self._host.warn(f"a malformed message was dropped: {error}")
-            except MismatchError as error:
-                self._host.warn(f"a message that does not fit was dropped: {error}")
+            self._attempt(lambda: on_message(frames))  # noqa: B023 - it is called before the next turn
+
+    def _attempt(self, take: Callable[[], None]) -> None:
+        """Take in a message; what is wrong with it is its sender's fault."""
+        try:
+            take()
+        except WireError as error:
+            self.malformed += 1
+            self._host.warn(f"a malformed message was dropped: {error}")
+        except MismatchError as error:
+            self._host.warn(f"a message that does not fit was dropped: {error}")
 
     def _on_advert(self, frames: list[Bytes]) -> None:
         message = decode_header(_single(frames))
@@ -463,6 +528,83 @@ class Runtime:
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the requests")
+
+    def _on_reader(self) -> None:
+        """A reader of this machine has come."""
+        assert self._listener is not None
+        link = same_host.accept(self._listener)
+        if link is None:
+            return
+        if len(self._reader_links) + len(self._nameless) >= same_host.LINKS_MAX:
+            link.close()
+            return
+        self._nameless.add(link)
+        self.register(link, lambda: self._attempt(lambda: self._on_reader_name(link)))
+
+    def _on_reader_name(self, link: socket.socket) -> None:
+        """Its first message says who reads; what follows are its pulls."""
+        self.unregister(link)
+        self._nameless.discard(link)
+        try:
+            reader = same_host.receive_name(link)
+        except (EOFError, WireError):
+            link.close()
+            return
+        if reader in self._reader_links:
+            self._unlink(self._reader_links, reader)
+        self._reader_links[reader] = link
+        self.register(link, lambda: self._drain_link(self._reader_links, reader, self._on_linked_request))
+
+    def _unlink(self, links: dict[PeerId, socket.socket], peer: PeerId) -> None:
+        link = links.pop(peer)
+        self.unregister(link)
+        link.close()
+
+    def _drain_link(
+        self, links: dict[PeerId, socket.socket], peer: PeerId, on_message: Callable[[Message, same_host.Packet], None]
+    ) -> None:
+        for _ in range(TURN_MESSAGES_MAX):
+            try:
+                packet = same_host.receive(links[peer])
+            except EOFError:
+                self._unlink(links, peer)
+                return
+            if packet is None:
+                return
+            self.bytes_in += len(packet.frame)
+            self._attempt(lambda: self._on_packet(peer, packet, on_message))  # noqa: B023 - as above
+            packet.close()
+
+    def _on_packet(
+        self, peer: PeerId, packet: same_host.Packet, on_message: Callable[[Message, same_host.Packet], None]
+    ) -> None:
+        message = decode_header(packet.frame)
+        if message.peer != peer:
+            raise WireError(f"a peer speaks for {message.peer}, which is not its name")
+        on_message(message, packet)
+
+    def _on_linked_request(self, message: Message, packet: same_host.Packet) -> None:
+        if not isinstance(message, Pull):
+            raise WireError(f"{type(message).__name__} among the pulls of a link")
+        self.happen(Received(message))
+
+    def _on_file(self, message: Message, packet: same_host.Packet) -> None:
+        """An advert, or the file with an update: the answer is here, whole."""
+        match message:
+            case Advert():
+                self.happen(Received(message))
+            case Range() if packet.descriptor is not None:
+                if not self.peer.replicator.is_next(message):
+                    return
+                if self.peer.layout is not None:
+                    check_fit(message.layout, self.peer.layout)
+                if os.fstat(packet.descriptor).st_size < packet.offset + message.layout.nbytes:
+                    raise WireError(f"a file is too short for the {message.layout.nbytes} bytes that it should hold")
+                payload = LentFile(message.layout, os.dup(packet.descriptor), packet.offset)
+                self.happen(Progressed(message.peer))
+                self.happen(Received(replace(message, payload=payload)))
+            case _:
+                raise WireError(f"{type(message).__name__} among the answers of a link")
 
     def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
         while monitor.poll(0):
@@ -634,6 +776,14 @@ def _bind(socket: zmq.Socket[bytes], address: str) -> str:
 
 def _writes(event: Event) -> bool:
     return isinstance(event, Computed) or (isinstance(event, Received) and isinstance(event.message, Range | State))
+
+
+def _give_back(event: Event) -> None:
+    """Close the file that a range came in."""
+    if isinstance(event, Received) and isinstance(event.message, Range | State):
+        payload = event.message.payload
+        if isinstance(payload, LentFile):
+            payload.close()
 
 
 def _with_layout(message: Bulk, payload: Payload) -> Bulk:

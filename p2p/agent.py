@@ -13,6 +13,7 @@ In master mode there is one `hub`, whose lane carries the deltas, and `worker`s,
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -36,7 +37,7 @@ from gossip.events import Computed, Event, Exhausted, Joined, Leaving, Received,
 from gossip.membership import Detection
 from gossip.messages import PeerId, Range, State, Unit
 from gossip.peer import Peer, Settings
-from gossip.segments import FilePayload, Segments
+from gossip.segments import FilePayload, LentFile, Segments
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq_runtime import Endpoints, Keys, Runtime, fetch_state, open_socket
 from p2p import localhost
@@ -49,7 +50,7 @@ log = logging.getLogger("p2p.agent")
 STATUS_PERIOD_S = 0.5
 MASTER_ADVERT_GAP_S = 0.001
 """A worker waits for the master, which learns from adverts that there is something to take."""
-PAYLOADS_BYTES_MAX = 32 << 20
+PAYLOADS_BYTES_MAX = 16 << 20
 """Memory for payloads that are being received: as many at a time as fit, at least one."""
 SEGMENTS_MEMORY_BYTES_MAX = 16 << 20
 """What the own log may hold in memory; the rest is in a temporary file."""
@@ -63,22 +64,12 @@ STALENESS_SAMPLES_MAX = 10_000
 """The newest so many updates make up the staleness figures."""
 
 
-class UpdateFile(FilePayload):
-    """A packed update in a file as `Replica` lays it out, behind its header."""
-
-    def read(self, start: int, stop: int) -> Bytes:
-        data = os.pread(self.descriptor, stop - start, HEADER_BYTES + start)
-        if len(data) != stop - start:
-            raise UsageError(f"an update's file ends early, expected {self.layout.nbytes} bytes")
-        return data
-
-
 @dataclass
 class Waiting:
     """A task that waits for an answer."""
 
     connection: socket.socket
-    descriptor: int
+    descriptors: list[int]
     number: int
     """Of its update, among all that were handed over."""
     unit: Unit | None
@@ -125,7 +116,7 @@ class Agent:
         chance = None if hub or worker else random.Random(self.me)
         self.peer = Peer(self.me, None if hub else self.layout, peer_settings, chance)
         segments = Segments(SEGMENTS_MEMORY_BYTES_MAX, settings.segments_folder)
-        self.runtime = Runtime(self.peer, self, segments, address=address, keys=self._keys)
+        self.runtime = Runtime(self.peer, self, segments, address=address, keys=self._keys, links=settings.links)
         self._listener = socket.socket(socket.AF_UNIX)
         self._waiting: deque[Waiting] = deque()
         self._queue: deque[tuple[PeerId, Layout, int]] = deque()
@@ -409,9 +400,13 @@ class Agent:
                 (descriptor,) = descriptors
                 self.staleness.append(max(0, message.get("staleness", self.replica.merged - message["merged_at"])))
                 self.submitted += 1
-                payload = UpdateFile(localhost.layout_from_json(message["layout"]), descriptor)
+                layout = localhost.layout_from_json(message["layout"])
+                payload = FilePayload(layout, descriptor, HEADER_BYTES)
+                if message.get("lent"):
+                    payload = borrowed(payload) or payload
                 unit = None if message["unit"] is None else Unit(*message["unit"])
-                self._waiting.append(Waiting(connection, descriptor, self.submitted, unit))
+                descriptors = [*{descriptor, payload.descriptor}]
+                self._waiting.append(Waiting(connection, descriptors, self.submitted, unit))
                 self.runtime.happen(Computed(payload, unit, message["attempt"]))
                 self._answer_waiting()
             case "known":
@@ -432,7 +427,8 @@ class Agent:
             if self.settings.role == "worker" and self._outstanding() > OUTSTANDING_MAX:
                 return
             self._waiting.popleft()
-            os.close(first.descriptor)
+            for descriptor in first.descriptors:
+                os.close(descriptor)
             try:
                 localhost.send(first.connection, {"published": first.unit not in self.gated_units})
             except OSError:
@@ -479,6 +475,23 @@ def links(mine: str, other: str) -> tuple[bool, bool]:
         case ("observer", "peer"):
             return False, True
     return False, False
+
+
+def borrowed(payload: FilePayload) -> LentFile | None:
+    """The same file opened for reading and locked, so that its task leaves it alone; None where that cannot be done.
+
+    The lock is the opened file's: it lasts until the last duplicate of its descriptor is closed, in any process.
+    """
+    try:
+        descriptor = os.open(f"/proc/self/fd/{payload.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return LentFile(payload.layout, descriptor, payload.offset)
 
 
 def peak_memory_bytes() -> int:

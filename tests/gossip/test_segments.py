@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError, UsageError
-from gossip.segments import FilePayload, RangeSum, Segments
+from gossip.segments import FilePayload, LentFile, RangeSum, Segments
 from gossip.wire import BLOCK_BYTES
 
 NAMED = {"w": np.zeros((3, 5), np.int64), "b": np.zeros(9, np.int32), "e": np.zeros((0, 2))}
@@ -30,6 +30,13 @@ def update(number: int) -> Packed:
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def lent(packed: Packed) -> LentFile:
+    """The same in a file, behind some other bytes; to be closed."""
+    descriptor = os.memfd_create("update")
+    os.pwrite(descriptor, packed.buffer, 24)
+    return LentFile(packed.layout, descriptor, 24)
 
 
 class Oracle:
@@ -64,6 +71,7 @@ def equal(got: dict[str, Any], expected: dict[str, Any] | None) -> None:
 
 steps = st.one_of(
     st.just(("begin", 0, 0)),
+    st.just(("borrow", 0, 0)),
     st.just(("extend", 0, 0)),
     st.tuples(st.just("fold"), st.integers(0, 9), st.integers(0, 9)),
     st.tuples(st.just("forget"), st.integers(0, 9), st.just(0)),
@@ -77,12 +85,17 @@ def test_every_sum_is_that_of_its_updates(memory_bytes_max: int, script: list[An
     segments, oracle = Segments(memory_bytes_max), Oracle()
     held: dict[tuple[int, int], RangeSum] = {}
     for action, first, second in script:
-        if action in ("begin", "extend"):
+        if action in ("begin", "borrow", "extend"):
             oracle.n += 1
             lo = oracle.cuts.pop()[0] if action == "extend" and oracle.cuts else oracle.n
             oracle.cuts.append((lo, oracle.n))
             oracle.updates[oracle.n] = update(oracle.n)
-            segments.keep(lo, oracle.n, oracle.updates[oracle.n])
+            if action == "borrow":
+                file = lent(oracle.updates[oracle.n])
+                segments.keep(lo, oracle.n, file)
+                file.close()
+            else:
+                segments.keep(lo, oracle.n, oracle.updates[oracle.n])
         elif oracle.cuts and action == "fold":
             low, high = sorted(index % len(oracle.cuts) for index in (first, second))
             oracle.cuts[low : high + 1] = [(oracle.cuts[low][0], oracle.cuts[high][1])]
@@ -175,6 +188,61 @@ def test_updates_of_several_blocks_are_summed_block_by_block(memory_bytes_max: i
     segments.fold(1, 3)
     np.testing.assert_array_equal(read(payload)["w"], np.arange(elements) * 111)
     segments.close()
+
+
+def test_what_is_lent_is_kept_where_it_is_until_something_is_added_to_it() -> None:
+    segments = Segments()
+    first, second = lent(update(1)), lent(update(2))
+    before = first.read(0, LAYOUT.nbytes)
+    for number, file in ((1, first), (2, second)):
+        segments.keep(number, number, file)
+        total = segments.sum(number, number)
+        assert isinstance(total, RangeSum)
+        assert total.lent is not None
+        assert os.path.sameopenfile(total.lent.descriptor, file.descriptor)
+    assert segments.memory_bytes == 0
+    segments.fold(1, 2)
+    total = segments.sum(1, 2)
+    assert isinstance(total, RangeSum)
+    assert total.lent is None
+    assert first.read(0, LAYOUT.nbytes) == before
+    for file in (first, second):
+        file.close()
+    segments.close()
+
+
+def test_what_is_lent_beyond_the_limit_is_copied() -> None:
+    segments = Segments(lent_bytes_max=2 * LAYOUT.nbytes)
+    for number in (1, 2, 3):
+        file = lent(update(number))
+        segments.keep(number, number, file)
+        file.close()
+    kept = [segments.sum(number, number) for number in (1, 2, 3)]
+    assert [isinstance(one, RangeSum) and one.lent is not None for one in kept] == [True, True, False]
+    segments.close()
+    alone = Segments(lent_bytes_max=0)
+    file = lent(update(1))
+    alone.keep(1, 1, file)
+    file.close()
+    total = alone.sum(1, 1)
+    assert isinstance(total, RangeSum)
+    assert total.lent is not None
+    alone.close()
+
+
+def test_a_lent_update_is_finite_as_a_whole() -> None:
+    for place in (0, 400_000, 999_999):
+        array = np.ones(1_000_000, np.float32)
+        file = lent(Packed.of({"w": array, "n": np.ones(3, np.int8)}))
+        assert file.is_finite
+        file.close()
+        array[place] = np.inf
+        file = lent(Packed.of({"w": array, "n": np.ones(3, np.int8)}))
+        assert not file.is_finite
+        file.close()
+    large = lent(Packed.of({"w": np.full(9, 1e38, np.float32)}))
+    assert large.is_finite  # though the sum of squares is not
+    large.close()
 
 
 def test_the_oldest_segments_move_to_files_and_the_newest_stay_in_memory() -> None:
