@@ -4,7 +4,8 @@ Each of two processes has 64 MB that the other wants added to its own. A round e
 round of each, and the medians are compared:
 
     agents      two updates are handed over at the same time; both replicas have both (exactly once, checked, kept for
-                readers that come later)
+                readers that come later). Agents of one machine hand each other the files in which updates lie
+    sockets     the same of agents that exchange bytes over TCP on loopback, as agents of two machines do
     gloo        torch.distributed.all_reduce over TCP on loopback: a sum, all or nothing, with both waiting
     hivemind    DecentralizedAverager.step of a group of two, over TCP on loopback
     add         numpy adds 64 MB to 64 MB in memory: the least that a merge can cost
@@ -19,19 +20,21 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.exchange import Swarm
+from p2p.agent_client import AgentClient
 
 MEGABYTES, MEGABYTES_QUICK = 64, 8
 REPEATS, REPEATS_QUICK = 7, 3
@@ -40,9 +43,20 @@ HIVEMIND_RATIO_MIN = 5.0
 GLOO_RATIO_MIN = 0.7
 """Target: of gloo's speed."""
 TIMEOUT_S = 60.0
+WARMING_ROUNDS = 2
+"""First rounds of each side that do not count: memory that is used for the first time costs a fault per page."""
 
-Round = Callable[[], float]
-"""Exchanges once; returns seconds."""
+
+class Taken(NamedTuple):
+    """What one round took."""
+
+    seconds: float
+    cpu_s: float
+    """Of both sides' processes together: what is left when the machine has other things to do."""
+
+
+Round = Callable[[], Taken]
+"""Exchanges once."""
 
 
 def main() -> int:
@@ -50,7 +64,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{MEGABYTES_QUICK} MB, {REPEATS_QUICK} rounds")
     parser.add_argument("--repeats", type=int, help=f"rounds of each side (default {REPEATS})")
-    parser.add_argument("--without", action="append", default=[], choices=["gloo", "hivemind"], help="leave a side out")
+    parser.add_argument(
+        "--without", action="append", default=[], choices=["sockets", "gloo", "hivemind"], help="leave a side out"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
     parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
     arguments = parser.parse_args()
@@ -58,22 +74,28 @@ def main() -> int:
     repeats = arguments.repeats or (REPEATS_QUICK if arguments.quick else REPEATS)
     with ExitStack() as stack:
         sides: dict[str, Round] = {"add": adding(floats), "agents": stack.enter_context(agents(floats))}
+        if "sockets" not in arguments.without:
+            sides["sockets"] = stack.enter_context(agents(floats, links=False))
         for name, work in (("gloo", _gloo), ("hivemind", _hivemind)):
             if name not in arguments.without:
                 sides[name] = stack.enter_context(pair(work, floats))
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for number in range(repeats + 1):
+        rounds: dict[str, list[Taken]] = {name: [] for name in sides}
+        for number in range(repeats + WARMING_ROUNDS):
             for name, side in sides.items():
                 taken = side()
-                if number:  # the first round of each warms it up
-                    seconds[name].append(taken)
+                if number >= WARMING_ROUNDS:
+                    rounds[name].append(taken)
+    seconds = {name: [taken.seconds for taken in all_taken] for name, all_taken in rounds.items()}
     median = {name: statistics.median(taken) for name, taken in seconds.items()}
     for name, value in median.items():
         low, high = min(seconds[name]), max(seconds[name])
+        cpu = statistics.median(taken.cpu_s for taken in rounds[name])
         ratio = "" if name == "agents" else f"   agents' speed / its speed {value / median['agents']:.2f}"
-        print(f"{name:<10}{1e3 * value:>9.1f} ms   ({1e3 * low:.1f} to {1e3 * high:.1f}){ratio}")
+        print(
+            f"{name:<10}{1e3 * value:>9.1f} ms   ({1e3 * low:.1f} to {1e3 * high:.1f})   CPU {1e3 * cpu:.0f} ms{ratio}"
+        )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"floats": floats, "seconds": seconds}, indent=1))
+        arguments.json.write_text(json.dumps({"floats": floats, "rounds": rounds}, indent=1))
     missed = list(shortfalls(median))
     for line in missed:
         print(line)
@@ -91,50 +113,65 @@ def adding(floats: int) -> Round:
     """One array added to another, in memory."""
     target, source = np.zeros(floats, np.float32), np.ones(floats, np.float32)
 
-    def round() -> float:
-        begin = time.perf_counter()
+    def round() -> Taken:
+        begin, cpu_begin = time.perf_counter(), time.thread_time()
         np.add(target, source, out=target)
-        return time.perf_counter() - begin
+        return Taken(time.perf_counter() - begin, time.thread_time() - cpu_begin)
 
     return round
 
 
 @contextmanager
-def agents(floats: int) -> Iterator[Round]:
-    """Two agents; each is handed one update, and a round ends when both replicas hold both."""
-    swarm = Swarm(floats, 2)
+def agents(floats: int, links: bool = True) -> Iterator[Round]:
+    """Two agents; each is handed one update, and a round ends when both replicas hold both.
+
+    The observer, which is no side, stands still meanwhile.
+    """
+    swarm = Swarm(floats, 2, links)
     try:
-        for agent in swarm.agents:
-            agent.hand_over().arrays()["w"][...] = 1.0
         expected = 0
 
-        def round() -> float:
+        def cpu() -> float:
+            return sum(cpu_s(process.pid) for process in swarm.processes)
+
+        def round() -> Taken:
             nonlocal expected
             expected += 2
-            begin = time.perf_counter()
+            for agent in swarm.agents:
+                agent.hand_over().arrays()["w"][...] = 1.0
+            os.kill(swarm.observer.pid, signal.SIGSTOP)
+            begin, cpu_begin = time.perf_counter(), cpu()
             threads = [
                 threading.Thread(target=agent.publish, args=(agent.hand_over(), agent.replica.merged))
                 for agent in swarm.agents
             ]
             for thread in threads:
                 thread.start()
-            while any(agent.replica.merged < expected for agent in swarm.agents):
-                if time.perf_counter() > begin + TIMEOUT_S:
-                    raise TimeoutError(f"replicas have {[agent.replica.merged for agent in swarm.agents]} updates")
-                time.sleep(2e-4)
-            seconds = time.perf_counter() - begin
+            _wait_for(expected, swarm.agents)
+            taken = Taken(time.perf_counter() - begin, cpu() - cpu_begin)
+            os.kill(swarm.observer.pid, signal.SIGCONT)
             for thread in threads:
                 thread.join()
             for agent in swarm.agents:
                 with agent.replica.reading():
                     found = agent.replica.arrays()["w"][:: max(1, floats // 1000)]
                     assert np.all(found == expected), f"a replica holds {found}, expected {expected}"
-            time.sleep(0.1)  # the observer has its turn too, and is no side
-            return seconds
+            _wait_for(expected, [swarm.observer.agent])
+            time.sleep(0.05)  # the last words of this round
+            return taken
 
         yield round
     finally:
+        os.kill(swarm.observer.pid, signal.SIGCONT)
         swarm.close()
+
+
+def _wait_for(expected: int, clients: Sequence[AgentClient]) -> None:
+    give_up = time.perf_counter() + TIMEOUT_S
+    while any(client.replica.merged < expected for client in clients):
+        if time.perf_counter() > give_up:
+            raise TimeoutError(f"replicas have {[client.replica.merged for client in clients]} updates")
+        time.sleep(2e-4)
 
 
 @contextmanager
@@ -153,10 +190,11 @@ def pair(work: Callable[[int, int, Connection, Any], None], floats: int) -> Iter
     for connection in connections:
         _answer(connection)
 
-    def round() -> float:
+    def round() -> Taken:
         for connection in connections:
             connection.send(True)
-        return max(_answer(connection) for connection in connections)
+        taken = [_answer(connection) for connection in connections]
+        return Taken(max(each.seconds for each in taken), sum(each.cpu_s for each in taken))
 
     try:
         yield round
@@ -169,19 +207,33 @@ def pair(work: Callable[[int, int, Connection, Any], None], floats: int) -> Iter
                 process.kill()
 
 
-def _answer(connection: Connection) -> float:
+def cpu_s(pid: int) -> float:
+    """What a process and its children have used so far, to a hundredth of a second; 0 where that cannot be asked."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in _words(task / "children")]
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(cpu_s(child) for child in children)
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split()
+
+
+def _answer(connection: Connection) -> Taken:
     if not connection.poll(TIMEOUT_S):
         raise TimeoutError(f"a process did not answer within {TIMEOUT_S:g} s")
-    return float(connection.recv())
+    return Taken(*connection.recv())
 
 
 def _serve(connection: Connection, exchange: Callable[[], None]) -> None:
-    connection.send(0.0)
+    connection.send(Taken(0.0, 0.0))
     try:
         while connection.recv():
-            begin = time.perf_counter()
+            begin, cpu_begin = time.perf_counter(), time.process_time()
             exchange()
-            connection.send(time.perf_counter() - begin)
+            connection.send(Taken(time.perf_counter() - begin, time.process_time() - cpu_begin))
     except EOFError:
         pass
 
@@ -233,15 +285,18 @@ def _hivemind(rank: int, floats: int, connection: Connection, meeting: Any) -> N
             control = averager.step(wait=False, scheduled_time=get_dht_time() + 1.0, require_trigger=True)
             while control.stage.name != "AWAITING_TRIGGER" and not control.done():
                 time.sleep(1e-3)
-            begin = time.perf_counter()
+            begin, cpu_begin = time.perf_counter(), cpu()
             control.allow_allreduce()
             if control.result(timeout=TIMEOUT_S):
-                timed.append(time.perf_counter() - begin)
+                timed.append(Taken(time.perf_counter() - begin, cpu() - cpu_begin))
                 return
         raise TimeoutError("no group of two came together")
 
-    timed: list[float] = []
-    connection.send(0.0)
+    def cpu() -> float:
+        return cpu_s(os.getpid())  # its averager and network run in processes of their own
+
+    timed: list[Taken] = []
+    connection.send(Taken(0.0, 0.0))
     try:
         while connection.recv():
             exchange()
