@@ -10,6 +10,11 @@ round of each, and the medians are compared:
     hivemind    DecentralizedAverager.step of a group of two, over TCP on loopback
     add         numpy adds 64 MB to 64 MB in memory: the least that a merge can cost
 
+Then small updates, of some rows, go from one agent to the other, with nothing else to do and while large ones flow,
+four a second: from the other agent only (`beside`), and from both (`among`), where small ones share a lane with large
+ones.
+As long as it takes from handing over to being in the other replica is their latency.
+
     pip install 'deepdist-p2p[bench]'     (torch is wanted as its build for CPUs)
     python -m benchmarks.merge [--quick] [--check] [--json FILE]
 """
@@ -34,6 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.exchange import Swarm
+from gossip.sparse import rows_of
 from p2p.agent_client import AgentClient
 
 MEGABYTES, MEGABYTES_QUICK = 64, 8
@@ -42,6 +48,15 @@ HIVEMIND_RATIO_MIN = 5.0
 """Target: how many times as fast as hivemind."""
 GLOO_RATIO_MIN = 0.7
 """Target: of gloo's speed."""
+SMALL_ROWS = 1000
+"""Of one float each."""
+SMALL_UPDATES, SMALL_UPDATES_QUICK = 20, 10
+SMALL_PERIOD_S = 0.03
+LARGE_PERIOD_S = 0.25
+LATENCY_ROUNDS = 2
+"""Each way of measuring small updates has so many turns."""
+LARGE_FROM: dict[str, tuple[int, ...]] = {"quiet": (), "beside": (1,), "among": (0, 1)}
+"""Which agents publish large updates meanwhile; small ones are the first's."""
 TIMEOUT_S = 60.0
 WARMING_ROUNDS = 2
 """First rounds of each side that do not count: memory that is used for the first time costs a fault per page."""
@@ -94,12 +109,79 @@ def main() -> int:
         print(
             f"{name:<10}{1e3 * value:>9.1f} ms   ({1e3 * low:.1f} to {1e3 * high:.1f})   CPU {1e3 * cpu:.0f} ms{ratio}"
         )
+    small = print_latencies(floats, SMALL_UPDATES_QUICK if arguments.quick else SMALL_UPDATES)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"floats": floats, "rounds": rounds}, indent=1))
+        figures = {"floats": floats, "rounds": rounds, "small": small}
+        arguments.json.write_text(json.dumps(figures, indent=1))
     missed = list(shortfalls(median))
     for line in missed:
         print(line)
     return 1 if arguments.check and missed else 0
+
+
+def print_latencies(floats: int, updates: int) -> dict[str, list[float]]:
+    """Measure small updates with and without large ones, print the medians and return all, in seconds."""
+    with small_updates(floats) as latency:
+        taken: dict[str, list[float]] = {name: [] for name in LARGE_FROM}
+        for _ in range(LATENCY_ROUNDS):
+            for name, publishers in LARGE_FROM.items():
+                taken[name] += latency(publishers, updates)
+    for name, seconds in taken.items():
+        quarters = statistics.quantiles(seconds, n=4)
+        ratio = quarters[1] / statistics.median(taken["quiet"])
+        print(
+            f"small updates, {name:<8}{1e3 * quarters[1]:>7.1f} ms   (quarters {1e3 * quarters[0]:.1f}, "
+            f"{1e3 * quarters[2]:.1f}; at most {1e3 * max(seconds):.0f})   {ratio:.1f} x quiet"
+        )
+    return taken
+
+
+@contextmanager
+def small_updates(floats: int) -> Iterator[Callable[[tuple[int, ...], int], list[float]]]:
+    """Two agents; the call says which of them publish large updates meanwhile, and how many small ones to time."""
+    swarm = Swarm(floats, 2)
+    tasks = [AgentClient(folder) for folder in swarm.folders]
+    rows = np.arange(min(SMALL_ROWS, floats), dtype=np.int32)
+    expected = 0
+
+    def flow(client: AgentClient, stopping: threading.Event) -> None:
+        """Large updates, which leave the first element alone."""
+        while not stopping.wait(LARGE_PERIOD_S):
+            update = client.hand_over()
+            if update.arrays()["w"][-1] == 0:
+                update.arrays()["w"][1:] = 1
+            client.publish(update)
+
+    def latency(publishers: tuple[int, ...], updates: int) -> list[float]:
+        nonlocal expected
+        stopping = threading.Event()
+        threads = [threading.Thread(target=flow, args=(swarm.agents[place], stopping)) for place in publishers]
+        for thread in threads:
+            thread.start()
+        seconds = []
+        target = swarm.agents[1].replica.arrays()["w"]
+        for _ in range(updates):
+            expected += 1
+            time.sleep(SMALL_PERIOD_S)
+            begin = time.perf_counter()
+            tasks[0].publish(tasks[0].pack(rows_of("w", rows, np.ones(len(rows), np.float32))))
+            while target[0] < expected:
+                if time.perf_counter() > begin + TIMEOUT_S:
+                    raise TimeoutError(f"a replica has {target[0]:g} small updates, expected {expected}")
+                time.sleep(2e-4)
+            seconds.append(time.perf_counter() - begin)
+        stopping.set()
+        for thread in threads:
+            thread.join()
+        swarm.registrar.drain(TIMEOUT_S)
+        return seconds
+
+    try:
+        yield latency
+    finally:
+        for task in tasks:
+            task.close()
+        swarm.close()
 
 
 def shortfalls(median: dict[str, float]) -> Iterator[str]:

@@ -4,7 +4,10 @@ A reader that finds its origin on the same machine pulls over such a link, hears
 file in which an update lies instead of the update's bytes. Nothing else changes: a link may lose what it carries, and
 what it does not take goes over ZeroMQ.
 
-    | first byte of the payload in its file | frame 0 of the message |  and, with a range, the file's descriptor
+    | parts | for each: first byte in its file, bytes of its frame | frame 0 of the message | frames of the parts |
+
+A part is an open file, whose descriptor goes along, and a range is the sum of its parts. A part with rows has a frame
+that says so, that of a range with its layout; one without a frame is laid out as the message says.
 
 A link is a socket of whole messages (SOCK_SEQPACKET) in Linux' abstract namespace: it has no file that could be left
 behind. Both ends ask the kernel whose process is at the other, and talk to their own user's only. Elsewhere there are
@@ -17,13 +20,16 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gossip.errors import WireError
 from gossip.messages import PeerId
 from gossip.wire import BLOCK_BYTES
 
-OFFSET = struct.Struct("!Q")
+COUNT = struct.Struct("!B")
+PLACE = struct.Struct("!QI")
+PARTS_MAX = 16
 FRAME_BYTES_MAX = 1 << 16
 """A message over a link; what is longer goes over ZeroMQ. A socket takes 200 kB by default before it is full."""
 LINKS_MAX = 1024
@@ -34,18 +40,26 @@ more memory than blocks on their way to it would."""
 _CREDENTIALS = struct.Struct("3i")
 
 
+class Part(NamedTuple):
+    """An open file with packed arrays."""
+
+    descriptor: int
+    offset: int = 0
+    """Of the arrays in the file."""
+    frame: bytes = b""
+    """Of a range with its layout, where that is not the message's."""
+
+
 class Packet(NamedTuple):
     """A message that came over a link."""
 
     frame: bytes
-    offset: int
-    """Of the payload in the file."""
-    descriptor: int | None
+    parts: tuple[Part, ...] = ()
 
     def close(self) -> None:
-        """Close the file that came with it."""
-        if self.descriptor is not None:
-            os.close(self.descriptor)
+        """Close the files that came with it."""
+        for part in self.parts:
+            os.close(part.descriptor)
 
 
 def listen(me: PeerId) -> socket.socket | None:
@@ -85,15 +99,14 @@ def connect(me: PeerId, origin: PeerId) -> socket.socket | None:
     return _trusted(connection)
 
 
-def send(connection: socket.socket, frame: bytes, offset: int = 0, descriptor: int | None = None) -> bool:
+def send(connection: socket.socket, frame: bytes, parts: Sequence[Part] = ()) -> bool:
     """Whether the message was taken: not if it is long, the other is slow, or gone."""
-    if len(frame) > FRAME_BYTES_MAX:
+    places = b"".join(PLACE.pack(part.offset, len(part.frame)) for part in parts)
+    data = COUNT.pack(len(parts)) + places + frame + b"".join(part.frame for part in parts)
+    if len(data) > FRAME_BYTES_MAX or len(parts) > PARTS_MAX:
         return False
     try:
-        if descriptor is None:
-            connection.send(OFFSET.pack(offset) + frame)
-        else:
-            socket.send_fds(connection, [OFFSET.pack(offset), frame], [descriptor])
+        socket.send_fds(connection, [data], [part.descriptor for part in parts])
     except OSError:
         return False
     return True
@@ -102,18 +115,34 @@ def send(connection: socket.socket, frame: bytes, offset: int = 0, descriptor: i
 def receive(connection: socket.socket) -> Packet | None:
     """The next message; None if there is none now. `EOFError` when the other end is gone, `WireError` for nonsense."""
     try:
-        data, descriptors, _, _ = socket.recv_fds(connection, OFFSET.size + FRAME_BYTES_MAX, 2)
+        data, descriptors, _, _ = socket.recv_fds(connection, FRAME_BYTES_MAX, PARTS_MAX)
     except BlockingIOError:
         return None
     except OSError as error:
         raise EOFError(str(error)) from None
     if not data:
         raise EOFError("the other end of the link is gone")
-    if len(data) < OFFSET.size or len(descriptors) > 1:
+    try:
+        return _packet(data, descriptors)
+    except WireError:
         for descriptor in descriptors:
             os.close(descriptor)
-        raise WireError(f"message of {len(data)} bytes and {len(descriptors)} files over a link")
-    return Packet(data[OFFSET.size :], OFFSET.unpack_from(data)[0], descriptors[0] if descriptors else None)
+        raise
+
+
+def _packet(data: bytes, descriptors: list[int]) -> Packet:
+    places_end = COUNT.size + data[0] * PLACE.size
+    if data[0] != len(descriptors) or len(data) < places_end:
+        raise WireError(f"message of {len(data)} bytes over a link with {len(descriptors)} files says {data[0]}")
+    places = list(PLACE.iter_unpack(data[COUNT.size : places_end]))
+    end = len(data) - sum(length for _, length in places)
+    if end < places_end:
+        raise WireError("a message over a link is shorter than its parts say")
+    frame, parts = data[places_end:end], []
+    for descriptor, (offset, length) in zip(descriptors, places, strict=True):
+        parts.append(Part(descriptor, offset, data[end : end + length]))
+        end += length
+    return Packet(frame, tuple(parts))
 
 
 def receive_name(connection: socket.socket) -> PeerId:

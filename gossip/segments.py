@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,11 @@ import numpy as np
 from gossip.arrays import Array, Bytes, Layout, Packed, Payload, piece_is_finite
 from gossip.errors import UsageError
 from gossip.events import Negative, Own
-from gossip.sparse import is_sparse, negative, read_whole, total
+from gossip.sparse import add_within, check_fit, is_sparse, negative, read_whole, total
 from gossip.wire import BLOCK_BYTES, allocate
 
+ROWS_BYTES_MAX = 1 << 22
+"""Rows that wait beside whole arrays of one segment; more are added to them."""
 PIECE_BYTES = 1 << 19
 """Of a file that is looked at or added: 64 MB take 18 ms in pieces of 512 KiB, and 22 in smaller or larger ones."""
 
@@ -58,11 +61,7 @@ class LentFile(FilePayload):
     @property
     def is_finite(self) -> bool:
         """No number is a NaN or an infinity."""
-        nbytes = self.layout.nbytes
-        return all(
-            piece_is_finite(self.layout, self.read(start, min(start + PIECE_BYTES, nbytes)), start)
-            for start in range(0, nbytes, PIECE_BYTES)
-        )
+        return _is_finite(self)
 
     def arrays(self) -> dict[str, Array]:
         """A copy of the named arrays."""
@@ -110,6 +109,30 @@ class FileSegment(FilePayload):
         os.close(self.descriptor)
 
 
+class LentSum:
+    """The sum of lent files with whole arrays, and of rows."""
+
+    def __init__(self, layout: Layout, files: list[LentFile], rows: list[Packed]) -> None:
+        self.layout, self._files, self._rows = layout, files, rows
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """A fresh copy of bytes [start, stop)."""
+        return _sum(self.layout, self._files, self._rows, start, stop)
+
+    @property
+    def is_finite(self) -> bool:
+        """No number is a NaN or an infinity."""
+        return _is_finite(self)
+
+    def arrays(self) -> dict[str, Array]:
+        """A copy of the named arrays."""
+        return self.layout.views(self.read(0, self.layout.nbytes))
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
 @dataclass
 class Entry:
     """Updates lo..hi, summed, and where they lie."""
@@ -117,6 +140,12 @@ class Entry:
     lo: int
     hi: int
     segment: MemorySegment | FileSegment | LentFile
+    rows: Packed | None = None
+    """To be added to whole arrays: small updates wait beside a large one, which need not be copied for them."""
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.segment.memory_bytes + (self.rows.layout.nbytes if self.rows is not None else 0)
 
 
 class Segments:
@@ -150,6 +179,8 @@ class Segments:
         first, *others = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
         for entry in others:
             self._add(first, entry.segment)
+            if entry.rows is not None:
+                self._add(first, entry.rows)
             entry.segment.close()
             self._entries.remove(entry)
         first.hi = hi
@@ -163,15 +194,15 @@ class Segments:
     def sum(self, lo: int, hi: int) -> Payload | None:
         """Updates lo..hi as one payload; None if segments do not end there.
 
-        Whole arrays are summed block by block when they are read; rows at once, as only their sum tells which they are.
+        Whole arrays are summed block by block when they are read. Rows alone are summed at once: only their sum tells
+        which they are.
         """
         entries = self._within(lo, hi)
         if not entries:
             return None
-        layout = entries[0].segment.layout
-        if any(is_sparse(entry.segment.layout) for entry in entries):
-            return self._sum_sparse(entries)
-        return RangeSum(self, lo, hi, layout)
+        layouts = [entry.segment.layout for entry in entries]
+        whole = next((layout for layout in layouts if not is_sparse(layout)), None)
+        return self._sum_sparse(entries) if whole is None else RangeSum(self, lo, hi, whole)
 
     def bounds(self, lo: int, hi: int) -> tuple[tuple[int, int], ...]:
         """First and last update of each segment of lo..hi: while these are the same, so is the sum, to the last bit."""
@@ -207,7 +238,7 @@ class Segments:
     @property
     def memory_bytes(self) -> int:
         """What the segments hold in memory."""
-        return sum(entry.segment.memory_bytes for entry in self._entries)
+        return sum(entry.memory_bytes for entry in self._entries)
 
     @property
     def retained(self) -> int:
@@ -259,14 +290,35 @@ class Segments:
         return self._last_sum[1]
 
     def _add(self, entry: Entry, source: Payload) -> None:
-        if is_sparse(source.layout) or is_sparse(entry.segment.layout):
+        kinds = is_sparse(entry.segment.layout), is_sparse(source.layout)
+        if all(kinds):
             self._replace(entry, Packed.of(total(read_whole(entry.segment).arrays(), read_whole(source).arrays())))
+        elif kinds[1]:
+            check_fit(source.layout, entry.segment.layout)
+            self._add_rows(entry, source)
+        elif kinds[0]:
+            check_fit(entry.segment.layout, source.layout)
+            rows, entry.segment = entry.segment, self._borrowed(source) or self._placed(source)
+            self._add_rows(entry, rows)
+            rows.close()
         else:
             source.layout.check_fit(entry.segment.layout)
-            if isinstance(entry.segment, LentFile):
-                lent, entry.segment = entry.segment, self._placed(entry.segment)
-                lent.close()
-            self._add_whole(entry.segment, source)
+            self._add_whole(self._own(entry), source)
+
+    def _add_rows(self, entry: Entry, source: Payload) -> None:
+        """Keep rows beside whole arrays, until they are many."""
+        rows = Packed(source.layout, bytes(source.read(0, source.layout.nbytes)))
+        entry.rows = rows if entry.rows is None else Packed.of(total(entry.rows.arrays(), rows.arrays()))
+        if entry.rows.layout.nbytes > min(ROWS_BYTES_MAX, self._memory_bytes_max):
+            rows, entry.rows = entry.rows, None
+            self._add_whole(self._own(entry), WholeRows(entry.segment.layout, rows))
+
+    def _own(self, entry: Entry) -> MemorySegment | FileSegment:
+        """The entry's segment, or a copy in its place if it is lent: what is added to."""
+        if isinstance(entry.segment, LentFile):
+            lent, entry.segment = entry.segment, self._placed(entry.segment)
+            lent.close()
+        return entry.segment
 
     def _replace(self, entry: Entry, payload: Payload) -> None:
         segment = self._stored(payload)  # which may move the one that it replaces
@@ -337,28 +389,66 @@ class NegativePayload:
         return data
 
 
+class WholeRows:
+    """Rows as whole arrays, zero elsewhere."""
+
+    def __init__(self, layout: Layout, rows: Packed) -> None:
+        self.layout, self._rows = layout, rows
+
+    def read(self, start: int, stop: int) -> Bytes:
+        block = bytearray(stop - start)
+        add_within(self.layout, block, start, self._rows)
+        return block
+
+
 class RangeSum:
     """Updates lo..hi of a lane as a payload. Folding may go on underneath: it does not change the sum of a range."""
 
     def __init__(self, segments: Segments, lo: int, hi: int, layout: Layout) -> None:
         self._segments, self.lo, self.hi, self.layout = segments, lo, hi, layout
+        self._rows_of: tuple[tuple[tuple[int, int], ...], list[Packed]] | None = None
 
-    @property
-    def lent(self) -> LentFile | None:
-        """The file that is this range, if it lies in one by itself."""
+    def lent(self) -> tuple[list[LentFile], list[Packed]] | None:
+        """The files and rows that this range is the sum of, if all whole arrays of it are lent."""
         entries = self._segments._within(self.lo, self.hi)
-        segment = entries[0].segment if len(entries) == 1 else None
-        return segment if isinstance(segment, LentFile) else None
+        segments = [entry.segment for entry in entries if not is_sparse(entry.segment.layout)]
+        files = [segment for segment in segments if isinstance(segment, LentFile)]
+        return (files, self._rows(entries)) if files and len(files) == len(segments) else None
 
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop); `UsageError` if the range is gone."""
         entries = self._segments._within(self.lo, self.hi)
         if not entries:
             raise UsageError(f"updates {self.lo}..{self.hi} are no longer kept")
-        first = entries[0].segment.read(start, stop)
-        if len(entries) == 1 and isinstance(first, bytes):
-            return first  # from a file: it is a copy
-        total = bytearray(first)
-        for entry in entries[1:]:
-            self.layout.add(total, entry.segment.read(start, stop), start, stop - start)
-        return total
+        segments = [entry.segment for entry in entries if not is_sparse(entry.segment.layout)]
+        rows = self._rows(entries)
+        return _sum(self.layout, segments, rows, start, stop)
+
+    def _rows(self, entries: list[Entry]) -> list[Packed]:
+        """What is to be added to whole arrays; read once, as long as the segments are the same."""
+        bounds = tuple((entry.lo, entry.hi) for entry in entries)
+        if self._rows_of is None or self._rows_of[0] != bounds:
+            rows = [read_whole(entry.segment) for entry in entries if is_sparse(entry.segment.layout)]
+            self._rows_of = bounds, rows + [entry.rows for entry in entries if entry.rows is not None]
+        return self._rows_of[1]
+
+
+def _sum(layout: Layout, wholes: Sequence[Payload], rows: Sequence[Packed], start: int, stop: int) -> Bytes:
+    """Bytes [start, stop) of a sum, as a fresh copy."""
+    first = wholes[0].read(start, stop)
+    if len(wholes) == 1 and not rows and isinstance(first, bytes):
+        return first  # from a file: it is a copy
+    block = bytearray(first)
+    for whole in wholes[1:]:
+        layout.add(block, whole.read(start, stop), start, stop - start)
+    for part in rows:
+        add_within(layout, block, start, part)
+    return block
+
+
+def _is_finite(payload: Payload) -> bool:
+    nbytes = payload.layout.nbytes
+    return all(
+        piece_is_finite(payload.layout, payload.read(start, min(start + PIECE_BYTES, nbytes)), start)
+        for start in range(0, nbytes, PIECE_BYTES)
+    )

@@ -21,14 +21,14 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import zmq
 
 from gossip import same_host
-from gossip.arrays import Bytes, Payload
+from gossip.arrays import Bytes, Packed, Payload
 from gossip.errors import MismatchError, UsageError, WireError
 from gossip.events import (
     Adopt,
@@ -71,8 +71,8 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.peer import Peer
-from gossip.segments import FileSegment, LentFile, MemorySegment, RangeSum, Segments
-from gossip.sparse import check_fit
+from gossip.segments import FileSegment, LentFile, LentSum, MemorySegment, RangeSum, Segments
+from gossip.sparse import check_fit, check_numbers
 from gossip.trace import Observe
 from gossip.wire import (
     BLOCK_BYTES,
@@ -411,29 +411,34 @@ class Runtime:
                     self._try_send(self._dealers[to], [encode_header(message)])
 
     def _lend(self, to: PeerId, message: Range, payload: Payload) -> bool:
-        """Give a reader of this machine the file in which the range lies, or one to which a small range is copied."""
+        """Give a reader of this machine the files in which the range lies, and copies of what is small."""
         link = self._reader_links.get(to)
         if link is None:
             return False
-        header = encode_header(_with_layout(message, payload))
-        lent = payload.lent if isinstance(payload, RangeSum) else None
-        if lent is not None:
-            sent = self._link_send(link, header, lent.offset, lent.descriptor)
-        elif payload.layout.nbytes <= same_host.SMALL_BYTES:
-            try:
-                descriptor = same_host.small_file(payload.read(0, payload.layout.nbytes))
-            except OSError:
-                return False
-            sent = self._link_send(link, header, 0, descriptor)
-            os.close(descriptor)
-        else:
+        lent = payload.lent() if isinstance(payload, RangeSum) else None
+        files = lent[0] if lent is not None else []
+        small: Sequence[Payload] = lent[1] if lent is not None else [payload]
+        if sum(part.layout.nbytes for part in small) > same_host.SMALL_BYTES:
             return False
+        parts = [same_host.Part(file.descriptor, file.offset) for file in files]
+        copies: list[int] = []
+        try:
+            for part in small:
+                copies.append(same_host.small_file(part.read(0, part.layout.nbytes)))
+                frame = encode_header(replace(message, marks=(), layout=part.layout)) if lent is not None else b""
+                parts.append(same_host.Part(copies[-1], 0, frame))
+            sent = self._link_send(link, encode_header(_with_layout(message, payload)), parts)
+        except OSError:
+            return False
+        finally:
+            for descriptor in copies:
+                os.close(descriptor)
         if sent:
             self._end(to)
         return sent
 
-    def _link_send(self, link: socket.socket, header: bytes, offset: int = 0, descriptor: int | None = None) -> bool:
-        sent = same_host.send(link, header, offset, descriptor)
+    def _link_send(self, link: socket.socket, header: bytes, parts: Sequence[same_host.Part] = ()) -> bool:
+        sent = same_host.send(link, header, parts)
         self.bytes_out += len(header) if sent else 0
         return sent
 
@@ -500,10 +505,13 @@ class Runtime:
         try:
             take()
         except WireError as error:
-            self.malformed += 1
-            self._host.warn(f"a malformed message was dropped: {error}")
+            self._refuse(error)
         except MismatchError as error:
             self._host.warn(f"a message that does not fit was dropped: {error}")
+
+    def _refuse(self, error: WireError) -> None:
+        self.malformed += 1
+        self._host.warn(f"a malformed message was dropped: {error}")
 
     def _on_advert(self, frames: list[Bytes]) -> None:
         message = decode_header(_single(frames))
@@ -569,6 +577,9 @@ class Runtime:
             except EOFError:
                 self._unlink(links, peer)
                 return
+            except WireError as error:
+                self._refuse(error)
+                continue
             if packet is None:
                 return
             self.bytes_in += len(packet.frame)
@@ -589,22 +600,42 @@ class Runtime:
         self.happen(Received(message))
 
     def _on_file(self, message: Message, packet: same_host.Packet) -> None:
-        """An advert, or the file with an update: the answer is here, whole."""
+        """An advert, or the files with a range: the answer is here, whole."""
         match message:
             case Advert():
                 self.happen(Received(message))
-            case Range() if packet.descriptor is not None:
+            case Range() if packet.parts:
                 if not self.peer.replicator.is_next(message):
                     return
                 if self.peer.layout is not None:
                     check_fit(message.layout, self.peer.layout)
-                if os.fstat(packet.descriptor).st_size < packet.offset + message.layout.nbytes:
-                    raise WireError(f"a file is too short for the {message.layout.nbytes} bytes that it should hold")
-                payload = LentFile(message.layout, os.dup(packet.descriptor), packet.offset)
+                payload = self._lent(message, packet)
                 self.happen(Progressed(message.peer))
                 self.happen(Received(replace(message, payload=payload)))
             case _:
                 raise WireError(f"{type(message).__name__} among the answers of a link")
+
+    def _lent(self, message: Range, packet: same_host.Packet) -> LentFile | LentSum:
+        """The sum of the parts; the rows among them are looked at here, the sum before it is merged."""
+        files: list[LentFile] = []
+        rows: list[Packed] = []
+        for part in packet.parts:
+            described = decode_header(part.frame) if part.frame else message
+            if not isinstance(described, Range):
+                raise WireError(f"a part of a range is a {type(described).__name__}")
+            file = LentFile(described.layout, part.descriptor, part.offset)
+            if os.fstat(part.descriptor).st_size < part.offset + file.layout.nbytes:
+                raise WireError(f"a file is too short for the {file.layout.nbytes} bytes that it should hold")
+            if not part.frame:
+                files.append(file)
+                continue
+            check_fit(file.layout, message.layout)
+            check_numbers(file.layout, file.arrays(), message.layout)
+            rows.append(Packed(file.layout, file.read(0, file.layout.nbytes)))
+        if not files:
+            raise WireError("a range of rows without the whole arrays to which they are added")
+        kept = [file.again() for file in files]  # those of the packet are closed with it
+        return kept[0] if len(kept) == 1 and not rows else LentSum(message.layout, kept, rows)
 
     def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
         while monitor.poll(0):
@@ -782,7 +813,7 @@ def _give_back(event: Event) -> None:
     """Close the file that a range came in."""
     if isinstance(event, Received) and isinstance(event.message, Range | State):
         payload = event.message.payload
-        if isinstance(payload, LentFile):
+        if isinstance(payload, LentFile | LentSum):
             payload.close()
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from gossip.errors import WireError
 from gossip.events import Computed
 from gossip.messages import Advert, PeerId, Pull, Range
 from gossip.segments import LentFile
+from gossip.sparse import rows_of
 from gossip.wire import BLOCK_BYTES, encode_header
 
 pytestmark = [pytest.mark.sockets, pytest.mark.skipif(sys.platform != "linux", reason="there are no links")]
@@ -77,6 +79,26 @@ def test_readers_that_were_away_are_served_the_sum(swarm: Any) -> None:
     two.host.is_read = False
     assert swarm.turn(lambda: two.frontiers["one"] == 4)
     assert has(two, 4)
+
+
+def test_large_updates_and_rows_go_as_the_parts_of_a_sum(swarm: Any) -> None:
+    one, two = linked(swarm, "one", "two")
+    files = open_files()
+    two.host.is_read = True
+    rows = rows_of("w", np.array([0, BLOCK_BYTES // 8, 393215]), np.array([10.0, 20.0, 30.0]))
+    for number in (1, 2):
+        with lent({"w": np.full_like(LARGE["w"], number)}) as update:
+            one.runtime.happen(Computed(update))
+        swarm.turn_for(0.02)  # the first is asked for, and what comes meanwhile is served as one sum
+        one.publish(rows)
+    two.host.is_read = False
+    assert swarm.turn(lambda: two.frontiers["one"] == 4)
+    expected = np.full_like(LARGE["w"], 3)
+    expected[[0, BLOCK_BYTES // 8, -1]] += [20, 40, 60]
+    np.testing.assert_array_equal(two.arrays()["w"], expected)
+    assert two.runtime.bytes_in < BLOCK_BYTES
+    assert swarm.turn(lambda: len(one.runtime._segments) == 0)
+    assert open_files() == files
 
 
 def test_small_updates_need_no_file_of_their_own(swarm: Any) -> None:
@@ -148,7 +170,7 @@ def test_a_file_that_is_too_short_is_told(swarm: Any, rogue: Any) -> None:
     files = open_files()
     header = encode_header(Range(PeerId("rogue"), 1, 1, 1, layout=Layout.of(LARGE)))
     descriptor = same_host.small_file(bytes(LARGE["w"].nbytes))
-    assert same_host.send(link, header, 64, descriptor)
+    assert same_host.send(link, header, [same_host.Part(descriptor, 64)])
     os.close(descriptor)
     assert swarm.turn(lambda: node.runtime.malformed == 1)
     assert "a file is too short" in node.host.warnings[0]
@@ -179,12 +201,45 @@ def test_a_range_that_does_not_fit_or_is_not_the_next_is_dropped_with_its_file(s
     for lo, layout in ((2, Layout.of(LARGE)), (1, Layout.of(SMALL))):
         descriptor = same_host.small_file(bytes(LARGE["w"].nbytes))
         header = encode_header(Range(PeerId("rogue"), lo, lo, 1, layout=layout))
-        assert same_host.send(link, header, 0, descriptor)
+        assert same_host.send(link, header, [same_host.Part(descriptor)])
         os.close(descriptor)
     assert swarm.turn(lambda: len(node.host.warnings) == 1)
     assert "a message that does not fit was dropped" in node.host.warnings[0]
     assert node.frontiers["rogue"] == 0
     assert open_files() == files
+
+
+@pytest.mark.parametrize("rows", [[2, 1], [0, 393216], [-1, 5]])
+def test_parts_with_rows_that_are_none_are_dropped(swarm: Any, rogue: Any, rows: list[int]) -> None:
+    node, link = rogue
+    files = open_files()
+    message = Range(PeerId("rogue"), 1, 1, 1, layout=Layout.of(LARGE))
+    some = Packed.of(rows_of("w", np.array(rows), np.ones(2)))
+    parts = [
+        same_host.Part(same_host.small_file(bytes(LARGE["w"].nbytes))),
+        same_host.Part(same_host.small_file(some.buffer), 0, encode_header(replace(message, layout=some.layout))),
+    ]
+    assert same_host.send(link, encode_header(message), parts)
+    for part in parts:
+        os.close(part.descriptor)
+    assert swarm.turn(lambda: len(node.host.warnings) == 1)
+    assert "expected ascending numbers of rows below 393216" in node.host.warnings[0]
+    assert has(node, 0)
+    assert open_files() == files
+
+
+@pytest.mark.parametrize("data", [b"\x00", b"\x01", b"\x05" + bytes(12), b"\x00x" * 50, b"\x01" + b"\xff" * 12])
+def test_a_message_of_a_link_that_is_cut_short_is_malformed(data: bytes) -> None:
+    one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    files = open_files()
+    descriptor = same_host.small_file(b"x")
+    socket.send_fds(one, [data], [descriptor])
+    os.close(descriptor)
+    with pytest.raises(WireError):
+        same_host.receive(two)
+    assert open_files() == files
+    one.close()
+    two.close()
 
 
 def test_a_link_that_nobody_empties_takes_no_more_and_stops_nobody() -> None:

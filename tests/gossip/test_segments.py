@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError, UsageError
 from gossip.segments import FilePayload, LentFile, RangeSum, Segments
+from gossip.sparse import add, read_whole, rows_of
 from gossip.wire import BLOCK_BYTES
 
 NAMED = {"w": np.zeros((3, 5), np.int64), "b": np.zeros(9, np.int32), "e": np.zeros((0, 2))}
@@ -198,13 +199,14 @@ def test_what_is_lent_is_kept_where_it_is_until_something_is_added_to_it() -> No
         segments.keep(number, number, file)
         total = segments.sum(number, number)
         assert isinstance(total, RangeSum)
-        assert total.lent is not None
-        assert os.path.sameopenfile(total.lent.descriptor, file.descriptor)
+        borrowed = total.lent()
+        assert borrowed is not None
+        assert os.path.sameopenfile(borrowed[0][0].descriptor, file.descriptor)
     assert segments.memory_bytes == 0
     segments.fold(1, 2)
     total = segments.sum(1, 2)
     assert isinstance(total, RangeSum)
-    assert total.lent is None
+    assert total.lent() is None
     assert first.read(0, LAYOUT.nbytes) == before
     for file in (first, second):
         file.close()
@@ -218,7 +220,7 @@ def test_what_is_lent_beyond_the_limit_is_copied() -> None:
         segments.keep(number, number, file)
         file.close()
     kept = [segments.sum(number, number) for number in (1, 2, 3)]
-    assert [isinstance(one, RangeSum) and one.lent is not None for one in kept] == [True, True, False]
+    assert [isinstance(one, RangeSum) and one.lent() is not None for one in kept] == [True, True, False]
     segments.close()
     alone = Segments(lent_bytes_max=0)
     file = lent(update(1))
@@ -226,7 +228,7 @@ def test_what_is_lent_beyond_the_limit_is_copied() -> None:
     file.close()
     total = alone.sum(1, 1)
     assert isinstance(total, RangeSum)
-    assert total.lent is not None
+    assert total.lent() is not None
     alone.close()
 
 
@@ -243,6 +245,72 @@ def test_a_lent_update_is_finite_as_a_whole() -> None:
     large = lent(Packed.of({"w": np.full(9, 1e38, np.float32)}))
     assert large.is_finite  # though the sum of squares is not
     large.close()
+
+
+def rows_update(number: int) -> Packed:
+    """Some rows of `w`, sometimes all of `b`."""
+    generator = np.random.default_rng(number)
+    rows = np.flatnonzero(generator.integers(0, 2, 3))
+    part: dict[str, Any] = rows_of("w", rows, generator.integers(0, 1000, (len(rows), 5)))
+    if generator.integers(0, 2):
+        part["b"] = generator.integers(0, 1000, 9).astype(np.int32)
+    return Packed.of(part)
+
+
+@MEMORY
+@given(
+    kinds=st.lists(
+        st.sampled_from(["whole", "lent", "rows", "rows and fold", "rows onto the last", "fold"]), max_size=12
+    ),
+    step=st.sampled_from([16, 64, 128]),
+)
+def test_rows_and_whole_arrays_in_one_lane_are_summed(memory_bytes_max: int, kinds: list[str], step: int) -> None:
+    files = open_files()
+    segments = Segments(memory_bytes_max)
+    expected = Packed.of(NAMED)
+    n, first, any_whole = 0, 1, False
+    for kind in kinds:
+        if kind != "fold":
+            n += 1
+            payload = update(n) if kind in ("whole", "lent") else rows_update(n)
+            any_whole |= kind in ("whole", "lent")
+            add(LAYOUT, expected.buffer, payload.layout, payload.buffer)
+            file = lent(payload)
+            first = first if kind == "rows onto the last" and n > 1 else n
+            segments.keep(first, n, file if kind == "lent" else payload)
+            file.close()
+        if "fold" in kind and n:
+            segments.fold(1, n)
+            first = 1
+        total = segments.sum(1, n)
+        assert (total is None) == (n == 0)
+        if total is not None and any_whole:
+            assert isinstance(total, RangeSum)
+            assert total.layout == LAYOUT
+            equal(read(total, step), expected.arrays())
+        elif total is not None:
+            whole = read_whole(total)
+            got = Packed.of(NAMED)
+            add(LAYOUT, got.buffer, whole.layout, whole.buffer)
+            assert got == expected
+    segments.close()
+    assert open_files() == files
+
+
+def test_rows_beside_a_lent_update_do_not_have_it_copied() -> None:
+    segments = Segments()
+    file = lent(update(1))
+    segments.keep(1, 1, file)
+    segments.keep(1, 2, rows_update(2))
+    assert segments.memory_bytes == rows_update(2).layout.nbytes
+    assert file.read(0, LAYOUT.nbytes) == update(1).buffer
+    total = segments.sum(1, 2)
+    assert isinstance(total, RangeSum)
+    parts = total.lent()
+    assert parts is not None
+    assert [len(each) for each in parts] == [1, 1]
+    file.close()
+    segments.close()
 
 
 def test_the_oldest_segments_move_to_files_and_the_newest_stay_in_memory() -> None:
