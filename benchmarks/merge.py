@@ -58,6 +58,8 @@ LATENCY_ROUNDS = 2
 LARGE_FROM: dict[str, tuple[int, ...]] = {"quiet": (), "beside": (1,), "among": (0, 1)}
 """Which agents publish large updates meanwhile; small ones are the first's."""
 TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 240.0
+"""Torch and hivemind take a minute to start where the machine is busy."""
 WARMING_ROUNDS = 2
 """First rounds of each side that do not count: memory that is used for the first time costs a fault per page."""
 
@@ -304,8 +306,8 @@ def _words(path: Path) -> list[str]:
 
 
 def _answer(connection: Connection) -> Taken:
-    if not connection.poll(TIMEOUT_S):
-        raise TimeoutError(f"a process did not answer within {TIMEOUT_S:g} s")
+    if not connection.poll(ANSWER_TIMEOUT_S):
+        raise TimeoutError(f"a process did not answer within {ANSWER_TIMEOUT_S:g} s")
     return Taken(*connection.recv())
 
 
@@ -329,7 +331,7 @@ def _gloo(rank: int, floats: int, connection: Connection, meeting: Any) -> None:
         store = distributed.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
         meeting.put(store.port)
     else:
-        store = distributed.TCPStore("127.0.0.1", meeting.get(timeout=TIMEOUT_S), 2, is_master=False)
+        store = distributed.TCPStore("127.0.0.1", meeting.get(timeout=ANSWER_TIMEOUT_S), 2, is_master=False)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     torch.set_num_threads(1)
     tensor = torch.ones(floats)
@@ -350,7 +352,7 @@ def _hivemind(rank: int, floats: int, connection: Connection, meeting: Any) -> N
         meeting.put([str(address) for address in dht.get_visible_maddrs()])
     else:
         dht = hivemind.DHT(
-            start=True, host_maddrs=["/ip4/127.0.0.1/tcp/0"], initial_peers=meeting.get(timeout=TIMEOUT_S)
+            start=True, host_maddrs=["/ip4/127.0.0.1/tcp/0"], initial_peers=meeting.get(timeout=ANSWER_TIMEOUT_S)
         )
     averager = DecentralizedAverager(
         [torch.ones(floats)],
