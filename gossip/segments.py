@@ -2,6 +2,8 @@
 
 Small logs stay in memory. Beyond `memory_bytes_max` the oldest segments move to an unlinked temporary file, so that a
 reader that stands still costs its origin disk space and no memory. Everything is read, summed and moved in blocks.
+A file that was lent is a segment without being copied, and rows wait beside whole arrays: a copy of either is made when
+whole arrays are added.
 """
 
 from __future__ import annotations
