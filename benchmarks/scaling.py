@@ -41,8 +41,10 @@ INTERVALS_S = (0.05, 0.5, 5.0)
 GBITS = (1, 10)
 LATENCY_S = 0.001
 """From a message's end to what it causes, without queues: switch, kernel, and a turn of the agent's loop."""
-INTERVALS_SIMULATED = 12
+INTERVALS_SIMULATED = 24
 """Simulated time, in intervals; the first third, in which nothing is full yet, is not counted."""
+FULL = 0.8
+"""A card or core that is used so much is what others wait for."""
 HOSTS_BEAT = (8, 16)
 """Target: the second trains more words a second than the first, with the default codec and interval."""
 DEFAULT = ("int8 rows", 0.5, 10)
@@ -128,6 +130,9 @@ class Host:
     agent_s: float = 0.0
     in_s: float = 0.0
     out_s: float = 0.0
+    full_s: float = 0.0
+    """How long as many pulls as it may have were under way, and others waited."""
+    full_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,8 @@ class Result:
     """Of the core, for exchanging."""
     inward: float
     outward: float
+    pulls: float
+    """With all pulls under way and more origins waiting: cards may idle while many readers wait for the same origin."""
     summed: float
     """Updates in one range, on average."""
     age_s: float
@@ -149,9 +156,10 @@ class Result:
 
     @property
     def limit(self) -> str:
-        """What is used most, and so gives out first."""
+        """What is used most, and so gives out first. Only the core takes from training; the rest takes longer."""
         shares = {"merge CPU": self.cpu, "in-bandwidth": self.inward, "out-bandwidth": self.outward}
-        return max(shares, key=lambda name: shares[name])
+        most = max(shares, key=lambda name: shares[name])
+        return "pulls" if shares[most] < min(FULL, self.pulls) else most
 
 
 class Simulation:
@@ -186,6 +194,8 @@ class Simulation:
 
     def _result(self, seconds: float) -> Result:
         count = len(self.hosts)
+        for host in self.hosts:
+            host.full_s += 0.0 if host.full_since is None else self.now - host.full_since
 
         def share(name: str) -> float:
             return sum(getattr(host, name) for host in self.hosts) / count / seconds
@@ -198,6 +208,7 @@ class Simulation:
             cpu=share("agent_s"),
             inward=share("in_s"),
             outward=share("out_s"),
+            pulls=share("full_s"),
             summed=statistics.fmean(self._summed) if self._summed else 0.0,
             age_s=statistics.median(self._ages) if self._ages else 0.0,
         )
@@ -205,7 +216,8 @@ class Simulation:
     def _count(self) -> None:
         self._counting = True
         for host in self.hosts:
-            host.trained_s = host.agent_s = host.in_s = host.out_s = 0.0
+            host.trained_s = host.agent_s = host.in_s = host.out_s = host.full_s = 0.0
+            host.full_since = None if host.full_since is None else self.now
 
     def _at(self, when: float, happen: Callable[[], None]) -> None:
         self._number += 1
@@ -257,6 +269,9 @@ class Simulation:
             origin = host.waiting.popleft()
             host.pulling.add(origin)
             self._at(self.now + self.network.latency_s, lambda origin=origin: self._serve(origin, reader))
+        if host.full_since is not None:
+            host.full_s += self.now - host.full_since
+        host.full_since = self.now if host.waiting else None
 
     def _serve(self, origin: int, reader: int) -> None:
         after, through = self.hosts[reader].frontiers[origin], len(self.hosts[origin].lane)
@@ -367,13 +382,13 @@ def show(results: dict[tuple[str, float, int], list[Result]]) -> None:
     )
     for column in ("codec", "interval s", "Gbit/s", *map(str, HOSTS), "efficiency", "limit"):
         table.add_column(column, justify="right")
-    for column in ("CPU", "in", "out", "updates a range", "age s"):
+    for column in ("CPU", "in", "out", "pulls", "updates a range", "age s"):
         table.add_column(column, justify="right")
     for (codec, interval_s, gbits), row in results.items():
         last = row[-1]
         assert last.hosts == most
         words = [f"{result.words_per_s / 1e3:,.0f}" for result in row]
-        shares = [f"{share:.0%}" for share in (last.cpu, last.inward, last.outward)]
+        shares = [f"{share:.0%}" for share in (last.cpu, last.inward, last.outward, last.pulls)]
         table.add_row(
             codec, f"{interval_s:g}", str(gbits), *words, f"{last.efficiency:.0%}", last.limit, *shares,
             f"{last.summed:.1f}", f"{last.age_s:.2f}",

@@ -65,9 +65,19 @@ def test_a_full_card_makes_ranges_longer_and_stops_nobody() -> None:
     full = simulated(3, network=Network(gbits=0.008, latency_s=1e-6))
     assert full.inward == pytest.approx(1, rel=0.05)
     assert full.limit in ("in-bandwidth", "out-bandwidth")
+    assert full.pulls == 0
     assert full.summed == pytest.approx(2, rel=0.15)
     assert full.words_per_s >= free.words_per_s
     assert full.age_s > 1 > free.age_s
+
+
+def test_one_pull_at_a_time_is_a_limit_where_messages_take_long() -> None:
+    # request and answer of each of four origins take 0.8 s, and all four publish once a second
+    network = Network(gbits=1e6, latency_s=0.4, pulls_max=1)
+    slow = simulated(5, network=network)
+    assert slow.limit == "pulls"
+    assert slow.summed == pytest.approx(4 * 0.84, rel=0.2)
+    assert simulated(5, network=Network(gbits=1e6, latency_s=0.4)).pulls == 0
 
 
 def test_cards_are_used_for_what_is_sent() -> None:
@@ -97,7 +107,7 @@ def test_figures_of_the_path_become_costs() -> None:
 
 def test_sixteen_hosts_that_do_not_beat_eight_are_a_miss() -> None:
     def results(*words: float) -> dict[tuple[str, float, int], list[Result]]:
-        return {DEFAULT: [Result(hosts, each, 1, 0, 0, 0, 1, 0) for hosts, each in zip((8, 16), words, strict=True)]}
+        return {DEFAULT: [Result(hosts, each, 1, 0, 0, 0, 0, 1, 0) for hosts, each in zip((8, 16), words, strict=True)]}
 
     assert shortfalls(results(8.0, 9.0)) == []
     assert "16 hosts train 8 words a second" in shortfalls(results(8.0, 8.0))[0]
