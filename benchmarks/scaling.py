@@ -43,6 +43,8 @@ LATENCY_S = 0.001
 """From a message's end to what it causes, without queues: switch, kernel, and a turn of the agent's loop."""
 INTERVALS_SIMULATED = 24
 """Simulated time, in intervals; the first third, in which nothing is full yet, is not counted."""
+BEHIND = 1.5
+"""Updates in a range: readers lag behind."""
 FULL = 0.8
 """A card or core that is used so much is what others wait for."""
 HOSTS_BEAT = (8, 16)
@@ -159,7 +161,7 @@ class Result:
         """What is used most, and so gives out first. Only the core takes from training; the rest takes longer."""
         shares = {"merge CPU": self.cpu, "in-bandwidth": self.inward, "out-bandwidth": self.outward}
         most = max(shares, key=lambda name: shares[name])
-        return "pulls" if shares[most] < min(FULL, self.pulls) else most
+        return "pulls" if self.summed >= BEHIND and shares[most] < min(FULL, self.pulls) else most
 
 
 class Simulation:
