@@ -88,7 +88,8 @@ def train(
     give a lower `alpha` to change less.
 
     Peers exchange what they learned after about `chunk_words` words each. `mode`, `engine` (a simulated cluster, for a
-    path or a list) and `progress` are those of `DeepDist`. `on_report` is called with the `Report` of the training at its end; `on_report=print` shows it.
+    path or a list) and `progress` are those of `DeepDist`. `on_report` is called with the `Report` of the training at
+    its end; `on_report=print` shows it.
 
     Raises `UsageError` for anything here that cannot be, before peers are started.
     """

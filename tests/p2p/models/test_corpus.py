@@ -7,6 +7,7 @@ import gzip
 import io
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_ranges_of_a_file_are_whole_lines_in_order(count: int, tmp_path: Path) -
     path.write_bytes(as_text(expected, "\r\n")[:-2])  # the last line has no end
     ends = cuts(str(path), count)
     assert len(ends) == min(count, path.stat().st_size // corpus.RANGE_BYTES_MIN) + 1
-    found = [row for start, end in zip(ends, ends[1:], strict=False) for row in FileRange(str(path), start, end)()]
+    found = [row for start, end in pairwise(ends) for row in FileRange(str(path), start, end)()]
     assert found == expected
 
 
