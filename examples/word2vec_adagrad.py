@@ -4,8 +4,7 @@
     python examples/word2vec_adagrad.py text8.txt --epochs 2 --plot curve.png
 
 `gradient` returns the change that gensim's kernels make to the rows of a replica; `descent` adds its square to sums,
-which are two more arrays of the model and merged like the weights, and scales the step by them (Duchi, Hazan and Singer,
-JMLR 12, 2011). After each epoch it prints the share of gensim's analogies that are right, and how well the model tells
+two more arrays of the model, merged like the weights, and scales the step by them (Duchi, Hazan, Singer, JMLR 2011). After each epoch it prints the share of gensim's analogies that are right, and how well the model tells
 words that stand together from others. It draws both against updates (pip install 'deepdist-p2p[lab]').
 """
 
@@ -88,9 +87,7 @@ def main():
         setattr(model, SUMS[name], np.zeros_like(array))
     seen = list(islice(rows(data), 2000))
     right, asked = analogies(model)
-    print(
-        f"{model.corpus_total_words:,} words; the vocabulary has {len(model.wv):,}, among them all of {asked} analogies"
-    )
+    print(f"{model.corpus_total_words:,} words, {len(model.wv):,} in the vocabulary; it has those of {asked} analogies")
     if model.corpus_total_words < WORDS_FOR_ANALOGIES:
         print("The text is too small to learn analogies from: look at the words next to each other.")
     curve = [(0, right, togetherness(model, seen))]
