@@ -4,8 +4,9 @@
     python examples/word2vec_adagrad.py text8.txt --epochs 2 --plot curve.png
 
 `gradient` returns the change that gensim's kernels make to the rows of a replica; `descent` adds its square to sums,
-two more arrays of the model, merged like the weights, and scales the step by them (Duchi, Hazan, Singer, JMLR 2011). After each epoch it prints the share of gensim's analogies that are right, and how well the model tells
-words that stand together from others. It draws both against updates (pip install 'deepdist-p2p[lab]').
+two more arrays of the model, merged like the weights, and scales the step by them (Duchi, Hazan, Singer, JMLR 2011).
+After each epoch it prints the share of gensim's analogies that are right, and how well the model tells words that stand
+together from others. It draws both against updates (pip install 'deepdist-p2p[lab]').
 """
 
 import argparse
