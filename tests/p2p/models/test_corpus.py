@@ -113,7 +113,7 @@ def test_a_list_is_cut_into_partitions_in_order() -> None:
         (iter([["a"]]), {}, r"corpus is a list_iterator, expected an RDD .*, or a list of token lists"),
         (7, {}, r"corpus is a int, expected"),
     ],
-    ids=str,
+    ids=lambda each: each if isinstance(each, str) else type(each).__name__,
 )
 def test_what_is_no_corpus_is_refused(data: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
