@@ -347,7 +347,7 @@ def test_when_an_agent_is_killed_another_takes_its_place_and_what_is_lost_is_cou
 def test_word2vec_is_trained_from_an_rdd_a_dataframe_and_files(programs: SparkPrograms) -> None:
     for trained in programs.results("spark_word2vec"):
         for name in ("rdd", "tokens", "text", "folder"):
-            assert (trained[name]["rows"], trained[name]["words"]) == (5 * 400, 8 * 400)
+            assert (trained[name]["rows"], trained[name]["words"]) == (8 * 400, 8 * 400)
             assert trained[name]["lost"] == 0
             assert trained[name]["margin"] > 0.3
         assert trained["rdd"]["roles"] == ["peer", "observer"]
