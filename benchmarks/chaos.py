@@ -557,9 +557,9 @@ class Frozen:
 
 def _flood(client: AgentClient, counts: list[int], place: int, stopping: threading.Event) -> None:
     """Publish ones as fast as they are taken."""
-    for array in client.hand_over().arrays().values():
-        array[...] = 1
     while not stopping.is_set():
+        for array in client.hand_over().arrays().values():
+            array[...] = 1
         client.publish(client.hand_over(), client.replica.merged)
         counts[place] += 1
 

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,15 +65,17 @@ class Round:
 class Swarm:
     """A registrar, an observer and `count` agents without tasks."""
 
-    def __init__(self, floats: int, count: int) -> None:
+    def __init__(self, floats: int, count: int, links: bool = True) -> None:
+        """Without `links` the agents exchange bytes over sockets, as those of several machines do."""
         self.run = secrets.token_hex(16)
         self.initial = {"w": np.zeros(floats, np.float32)}
         layout = localhost.layout_to_json(Layout.of(self.initial))
         self.registrar = Registrar(self.run)
-        self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout), self.initial)
+        settings = AgentSettings(self.run, "observer", self.registrar.endpoint, layout, links=links)
+        self.observer = Observer(settings, self.initial)
         assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
         self.folders = [localhost.private_folder(f"{self.run[:12]}-{index}") for index in range(count)]
-        settings = AgentSettings(self.run, "peer", self.registrar.endpoint, layout)
+        settings = replace(settings, role="peer")
         self.processes: list[subprocess.Popen[bytes]] = [
             start_agent(settings, os.getpid(), folder) for folder in self.folders
         ]

@@ -143,6 +143,19 @@ class Payload(Protocol):
         ...
 
 
+class Update(Payload, Protocol):
+    """A payload that came from somebody else: it is looked at before it is merged."""
+
+    @property
+    def is_finite(self) -> bool:
+        """No number is a NaN or an infinity."""
+        ...
+
+    def arrays(self) -> dict[str, Array]:
+        """The named arrays, in memory."""
+        ...
+
+
 @dataclass(frozen=True)
 class Packed:
     """A layout and the buffer it describes, in memory. A value: nobody writes to the buffer any more."""
@@ -200,6 +213,17 @@ def check_finite(arrays: Arrays) -> None:
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
         if bad:
             raise MismatchError(f"{name!r}: {bad} of {array.size} numbers are NaN or infinite, expected none")
+
+
+def piece_is_finite(layout: Layout, data: Bytes, start: int) -> bool:
+    """Whether the packed bytes `data`, which begin at byte `start` of `layout`, hold no NaN and no infinity."""
+    for dtype, low, high in layout.pieces(start, start + len(data)):
+        if dtype.kind == "f":
+            numbers = np.frombuffer(data, dtype, (high - low) // dtype.itemsize, low - start)
+            with np.errstate(over="ignore", invalid="ignore"):
+                if not np.isfinite(np.dot(numbers, numbers)) and not np.isfinite(numbers).all():
+                    return False
+    return True
 
 
 def relative_distance(left: Array, right: Array) -> float:

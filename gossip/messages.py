@@ -29,7 +29,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple, NewType
 
-from gossip.arrays import Layout, Packed
+from gossip.arrays import Layout, Packed, Update
 
 PeerId = NewType("PeerId", str)
 """One incarnation of a peer, and thereby its lane: a restart is a new one. 128 random bits in hex in production."""
@@ -111,7 +111,7 @@ class Range:
     marks: tuple[Mark, ...] = ()
     """Of the updates that have a logical identity, in any order."""
     layout: Layout = EMPTY
-    payload: Packed | None = field(default=None, compare=False, repr=False)
+    payload: Update | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

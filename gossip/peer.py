@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gossip.adopt import Adopter, Chance
-from gossip.arrays import Layout, Packed, Payload, check_finite
+from gossip.arrays import Layout, Payload, Update, check_finite
 from gossip.errors import MismatchError
 from gossip.events import (
     Computed,
@@ -483,7 +483,7 @@ class Peer:
         self.identities.note(message.peer, message.marks)
         return self.replicator.on_range(message)
 
-    def _check(self, payload: Packed) -> None:
+    def _check(self, payload: Update) -> None:
         if self.layout is not None:
             check_fit(payload.layout, self.layout)
         if not payload.is_finite:

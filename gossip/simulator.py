@@ -314,7 +314,7 @@ class Simulation:
         """Many readers of a lane stand at the same place: what they are sent is summed, encoded and decoded once."""
         total = host.segments.sum(message.lo, message.hi)
         assert total is not None, f"the peer offered {message.lo}..{message.hi}, which it does not keep"
-        bounds = total.bounds()
+        bounds = host.segments.bounds(message.lo, message.hi)
         first = host.ranges.get(bounds)
         if first is not None:
             return SameRange(first, message.k)

@@ -125,6 +125,34 @@ def _add_rows(target: Array, rows: Array, values: Array, exponents: Array | None
         target[rows[piece]] = some
 
 
+def add_within(model: Layout, block: Any, start: int, update: Packed) -> None:
+    """Add the part of a sparse `update` that lies within bytes [start, start + len(block)) of the packed model."""
+    parts = update.arrays()
+    stop = start + len(block)
+    for spec, offset in zip(model.specs, model.offsets, strict=True):
+        low, high = max(start, offset), min(stop, offset + spec.nbytes)
+        if low >= high or not (spec.name in parts or spec.name + ROWS in parts):
+            continue
+        target = np.frombuffer(block, spec.dtype, (high - low) // np.dtype(spec.dtype).itemsize, low - start)
+        first = (low - offset) // target.itemsize
+        if spec.name in parts:
+            np.add(target, parts[spec.name].reshape(-1)[first : first + target.size], out=target)
+            continue
+        width = spec.nbytes // target.itemsize // spec.shape[0]
+        top, bottom = first // width, -(-(first + target.size) // width)
+        rows = parts[spec.name + ROWS]
+        chosen = slice(*np.searchsorted(rows, (top, bottom)))
+        if chosen.start == chosen.stop:
+            continue
+        exponents = parts.get(spec.name + EXPONENTS)
+        values = floats(
+            parts[spec.name + VALUES][chosen], None if exponents is None else exponents[chosen], target.dtype
+        )
+        window = np.zeros((bottom - top, width), target.dtype)
+        window[rows[chosen] - top] = values.reshape(-1, width)
+        np.add(target, window.reshape(-1)[first - top * width :][: target.size], out=target)
+
+
 def floats(values: Array, exponents: Array | None, dtype: Any) -> Array:
     """The rows as plain numbers."""
     if exponents is None:

@@ -3,7 +3,8 @@
     PUB     adverts to all             SUB      adverts of all
     ROUTER  serves pulls               DEALER   one per origin: pulls, and takes what it serves
 
-What is driven is a `Peer` or a `MixPeer`; either knows the messages of its own kind only.
+What is driven is a `Peer` or a `MixPeer`; either knows the messages of its own kind only. Peers of one machine have
+links too (`same_host`), over which updates go as open files.
 
 A bulk message is a header followed by blocks, each a ZeroMQ message of its own. The receiver grants credit: the origin
 sends at most `WINDOW_BLOCKS` blocks beyond what was reported as received, so a slow reader holds a few blocks in
@@ -17,16 +18,18 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import zmq
 
-from gossip.arrays import Bytes, Payload
+from gossip import same_host
+from gossip.arrays import Bytes, Packed, Payload, check_finite
 from gossip.errors import MismatchError, UsageError, WireError
 from gossip.events import (
     Adopt,
@@ -72,7 +75,8 @@ from gossip.messages import (
     Unknown,
     Unpin,
 )
-from gossip.segments import FileSegment, MemorySegment, Segments
+from gossip.segments import FileSegment, LentFile, LentSum, MemorySegment, RangeSum, Segments
+from gossip.sparse import check_fit, check_rows
 from gossip.trace import Observe
 from gossip.wire import (
     BLOCK_BYTES,
@@ -189,8 +193,12 @@ class Runtime:
         address: str = "127.0.0.1",
         keys: Keys | None = None,
         observe: Observe | None = None,
+        links: bool = False,
     ) -> None:
-        """Bind to free ports of `address`, an interface of this machine; only a loopback one may go without keys."""
+        """Bind to free ports of `address`, an interface of this machine; only a loopback one may go without keys.
+
+        With `links`, peers of this machine and user exchange updates as open files.
+        """
         check_address(address, keys)
         self._keys = keys
         self.peer = peer
@@ -216,6 +224,15 @@ class Runtime:
         self._spare: Any = None
         self._stalled: set[PeerId] = set()
         """Whose queue was full in this turn."""
+        self._links: dict[PeerId, socket.socket] = {}
+        """To origins of this machine."""
+        self._reader_links: dict[PeerId, socket.socket] = {}
+        """From readers of this machine."""
+        self._nameless: set[socket.socket] = set()
+        """Links that have not said yet who reads."""
+        self._listener = same_host.listen(peer.me) if links else None
+        if self._listener is not None:
+            self.register(self._listener, self._on_reader)
         self._pub = self._socket(zmq.PUB, server=True)
         self._sub = self._socket(zmq.SUB)
         self._sub.subscribe(b"")
@@ -241,6 +258,10 @@ class Runtime:
         self._dealers[peer] = dealer
         monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._monitors[peer] = monitor
+        link = same_host.connect(self.peer.me, peer) if self._listener is not None else None
+        if link is not None:
+            self._links[peer] = link
+            self.register(link, lambda: self._drain_link(self._links, peer, self._on_file))
         self.register(dealer, lambda: self._drain(dealer, lambda frames: self._on_reply(peer, frames)))
         self.register(monitor, lambda: self._on_monitor(peer, monitor))  # after what came before the connection broke
 
@@ -295,11 +316,17 @@ class Runtime:
         for dealer in self._dealers.values():
             dealer.disable_monitor()
         self._pub.close(linger=FAREWELL_MS)
-        for socket in (self._sub, self._router, *self._dealers.values(), *self._monitors.values()):
-            socket.close(linger=0)
+        for zmq_socket in (self._sub, self._router, *self._dealers.values(), *self._monitors.values()):
+            zmq_socket.close(linger=0)
         self._context.term()
         for to in list(self._outgoing):
             self._end(to)
+        for link in (*self._links.values(), *self._reader_links.values(), *self._nameless):
+            link.close()
+        if self._listener is not None:
+            self._listener.close()
+        while self._held:
+            _give_back(self._held.popleft())
         self._segments.close()
 
     def _check_owner(self) -> None:
@@ -328,6 +355,7 @@ class Runtime:
                 self._step(event)
             finally:
                 self._host.release()
+                _give_back(event)
 
     def _step(self, event: Event) -> None:
         if isinstance(event, Computed):
@@ -341,7 +369,10 @@ class Runtime:
                 case Send(to, message):
                     self._send(to, message)
                 case Publish(message):
-                    self._try_send(self._pub, [encode_header(message)])
+                    header = encode_header(message)
+                    for link in self._reader_links.values():
+                        self._link_send(link, header)
+                    self._try_send(self._pub, [header])
                 case Deliver(lane, lo, hi, payload):
                     self._host.deliver(lane, lo, hi, self._segments.resolve(payload))
                 case Adopt(payload):
@@ -368,7 +399,8 @@ class Runtime:
             case Range(_, lo, hi):
                 total = self._segments.sum(lo, hi)
                 assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
-                self._begin(to, message, total)
+                if not self._lend(to, message, total):
+                    self._begin(to, message, total)
             case PacketReply():
                 assert message.payload is not None
                 self._begin(to, message, message.payload)
@@ -379,9 +411,43 @@ class Runtime:
                 self._begin(to, message, self._segments.copy(self._host.state()))
             case Unknown() | Pinned() | Ack() | Nack():
                 self._try_send(self._router, [to.encode(), encode_header(message)])
+            case Pull() if to in self._links and self._link_send(self._links[to], encode_header(message)):
+                pass
             case _:
                 if to in self._dealers:
                     self._try_send(self._dealers[to], [encode_header(message)])
+
+    def _lend(self, to: PeerId, message: Range, payload: Payload) -> bool:
+        """Give a reader of this machine the files in which the range lies, and copies of what is small."""
+        link = self._reader_links.get(to)
+        if link is None:
+            return False
+        lent = payload.lent() if isinstance(payload, RangeSum) else None
+        files = lent[0] if lent is not None else []
+        small: Sequence[Payload] = lent[1] if lent is not None else [payload]
+        if sum(part.layout.nbytes for part in small) > same_host.SMALL_BYTES:
+            return False
+        parts = [same_host.Part(file.descriptor, file.offset) for file in files]
+        copies: list[int] = []
+        try:
+            for part in small:
+                copies.append(same_host.small_file(part.read(0, part.layout.nbytes)))
+                frame = encode_header(replace(message, marks=(), layout=part.layout)) if lent is not None else b""
+                parts.append(same_host.Part(copies[-1], 0, frame))
+            sent = self._link_send(link, encode_header(_with_layout(message, payload)), parts)
+        except OSError:
+            return False
+        finally:
+            for descriptor in copies:
+                os.close(descriptor)
+        if sent:
+            self._end(to)
+        return sent
+
+    def _link_send(self, link: socket.socket, header: bytes, parts: Sequence[same_host.Part] = ()) -> bool:
+        sent = same_host.send(link, header, parts)
+        self.bytes_out += len(header) if sent else 0
+        return sent
 
     def _begin(self, to: PeerId, message: Bulk, payload: Payload) -> None:
         header = encode_header(_with_layout(message, payload))
@@ -439,13 +505,20 @@ class Runtime:
             except zmq.Again:
                 return
             self.bytes_in += sum(len(frame) for frame in frames)
-            try:
-                on_message(frames)
-            except WireError as error:
-                self.malformed += 1
-                self._host.warn(f"a malformed message was dropped: {error}")
-            except MismatchError as error:
-                self._host.warn(f"a message that does not fit was dropped: {error}")
+            self._attempt(lambda: on_message(frames))  # noqa: B023 - it is called before the next turn
+
+    def _attempt(self, take: Callable[[], None]) -> None:
+        """Take in a message; what is wrong with it is its sender's fault."""
+        try:
+            take()
+        except WireError as error:
+            self._refuse(error)
+        except MismatchError as error:
+            self._host.warn(f"a message that does not fit was dropped: {error}")
+
+    def _refuse(self, error: WireError) -> None:
+        self.malformed += 1
+        self._host.warn(f"a malformed message was dropped: {error}")
 
     def _on_advert(self, frames: list[Bytes]) -> None:
         message = decode_header(_single(frames))
@@ -470,6 +543,105 @@ class Runtime:
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the requests")
+
+    def _on_reader(self) -> None:
+        """A reader of this machine has come."""
+        assert self._listener is not None
+        link = same_host.accept(self._listener)
+        if link is None:
+            return
+        if len(self._reader_links) + len(self._nameless) >= same_host.LINKS_MAX:
+            link.close()
+            return
+        self._nameless.add(link)
+        self.register(link, lambda: self._attempt(lambda: self._on_reader_name(link)))
+
+    def _on_reader_name(self, link: socket.socket) -> None:
+        """Its first message says who reads; what follows are its pulls."""
+        self.unregister(link)
+        self._nameless.discard(link)
+        try:
+            reader = same_host.receive_name(link)
+        except (EOFError, WireError):
+            link.close()
+            return
+        if reader in self._reader_links:
+            self._unlink(self._reader_links, reader)
+        self._reader_links[reader] = link
+        self.register(link, lambda: self._drain_link(self._reader_links, reader, self._on_linked_request))
+
+    def _unlink(self, links: dict[PeerId, socket.socket], peer: PeerId) -> None:
+        link = links.pop(peer)
+        self.unregister(link)
+        link.close()
+
+    def _drain_link(
+        self, links: dict[PeerId, socket.socket], peer: PeerId, on_message: Callable[[Message, same_host.Packet], None]
+    ) -> None:
+        for _ in range(TURN_MESSAGES_MAX):
+            try:
+                packet = same_host.receive(links[peer])
+            except EOFError:
+                self._unlink(links, peer)
+                return
+            except WireError as error:
+                self._refuse(error)
+                continue
+            if packet is None:
+                return
+            self.bytes_in += len(packet.frame)
+            self._attempt(lambda: self._on_packet(peer, packet, on_message))  # noqa: B023 - as above
+            packet.close()
+
+    def _on_packet(
+        self, peer: PeerId, packet: same_host.Packet, on_message: Callable[[Message, same_host.Packet], None]
+    ) -> None:
+        message = decode_header(packet.frame)
+        if message.peer != peer:
+            raise WireError(f"a peer speaks for {message.peer}, which is not its name")
+        on_message(message, packet)
+
+    def _on_linked_request(self, message: Message, packet: same_host.Packet) -> None:
+        if not isinstance(message, Pull):
+            raise WireError(f"{type(message).__name__} among the pulls of a link")
+        self.happen(Received(message))
+
+    def _on_file(self, message: Message, packet: same_host.Packet) -> None:
+        """An advert, or the files with a range: the answer is here, whole."""
+        match message:
+            case Advert():
+                self.happen(Received(message))
+            case Range() if packet.parts:
+                if not self.peer.expects(message):
+                    return
+                payload = self._lent(message, packet)
+                self.happen(Progressed(message.peer))
+                self.happen(Received(replace(message, payload=payload)))
+            case _:
+                raise WireError(f"{type(message).__name__} among the answers of a link")
+
+    def _lent(self, message: Range, packet: same_host.Packet) -> LentFile | LentSum:
+        """The sum of the parts; the rows among them are looked at here, the sum before it is merged."""
+        files: list[LentFile] = []
+        rows: list[Packed] = []
+        for part in packet.parts:
+            described = decode_header(part.frame) if part.frame else message
+            if not isinstance(described, Range):
+                raise WireError(f"a part of a range is a {type(described).__name__}")
+            file = LentFile(described.layout, part.descriptor, part.offset)
+            if os.fstat(part.descriptor).st_size < part.offset + file.layout.nbytes:
+                raise WireError(f"a file is too short for the {file.layout.nbytes} bytes that it should hold")
+            if not part.frame:
+                files.append(file)
+                continue
+            check_fit(file.layout, message.layout)
+            check_finite(file.arrays())
+            check_rows(file.layout, file.arrays(), message.layout)
+            rows.append(Packed(file.layout, file.read(0, file.layout.nbytes)))
+        if not files:
+            raise WireError("a range of rows without the whole arrays to which they are added")
+        kept = [file.again() for file in files]  # those of the packet are closed with it
+        return kept[0] if len(kept) == 1 and not rows else LentSum(message.layout, kept, rows)
 
     def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
         while monitor.poll(0):
@@ -636,6 +808,14 @@ def _bind(socket: zmq.Socket[bytes], address: str) -> str:
 
 def _writes(event: Event) -> bool:
     return isinstance(event, Computed) or (isinstance(event, Received) and isinstance(event.message, Range | State))
+
+
+def _give_back(event: Event) -> None:
+    """Close the file that a range came in."""
+    if isinstance(event, Received) and isinstance(event.message, Range | State):
+        payload = event.message.payload
+        if isinstance(payload, LentFile | LentSum):
+            payload.close()
 
 
 def _with_layout(message: Bulk, payload: Payload) -> Bulk:

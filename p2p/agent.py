@@ -13,6 +13,7 @@ What it does with updates is its discipline's (`p2p.lanes` or `p2p.mixing`), whi
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -29,11 +30,10 @@ from typing import Any
 
 import zmq
 
-from gossip.arrays import Bytes
 from gossip.errors import GossipError, UsageError
 from gossip.events import Computed, Exhausted, Leaving
 from gossip.messages import PeerId, Unit
-from gossip.segments import FilePayload
+from gossip.segments import FilePayload, LentFile
 from gossip.zmq_runtime import Keys, open_socket
 from p2p import localhost
 from p2p.agent_client import START_TIMEOUT_S, AgentSettings
@@ -49,22 +49,12 @@ STALENESS_SAMPLES_MAX = 10_000
 """The newest so many updates make up the staleness figures."""
 
 
-class UpdateFile(FilePayload):
-    """A packed update in a file as `Replica` lays it out, behind its header."""
-
-    def read(self, start: int, stop: int) -> Bytes:
-        data = os.pread(self.descriptor, stop - start, HEADER_BYTES + start)
-        if len(data) != stop - start:
-            raise UsageError(f"an update's file ends early, expected {self.layout.nbytes} bytes")
-        return data
-
-
 @dataclass
 class Waiting:
     """A task that waits for an answer."""
 
     connection: socket.socket
-    descriptor: int
+    descriptors: list[int]
     number: int
     """Of its update, among all that were handed over."""
     unit: Unit | None
@@ -319,9 +309,13 @@ class Agent:
                 (descriptor,) = descriptors
                 self.staleness.append(max(0, message.get("staleness", self.replica.merged - message["merged_at"])))
                 self.submitted += 1
-                payload = UpdateFile(localhost.layout_from_json(message["layout"]), descriptor)
+                layout = localhost.layout_from_json(message["layout"])
+                payload = FilePayload(layout, descriptor, HEADER_BYTES)
+                if message.get("lent"):
+                    payload = borrowed(payload) or payload
                 unit = None if message["unit"] is None else Unit(*message["unit"])
-                self._waiting.append(Waiting(connection, descriptor, self.submitted, unit))
+                descriptors = [*{descriptor, payload.descriptor}]
+                self._waiting.append(Waiting(connection, descriptors, self.submitted, unit))
                 self.runtime.happen(Computed(payload, unit, message["attempt"]))
                 self._answer_waiting()
             case "known":
@@ -335,11 +329,29 @@ class Agent:
         """Answer the tasks whose updates are dealt with."""
         while self._waiting and self.discipline.has_settled(self._waiting[0].number):
             first = self._waiting.popleft()
-            os.close(first.descriptor)
+            for descriptor in first.descriptors:
+                os.close(descriptor)
             try:
                 localhost.send(first.connection, {"published": first.unit not in self.discipline.gated_units})
             except OSError:
                 pass  # the task was killed meanwhile; its update counts
+
+
+def borrowed(payload: FilePayload) -> LentFile | None:
+    """The same file opened for reading and locked, so that its task leaves it alone; None where that cannot be done.
+
+    The lock is the opened file's: it lasts until the last duplicate of its descriptor is closed, in any process.
+    """
+    try:
+        descriptor = os.open(f"/proc/self/fd/{payload.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return LentFile(payload.layout, descriptor, payload.offset)
 
 
 def peak_memory_bytes() -> int:

@@ -26,6 +26,9 @@ from p2p.replica import Replica
 START_TIMEOUT_S = 60.0
 """An agent is up in 0.3 s on an idle machine; a loaded one may take long to import numpy."""
 
+HAND_OVERS_MAX = 3
+"""Files of one task for updates that are still read; more come and go in a hurry."""
+
 
 @dataclass(frozen=True)
 class AgentSettings:
@@ -44,6 +47,8 @@ class AgentSettings:
     segments_folder: str | None = None
     mixing: str | None = None
     """What `p2p.mixing.parcel` makes of the strategy and its topology; None for lanes."""
+    links: bool = True
+    """Agents of one machine hand each other files; False: they exchange bytes over ZeroMQ, as those of two do."""
 
 
 def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess.Popen[bytes]:
@@ -118,7 +123,10 @@ class AgentClient:
         self.about, (descriptor,) = self.ask({"op": "hello"})
         self.layout = localhost.layout_from_json(self.about["layout"])
         self.replica = Replica(self.layout, descriptor)
+        self._hand_overs: list[Replica] = []
+        """Files to write updates to. The first that nobody reads any more is the next to be written to."""
         self._hand_over: Replica | None = None
+        """The one that is being written to."""
         self._file: Replica | None = None
 
     def ask(self, message: Json, descriptors: tuple[int, ...] = ()) -> tuple[Json, list[int]]:
@@ -148,9 +156,17 @@ class AgentClient:
         return HandOverFile(layout, self._file.descriptor)
 
     def hand_over(self) -> Replica:
-        """A packed buffer of the model's layout to write an update to, used again for every one."""
+        """A packed buffer of the model's layout to write an update to; the same one until it is published.
+
+        What was published is lent: the agent and its readers may go on reading it where it is. So there are a few.
+        """
         if self._hand_over is None:
-            self._hand_over = Replica(self.layout)
+            self._hand_over = next((file for file in self._hand_overs if is_free(file)), None) or Replica(self.layout)
+            if self._hand_over not in self._hand_overs:
+                self._hand_overs.append(self._hand_over)
+            for file in self._hand_overs[:-HAND_OVERS_MAX]:
+                self._hand_overs.remove(file)
+                file.close()  # its memory goes with its last reader
         return self._hand_over
 
     @property
@@ -188,6 +204,8 @@ class AgentClient:
         }
         if staleness is not None:
             message["staleness"] = staleness
+        if update is self._hand_over:
+            message["lent"], self._hand_over = True, None
         return bool(self.ask(message, (update.descriptor,))[0]["published"])
 
     def interrupt(self) -> None:
@@ -198,6 +216,14 @@ class AgentClient:
         """Let the agent know that this task is gone, and give the shared memory back."""
         self._connection.close()
         self.replica.close()
-        for file in (self._hand_over, self._file):
+        for file in (*self._hand_overs, self._file):
             if file is not None:
                 file.close()
+
+
+def is_free(file: Replica) -> bool:
+    """Nobody reads the update that it holds any more."""
+    if not file.acquire():
+        return False
+    file.release()
+    return True

@@ -27,7 +27,7 @@ from p2p.replica import anonymous_file
 
 MASTER_ADVERT_GAP_S = 0.001
 """A worker waits for the master, which learns from adverts that there is something to take."""
-PAYLOADS_BYTES_MAX = 32 << 20
+PAYLOADS_BYTES_MAX = 16 << 20
 """Memory for payloads that are being received: as many at a time as fit, at least one."""
 SEGMENTS_MEMORY_BYTES_MAX = 16 << 20
 """What the own log may hold in memory; the rest is in a temporary file."""
@@ -64,7 +64,9 @@ class Lanes:
         chance = None if hub or worker else random.Random(house.me)
         self.peer = Peer(house.me, None if hub else house.layout, settings, chance)
         segments = Segments(SEGMENTS_MEMORY_BYTES_MAX, house.settings.segments_folder)
-        self.runtime = Runtime(self.peer, self, segments, address=house.address, keys=house.keys)
+        self.runtime = Runtime(
+            self.peer, self, segments, address=house.address, keys=house.keys, links=house.settings.links
+        )
         self._queue: deque[tuple[PeerId, Layout, int]] = deque()
         """Updates of workers, in files, until the master's descent takes them."""
         self._taker: socket.socket | None = None

@@ -53,6 +53,10 @@ class Observer:
     def peer(self) -> PeerId:
         return PeerId(self.agent.about["peer"])
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def close(self) -> None:
         """Wait for the agent, which was asked to stop; end it if it does not."""
         self.agent.close()

@@ -24,6 +24,7 @@ from typing import Any
 
 from gossip.arrays import Array, Bytes, Layout, Payload
 from gossip.errors import UsageError
+from gossip.segments import PIECE_BYTES
 from gossip.sparse import add, read_whole
 from gossip.wire import BLOCK_BYTES
 
@@ -125,8 +126,8 @@ class Replica:
             whole = read_whole(payload)
             add(self.layout, self.buffer, whole.layout, whole.buffer)
             return
-        for start in range(0, self.layout.nbytes, BLOCK_BYTES):
-            stop = min(start + BLOCK_BYTES, self.layout.nbytes)
+        for start in range(0, self.layout.nbytes, PIECE_BYTES):
+            stop = min(start + PIECE_BYTES, self.layout.nbytes)
             self.layout.add(self.buffer, payload.read(start, stop), start, stop - start, target_start=0)
 
     def replace(self, payload: Payload) -> None:

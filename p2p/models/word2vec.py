@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gensim.models.word2vec import MAX_WORDS_IN_BATCH, train_batch_cbow, train_batch_sg
@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 
 from gossip.errors import UsageError
 from p2p import task
+
+if TYPE_CHECKING:
+    from p2p.models.word2vec_training import train as train
 
 SENTENCES = ("sentences",)
 """The key under which `build_vocab` counts rows next to words. A tuple, as no word is one."""
@@ -211,3 +214,12 @@ def _check_trainable(model: Any) -> dict[str, NDArray[Any]]:
                 "np.require(array, np.float32, 'CW')"
             )
     return trained
+
+
+def __getattr__(name: str) -> Any:
+    """`train`, when somebody asks for it: it needs the whole trainer, which a worker that runs `gradient` does not."""
+    if name == "train":
+        from p2p.models.word2vec_training import train
+
+        return train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.merge import agents, shortfalls
+from benchmarks.merge import agents, shortfalls, small_updates
 
 
 def test_targets_are_held_against_medians_of_the_sides_that_ran() -> None:
@@ -15,5 +15,11 @@ def test_targets_are_held_against_medians_of_the_sides_that_ran() -> None:
 
 def test_a_round_ends_when_both_replicas_hold_both_updates() -> None:
     with agents(1000) as exchange:
-        assert exchange() > 0
-        assert exchange() > 0
+        assert exchange().seconds > 0
+        assert exchange().seconds > 0
+
+
+def test_small_updates_arrive_beside_large_ones() -> None:
+    with small_updates(10_000) as latency:
+        for publishers in ((), (1,), (0, 1)):
+            assert len(latency(publishers, 2)) == 2

@@ -21,6 +21,7 @@ from gossip.mix_peer import MixPeer, MixSettings
 from gossip.neighbors import Plan
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
+from gossip.sparse import add, is_sparse, read_whole
 from gossip.trace import Observe
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq_runtime import Runtime
@@ -48,6 +49,10 @@ class MemoryHost:
 
     def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
         layout = self.replica.layout
+        if is_sparse(payload.layout):
+            whole = read_whole(payload)
+            add(layout, self.replica.buffer, whole.layout, whole.buffer)
+            return
         for start in range(0, layout.nbytes, BLOCK_BYTES):
             length = min(BLOCK_BYTES, layout.nbytes - start)
             layout.add(self.replica.buffer, payload.read(start, start + length), start, length, target_start=0)

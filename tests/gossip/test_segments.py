@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError, UsageError
-from gossip.segments import FilePayload, RangeSum, Segments
+from gossip.segments import FilePayload, LentFile, RangeSum, Segments
+from gossip.sparse import add, read_whole, rows_of
 from gossip.wire import BLOCK_BYTES
 
 NAMED = {"w": np.zeros((3, 5), np.int64), "b": np.zeros(9, np.int32), "e": np.zeros((0, 2))}
@@ -30,6 +31,13 @@ def update(number: int) -> Packed:
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def lent(packed: Packed) -> LentFile:
+    """The same in a file, behind some other bytes; to be closed."""
+    descriptor = os.memfd_create("update")
+    os.pwrite(descriptor, packed.buffer, 24)
+    return LentFile(packed.layout, descriptor, 24)
 
 
 class Oracle:
@@ -64,6 +72,7 @@ def equal(got: dict[str, Any], expected: dict[str, Any] | None) -> None:
 
 steps = st.one_of(
     st.just(("begin", 0, 0)),
+    st.just(("borrow", 0, 0)),
     st.just(("extend", 0, 0)),
     st.tuples(st.just("fold"), st.integers(0, 9), st.integers(0, 9)),
     st.tuples(st.just("forget"), st.integers(0, 9), st.just(0)),
@@ -77,12 +86,17 @@ def test_every_sum_is_that_of_its_updates(memory_bytes_max: int, script: list[An
     segments, oracle = Segments(memory_bytes_max), Oracle()
     held: dict[tuple[int, int], RangeSum] = {}
     for action, first, second in script:
-        if action in ("begin", "extend"):
+        if action in ("begin", "borrow", "extend"):
             oracle.n += 1
             lo = oracle.cuts.pop()[0] if action == "extend" and oracle.cuts else oracle.n
             oracle.cuts.append((lo, oracle.n))
             oracle.updates[oracle.n] = update(oracle.n)
-            segments.keep(lo, oracle.n, oracle.updates[oracle.n])
+            if action == "borrow":
+                file = lent(oracle.updates[oracle.n])
+                segments.keep(lo, oracle.n, file)
+                file.close()
+            else:
+                segments.keep(lo, oracle.n, oracle.updates[oracle.n])
         elif oracle.cuts and action == "fold":
             low, high = sorted(index % len(oracle.cuts) for index in (first, second))
             oracle.cuts[low : high + 1] = [(oracle.cuts[low][0], oracle.cuts[high][1])]
@@ -132,11 +146,9 @@ def test_a_sum_has_other_bounds_when_segments_below_it_are_folded() -> None:
     segments = Segments()
     for number in (1, 2, 3):
         segments.keep(number, number, Packed.of(NAMED))
-    total = segments.sum(1, 2)
-    assert total is not None
-    assert total.bounds() == ((1, 1), (2, 2))
+    assert segments.bounds(1, 2) == ((1, 1), (2, 2))
     segments.fold(1, 2)
-    assert total.bounds() == ((1, 2),)
+    assert segments.bounds(1, 2) == ((1, 2),)
 
 
 def test_what_is_read_is_a_copy() -> None:
@@ -176,6 +188,128 @@ def test_updates_of_several_blocks_are_summed_block_by_block(memory_bytes_max: i
     np.testing.assert_array_equal(read(payload)["w"], np.arange(elements) * 111)
     segments.fold(1, 3)
     np.testing.assert_array_equal(read(payload)["w"], np.arange(elements) * 111)
+    segments.close()
+
+
+def test_what_is_lent_is_kept_where_it_is_until_something_is_added_to_it() -> None:
+    segments = Segments()
+    first, second = lent(update(1)), lent(update(2))
+    before = first.read(0, LAYOUT.nbytes)
+    for number, file in ((1, first), (2, second)):
+        segments.keep(number, number, file)
+        total = segments.sum(number, number)
+        assert isinstance(total, RangeSum)
+        borrowed = total.lent()
+        assert borrowed is not None
+        assert os.path.sameopenfile(borrowed[0][0].descriptor, file.descriptor)
+    assert segments.memory_bytes == 0
+    segments.fold(1, 2)
+    total = segments.sum(1, 2)
+    assert isinstance(total, RangeSum)
+    assert total.lent() is None
+    assert first.read(0, LAYOUT.nbytes) == before
+    for file in (first, second):
+        file.close()
+    segments.close()
+
+
+def test_what_is_lent_beyond_the_limit_is_copied() -> None:
+    segments = Segments(lent_bytes_max=2 * LAYOUT.nbytes)
+    for number in (1, 2, 3):
+        file = lent(update(number))
+        segments.keep(number, number, file)
+        file.close()
+    kept = [segments.sum(number, number) for number in (1, 2, 3)]
+    assert [isinstance(one, RangeSum) and one.lent() is not None for one in kept] == [True, True, False]
+    segments.close()
+    alone = Segments(lent_bytes_max=0)
+    file = lent(update(1))
+    alone.keep(1, 1, file)
+    file.close()
+    total = alone.sum(1, 1)
+    assert isinstance(total, RangeSum)
+    assert total.lent() is not None
+    alone.close()
+
+
+def test_a_lent_update_is_finite_as_a_whole() -> None:
+    for place in (0, 400_000, 999_999):
+        array = np.ones(1_000_000, np.float32)
+        file = lent(Packed.of({"w": array, "n": np.ones(3, np.int8)}))
+        assert file.is_finite
+        file.close()
+        array[place] = np.inf
+        file = lent(Packed.of({"w": array, "n": np.ones(3, np.int8)}))
+        assert not file.is_finite
+        file.close()
+    large = lent(Packed.of({"w": np.full(9, 1e38, np.float32)}))
+    assert large.is_finite  # though the sum of squares is not
+    large.close()
+
+
+def rows_update(number: int) -> Packed:
+    """Some rows of `w`, sometimes all of `b`."""
+    generator = np.random.default_rng(number)
+    rows = np.flatnonzero(generator.integers(0, 2, 3))
+    part: dict[str, Any] = rows_of("w", rows, generator.integers(0, 1000, (len(rows), 5)))
+    if generator.integers(0, 2):
+        part["b"] = generator.integers(0, 1000, 9).astype(np.int32)
+    return Packed.of(part)
+
+
+@MEMORY
+@given(
+    kinds=st.lists(
+        st.sampled_from(["whole", "lent", "rows", "rows and fold", "rows onto the last", "fold"]), max_size=12
+    ),
+    step=st.sampled_from([16, 64, 128]),
+)
+def test_rows_and_whole_arrays_in_one_lane_are_summed(memory_bytes_max: int, kinds: list[str], step: int) -> None:
+    files = open_files()
+    segments = Segments(memory_bytes_max)
+    expected = Packed.of(NAMED)
+    n, first, any_whole = 0, 1, False
+    for kind in kinds:
+        if kind != "fold":
+            n += 1
+            payload = update(n) if kind in ("whole", "lent") else rows_update(n)
+            any_whole |= kind in ("whole", "lent")
+            add(LAYOUT, expected.buffer, payload.layout, payload.buffer)
+            file = lent(payload)
+            first = first if kind == "rows onto the last" and n > 1 else n
+            segments.keep(first, n, file if kind == "lent" else payload)
+            file.close()
+        if "fold" in kind and n:
+            segments.fold(1, n)
+            first = 1
+        total = segments.sum(1, n)
+        assert (total is None) == (n == 0)
+        if total is not None and any_whole:
+            assert isinstance(total, RangeSum)
+            assert total.layout == LAYOUT
+            equal(read(total, step), expected.arrays())
+        elif total is not None:
+            whole = read_whole(total)
+            got = Packed.of(NAMED)
+            add(LAYOUT, got.buffer, whole.layout, whole.buffer)
+            assert got == expected
+    segments.close()
+    assert open_files() == files
+
+
+def test_rows_beside_a_lent_update_do_not_have_it_copied() -> None:
+    segments = Segments()
+    file = lent(update(1))
+    segments.keep(1, 1, file)
+    segments.keep(1, 2, rows_update(2))
+    assert segments.memory_bytes == rows_update(2).layout.nbytes
+    assert file.read(0, LAYOUT.nbytes) == update(1).buffer
+    total = segments.sum(1, 2)
+    assert isinstance(total, RangeSum)
+    parts = total.lent()
+    assert parts is not None
+    assert [len(each) for each in parts] == [1, 1]
+    file.close()
     segments.close()
 
 

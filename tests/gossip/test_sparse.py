@@ -238,3 +238,17 @@ def test_nothing_of_a_file_is_left(tmp_path: Path) -> None:
         segments.keep(1, number, update(number))
     segments.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", [16, 24, 64, 1000])
+@pytest.mark.parametrize("kinds", [("rows", "integers"), ("integers", "whole"), ("nothing", "rows")])
+def test_rows_are_added_to_a_part_of_the_model_as_to_all_of_it(step: int, kinds: tuple[str, str]) -> None:
+    for seed in range(20):
+        each = update(seed, kinds)
+        whole, parts = bytearray(LAYOUT.nbytes), bytearray()
+        sparse.add(LAYOUT, whole, each.layout, each.buffer)
+        for start in range(0, LAYOUT.nbytes, step):
+            block = bytearray(min(step, LAYOUT.nbytes - start))
+            sparse.add_within(LAYOUT, block, start, each)
+            parts += block
+        assert parts == whole

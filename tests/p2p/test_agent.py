@@ -14,7 +14,7 @@ import pytest
 
 from gossip.arrays import Layout
 from p2p import localhost
-from p2p.agent_client import AgentClient, AgentSettings, start_agent
+from p2p.agent_client import AgentClient, AgentSettings, is_free, start_agent
 from p2p.observer import Observer
 from p2p.registrar import SILENT_S, Member, Registrar
 
@@ -106,3 +106,26 @@ def test_a_late_agent_reports_while_it_waits_for_a_replica(
             os.kill(pid, signal.SIGCONT)
     AgentClient(swarm.folders[-1]).close()
     assert eventually(lambda: late.status["adoptions"] == 1, TIMEOUT_S)
+
+
+def test_an_update_is_written_over_when_nobody_reads_it_any_more(swarm: Swarm) -> None:
+    swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    client = AgentClient(swarm.folders[0])
+    os.kill(swarm.observer.pid, signal.SIGSTOP)
+    try:
+        first = client.hand_over()
+        assert client.hand_over() is first
+        first.arrays()["w"][...] = 1
+        client.publish(first)
+        second = client.hand_over()
+        assert second is not first
+    finally:
+        os.kill(swarm.observer.pid, signal.SIGCONT)
+    assert swarm.registrar.wait(lambda: is_free(first), TIMEOUT_S)
+    second.arrays()["w"][...] = 2
+    client.publish(second)
+    assert client.hand_over() is first
+    assert swarm.registrar.wait(lambda: swarm.observer.agent.replica.merged == 2, TIMEOUT_S)
+    assert (swarm.observer.agent.replica.arrays()["w"] == 3).all()
+    client.close()

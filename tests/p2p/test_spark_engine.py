@@ -339,3 +339,25 @@ def test_when_an_agent_is_killed_another_takes_its_place_and_what_is_lost_is_cou
     assert updates + lost == faults["units"]
     assert total == faults["expected"] or lost > 0
     assert faults["distance"] == 0
+
+
+# ------------------------------------------------------------------------------------------------ word2vec by one call
+
+
+def test_word2vec_is_trained_from_an_rdd_a_dataframe_and_files(programs: SparkPrograms) -> None:
+    for trained in programs.results("spark_word2vec"):
+        for name in ("rdd", "tokens", "text", "folder"):
+            assert (trained[name]["rows"], trained[name]["words"]) == (8 * 400, 8 * 400)
+            assert trained[name]["lost"] == 0
+            assert trained[name]["margin"] > 0.3
+        assert trained["rdd"]["roles"] == ["peer", "observer"]
+        assert trained["text"]["roles"] == ["worker", "hub"]
+        assert trained["going on"]["rows"] == 400
+        assert trained["going on"]["margin"] > 0.3
+        assert trained["agents"] == 0
+        refused = trained["refused"]
+        assert refused["peers"] == "peers=2 with data on Spark, expected None: every executor is a peer"
+        assert refused["column"] == "column='words', expected one of id, text"
+        assert refused["type"] == "column 'id' holds int, expected array<string>, or string to be split"
+        assert "none.txt', expected a file, a folder of files or a glob that every executor reaches" in refused["path"]
+        assert "vocabulary of start_from (10 words), got none among 1 words in 1 rows" in refused["other words"]

@@ -1,0 +1,186 @@
+"""Word2vec in one call, for those who have no gradient to write: `train(corpus)` returns a gensim `Word2Vec`.
+
+It reads the corpus (`p2p.models.corpus`), counts the words, makes the model or goes on with an earlier one, and trains
+it with `p2p.models.word2vec.gradient`. For another gradient, a `descent` or averaging, take
+`build_vocab`, `gradient` and `DeepDist` themselves.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypedDict, Unpack
+
+from gensim.models import Word2Vec
+
+from gossip.errors import UsageError
+from p2p.deepdist import DeepDist
+from p2p.engines.simulated import SimulatedCluster
+from p2p.models import corpus as corpora
+from p2p.models import word2vec
+from p2p.report import Report
+
+CHUNK_WORDS = 20_000
+"""Between two exchanges: a replica is then at most a fraction of a second behind the others."""
+
+
+class Settings(TypedDict, total=False):
+    """What `train` hands on to gensim's `Word2Vec`; its defaults are gensim's."""
+
+    vector_size: int
+    """Numbers per word (100)."""
+    window: int
+    """Words before and after a word, at most (5)."""
+    min_count: int
+    """Rarer words are left out (5)."""
+    max_final_vocab: int | None
+    """Only the most frequent words, about so many (None: all)."""
+    sg: int
+    """1 for skip-gram, 0 for CBOW (0)."""
+    hs: int
+    """1 for hierarchical softmax (0)."""
+    negative: int
+    """Negative samples per word; 0 for no negative sampling (5)."""
+    sample: float
+    """Words more frequent than this share of the text are left out at random (0.001)."""
+    alpha: float
+    """The learning rate at the beginning (0.025)."""
+    min_alpha: float
+    """The learning rate at the end (0.0001)."""
+    epochs: int
+    """Passes over the corpus (5)."""
+    seed: int
+    """Of the initial vectors and of what training draws (1)."""
+
+
+OF_THE_MODEL = ("vector_size", "min_count", "max_final_vocab", "sg", "hs", "negative", "sample")
+"""Settings that a model's vocabulary and arrays are made by; they stay when a training goes on."""
+AT_LEAST = {"vector_size": 1, "window": 1, "min_count": 0, "epochs": 1, "negative": 0, "sample": 0, "seed": 0}
+
+
+def train(
+    corpus: Any,
+    *,
+    column: str | None = None,
+    start_from: Any = None,
+    peers: int | None = None,
+    mode: Literal["p2p", "master"] = "p2p",
+    chunk_words: int = CHUNK_WORDS,
+    sc: Any = None,
+    engine: SimulatedCluster | None = None,
+    progress: bool | None = None,
+    on_report: Callable[[Report], Any] | None = None,
+    **settings: Unpack[Settings],
+) -> Word2Vec:
+    """Train word2vec on `corpus` and return the gensim model.
+
+    `corpus` is an RDD of token lists; a DataFrame, of which `column` holds arrays of strings, or text to be split on
+    white space; the path of a text file with one sentence per line (also .gz or .bz2), of a folder of such files, or a
+    glob; or a list of token lists. The executors of Spark train an RDD, a DataFrame, and a path if `sc` is given or a
+    SparkContext is active. Otherwise, and always if `peers` is given, so many processes of this machine train (default:
+    one per core). The corpus is read once to count and once per epoch: cache an RDD that is costly to compute.
+
+    `settings` are those of gensim's `Word2Vec`, with its defaults; see `Settings`. `start_from` goes on with a model,
+    or with one that `save` wrote to a path, on its vocabulary; the model given stays as it is. Settings that shaped it
+    must then be its own or left out. The learning rate falls again from `alpha` to `min_alpha` (default: the model's);
+    give a lower `alpha` to change less.
+
+    Peers exchange what they learned after about `chunk_words` words each. `mode`, `engine` (a simulated cluster, for a
+    path or a list) and `progress` are those of `DeepDist`. `on_report` is called with the `Report` of the training at
+    its end; `on_report=print` shows it.
+
+    Raises `UsageError` for anything here that cannot be, before peers are started.
+    """
+    _check(settings, chunk_words, on_report)
+    model = Word2Vec(**settings) if start_from is None else _earlier(start_from, settings)
+    data = corpora.sentences(corpus, column, sc, peers if engine is None else engine.peers)
+    if start_from is None:
+        word2vec.build_vocab(model, corpora.rows(data) if isinstance(data, list) else data)
+    else:
+        _count_known(model, data)
+    word2vec._check_trainable(model)
+    chunk_rows = max(1, round(chunk_words * model.corpus_count / model.corpus_total_words))
+    with DeepDist(model, mode, peers=peers, engine=engine, seed=abs(model.seed or 0), progress=progress) as dd:
+        report = dd.train(data, word2vec.gradient, epochs=model.epochs, chunk_rows=chunk_rows)
+    if on_report is not None:
+        on_report(report)
+    return model
+
+
+def _check(settings: Settings, chunk_words: int, on_report: Any) -> None:
+    known = Settings.__annotations__
+    if unknown := [name for name in settings if name not in known]:
+        raise UsageError(
+            f"unknown settings {', '.join(unknown)}, expected some of {', '.join(known)}; for others make a Word2Vec "
+            "and train it with p2p.DeepDist, build_vocab and gradient"
+        )
+    for name, least in AT_LEAST.items():
+        value: Any = settings.get(name, least)
+        if not isinstance(value, int | float) or value < least:
+            raise UsageError(f"{name}={value!r}, expected a number, at least {least}")
+    if not isinstance(chunk_words, int | float) or chunk_words < 1:
+        raise UsageError(f"chunk_words={chunk_words!r}, expected a number of words, at least 1")
+    if on_report is not None and not callable(on_report):
+        raise UsageError(f"on_report is a {type(on_report).__name__}, expected a function of a Report, such as print")
+
+
+def _earlier(start_from: Any, settings: Settings) -> Any:
+    """The model to go on with, with the new settings; not the one given, but a copy."""
+    model = _load(os.fspath(start_from)) if isinstance(start_from, str | os.PathLike) else copy.deepcopy(start_from)
+    if not isinstance(model, Word2Vec):
+        raise UsageError(
+            f"start_from is a {type(model).__name__}, expected a gensim Word2Vec or the path of one that `save` wrote; "
+            "word vectors alone lack the output layer and cannot be trained on"
+        )
+    for name in OF_THE_MODEL:
+        if name in settings and settings[name] != getattr(model, name):  # type: ignore[literal-required]
+            raise UsageError(
+                f"{name}={settings[name]!r}, expected the {getattr(model, name)!r} of start_from, "  # type: ignore[literal-required]
+                "whose arrays are made for it: leave it out, or train a new model"
+            )
+    for name, value in settings.items():
+        setattr(model, name, value)
+    return model
+
+
+def _load(path: str) -> Any:
+    if not os.path.isfile(path):
+        raise UsageError(f"start_from={path!r}: no such file, expected one that model.save(path) wrote")
+    try:
+        return Word2Vec.load(path)
+    except (pickle.UnpicklingError, AttributeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise UsageError(
+            f"start_from={path!r}: expected a Word2Vec that model.save(path) wrote, got something else ({error}); "
+            "word vectors alone, as of save_word2vec_format, cannot be trained on"
+        ) from error
+
+
+class _Totals:
+    """Counts rows, words, and words that a model knows; a class, so that Spark can send it."""
+
+    def __init__(self, known: Container[str]) -> None:
+        self._known = known
+
+    def __call__(self, rows: Iterable[Sequence[str]]) -> Iterator[tuple[int, int, int]]:
+        sentences = words = known = 0
+        for row in rows:
+            tokens = word2vec._check_tokens(row)
+            sentences += 1
+            words += len(tokens)
+            known += sum(token in self._known for token in tokens)
+        yield sentences, words, known
+
+
+def _count_known(model: Any, data: Any) -> None:
+    """Set the size of the corpus that `model` is now to be trained on, from which its learning rate follows."""
+    count = _Totals(frozenset(model.wv.key_to_index))
+    totals = list(count(corpora.rows(data))) if isinstance(data, list) else data.mapPartitions(count).collect()
+    sentences, words, known = (sum(column) for column in zip(*totals, strict=True)) if totals else (0, 0, 0)
+    if not known:
+        raise UsageError(
+            f"expected words of the vocabulary of start_from ({len(model.wv)} words), got none among {words} words in "
+            f"{sentences} rows; train a new model for another vocabulary"
+        )
+    model.corpus_count, model.corpus_total_words = sentences, words
