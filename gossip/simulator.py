@@ -41,6 +41,7 @@ from gossip.events import (
 from gossip.messages import Message, PeerId, Range, State
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
+from gossip.row_stamps import RowStamps
 from gossip.sparse import add, read_whole
 from gossip.trace import Digest, Observe, fingerprint
 from gossip.wire import decode, encode, encode_again
@@ -103,6 +104,7 @@ class SimulatedPeer:
     def __init__(self, machine: StateMachine, replica: Packed) -> None:
         self.machine = machine
         self.replica = replica
+        self.stamps = RowStamps(replica.layout)
         self.segments = Segments()
         self.ranges: WeakValueDictionary[tuple[tuple[int, int], ...], Parcel] = WeakValueDictionary()
         """Of its lane, under way to readers, by the segments that they are the sum of."""
@@ -279,7 +281,9 @@ class Simulation:
                         self._carry(me, other, parcel)
                 case Deliver(_, _, _, payload):
                     whole = read_whole(host.segments.resolve(payload))
+                    host.stamps.stamp(whole.layout, whole.buffer)
                     add(self.layout, host.replica.buffer, whole.layout, whole.buffer)
+                    host.stamps.done()
                 case Adopt(payload):
                     host.replica = Packed(self.layout, bytearray(payload.read(0, self.layout.nbytes)))
                 case Keep(lo, hi, payload):

@@ -116,6 +116,14 @@ def add(model: Layout, buffer: Any, layout: Layout, data: Bytes) -> None:
             _add_rows(targets[base], part, parts[base + VALUES], parts.get(base + EXPONENTS))
 
 
+def changed_rows(layout: Layout, data: Bytes) -> Iterator[tuple[str, Array]]:
+    """(name, rows), each (n,), of the arrays of which the packed update `data` has rows."""
+    for name, part in layout.views(data).items():
+        base, suffix = _split(name)
+        if suffix == ROWS:
+            yield base, part
+
+
 def _add_rows(target: Array, rows: Array, values: Array, exponents: Array | None) -> None:
     step = max(1, PIECE_BYTES // max(1, target[:1].nbytes))
     for start in range(0, len(rows), step):

@@ -4,7 +4,7 @@ The agent creates it, merges into it in place and is its only writer; tasks atta
 memory is a file without a name, in /dev/shm where there is room and else in the temporary folder: the descriptor is
 handed over the agent's local socket, so there is nothing to clean up and nothing is left behind, whoever is killed.
 
-    | header: updates merged so far | page | packed arrays ... |
+    | header: updates merged so far | page | packed arrays ... | which rows updates have changed |
 
 Readers take a shared lock on the file and the writer an exclusive one; the system releases both when a process dies.
 """
@@ -24,11 +24,13 @@ from typing import Any
 
 from gossip.arrays import Array, Bytes, Layout, Payload
 from gossip.errors import UsageError
+from gossip.row_stamps import RowStamps, stamps_bytes
 from gossip.segments import PIECE_BYTES
 from gossip.sparse import add, read_whole
 from gossip.wire import BLOCK_BYTES
 
 HEADER_BYTES = 4096
+STAMPS_ALIGNMENT = 64
 SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_SPARE_BYTES = 16 << 20
 """Left free for others: in containers all of it may be 64 MB."""
@@ -96,12 +98,15 @@ class Replica:
     def __init__(self, layout: Layout, descriptor: int | None = None) -> None:
         """Create one of zeros, or attach to the one behind `descriptor`."""
         self.layout = layout
-        descriptor = anonymous_file(HEADER_BYTES + layout.nbytes) if descriptor is None else descriptor
+        stamps_at = -(-(HEADER_BYTES + layout.nbytes) // STAMPS_ALIGNMENT) * STAMPS_ALIGNMENT
+        nbytes = stamps_at + stamps_bytes(layout)
+        descriptor = anonymous_file(nbytes) if descriptor is None else descriptor
         self.descriptor, self._lock = _own_lock(descriptor)
         self._readers = 0
         self._readers_changing = threading.Lock()
-        self._map = mmap.mmap(self.descriptor, HEADER_BYTES + layout.nbytes)
-        self.buffer: Any = memoryview(self._map)[HEADER_BYTES:]
+        self._map = mmap.mmap(self.descriptor, nbytes)
+        self.buffer: Any = memoryview(self._map)[HEADER_BYTES : HEADER_BYTES + layout.nbytes]
+        self.stamps = RowStamps(layout, memoryview(self._map)[stamps_at:])
 
     @property
     def merged(self) -> int:
@@ -124,7 +129,9 @@ class Replica:
         """Merge a payload of this layout, or of rows of it, in place. The caller holds the writer's lock."""
         if payload.layout != self.layout:
             whole = read_whole(payload)
+            self.stamps.stamp(whole.layout, whole.buffer)
             add(self.layout, self.buffer, whole.layout, whole.buffer)
+            self.stamps.done()
             return
         for start in range(0, self.layout.nbytes, PIECE_BYTES):
             stop = min(start + PIECE_BYTES, self.layout.nbytes)
@@ -165,6 +172,7 @@ class Replica:
 
     def close(self) -> None:
         """Unmap where no view is left, and close the descriptor."""
+        del self.stamps  # its views
         try:
             self.buffer.release()
             self._map.close()

@@ -26,6 +26,7 @@ import numpy as np
 
 from gossip.arrays import Array, Arrays, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
+from gossip.row_stamps import RowStamps
 from p2p.model import Model
 from p2p.replica import Replica
 from p2p.update import flatten
@@ -51,6 +52,11 @@ class Readable(HandOver, Protocol):
     @property
     def merged(self) -> int:
         """Updates merged so far, of all lanes."""
+        ...
+
+    @property
+    def stamps(self) -> RowStamps:
+        """Which rows updates have changed."""
         ...
 
     def reading(self) -> AbstractContextManager[None]:
@@ -236,7 +242,10 @@ def _publish(
     if isinstance(update, Trained):
         if job.mode != "master" and job.descent is None and update.copy is copy:
             arrays = copy.exchange(agent.replica, update.extra)
-            return agent.publish(agent.pack(arrays), merged_at, unit=unit, attempt=attempt)
+            published = agent.publish(agent.pack(arrays), merged_at, unit=unit, attempt=attempt)
+            if published:
+                copy.published(agent.replica)
+            return published
         update = dict(update)
     if job.mode == "master":
         return _send_to_master(agent, update, merged_at, unit)

@@ -1,6 +1,8 @@
 """A worker's own copy of the model, trained in place and kept level with the replica a few rows at a time.
 
-An exchange costs as much as the rows it looks at, whatever the size of the model. For each of them
+An exchange looks at the rows that others have changed since the last one (`gossip.row_stamps`), and at those that
+training here should have changed enough by now (`p2p.row_schedule`): it costs as much as these, whatever the size of
+the model. For each of them
 
     w       the worker's own row, which training changes
     r       the replica's, to which the agent adds what others publish
@@ -9,7 +11,7 @@ An exchange costs as much as the rows it looks at, whatever the size of the mode
     own change d = w - base,    the others' m = r - base,    published: d' by the rule of `p2p.combine`
     afterwards w = r + d' and base = r + what was sent of d'
 
-Rows that have changed little are left for later (`p2p.row_schedule`). What is left, and what the fewer bits on the wire
+Rows that have changed little here are left for later. What is left, and what the fewer bits on the wire
 take away, stays in w - base and goes with the next one: nothing is lost (error feedback, Seide et al. 2014).
 
 The replica is read without its lock, while the agent may write to it: whatever is read becomes the base, so a part
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 
 from gossip.arrays import Array, Arrays
 from gossip.errors import UsageError
+from gossip.row_stamps import RowStamps
 from gossip.sparse import EXPONENT_MAX, rows_of
 from p2p import combine
 from p2p.model import Model
@@ -58,6 +61,9 @@ class Readable(Protocol):
 
     @property
     def merged(self) -> int: ...
+
+    @property
+    def stamps(self) -> RowStamps: ...
 
     def arrays(self) -> Arrays: ...
 
@@ -108,6 +114,8 @@ class WorkingCopy:
             self._schedules[name] = RowSchedule(rows, rows if small else -(-settings.rows * rows // self._rows_all))
         self._paced = clock is not None and not small
         self._merged_at = 0
+        self._seen = 0
+        """How many updates of the replica have been taken over, or are in sight of the schedule."""
         self._replica: Readable | None = None
         self._level = False
         """All that training changed has been exchanged, or is kept for later."""
@@ -123,6 +131,7 @@ class WorkingCopy:
         """Before a gradient. Returns how many updates the copy has seen; `load()` copies the replica, if need be."""
         if self._base is None or replica != self._replica or not self._level:
             self._base, self._replica = None, replica
+            self._seen = replica.stamps.count
             self._merged_at = load()
         self._level = False
         self._training_began = self._clock() if self._clock is not None else 0.0
@@ -143,22 +152,32 @@ class WorkingCopy:
         begin = self._clock() if self._clock is not None else 0.0
         self.model.check_unchanged()
         self._merged_at = replica.merged
+        stamps, seen = replica.stamps, self._seen
+        self._seen = stamps.count
         theirs, update, looked_at = replica.arrays(), {}, 0
         for name, array in self.model.arrays().items():
             schedule = self._schedules.get(name)
             if schedule is None or name in extra:
                 update[name] = self._exchange_whole(name, array, theirs[name], extra.get(name))
             else:
-                rows = schedule.next()
-                small = 0.0 if self._codec is None else SMALL * schedule.threshold
+                due = schedule.next()
+                rows = np.union1d(due, stamps.since(name, seen))
+                is_due = np.isin(rows, due, assume_unique=True)
+                small = np.where(is_due, SMALL, 1) * (0.0 if self._codec is None else schedule.threshold)
                 part, changes = self._exchange_rows(name, array, theirs[name], rows, small)
-                schedule.looked_at(rows, changes)
+                told = is_due | (changes > small)
+                schedule.looked_at(rows[told], changes[told])
                 update.update(part)
                 looked_at += len(rows)
         self._level = True
         if self._clock is not None and self._paced:
             self._pace(begin - self._training_began, self._clock() - begin, looked_at)
         return update
+
+    def published(self, replica: Readable) -> None:
+        """What the last exchange gave is merged in the replica: if nothing else was since, there is nothing to see."""
+        if replica.stamps.count == self._seen + 1:
+            self._seen += 1
 
     def _pace(self, training_s: float, exchange_s: float, rows: int) -> None:
         """Choose how many rows the next exchange looks at."""
@@ -175,7 +194,8 @@ class WorkingCopy:
         theirs, update, found = replica.arrays(), {}, False
         for name, array in self.model.arrays().items():
             if name in self._schedules:
-                part, _ = self._exchange_rows(name, array, theirs[name], self._changed(name, array), 0.0)
+                rows = self._changed(name, array)
+                part, _ = self._exchange_rows(name, array, theirs[name], rows, np.zeros(len(rows)))
                 update.update(part)
                 found = found or any(len(rows) for rows in part.values())
             else:
@@ -222,9 +242,9 @@ class WorkingCopy:
         return np.flatnonzero(squares > least)
 
     def _exchange_rows(
-        self, name: str, mine: Array, theirs: Array, rows: NDArray[Any], small: float
+        self, name: str, mine: Array, theirs: Array, rows: NDArray[Any], small: NDArray[Any]
     ) -> tuple[dict[str, Array], NDArray[Any]]:
-        """(part of the update, how much each row had changed). Rows that changed by less than `small` are not sent."""
+        """(part of the update, how much each row had changed). Those that changed by no more than `small` stay."""
         assert self._base is not None
         count, width = len(mine), int(np.prod(mine.shape[1:], dtype=np.int64))
         w, base, r = (array.reshape(count, width) for array in (mine, self._base[name], theirs))
@@ -233,7 +253,9 @@ class WorkingCopy:
         pieces = []
         for start in range(0, len(rows), step):
             piece = rows[start : start + step]
-            pieces.append(self._exchange_piece(w, base, r, piece, scratch[:, : len(piece)], small))
+            pieces.append(
+                self._exchange_piece(w, base, r, piece, scratch[:, : len(piece)], small[start : start + step])
+            )
         changes = np.concatenate([p[0] for p in pieces]) if pieces else np.zeros(0, mine.dtype)
         if not np.isfinite(changes).all():
             bad = int(np.count_nonzero(~np.isfinite(changes)))
@@ -250,7 +272,7 @@ class WorkingCopy:
         return rows_of(name, numbers, values, exponents), changes
 
     def _exchange_piece(
-        self, w: Array, base: Array, r: Array, rows: NDArray[Any], scratch: Array, small: float
+        self, w: Array, base: Array, r: Array, rows: NDArray[Any], scratch: Array, small: NDArray[Any]
     ) -> tuple[Array, Array, Array, Array | None]:
         """(changes, which rows are sent, their values, their exponents)."""
         own, m, now, sent = scratch

@@ -28,6 +28,7 @@ from gossip.faults import Disruption, Faults
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
 from gossip.peer import Settings
+from gossip.row_stamps import RowStamps
 from gossip.simulator import Network, SimulatedPeer, Simulation
 from p2p.agent import STALENESS_SAMPLES_MAX
 from p2p.consensus import Envelope
@@ -435,6 +436,10 @@ class _Replica:
     @property
     def merged(self) -> int:
         return sum(self._host.peer.replicator.frontiers().values())
+
+    @property
+    def stamps(self) -> RowStamps:
+        return self._host.stamps
 
     def arrays(self) -> dict[str, Array]:
         return self._host.replica.arrays()

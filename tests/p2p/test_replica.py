@@ -17,6 +17,7 @@ import pytest
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
+from gossip.row_stamps import stamps_bytes
 from gossip.wire import BLOCK_BYTES
 from p2p import replica as module
 from p2p.replica import HEADER_BYTES, Replica, anonymous_file
@@ -55,7 +56,7 @@ def test_who_attaches_sees_the_same_memory(replica: Replica) -> None:
 
 def test_the_file_has_no_name(replica: Replica) -> None:
     assert os.fstat(replica.descriptor).st_nlink == 0
-    assert os.fstat(replica.descriptor).st_size == HEADER_BYTES + LAYOUT.nbytes
+    assert os.fstat(replica.descriptor).st_size == HEADER_BYTES + LAYOUT.nbytes + stamps_bytes(LAYOUT)
 
 
 # ---------------------------------------------------------------------------------------------------------- where it is

@@ -10,6 +10,7 @@ import pytest
 from gossip import sparse
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
+from gossip.row_stamps import RowStamps
 from p2p.combine import combined
 from p2p.model import Model
 from p2p.row_schedule import RowSchedule
@@ -24,6 +25,7 @@ class FakeReplica:
 
     def __init__(self, arrays: dict[str, Any]) -> None:
         self.packed = Packed.of(arrays)
+        self.stamps = RowStamps(self.packed.layout)
         self.merged = 0
 
     def arrays(self) -> dict[str, Any]:
@@ -34,7 +36,9 @@ class FakeReplica:
         sparse.check_fit(packed.layout, self.packed.layout)
         assert packed.is_finite
         sparse.check_rows(packed.layout, packed.arrays(), self.packed.layout)
+        self.stamps.stamp(packed.layout, packed.buffer)
         sparse.add(self.packed.layout, self.packed.buffer, packed.layout, packed.buffer)
+        self.stamps.done()
         self.merged += 1
 
 
@@ -75,6 +79,7 @@ def test_what_is_not_sent_is_kept(codec: str) -> None:
         update = copy.exchange(replica, {"n": np.array([5.0])})
         assert len(update["w[rows]"]) <= 300
         replica.add(update)
+        copy.published(replica)
         # the replica and what is left in the copy are the initial model and all that was trained
         np.testing.assert_allclose(model["w"], large()["w"] + trained, atol=2e-5)
     assert replica.arrays()["n"] == [150.0]

@@ -1,0 +1,58 @@
+"""Which rows of a model updates have changed, and since when: so that who follows a replica looks at those alone.
+
+Each row has the number of the last update that changed it. The writer stamps rows before it changes them and counts
+the update when it is done; a reader notes the count before it looks. What is being changed just then is newer than
+what was noted, and found again next time: nothing is missed, and nobody waits.
+
+Updates of whole arrays are not stamped: to look at every row is what the reader does anyway, in turn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossip.arrays import ArraySpec, Bytes, Layout
+from gossip.sparse import changed_rows, is_sparse
+
+COUNT_BYTES = 8
+
+
+class RowStamps:
+    """The stamps of a model's arrays, in memory that may be shared."""
+
+    def __init__(self, layout: Layout, buffer: Any = None) -> None:
+        """`buffer`, `stamps_bytes(layout)` of it, holds what others have stamped; None for memory of its own."""
+        buffer = bytearray(stamps_bytes(layout)) if buffer is None else buffer
+        self._count = np.frombuffer(buffer, "<i8", 1)
+        self._stamps = _layout(layout).views(memoryview(buffer)[COUNT_BYTES:])
+
+    @property
+    def count(self) -> int:
+        """Updates so far."""
+        return int(self._count[0])
+
+    def stamp(self, layout: Layout, data: Bytes) -> None:
+        """Before the packed update `data` of `layout` is added."""
+        if is_sparse(layout):
+            for name, rows in changed_rows(layout, data):
+                self._stamps[name][rows] = self.count + 1
+
+    def done(self) -> None:
+        """After it was added."""
+        self._count[0] += 1
+
+    def since(self, name: str, count: int) -> NDArray[Any]:
+        """The rows of array `name` that updates after `count` have changed, ascending."""
+        return np.flatnonzero(self._stamps[name] > count)
+
+
+def stamps_bytes(layout: Layout) -> int:
+    """What `RowStamps` takes for a model of this layout."""
+    return COUNT_BYTES + _layout(layout).nbytes
+
+
+def _layout(model: Layout) -> Layout:
+    return Layout(tuple(ArraySpec(spec.name, "<i8", spec.shape[:1]) for spec in model.specs if len(spec.shape) > 1))

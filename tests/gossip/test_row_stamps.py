@@ -1,0 +1,64 @@
+"""Whoever follows a replica finds every row that an update has changed, whenever it looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gossip.arrays import Layout, Packed
+from gossip.row_stamps import RowStamps, stamps_bytes
+from gossip.sparse import rows_of
+
+MODEL = Layout.of({"v": np.zeros((50, 3), np.float32), "u": np.zeros((20, 2, 2)), "n": np.zeros(4)})
+
+
+def update_of(**rows: list[int]) -> Packed:
+    parts: dict[str, Any] = {}
+    for name, numbers in rows.items():
+        shape = next(spec.shape[1:] for spec in MODEL.specs if spec.name == name)
+        parts |= rows_of(name, np.array(numbers), np.ones((len(numbers), *shape), np.float32))
+    return Packed.of(parts)
+
+
+def add(stamps: RowStamps, update: Packed) -> None:
+    stamps.stamp(update.layout, update.buffer)
+    stamps.done()
+
+
+def test_rows_changed_since_a_count_are_found_and_no_others() -> None:
+    stamps = RowStamps(MODEL)
+    add(stamps, update_of(v=[1, 5], u=[0]))
+    noted = stamps.count
+    add(stamps, update_of(v=[5, 7]))
+    add(stamps, update_of(v=[2]))
+    assert noted == 1
+    assert stamps.since("v", noted).tolist() == [2, 5, 7]
+    assert stamps.since("u", noted).tolist() == []
+    assert stamps.since("v", 0).tolist() == [1, 2, 5, 7]
+    assert stamps.since("v", stamps.count).tolist() == []
+
+
+def test_a_row_that_is_being_changed_while_somebody_looks_is_found_again() -> None:
+    stamps = RowStamps(MODEL)
+    update = update_of(v=[3])
+    stamps.stamp(update.layout, update.buffer)
+    noted = stamps.count  # the writer is between the stamp and its end: what is read of the row may be old
+    assert stamps.since("v", 0).tolist() == [3]
+    stamps.done()
+    assert stamps.since("v", noted).tolist() == [3]
+    assert stamps.since("v", stamps.count).tolist() == []
+
+
+def test_whoever_shares_the_memory_sees_the_same() -> None:
+    memory = bytearray(stamps_bytes(MODEL))
+    writer, reader = RowStamps(MODEL, memory), RowStamps(MODEL, memory)
+    add(writer, update_of(u=[19]))
+    assert (reader.count, reader.since("u", 0).tolist()) == (1, [19])
+
+
+def test_an_update_of_whole_arrays_counts_but_stamps_no_row() -> None:
+    stamps = RowStamps(MODEL)
+    add(stamps, Packed.of({spec.name: np.ones(spec.shape, spec.dtype) for spec in MODEL.specs}))
+    assert stamps.count == 1
+    assert stamps.since("v", 0).tolist() == []
