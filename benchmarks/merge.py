@@ -12,7 +12,7 @@ round of each, and the medians are compared:
 
 Then small updates, of some rows, go from one agent to the other, with nothing else to do and while large ones flow,
 four a second: from the other agent only (`beside`), and from both (`among`), where small ones share a lane with large
-ones.
+ones; and from both as fast as they are taken (`flood`), which says how long the queue of a machine at its limit is.
 As long as it takes from handing over to being in the other replica is their latency.
 
     pip install 'deepdist-p2p[bench]'     (torch is wanted as its build for CPUs)
@@ -48,6 +48,8 @@ HIVEMIND_RATIO_MIN = 5.0
 """Target: how many times as fast as hivemind."""
 GLOO_RATIO_MIN = 0.7
 """Target: of gloo's speed."""
+SMALL_RATIO_MAX = 3.0
+"""Target: median latency of small updates beside and among large ones / with nothing else to do."""
 SMALL_ROWS = 1000
 """Of one float each."""
 SMALL_UPDATES, SMALL_UPDATES_QUICK = 20, 10
@@ -55,8 +57,13 @@ SMALL_PERIOD_S = 0.03
 LARGE_PERIOD_S = 0.25
 LATENCY_ROUNDS = 2
 """Each way of measuring small updates has so many turns."""
-LARGE_FROM: dict[str, tuple[int, ...]] = {"quiet": (), "beside": (1,), "among": (0, 1)}
-"""Which agents publish large updates meanwhile; small ones are the first's."""
+LARGE_FROM: dict[str, tuple[tuple[int, ...], float]] = {
+    "quiet": ((), LARGE_PERIOD_S),
+    "beside": ((1,), LARGE_PERIOD_S),
+    "among": ((0, 1), LARGE_PERIOD_S),
+    "flood": ((0, 1), 0.0),
+}
+"""Which agents publish large updates meanwhile, and how long after the last; small ones are the first's."""
 TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 240.0
 """Torch and hivemind take a minute to start where the machine is busy."""
@@ -115,7 +122,7 @@ def main() -> int:
     if arguments.json:
         figures = {"floats": floats, "rounds": rounds, "small": small}
         arguments.json.write_text(json.dumps(figures, indent=1))
-    missed = list(shortfalls(median))
+    missed = [*shortfalls(median), *latency_shortfalls(small)]
     for line in missed:
         print(line)
     return 1 if arguments.check and missed else 0
@@ -126,8 +133,8 @@ def print_latencies(floats: int, updates: int) -> dict[str, list[float]]:
     with small_updates(floats) as latency:
         taken: dict[str, list[float]] = {name: [] for name in LARGE_FROM}
         for _ in range(LATENCY_ROUNDS):
-            for name, publishers in LARGE_FROM.items():
-                taken[name] += latency(publishers, updates)
+            for name, (publishers, period_s) in LARGE_FROM.items():
+                taken[name] += latency(publishers, period_s, updates)
     for name, seconds in taken.items():
         quarters = statistics.quantiles(seconds, n=4)
         ratio = quarters[1] / statistics.median(taken["quiet"])
@@ -139,25 +146,26 @@ def print_latencies(floats: int, updates: int) -> dict[str, list[float]]:
 
 
 @contextmanager
-def small_updates(floats: int) -> Iterator[Callable[[tuple[int, ...], int], list[float]]]:
-    """Two agents; the call says which of them publish large updates meanwhile, and how many small ones to time."""
+def small_updates(floats: int) -> Iterator[Callable[[tuple[int, ...], float, int], list[float]]]:
+    """Two agents; the call says which of them publish large updates meanwhile, how long after the last, and how many
+    small ones to time."""
     swarm = Swarm(floats, 2)
     tasks = [AgentClient(folder) for folder in swarm.folders]
     rows = np.arange(min(SMALL_ROWS, floats), dtype=np.int32)
     expected = 0
 
-    def flow(client: AgentClient, stopping: threading.Event) -> None:
+    def flow(client: AgentClient, period_s: float, stopping: threading.Event) -> None:
         """Large updates, which leave the first element alone."""
-        while not stopping.wait(LARGE_PERIOD_S):
+        while not stopping.wait(period_s):
             update = client.hand_over()
             if update.arrays()["w"][-1] == 0:
                 update.arrays()["w"][1:] = 1
             client.publish(update)
 
-    def latency(publishers: tuple[int, ...], updates: int) -> list[float]:
+    def latency(publishers: tuple[int, ...], period_s: float, updates: int) -> list[float]:
         nonlocal expected
         stopping = threading.Event()
-        threads = [threading.Thread(target=flow, args=(swarm.agents[place], stopping)) for place in publishers]
+        threads = [threading.Thread(target=flow, args=(swarm.agents[n], period_s, stopping)) for n in publishers]
         for thread in threads:
             thread.start()
         seconds = []
@@ -191,6 +199,15 @@ def shortfalls(median: dict[str, float]) -> Iterator[str]:
     for name, least in (("hivemind", HIVEMIND_RATIO_MIN), ("gloo", GLOO_RATIO_MIN)):
         if name in median and median[name] / median["agents"] < least:
             yield f"missed: {median[name] / median['agents']:.2f} of the speed of {name}, expected {least:g}"
+
+
+def latency_shortfalls(small: dict[str, list[float]]) -> Iterator[str]:
+    """Where small updates wait for large ones, in words; a machine at its limit (`flood`) has no target."""
+    quiet = statistics.median(small["quiet"])
+    for name in ("beside", "among"):
+        ratio = statistics.median(small[name]) / quiet
+        if ratio > SMALL_RATIO_MAX:
+            yield f"missed: small updates {name} large ones take {ratio:.1f} x quiet, expected {SMALL_RATIO_MAX:g}"
 
 
 def adding(floats: int) -> Round:

@@ -69,7 +69,7 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.replicate import Replicator
-from gossip.sparse import check_fit, check_rows
+from gossip.sparse import check_fit, check_rows, is_sparse
 
 RETURN_S = 2.0
 """When a cut heals, all who were cut off are heard again within some adverts: nobody is buried before that."""
@@ -488,7 +488,7 @@ class Peer:
             check_fit(payload.layout, self.layout)
         if not payload.is_finite:
             check_finite(payload.arrays())  # which says where
-        if self.layout is not None:
+        if self.layout is not None and is_sparse(payload.layout):  # others are not read into memory for it
             check_rows(payload.layout, payload.arrays(), self.layout)
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:

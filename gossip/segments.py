@@ -2,8 +2,8 @@
 
 Small logs stay in memory. Beyond `memory_bytes_max` the oldest segments move to an unlinked temporary file, so that a
 reader that stands still costs its origin disk space and no memory. Everything is read, summed and moved in blocks.
-A file that was lent is a segment without being copied, and rows wait beside whole arrays: a copy of either is made when
-whole arrays are added.
+Files that were lent are a segment without being copied, and rows wait beside whole arrays. Beyond a limit the oldest of
+these files are summed into a new one, which is lent to readers in its turn and never written to again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from gossip.wire import BLOCK_BYTES, allocate
 
 ROWS_BYTES_MAX = 1 << 22
 """Rows that wait beside whole arrays of one segment; more are added to them."""
+LENT_FILES_MAX = 8
+"""Lent files to keep as they are: a range of more parts than a message over a link takes goes as bytes."""
 PIECE_BYTES = 1 << 19
 """Of a file that is looked at or added: 64 MB take 18 ms in pieces of 512 KiB, and 22 in smaller or larger ones."""
 
@@ -56,9 +58,14 @@ class LentFile(FilePayload):
 
     memory_bytes = 0
 
+    own = False
+    """It is a sum of ours, and no task waits for its memory."""
+
     def again(self) -> LentFile:
         """The same once more, to be closed by itself."""
-        return LentFile(self.layout, os.dup(self.descriptor), self.offset)
+        again = LentFile(self.layout, os.dup(self.descriptor), self.offset)
+        again.own = self.own
+        return again
 
     @property
     def is_finite(self) -> bool:
@@ -114,12 +121,14 @@ class FileSegment(FilePayload):
 class LentSum:
     """The sum of lent files with whole arrays, and of rows."""
 
-    def __init__(self, layout: Layout, files: list[LentFile], rows: list[Packed]) -> None:
-        self.layout, self._files, self._rows = layout, files, rows
+    memory_bytes = 0
+
+    def __init__(self, layout: Layout, files: list[LentFile], rows: Sequence[Packed] = ()) -> None:
+        self.layout, self.files, self._rows = layout, files, rows
 
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop)."""
-        return _sum(self.layout, self._files, self._rows, start, stop)
+        return _sum(self.layout, self.files, self._rows, start, stop)
 
     @property
     def is_finite(self) -> bool:
@@ -131,7 +140,7 @@ class LentSum:
         return self.layout.views(self.read(0, self.layout.nbytes))
 
     def close(self) -> None:
-        for file in self._files:
+        for file in self.files:
             file.close()
 
 
@@ -141,7 +150,7 @@ class Entry:
 
     lo: int
     hi: int
-    segment: MemorySegment | FileSegment | LentFile
+    segment: MemorySegment | FileSegment | LentSum
     rows: Packed | None = None
     """To be added to whole arrays: small updates wait beside a large one, which need not be copied for them."""
 
@@ -154,10 +163,11 @@ class Segments:
     """All segments of one lane, oldest first."""
 
     def __init__(
-        self, memory_bytes_max: int = 1 << 26, directory: str | None = None, lent_bytes_max: int = 1 << 27
+        self, memory_bytes_max: int = 1 << 26, directory: str | None = None, lent_bytes_max: int = 1 << 28
     ) -> None:
-        """`directory` is where the temporary files go; by default the system's. Of what is lent, `lent_bytes_max` is
-        kept as it is, and one update at least; the rest is copied, so that its owner can use its memory again."""
+        """`directory` is where the temporary files go; by default the system's. Of what is lent, the newest
+        `lent_bytes_max` stay as they are, and one update at least; the rest is copied, so that its owner can use its
+        memory again."""
         self._entries: list[Entry] = []
         self._retained: dict[int, MemorySegment | FileSegment] = {}
         self._last_sum: RowsSum | None = None
@@ -172,8 +182,9 @@ class Segments:
             assert (entry.lo, entry.hi) == (lo, hi - 1)
             self._add(entry, payload)
             entry.hi = hi
-            return
-        self._entries.append(Entry(lo, hi, self._borrowed(payload) or self._stored(payload)))
+        else:
+            self._entries.append(Entry(lo, hi, _borrowed(payload) or self._stored(payload)))
+        self._limit_lent()
 
     def fold(self, lo: int, hi: int) -> None:
         """Carry out `Fold`."""
@@ -263,12 +274,22 @@ class Segments:
         chosen = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
         return chosen if chosen and chosen[0].lo == lo and chosen[-1].hi == hi else []
 
-    def _borrowed(self, payload: Payload) -> LentFile | None:
-        """The payload where it is, if it is lent and there is room for it."""
-        if not isinstance(payload, LentFile):
-            return None
-        lent = sum(e.segment.layout.nbytes for e in self._entries if isinstance(e.segment, LentFile))
-        return payload.again() if lent == 0 or lent + payload.layout.nbytes <= self._lent_bytes_max else None
+    def _limit_lent(self) -> None:
+        """Copy what was lent longest ago, as far as tasks wait for too much of it."""
+        lent = [entry.segment for entry in self._entries if isinstance(entry.segment, LentSum)]
+        borrowed = [[file for file in segment.files if not file.own] for segment in lent]
+        files = sum(len(each) for each in borrowed)
+        nbytes = sum(file.layout.nbytes for each in borrowed for file in each)
+        for segment, each in zip(lent, borrowed, strict=True):
+            too_much = files > 1 and (files > LENT_FILES_MAX or nbytes > self._lent_bytes_max)
+            is_copied = (too_much and each) or len(segment.files) > LENT_FILES_MAX
+            sum_of_it = _filed(segment, self._directory) if is_copied else None
+            if sum_of_it is not None:
+                files -= len(each)
+                nbytes -= sum(file.layout.nbytes for file in each)
+                segment.close()
+                segment.files = [LentFile(sum_of_it.layout, sum_of_it.descriptor)]
+                segment.files[0].own = True
 
     def _stored(self, payload: Payload) -> MemorySegment | FileSegment:
         """A copy in memory, or in a file where memory is short."""
@@ -299,12 +320,16 @@ class Segments:
             self._add_rows(entry, source)
         elif kinds[0]:
             check_fit(entry.segment.layout, source.layout)
-            rows, entry.segment = entry.segment, self._borrowed(source) or self._placed(source)
+            rows, entry.segment = entry.segment, _borrowed(source) or self._placed(source)
             self._add_rows(entry, rows)
             rows.close()
         else:
             source.layout.check_fit(entry.segment.layout)
-            self._add_whole(self._own(entry), source)
+            borrowed = _borrowed(source) if isinstance(entry.segment, LentSum) else None
+            if isinstance(entry.segment, LentSum) and borrowed is not None:
+                entry.segment.files += borrowed.files
+            else:
+                self._add_whole(self._own(entry), source)
 
     def _add_rows(self, entry: Entry, source: Payload) -> None:
         """Keep rows beside whole arrays, until they are many."""
@@ -316,7 +341,7 @@ class Segments:
 
     def _own(self, entry: Entry) -> MemorySegment | FileSegment:
         """The entry's segment, or a copy in its place if it is lent: what is added to."""
-        if isinstance(entry.segment, LentFile):
+        if isinstance(entry.segment, LentSum):
             lent, entry.segment = entry.segment, self._placed(entry.segment)
             lent.close()
         return entry.segment
@@ -347,6 +372,14 @@ class Segments:
             if moved is not None:
                 entry.segment.close()
                 entry.segment = moved
+
+
+def _borrowed(payload: Payload) -> LentSum | None:
+    """The payload where it is, if it is lent."""
+    if not isinstance(payload, LentFile | LentSum):
+        return None
+    files = [payload] if isinstance(payload, LentFile) else payload.files
+    return LentSum(payload.layout, [file.again() for file in files])
 
 
 def _copied(payload: Payload) -> MemorySegment:
@@ -421,8 +454,9 @@ class RangeSum:
         """The files and rows that this range is the sum of, if all whole arrays of it are lent."""
         entries = self._segments._within(self.lo, self.hi)
         segments = [entry.segment for entry in entries if not is_sparse(entry.segment.layout)]
-        files = [segment for segment in segments if isinstance(segment, LentFile)]
-        return (files, self._rows(entries)) if files and len(files) == len(segments) else None
+        lent = [segment for segment in segments if isinstance(segment, LentSum)]
+        files = [file for segment in lent for file in segment.files]
+        return (files, self._rows(entries)) if files and len(lent) == len(segments) else None
 
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop); `UsageError` if the range is gone."""

@@ -1,7 +1,7 @@
 """Messages as frames of bytes, and back. Nothing here executes what it reads; whatever is malformed is a `WireError`.
 
     frame 0     | "gs" | version | kind | header bytes | crc32 of kind and header | header: JSON |
-    block i     | k | i | crc32 of the bytes |    followed by a frame with the bytes themselves
+    block i     | k | i | xxh3 of the bytes |    followed by a frame with the bytes themselves
 
 A bulk message (`Range`, `State`) says in its header which arrays follow and how they lie (`Layout`); the packed buffer
 follows in blocks of `BLOCK_BYTES`, each of which may be sent, lost and checked by itself. `Assembly` puts them together
@@ -21,6 +21,7 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed, Payload
 from gossip.errors import WireError
@@ -52,7 +53,7 @@ from gossip.messages import (
 )
 
 MAGIC = b"gs"
-VERSION = 2
+VERSION = 3
 PREFIX = struct.Struct("!2sBBII")
 _TO_JSON = json.JSONEncoder(separators=(",", ":"))
 _BY_RUN = attrgetter("withdraws", "attempt", "unit")
@@ -112,7 +113,12 @@ def _header(kind: int, fields: list[Any]) -> bytes:
 
 def encode_block(k: int, index: int, data: Bytes) -> tuple[bytes, Bytes]:
     """The two frames of one block."""
-    return BLOCK_PREFIX.pack(k, index, zlib.crc32(data)), data
+    return BLOCK_PREFIX.pack(k, index, checksum(data)), data
+
+
+def checksum(data: Bytes) -> int:
+    """The lower half of a block's 64-bit xxh3, which takes a twelfth of the time of its crc32."""
+    return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF
 
 
 def encode(message: Message, payload: Payload | None = None) -> list[Bytes]:
@@ -133,8 +139,8 @@ def encode_again(frames: Sequence[Bytes], k: int) -> list[Bytes]:
     peer, lo, hi, _, marks, layout = json.loads(bytes(frames[0][PREFIX.size :]).decode())
     again: list[Bytes] = [_header(kind, [peer, lo, hi, k, marks, layout])]
     for prefix, data in zip(frames[1::2], frames[2::2], strict=True):
-        _, index, crc = BLOCK_PREFIX.unpack(prefix)
-        again += BLOCK_PREFIX.pack(k, index, crc), data
+        _, index, sum_of_it = BLOCK_PREFIX.unpack(prefix)
+        again += BLOCK_PREFIX.pack(k, index, sum_of_it), data
     return again
 
 
@@ -232,10 +238,10 @@ def decode_block(prefix: Bytes, data: Bytes) -> Block:
     """One block, checked."""
     if len(prefix) != BLOCK_PREFIX.size:
         raise WireError(f"block prefix of {len(prefix)} bytes, expected {BLOCK_PREFIX.size}")
-    k, index, crc = BLOCK_PREFIX.unpack(prefix)
+    k, index, expected = BLOCK_PREFIX.unpack(prefix)
     if len(data) > BLOCK_BYTES:
         raise WireError(f"block of {len(data)} bytes, at most {BLOCK_BYTES}")
-    if zlib.crc32(data) != crc:
+    if checksum(data) != expected:
         raise WireError(f"block {index} does not match its checksum")
     return Block(k, index, data)
 

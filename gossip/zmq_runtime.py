@@ -725,6 +725,9 @@ def fetch_state(
     """
     give_up = time.monotonic() + timeout_s
     k = 0
+    state: State | None = None
+    take: Callable[[int, Bytes], None] | None = None
+    received = 0
     with open_socket(context, zmq.DEALER, keys) as dealer:
         dealer.setsockopt(zmq.ROUTING_ID, me.encode())
         dealer.connect(endpoint)
@@ -734,9 +737,6 @@ def fetch_state(
                 dealer.send(encode_header(StateRequest(me, k)), zmq.NOBLOCK)
             except zmq.Again:
                 pass  # earlier requests still wait for a connection
-            state: State | None = None
-            take: Callable[[int, Bytes], None] | None = None
-            received = 0
             while dealer.poll(math.ceil(min(retry_s, max(0.0, give_up - time.monotonic())) * 1e3)):
                 frames: list[Bytes] = [frame.buffer for frame in dealer.recv_multipart(copy=False)]
                 try:
@@ -744,17 +744,18 @@ def fetch_state(
                     block = decode_block(*frames) if len(frames) == 2 else None
                 except WireError:
                     continue  # asked for again
-                if isinstance(message, State) and message.k == k:
+                if isinstance(message, State):  # to whichever request: a slow one answers after it was asked again
                     state, take, received = message, begin(message), 0
                 elif block is not None and state is not None and take is not None:
                     start, stop = block_span(state.layout, received)
-                    if block.k == k and block.index == received and len(block.data) == stop - start > 0:
+                    if block.k == state.k and block.index == received and len(block.data) == stop - start > 0:
                         take(start, block.data)
                         received += 1
                         if received % (WINDOW_BLOCKS // 2) == 0 or received == block_count(state.layout):
-                            dealer.send(encode_header(Credit(me, k, received)))
+                            dealer.send(encode_header(Credit(me, state.k, received)))
                 if state is not None and received == block_count(state.layout):
                     return state
+            retry_s *= 2  # it begins anew when it is asked again: the time to begin must not always be too short
     raise UsageError(
         f"no replica came from {endpoint} within {timeout_s:g} s: is the process alive and the port "
         "reachable from here?"

@@ -19,12 +19,16 @@ from typing import Any
 
 from gossip.arrays import Arrays, ArraySpec, Layout
 from gossip.errors import UsageError
+from gossip.wire import BLOCK_BYTES
 from p2p import localhost
 from p2p.localhost import Json
 from p2p.replica import Replica
 
 START_TIMEOUT_S = 60.0
 """An agent is up in 0.3 s on an idle machine; a loaded one may take long to import numpy."""
+
+MALLOC_KEPT_BYTES = 32 << 20
+"""What an agent's heap may keep for the next blocks: as much as those on their way on a few links."""
 
 HAND_OVERS_MAX = 3
 """Files of one task for updates that are still read; more come and go in a hurry."""
@@ -56,6 +60,8 @@ def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     # numpy's threads would only take cores and memory from the tasks
     environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    # glibc would give the memory of every block back, and have it again with a fault per page: half of an exchange
+    environment.update(MALLOC_MMAP_THRESHOLD_=str(4 * BLOCK_BYTES), MALLOC_TRIM_THRESHOLD_=str(MALLOC_KEPT_BYTES))
     process = subprocess.Popen(
         [sys.executable, "-c", "from p2p.agent import main; main()", folder],
         stdin=subprocess.PIPE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.merge import agents, shortfalls, small_updates
+from benchmarks.merge import agents, latency_shortfalls, shortfalls, small_updates
 
 
 def test_targets_are_held_against_medians_of_the_sides_that_ran() -> None:
@@ -13,6 +13,13 @@ def test_targets_are_held_against_medians_of_the_sides_that_ran() -> None:
     assert list(shortfalls({"agents": 1.0, "add": 0.1})) == []
 
 
+def test_small_updates_that_wait_for_large_ones_are_a_miss() -> None:
+    met = {"quiet": [0.004], "beside": [0.011], "among": [0.012], "flood": [1.0]}
+    assert list(latency_shortfalls(met)) == []
+    (missed,) = latency_shortfalls({**met, "among": [0.001, 0.02, 0.03]})
+    assert "among large ones take 5.0 x quiet" in missed
+
+
 def test_a_round_ends_when_both_replicas_hold_both_updates() -> None:
     with agents(1000) as exchange:
         assert exchange().seconds > 0
@@ -21,5 +28,5 @@ def test_a_round_ends_when_both_replicas_hold_both_updates() -> None:
 
 def test_small_updates_arrive_beside_large_ones() -> None:
     with small_updates(10_000) as latency:
-        for publishers in ((), (1,), (0, 1)):
-            assert len(latency(publishers, 2)) == 2
+        for publishers, period_s in (((), 0.25), ((1,), 0.25), ((0, 1), 0.25), ((0, 1), 0.0)):
+            assert len(latency(publishers, period_s, 2)) == 2

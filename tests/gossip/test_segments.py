@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError, UsageError
-from gossip.segments import FilePayload, LentFile, RangeSum, Segments
+from gossip.segments import LENT_FILES_MAX, FilePayload, LentFile, RangeSum, Segments
 from gossip.sparse import add, read_whole, rows_of
 from gossip.wire import BLOCK_BYTES
 
@@ -107,7 +107,7 @@ def test_every_sum_is_that_of_its_updates(memory_bytes_max: int, script: list[An
             segments.forget(through)
         assert len(segments) == len(oracle.cuts)
         assert segments.memory_bytes <= memory_bytes_max
-        assert open_files() - files <= len(segments)
+        assert open_files() - files <= len(segments) + LENT_FILES_MAX
         for lo, hi in combinations_with_replacement(range(1, oracle.n + 1), 2):
             payload = segments.sum(lo, hi)
             assert (payload is None) == (oracle.sum(lo, hi) is None)
@@ -191,7 +191,7 @@ def test_updates_of_several_blocks_are_summed_block_by_block(memory_bytes_max: i
     segments.close()
 
 
-def test_what_is_lent_is_kept_where_it_is_until_something_is_added_to_it() -> None:
+def test_what_is_lent_is_kept_where_it_is_and_so_is_what_is_added_to_it() -> None:
     segments = Segments()
     first, second = lent(update(1)), lent(update(2))
     before = first.read(0, LAYOUT.nbytes)
@@ -204,8 +204,15 @@ def test_what_is_lent_is_kept_where_it_is_until_something_is_added_to_it() -> No
         assert os.path.sameopenfile(borrowed[0][0].descriptor, file.descriptor)
     assert segments.memory_bytes == 0
     segments.fold(1, 2)
-    total = segments.sum(1, 2)
+    segments.keep(1, 3, first)
+    total = segments.sum(1, 3)
     assert isinstance(total, RangeSum)
+    borrowed = total.lent()
+    assert borrowed is not None
+    assert len(borrowed[0]) == 3
+    expected = 2 * update(1).arrays()["w"] + update(2).arrays()["w"]
+    np.testing.assert_array_equal(Packed(LAYOUT, total.read(0, LAYOUT.nbytes)).arrays()["w"], expected)
+    segments.keep(1, 4, update(3))
     assert total.lent() is None
     assert first.read(0, LAYOUT.nbytes) == before
     for file in (first, second):
@@ -213,23 +220,49 @@ def test_what_is_lent_is_kept_where_it_is_until_something_is_added_to_it() -> No
     segments.close()
 
 
-def test_what_is_lent_beyond_the_limit_is_copied() -> None:
+def test_what_was_lent_first_is_copied_beyond_the_limit_and_lent_again() -> None:
     segments = Segments(lent_bytes_max=2 * LAYOUT.nbytes)
-    for number in (1, 2, 3):
-        file = lent(update(number))
+    given = [lent(update(number)) for number in (1, 2, 3)]
+    for number, file in enumerate(given, 1):
         segments.keep(number, number, file)
+    for number, file in enumerate(given, 1):
+        total = segments.sum(number, number)
+        assert isinstance(total, RangeSum)
+        borrowed = total.lent()
+        assert borrowed is not None
+        assert os.path.sameopenfile(borrowed[0][0].descriptor, file.descriptor) == (number > 1)
+        assert total.read(0, LAYOUT.nbytes) == update(number).buffer
+    for file in given:
         file.close()
-    kept = [segments.sum(number, number) for number in (1, 2, 3)]
-    assert [isinstance(one, RangeSum) and one.lent() is not None for one in kept] == [True, True, False]
     segments.close()
-    alone = Segments(lent_bytes_max=0)
+
+
+def test_one_update_is_lent_whatever_the_limit() -> None:
+    segments = Segments(lent_bytes_max=0)
     file = lent(update(1))
-    alone.keep(1, 1, file)
-    file.close()
-    total = alone.sum(1, 1)
+    segments.keep(1, 1, file)
+    total = segments.sum(1, 1)
     assert isinstance(total, RangeSum)
-    assert total.lent() is not None
-    alone.close()
+    borrowed = total.lent()
+    assert borrowed is not None
+    assert os.path.sameopenfile(borrowed[0][0].descriptor, file.descriptor)
+    file.close()
+    segments.close()
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_only_so_many_files_are_lent_however_small_they_are(folds: bool) -> None:
+    segments = Segments()
+    files = open_files()
+    for number in range(1, 4 * LENT_FILES_MAX):
+        file = lent(update(number))
+        segments.keep(number if folds else 1, number, file)
+        file.close()
+        if folds and number > 2:
+            segments.fold(1, number - 1)
+        assert open_files() - files <= LENT_FILES_MAX + 2, "a sum, and the one that came last"
+    segments.close()
+    assert open_files() == files
 
 
 def test_a_lent_update_is_finite_as_a_whole() -> None:

@@ -63,6 +63,7 @@ from gossip.wire import (
     Block,
     block_count,
     block_span,
+    checksum,
     decode,
     decode_block,
     decode_header,
@@ -634,7 +635,7 @@ def test_a_header_or_block_beyond_the_limit_is_refused_even_if_well_formed() -> 
     refused([header(KINDS["pull"], json.dumps(GOOD["pull"]) + " " * HEADER_BYTES_MAX)])
     data = bytes(BLOCK_BYTES + 1)
     with pytest.raises(WireError, match=f"block of {BLOCK_BYTES + 1} bytes, at most {BLOCK_BYTES}"):
-        decode_block(BLOCK_PREFIX.pack(1, 0, zlib.crc32(data)), data)
+        decode_block(BLOCK_PREFIX.pack(1, 0, checksum(data)), data)
 
 
 def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:

@@ -18,7 +18,7 @@ import pytest
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
 from gossip.row_stamps import stamps_bytes
-from gossip.wire import BLOCK_BYTES
+from gossip.segments import PIECE_BYTES
 from p2p import replica as module
 from p2p.replica import HEADER_BYTES, Replica, anonymous_file
 
@@ -217,7 +217,7 @@ def test_one_of_two_readers_in_a_process_keeps_the_writer_out_when_the_other_is_
 # -------------------------------------------------------------------------------------------------------------- merging
 
 
-class Blocks:
+class Recorded:
     """A payload that records how it is read."""
 
     def __init__(self, packed: Packed) -> None:
@@ -230,21 +230,21 @@ class Blocks:
         return self.packed.read(start, stop)
 
 
-def test_an_update_is_merged_block_by_block() -> None:
-    count = 2 * BLOCK_BYTES // 8 + 5  # of a third block, a little
+def test_an_update_is_merged_piece_by_piece() -> None:
+    count = 2 * PIECE_BYTES // 8 + 5  # of a third piece, a little
     start = {"a": np.arange(count, dtype=np.float64), "b": np.arange(7, dtype=np.int32), "c": np.ones(3, np.float32)}
     layout = Layout.of(start)
     replica = Replica(layout)
     for name, view in replica.arrays().items():
         view[...] = start[name]
-    update = Blocks(Packed.of({name: array * 2 for name, array in start.items()}))
+    update = Recorded(Packed.of({name: array * 2 for name, array in start.items()}))
     replica.add(update)
     for name, array in replica.arrays().items():
         np.testing.assert_array_equal(array, start[name] * 3)
     assert update.reads == [
-        (0, BLOCK_BYTES),
-        (BLOCK_BYTES, 2 * BLOCK_BYTES),
-        (2 * BLOCK_BYTES, layout.nbytes),
+        (0, PIECE_BYTES),
+        (PIECE_BYTES, 2 * PIECE_BYTES),
+        (2 * PIECE_BYTES, layout.nbytes),
     ]
     assert replica.merged == 0, "counting is the agent's: one sum may hold many updates"
     del array, view
