@@ -21,6 +21,9 @@ from p2p.replica import Replica
 from p2p.report import Evaluated
 from p2p.task import refresh
 
+STOP_TIMEOUT_S = 5.0
+"""For an evaluation to end, when the training failed or was interrupted."""
+
 Evaluate = Callable[[Any], float | Mapping[str, float]]
 """`evaluate(model)`: a number, or several by name; the model is a copy that it may change."""
 
@@ -85,8 +88,8 @@ class Evaluator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        if self._evaluation is not None and error is None:
-            self._thread.join()
+        if self._evaluation is not None:
+            self._thread.join(None if error is None else STOP_TIMEOUT_S)
 
     def finish(self) -> tuple[Evaluated, ...]:
         """All results, and that of the model as it is in the end. What `evaluate` raises comes out here."""

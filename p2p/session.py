@@ -147,9 +147,9 @@ class AgentSession:
                 if evaluator.error is not None:
                     raise evaluator.error
                 self._drain(registrar, coordinator)
+                seconds = time.monotonic() - begin  # a last evaluation may take longer
         finally:
             registrar.open = True
-        seconds = time.monotonic() - begin
         self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
         self.refresh()
         accepted = sum(result.units for result in results)

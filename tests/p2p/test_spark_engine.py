@@ -364,3 +364,15 @@ def test_word2vec_is_trained_from_an_rdd_a_dataframe_and_files(programs: SparkPr
         assert refused["type"] == "column 'id' holds int, expected array<string>, or string to be split"
         assert "none.txt', expected a file, a folder of files or a glob that every executor reaches" in refused["path"]
         assert "vocabulary of start_from (10 words), got none among 1 words in 1 rows" in refused["other words"]
+
+
+# ------------------------------------------------------------------------------------------ exchanges within a gradient
+
+
+def test_attempts_killed_within_a_gradient_go_on_where_they_had_published(programs: SparkPrograms) -> None:
+    for trained in programs.results("spark_continuous"):
+        assert trained["killed"] == 2 * 2
+        assert trained["times"] == [2.0], "every row counts once an epoch"
+        assert trained["updates"] > 2 * 240 / 2, "nearly every row was exchanged by itself"
+        assert trained["lost"] == 0
+        assert trained["rows"] == 2 * 240
