@@ -56,7 +56,8 @@ def togetherness(model, texts):
     words, near = np.array(chance.sample(pairs, min(20_000, len(pairs)))).T
     far = near[np.random.default_rng(0).permutation(len(near))]  # as frequent as those near
     vectors, outputs = model.wv.vectors[words], model.syn1neg
-    return float(np.mean((vectors * outputs[near]).sum(1) > (vectors * outputs[far]).sum(1)))
+    lead = (vectors * outputs[near]).sum(1) - (vectors * outputs[far]).sum(1)
+    return float(np.mean(np.sign(lead) + 1) / 2)  # a tie counts half
 
 
 def draw(curve, path):
