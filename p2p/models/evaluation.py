@@ -1,7 +1,10 @@
 """How good word vectors are: analogies ("Athens Greece Baghdad Iraq") and similarity as people see it.
 
-Both are gensim's, with the files that come with it or the user's own. A file of analogies has sections that begin with
+The files are those that come with gensim, or the user's own. A file of analogies has sections that begin with
 ": name" and four words a line; one of similarity has two words and a number a line, separated by tabs.
+
+Analogies are answered many at a time. gensim, which finds the same share, multiplies a matrix for each of 20,000
+questions, and where the peers take all cores, each product waits for a thread of numpy's.
 
 Sources: Mikolov et al. (arXiv:1301.3781) for the analogies; Finkelstein et al., WordSim-353 (TOIS 2002).
 """
@@ -9,18 +12,21 @@ Sources: Mikolov et al. (arXiv:1301.3781) for the analogies; Finkelstein et al.,
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gensim.test.utils import datapath
+from numpy.typing import NDArray
 
 from gossip.errors import UsageError
 from p2p.evaluation import Evaluate
 
 NAMED = {"analogies": "questions-words.txt", "similarity": "wordsim353.tsv"}
 """Files that come with gensim."""
+QUESTIONS = 64
+"""Answered at a time: with 100,000 words that takes 26 MB."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,25 @@ class Analogies:
     path: str
 
     def __call__(self, model: Any) -> Mapping[str, float]:
-        share, sections = model.wv.evaluate_word_analogies(self.path)
-        asked = len(sections[-1]["correct"]) + len(sections[-1]["incorrect"])
-        return {"analogies": float(share), "asked": float(asked)}
+        vectors = model.wv.vectors
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(vectors.dtype).tiny)
+        asked = self._questions(model.wv.index_to_key)
+        right = 0
+        for start in range(0, len(asked), QUESTIONS):
+            piece = asked[start : start + QUESTIONS]
+            a, b, c, d = piece.T
+            scores = (unit[b] - unit[a] + unit[c]) @ unit.T
+            np.put_along_axis(scores, piece[:, :3], -np.inf, axis=1)
+            right += int(np.count_nonzero(scores.argmax(axis=1) == d))
+        return {"analogies": right / max(1, len(asked)), "asked": float(len(asked))}
+
+    def _questions(self, words: Sequence[str]) -> NDArray[np.int64]:
+        """The rows of the four words of each question whose words are all known, (questions, 4)."""
+        rows = {word.upper(): row for row, word in reversed(list(enumerate(words)))}
+        with open(self.path, encoding="utf-8") as file:
+            lines = [line.upper().split() for line in file if not line.startswith(":")]
+        known = [[rows[word] for word in line] for line in lines if len(line) == 4 and all(w in rows for w in line)]
+        return np.array(known, np.int64).reshape(-1, 4)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,22 @@ def test_analogies_are_the_share_of_right_answers_that_can_be_given(model: Word2
     assert measure(model) == {"analogies": 0.5, "asked": 2}
 
 
+def test_analogies_are_answered_as_by_gensim(tmp_path: Path) -> None:
+    chance = np.random.default_rng(3)
+    words = [f"Word{number}" for number in range(60)]
+    model = Word2Vec(vector_size=4, min_count=1)
+    model.build_vocab([words])
+    model.wv.vectors[:] = chance.normal(size=(60, 4))
+    questions = [chance.choice(words, 3, replace=False).tolist() for _ in range(200)]
+    answers = [model.wv.most_similar(positive=[b, c], negative=[a], topn=2) for a, b, c in questions]
+    lines = [" ".join([*q, found[chance.integers(2)][0]]) for q, found in zip(questions, answers, strict=True)]
+    path = tmp_path / "questions"
+    path.write_text(": all\n" + "\n".join(lines) + "\n")
+    share, _ = model.wv.evaluate_word_analogies(str(path))
+    assert 0.3 < share < 0.7
+    assert Analogies(str(path))(model) == {"analogies": share, "asked": 200}
+
+
 def test_similarity_is_the_correlation_with_what_people_said(model: Word2Vec, tmp_path: Path) -> None:
     path = tmp_path / "pairs"
     path.write_text("# word\tword\tscore\nathens\toslo\t1\nathens\trome\t5\noslo\tnorway\t9\noslo\tparis\t3\n")
