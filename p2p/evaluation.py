@@ -21,6 +21,8 @@ from p2p.replica import Replica
 from p2p.report import Evaluated
 from p2p.task import refresh
 
+CANCEL_S = 0.2
+"""How often an engine is asked to end."""
 STOP_TIMEOUT_S = 5.0
 """For an evaluation to end, when the training failed or was interrupted."""
 
@@ -108,7 +110,9 @@ class Evaluator:
             except Exception as error:  # noqa: BLE001 - raised again by the main thread
                 error.add_note("in evaluate(model), while the training ran")
                 self.error = error
-                self._cancel()
+                while not self._ended.is_set():  # the engine may not have begun yet
+                    self._cancel()
+                    self._ended.wait(CANCEL_S)
                 return
             self._ended.wait(max(0.0, begin + self._evaluation.every_s - time.monotonic()))
 

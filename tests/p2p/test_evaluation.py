@@ -83,9 +83,12 @@ def test_processes_train_on_while_their_model_is_evaluated() -> None:
 @pytest.mark.slow
 @pytest.mark.sockets
 @pytest.mark.usefixtures("place")
-def test_a_failing_evaluation_ends_the_training_with_its_error() -> None:
+@pytest.mark.parametrize("least", [0, 1])
+def test_a_failing_evaluation_ends_the_training_with_its_error(least: int) -> None:
+    """Also one that fails before the first task has begun."""
+
     def fails(model: dict[str, np.ndarray]) -> float:
-        if value(model) > 0:
+        if value(model) >= least:
             raise ZeroDivisionError("of the user")
         return 0.0
 
