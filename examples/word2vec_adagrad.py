@@ -5,8 +5,9 @@
 
 `gradient` returns the change that gensim's kernels make to the rows of a replica; `descent` adds its square to sums,
 two more arrays of the model, merged like the weights, and scales the step by them (Duchi, Hazan, Singer, JMLR 2011).
-After each epoch it prints the share of gensim's analogies that are right, and how well the model tells words that stand
-together from others. It draws both against updates (pip install 'deepdist-p2p[lab]').
+While the peers train, copies of the model are evaluated in this process: it prints the share of gensim's analogies that
+are right, and how well the model tells words that stand together from others, and in the end draws both against updates
+(pip install 'deepdist-p2p[lab]').
 """
 
 import argparse
@@ -19,7 +20,7 @@ from gensim.models import Word2Vec
 from gensim.test.utils import datapath
 
 from p2p import DeepDist
-from p2p.models import word2vec
+from p2p.models import evaluation, word2vec
 from p2p.models.corpus import rows, sentences
 
 EPSILON = 1e-8
@@ -47,12 +48,6 @@ def arrays(model):
     return {"wv.vectors": model.wv.vectors, "syn1neg": model.syn1neg}
 
 
-def analogies(model):
-    """The share of right answers to gensim's questions, and how many of the questions have all their words."""
-    share, sections = model.wv.evaluate_word_analogies(datapath("questions-words.txt"))
-    return share, len(sections[-1]["correct"]) + len(sections[-1]["incorrect"])
-
-
 def togetherness(model, texts):
     """How likely a word next to another is told from a random one by their scores; 0.5 is chance."""
     chance = random.Random(0)
@@ -61,17 +56,21 @@ def togetherness(model, texts):
     words, near = np.array(chance.sample(pairs, min(20_000, len(pairs)))).T
     far = near[np.random.default_rng(0).permutation(len(near))]  # as frequent as those near
     vectors, outputs = model.wv.vectors[words], model.syn1neg
-    return float(np.mean((vectors * outputs[near]).sum(1) > (vectors * outputs[far]).sum(1)))
+    lead = (vectors * outputs[near]).sum(1) - (vectors * outputs[far]).sum(1)
+    return float(np.mean(np.sign(lead) + 1) / 2)  # a tie counts half
 
 
-def draw(curve, asked, path):
+def draw(curve, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    updates, right, together = zip(*curve, strict=True)
-    pyplot.plot(updates, together, "o-", label="words next to each other told from others (chance: 0.5)")
+    updates = [point.updates for point in curve]
+    together = [point.values["neighbors"] for point in curve]
+    pyplot.plot(updates, together, "o-", markersize=3, label="words next to each other told from others (chance: 0.5)")
+    asked = round(curve[-1].values["asked"])
     if asked:
-        pyplot.plot(updates, right, "s-", label=f"analogies, share right of {asked}")
+        right = [point.values["analogies"] for point in curve]
+        pyplot.plot(updates, right, "s-", markersize=3, label=f"analogies, share right of {asked}")
     pyplot.xlabel("updates")
     pyplot.ylim(0, 1)
     pyplot.legend()
@@ -87,18 +86,35 @@ def main():
     for name, array in arrays(model).items():
         setattr(model, SUMS[name], np.zeros_like(array))
     seen = list(islice(rows(data), 2000))
-    right, asked = analogies(model)
-    print(f"{model.corpus_total_words:,} words, {len(model.wv):,} in the vocabulary; it has those of {asked} analogies")
+    analogies = evaluation.of("analogies")
+    print(f"{model.corpus_total_words:,} words, {len(model.wv):,} in the vocabulary")
     if model.corpus_total_words < WORDS_FOR_ANALOGIES:
         print("The text is too small to learn analogies from: look at the words next to each other.")
-    curve = [(0, right, togetherness(model, seen))]
+
+    def evaluate(model):
+        found = {"neighbors": togetherness(model, seen), **analogies(model)}
+        print(
+            "{neighbors:.3f} of neighbors told from others, {analogies:.1%} of {asked:.0f} analogies right".format(
+                **found
+            )
+        )
+        return found
+
     chunk_rows = max(1, round(arguments.chunk_words * model.corpus_count / model.corpus_total_words))
     with DeepDist(model, peers=arguments.peers, parameters=(*SUMS, *SUMS.values())) as dd:
-        for _ in range(arguments.epochs):
-            report = dd.train(data, gradient, descent, chunk_rows=chunk_rows)
-            curve.append((curve[-1][0] + report.updates, analogies(dd.model)[0], togetherness(dd.model, seen)))
-            print("{:>6} updates: {:.1%} of analogies right, {:.3f} of neighbors told from others".format(*curve[-1]))
-    draw(curve, asked, arguments.plot)
+        report = dd.train(
+            data,
+            gradient,
+            descent,
+            arguments.epochs,
+            chunk_rows=chunk_rows,
+            evaluate=evaluate,
+            evaluate_every_s=arguments.evaluate_every_s,
+        )
+    print(report)
+    for point in report.evaluations:
+        print(f"{point.seconds:>6.1f} s, {point.updates:>6} updates: {point}")
+    draw(report.evaluations, arguments.plot)
     print(f"{arguments.plot}: the learning curve")
 
 
@@ -111,6 +127,7 @@ def parse_arguments():
     parser.add_argument("--min-count", type=int, default=5)
     parser.add_argument("--chunk-words", type=int, default=2000, help="between two updates")
     parser.add_argument("--rate", type=float, default=0.2, help="of AdaGrad")
+    parser.add_argument("--evaluate-every-s", type=float, default=3.0, help="while the peers train")
     parser.add_argument("--plot", default="word2vec_adagrad.svg")
     return parser.parse_args()
 

@@ -42,6 +42,10 @@ class Identities:
         """Some lane has carried it."""
         return unit in self._standing
 
+    def furthest(self, epoch: int, partition: int) -> int:
+        """The highest chunk of this partition that some lane has carried; -1 if none has."""
+        return max((u.chunk for u in self._standing if (u.epoch, u.partition) == (epoch, partition)), default=-1)
+
     @property
     def units(self) -> int:
         """Units that count now."""

@@ -322,6 +322,9 @@ class Agent:
                 unit = Unit(*message["unit"])
                 known = unit.epoch < self._epochs_closed or self.discipline.knows(unit)
                 localhost.send(connection, {"known": known})
+            case "furthest":
+                chunk = self.discipline.furthest(message["epoch"], message["partition"])
+                localhost.send(connection, {"chunk": chunk})
             case "take":
                 self.discipline.take(connection)
 

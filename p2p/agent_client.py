@@ -188,6 +188,10 @@ class AgentClient:
         """Some attempt of this unit has been published, here or elsewhere."""
         return bool(self.ask({"op": "known", "unit": unit})[0]["known"])
 
+    def furthest(self, epoch: int, partition: int) -> int:
+        """The highest chunk of this partition that has been published, here or elsewhere; -1 if none was."""
+        return int(self.ask({"op": "furthest", "epoch": epoch, "partition": partition})[0]["chunk"])
+
     def publish(
         self,
         update: Replica | HandOverFile,

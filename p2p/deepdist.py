@@ -9,6 +9,7 @@ It checks what it is given; a session (`p2p.session`) does the work.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,16 +23,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gossip.errors import UsageError
 from gossip.mixing import PushSum, Strategy
 from gossip.topology import NAMES, Topology, named
-from p2p import engines
+from p2p import engines, evaluation
 from p2p.combine import check_rule
 from p2p.engines.simulated import SimulatedCluster
+from p2p.evaluation import Evaluate
 from p2p.mix_session import MixSession
 from p2p.model import Model
-from p2p.report import Report
+from p2p.report import Evaluated, Report
 from p2p.session import ROLES, AgentSession, Session
-from p2p.task import Descent, Gradient
+from p2p.task import Descent, Gradient, Rhythm
 
 M = TypeVar("M")
+
+EVALUATE_EVERY_S = 60.0
+"""An evaluation of word2vec by analogies takes some ten seconds of a core."""
 
 
 class DeepDist(Generic[M]):
@@ -118,6 +123,10 @@ class DeepDist(Generic[M]):
         *,
         chunk_rows: int | None = None,
         combine: str | None = None,
+        exchange: Literal["chunk", "partition", "continuous"] = "chunk",
+        exchange_s: float | None = None,
+        evaluate: Evaluate | None = None,
+        evaluate_every_s: float | None = None,
     ) -> Report:
         """Train on every partition of `data`, `epochs` times, and wait until all replicas are level.
 
@@ -128,6 +137,14 @@ class DeepDist(Generic[M]):
         of named arrays that are added to the model's. `combine` is how updates of peers that train at the same time
         add up ("sum", "mean", "damp" or "adasum", see `p2p.combine`); by default word2vec is damped from three peers
         on, and everything else is summed. Errors of the user's functions are raised here, unchanged.
+
+        `exchange` says when a task publishes what it learned and takes in what others did: "chunk" after every
+        `chunk_rows` rows; "partition" once, at the end of the partition; "continuous" every `exchange_s` seconds (1) in
+        the middle of a gradient, which has to train in place and call `p2p.task.pause` (that of word2vec does).
+
+        `evaluate(model)` is called in the driver program, in a thread, with copies of the model while the peers train:
+        at the beginning, every `evaluate_every_s` seconds (60) and at the end. It returns a number, or a mapping of
+        names to numbers; see `Report.evaluations`. If it fails, the training ends with its error.
         """
         if self._state != "open":
             raise UsageError(
@@ -138,12 +155,18 @@ class DeepDist(Generic[M]):
         check_rule(combine)
         if combine is not None and self._mode == "master":
             raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
-        with self._bar() as show:
-            return self._session.train(_partitions(data), gradient, descent, epochs, chunk_rows, show, combine)
+        rhythm = _rhythm(exchange, exchange_s, self._mode, descent, chunk_rows)
+        evaluation.check(evaluate, evaluate_every_s)
+        with self._bar() as (show, tell):
+            every_s = EVALUATE_EVERY_S if evaluate_every_s is None else evaluate_every_s
+            wanted = None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell)
+            return self._session.train(
+                _partitions(data), gradient, descent, epochs, chunk_rows, show, combine, rhythm, wanted
+            )
 
     @contextmanager
-    def _bar(self) -> Iterator[engines.Progress]:
-        """A bar on the standard error that appears when the first partition is begun."""
+    def _bar(self) -> Iterator[tuple[engines.Progress, Callable[[Evaluated], None]]]:
+        """A bar on the standard error that appears when the first partition is begun; it tells of evaluations, too."""
         shown = self._progress if self._progress is not None else sys.stderr.isatty()
         columns = (
             TextColumn("training"),
@@ -152,17 +175,21 @@ class DeepDist(Generic[M]):
             TextColumn("partitions"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[evaluated]}"),
         )
         bar = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
-        task = bar.add_task("training", start=False)
+        task = bar.add_task("training", start=False, evaluated="")
 
         def show(done: int, of: int) -> None:
             bar.start_task(task)
             bar.update(task, completed=done, total=of)
             bar.start()
 
+        def tell(result: Evaluated) -> None:
+            bar.update(task, evaluated=str(result))
+
         try:
-            yield show
+            yield show, tell
         finally:
             bar.stop()
 
@@ -228,6 +255,29 @@ def _check_arguments(gradient: Any, descent: Any, epochs: int, chunk_rows: int |
         raise UsageError(f"epochs={epochs}, expected at least 1")
     if chunk_rows is not None and chunk_rows < 1:
         raise UsageError(f"chunk_rows={chunk_rows}, expected at least 1, or None for whole partitions")
+
+
+def _rhythm(exchange: Any, exchange_s: Any, mode: str, descent: Any, chunk_rows: int | None) -> Rhythm:
+    if exchange not in ("chunk", "partition", "continuous"):
+        raise UsageError(f"exchange={exchange!r}, expected 'chunk', 'partition' or 'continuous'")
+    if exchange != "chunk" and chunk_rows is not None:
+        raise UsageError(
+            f"chunk_rows={chunk_rows} with exchange={exchange!r}, expected None: leave it out, or choose 'chunk'"
+        )
+    if exchange != "continuous":
+        if exchange_s is not None:
+            raise UsageError(f"exchange_s={exchange_s!r} with exchange={exchange!r}, expected exchange='continuous'")
+        return Rhythm(exchange)
+    if mode == "master":
+        raise UsageError("exchange='continuous' with mode='master', expected 'chunk' or 'partition'")
+    if descent is not None:
+        raise UsageError(
+            "a descent with exchange='continuous', expected None: the gradient changes the model itself, and what it "
+            "changed is the update; or choose exchange='chunk'"
+        )
+    if exchange_s is not None and not (isinstance(exchange_s, int | float) and 0 < exchange_s < math.inf):
+        raise UsageError(f"exchange_s={exchange_s!r}, expected a number of seconds, more than 0")
+    return Rhythm(exchange) if exchange_s is None else Rhythm(exchange, exchange_s)
 
 
 def _partitions(data: Any) -> Any:

@@ -94,6 +94,10 @@ class Discipline(Protocol):
         """Some attempt of this unit has been published."""
         ...
 
+    def furthest(self, epoch: int, partition: int) -> int:
+        """The highest chunk of this partition that has been published; -1 if none was."""
+        ...
+
     def departed(self) -> list[PeerId]:
         """The peers that are taken for dead."""
         ...

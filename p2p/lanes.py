@@ -107,6 +107,9 @@ class Lanes:
     def knows(self, unit: Unit) -> bool:
         return self.peer.identities.knows(unit)
 
+    def furthest(self, epoch: int, partition: int) -> int:
+        return self.peer.identities.furthest(epoch, partition)
+
     def departed(self) -> list[PeerId]:
         return [peer for peer, member in self.peer.members.items() if member.departed_at is not None]
 

@@ -23,6 +23,7 @@ from p2p import engines
 from p2p.agent_client import AgentSettings
 from p2p.consensus import Envelope, read_replicas
 from p2p.coordinator import Coordinator
+from p2p.evaluation import Evaluation
 from p2p.mixing import parcel
 from p2p.model import Model
 from p2p.observer import Observer
@@ -30,7 +31,7 @@ from p2p.registrar import Member, Registrar
 from p2p.report import PeerReport, Report
 from p2p.session import STATUS_TIMEOUT_S, AgentSession, peer_report
 from p2p.sketch import distance
-from p2p.task import Descent, Gradient, refresh
+from p2p.task import BY_CHUNK, Descent, Gradient, Rhythm, refresh
 
 CONSENSUS_DISTANCE = 1e-5
 """Replicas that agree so far, by their sketches, are taken for level."""
@@ -76,11 +77,18 @@ class MixSession(AgentSession):
         chunk_rows: int | None,
         progress: engines.Progress,
         combine: str | None = None,
+        rhythm: Rhythm = BY_CHUNK,
+        evaluation: Evaluation | None = None,
     ) -> Report:
         if combine not in (None, "sum"):
             raise UsageError(f"combine={combine!r} with discipline='mix', expected None: there replicas are averaged")
+        if evaluation is not None:
+            raise UsageError(
+                "evaluate= with discipline='mix', expected None: while peers mix there is no one model; evaluate "
+                "dd.model between calls of train"
+            )
         try:
-            return super().train(data, gradient, descent, epochs, chunk_rows, progress, "sum")
+            return super().train(data, gradient, descent, epochs, chunk_rows, progress, "sum", rhythm)
         except BaseException:
             if self._registrar is not None:  # else the agents would go on mixing
                 self._registrar.call_off(self._epochs)

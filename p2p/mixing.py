@@ -108,6 +108,9 @@ class Mixing:
     def knows(self, unit: Unit) -> bool:
         return self.peer.identities.knows(unit)
 
+    def furthest(self, epoch: int, partition: int) -> int:
+        return self.peer.identities.furthest(epoch, partition)
+
     def departed(self) -> list[PeerId]:
         return self.peer.departed
 

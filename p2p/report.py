@@ -38,6 +38,21 @@ class PeerReport:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What `evaluate` said of the model as it was at a moment of the training."""
+
+    seconds: float
+    """Since the training began, when the copy was made; virtual ones on a simulated cluster."""
+    updates: int
+    """Of this training, merged in the copy."""
+    values: Mapping[str, float]
+    """By name; "value" where `evaluate` returned one number."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+
+
+@dataclass(frozen=True)
 class Report:
     """A training's figures; `print` it for the table."""
 
@@ -60,6 +75,8 @@ class Report:
     replica did not have them when `drain_timeout_s` was up)."""
     digest: str = ""
     """Of a simulated cluster: a hash of all that happened, the same for the same seed. Else empty."""
+    evaluations: tuple[Evaluated, ...] = ()
+    """At the beginning, every `evaluate_every_s` and at the end; empty if there was nothing to evaluate."""
     story: tuple[str, ...] = ()
     """Of a simulated cluster: what went wrong, and when."""
 
@@ -100,6 +117,9 @@ class Report:
         ]
         if self.missing:
             lines.append(f"gone, or not level in time: {', '.join(self.missing)}")
+        if self.evaluations:
+            first, last = self.evaluations[0], self.evaluations[-1]
+            lines.append(f"evaluated {len(self.evaluations)} times: {first} at first, {last} in the end")
         lines += self.story
         return "\n".join(lines)
 

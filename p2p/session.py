@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,11 +24,12 @@ from p2p.agent_client import AgentSettings
 from p2p.caution import Cautions
 from p2p.consensus import consensus_distance
 from p2p.coordinator import Coordinator
+from p2p.evaluation import Evaluation, Evaluator
 from p2p.model import Model
 from p2p.observer import Observer
 from p2p.registrar import Member, Registrar
 from p2p.report import PeerReport, Report
-from p2p.task import Descent, Gradient, Job, refresh
+from p2p.task import BY_CHUNK, Descent, Gradient, Job, Rhythm, codec_of, refresh
 from p2p.working_copy import exchange_settings
 
 ROSTER_TIMEOUT_S = 60.0
@@ -50,6 +52,8 @@ class Session(Protocol):
         chunk_rows: int | None,
         progress: engines.Progress,
         combine: str | None = None,
+        rhythm: Rhythm = BY_CHUNK,
+        evaluation: Evaluation | None = None,
     ) -> Report:
         """Train on `data`, an RDD or a list of partitions, and wait until all replicas are level."""
         ...
@@ -93,6 +97,8 @@ class AgentSession:
         chunk_rows: int | None,
         progress: engines.Progress,
         combine: str | None = None,
+        rhythm: Rhythm = BY_CHUNK,
+        evaluation: Evaluation | None = None,
     ) -> Report:
         engine = self._choose_engine(data)
         partitions = engine.partitions(data)
@@ -119,28 +125,37 @@ class AgentSession:
             engine.peers,
             self._seed,
             self._epochs,
-            exchange_settings(self._user_model, combine, engine.peers),
+            exchange_settings(self._user_model, combine, engine.peers, codec=codec_of(rhythm)),
+            rhythm,
         )
         self._epochs += epochs
         registrar.open = False
         try:
             progress(0, epochs * partitions)
-            with self._coordinator(engine, observer, job, descent) as coordinator:
+            with (
+                self._coordinator(engine, observer, job, descent) as coordinator,
+                Evaluator(evaluation, skeleton, observer.agent.replica, engine.cancel) as evaluator,
+            ):
                 try:
                     results = engine.run(job, data, progress)
                 except Exception:
                     if coordinator is not None and coordinator.error is not None:
                         raise coordinator.error from None
+                    if evaluator.error is not None:
+                        raise evaluator.error from None
                     raise
+                if evaluator.error is not None:
+                    raise evaluator.error
                 self._drain(registrar, coordinator)
+                seconds = time.monotonic() - begin  # a last evaluation may take longer
         finally:
             registrar.open = True
-        seconds = time.monotonic() - begin
         self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
         self.refresh()
         accepted = sum(result.units for result in results)
         gone = self._gone(registrar, observer, accepted, before, units_before)
-        return self._report(registrar, observer, sum(result.rows for result in results), before, gone, seconds)
+        report = self._report(registrar, observer, sum(result.rows for result in results), before, gone, seconds)
+        return replace(report, evaluations=evaluator.finish())
 
     def refresh(self) -> None:
         if self._observer is not None:

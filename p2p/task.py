@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import cloudpickle
 import numpy as np
@@ -74,6 +74,10 @@ class Neighbor(Protocol):
         """Some attempt of this unit has been published, here or elsewhere."""
         ...
 
+    def furthest(self, epoch: int, partition: int) -> int:
+        """The highest chunk of this partition that has been published, here or elsewhere; -1 if none was."""
+        ...
+
     def hand_over(self) -> HandOver:
         """Where the next update is written; free again when it is published."""
         ...
@@ -95,6 +99,24 @@ class Neighbor(Protocol):
 
 
 EXCHANGE = ExchangeSettings()
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """When a task exchanges what it has learned."""
+
+    when: Literal["chunk", "partition", "continuous"] = "chunk"
+    """After each chunk; once, at the end of the partition; or every so often, in the middle of a gradient."""
+    every_s: float = 1.0
+    """Between two exchanges, where they are continuous."""
+
+
+BY_CHUNK = Rhythm()
+
+
+def codec_of(rhythm: Rhythm) -> str | None:
+    """How rows travel; the one exchange of a partition brings what others send with the next ones."""
+    return "int16" if rhythm.when == "partition" else None
 
 
 @dataclass(frozen=True)
@@ -130,6 +152,7 @@ class Job:
     """Of earlier trainings of the session: their units are other ones."""
     exchange: ExchangeSettings = EXCHANGE
     """How updates travel and add up."""
+    rhythm: Rhythm = BY_CHUNK
 
 
 @dataclass(frozen=True)
@@ -147,6 +170,7 @@ _current: ContextVar[TaskInfo | None] = ContextVar("deepdist_task", default=None
 _copies: dict[int, WorkingCopy] = {}
 """The copy of the running training's model, kept by a worker process from task to task."""
 _in_place: ContextVar[WorkingCopy | None] = ContextVar("deepdist_working_copy", default=None)
+_pause: ContextVar[Callable[[int], bool] | None] = ContextVar("deepdist_pause", default=None)
 
 
 def current() -> TaskInfo | None:
@@ -167,6 +191,16 @@ def in_place(model: Any) -> WorkingCopy | None:
     return copy
 
 
+def pause(untrained: int = 0) -> bool:
+    """For a gradient that trains in place: say that nothing is half done, so that this is a moment to exchange.
+
+    `untrained` of the rows that were read are not in the model yet: another attempt begins with them. Returns whether
+    there was an exchange, which changes the model's arrays. There is none but with `exchange="continuous"`.
+    """
+    exchange = _pause.get()
+    return exchange is not None and exchange(untrained)
+
+
 def run_partition(
     job: Job, agent: Neighbor, epoch: int, partition: int, rows: Iterable[Any], attempt: int = 0
 ) -> TaskResult:
@@ -175,6 +209,8 @@ def run_partition(
     `attempt` grows when the same partition of the same epoch is tried again; chunks that an earlier attempt published
     are not computed again.
     """
+    if job.rhythm.when == "continuous":
+        return train_continuously(job, agent, _working_copy(job), epoch, partition, rows, attempt)
     chunks = train_chunks(job, agent, _working_copy(job), epoch, partition, rows, attempt)
     while True:
         try:
@@ -211,12 +247,85 @@ def train_chunks(
         with _running(info, counted, copy):
             updates += _publish(job, agent, copy, update, merged_at, unit, attempt)
             units += 1
-    rest = copy.rest(agent.replica)
+    rest = {} if job.rhythm.when == "partition" else copy.rest(agent.replica)
     if rest:
         # what was left for later is one more unit of work, which no other attempt computes unless it left it, too
         unit = (job.epochs_before + epoch, partition, chunks)
         updates += agent.publish(agent.pack(rest), copy.merged_at, unit=unit, attempt=attempt)
         units += 1
+    return TaskResult(counted.count, updates, units)
+
+
+def train_continuously(
+    job: Job,
+    agent: Neighbor,
+    copy: WorkingCopy,
+    epoch: int,
+    partition: int,
+    rows: Iterable[Any],
+    attempt: int,
+    clock: Callable[[], float] = time.monotonic,
+) -> TaskResult:
+    """Train a partition by one call of the gradient, and exchange when it pauses and the time has come.
+
+    The chunk of an update's unit is the number of rows of the partition that are trained with it. So an attempt that
+    comes later goes on where those before it have published, as far as this agent knows.
+    """
+    counted = _Counted(rows)
+    info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, 0, job.peers, job.seed)
+    published = max(0, agent.furthest(job.epochs_before + epoch, partition)) if attempt else 0
+    updates = units = 0
+    merged_at = exchanged = 0
+    next_at = 0.0
+
+    def publish(update: Arrays, trained: int) -> None:
+        nonlocal updates, units, exchanged
+        unit = (job.epochs_before + epoch, partition, trained)
+        if agent.publish(agent.pack(update), merged_at, unit=unit, attempt=attempt):
+            copy.published(agent.replica)
+            updates += 1
+        units += 1
+        exchanged = trained
+
+    def begin() -> None:
+        nonlocal merged_at, next_at
+        merged_at = copy.begin(agent.replica, lambda: refresh(copy.model, agent.replica))
+        copy.keep_base()
+        next_at = clock() + job.rhythm.every_s
+
+    def exchange(untrained: int) -> bool:
+        trained = counted.count - untrained
+        if clock() < next_at or trained <= exchanged:
+            return False
+        publish(copy.exchange(agent.replica, {}), trained)
+        begin()
+        return True
+
+    for _ in islice(counted, published):
+        exchanged += 1
+    head = list(islice(counted, 1))
+    if not head:
+        return TaskResult(counted.count, 0, 0)
+    with _running(info, counted, copy):
+        begin()
+        pausing = _pause.set(exchange)
+        try:
+            update = job.gradient(copy.model.model, chain(head, counted))
+        finally:
+            _pause.reset(pausing)
+        for _ in counted:  # what the gradient left
+            pass
+        if isinstance(update, Trained) and update.copy is copy:
+            if counted.count > exchanged:
+                publish(copy.exchange(agent.replica, update.extra), counted.count)
+            if rest := copy.rest(agent.replica):
+                publish(rest, counted.count + 1)
+        elif update is not None and not (isinstance(update, Mapping) and not update):
+            raise UsageError(
+                f"gradient returned a {type(update).__name__} with exchange='continuous', expected what "
+                "p2p.task.in_place(model).trained({}) returns, as p2p.models.word2vec.gradient does: train the model "
+                "in place, or choose exchange='chunk'"
+            )
     return TaskResult(counted.count, updates, units)
 
 
@@ -241,7 +350,8 @@ def _publish(
     """Hand over an update; whether it was the first of its unit."""
     if isinstance(update, Trained):
         if job.mode != "master" and job.descent is None and update.copy is copy:
-            arrays = copy.exchange(agent.replica, update.extra)
+            exchange = copy.exchange_all if job.rhythm.when == "partition" else copy.exchange
+            arrays = exchange(agent.replica, update.extra)
             published = agent.publish(agent.pack(arrays), merged_at, unit=unit, attempt=attempt)
             if published:
                 copy.published(agent.replica)

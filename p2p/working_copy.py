@@ -82,10 +82,12 @@ class ExchangeSettings:
 
 
 def exchange_settings(
-    model: Model, rule: str | None, peers: int, rows: int = ExchangeSettings.rows
+    model: Model, rule: str | None, peers: int, rows: int = ExchangeSettings.rows, codec: str | None = None
 ) -> ExchangeSettings:
     """How `peers` exchange updates of `model`; `rule` None: the one that is best for it."""
-    return ExchangeSettings(combine.chosen(rule, peers, model.embeddings), peers, rows)
+    if model.layout.nbytes <= EXACT_BYTES_MAX:
+        codec = None
+    return ExchangeSettings(combine.chosen(rule, peers, model.embeddings), peers, rows, codec)
 
 
 def rows_for(training_s: float, row_s: float = ROW_S) -> int:
@@ -174,6 +176,23 @@ class WorkingCopy:
             self._pace(begin - self._training_began, self._clock() - begin, looked_at)
         return update
 
+    def exchange_all(self, replica: Readable, extra: Arrays) -> dict[str, Array]:
+        """The same of all rows, whatever their schedule says; only what is not worth sending is left for later."""
+        assert self._base is not None
+        self.model.check_unchanged()
+        self._merged_at = replica.merged
+        self._seen = replica.stamps.count
+        theirs, update = replica.arrays(), {}
+        for name, array in self.model.arrays().items():
+            if name in self._schedules and name not in extra:
+                small = np.sqrt(self._least(self._base[name].reshape(len(array), -1)))
+                rows = np.arange(len(array))
+                update.update(self._exchange_rows(name, array, theirs[name], rows, np.full(len(rows), small))[0])
+            else:
+                update[name] = self._exchange_whole(name, array, theirs[name], extra.get(name))
+        self._level = True
+        return update
+
     def published(self, replica: Readable) -> None:
         """What the last exchange gave is merged in the replica: if nothing else was since, there is nothing to see."""
         if replica.stamps.count == self._seen + 1:
@@ -230,8 +249,7 @@ class WorkingCopy:
         assert self._base is not None
         count, width = len(mine), int(np.prod(mine.shape[1:], dtype=np.int64))
         w, base = (array.reshape(count, width) for array in (mine, self._base[name]))
-        some = base[:: max(1, count // SAMPLE_ROWS)]
-        least = 0.0 if self._codec is None else REST**2 * float(np.einsum("ij,ij->", some, some)) / len(some)
+        least = self._least(base)
         step = max(1, PIECE_BYTES // max(1, width * mine.itemsize))
         squares = np.empty(count, mine.dtype)
         scratch = np.empty((step, width), mine.dtype)
@@ -240,6 +258,11 @@ class WorkingCopy:
             change = np.subtract(w[piece], base[piece], out=scratch[: piece.stop - start])
             np.einsum("ij,ij->i", change, change, out=squares[piece])
         return np.flatnonzero(squares > least)
+
+    def _least(self, base: Array) -> float:
+        """The squared change above which a row is worth sending at the end of a partition."""
+        some = base[:: max(1, len(base) // SAMPLE_ROWS)]
+        return 0.0 if self._codec is None else REST**2 * float(np.einsum("ij,ij->", some, some)) / len(some)
 
     def _exchange_rows(
         self, name: str, mine: Array, theirs: Array, rows: NDArray[Any], small: NDArray[Any]

@@ -33,10 +33,22 @@ from gossip.simulator import Network, SimulatedPeer, Simulation
 from p2p.agent import STALENESS_SAMPLES_MAX
 from p2p.consensus import Envelope
 from p2p.engines import Progress
+from p2p.evaluation import Evaluation
 from p2p.lanes import PAYLOADS_BYTES_MAX
 from p2p.model import Model
-from p2p.report import PeerReport, Report
-from p2p.task import Descent, Gradient, Job, PartitionError, TaskResult, refresh, train_chunks
+from p2p.report import Evaluated, PeerReport, Report
+from p2p.task import (
+    BY_CHUNK,
+    Descent,
+    Gradient,
+    Job,
+    PartitionError,
+    Rhythm,
+    TaskResult,
+    codec_of,
+    refresh,
+    train_chunks,
+)
 from p2p.working_copy import WorkingCopy, exchange_settings, rows_for
 
 OBSERVER = PeerId("observer")
@@ -126,14 +138,23 @@ class SimulatedSession:
         chunk_rows: int | None,
         progress: Progress,
         combine: str | None = None,
+        rhythm: Rhythm = BY_CHUNK,
+        evaluation: Evaluation | None = None,
     ) -> Report:
         if hasattr(data, "mapPartitionsWithIndex"):
             raise UsageError(
                 "a simulated cluster trains on a list of partitions, not on an RDD: give it some of the rows, as in "
                 "rdd.sample(False, 0.01).glom().collect()"
             )
+        if rhythm.when == "continuous":
+            raise UsageError(
+                "exchange='continuous' on a simulated cluster, where no time passes within a gradient: expected "
+                "'chunk' or 'partition'"
+            )
         swarm, disruption = self._start()
         self.refresh()
+        model = Model.from_skeleton(self._user_model.skeleton())
+        evaluations: list[Evaluated] = []
         members = swarm.live()
         published, units, begin = _published(swarm), swarm.peers[OBSERVER].peer.identities.units, swarm.now
         job = Job(
@@ -149,20 +170,44 @@ class SimulatedSession:
             self._seed,
             self._epochs,
             exchange_settings(
-                self._user_model, combine, self._cluster.peers, rows_for(self._cluster.seconds_per_chunk)
+                self._user_model,
+                combine,
+                self._cluster.peers,
+                rows_for(self._cluster.seconds_per_chunk),
+                codec_of(rhythm),
             ),
+            rhythm,
         )
         self._epochs += epochs
         disruption.active = True
+
+        observed = _Replica(swarm.peers[OBSERVER])
+        merged_before = observed.merged
+
+        def evaluate() -> None:
+            """Takes no virtual time."""
+            if evaluation is not None:
+                updates = refresh(model, observed) - merged_before
+                evaluations.append(evaluation.of(model.model, swarm.now - begin, updates))
+
+        def evaluate_again() -> None:
+            if evaluation is not None and training:
+                evaluate()
+                swarm.at(swarm.now + evaluation.every_s, evaluate_again)
+
+        training = True
+        evaluate_again()
         scheduler = Scheduler(self._cluster, swarm, self._chance, job, data, progress, self._staleness)
         try:
             results = scheduler.run()
         finally:
             scheduler.stop()
             disruption.end()
+            training = False
         give_up = swarm.now + self._level_timeout_s
         while not swarm.is_level() and swarm.now < give_up:
             swarm.run(swarm.now + LEVEL_STEP_S)
+        evaluate()
         self.refresh()
         accepted = sum(result.units for result in results)
         gone = accepted - (swarm.peers[OBSERVER].peer.identities.units - units)
@@ -178,6 +223,7 @@ class SimulatedSession:
             missing=_missing(swarm, members),
             digest=swarm.digest.hexdigest(),
             story=tuple(self._story),
+            evaluations=tuple(evaluations),
         )
 
     def refresh(self) -> None:
@@ -459,6 +505,9 @@ class _Neighbor:
 
     def knows(self, unit: tuple[int, int, int]) -> bool:
         return self._host.peer.identities.knows(Unit(*unit))
+
+    def furthest(self, epoch: int, partition: int) -> int:
+        return self._host.peer.identities.furthest(epoch, partition)
 
     def hand_over(self) -> Packed:
         layout: Layout = self._swarm.layout

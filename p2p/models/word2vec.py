@@ -58,30 +58,40 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[
         sequence = np.random.SeedSequence(entropy, spawn_key=(run.epoch, run.partition, run.chunk))
         model.random = np.random.RandomState(np.random.MT19937(sequence))
 
-    words_before = getattr(model, "words_trained", None)
-    # what earlier trainings of this model counted is not of this schedule
-    progress = 0.0 if words_before is None else float(words_before[0]) - getattr(model, "words_trained_before", 0.0)
+    words_trained = getattr(model, "words_trained", None)
+    progress = _progress(model)
     words_all = model.corpus_total_words * epochs
     work, neu1 = (np.zeros(model.layer1_size, np.float32) for _ in range(2))
     copy = task.in_place(model)
     before: dict[str, NDArray[Any]] = {}
-    words = 0
+    words = since = 0  # of all rows, and since the model saw what the others trained
     for batch in batches(rows):
         if copy is None and not before:
             before = {name: array.copy() for name, array in trained.items()}
         # The others train at about the same speed meanwhile, which the snapshot cannot know.
-        alpha = learning_rate(model, (progress + peers * words) / words_all)
+        alpha = learning_rate(model, (progress + peers * since) / words_all)
         if model.sg:
             train_batch_sg(model, batch, alpha, work, model.compute_loss)
         else:
             train_batch_cbow(model, batch, alpha, work, neu1, model.compute_loss)
-        words += sum(map(len, batch))
+        count = sum(map(len, batch))
+        words, since = words + count, since + count
+        if copy is not None and words_trained is not None:
+            words_trained += count
+            if task.pause(untrained=1):  # the row that did not fit into the batch
+                progress, since = _progress(model), 0
 
     model.wv.norms = None  # gensim caches the norms of the rows that have just changed
-    counted = {} if not words or words_before is None else {"words_trained": np.array([words], np.float64)}
     if copy is not None:
-        return copy.trained(counted) if words else {}
+        return copy.trained({}) if words else {}
+    counted = {} if not words or words_trained is None else {"words_trained": np.array([words], np.float64)}
     return {**{name: np.subtract(trained[name], old, out=old) for name, old in before.items()}, **counted}
+
+
+def _progress(model: Any) -> float:
+    """Words that everybody trained of this schedule; what earlier trainings of the model counted is not of it."""
+    words_trained = getattr(model, "words_trained", None)
+    return 0.0 if words_trained is None else float(words_trained[0]) - getattr(model, "words_trained_before", 0.0)
 
 
 def learning_rate(model: Any, progress: float) -> float:

@@ -18,8 +18,9 @@ from gensim.models import Word2Vec
 from gossip.errors import UsageError
 from p2p.deepdist import DeepDist
 from p2p.engines.simulated import SimulatedCluster
+from p2p.evaluation import Evaluate
 from p2p.models import corpus as corpora
-from p2p.models import word2vec
+from p2p.models import evaluation, word2vec
 from p2p.report import Report
 
 CHUNK_WORDS = 20_000
@@ -67,7 +68,11 @@ def train(
     start_from: Any = None,
     peers: int | None = None,
     mode: Literal["p2p", "master"] = "p2p",
-    chunk_words: int = CHUNK_WORDS,
+    chunk_words: int | None = None,
+    exchange: Literal["chunk", "partition", "continuous"] = "chunk",
+    exchange_s: float | None = None,
+    evaluate: str | os.PathLike[str] | Evaluate | None = None,
+    evaluate_every_s: float | None = None,
     sc: Any = None,
     engine: SimulatedCluster | None = None,
     progress: bool | None = None,
@@ -87,13 +92,19 @@ def train(
     must then be its own or left out. The learning rate falls again from `alpha` to `min_alpha` (default: the model's);
     give a lower `alpha` to change less.
 
-    Peers exchange what they learned after about `chunk_words` words each. `mode`, `engine` (a simulated cluster, for a
-    path or a list) and `progress` are those of `DeepDist`. `on_report` is called with the `Report` of the training at
-    its end; `on_report=print` shows it.
+    Peers exchange what they learned after about `chunk_words` words each (20,000); with `exchange="partition"` once
+    per partition, with "continuous" every `exchange_s` seconds (1). `evaluate` tells how good the model is while it is
+    trained, at the beginning, every `evaluate_every_s` seconds (60) and at the end: "analogies" or "similarity" by the
+    questions that come with gensim, the path of a file of one or the other (`p2p.models.evaluation`), or a function of
+    the model that returns a number or several by name. `Report.evaluations` has the results.
+
+    `mode`, `engine` (a simulated cluster, for a path or a list) and `progress` are those of `DeepDist`. `on_report` is
+    called with the `Report` of the training at its end; `on_report=print` shows it.
 
     Raises `UsageError` for anything here that cannot be, before peers are started.
     """
-    _check(settings, chunk_words, on_report)
+    _check(settings, chunk_words, exchange, on_report)
+    measure = evaluation.of(evaluate)
     model = Word2Vec(**settings) if start_from is None else _earlier(start_from, settings)
     data = corpora.sentences(corpus, column, sc, peers if engine is None else engine.peers)
     if start_from is None:
@@ -101,15 +112,25 @@ def train(
     else:
         _count_known(model, data)
     word2vec._check_trainable(model)
-    chunk_rows = max(1, round(chunk_words * model.corpus_count / model.corpus_total_words))
+    words = chunk_words or CHUNK_WORDS
+    chunk_rows = max(1, round(words * model.corpus_count / model.corpus_total_words)) if exchange == "chunk" else None
     with DeepDist(model, mode, peers=peers, engine=engine, seed=abs(model.seed or 0), progress=progress) as dd:
-        report = dd.train(data, word2vec.gradient, epochs=model.epochs, chunk_rows=chunk_rows)
+        report = dd.train(
+            data,
+            word2vec.gradient,
+            epochs=model.epochs,
+            chunk_rows=chunk_rows,
+            exchange=exchange,
+            exchange_s=exchange_s,
+            evaluate=measure,
+            evaluate_every_s=evaluate_every_s,
+        )
     if on_report is not None:
         on_report(report)
     return model
 
 
-def _check(settings: Settings, chunk_words: int, on_report: Any) -> None:
+def _check(settings: Settings, chunk_words: int | None, exchange: Any, on_report: Any) -> None:
     known = Settings.__annotations__
     if unknown := [name for name in settings if name not in known]:
         raise UsageError(
@@ -120,8 +141,10 @@ def _check(settings: Settings, chunk_words: int, on_report: Any) -> None:
         value: Any = settings.get(name, least)
         if not isinstance(value, int | float) or value < least:
             raise UsageError(f"{name}={value!r}, expected a number, at least {least}")
-    if not isinstance(chunk_words, int | float) or chunk_words < 1:
+    if chunk_words is not None and (not isinstance(chunk_words, int | float) or chunk_words < 1):
         raise UsageError(f"chunk_words={chunk_words!r}, expected a number of words, at least 1")
+    if chunk_words is not None and exchange != "chunk":
+        raise UsageError(f"chunk_words={chunk_words} with exchange={exchange!r}, expected None: leave one of them out")
     if on_report is not None and not callable(on_report):
         raise UsageError(f"on_report is a {type(on_report).__name__}, expected a function of a Report, such as print")
 

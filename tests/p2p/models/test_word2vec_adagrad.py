@@ -17,12 +17,14 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "word2vec_adagrad.py"
 @pytest.mark.usefixtures("place")
 def test_the_example_learns_and_draws_its_curve(tmp_path: Path) -> None:
     plot = tmp_path / "curve.svg"
-    small = ["--epochs", "2", "--size", "16", "--peers", "2", "--rate", "0.4", "--plot", str(plot)]
-    done = subprocess.run([sys.executable, str(EXAMPLE), *small], capture_output=True, text=True, timeout=120)
+    small = ["--epochs", "2", "--size", "16", "--peers", "2", "--rate", "0.4", "--evaluate-every-s", "0.5"]
+    command = [sys.executable, str(EXAMPLE), *small, "--plot", str(plot)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "too small to learn analogies" in done.stdout
-    curve = [tuple(map(float, point)) for point in re.findall(r"(\d+) updates: .* right, ([\d.]+) of", done.stdout)]
-    assert len(curve) == 2
-    assert curve[1][0] == 2 * curve[0][0] > 0
-    assert curve[1][1] > 0.56
+    curve = [tuple(map(float, point)) for point in re.findall(r"(\d+) updates: neighbors ([\d.]+), ana", done.stdout)]
+    assert len(curve) > 2, "at the beginning, meanwhile, and at the end"
+    assert curve[0][0] < curve[-1][0]
+    assert [updates for updates, _ in curve] == sorted(updates for updates, _ in curve)
+    assert curve[-1][1] > 0.56
     assert "<svg" in plot.read_text()

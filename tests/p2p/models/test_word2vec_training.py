@@ -107,6 +107,51 @@ def test_peers_exchange_after_so_many_words(words: int, updates: int) -> None:
     assert reports[0].updates == updates  # of 3,200 words in sentences of 8 and in 8 partitions
 
 
+@pytest.mark.slow
+@pytest.mark.sockets
+@pytest.mark.usefixtures("place")
+def test_two_processes_exchange_continuously(tmp_path: Path) -> None:
+    """A kernel takes 10,000 words: a partition of 20,000 is trained in two pieces, with an exchange between them."""
+    path = tmp_path / "text.txt"
+    path.write_text("".join(" ".join(row) + "\n" for row in two_topics(20_000)))
+    reports: list[Report] = []
+    options: dict[str, Any] = {**SMALL, "sg": 1, "epochs": 1, "alpha": 0.025}
+    model = train(path, peers=2, exchange="continuous", exchange_s=1e-4, on_report=reports.append, **options)
+    assert reports[0].updates > 8
+    assert reports[0].rows == 20_000
+    assert (reports[0].updates_lost, reports[0].missing) == (0, ())
+    assert model.words_trained == [160_000]
+    assert reports[0].consensus_distance < 1e-5
+    assert margin(model) > 0.3
+
+
+def test_peers_exchange_once_a_partition() -> None:
+    reports: list[Report] = []
+    model = train(two_topics(), engine=cluster(), exchange="partition", on_report=reports.append, **{**SMALL, "sg": 1})
+    assert reports[0].updates == 8 * 8
+    assert margin(model) > 0.3
+
+
+# -------------------------------------------------------------------------------------------------- while it is trained
+
+
+def test_a_model_is_evaluated_while_it_is_trained() -> None:
+    reports: list[Report] = []
+    options: dict[str, Any] = {"evaluate": margin, "evaluate_every_s": 5, "on_report": reports.append}
+    model = train(two_topics(), engine=cluster(), chunk_words=400, **options, **{**SMALL, "sg": 1})
+    first, *between, last = (result.values["value"] for result in reports[0].evaluations)
+    assert first < 0.2
+    assert len(between) > 3
+    assert last == pytest.approx(margin(model))
+    assert last > first + 0.3
+
+
+def test_it_can_be_asked_analogies() -> None:
+    reports: list[Report] = []
+    train(two_topics(), engine=cluster(), evaluate="analogies", on_report=reports.append, **{**SMALL, "epochs": 1})
+    assert [result.values for result in reports[0].evaluations] == [{"analogies": 0, "asked": 0}] * 2
+
+
 # ---------------------------------------------------------------------------------------------------------- as a file
 
 
@@ -172,6 +217,10 @@ def test_training_goes_on_on_another_text(trained: Word2Vec) -> None:
         ({"vector_size": 0}, r"vector_size=0, expected a number, at least 1"),
         ({"epochs": "5"}, r"epochs='5', expected a number, at least 1"),
         ({"chunk_words": 0}, r"chunk_words=0, expected a number of words"),
+        ({"exchange": "always"}, r"exchange='always', expected 'chunk', 'partition' or 'continuous'"),
+        ({"exchange": "partition", "chunk_words": 9}, r"chunk_words=9 with exchange='partition', expected None"),
+        ({"evaluate": "wisdom"}, r"evaluate='wisdom': no such file, expected 'analogies', 'similarity', or the path"),
+        ({"evaluate_every_s": 1}, r"evaluate_every_s=1 without evaluate"),
         ({"on_report": 3}, r"on_report is a int, expected a function"),
         ({"negative": 0}, r"got hs=0 and negative=0"),
         ({"min_alpha": 1.0}, r"min_alpha=1.0 and alpha=0.025"),

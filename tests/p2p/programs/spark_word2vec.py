@@ -54,7 +54,7 @@ text = session.createDataFrame([(1, " ".join(row)) for row in rows], "id int, te
 model = tell("rdd", sc.parallelize(rows, 4))
 tell("going on", sc.parallelize(rows, 4), start_from=model, epochs=1)
 tell("tokens", tokens)
-tell("text", text, column="text", mode="master")
+tell("text", text, column="text", mode="master", epochs=1)
 tell("folder", folder)
 results["agents"] = len(agents())
 results["refused"] = {

@@ -1,0 +1,137 @@
+"""Evaluation while a training runs: copies of the driver program's replica, one after the other, in a thread.
+
+    observer's replica  -- a copy, under the replica's lock -->  a model of this thread's own  --> evaluate(model)
+
+The peers neither wait nor know of it: they train in other processes. What is left of a machine's cores is all it takes.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from gossip.errors import UsageError
+from p2p.model import Model
+from p2p.replica import Replica
+from p2p.report import Evaluated
+from p2p.task import refresh
+
+CANCEL_S = 0.2
+"""How often an engine is asked to end."""
+STOP_TIMEOUT_S = 5.0
+"""For an evaluation to end, when the training failed or was interrupted."""
+
+Evaluate = Callable[[Any], float | Mapping[str, float]]
+"""`evaluate(model)`: a number, or several by name; the model is a copy that it may change."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate, and how often."""
+
+    evaluate: Evaluate
+    every_s: float
+    """Between the beginnings of two evaluations, at least."""
+    show: Callable[[Evaluated], object]
+    """Called with each result as it comes, in the thread of the evaluation."""
+
+    def of(self, model: Any, seconds: float, updates: int) -> Evaluated:
+        """Evaluate now."""
+        found = self.evaluate(model)
+        values = {str(name): _number(value) for name, value in _named(found).items()}
+        result = Evaluated(seconds, updates, values)
+        self.show(result)
+        return result
+
+
+def _named(found: Any) -> Mapping[Any, Any]:
+    return found if isinstance(found, Mapping) else {"value": found}
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"evaluate returned {value!r:.80}, a {type(value).__name__}: expected a number, or a mapping of names to "
+            "numbers"
+        ) from None
+
+
+class Evaluator:
+    """The thread of one training; without an evaluation it does nothing. Errors of the user's are in `error`."""
+
+    def __init__(
+        self, evaluation: Evaluation | None, skeleton: bytes, replica: Replica, cancel: Callable[[], None]
+    ) -> None:
+        """`cancel` ends the training when `evaluate` fails."""
+        self._evaluation = evaluation
+        self._replica = replica
+        self._cancel = cancel
+        self.error: Exception | None = None
+        self._results: list[Evaluated] = []
+        self._ended = threading.Event()
+        self._began = time.monotonic()
+        self._merged_before = replica.merged
+        self._model = Model.from_skeleton(skeleton) if evaluation is not None else None
+        self._thread = threading.Thread(target=self._run, name="deepdist-evaluation", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._evaluation is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._evaluation is not None:
+            self._thread.join(None if error is None else STOP_TIMEOUT_S)
+
+    def finish(self) -> tuple[Evaluated, ...]:
+        """All results, and that of the model as it is in the end. What `evaluate` raises comes out here."""
+        if self._evaluation is not None:
+            if self.error is not None:
+                raise self.error
+            self._evaluate()
+        return tuple(self._results)
+
+    def _run(self) -> None:
+        assert self._evaluation is not None
+        while not self._ended.is_set():
+            begin = time.monotonic()
+            try:
+                self._evaluate()
+            except Exception as error:  # noqa: BLE001 - raised again by the main thread
+                error.add_note("in evaluate(model), while the training ran")
+                self.error = error
+                while not self._ended.is_set():  # the engine may not have begun yet
+                    self._cancel()
+                    self._ended.wait(CANCEL_S)
+                return
+            self._ended.wait(max(0.0, begin + self._evaluation.every_s - time.monotonic()))
+
+    def _evaluate(self) -> None:
+        assert self._evaluation is not None
+        assert self._model is not None
+        seconds = time.monotonic() - self._began
+        updates = refresh(self._model, self._replica) - self._merged_before
+        self._results.append(self._evaluation.of(self._model.model, seconds, updates))
+
+
+def check(evaluate: Any, every_s: Any) -> None:
+    """Raise `UsageError` for what cannot be."""
+    if evaluate is not None and not callable(evaluate):
+        raise UsageError(
+            f"evaluate is a {type(evaluate).__name__}, expected a function evaluate(model) that returns a number, or a "
+            "mapping of names to numbers"
+        )
+    if evaluate is None and every_s is not None:
+        raise UsageError(f"evaluate_every_s={every_s!r} without evaluate, expected both: say what to evaluate")
+    if every_s is not None and not (isinstance(every_s, int | float) and 0 < every_s < math.inf):
+        raise UsageError(f"evaluate_every_s={every_s!r}, expected a number of seconds, more than 0")
