@@ -8,8 +8,8 @@ rule. Each pair of concurrent updates is corrected once, by whichever is publish
                                                                    updates touch different rows, or peers are few
     adasum   d' = (1 - d.m / 2|d|^2) d - (d.m / 2|m|^2) m          the sum of what is orthogonal, the mean of what is
                                                                    the same (Maleki et al., Adasum, arXiv:2006.02924)
-    damp     d' = d / (1 + max(0, d.m) / |d|^2)                    the more others went the same way already, the less
-                                                                   it adds: n equal updates sum up as 1, 1/2, 1/3, ...
+    damp     d' = d / (1 + b max(0, d.m) / |d|^2)                  the more others went the same way already, the less
+                                                                   it adds; b is 1 for up to eight peers, then more
     mean     d' = d / peers                                        peers that start level and publish once each average
 
 Products are taken row by row of an array with rows (embeddings: each row is a word), over the whole of any other.
@@ -32,6 +32,8 @@ Products = tuple[Floats, Floats, Floats]
 Rule = Callable[[Products, int], tuple[Floats, Floats]]
 """(products, peers) -> (own, others), the coefficients of d and m, each (rows,)."""
 
+AGREEMENT_MAX = 2.5
+"""Times an update that all peers agree on counts under "damp"."""
 SUM_PEERS_MAX = 2
 """Of 17 million words, three times, exchanged whole every 62,000 words (one peer: 33.6 % of analogies): two peers reach
 34.4 % by sum, 29.9 % by damp; eight 0.3 % by sum, 28.4 % by damp. Four were only tried on 5 million words, where both
@@ -51,9 +53,19 @@ def by_mean(products: Products, peers: int) -> tuple[Floats, Floats]:
 
 
 def by_damp(products: Products, peers: int) -> tuple[Floats, Floats]:
-    """d' = d |d| / (|d| + max(0, d.m) / |d|)."""
+    """d' = d / (1 + b max(0, d.m) / |d|^2), b = `damp_weight(peers)`."""
     dd, dm, _ = products
-    return _ratio(dd, dd + np.maximum(dm, 0), 1.0), np.zeros_like(dd)
+    return _ratio(dd, dd + damp_weight(peers) * np.maximum(dm, 0), 1.0), np.zeros_like(dd)
+
+
+def damp_weight(peers: int) -> float:
+    """The b of "damp": peers that publish the same update in turn move a row by `AGREEMENT_MAX` of it together.
+
+    Each of n publishes c d after n - 1 others did: c (1 + b (n - 1) c) = 1, and n c is to be no more than that. With
+    b = 1 eight peers reach it; n c grows like the root of n, and from about two on frequent rows swing.
+    """
+    own = min(1.0, AGREEMENT_MAX / peers)
+    return 1.0 if own == 1.0 else max(1.0, (1 / own - 1) / ((peers - 1) * own))
 
 
 def by_adasum(products: Products, peers: int) -> tuple[Floats, Floats]:

@@ -41,9 +41,9 @@ EXACT_BYTES_MAX = 1 << 20
 """A model up to this size is exchanged whole and as it is."""
 PIECE_BYTES = 1 << 17
 """Of rows that are looked at in one go: four such pieces stay in a core's cache."""
-SHARE = 0.05
+SHARE_MIN, SHARE_PER_PEER, SHARE_MAX = 0.05, 0.0125, 0.2
 """An exchange looks at as many rows as take this part of the time of training before it: however long a chunk is, all
-rows have their turn in about the same time."""
+rows have their turn in about the same time. The more peers, the more is done blind meanwhile."""
 ROWS_MIN = 512
 """An exchange looks at so many rows in any case."""
 ROW_S = 1e-6
@@ -90,9 +90,10 @@ def exchange_settings(
     return ExchangeSettings(combine.chosen(rule, peers, model.embeddings), peers, rows, codec)
 
 
-def rows_for(training_s: float, row_s: float = ROW_S) -> int:
-    """How many rows an exchange looks at after `training_s` of training, if one takes `row_s`."""
-    return max(ROWS_MIN, int(SHARE * training_s / row_s))
+def rows_for(training_s: float, peers: int, row_s: float = ROW_S) -> int:
+    """How many rows an exchange of one of `peers` looks at after `training_s` of training, if a row takes `row_s`."""
+    share = min(SHARE_MAX, max(SHARE_MIN, SHARE_PER_PEER * peers))
+    return max(ROWS_MIN, int(share * training_s / row_s))
 
 
 class WorkingCopy:
@@ -202,7 +203,7 @@ class WorkingCopy:
         """Choose how many rows the next exchange looks at."""
         row_s = exchange_s / max(1, rows)
         self._row_s = row_s if self._row_s == 0 else 0.9 * self._row_s + 0.1 * min(row_s, 2 * self._row_s)
-        budget = min(self._rows_all, rows_for(training_s, self._row_s))
+        budget = min(self._rows_all, rows_for(training_s, self.settings.peers, self._row_s))
         for schedule in self._schedules.values():
             schedule.budget = int(budget * schedule.rows / self._rows_all) + 1
 

@@ -173,7 +173,7 @@ class SimulatedSession:
                 self._user_model,
                 combine,
                 self._cluster.peers,
-                rows_for(self._cluster.seconds_per_chunk),
+                rows_for(self._cluster.seconds_per_chunk, self._cluster.peers),
                 codec_of(rhythm),
             ),
             rhythm,

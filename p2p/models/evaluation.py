@@ -3,8 +3,8 @@
 The files are those that come with gensim, or the user's own. A file of analogies has sections that begin with
 ": name" and four words a line; one of similarity has two words and a number a line, separated by tabs.
 
-Analogies are answered many at a time, by one product of matrices; gensim, which finds the same share, makes one for each
-of 20,000 questions.
+Analogies are answered many at a time, by one product of matrices; gensim, which finds the same share, makes one for
+each of 20,000 questions.
 
 Sources: Mikolov et al. (arXiv:1301.3781) for the analogies; Finkelstein et al., WordSim-353 (TOIS 2002).
 """

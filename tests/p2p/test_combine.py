@@ -9,7 +9,7 @@ import pytest
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
-from p2p.combine import RULES, check_rule, chosen, combined
+from p2p.combine import AGREEMENT_MAX, RULES, check_rule, chosen, combined
 
 PEERS = 4
 
@@ -74,6 +74,18 @@ def test_equal_updates_damp_to_a_harmonic_sum() -> None:
         np.testing.assert_allclose(step, d / (1 + (m @ d.T).item() / 25))
         m = m + step
         assert n == 1 or step[0, 0] < d[0, 0]
+
+
+@pytest.mark.parametrize("peers", [4, 8, 16, 100])
+def test_an_update_of_all_peers_counts_no_more_than_so_often_under_damp(peers: int) -> None:
+    d = np.array([[3.0, 4.0]])
+    recent = [d] * (peers - 1)
+    for _ in range(5000):  # each publishes the same in turn, after the others did
+        recent = [*recent[1:], combined("damp", d, sum(recent, np.zeros_like(d)), peers)]
+    total = sum(step[0, 0] for step in recent) / 3.0
+    assert total < AGREEMENT_MAX
+    if peers > 8:
+        assert total == pytest.approx(AGREEMENT_MAX * (peers - 1) / peers, rel=1e-6)
 
 
 def test_adasum_is_the_mean_of_equals_and_the_sum_of_orthogonals() -> None:
