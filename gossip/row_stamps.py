@@ -4,7 +4,8 @@ Each row has the number of the last update that changed it. The writer stamps ro
 the update when it is done; a reader notes the count before it looks. What is being changed just then is newer than
 what was noted, and found again next time: nothing is missed, and nobody waits.
 
-Updates of whole arrays are not stamped: to look at every row is what the reader does anyway, in turn.
+Updates of whole arrays are not stamped: to look at every row is what the reader does anyway, in turn. Nor are arrays of
+one dimension, where a stamp would be larger than what it is for.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class RowStamps:
         """Before the packed update `data` of `layout` is added."""
         if is_sparse(layout):
             for name, rows in changed_rows(layout, data):
-                self._stamps[name][rows] = self.count + 1
+                if name in self._stamps:
+                    self._stamps[name][rows] = self.count + 1
 
     def done(self) -> None:
         """After it was added."""

@@ -62,3 +62,9 @@ def test_an_update_of_whole_arrays_counts_but_stamps_no_row() -> None:
     add(stamps, Packed.of({spec.name: np.ones(spec.shape, spec.dtype) for spec in MODEL.specs}))
     assert stamps.count == 1
     assert stamps.since("v", 0).tolist() == []
+
+
+def test_numbers_of_an_array_of_one_dimension_have_no_stamps() -> None:
+    stamps = RowStamps(MODEL)
+    add(stamps, Packed.of(rows_of("n", np.array([1, 2]), np.ones(2)) | rows_of("v", np.array([4]), np.ones((1, 3)))))
+    assert (stamps.count, stamps.since("v", 0).tolist()) == (1, [4])
