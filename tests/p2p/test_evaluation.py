@@ -107,7 +107,7 @@ def test_a_failing_evaluation_ends_the_training_with_its_error(least: int) -> No
         ({"evaluate": value, "evaluate_every_s": 0}, r"evaluate_every_s=0, expected a number of seconds, more than 0"),
         ({"evaluate": str}, r'evaluate returned "{\'w\': .*}", a str: expected a number, or a mapping'),
     ],
-    ids=str,
+    ids=["no function", "period alone", "period of nothing", "no number"],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
