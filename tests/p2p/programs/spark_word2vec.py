@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from pyspark.sql import SparkSession
-from spark_context import agents, spark_context, write_results
+from spark_context import agents_go, spark_context, write_results
 
 from p2p import UsageError
 from p2p.models.word2vec import train
@@ -56,7 +56,7 @@ tell("going on", sc.parallelize(rows, 4), start_from=model, epochs=1)
 tell("tokens", tokens)
 tell("text", text, column="text", mode="master", epochs=1)
 tell("folder", folder)
-results["agents"] = len(agents())
+results["agents"] = agents_go(0)
 results["refused"] = {
     "peers": refused(sc.parallelize(rows), peers=2),
     "column": refused(text, column="words"),
