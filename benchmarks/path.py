@@ -133,6 +133,7 @@ class Way:
         self.number += 1
         self._time("keep", lambda: self.segments.keep(self.number, self.number, packed))
         self._time("merge own", lambda: replica.add(packed))
+        copy.published(replica)
         message = Range(PeerId("a"), self.number, self.number, 1)
         total = self.segments.sum(self.number, self.number)
         frames = self._time("send", lambda: encode(message, total))

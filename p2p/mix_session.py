@@ -140,9 +140,13 @@ class MixSession(AgentSession):
         """Further rounds without gradients, until the sketches agree or the time is up; then all rest."""
         give_up = time.monotonic() + self._drain_timeout_s
         while True:
+            for member in registrar.by_role("peer"):
+                member.status.pop("sketch", None)  # who answers late shows what it had before
             registrar.ask_status(STATUS_TIMEOUT_S)
-            sketches = [m.status["sketch"] for m in self._speaking(registrar) if "sketch" in m.status]
-            if distance(sketches) <= CONSENSUS_DISTANCE or time.monotonic() > give_up:
+            sketches = [member.status.get("sketch") for member in self._speaking(registrar)]
+            known = [sketch for sketch in sketches if sketch is not None]
+            agree = len(known) == len(sketches) and distance(known) <= CONSENSUS_DISTANCE
+            if agree or time.monotonic() > give_up:
                 break
             time.sleep(LOOK_S)
         for _ in range(2):  # what is taken while all drain may be answered, which the second time waits for
