@@ -415,7 +415,8 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
     parser.add_argument("--check", action="store_true", help="exit 1 if the target is missed")
     arguments = parser.parse_args()
-    costs = measure(json.loads(arguments.path.read_text()) if arguments.path else None, arguments.quick)
+    known = json.loads(arguments.path.read_text()) if arguments.path else None
+    costs = measure(known and [figures for figures in known if "interval_s" in figures], arguments.quick)
     print(f"one host alone: {costs.words_per_s:,.0f} words a second")
     for interval_s, cost in zip(costs.intervals_s, costs.measured, strict=True):
         print(
@@ -446,7 +447,7 @@ def main() -> int:
 
 def pulls_of_an_agent(model_bytes: float) -> int:
     """How many pulls an agent has under way for a model of this size."""
-    from p2p.agent import PAYLOADS_BYTES_MAX
+    from p2p.lanes import PAYLOADS_BYTES_MAX
 
     return max(1, int(PAYLOADS_BYTES_MAX // model_bytes))
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.scaling import DEFAULT, Cost, Costs, Network, Result, Simulation, costs_of, shortfalls
+from benchmarks.scaling import (
+    DEFAULT,
+    Cost,
+    Costs,
+    Network,
+    Result,
+    Simulation,
+    costs_of,
+    pulls_of_an_agent,
+    shortfalls,
+)
 
 WHOLE = Cost(rows=1000, nbytes=1e6, worker_s=0.03, own_s=0.01, send_s=0.005, merge_s=0.015)
 COSTS = Costs(
@@ -111,3 +121,7 @@ def test_sixteen_hosts_that_do_not_beat_eight_are_a_miss() -> None:
 
     assert shortfalls(results(8.0, 9.0)) == []
     assert "16 hosts train 8 words a second" in shortfalls(results(8.0, 8.0))[0]
+
+
+def test_an_agent_pulls_one_large_model_or_several_small_ones_at_a_time() -> None:
+    assert [pulls_of_an_agent(nbytes) for nbytes in (54e6, 4 << 20)] == [1, 4]

@@ -107,6 +107,7 @@ def everything_arrives_once(seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two and a half minutes of two cores, if it has them
 def test_every_update_is_at_every_peer_exactly_once(over_all_cores: Callable[..., list[None]]) -> None:
     assert len(over_all_cores(everything_arrives_once, range(300))) == 300
 
