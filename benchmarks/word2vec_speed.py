@@ -184,8 +184,8 @@ def _memory_bytes() -> int:
 
 
 def _cpu_s() -> float:
-    """Seconds of all cores that this process and all Python processes below it have used; none of those that ended."""
-    return sum(sum(map(int, fields[11:13])) for fields in _processes().values()) / os.sysconf("SC_CLK_TCK")
+    """Seconds of all cores that this process and all Python processes below it have used, and their ended children."""
+    return sum(sum(map(int, fields[11:15])) for fields in _processes().values()) / os.sysconf("SC_CLK_TCK")
 
 
 def _processes() -> dict[int, list[str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,22 +51,15 @@ class FilePayload:
         return data
 
 
-class LentFile(FilePayload):
-    """Packed arrays in somebody's file, which nobody writes to as long as this descriptor or a duplicate is open.
+class Lent(ABC):
+    """Whole arrays in files of somebody else's, looked at block by block before they are merged; takes no memory."""
 
-    So an update can be kept, and given to other peers of this machine, where its task wrote it, without a copy.
-    """
-
+    layout: Layout
     memory_bytes = 0
 
-    own = False
-    """It is a sum of ours, and no task waits for its memory."""
-
-    def again(self) -> LentFile:
-        """The same once more, to be closed by itself."""
-        again = LentFile(self.layout, os.dup(self.descriptor), self.offset)
-        again.own = self.own
-        return again
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Bytes:
+        """A fresh copy of bytes [start, stop)."""
 
     @property
     def is_finite(self) -> bool:
@@ -75,6 +69,22 @@ class LentFile(FilePayload):
     def arrays(self) -> dict[str, Array]:
         """A copy of the named arrays."""
         return self.layout.views(self.read(0, self.layout.nbytes))
+
+
+class LentFile(FilePayload, Lent):
+    """Packed arrays in somebody's file, which nobody writes to as long as this descriptor or a duplicate is open.
+
+    So an update can be kept, and given to other peers of this machine, where its task wrote it, without a copy.
+    """
+
+    own = False
+    """It is a sum of ours, and no task waits for its memory."""
+
+    def again(self) -> LentFile:
+        """The same once more, to be closed by itself."""
+        again = LentFile(self.layout, os.dup(self.descriptor), self.offset)
+        again.own = self.own
+        return again
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -118,26 +128,15 @@ class FileSegment(FilePayload):
         os.close(self.descriptor)
 
 
-class LentSum:
+class LentSum(Lent):
     """The sum of lent files with whole arrays, and of rows."""
 
-    memory_bytes = 0
-
     def __init__(self, layout: Layout, files: list[LentFile], rows: Sequence[Packed] = ()) -> None:
-        self.layout, self.files, self._rows = layout, files, rows
+        self.layout, self.files, self.rows = layout, files, rows
 
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop)."""
-        return _sum(self.layout, self.files, self._rows, start, stop)
-
-    @property
-    def is_finite(self) -> bool:
-        """No number is a NaN or an infinity."""
-        return _is_finite(self)
-
-    def arrays(self) -> dict[str, Array]:
-        """A copy of the named arrays."""
-        return self.layout.views(self.read(0, self.layout.nbytes))
+        return _sum(self.layout, self.files, self.rows, start, stop)
 
     def close(self) -> None:
         for file in self.files:
@@ -378,8 +377,8 @@ def _borrowed(payload: Payload) -> LentSum | None:
     """The payload where it is, if it is lent."""
     if not isinstance(payload, LentFile | LentSum):
         return None
-    files = [payload] if isinstance(payload, LentFile) else payload.files
-    return LentSum(payload.layout, [file.again() for file in files])
+    files, rows = ([payload], ()) if isinstance(payload, LentFile) else (payload.files, payload.rows)
+    return LentSum(payload.layout, [file.again() for file in files], rows)
 
 
 def _copied(payload: Payload) -> MemorySegment:

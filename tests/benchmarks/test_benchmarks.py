@@ -83,17 +83,3 @@ def test_the_simulators_of_mixing_do_mix_and_their_cost_is_drawn(tmp_path: Path)
         figures["messages", "exponential", 64]["distance"], rel=1e-9
     )
     assert (tmp_path / "svg").read_text().startswith("<svg")
-
-
-def test_simulations_of_consensus_keep_the_mean_at_any_size(tmp_path: Path) -> None:
-    done = run("benchmarks.mixing", "--quick", "--json", str(tmp_path / "figures"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads((tmp_path / "figures").read_text())["rows"]
-    assert {row["strategy"] for row in rows} == {
-        "DPsgd()",
-        "PushSum()",
-        "PairwiseExchange()",
-        "Compressed(Int8(), Choco())",
-    }
-    assert all(row["distance"] < 1.0 for row in rows)
-    assert all(row["bias"] < 1e-12 for row in rows if row["loss"] == 0.0)

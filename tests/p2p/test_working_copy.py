@@ -11,6 +11,7 @@ from gossip import sparse
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
 from gossip.row_stamps import RowStamps
+from gossip.sparse import rows_of
 from p2p.combine import combined
 from p2p.model import Model
 from p2p.row_schedule import RowSchedule
@@ -109,6 +110,34 @@ def test_two_copies_of_one_replica_see_each_other() -> None:
             replica.add(copy.exchange(replica, {}))
         apart = np.linalg.norm(model["w"] - replica.arrays()["w"], axis=1)
         assert apart.max() < 0.02 * np.sqrt(WIDTH)
+
+
+def test_rows_that_others_changed_are_merged_at_the_next_exchange_whether_due_or_not() -> None:
+    model, replica = large(), FakeReplica(large())
+    copy = begin(model, replica, rows=4)
+    chance = np.random.default_rng(3)
+    theirs = rows_of("w", np.arange(0, ROWS, 5), chance.standard_normal((ROWS // 5, WIDTH)).astype(np.float32))
+    replica.add(theirs)
+    model["w"][7] += 1  # trained here, and due at some time
+    update = copy.exchange(replica, {})
+    np.testing.assert_array_equal(model["w"][::5], replica.arrays()["w"][::5])
+    assert not np.isin(update["w[rows]"], theirs["w[rows]"]).any(), "what others did is not sent back"
+
+
+def test_an_own_update_is_no_news_unless_another_came_between() -> None:
+    model, replica = large(), FakeReplica(large())
+    copy = begin(model, replica, rows=4)
+    replica.add(copy.exchange(replica, {}))
+    copy.published(replica)
+    replica.arrays()["w"][99] += 1  # behind the back of the stamps: seen only if row 99 is looked at
+    alone = rows_of("w", np.array([99]), np.zeros((1, WIDTH), np.float32))
+    copy.exchange(replica, {})
+    assert not np.array_equal(model["w"][99], replica.arrays()["w"][99])
+    replica.add(alone)  # another's
+    replica.add({"n": np.zeros(1), **rows_of("w", np.array([3]), np.zeros((1, WIDTH), np.float32))})  # the own
+    copy.published(replica)
+    copy.exchange(replica, {})
+    np.testing.assert_array_equal(model["w"][99], replica.arrays()["w"][99])
 
 
 def test_a_small_model_is_exchanged_whole_and_exactly() -> None:
