@@ -11,7 +11,6 @@ Google's analogies (total accuracy over the 30,000 most frequent words) as shipp
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -20,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,7 @@ from pyspark import RDD, SparkConf, SparkContext
 from pyspark.ml.feature import Word2Vec as MLlibWord2Vec
 from pyspark.sql import DataFrame, SparkSession
 
-from benchmarks.word2vec_quality import DATA, FETCH, TEXT, unpack
+from benchmarks.wikipedia import TEXT, options, parse, unpack
 from p2p import DeepDist
 from p2p.models.word2vec import build_vocab, gradient
 
@@ -56,17 +54,10 @@ class Quality:
 
 def main() -> int:
     """Run both sides in turns, print the figures, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{TOKENS_QUICK:,} words, one repetition, one pass")
-    parser.add_argument("--tokens", type=int, help=f"words of the text to take (default {TOKENS:,})")
+    parser = options(__doc__, f"{TOKENS_QUICK:,} words, one repetition, one pass")
     parser.add_argument("--repeats", type=int, help=f"passes of each side that are timed (default {REPEATS})")
     parser.add_argument("--passes", type=int, help=f"MLlib's passes before the questions (default {PASSES})")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
-    parser.add_argument("--data", metavar="DIR", type=Path, default=Path(os.environ.get("DEEPDIST_DATA", DATA)))
-    arguments = parser.parse_args()
-    if not (arguments.data / TEXT).exists():
-        parser.error(FETCH.format(path=arguments.data / TEXT, text=TEXT))
+    arguments = parse(parser)
     quick = arguments.quick
     tokens = arguments.tokens or (TOKENS_QUICK if quick else TOKENS)
     repeats = arguments.repeats or (REPEATS_QUICK if quick else REPEATS)
@@ -112,7 +103,7 @@ def main() -> int:
     print(table(rates, sides))
     if arguments.json:
         figures = {"words": words, "speed": speed, "quality": [asdict(side) for side in sides]}
-        Path(arguments.json).write_text(json.dumps(figures, indent=2))
+        arguments.json.write_text(json.dumps(figures, indent=2))
     missed = list(shortfalls(rates, *sides))
     for line in missed:
         print(line)

@@ -15,9 +15,7 @@ With `--json FILE` each result is added there as soon as it is known, and what i
 
 from __future__ import annotations
 
-import argparse
 import copy
-import gzip
 import itertools
 import json
 import os
@@ -34,6 +32,7 @@ from gensim.test.utils import datapath
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.wikipedia import PARTITIONS, TEXT, Sentences, options, parse, unpack
 from gossip.simulator import Network
 from p2p import DeepDist
 from p2p.engines.simulated import SimulatedCluster
@@ -43,7 +42,6 @@ ANALOGIES_LOSS_MAX = {2: 1.0, 4: 2.0, 8: 2.0, 16: 4.0}
 """Targets, by peers: percentage points of analogies that they may fall behind gensim at the shortest interval that is
 measured. Two runs of gensim differ by one."""
 
-PARTITIONS = 8
 PEERS = (2, 4, 8, 16)
 EVERY = (15_600, 62_000, 250_000)
 """Words that a peer trains between two exchanges: 1/16, 1/4 and 1 second on one core."""
@@ -52,14 +50,6 @@ WORDS_PER_S = 250_000
 """Of one core, on virtual time."""
 MESSAGE_S = 0.001
 QUICK_TOKENS, QUICK_EPOCHS, EPOCHS = 5_000_000, 3, 5
-
-TEXT = "enwiki2015/enwiki2015.text8size.txt.gz"
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-FETCH = """expected the text {path}, found none.
-It is 16.9 million words of the English Wikipedia of 2015, one paragraph a line, lower case letters only, from
-https://github.com/jason-feng/wikiVisual (CC BY-SA 3.0). Any text of one paragraph a line will do. Put it, gzipped, at
-    DIR/{text}
-and name DIR by --data or in DEEPDIST_DATA."""
 
 
 @dataclass(frozen=True)
@@ -86,43 +76,15 @@ class Figures:
         return self.words, self.epochs, self.engine, self.peers, self.every, self.combine
 
 
-@dataclass(frozen=True)
-class Sentences:
-    """The lines of a part of a file as lists of words, read anew each time: gensim's way to see a corpus."""
-
-    path: str
-    start: int
-    stop: int
-
-    def __iter__(self) -> Iterator[list[str]]:
-        with open(self.path, "rb") as text:
-            text.seek(self.start)
-            position = self.start
-            for line in text:
-                if position >= self.stop:
-                    return
-                position += len(line)
-                yield line.decode().split()
-
-
 def main() -> int:
     """Run what is not known yet, print the table, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the first 5 million words, 3 epochs, one interval")
-    parser.add_argument("--tokens", type=int, help="words of the text to take (default: all)")
+    parser = options(__doc__, "the first 5 million words, 3 epochs, one interval")
     parser.add_argument("--epochs", type=int, help=f"passes over the text (default {EPOCHS}, quick {QUICK_EPOCHS})")
     parser.add_argument("--peers", type=_numbers, help="default " + ",".join(map(str, PEERS)))
     parser.add_argument("--every", type=_numbers, help="words per exchange, default " + ",".join(map(str, EVERY)))
     parser.add_argument("--combine", default="", help="how updates add up (default: what DeepDist chooses)")
     parser.add_argument("--engine", choices=("simulated", "local"), default="simulated")
-    parser.add_argument(
-        "--json", metavar="FILE", type=Path, help="add the figures there, and take those that are there"
-    )
-    parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
-    parser.add_argument("--data", metavar="DIR", type=Path, default=Path(os.environ.get("DEEPDIST_DATA", DATA)))
-    arguments = parser.parse_args()
-    if not (arguments.data / TEXT).exists():
-        parser.error(FETCH.format(path=arguments.data / TEXT, text=TEXT))
+    arguments = parse(parser)
     quick = arguments.quick
     epochs = arguments.epochs or (QUICK_EPOCHS if quick else EPOCHS)
     peers = arguments.peers or (QUICK_PEERS if quick else PEERS)
@@ -182,20 +144,6 @@ def measure(model: Word2Vec, corpus: Sentences, setting: tuple[int, int, str, in
     analogies, _ = alone.wv.evaluate_word_analogies(datapath("questions-words.txt"), restrict_vocab=30_000)
     _, spearman, _ = alone.wv.evaluate_word_pairs(datapath("wordsim353.tsv"))
     return Figures(*setting, 100 * analogies, float(spearman[0]), seconds, sent)
-
-
-def unpack(source: Path, target: str, tokens_max: int | None) -> list[int]:
-    """Write the first `tokens_max` words of `source` to `target`; return where its partitions begin, and its end."""
-    tokens, ends = 0, [0]
-    with gzip.open(source, "rb") as text, open(target, "wb") as plain:
-        for line in text:
-            if tokens_max is not None and tokens >= tokens_max:
-                break
-            plain.write(line)
-            tokens += len(line.split())
-            ends.append(ends[-1] + len(line))
-    lines = len(ends) - 1
-    return [ends[lines * index // PARTITIONS] for index in range(PARTITIONS + 1)]
 
 
 def partition_ends(corpus: Sentences, count: int) -> list[int]:

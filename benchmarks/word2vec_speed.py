@@ -9,7 +9,6 @@ until all replicas are level; agents, executors and JVM are up by then, as gensi
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import json
@@ -29,7 +28,7 @@ from pyspark import SparkConf, SparkContext
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.word2vec_quality import DATA, FETCH, TEXT, Sentences, unpack
+from benchmarks.wikipedia import TEXT, Sentences, options, parse, unpack
 from p2p import DeepDist
 from p2p.models.word2vec import build_vocab, gradient
 
@@ -57,18 +56,11 @@ class Run:
 
 def main() -> int:
     """Let the sides take turns, print the table, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{TOKENS_QUICK:,} words, one round")
+    parser = options(__doc__, f"{TOKENS_QUICK:,} words, one round")
     parser.add_argument("--rounds", type=int, help=f"turns of each side (default {ROUNDS})")
-    parser.add_argument("--tokens", type=int, help="words of the text to take (default: all)")
     parser.add_argument("--chunk-rows", type=int, default=CHUNK_ROWS, help=f"rows per exchange (default {CHUNK_ROWS})")
     parser.add_argument("--sides", default="gensim,local,spark", help="which to run (default gensim,local,spark)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
-    parser.add_argument("--data", metavar="DIR", type=Path, default=Path(os.environ.get("DEEPDIST_DATA", DATA)))
-    arguments = parser.parse_args()
-    if not (arguments.data / TEXT).exists():
-        parser.error(FETCH.format(path=arguments.data / TEXT, text=TEXT))
+    arguments = parse(parser)
     names = arguments.sides.split(",")
     rounds = arguments.rounds or (ROUNDS_QUICK if arguments.quick else ROUNDS)
     tokens = arguments.tokens or (TOKENS_QUICK if arguments.quick else None)
@@ -98,7 +90,7 @@ def main() -> int:
                 context.stop()
     ratios = print_table(runs, names)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"ratios": ratios, "runs": [asdict(r) for r in runs]}, indent=1))
+        arguments.json.write_text(json.dumps({"ratios": ratios, "runs": [asdict(r) for r in runs]}, indent=1))
     missed = [
         f"missed: {name} / gensim {ratios[name]:.2f}, target {least}"
         for name, least in (("local", LOCAL_RATIO_MIN), ("spark", SPARK_RATIO_MIN))
