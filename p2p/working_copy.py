@@ -20,7 +20,8 @@ of an update that was seen too early or too late is seen right at the next look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,23 +31,26 @@ from numpy.typing import NDArray
 from gossip.arrays import Array, Arrays
 from gossip.errors import UsageError
 from gossip.row_stamps import RowStamps
-from gossip.sparse import EXPONENT_MAX, rows_of
-from p2p import combine
+from gossip.sparse import rows_of
+from p2p import combine, row_merge
 from p2p.model import Model
 from p2p.row_schedule import RowSchedule
 
-CODECS: dict[str, tuple[str, int] | None] = {"int8": ("|i1", 7), "int16": ("<i2", 15), "float": None}
-"""How rows travel: integers of so many bits times a power of two each row, or as they are."""
+CODECS: dict[str, str | None] = {"int8": "|i1", "int16": "<i2", "float": None}
+"""How rows travel: integers times a power of two each row, or as they are."""
 EXACT_BYTES_MAX = 1 << 20
 """A model up to this size is exchanged whole and as it is."""
-PIECE_BYTES = 1 << 17
-"""Of rows that are looked at in one go: four such pieces stay in a core's cache."""
-SHARE_MIN, SHARE_PER_PEER, SHARE_MAX = 0.05, 0.0125, 0.2
-"""An exchange looks at as many rows as take this part of the time of training before it: however long a chunk is, all
-rows have their turn in about the same time. The more peers, the more is done blind meanwhile."""
+PIECE_BYTES = 1 << 19
+"""Of rows that are looked at in one go: what is read of them is still in a cache when it is written."""
+SHARE_MIN, SHARE_PER_PEER, SHARE_MAX = 0.02, 0.01, 0.2
+"""After `SHARE_S` of training an exchange looks at as many rows as take this part of that time. The more peers, the
+more is done blind meanwhile."""
+SHARE_S = 0.05
+"""After n times as long a chunk, at the root of n times as many: the different words of a text grow in number like the
+root of its length (Heaps' law), so a long chunk changes each row more, but not so many more rows."""
 ROWS_MIN = 512
 """An exchange looks at so many rows in any case."""
-ROW_S = 1e-6
+ROW_S = 0.4e-6
 """What looking at a row of 100 numbers takes, where no clock can tell."""
 SMALL = 0.25
 """A row that has changed by less than this part of what its schedule waits for is not worth sending."""
@@ -54,6 +58,10 @@ REST = 0.01
 """At the end of a partition rows are sent that have changed by this part of what a row is on average."""
 SAMPLE_ROWS = 1000
 """So many rows tell what one is on average."""
+
+
+Merged = tuple[Array, Array, Array, Array]
+"""Of rows: how much each has changed, which are sent, their values, their exponents."""
 
 
 class Readable(Protocol):
@@ -93,7 +101,7 @@ def exchange_settings(
 def rows_for(training_s: float, peers: int, row_s: float = ROW_S) -> int:
     """How many rows an exchange of one of `peers` looks at after `training_s` of training, if a row takes `row_s`."""
     share = min(SHARE_MAX, max(SHARE_MIN, SHARE_PER_PEER * peers))
-    return max(ROWS_MIN, int(share * training_s / row_s))
+    return max(ROWS_MIN, int(share * math.sqrt(training_s * SHARE_S) / row_s))
 
 
 class WorkingCopy:
@@ -163,9 +171,12 @@ class WorkingCopy:
             if schedule is None or name in extra:
                 update[name] = self._exchange_whole(name, array, theirs[name], extra.get(name))
             else:
-                due = schedule.next()
-                rows = np.union1d(due, stamps.since(name, seen))
-                is_due = np.isin(rows, due, assume_unique=True)
+                due = np.zeros(schedule.rows, bool)
+                due[schedule.next()] = True
+                wanted = due.copy()
+                wanted[stamps.since(name, seen)] = True
+                rows = np.flatnonzero(wanted)
+                is_due = due[rows]
                 small = np.where(is_due, SMALL, 1) * (0.0 if self._codec is None else schedule.threshold)
                 part, changes = self._exchange_rows(name, array, theirs[name], rows, small)
                 told = is_due | (changes > small)
@@ -272,73 +283,61 @@ class WorkingCopy:
         assert self._base is not None
         count, width = len(mine), int(np.prod(mine.shape[1:], dtype=np.int64))
         w, base, r = (array.reshape(count, width) for array in (mine, self._base[name], theirs))
+        merge = self._exact_rows if self._codec is None else self._coded_rows
         step = max(1, PIECE_BYTES // max(1, width * mine.itemsize))
-        scratch = np.empty((4, step, width), mine.dtype)
-        pieces = []
-        for start in range(0, len(rows), step):
-            piece = rows[start : start + step]
-            pieces.append(
-                self._exchange_piece(w, base, r, piece, scratch[:, : len(piece)], small[start : start + step])
-            )
-        changes = np.concatenate([p[0] for p in pieces]) if pieces else np.zeros(0, mine.dtype)
+        merged = [
+            merge(name, w, base, r, rows[start : start + step], small[start : start + step])
+            for start in range(0, len(rows), step)
+        ]
+        changes, sent, values, exponents = zip(*merged, strict=True) if merged else ((), (), (), ())
+        numbers = rows[_stacked(sent, (len(rows),), bool)]
+        stacked = _stacked(values, (len(numbers), *mine.shape[1:]), mine.dtype)
+        units = None if self._codec is None else _stacked(exponents, (len(numbers),), np.int8)
+        return rows_of(name, numbers, stacked, units), _stacked(changes, (len(rows),), mine.dtype)
+
+    def _exact_rows(
+        self, name: str, w: Array, base: Array, r: Array, rows: NDArray[Any], small: NDArray[Any]
+    ) -> Merged:
+        """Rows that travel as they are."""
+        now, before = r[rows], base[rows]
+        d, m = w[rows] - before, now - before
+        products = combine.products(d, m)
+        changes = self._checked(name, products)
+        send = changes > small
+        own, others = self._coefficients(products, send)
+        d = np.asarray(own[:, None] * d + others[:, None] * m, w.dtype)
+        base[rows] = now + np.where(send[:, None], d, 0)
+        w[rows] = now + d
+        return changes, send, d[send], np.zeros(len(rows), np.int8)
+
+    def _coded_rows(
+        self, name: str, w: Array, base: Array, r: Array, rows: NDArray[Any], small: NDArray[Any]
+    ) -> Merged:
+        """Rows that travel as integers times a power of two."""
+        assert self._codec is not None
+        products = row_merge.products(w, base, r, rows)
+        changes = self._checked(name, products)
+        send = changes > small
+        own, others = self._coefficients(products, send)
+        values, exponents = row_merge.merge(w, base, r, rows, products, own, others, send, self._codec)
+        return changes, send, values, exponents
+
+    def _checked(self, name: str, products: combine.Products | Array) -> Array:
+        """How much each row has changed; raises `UsageError` if that is not a number."""
+        changes = np.sqrt(products[0])
         if not np.isfinite(changes).all():
             bad = int(np.count_nonzero(~np.isfinite(changes)))
             raise UsageError(
                 f"training made {bad} rows of {name!r} NaN or infinite, expected numbers; nothing of it was merged. A "
                 "smaller learning rate may help"
             )
-        sent = np.concatenate([p[1] for p in pieces]) if pieces else np.zeros(0, bool)
-        numbers = rows[sent]
-        values = _stacked([p[2] for p in pieces], (len(numbers), *mine.shape[1:]), mine.dtype)
-        exponents = None
-        if self._codec is not None:
-            exponents = _stacked([p[3] for p in pieces if p[3] is not None], (len(numbers),), np.int8)
-        return rows_of(name, numbers, values, exponents), changes
+        return changes
 
-    def _exchange_piece(
-        self, w: Array, base: Array, r: Array, rows: NDArray[Any], scratch: Array, small: NDArray[Any]
-    ) -> tuple[Array, Array, Array, Array | None]:
-        """(changes, which rows are sent, their values, their exponents)."""
-        own, m, now, sent = scratch
-        for source, target in ((w, own), (base, m), (r, now)):
-            np.take(source, rows, axis=0, out=target, mode="clip")
-        np.subtract(own, m, out=own)
-        squares = np.einsum("ij,ij->i", own, own)
-        changes = np.sqrt(squares)
-        send = (changes > small) & np.isfinite(changes)
-        norms = changes
-        if self.settings.combine != "sum":
-            norms = self._correct(own, np.subtract(now, m, out=m), squares, send)
-        exponents = None
-        if self._codec is None:
-            np.multiply(own, send[:, None], out=sent)
-            values = own[send]
-        else:
-            dtype, bits = self._codec
-            # a hundredth more, so that a row of one number does not round up to one more than there is room for
-            exponents = np.frexp(np.where(send, norms, 0) * own.dtype.type(1.01))[1] - bits
-            send &= (exponents >= -EXPONENT_MAX) & (exponents <= EXPONENT_MAX)
-            units = np.ldexp(np.ones((), own.dtype), np.where(send, exponents, 0))
-            np.multiply(own, (send / units)[:, None], out=sent, casting="same_kind")
-            np.rint(sent, out=sent)
-            values = (sent if send.all() else sent[send]).astype(dtype)
-            np.multiply(sent, units[:, None], out=sent)
-            exponents = exponents[send].astype(np.int8)
-        np.add(sent, now, out=sent)
-        np.add(own, now, out=own)
-        base[rows], w[rows] = sent, own
-        return changes, send, values, exponents
-
-    def _correct(self, own: Array, m: Array, squares: Array, send: Array) -> Array:
-        """Make the own change what is to be published, where it is sent; returns its new norms."""
-        products = (squares, np.einsum("ij,ij->i", own, m), np.einsum("ij,ij->i", m, m))
-        mine, others = combine.RULES[self.settings.combine](products, self.settings.peers)
-        mine, others = np.where(send, mine, 1), np.where(send, others, 0)
-        np.multiply(own, mine[:, None], out=own, casting="same_kind")
-        if others.any():
-            own += (others[:, None] * m).astype(own.dtype, copy=False)
-        dd, dm, mm = products
-        return np.asarray(np.sqrt(np.maximum(0, mine**2 * dd + 2 * mine * others * dm + others**2 * mm)), own.dtype)
+    def _coefficients(self, products: Any, send: Array) -> tuple[Array, Array]:
+        """Of d and m in what is published of each row; a row that is not sent stays as it is."""
+        own, others = combine.RULES[self.settings.combine](tuple(products), self.settings.peers)
+        dtype = products[0].dtype
+        return np.where(send, own, 1).astype(dtype, copy=False), np.where(send, others, 0).astype(dtype, copy=False)
 
 
 class Trained(Mapping[str, Array]):
@@ -361,5 +360,5 @@ class Trained(Mapping[str, Array]):
         return len(self._arrays)
 
 
-def _stacked(parts: list[Array], shape: tuple[int, ...], dtype: Any) -> Array:
+def _stacked(parts: Sequence[Array], shape: tuple[int, ...], dtype: Any) -> Array:
     return np.concatenate(parts).reshape(shape) if parts else np.zeros(shape, dtype)

@@ -1,0 +1,44 @@
+"""Loops over single numbers, compiled by numba the first time they are called, and kept on disk where that is possible.
+
+Numba is imported by the first call, not by the import of what it compiles: a process that trains nothing, such as an
+agent, does without its half second and its memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+ANY_ORDER = {"contract", "reassoc", "nsz", "arcp"}
+"""What a loop that adds up may do to be fast; not, to take for granted that no number is NaN or infinite."""
+
+
+def compiled(*, any_order: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: the function, of arrays and numbers, compiled for the types it is called with; releases the GIL.
+
+    With `any_order` sums of floats need not be taken from left to right, which processors do several times as fast.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        fast: Callable[..., Any] | None = None
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            nonlocal fast
+            if fast is None:
+                fast = _compile(function, ANY_ORDER if any_order else set())
+            return fast(*arguments)
+
+        return call
+
+    return decorate
+
+
+def _compile(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., Any]:
+    import numba
+
+    try:
+        return numba.njit(function, nogil=True, fastmath=fastmath, cache=True)  # type: ignore[no-any-return]
+    except RuntimeError:  # there is no directory that it may write to
+        return numba.njit(function, nogil=True, fastmath=fastmath)  # type: ignore[no-any-return]
