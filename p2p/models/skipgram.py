@@ -1,11 +1,11 @@
 """Skip-gram with negative sampling, a window at a time: the words of a window share their negative samples.
 
 gensim trains each pair (center, context) on its own: it draws negatives for the pair, and reads and writes all rows
-again. Here the contexts of a center take one step against one set of targets, the center and its negatives, so a row is
-read and written once for a window and the inner loops are small products of matrices:
+again. Here up to six contexts of a center take one step against one set of targets, the center and its negatives, so
+rows are read and written once for all of them and the inner loops are small products of matrices:
 
     F = X Y'                                  X (contexts, vector_size), Y (targets, vector_size)
-    G = alpha (labels - sigmoid(F))           labels: 1 for the center, 0 for a negative
+    G = alpha (labels - sigmoid(F))           labels: 1 for the center, 0 for a negative; G = 0 where |F| >= 6
     X += G Y,  Y += G' X                      both with the old X and Y
 
 As in gensim, the center word is the target and its neighbors are the input; subsampling, windows and the distribution
@@ -30,10 +30,12 @@ from numpy.typing import NDArray
 
 from gossip.errors import UsageError
 
-CONTEXTS_MAX = 24
-"""Contexts that take one step together; a wider window takes several, each with its own negatives. All terms of a step
-are computed from the same rows, so a step over hundreds of similar contexts would overshoot. Windows up to 12 are one
-step. A multiple of BLOCK."""
+CONTEXTS_MAX = 6
+"""Contexts that take one step together; a wider window takes several steps, each with its own negatives. The terms of a
+step are computed from the same rows, so many contexts that are one and the same word overshoot: with 12 at a rate of
+0.1 a vocabulary of two words ends in NaN. A multiple of BLOCK."""
+LIMIT = np.float32(6)
+"""A pair whose product is as large, right or wrong, takes no step, as in gensim; it also bounds what overshoots."""
 BLOCK = 6
 """Rows that an inner loop of an update adds up before it writes; a multiple of the three by three of F."""
 LANES = 8
@@ -156,13 +158,11 @@ def _below(random: Any, limit: Any) -> Any:
 
 @_part
 def _sigmoid(f: Any) -> Any:
-    """1 / (1 + exp(-f)) to 5e-5, as (1 + tanh(f/2)) / 2 by Lambert's continued fraction; NaN for NaN.
+    """1 / (1 + exp(-f)) to 2e-6 for |f| < 6, as (1 + tanh(f/2)) / 2 by Lambert's continued fraction; NaN for NaN.
 
     Without a table and an exponential the compiler makes vector instructions of it.
     """
     x = np.float32(0.5) * f
-    x = np.float32(4.97) if x > np.float32(4.97) else x  # where the fraction reaches 1
-    x = np.float32(-4.97) if x < np.float32(-4.97) else x
     q = x * x
     above = x * (np.float32(135135) + q * (np.float32(17325) + q * (np.float32(378) + q)))
     below = np.float32(135135) + q * (np.float32(62370) + q * (np.float32(3150) + q * np.float32(28)))
@@ -206,9 +206,11 @@ def _steps(F: Any, contexts: int, targets: int, alpha: Any) -> None:
     """G in the place of F; 0 where the padding of a block stands for a context or a target."""
     flat = F.ravel()
     for k in range(contexts * F.shape[1]):
-        flat[k] = -alpha * _sigmoid(flat[k])
+        f = flat[k]
+        flat[k] = np.float32(0) if abs(f) >= LIMIT else -alpha * _sigmoid(f)
     for c in range(contexts):
-        F[c, 0] += alpha
+        if F[c, 0] != 0:  # within the limit, or NaN
+            F[c, 0] += alpha
         for t in range(targets, F.shape[1]):
             F[c, t] = 0
     for c in range(contexts, _blocks(contexts)):

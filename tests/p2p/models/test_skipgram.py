@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -91,7 +92,8 @@ def train_plainly(model: Any, rows: Rows, alpha: float, draw: Draws) -> None:
         for contexts, targets in steps:
             X, Y = vectors[contexts], outputs[targets]
             labels = np.array([1.0] + [0.0] * (len(targets) - 1))
-            G = alpha * (labels - 1 / (1 + np.exp(-X @ Y.T)))
+            F = X @ Y.T
+            G = alpha * np.where(np.abs(F) < 6, labels - 1 / (1 + np.exp(-F)), 0)
             np.add.at(vectors, contexts, G @ Y)
             np.add.at(outputs, targets, G.T @ X)
     model.wv.vectors, model.syn1neg = vectors, outputs
@@ -101,7 +103,7 @@ SETTINGS: list[dict[str, Any]] = [
     {},
     *({"vector_size": size} for size in (1, 7, 100, 130)),
     *({"negative": negative} for negative in (1, 6, 20)),
-    *({"window": window} for window in (1, 10, 12, 13, 60)),
+    *({"window": window} for window in (1, 3, 6, 10, 60)),
     {"sample": 1e-2},
     {"sample": 1e-2, "window": 3, "vector_size": 33},
     {"shrink_windows": False},
@@ -122,9 +124,8 @@ def test_the_kernel_is_the_plain_algorithm_with_the_same_draws(settings: dict[st
         skipgram.train_batch(compiled, batch, 0.02, state)
         train_plainly(plain, batch, 0.02, draw)
     assert int(state[0]) == draw.state
-    # 5e-5 of the sigmoid and float32; the changes are a hundred times as large
-    np.testing.assert_allclose(compiled.wv.vectors, plain.wv.vectors, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(compiled.syn1neg, plain.syn1neg, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(compiled.wv.vectors, plain.wv.vectors, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(compiled.syn1neg, plain.syn1neg, rtol=0, atol=2e-5)
     assert np.abs(compiled.wv.vectors - before[0]).max() > 1e-2
     assert np.abs(compiled.syn1neg - before[1]).max() > 1e-2
 
@@ -161,17 +162,17 @@ def test_a_step_is_the_gradient_of_the_loss_of_negative_sampling() -> None:
         np.testing.assert_allclose((array - trained) / alpha, gradient, rtol=0, atol=3e-3)
 
 
-@pytest.mark.parametrize("f", [-30.0, -9.93, -6.0, -1.0, 0.0, 0.3, 5.0, 9.93, 30.0])
-def test_the_sigmoid_is_close_at_any_argument(f: float) -> None:
-    """One pair without negatives moves by alpha (1 - sigmoid(f)) times the other; gensim's kernel stops at 6."""
+@pytest.mark.parametrize("f", [-30.0, -6.0, -5.99, -1.0, 0.0, 0.3, 5.99, 6.0, 30.0])
+def test_a_pair_takes_the_step_of_the_sigmoid_within_the_limit_and_none_beyond(f: float) -> None:
+    """One pair without negatives moves by alpha (1 - sigmoid(f)) times the other."""
     model = make_model([["a", "b"], ["a", "b"]], vector_size=1, window=1, negative=1)
     a, b = (model.wv.key_to_index[word] for word in "ab")
     seed = next(seed for seed in range(99) if [len(targets) for _, targets in draws_of(model, seed)] == [1, 1])
     model.wv.vectors[:], model.syn1neg[:] = 1, f
     skipgram.train_batch(model, [["a", "b"]], 1.0, state_of(seed))
-    step = 1 / (1 + np.exp(f))
-    assert model.syn1neg[a, 0] == pytest.approx(f + step, abs=1e-4)
-    assert model.wv.vectors[b, 0] == pytest.approx(1 + f * step, abs=2e-3)
+    step = 1 / (1 + np.exp(f)) if abs(f) < 6 else 0
+    assert model.syn1neg[a, 0] == pytest.approx(f + step, abs=4e-6)
+    assert model.wv.vectors[b, 0] == pytest.approx(1 + f * step, abs=2e-5)
 
 
 def draws_of(model: Any, seed: int) -> Pieces:
@@ -186,10 +187,9 @@ def test_a_negative_is_drawn_as_often_as_its_count_to_the_power_of_the_model() -
     model = make_model(rows, vector_size=1, window=1, negative=20)
     center = model.wv.key_to_index["center"]
     model.wv.vectors[:], model.syn1neg[:] = 1, 0
-    alpha = 1e-9
-    steps = 4_000
+    alpha, steps = 2**-30, 4_000
     skipgram.train_batch(model, [["center", "center"]] * (steps // 2), alpha, state_of(2))
-    drawn = np.delete(model.syn1neg[:, 0] / (-alpha / 2), center)
+    drawn = np.delete(np.rint(model.syn1neg[:, 0].astype(float) / (-alpha / 2)), center)
     share = np.array([counts[word] for word in model.wv.index_to_key]) ** 0.75
     expected = np.delete(share / share.sum(), center)
     assert drawn.sum() == pytest.approx(steps * 20 * expected.sum(), rel=0.01)  # the center itself is left out
@@ -244,12 +244,17 @@ def test_not_a_number_is_not_hidden() -> None:
         assert np.isnan(model.syn1neg).any()
 
 
-def test_a_window_over_hundreds_of_words_stays_finite_and_small() -> None:
-    """In one step over all of them the same words would add up hundreds of terms."""
-    model = make_model([["a", "b"] * 300], window=1_000, shrink_windows=False, vector_size=16)
+@pytest.mark.parametrize(("window", "negative"), [(5, 5), (12, 5), (1_000, 5), (5, 20), (12, 20), (1_000, 100)])
+def test_few_words_and_many_terms_of_a_step_do_not_blow_up(window: int, negative: int) -> None:
+    """The same rows add up many terms of a step, which a small rate and six contexts at a time have to bear."""
+    rows = [["a", "b"] * 150] * 10
+    model = make_model(rows, window=window, shrink_windows=False, vector_size=16, negative=negative)
     for _ in range(5):
-        skipgram.train_batch(model, [["a", "b"] * 300], 0.05, state_of(1))
-    assert np.abs(model.wv.vectors).max() < 20
+        skipgram.train_batch(model, rows, 0.1, state_of(1))
+    assert np.isfinite(model.wv.vectors).all()
+    assert np.isfinite(model.syn1neg).all()
+    if negative == 5:
+        assert np.linalg.norm(model.wv.vectors, axis=1).max() < 5
 
 
 def test_a_new_table_of_negatives_is_used() -> None:
@@ -282,22 +287,18 @@ def test_tables_that_do_not_fit_the_vocabulary_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_it_trains_where_no_cache_can_be_written(tmp_path: Path) -> None:
-    """numba refuses to cache then."""
-    program = """
-import numba.core.caching as caching
-caching.CacheImpl._locator_classes = []
-for kind in (caching._CacheImpl, caching.CodeLibraryCacheImpl, caching.CompileResultCacheImpl):
-    kind._locator_classes = []
-import numba
-try:
-    numba.njit(cache=True)(lambda: 1)
-except RuntimeError as error:
-    assert "cannot cache" in str(error), error
-from p2p.models import skipgram
-skipgram._compiled()
-print("compiled")
-"""
-    environment = {**os.environ, "PYTHONPATH": str(Path(p2p.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=200)
-    assert done.stdout.split() == ["compiled"], done.stderr
+@pytest.mark.parametrize("installed", ["in a folder", "in a zip"])
+def test_it_trains_where_no_cache_can_be_written(installed: str, tmp_path: Path) -> None:
+    """Neither beside the module, where a file is in the way, nor in the user's cache, which cannot be a folder."""
+    project, site = Path(p2p.__file__).parents[1], tmp_path / "site"
+    for package in ("gossip", "p2p"):
+        shutil.copytree(project / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (site / "p2p/models/__pycache__").touch()
+    if installed == "in a zip":
+        site = Path(shutil.make_archive(str(tmp_path / "site"), "zip", site))
+    program = "from p2p.models import skipgram; print(skipgram.__file__); assert skipgram._compiled()"
+    environment = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": os.devnull}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=200)
+    assert (done.stdout.strip(), done.returncode) == (str(site / "p2p/models/skipgram.py"), 0), done.stderr
