@@ -32,6 +32,7 @@ PACKAGES = {
     "cloudpickle": "cloudpickle",
     "gensim": "gensim.models.word2vec",
     "networkx": "networkx",
+    "numba": "numba",
     "numpy": "numpy",
     "pyspark": "pyspark",
     "pyzmq": "zmq",
@@ -39,7 +40,7 @@ PACKAGES = {
 }
 
 # What a worker imports; pyspark comes to it from Spark. The probe prints its version and which of them it lacks.
-WORKER_MODULES = ("gensim", "gossip", "numpy", "p2p", "zmq")
+WORKER_MODULES = ("gensim", "gossip", "numba", "numpy", "p2p", "zmq")
 WORKER_PROBE = """
 import sys, importlib.util
 print("%d.%d" % sys.version_info[:2], *[name for name in sys.argv[1:] if importlib.util.find_spec(name) is None])

@@ -1,7 +1,7 @@
 """word2vec on a small text: a model with rows that everybody changes and rows that hardly anybody does.
 
 The text is a file with one text per line, or by default the 300 news texts that come with gensim (Lee, Pincombe and
-Welsh 2005). Each peer trains its own texts with gensim's kernels, at a constant rate.
+Welsh 2005). Each peer trains its own texts as `p2p.models.word2vec` does, at a constant rate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Word2vec: gensim's model and its Cython kernels, one partition at a time and without its threads and job queue.
+"""Word2vec: gensim's model, trained one partition at a time and without gensim's threads and job queue.
 
 `build_vocab` gives every peer the same rows for the same words. `gradient` trains a private replica on the rows of one
 partition and returns what changed. Three things make many small calls one training run:
@@ -6,7 +6,11 @@ partition and returns what changed. Three things make many small calls one train
 - the learning rate falls along one line over all partitions, peers and epochs: `words_trained`, the number of corpus
   words trained by everybody, is one more array of the model, merged like the others;
 - every (epoch, partition, chunk) draws its own negative samples, reproducibly;
-- a text of any length is trained to its end: the kernels stop after 10,000 words, so longer rows are cut into pieces.
+- a text of any length is trained to its end: gensim's kernels stop after 10,000 words, so longer rows are cut into
+  pieces.
+
+Skip-gram with negative sampling is trained by `p2p.models.skipgram`, several times as fast as by gensim's kernel, whose
+losses and lock factors it does not have; all else is trained by gensim's Cython kernels.
 
 Sources: Mikolov et al., Distributed Representations of Words and Phrases (arXiv:1310.4546), for the model;
 gensim 4.4, `Word2Vec._do_train_job` and `_get_next_alpha`, for the calls of the kernels and the learning rate.
@@ -15,7 +19,7 @@ gensim 4.4, `Word2Vec._do_train_job` and `_get_next_alpha`, for the calls of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +65,7 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[
     words_trained = getattr(model, "words_trained", None)
     progress = _progress(model)
     words_all = model.corpus_total_words * epochs
-    work, neu1 = (np.zeros(model.layer1_size, np.float32) for _ in range(2))
+    train_batch = _kernel(model)
     copy = task.in_place(model)
     before: dict[str, NDArray[Any]] = {}
     words = since = 0  # of all rows, and since the model saw what the others trained
@@ -70,10 +74,7 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[
             before = {name: array.copy() for name, array in trained.items()}
         # The others train at about the same speed meanwhile, which the snapshot cannot know.
         alpha = learning_rate(model, (progress + peers * since) / words_all)
-        if model.sg:
-            train_batch_sg(model, batch, alpha, work, model.compute_loss)
-        else:
-            train_batch_cbow(model, batch, alpha, work, neu1, model.compute_loss)
+        train_batch(batch, alpha)
         count = sum(map(len, batch))
         words, since = words + count, since + count
         if copy is not None and words_trained is not None:
@@ -86,6 +87,20 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[
         return copy.trained({}) if words else {}
     counted = {} if not words or words_trained is None else {"words_trained": np.array([words], np.float64)}
     return {**{name: np.subtract(trained[name], old, out=old) for name, old in before.items()}, **counted}
+
+
+def _kernel(model: Any) -> Callable[[Sequence[Sequence[str]], float], int]:
+    """What trains `model` on a batch at a learning rate; it draws random numbers as `model.random` says."""
+    locked = bool(np.any(model.wv.vectors_lockf != 1))
+    if model.sg and model.negative and not model.hs and not model.compute_loss and not locked:
+        from p2p.models import skipgram  # with numba, a compiler: for those only who train by it
+
+        state = skipgram.random_state(model.random)
+        return lambda batch, alpha: skipgram.train_batch(model, batch, alpha, state)
+    work, neu1 = (np.zeros(model.layer1_size, np.float32) for _ in range(2))
+    if model.sg:
+        return lambda batch, alpha: int(train_batch_sg(model, batch, alpha, work, model.compute_loss))
+    return lambda batch, alpha: int(train_batch_cbow(model, batch, alpha, work, neu1, model.compute_loss))
 
 
 def _progress(model: Any) -> float:

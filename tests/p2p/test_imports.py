@@ -5,9 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def test_an_agent_that_does_not_mix_imports_neither_scipy_nor_networkx() -> None:
-    program = "import sys, p2p.agent; print(*sorted({'scipy', 'networkx', 'gensim', 'pyspark'} & set(sys.modules)))"
+    program = (
+        "import sys, p2p.agent; print(*sorted({'scipy', 'networkx', 'gensim', 'numba', 'pyspark'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == []
 
@@ -17,3 +21,10 @@ def test_a_worker_that_runs_the_gradient_of_word2vec_does_not_import_the_trainer
     program = f"import sys, p2p.models.word2vec; print(*sorted({unwanted} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", ["p2p", "p2p.models.word2vec"])
+def test_a_compiler_is_imported_only_by_what_trains_with_it(module: str) -> None:
+    program = f"import sys, {module}; print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False"]

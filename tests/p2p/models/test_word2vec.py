@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from gensim.models import Word2Vec
+from gensim.models.word2vec import train_batch_cbow, train_batch_sg
 from gensim.test.utils import common_texts
 
 from gossip.errors import UsageError
 from p2p import task
-from p2p.models import word2vec
+from p2p.models import skipgram, word2vec
 from p2p.models.word2vec import build_vocab, gradient
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -71,14 +72,17 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[str]], float, int]]:
-    """What the skip-gram kernel is called with: batch, learning rate, and the number it would seed itself by."""
+    """What the kernel is called with: batch, learning rate, and the number it would seed itself by."""
     calls: list[tuple[list[list[str]], float, int]] = []
 
-    def kernel(model: Any, batch: Any, alpha: float, work: Any, compute_loss: bool) -> int:
-        calls.append((batch, alpha, int(model.random.randint(0, 2**24))))
-        return 0
+    def kernel_of(model: Any) -> Callable[[Any, float], int]:
+        def kernel(batch: Any, alpha: float) -> int:
+            calls.append((batch, alpha, int(model.random.randint(0, 2**24))))
+            return 0
 
-    monkeypatch.setattr(word2vec, "train_batch_sg", kernel)
+        return kernel
+
+    monkeypatch.setattr(word2vec, "_kernel", kernel_of)
     return calls
 
 
@@ -128,6 +132,46 @@ def test_a_model_without_words_trained_gets_no_such_update(run: Run) -> None:
     model = make_model()
     del model.words_trained
     assert gradient(model, common_texts).keys() == {"wv.vectors", "syn1neg"}
+
+
+GENSIMS: dict[str, dict[str, Any]] = {
+    **{kind: settings for kind, settings in KINDS.items() if kind != "skip-gram, negative sampling"},
+    "skip-gram with its loss": {"sg": 1, "compute_loss": True},
+    "skip-gram with lock factors": {"sg": 1},
+}
+
+
+@pytest.mark.parametrize("kind", GENSIMS)
+def test_what_is_not_plain_skip_gram_is_trained_by_the_kernels_of_gensim(kind: str, run: Run) -> None:
+    """Bit for bit, from the same state of the generator and at the same learning rate."""
+    settings = GENSIMS[kind]
+    ours = make_model(common_texts * 20, alpha=0.05, min_alpha=0.05, **settings)
+    if kind == "skip-gram with lock factors":
+        ours.wv.vectors_lockf = np.linspace(0, 1, len(ours.wv), dtype=np.float32)
+    theirs = copy.deepcopy(ours)
+    gradient(ours, common_texts * 20)
+    entropy = np.random.SeedSequence((theirs.seed, task.current().seed), spawn_key=(0, 0, 0))
+    theirs.random = np.random.RandomState(np.random.MT19937(entropy))
+    work, neu1 = np.zeros(8, np.float32), np.zeros(8, np.float32)
+    if theirs.sg:
+        train_batch_sg(theirs, common_texts * 20, 0.05, work, theirs.compute_loss)
+    else:
+        train_batch_cbow(theirs, common_texts * 20, 0.05, work, neu1, theirs.compute_loss)
+    for name, array in arrays_of(theirs).items():
+        assert np.array_equal(arrays_of(ours)[name], array)
+    assert ours.running_training_loss == theirs.running_training_loss
+    assert bool(ours.running_training_loss) == theirs.compute_loss
+
+
+def test_plain_skip_gram_is_trained_by_the_kernel_of_shared_negatives(run: Run) -> None:
+    ours = make_model(common_texts * 20, alpha=0.05, min_alpha=0.05)
+    theirs = copy.deepcopy(ours)
+    gradient(ours, common_texts * 20)
+    entropy = np.random.SeedSequence((theirs.seed, task.current().seed), spawn_key=(0, 0, 0))
+    state = skipgram.random_state(np.random.RandomState(np.random.MT19937(entropy)))
+    skipgram.train_batch(theirs, common_texts * 20, 0.05, state)
+    for name, array in arrays_of(theirs).items():
+        assert np.array_equal(arrays_of(ours)[name], array)
 
 
 @pytest.mark.parametrize("rows", [[], [[], []]])
