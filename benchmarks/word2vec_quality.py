@@ -44,9 +44,9 @@ measured. Two runs of gensim differ by one."""
 
 PEERS = (2, 4, 8, 16)
 EVERY = (15_600, 62_000, 250_000)
-"""Words that a peer trains between two exchanges: 1/16, 1/4 and 1 second on one core."""
+"""Words that a peer trains between two exchanges."""
 QUICK_PEERS, QUICK_EVERY = (2, 8), (15_600,)
-WORDS_PER_S = 250_000
+WORDS_PER_S = 700_000
 """Of one core, on virtual time."""
 MESSAGE_S = 0.001
 QUICK_TOKENS, QUICK_EPOCHS, EPOCHS = 5_000_000, 3, 5

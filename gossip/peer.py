@@ -83,6 +83,8 @@ class Settings:
     """How long a lost advert may go unnoticed."""
     advert_gap_s: float = 0.02
     """Changes within this time share one advert."""
+    advert_own_gap_s: float | None = None
+    """So do own updates within this time; less than the gap, since nobody else can tell of them. None: the gap."""
     pull_timeout_s: float = 1.5
     """How long a pull may go without any sign of an answer."""
     pulls_max: int = 8
@@ -150,6 +152,7 @@ class Peer:
         """Members that departed; mostly none, and asked for at every event."""
         self._started = False
         self._changed = False
+        self._published = False
         self._advertised_at = float("-inf")
         self._give_up_at: float | None = None
         self._returned_at = float("-inf")
@@ -248,7 +251,7 @@ class Peer:
         """When to come back with `Ticked`; infinite before `Started`."""
         if not self._started:
             return float("inf")
-        advert = self._advertised_at + (self.settings.advert_gap_s if self._changed else self.settings.advert_period_s)
+        advert = self._advertised_at + self._advert_gap_s()
         give_up = float("inf") if self._give_up_at is None else self._give_up_at
         adoption = float("inf")
         if self.adopter is not None and (self.adopter.under_way or (self.adopter.needed and self._donors())):
@@ -401,7 +404,7 @@ class Peer:
             return [Gated(unit)]
         marks = () if unit is None else (Mark(unit, attempt),)
         self.identities.note(self.me, marks)
-        self._changed = True
+        self._changed = self._published = True
         effects = self.replicator.publish(payload, marks)
         number = self.replicator.n
         if self.settings.applies_own:
@@ -533,11 +536,16 @@ class Peer:
 
     # ------------------------------------------------------------------------------------------------------- timers
 
+    def _advert_gap_s(self) -> float:
+        """From the last advert to the next."""
+        if self._published and self.settings.advert_own_gap_s is not None:
+            return min(self.settings.advert_own_gap_s, self.settings.advert_gap_s)
+        return self.settings.advert_gap_s if self._changed else self.settings.advert_period_s
+
     def _advertise(self, now: float) -> list[Effect]:
-        gap = self.settings.advert_gap_s if self._changed else self.settings.advert_period_s
-        if now < self._advertised_at + gap:
+        if now < self._advertised_at + self._advert_gap_s():
             return []
-        self._changed = False
+        self._changed = self._published = False
         self._advertised_at = now
         return [self._advert(self.membership.rumors() if self.membership is not None else ())]
 

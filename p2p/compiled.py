@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-ANY_ORDER = {"contract", "reassoc", "nsz", "arcp"}
+ANY_ORDER = {"contract", "reassoc", "nsz"}
 """What a loop that adds up may do to be fast; not, to take for granted that no number is NaN or infinite."""
 
 
@@ -27,7 +27,7 @@ def compiled(*, any_order: bool = False) -> Callable[[Callable[..., Any]], Calla
         def call(*arguments: Any) -> Any:
             nonlocal fast
             if fast is None:
-                fast = _compile(function, ANY_ORDER if any_order else set())
+                fast = compile_and_keep(function, fastmath=ANY_ORDER if any_order else False)
             return fast(*arguments)
 
         return call
@@ -35,10 +35,15 @@ def compiled(*, any_order: bool = False) -> Callable[[Callable[..., Any]], Calla
     return decorate
 
 
-def _compile(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., Any]:
+def compile_and_keep(function: Callable[..., Any], signature: Any = None, **options: Any) -> Callable[..., Any]:
+    """`function` compiled as numba's `njit` does with `options`, at once if there is a `signature`.
+
+    It is kept on disk for later processes, unless no directory can be written, or is full.
+    """
     import numba
 
+    options["nogil"] = True
     try:
-        return numba.njit(function, nogil=True, fastmath=fastmath, cache=True)  # type: ignore[no-any-return]
-    except RuntimeError:  # there is no directory that it may write to
-        return numba.njit(function, nogil=True, fastmath=fastmath)  # type: ignore[no-any-return]
+        return numba.njit(signature, cache=True, **options)(function)  # type: ignore[no-any-return]
+    except (RuntimeError, OSError):
+        return numba.njit(signature, **options)(function)  # type: ignore[no-any-return]

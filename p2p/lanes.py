@@ -35,6 +35,9 @@ SEGMENTS_BYTES_MAX = 4 << 30
 """What the own log may hold altogether."""
 QUEUE_MAX = 4
 """Updates that wait for the master's `descent`; further ones stay with their workers."""
+OWN_ADVERT_GAP_S = 0.005
+"""What is learned here is told of sooner than what was merged: eight peers that publish every 22 ms learned of it
+too late otherwise (docs/ALGORITHMS.md)."""
 OUTSTANDING_MAX = 2
 """Updates of one worker that the master has not taken yet; then the worker waits."""
 IDLE_S = 0.5
@@ -54,6 +57,7 @@ class Lanes:
         payload_bytes = max(1, house.layout.nbytes)
         settings = Settings(
             advert_gap_s=MASTER_ADVERT_GAP_S if hub or worker else Settings.advert_gap_s,
+            advert_own_gap_s=OWN_ADVERT_GAP_S,
             pulls_max=max(1, PAYLOADS_BYTES_MAX // payload_bytes),
             coalesce=not worker,
             applies_own=not worker,

@@ -34,7 +34,7 @@ from p2p.agent import STALENESS_SAMPLES_MAX
 from p2p.consensus import Envelope
 from p2p.engines import Progress
 from p2p.evaluation import Evaluation
-from p2p.lanes import PAYLOADS_BYTES_MAX
+from p2p.lanes import OWN_ADVERT_GAP_S, PAYLOADS_BYTES_MAX
 from p2p.model import Model
 from p2p.report import Evaluated, PeerReport, Report
 from p2p.task import (
@@ -80,8 +80,9 @@ class SimulatedCluster:
     """Probability that an attempt at a partition fails, at its end or before, and is tried again."""
     speculate: float = 0.0
     """Probability that a second copy of a task is started beside the first."""
-    advert_gap_s: float = Settings.advert_gap_s
-    """Changes within this time share one advert: larger ones sum more updates, and are faster to simulate."""
+    advert_gap_s: float | None = None
+    """Changes within this time share one advert: larger ones sum more updates, and are faster to simulate. None: as
+    with agents, own updates sooner than those of others."""
 
     def __post_init__(self) -> None:
         for name in ("peers", "tasks_per_peer"):
@@ -89,7 +90,8 @@ class SimulatedCluster:
         for name in ("fail", "speculate"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "a probability below 1")
         for name in ("seconds_per_chunk", "advert_gap_s"):
-            _check(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "more than 0 seconds")
+            seconds = getattr(self, name)
+            _check(name, seconds, seconds is None or 0 < seconds < math.inf, "more than 0 seconds")
         network, faults = self.network, self.faults
         _check("network.loss", network.loss, 0 <= network.loss < 1, "a probability below 1")
         _check("network.duplication", network.duplication, 0 <= network.duplication <= 1, "a probability")
@@ -240,7 +242,8 @@ class SimulatedSession:
         if self._swarm is None:
             cluster, layout = self._cluster, self._user_model.layout
             settings = Settings(
-                advert_gap_s=cluster.advert_gap_s,
+                advert_gap_s=cluster.advert_gap_s or Settings.advert_gap_s,
+                advert_own_gap_s=cluster.advert_gap_s or OWN_ADVERT_GAP_S,
                 pulls_max=max(1, PAYLOADS_BYTES_MAX // max(1, layout.nbytes)),
                 detection=Detection(),
             )

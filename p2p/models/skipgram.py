@@ -29,6 +29,7 @@ from numba.types import Array
 from numpy.typing import NDArray
 
 from gossip.errors import UsageError
+from p2p.compiled import ANY_ORDER, compile_and_keep
 
 CONTEXTS_MAX = 6
 """Contexts that take one step together; a wider window takes several steps, each with its own negatives. The terms of a
@@ -45,12 +46,7 @@ GUIDES = 1 << 16
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-OPTIONS = {
-    "nogil": True,
-    "error_model": "numpy",
-    # Sums in any order and fused, which vector instructions need. Not "nnan" or "ninf": a NaN must come out as one.
-    "fastmath": {"reassoc", "contract", "nsz"},
-}
+OPTIONS = {"error_model": "numpy", "fastmath": ANY_ORDER}
 
 
 def train_batch(model: Any, batch: Sequence[Sequence[str]], alpha: float, state: NDArray[np.uint64]) -> int:
@@ -126,12 +122,7 @@ def _compiled() -> Callable[..., int]:
     rows = float32[:, ::1]
     words = (constant(int32), constant(int64), constant(uint32), constant(uint32), constant(int32))
     signature = int64(rows, rows, *words, int64, boolean, int64, float32, uint64[::1])
-    try:
-        cached: Callable[..., int] = njit(signature, cache=True, **OPTIONS)(_train)
-        return cached
-    except (RuntimeError, OSError):  # no directory for the cache can be written, or it is full
-        compiled: Callable[..., int] = njit(signature, **OPTIONS)(_train)
-        return compiled
+    return compile_and_keep(_train, signature, **OPTIONS)
 
 
 def _part(function: Function) -> Function:

@@ -108,6 +108,17 @@ def test_changes_in_quick_succession_share_one_advert() -> None:
     assert peer.deadline() == pytest.approx(5.52)
 
 
+def test_own_updates_are_told_of_sooner_than_those_of_others() -> None:
+    peer = started(Settings(advert_gap_s=0.02, advert_own_gap_s=0.005))
+    assert [a.n for a in adverts(peer.handle(Computed(UPDATE), 5.0))] == [1]
+    assert adverts(peer.handle(Computed(UPDATE), 5.001)) == []
+    assert peer.deadline() == pytest.approx(5.005)
+    assert [a.n for a in adverts(peer.handle(Ticked(), 5.005))] == [2]
+    peer.handle(Received(Advert(A, 4, {})), 5.006)
+    assert adverts(peer.handle(answer(1, 4), 5.007)) == []
+    assert peer.deadline() == pytest.approx(5.025)
+
+
 def test_an_advert_is_repeated_every_period_although_nothing_changes() -> None:
     peer = started(Settings(advert_period_s=0.5))
     times = [now for now, effect in tick_until(peer, 2.1) if isinstance(effect, Publish)]

@@ -19,7 +19,7 @@ from p2p.models.word2vec import train
 ANIMALS, TOOLS = ["cat", "dog", "cow", "hen", "pig"], ["saw", "axe", "file", "drill", "plane"]
 SMALL: dict[str, Any] = {"vector_size": 16, "min_count": 1, "sample": 0, "alpha": 0.1, "epochs": 8}
 KINDS: dict[str, dict[str, Any]] = {
-    "skip-gram, negative sampling": {"sg": 1},
+    "skip-gram, negative sampling": {"sg": 1, "alpha": 0.025, "epochs": 24},
     "skip-gram, hierarchical softmax": {"sg": 1, "hs": 1, "negative": 0},
     "CBOW, negative sampling": {"epochs": 20},
     "CBOW, hierarchical softmax": {"hs": 1, "negative": 0, "epochs": 20},
@@ -115,7 +115,7 @@ def test_two_processes_exchange_continuously(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("".join(" ".join(row) + "\n" for row in two_topics(20_000)))
     reports: list[Report] = []
-    options: dict[str, Any] = {**SMALL, "sg": 1, "epochs": 1, "alpha": 0.025}
+    options: dict[str, Any] = {**SMALL, "sg": 1, "epochs": 1, "alpha": 0.005}
     model = train(path, peers=2, exchange="continuous", exchange_s=1e-4, on_report=reports.append, **options)
     assert reports[0].updates > 8
     assert reports[0].rows == 20_000
