@@ -46,8 +46,8 @@ PEERS = (2, 4, 8, 16)
 EVERY = (15_600, 62_000, 250_000)
 """Words that a peer trains between two exchanges."""
 QUICK_PEERS, QUICK_EVERY = (2, 8), (15_600,)
-WORDS_PER_S = 700_000
-"""Of one core, on virtual time."""
+WORDS_PER_S = 400_000
+"""Of one peer, on virtual time: what one of two makes in `benchmarks.word2vec_speed`, exchanges and all."""
 MESSAGE_S = 0.001
 QUICK_TOKENS, QUICK_EPOCHS, EPOCHS = 5_000_000, 3, 5
 

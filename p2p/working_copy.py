@@ -42,7 +42,7 @@ EXACT_BYTES_MAX = 1 << 20
 """A model up to this size is exchanged whole and as it is."""
 PIECE_BYTES = 1 << 19
 """Of rows that are looked at in one go: what is read of them is still in a cache when it is written."""
-SHARE_MIN, SHARE_PER_OTHER, SHARE_MAX = 0.02, 0.014, 0.2
+SHARE_MIN, SHARE_PER_OTHER, SHARE_MAX = 0.02, 0.007, 0.2
 """After `SHARE_S` of training an exchange looks at as many rows as take this part of that time. The more peers, the
 more is done blind meanwhile."""
 SHARE_S = 0.05
