@@ -324,14 +324,14 @@ class Partitions:
     def flatMap(self, function: Callable[[Any], Iterable[Any]]) -> Partitions:  # noqa: N802
         return Partitions([[item for row in part for item in function(row)] for part in self.partitions])
 
-    def reduceByKey(self, function: Callable[[Any, Any], Any]) -> Partitions:  # noqa: N802
+    def getNumPartitions(self) -> int:  # noqa: N802
+        return len(self.partitions)
+
+    def reduceByKey(self, function: Callable[[Any, Any], Any], parts: int) -> Partitions:  # noqa: N802
         reduced: dict[Any, Any] = {}
         for key, value in self.collect():
             reduced[key] = function(reduced[key], value) if key in reduced else value
-        return Partitions([list(reduced.items())])
-
-    def filter(self, function: Callable[[Any], bool]) -> Partitions:
-        return Partitions([[item for item in part if function(item)] for part in self.partitions])
+        return Partitions([[item for item in reduced.items() if item[0] % parts == part] for part in range(parts)])
 
     def collect(self) -> list[Any]:
         return [item for part in self.partitions for item in part]
