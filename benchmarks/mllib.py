@@ -24,17 +24,18 @@ from typing import Any
 import numpy as np
 from gensim.models import KeyedVectors, Word2Vec
 from gensim.test.utils import datapath
-from pyspark import RDD, SparkConf, SparkContext
+from pyspark import RDD
 from pyspark.ml.feature import Word2Vec as MLlibWord2Vec
 from pyspark.sql import DataFrame, SparkSession
 
+from benchmarks.executors import start
 from benchmarks.wikipedia import TEXT, options, parse, unpack
 from p2p import DeepDist
 from p2p.models.word2vec import build_vocab, gradient
 
 SPEED_RATIO_MIN = 5.0
 """Target: how many times MLlib's words per second."""
-EXECUTORS = 2
+EXECUTORS, MEMORY_MB = 2, 3072
 DIMENSIONS, WINDOW, MIN_COUNT = 100, 5, 5
 CHUNK_ROWS = 1000
 TOKENS, TOKENS_QUICK = 5_000_000, 1_000_000
@@ -63,19 +64,10 @@ def main() -> int:
     repeats = arguments.repeats or (REPEATS_QUICK if quick else REPEATS)
     passes = arguments.passes or (PASSES_QUICK if quick else PASSES)
 
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    conf = (
-        SparkConf()
-        .set("spark.scheduler.minRegisteredResourcesRatio", "1.0")
-        .set("spark.locality.wait", "0s")
-        .set("spark.ui.enabled", "false")
-        .set("spark.ui.showConsoleProgress", "false")
-        .set("spark.driver.memory", "3g")
-    )
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "text")
         unpack(arguments.data / TEXT, path, tokens)
-        with SparkContext(f"local-cluster[{EXECUTORS},1,3072]", "mllib", conf=conf) as sc:
+        with start("mllib", EXECUTORS, MEMORY_MB, spark_driver_memory="3g") as sc:
             corpus = sc.textFile(path, minPartitions=4 * EXECUTORS).map(str.split).cache()
             frame = SparkSession(sc).createDataFrame(corpus.map(lambda row: (row,)), "text array<string>").cache()
             fresh = _fresh_model(corpus)

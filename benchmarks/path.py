@@ -31,6 +31,8 @@ from gossip.segments import Segments
 from gossip.sparse import check_fit, check_rows
 from gossip.wire import decode, encode
 from p2p.model import Model
+from p2p.models import skipgram
+from p2p.models.word2vec import batches
 from p2p.replica import Replica
 from p2p.task import refresh
 from p2p.working_copy import CODECS, WorkingCopy, exchange_settings
@@ -159,13 +161,9 @@ class Way:
 
 
 def gradient_in_place(model: Word2Vec, rows: list[list[str]]) -> None:
-    from gensim.models.word2vec import train_batch_sg
-
-    from p2p.models.word2vec import batches
-
-    work = np.zeros(model.layer1_size, np.float32)
+    state = skipgram.random_state(model.random)
     for batch in batches(rows):
-        train_batch_sg(model, batch, model.alpha, work, False)
+        skipgram.train_batch(model, batch, model.alpha, state)
 
 
 def show_bytes(by_codec: dict[str, float], dense_bytes: int) -> None:

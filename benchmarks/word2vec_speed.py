@@ -24,10 +24,11 @@ from functools import partial
 from pathlib import Path
 
 from gensim.models import Word2Vec
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkContext
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.executors import start
 from benchmarks.wikipedia import TEXT, Sentences, options, parse, unpack
 from p2p import DeepDist
 from p2p.models.word2vec import build_vocab, gradient
@@ -38,7 +39,7 @@ SPARK_RATIO_MIN = 0.90
 PEERS = 2
 CHUNK_ROWS = 2000
 TOKENS_QUICK, ROUNDS, ROUNDS_QUICK = 2_000_000, 3, 1
-MASTER = f"local-cluster[{PEERS},1,2048]"
+MEMORY_MB = 2048
 MEMORY_PERIOD_S = 0.25
 
 
@@ -77,7 +78,7 @@ def main() -> int:
             "gensim": partial(by_gensim, model, path, offsets),
             "local": partial(by_local, model, path, offsets, arguments.chunk_rows),
         }
-        context = start_spark() if "spark" in names else None
+        context = start("word2vec_speed", PEERS, MEMORY_MB) if "spark" in names else None
         if context is not None:
             sides["spark"] = partial(by_spark, context, model, path, arguments.chunk_rows)
         try:
@@ -128,20 +129,6 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     begin, cpu_begin = time.perf_counter(), _cpu_s()
     work()
     return time.perf_counter() - begin, _cpu_s() - cpu_begin
-
-
-def start_spark() -> SparkContext:
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    conf = (
-        SparkConf()
-        .set("spark.scheduler.minRegisteredResourcesRatio", "1.0")
-        .set("spark.locality.wait", "0s")
-        .set("spark.ui.enabled", "false")
-        .set("spark.ui.showConsoleProgress", "false")
-    )
-    context = SparkContext(MASTER, "word2vec_speed", conf=conf)
-    context.setLogLevel("ERROR")
-    return context
 
 
 def measure(name: str, side: Callable[[], tuple[float, float]], words: int) -> Run:
