@@ -38,9 +38,9 @@ SPEED_RATIO_MIN = 5.0
 EXECUTORS, MEMORY_MB = 2, 3072
 DIMENSIONS, WINDOW, MIN_COUNT = 100, 5, 5
 CHUNK_ROWS = 1000
-TOKENS, TOKENS_QUICK = 5_000_000, 1_000_000
+TOKENS_QUICK = 1_000_000
 REPEATS, REPEATS_QUICK = 3, 1
-PASSES, PASSES_QUICK = 3, 1
+PASSES = 1
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def main() -> int:
     parser.add_argument("--passes", type=int, help=f"MLlib's passes before the questions (default {PASSES})")
     arguments = parse(parser)
     quick = arguments.quick
-    tokens = arguments.tokens or (TOKENS_QUICK if quick else TOKENS)
+    tokens = arguments.tokens or (TOKENS_QUICK if quick else None)
     repeats = arguments.repeats or (REPEATS_QUICK if quick else REPEATS)
-    passes = arguments.passes or (PASSES_QUICK if quick else PASSES)
+    passes = arguments.passes or PASSES
 
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "text")
