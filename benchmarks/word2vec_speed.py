@@ -125,7 +125,7 @@ def by_spark(context: SparkContext, model: Word2Vec, path: str, chunk_rows: int)
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of the clock, and of all cores in the Python processes of this program."""
+    """Seconds of the clock, and of all cores of the machine."""
     begin, cpu_begin = time.perf_counter(), _cpu_s()
     work()
     return time.perf_counter() - begin, _cpu_s() - cpu_begin
@@ -163,23 +163,24 @@ def _memory_bytes() -> int:
 
 
 def _cpu_s() -> float:
-    """Seconds of all cores that this process and all Python processes below it have used, and their ended children."""
-    return sum(sum(map(int, fields[11:15])) for fields in _processes().values()) / os.sysconf("SC_CLK_TCK")
+    """Seconds that all cores of this machine have worked, for whatever program: some of ours have ended meanwhile."""
+    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _processes() -> dict[int, list[str]]:
-    """This process and all Python processes below it, with what /proc tells of each after its name."""
-    found: dict[int, tuple[str, list[str]]] = {}
+def _processes() -> list[int]:
+    """This process and all Python processes below it."""
+    parents: dict[int, tuple[str, int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             head, _, fields = stat.read_text().rpartition(")")
-            found[int(stat.parent.name)] = head.partition("(")[2], fields.split()
+            parents[int(stat.parent.name)] = head.partition("(")[2], int(fields.split()[1])
         except OSError:
-            pass
-    below, others = {os.getpid()}, set(found)
-    while children := {process for process in others - below if int(found[process][1][1]) in below}:
+            pass  # it ended meanwhile
+    below = {os.getpid()}
+    while children := {process for process in parents.keys() - below if parents[process][1] in below}:
         below |= children
-    return {process: found[process][1] for process in below if "python" in found[process][0]}
+    return [process for process in below if "python" in parents[process][0]]
 
 
 def print_table(runs: list[Run], names: list[str]) -> dict[str, float]:
@@ -194,7 +195,7 @@ def print_table(runs: list[Run], names: list[str]) -> dict[str, float]:
         if name != "gensim" and "gensim" in by_side
     }
     table = Table(title="one pass, medians")
-    for column in ("side", "words/s", "/ gensim", "core s per million words", "peak memory MB"):
+    for column in ("side", "words/s", "/ gensim", "core s of the machine per million words", "peak memory MB"):
         table.add_column(column, justify="right")
     for name, mine in by_side.items():
         table.add_row(

@@ -1,4 +1,4 @@
-"""Compiled functions where files cannot be written, and processes that do without them."""
+"""Compiled functions where files cannot be written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 PROGRAM = """
 from p2p.compiled import compiled
@@ -49,8 +47,3 @@ def test_a_function_works_where_no_directory_can_be_written(tmp_path: Path) -> N
     program.write_text(PROGRAM + CANNOT_CACHE)
     (tmp_path / "__pycache__").write_text("a file where numba wants a directory; root would be let into any other")
     assert run(str(program), HOME="/proc/nowhere", XDG_CACHE_HOME="/proc/nowhere") == "45.0\ncannot cache\n"
-
-
-@pytest.mark.parametrize("module", ["p2p", "p2p.agent", "p2p.task", "p2p.working_copy", "p2p.models.word2vec"])
-def test_imports_leave_numba_alone(module: str) -> None:
-    assert run("-c", f"import sys, {module}; print('numba' in sys.modules)") == "False\n"

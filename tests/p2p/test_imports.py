@@ -23,7 +23,7 @@ def test_a_worker_that_runs_the_gradient_of_word2vec_does_not_import_the_trainer
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("module", ["p2p", "p2p.models.word2vec"])
+@pytest.mark.parametrize("module", ["p2p", "p2p.models.word2vec", "p2p.task", "p2p.working_copy"])
 def test_a_compiler_is_imported_only_by_what_trains_with_it(module: str) -> None:
     program = f"import sys, {module}; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
