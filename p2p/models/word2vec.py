@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -32,6 +33,9 @@ from p2p import task
 
 if TYPE_CHECKING:
     from p2p.models.word2vec_training import train as train
+
+COUNT_ROWS = 1000
+"""Rows that are counted in one call."""
 
 SENTENCES = ("sentences",)
 """The key under which `build_vocab` counts rows next to words. A tuple, as no word is one."""
@@ -175,12 +179,13 @@ def build_vocab(model: Any, corpus: Any) -> None:
 def _count(rows: Iterable[Sequence[str]]) -> Iterator[tuple[Any, int]]:
     """The words of `rows` with their counts, and the counts of rows and words under `SENTENCES` and `WORDS`."""
     counts: Counter[Any] = Counter()
-    for row in rows:
-        tokens = _check_tokens(row)
-        counts.update(tokens)
-        counts[SENTENCES] += 1
-        counts[WORDS] += len(tokens)
-    return iter(counts.items())
+    sentences = 0
+    checked = map(_check_tokens, rows)
+    while block := list(islice(checked, COUNT_ROWS)):
+        counts.update(chain.from_iterable(block))
+        sentences += len(block)
+    words = counts.total()
+    return chain(counts.items(), ((SENTENCES, sentences), (WORDS, words)) if sentences else ())
 
 
 def _count_rdd(corpus: Any, min_count: int) -> dict[Any, int]:
