@@ -7,7 +7,10 @@ import gzip
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+
+from p2p.models.corpus import FileRange, cuts
 
 TEXT = "enwiki2015/enwiki2015.text8size.txt.gz"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -16,27 +19,20 @@ It is 16.9 million words of the English Wikipedia of 2015, one paragraph a line,
 https://github.com/jason-feng/wikiVisual (CC BY-SA 3.0). Any text of one paragraph a line will do. Put it, gzipped, at
     DIR/{text}
 and name DIR by --data or in DEEPDIST_DATA."""
-PARTITIONS = 8
-"""Of `unpack`."""
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """The lines of a part of a file as lists of words, read anew each time: gensim's way to see a corpus."""
+    """The lines of a text file as lists of words: read anew each time, gensim's way to see a corpus, or in parts."""
 
     path: str
-    start: int
-    stop: int
 
     def __iter__(self) -> Iterator[list[str]]:
-        with open(self.path, "rb") as text:
-            text.seek(self.start)
-            position = self.start
-            for line in text:
-                if position >= self.stop:
-                    return
-                position += len(line)
-                yield line.decode().split()
+        return FileRange(self.path, 0, os.path.getsize(self.path))()
+
+    def partitions(self, count: int) -> list[FileRange]:
+        """At most `count`, of about as many bytes."""
+        return [FileRange(self.path, *ends) for ends in pairwise(cuts(self.path, count))]
 
 
 def options(description: str | None, quick: str) -> argparse.ArgumentParser:
@@ -58,15 +54,12 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return arguments
 
 
-def unpack(source: Path, target: str, tokens_max: int | None) -> list[int]:
-    """Write the first `tokens_max` words of `source` to `target`; return where its partitions begin, and its end."""
-    tokens, ends = 0, [0]
+def unpack(source: Path, target: str, tokens_max: int | None) -> None:
+    """Write the first `tokens_max` words of `source` to `target`, or all; whole lines."""
+    tokens = 0
     with gzip.open(source, "rb") as text, open(target, "wb") as plain:
         for line in text:
             if tokens_max is not None and tokens >= tokens_max:
                 break
             plain.write(line)
             tokens += len(line.split())
-            ends.append(ends[-1] + len(line))
-    lines = len(ends) - 1
-    return [ends[lines * index // PARTITIONS] for index in range(PARTITIONS + 1)]

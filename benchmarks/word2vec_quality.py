@@ -16,7 +16,6 @@ With `--json FILE` each result is added there as soon as it is known, and what i
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import os
 import sys
@@ -24,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 from gensim.models import Word2Vec
@@ -32,7 +30,7 @@ from gensim.test.utils import datapath
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.wikipedia import PARTITIONS, TEXT, Sentences, options, parse, unpack
+from benchmarks.wikipedia import TEXT, Sentences, options, parse, unpack
 from gossip.simulator import Network
 from p2p import DeepDist
 from p2p.engines.simulated import SimulatedCluster
@@ -42,6 +40,7 @@ ANALOGIES_LOSS_MAX = {2: 1.0, 4: 2.0, 8: 2.0, 16: 4.0}
 """Targets, by peers: percentage points of analogies that they may fall behind gensim at the shortest interval that is
 measured. Two runs of gensim differ by one."""
 
+PARTITIONS = 8
 PEERS = (2, 4, 8, 16)
 EVERY = (15_600, 62_000, 250_000)
 """Words that a peer trains between two exchanges."""
@@ -94,8 +93,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "text")
-        ends = unpack(arguments.data / TEXT, path, tokens)
-        corpus = Sentences(path, 0, ends[-1])
+        unpack(arguments.data / TEXT, path, tokens)
+        corpus = Sentences(path)
         model = Word2Vec(sg=1, vector_size=100, window=5, negative=5, sample=1e-4, alpha=0.05, min_count=5, workers=2)
         build_vocab(model, corpus)
         words = model.corpus_total_words
@@ -130,8 +129,7 @@ def measure(model: Word2Vec, corpus: Sentences, setting: tuple[int, int, str, in
             peers=peers, network=Network(delay_mean_s=MESSAGE_S), seconds_per_chunk=every / WORDS_PER_S
         )
         simulated = engine == "simulated"
-        ends = partition_ends(corpus, max(PARTITIONS, peers))
-        partitions = [partial(Sentences, corpus.path, begin, end) for begin, end in itertools.pairwise(ends)]
+        partitions = corpus.partitions(max(PARTITIONS, peers))
         chunk_rows = max(1, round(every * model.corpus_count / words))
         with DeepDist(
             alone, engine=cluster if simulated else None, peers=None if simulated else peers, progress=False
@@ -144,17 +142,6 @@ def measure(model: Word2Vec, corpus: Sentences, setting: tuple[int, int, str, in
     analogies, _ = alone.wv.evaluate_word_analogies(datapath("questions-words.txt"), restrict_vocab=30_000)
     _, spearman, _ = alone.wv.evaluate_word_pairs(datapath("wordsim353.tsv"))
     return Figures(*setting, 100 * analogies, float(spearman[0]), seconds, sent)
-
-
-def partition_ends(corpus: Sentences, count: int) -> list[int]:
-    """Where `count` partitions of about as many bytes begin, at line starts, and the end."""
-    ends = [0]
-    with open(corpus.path, "rb") as text:
-        for index in range(1, count):
-            text.seek(corpus.stop * index // count)
-            text.readline()
-            ends.append(text.tell())
-    return [*ends, corpus.stop]
 
 
 def load(path: Path | None) -> list[Figures]:

@@ -10,7 +10,6 @@ until all replicas are level; agents, executors and JVM are up by then, as gensi
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import os
 import statistics
@@ -68,15 +67,16 @@ def main() -> int:
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "text")
-        offsets = unpack(arguments.data / TEXT, path, tokens)
+        unpack(arguments.data / TEXT, path, tokens)
         model = Word2Vec(
             sg=1, vector_size=100, window=5, negative=5, sample=1e-4, alpha=0.05, min_count=5, workers=PEERS
         )
-        build_vocab(model, Sentences(path, 0, offsets[-1]))
+        corpus = Sentences(path)
+        build_vocab(model, corpus)
         print(f"{model.corpus_total_words:,} words, {len(model.wv):,} in the vocabulary; {rounds} rounds", flush=True)
         sides: dict[str, Callable[[], tuple[float, float]]] = {
-            "gensim": partial(by_gensim, model, path, offsets),
-            "local": partial(by_local, model, path, offsets, arguments.chunk_rows),
+            "gensim": partial(by_gensim, model, corpus),
+            "local": partial(by_local, model, corpus, arguments.chunk_rows),
         }
         context = start("word2vec_speed", PEERS, MEMORY_MB) if "spark" in names else None
         if context is not None:
@@ -101,16 +101,16 @@ def main() -> int:
     return 1 if arguments.check and missed else 0
 
 
-def by_gensim(model: Word2Vec, path: str, offsets: list[int]) -> tuple[float, float]:
+def by_gensim(model: Word2Vec, corpus: Sentences) -> tuple[float, float]:
     """Seconds of one pass with gensim's threads."""
     alone = copy.deepcopy(model)
     words = model.corpus_total_words
-    return timed(lambda: alone.train(Sentences(path, 0, offsets[-1]), total_words=words, epochs=1))
+    return timed(lambda: alone.train(corpus, total_words=words, epochs=1))
 
 
-def by_local(model: Word2Vec, path: str, offsets: list[int], chunk_rows: int) -> tuple[float, float]:
+def by_local(model: Word2Vec, corpus: Sentences, chunk_rows: int) -> tuple[float, float]:
     """Seconds of one pass with worker processes."""
-    partitions = [partial(Sentences, path, start, stop) for start, stop in itertools.pairwise(offsets)]
+    partitions = corpus.partitions(4 * PEERS)
     with DeepDist(copy.deepcopy(model), peers=PEERS, progress=False) as dd:
         dd.train([[["warm"]]] * PEERS, gradient)
         return timed(lambda: dd.train(partitions, gradient, chunk_rows=chunk_rows))

@@ -1,4 +1,5 @@
-"""The loops over rows that an exchange of a large model spends its time in, compiled: each number is read once.
+"""The loops over rows that an exchange of a large model spends its time in, compiled: one pass for what the rule of
+`p2p.combine` needs, and one to merge and encode.
 
 Arrays of a model are (count, width), float32 or float64; w, base and r are as in `p2p.working_copy`.
 """

@@ -191,7 +191,7 @@ def _count(rows: Iterable[Sequence[str]]) -> Iterator[tuple[Any, int]]:
 def _count_rdd(corpus: Any, min_count: int) -> dict[Any, int]:
     """`_count` by Spark; words that are too rare stay in the cluster.
 
-    What is shuffled are dictionaries, one for each pair of partitions: word by word takes ten times as long.
+    What is shuffled are dictionaries, one for each pair of partitions, not pairs of word and count.
     """
     parts = corpus.getNumPartitions()
 

@@ -343,6 +343,11 @@ def many_ties() -> list[list[str]]:
     return [words[start : start + 10] for start in range(0, 3_000, 10)]
 
 
+def test_words_that_utf8_cannot_say_are_counted_on_spark_too() -> None:
+    rows = [["\ud800", "a"]] * 6
+    assert make_model(Partitions([rows[:3], rows[3:]])).wv.index_to_key == make_model(rows).wv.index_to_key
+
+
 def test_the_vocabulary_does_not_depend_on_the_order_of_the_text() -> None:
     corpus = many_ties()
     expected = make_model(corpus, min_count=8, hs=1)
