@@ -15,7 +15,7 @@ from gossip.sparse import rows_of
 from p2p.combine import combined
 from p2p.model import Model
 from p2p.row_schedule import RowSchedule
-from p2p.working_copy import ExchangeSettings, WorkingCopy
+from p2p.working_copy import ROWS_MIN, ExchangeSettings, WorkingCopy, rows_for
 
 ROWS, WIDTH = 4000, 100
 """More than a small model, which is exchanged whole."""
@@ -245,3 +245,11 @@ def test_a_budget_for_all_rows_looks_at_all_rows() -> None:
 
 def test_the_layout_of_a_test_is_large() -> None:
     assert Layout.of(large()).nbytes > 1 << 20
+
+
+def test_rows_to_look_at_grow_like_the_root_of_a_chunk_and_with_the_peers() -> None:
+    assert rows_for(0.05, 2, row_s=1e-7) == pytest.approx(10_000, abs=1)  # 2 % of 50 ms
+    assert rows_for(5.0, 2, row_s=1e-7) == pytest.approx(100_000, abs=1)
+    assert rows_for(0.05, 16, row_s=1e-7) == pytest.approx(52_500, abs=1)
+    assert rows_for(0.05, 1000, row_s=1e-7) == pytest.approx(100_000, abs=1)  # a fifth at the most
+    assert rows_for(1e-9, 2) == ROWS_MIN
