@@ -12,7 +12,7 @@ from p2p import UsageError
 from p2p.models.word2vec import train
 
 ANIMALS, TOOLS = ["cat", "dog", "cow", "hen", "pig"], ["saw", "axe", "file", "drill", "plane"]
-SETTINGS = {"vector_size": 16, "min_count": 1, "sample": 0, "alpha": 0.1, "sg": 1, "epochs": 8, "chunk_words": 400}
+SETTINGS = {"vector_size": 16, "min_count": 1, "sample": 0, "alpha": 0.05, "sg": 1, "epochs": 8, "chunk_words": 400}
 
 
 def refused(*arguments, **options):
