@@ -32,6 +32,7 @@ from gossip.sparse import check_fit, check_rows
 from gossip.wire import decode, encode
 from p2p.model import Model
 from p2p.models import skipgram
+from p2p.models.lexicon import Lexicon
 from p2p.models.word2vec import batches
 from p2p.replica import Replica
 from p2p.task import refresh
@@ -162,8 +163,9 @@ class Way:
 
 def gradient_in_place(model: Word2Vec, rows: list[list[str]]) -> None:
     state = skipgram.random_state(model.random)
+    lexicon = Lexicon(model.wv.index_to_key)
     for batch in batches(rows):
-        skipgram.train_batch(model, batch, model.alpha, state)
+        skipgram.train_batch(model, *lexicon.numbers(batch), model.alpha, state)
 
 
 def show_bytes(by_codec: dict[str, float], dense_bytes: int) -> None:

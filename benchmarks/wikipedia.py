@@ -28,7 +28,7 @@ class Sentences:
     path: str
 
     def __iter__(self) -> Iterator[list[str]]:
-        return FileRange(self.path, 0, os.path.getsize(self.path))()
+        return map(str.split, FileRange(self.path, 0, os.path.getsize(self.path))())
 
     def partitions(self, count: int) -> list[FileRange]:
         """At most `count`, of about as many bytes."""

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyspark
 from gensim.corpora.wikicorpus import WikiCorpus
@@ -45,10 +46,10 @@ def main() -> None:
         stop(sc)
 
 
-def read(sc: SparkContext, path: str) -> RDD[list[str]]:
-    """The texts of `path` as an RDD of token lists, in 8 partitions."""
+def read(sc: SparkContext, path: str) -> RDD[Any]:
+    """The texts of `path` as an RDD of texts or token lists, in 8 partitions."""
     if not path.endswith(".bz2"):
-        return sc.textFile(path, minPartitions=8).map(str.split)
+        return sc.textFile(path, minPartitions=8)
     articles = WikiCorpus(path, processes=1, dictionary={})  # an empty dictionary spares a pass over the dump
     return sc.parallelize(list(articles.get_texts()), 8)
 

@@ -55,9 +55,7 @@ class SparkEngine:
         self.peers = 1
         self._settings: AgentSettings | None = None
         self._group = ""
-        if _is_local(context) and "PYSPARK_PYTHON" not in os.environ:
-            # Spark would run whatever `python3` is on the PATH; on this machine, this one has all it needs.
-            context.pythonExec = sys.executable
+        use_own_python(context)
 
     def partitions(self, data: RDD[Any]) -> int:
         if self.context._jsc is None:
@@ -224,6 +222,12 @@ def _agent(settings: AgentSettings) -> Any:
 
 
 # -------------------------------------------------------------------------------------------------- about the cluster
+
+
+def use_own_python(context: SparkContext) -> None:
+    """On this machine let Spark run this Python, which has all it needs, instead of any `python3` on the PATH."""
+    if _is_local(context) and "PYSPARK_PYTHON" not in os.environ:
+        context.pythonExec = sys.executable
 
 
 def driver_address(context: SparkContext) -> str:

@@ -1,10 +1,10 @@
-"""Where sentences come from: an RDD, a DataFrame, text files or a list, as partitions of token lists.
+"""Where sentences come from: an RDD, a DataFrame, text files or a list, as partitions of token lists or texts.
 
 `sentences` returns what `DeepDist.train` takes: an RDD where Spark reads, else a list of partitions. Text files hold
-one sentence per line, in UTF-8, with words between white space. Without Spark a plain file is cut into ranges of bytes
-that end where a line ends (or a word, if lines are very long), so peers read side by side and hold one line each. A
-compressed file cannot be cut: each partition decompresses all of it and takes every n-th line; that is cheap beside
-training.
+one sentence per line, in UTF-8, with words between white space; they stay text until it is trained on. Without Spark a
+plain file is cut into ranges of bytes that end where a line ends (or a word, if lines are very long), so peers read
+side by side and hold one line each. A compressed file cannot be cut: each partition decompresses all of it and takes
+every n-th line; that is cheap beside training.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gossip.errors import UsageError
+from p2p.models.lexicon import Row
 
 LINE_BYTES_MAX = 1 << 16
 """A longer line is cut between words: about as many as a gensim kernel takes at once (10,000)."""
@@ -31,15 +32,16 @@ PARTITIONS_PER_PEER = 4
 """So that peers which are done early find more."""
 COMPRESSED: dict[str, Callable[[str], IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open}  # type: ignore[dict-item]
 
-Partition = Sequence[Sequence[str]] | Callable[[], Iterable[Sequence[str]]]
+Partition = Sequence[Row] | Callable[[], Iterable[Row]]
 
 
 def sentences(corpus: Any, column: str | None = None, sc: Any = None, peers: int | None = None) -> Any:
-    """`corpus` as an RDD of token lists, or as a list of partitions of them for `peers` processes of this machine.
+    """`corpus` as an RDD of rows, or as a list of partitions of them for `peers` processes of this machine.
 
-    `corpus` is an RDD of token lists, a DataFrame (`column` holds arrays of strings, or text that is split on white
-    space; rows without are skipped), a path, or a list of token lists. A path is a text file (also .gz and .bz2), a
-    folder of them or a glob; Spark reads it if `sc` is a SparkContext, or if one is active and `peers` is not given.
+    A row is a list of tokens, or a text, whose words stand between white space. `corpus` is an RDD of rows, a DataFrame
+    (`column` holds arrays of strings, or texts; rows without are skipped), a path, or a list of rows. A path is a text
+    file (also .gz and .bz2), a folder of them or a glob; Spark reads it if `sc` is a SparkContext, or if one is active
+    and `peers` is not given.
 
     Raises `UsageError` for anything else, and for a path under which there is no file.
     """
@@ -62,13 +64,14 @@ def sentences(corpus: Any, column: str | None = None, sc: Any = None, peers: int
         size = max(1, math.ceil(len(corpus) / _count(peers)))
         return [corpus[start : start + size] for start in range(0, len(corpus), size)] or [[]]
     raise UsageError(
-        f"corpus is a {type(corpus).__name__}, expected an RDD of token lists, a DataFrame, the path of text files, or "
-        "a list of token lists; of other iterables make a list, or write them to a file, one sentence per line"
+        f"corpus is a {type(corpus).__name__}, expected an RDD of texts or token lists, a DataFrame, the path of text "
+        "files, or a list of texts or token lists; of other iterables make a list, or write them to a file, one "
+        "sentence per line"
     )
 
 
-def rows(partitions: Iterable[Partition]) -> Iterator[Sequence[str]]:
-    """The token lists of all `partitions`, one after the other."""
+def rows(partitions: Iterable[Partition]) -> Iterator[Row]:
+    """The rows of all `partitions`, one after the other."""
     for partition in partitions:
         yield from partition() if callable(partition) else partition
 
@@ -81,11 +84,11 @@ class FileRange:
     start: int
     end: int
 
-    def __call__(self) -> Iterator[list[str]]:
+    def __call__(self) -> Iterator[str]:
         with open(self.path, "rb") as file:
             file.seek(self.start)
             for line in lines(file, self.end - self.start):
-                yield line.decode(errors="replace").split()
+                yield line.decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,11 @@ class FileShare:
     share: int
     of: int
 
-    def __call__(self) -> Iterator[list[str]]:
+    def __call__(self) -> Iterator[str]:
         with COMPRESSED[Path(self.path).suffix](self.path) as file:
             for number, line in enumerate(lines(file)):
                 if number % self.of == self.share:
-                    yield line.decode(errors="replace").split()
+                    yield line.decode(errors="replace")
 
 
 def lines(file: IO[bytes], size: int | None = None) -> Iterator[bytes]:
@@ -213,7 +216,7 @@ def _read_by_spark(sc: Any, path: str) -> Any:
         ) from None
     if partitions < sc.defaultParallelism:  # a compressed file is one partition
         text = text.repartition(PARTITIONS_PER_PEER * sc.defaultParallelism)
-    return text.map(str.split)
+    return text
 
 
 def _column(frame: Any, column: str | None) -> Any:
@@ -228,7 +231,7 @@ def _column(frame: Any, column: str | None) -> Any:
     kind = frame.schema[column].dataType
     known = frame.select(column).where(frame[column].isNotNull())
     if isinstance(kind, StringType):
-        return known.rdd.map(_split_first)
+        return known.rdd.map(_first)
     if isinstance(kind, ArrayType) and isinstance(kind.elementType, StringType):
         return known.select(functions.array_compact(column)).rdd.map(_first)
     raise UsageError(f"column {column!r} holds {kind.simpleString()}, expected array<string>, or string to be split")
@@ -236,8 +239,3 @@ def _column(frame: Any, column: str | None) -> Any:
 
 def _first(row: Any) -> Any:
     return row[0]
-
-
-def _split_first(row: Any) -> list[str]:
-    words: list[str] = row[0].split()
-    return words

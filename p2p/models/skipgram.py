@@ -17,9 +17,8 @@ Parallelizing Word2Vec in Shared and Distributed Memory (arXiv:1604.04661), for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
-from itertools import chain, repeat
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -49,23 +48,25 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 OPTIONS = {"error_model": "numpy", "fastmath": ANY_ORDER}
 
 
-def train_batch(model: Any, batch: Sequence[Sequence[str]], alpha: float, state: NDArray[np.uint64]) -> int:
-    """Train `model` on the sentences of `batch` in place; returns the words that were neither unknown nor left out.
+def train_batch(
+    model: Any, words: NDArray[np.int32], ends: NDArray[np.int64], alpha: float, state: NDArray[np.uint64]
+) -> int:
+    """Train `model` on sentences in place; returns the words that were neither unknown nor left out.
 
-    `model` is a gensim `Word2Vec` with `sg=1` and `negative`; `wv.vectors` and `syn1neg` are changed, C-contiguous
-    float32 (words, vector_size). `hs`, `compute_loss` and `vectors_lockf` are not looked at. `state`, (1,), is that of
-    the random numbers and goes on (`random_state`). Words outside the vocabulary are skipped, sentences may be empty.
+    `words` holds the numbers of the words of all sentences, -1 for an unknown one, which is skipped; `ends` where each
+    sentence ends (`Lexicon.numbers`). `model` is a gensim `Word2Vec` with `sg=1` and `negative`; `wv.vectors` and
+    `syn1neg` are changed, C-contiguous float32 (words, vector_size). `hs`, `compute_loss` and `vectors_lockf` are not
+    looked at. `state`, (1,), is that of the random numbers and goes on (`random_state`).
 
     Raises `UsageError` if the tables of the model do not fit its vocabulary.
     """
-    indices = list(map(model.wv.key_to_index.get, chain.from_iterable(batch), repeat(-1)))
     keep, cumulative, guide = _tables(model)
     kernel = _compiled()
     kept: int = kernel(
         model.wv.vectors,
         model.syn1neg,
-        np.array(indices, np.int32),
-        np.cumsum(list(map(len, batch)), dtype=np.int64),
+        words,
+        ends,
         keep,
         cumulative,
         guide,

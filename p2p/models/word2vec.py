@@ -18,11 +18,9 @@ gensim 4.4, `Word2Vec._do_train_job` and `_get_next_alpha`, for the calls of the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from gensim.models.word2vec import MAX_WORDS_IN_BATCH, train_batch_cbow, train_batch_sg
@@ -30,31 +28,25 @@ from numpy.typing import NDArray
 
 from gossip.errors import UsageError
 from p2p import task
+from p2p.models import word_counts
+from p2p.models.lexicon import Lexicon, Row
 
 if TYPE_CHECKING:
     from p2p.models.word2vec_training import train as train
-
-COUNT_ROWS = 1000
-"""Rows that are counted in one call."""
-
-SENTENCES = ("sentences",)
-"""The key under which `build_vocab` counts rows next to words. A tuple, as no word is one."""
-
-WORDS = ("words",)
-"""The key under which `build_vocab` counts words of any frequency."""
 
 
 def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[Any]]:
     """Train the replica `model` on `rows` in place and return the change of each of its arrays.
 
     `model` is a gensim `Word2Vec` (skip-gram or CBOW, negative sampling or hierarchical softmax) with a vocabulary.
-    `rows` are lists of tokens, read once and as a stream; words outside the vocabulary are skipped.
+    `rows` are lists of tokens, or texts, whose words stand between white space: such rows reach a worker of Spark far
+    sooner. They are read once and as a stream; words outside the vocabulary are skipped.
 
     The update holds new arrays: "wv.vectors" and, as the model has them, "syn1neg" and "syn1", (words, vector_size),
     float32; and "words_trained", (1,), float64: the words of `rows`, known or not. It is left out if the model has no
     such attribute. The update is empty if `rows` hold no words.
 
-    Raises `UsageError` for a model that cannot be trained and for a row that is not a list of tokens.
+    Raises `UsageError` for a model that cannot be trained and for a row that is neither.
     """
     trained = _check_trainable(model)
     run = task.current()
@@ -69,17 +61,16 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[
     words_trained = getattr(model, "words_trained", None)
     progress = _progress(model)
     words_all = model.corpus_total_words * epochs
-    train_batch = _kernel(model)
+    ready, train_batch = _kernel(model)
     copy = task.in_place(model)
     before: dict[str, NDArray[Any]] = {}
     words = since = 0  # of all rows, and since the model saw what the others trained
-    for batch in batches(rows):
+    for batch in batches(map(ready, rows)):
         if copy is None and not before:
             before = {name: array.copy() for name, array in trained.items()}
         # The others train at about the same speed meanwhile, which the snapshot cannot know.
         alpha = learning_rate(model, (progress + peers * since) / words_all)
-        train_batch(batch, alpha)
-        count = sum(map(len, batch))
+        count = train_batch(batch, alpha)
         words, since = words + count, since + count
         if copy is not None and words_trained is not None:
             words_trained += count
@@ -87,24 +78,58 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[
                 progress, since = _progress(model), 0
 
     model.wv.norms = None  # gensim caches the norms of the rows that have just changed
+    if not words:
+        return {}
     if copy is not None:
-        return copy.trained({}) if words else {}
-    counted = {} if not words or words_trained is None else {"words_trained": np.array([words], np.float64)}
+        return copy.trained({})
+    counted = {} if words_trained is None else {"words_trained": np.array([words], np.float64)}
     return {**{name: np.subtract(trained[name], old, out=old) for name, old in before.items()}, **counted}
 
 
-def _kernel(model: Any) -> Callable[[Sequence[Sequence[str]], float], int]:
-    """What trains `model` on a batch at a learning rate; it draws random numbers as `model.random` says."""
+def _kernel(model: Any) -> tuple[Callable[[Row], Row], Callable[[Sequence[Row], float], int]]:
+    """What makes rows ready, and what trains `model` on a batch of them at a learning rate and returns its words.
+
+    Draws random numbers as `model.random` says.
+    """
     locked = bool(np.any(model.wv.vectors_lockf != 1))
     if model.sg and model.negative and not model.hs and not model.compute_loss and not locked:
         from p2p.models import skipgram  # with numba, a compiler: for those only who train by it
 
-        state = skipgram.random_state(model.random)
-        return lambda batch, alpha: skipgram.train_batch(model, batch, alpha, state)
+        state, lexicon = skipgram.random_state(model.random), _lexicon(model)
+
+        def train_numbers(batch: Sequence[Row], alpha: float) -> int:
+            numbers, ends = lexicon.numbers(batch)
+            skipgram.train_batch(model, numbers, ends, alpha, state)
+            return len(numbers)
+
+        return _check_row, train_numbers
+
     work, neu1 = (np.zeros(model.layer1_size, np.float32) for _ in range(2))
-    if model.sg:
-        return lambda batch, alpha: int(train_batch_sg(model, batch, alpha, work, model.compute_loss))
-    return lambda batch, alpha: int(train_batch_cbow(model, batch, alpha, work, neu1, model.compute_loss))
+
+    def train_tokens(batch: Sequence[Row], alpha: float) -> int:
+        if model.sg:
+            train_batch_sg(model, batch, alpha, work, model.compute_loss)
+        else:
+            train_batch_cbow(model, batch, alpha, work, neu1, model.compute_loss)
+        return sum(map(len, batch))
+
+    return _tokens, train_tokens
+
+
+def _tokens(row: Any) -> Sequence[str]:
+    checked = _check_row(row)
+    return checked.split() if isinstance(checked, str) else checked
+
+
+_lexicons: WeakKeyDictionary[Any, tuple[list[str], Lexicon]] = WeakKeyDictionary()
+"""By model, its words when the lexicon was made, and that. Not in the model, which is sent to workers."""
+
+
+def _lexicon(model: Any) -> Lexicon:
+    words = model.wv.index_to_key
+    if model not in _lexicons or _lexicons[model][0] != words:
+        _lexicons[model] = (list(words), Lexicon(words))
+    return _lexicons[model][1]
 
 
 def _progress(model: Any) -> float:
@@ -118,22 +143,24 @@ def learning_rate(model: Any, progress: float) -> float:
     return float(model.alpha - (model.alpha - model.min_alpha) * min(1.0, progress))
 
 
-def batches(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Gather rows into batches of at most 10,000 words, the most that a kernel takes; cut longer rows into pieces.
 
-    Raises `UsageError` for a row that is not a list of tokens.
+    Of a text the spaces are counted; its words are as many, or fewer.
     """
-    batch: list[Sequence[str]] = []
+    batch: list[Row] = []
     words = 0
     for row in rows:
-        tokens = _check_tokens(row)
-        for start in range(0, len(tokens), MAX_WORDS_IN_BATCH):
-            piece = tokens if len(tokens) <= MAX_WORDS_IN_BATCH else tokens[start : start + MAX_WORDS_IN_BATCH]
-            if words + len(piece) > MAX_WORDS_IN_BATCH:
+        count = row.count(" ") + 1 if isinstance(row, str) else len(row)
+        tokens = row.split() if isinstance(row, str) and count > MAX_WORDS_IN_BATCH else row
+        for start in range(0, count, MAX_WORDS_IN_BATCH):
+            piece = tokens if count <= MAX_WORDS_IN_BATCH else tokens[start : start + MAX_WORDS_IN_BATCH]
+            size = min(count - start, MAX_WORDS_IN_BATCH)
+            if words + size > MAX_WORDS_IN_BATCH:
                 yield batch
                 batch, words = [], 0
             batch.append(piece)
-            words += len(piece)
+            words += size
     if batch:
         yield batch
 
@@ -141,13 +168,14 @@ def batches(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
 def build_vocab(model: Any, corpus: Any) -> None:
     """Count the words of `corpus` and give `model` its vocabulary and fresh weights, in one order for everybody.
 
-    `corpus` is an RDD of token lists, which Spark then counts, or any iterable of token lists. The rows of the model
+    `corpus` is an RDD, which Spark then counts, or any iterable, of token lists or of texts, whose words stand between
+    white space. The rows of the model
     follow (-count, word), so the same text gives the same rows whatever its order and partitioning; gensim's own
     `build_vocab` breaks ties by appearance, which differs from one reader to the next. `min_count`, `max_final_vocab`,
     `sample` and `hs` work as in gensim; `max_vocab_size`, which prunes while counting and by order, is refused.
 
     Sets `corpus_count` (rows) and `corpus_total_words`, from which the learning rate follows. Raises `UsageError` for a
-    model that has a vocabulary already, a row that is not a list of tokens, and a corpus in which no word is frequent
+    model that has a vocabulary already, a row that is neither, and a corpus in which no word is frequent
     enough.
     """
     if len(model.wv):
@@ -159,10 +187,13 @@ def build_vocab(model: Any, corpus: Any) -> None:
             f"expected max_vocab_size=None, got {model.max_vocab_size}: pruning while counting depends on the order of "
             "the text; limit the vocabulary by min_count or max_final_vocab"
         )
-    counts = _count_rdd(corpus, model.min_count) if hasattr(corpus, "flatMap") else dict(_count(corpus))
-    sentences, words = counts.pop(SENTENCES, 0), counts.pop(WORDS, 0)
-    ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    if not any(count >= model.min_count for count in ordered.values()):
+    if hasattr(corpus, "mapPartitions"):
+        sentences, words, frequent = _count_rdd(corpus, model.min_count)
+    else:
+        counts = word_counts.of_rows(map(_check_row, corpus))
+        sentences, words, frequent = counts.rows, counts.words, counts.frequent(model.min_count)
+    ordered = dict(sorted(frequent.items(), key=lambda item: (-item[1], item[0])))
+    if not ordered:
         raise UsageError(
             f"expected words that occur at least min_count={model.min_count} times, got none among {words} words in "
             f"{sentences} rows; check that the corpus holds lists of tokens, or lower min_count"
@@ -176,53 +207,35 @@ def build_vocab(model: Any, corpus: Any) -> None:
     model.corpus_total_words = words
 
 
-def _count(rows: Iterable[Sequence[str]]) -> Iterator[tuple[Any, int]]:
-    """The words of `rows` with their counts, and the counts of rows and words under `SENTENCES` and `WORDS`."""
-    counts: Counter[Any] = Counter()
-    sentences = 0
-    checked = map(_check_tokens, rows)
-    while block := list(islice(checked, COUNT_ROWS)):
-        counts.update(chain.from_iterable(block))
-        sentences += len(block)
-    words = counts.total()
-    return chain(counts.items(), ((SENTENCES, sentences), (WORDS, words)) if sentences else ())
+def _count_rdd(corpus: Any, least: int) -> tuple[int, int, dict[str, int]]:
+    """(rows, words, counts of the words that occur at least so often), counted by Spark."""
+    from p2p.engines.spark import use_own_python
 
-
-def _count_rdd(corpus: Any, min_count: int) -> dict[Any, int]:
-    """`_count` by Spark; words that are too rare stay in the cluster.
-
-    What is shuffled are dictionaries, one for each pair of partitions, not pairs of word and count.
-    """
+    use_own_python(corpus.context)
     parts = corpus.getNumPartitions()
+    if parts <= word_counts.COLLECT_PARTS_MAX:
+        counted = corpus.mapPartitions(lambda rows: [word_counts.of_rows(map(_check_row, rows)).part()]).collect()
+        counts = word_counts.of_parts(counted)
+        return counts.rows, counts.words, counts.frequent(least)
 
-    def split(rows: Iterable[Sequence[str]]) -> Iterator[tuple[int, dict[Any, int]]]:
-        counts: list[dict[Any, int]] = [{} for _ in range(parts)]
-        for word, count in _count(rows):
-            # tuples, which stand for totals, are no words; Python's own hash differs from one process to the next
-            counts[crc32(word.encode(errors="surrogatepass")) % parts if isinstance(word, str) else 0][word] = count
-        return ((part, some) for part, some in enumerate(counts) if some)
+    def shares(rows: Iterable[Row]) -> Iterator[tuple[int, word_counts.Part]]:
+        return word_counts.of_rows(map(_check_row, rows)).shares(parts)
 
-    def frequent(part: tuple[int, dict[Any, int]]) -> Iterator[tuple[Any, int]]:
-        return (item for item in part[1].items() if item[1] >= min_count or item[0] in (SENTENCES, WORDS))
+    def frequent(share: tuple[int, Iterable[word_counts.Part]]) -> tuple[int, int, dict[str, int]]:
+        counts = word_counts.of_parts(share[1])
+        return counts.rows, counts.words, counts.frequent(least)
 
-    return dict(corpus.mapPartitions(split).reduceByKey(_add_counts, parts).flatMap(frequent).collect())
-
-
-def _add_counts(one: dict[Any, int], other: dict[Any, int]) -> dict[Any, int]:
-    for word, count in other.items():
-        one[word] = one.get(word, 0) + count
-    return one
+    counted = corpus.mapPartitions(shares).groupByKey(parts).map(frequent).collect()
+    merged = {word: count for _, _, some in counted for word, count in some.items()}
+    return sum(rows for rows, _, _ in counted), sum(words for _, words, _ in counted), merged
 
 
-def _check_tokens(row: Any) -> Sequence[str]:
-    """`row` as a list or tuple of tokens; raise `UsageError` if it is something else."""
-    if isinstance(row, str | bytes):
-        raise UsageError(
-            f"expected rows that are lists of tokens, got the {type(row).__name__} {row[:40]!r}; split the text, for "
-            "example rdd.map(str.split)"
-        )
-    if not isinstance(row, Iterable):
-        raise UsageError(f"expected rows that are lists of tokens, got {type(row).__name__} {row!r:.40}")
+def _check_row(row: Any) -> Row:
+    """`row` as a text or as a list or tuple of tokens; raise `UsageError` if it is something else."""
+    if isinstance(row, str):
+        return row
+    if isinstance(row, bytes) or not isinstance(row, Iterable):
+        raise UsageError(f"expected rows that are texts (str) or lists of tokens, got {type(row).__name__} {row!r:.40}")
     tokens = row if isinstance(row, list | tuple) else list(row)
     if tokens and not isinstance(tokens[0], str):
         raise UsageError(

@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
+import numpy as np
 from gensim.models import Word2Vec
 
 from gossip.errors import UsageError
@@ -21,6 +22,7 @@ from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
 from p2p.models import corpus as corpora
 from p2p.models import evaluation, word2vec
+from p2p.models.lexicon import Lexicon, Row
 from p2p.report import Report
 
 CHUNK_WORDS = 20_000
@@ -81,9 +83,10 @@ def train(
 ) -> Word2Vec:
     """Train word2vec on `corpus` and return the gensim model.
 
-    `corpus` is an RDD of token lists; a DataFrame, of which `column` holds arrays of strings, or text to be split on
-    white space; the path of a text file with one sentence per line (also .gz or .bz2), of a folder of such files, or a
-    glob; or a list of token lists. The executors of Spark train an RDD, a DataFrame, and a path if `sc` is given or a
+    `corpus` is an RDD of texts, whose words stand between white space, or of token lists; a DataFrame, of which
+    `column` holds texts or arrays of strings; the path of a text file with one sentence per line (also .gz or .bz2), of
+    a folder of such files, or a glob; or a list of texts or token lists. Texts are several times cheaper to read than
+    token lists. The executors of Spark train an RDD, a DataFrame, and a path if `sc` is given or a
     SparkContext is active. Otherwise, and always if `peers` is given, so many processes of this machine train (default:
     one per core). The corpus is read once to count and once per epoch: cache an RDD that is costly to compute.
 
@@ -183,23 +186,30 @@ def _load(path: str) -> Any:
 class _Totals:
     """Counts rows, words, and words that a model knows; a class, so that Spark can send it."""
 
-    def __init__(self, known: Container[str]) -> None:
+    def __init__(self, known: Sequence[str]) -> None:
         self._known = known
 
-    def __call__(self, rows: Iterable[Sequence[str]]) -> Iterator[tuple[int, int, int]]:
+    def __call__(self, rows: Iterable[Row]) -> Iterator[tuple[int, int, int]]:
+        lexicon = Lexicon(self._known)
         sentences = words = known = 0
-        for row in rows:
-            tokens = word2vec._check_tokens(row)
-            sentences += 1
-            words += len(tokens)
-            known += sum(token in self._known for token in tokens)
+        for batch in word2vec.batches(map(word2vec._check_row, rows)):
+            numbers, ends = lexicon.numbers(batch)
+            sentences += len(ends)
+            words += len(numbers)
+            known += int(np.count_nonzero(numbers >= 0))
         yield sentences, words, known
 
 
 def _count_known(model: Any, data: Any) -> None:
     """Set the size of the corpus that `model` is now to be trained on, from which its learning rate follows."""
-    count = _Totals(frozenset(model.wv.key_to_index))
-    totals = list(count(corpora.rows(data))) if isinstance(data, list) else data.mapPartitions(count).collect()
+    count = _Totals(model.wv.index_to_key)
+    if isinstance(data, list):
+        totals = list(count(corpora.rows(data)))
+    else:
+        from p2p.engines.spark import use_own_python
+
+        use_own_python(data.context)
+        totals = data.mapPartitions(count).collect()
     sentences, words, known = (sum(column) for column in zip(*totals, strict=True)) if totals else (0, 0, 0)
     if not known:
         raise UsageError(

@@ -20,6 +20,7 @@ from scipy.stats import chisquare
 import p2p
 from gossip.errors import UsageError
 from p2p.models import skipgram, word2vec
+from p2p.models.lexicon import Lexicon
 
 Rows = list[list[str]]
 Pieces = list[tuple[list[int], list[int]]]
@@ -48,6 +49,10 @@ def make_model(rows: Rows, **settings: Any) -> Word2Vec:
 
 def state_of(seed: int) -> np.ndarray:
     return np.array([seed], np.uint64)
+
+
+def train(model: Any, rows: Rows, alpha: float, state: np.ndarray) -> int:
+    return skipgram.train_batch(model, *Lexicon(model.wv.index_to_key).numbers(rows), alpha, state)
 
 
 class Draws:
@@ -121,7 +126,7 @@ def test_the_kernel_is_the_plain_algorithm_with_the_same_draws(settings: dict[st
     plain = copy.deepcopy(compiled)
     state, draw = state_of(7), Draws(7)
     for batch in (rows[:20], rows[20:]):
-        skipgram.train_batch(compiled, batch, 0.02, state)
+        train(compiled, batch, 0.02, state)
         train_plainly(plain, batch, 0.02, draw)
     assert int(state[0]) == draw.state
     np.testing.assert_allclose(compiled.wv.vectors, plain.wv.vectors, rtol=0, atol=2e-5)
@@ -155,7 +160,7 @@ def test_a_step_is_the_gradient_of_the_loss_of_negative_sampling() -> None:
                 losses.append(loss())
             array[at] = middle
             gradient[at] = (losses[0] - losses[1]) / 2e-5
-    skipgram.train_batch(model, rows, alpha, state_of(11))
+    train(model, rows, alpha, state_of(11))
     for trained, array, gradient in zip((model.wv.vectors, model.syn1neg), arrays, gradients, strict=True):
         assert np.abs(gradient).max() > 0.1
         # the second step sees what the first changed: of the order of alpha
@@ -169,7 +174,7 @@ def test_a_pair_takes_the_step_of_the_sigmoid_within_the_limit_and_none_beyond(f
     a, b = (model.wv.key_to_index[word] for word in "ab")
     seed = next(seed for seed in range(99) if [len(targets) for _, targets in draws_of(model, seed)] == [1, 1])
     model.wv.vectors[:], model.syn1neg[:] = 1, f
-    skipgram.train_batch(model, [["a", "b"]], 1.0, state_of(seed))
+    train(model, [["a", "b"]], 1.0, state_of(seed))
     step = 1 / (1 + np.exp(f)) if abs(f) < 6 else 0
     assert model.syn1neg[a, 0] == pytest.approx(f + step, abs=4e-6)
     assert model.wv.vectors[b, 0] == pytest.approx(1 + f * step, abs=2e-5)
@@ -188,7 +193,7 @@ def test_a_negative_is_drawn_as_often_as_its_count_to_the_power_of_the_model() -
     center = model.wv.key_to_index["center"]
     model.wv.vectors[:], model.syn1neg[:] = 1, 0
     alpha, steps = 2**-30, 4_000
-    skipgram.train_batch(model, [["center", "center"]] * (steps // 2), alpha, state_of(2))
+    train(model, [["center", "center"]] * (steps // 2), alpha, state_of(2))
     drawn = np.delete(np.rint(model.syn1neg[:, 0].astype(float) / (-alpha / 2)), center)
     share = np.array([counts[word] for word in model.wv.index_to_key]) ** 0.75
     expected = np.delete(share / share.sum(), center)
@@ -215,10 +220,10 @@ def test_subsampling_keeps_the_share_that_gensim_promises() -> None:
     model = make_model([[word] * count for word, count in counts.items()], sample=1e-2, window=1, negative=1)
     for word, count in counts.items():
         share = model.wv.get_vecattr(word, "sample_int") / (2**32 - 1)
-        kept = skipgram.train_batch(model, [[word] * count], 0.0, state_of(3))
+        kept = train(model, [[word] * count], 0.0, state_of(3))
         assert kept == pytest.approx(count * share, abs=4 * np.sqrt(count * share * (1 - share)))
     model.sample = 0
-    assert skipgram.train_batch(model, [["w0", "unheard", "w1"] * 1_000], 0.0, state_of(3)) == 2_000
+    assert train(model, [["w0", "unheard", "w1"] * 1_000], 0.0, state_of(3)) == 2_000
 
 
 def test_the_state_decides_and_goes_on() -> None:
@@ -227,7 +232,7 @@ def test_the_state_decides_and_goes_on() -> None:
     first, second, other = (copy.deepcopy(model) for _ in range(3))
     states = [state_of(7), state_of(7), state_of(8)]
     for replica, state in zip((first, second, other), states, strict=True):
-        skipgram.train_batch(replica, rows, 0.05, state)
+        train(replica, rows, 0.05, state)
     assert np.array_equal(first.wv.vectors, second.wv.vectors)
     assert np.array_equal(first.syn1neg, second.syn1neg)
     assert not np.array_equal(first.syn1neg, other.syn1neg)
@@ -239,7 +244,7 @@ def test_not_a_number_is_not_hidden() -> None:
     for spoiled in ("wv.vectors", "syn1neg"):
         model = make_model(rows)
         (model.wv.vectors if spoiled == "wv.vectors" else model.syn1neg)[0, 3] = np.nan
-        skipgram.train_batch(model, rows, 0.05, state_of(1))
+        train(model, rows, 0.05, state_of(1))
         assert np.isnan(model.wv.vectors).any()
         assert np.isnan(model.syn1neg).any()
 
@@ -250,7 +255,7 @@ def test_few_words_and_many_terms_of_a_step_do_not_blow_up(window: int, negative
     rows = [["a", "b"] * 150] * 10
     model = make_model(rows, window=window, shrink_windows=False, vector_size=16, negative=negative)
     for _ in range(5):
-        skipgram.train_batch(model, rows, 0.1, state_of(1))
+        train(model, rows, 0.1, state_of(1))
     assert np.isfinite(model.wv.vectors).all()
     assert np.isfinite(model.syn1neg).all()
     if negative == 5:
@@ -259,10 +264,10 @@ def test_few_words_and_many_terms_of_a_step_do_not_blow_up(window: int, negative
 
 def test_a_new_table_of_negatives_is_used() -> None:
     model = make_model([["a", "b", "c"]] * 9, vector_size=1, window=1, negative=5)
-    skipgram.train_batch(model, [["a", "b"]], 0.0, state_of(1))
+    train(model, [["a", "b"]], 0.0, state_of(1))
     model.cum_table = np.array([0, 0, 2**31 - 1], np.uint32)
     before = model.syn1neg.copy()
-    skipgram.train_batch(model, [["a", "b"]], 0.1, state_of(1))
+    train(model, [["a", "b"]], 0.1, state_of(1))
     third = model.wv.key_to_index["c"]
     assert model.syn1neg[third, 0] != before[third, 0]
 
@@ -270,7 +275,7 @@ def test_a_new_table_of_negatives_is_used() -> None:
 def test_a_model_that_has_trained_is_pickled_without_tables() -> None:
     model = make_model(text())
     size = len(pickle.dumps(model))
-    skipgram.train_batch(model, text(), 0.05, state_of(1))
+    train(model, text(), 0.05, state_of(1))
     assert len(pickle.dumps(model)) == size
 
 
@@ -279,7 +284,7 @@ def test_tables_that_do_not_fit_the_vocabulary_are_refused() -> None:
         model = make_model(text(), sample=1e-2)
         spoil(model)
         with pytest.raises(UsageError, match=message):
-            skipgram.train_batch(model, text(), 0.05, state_of(1))
+            train(model, text(), 0.05, state_of(1))
 
     refused(r"cum_table of \d+ words, uint32, got None", lambda model: setattr(model, "cum_table", None))
     refused(r"got uint32 \(2,\)", lambda model: setattr(model, "cum_table", model.cum_table[:2]))

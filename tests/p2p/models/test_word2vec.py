@@ -6,6 +6,7 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from gensim.test.utils import common_texts
 from gossip.errors import UsageError
 from p2p import task
 from p2p.models import skipgram, word2vec
+from p2p.models.lexicon import Lexicon
 from p2p.models.word2vec import build_vocab, gradient
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -75,12 +77,12 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[str]],
     """What the kernel is called with: batch, learning rate, and the number it would seed itself by."""
     calls: list[tuple[list[list[str]], float, int]] = []
 
-    def kernel_of(model: Any) -> Callable[[Any, float], int]:
+    def kernel_of(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any, float], int]]:
         def kernel(batch: Any, alpha: float) -> int:
             calls.append((batch, alpha, int(model.random.randint(0, 2**24))))
-            return 0
+            return sum(map(len, batch))
 
-        return kernel
+        return word2vec._tokens, kernel
 
     monkeypatch.setattr(word2vec, "_kernel", kernel_of)
     return calls
@@ -169,12 +171,24 @@ def test_plain_skip_gram_is_trained_by_the_kernel_of_shared_negatives(run: Run) 
     gradient(ours, common_texts * 20)
     entropy = np.random.SeedSequence((theirs.seed, task.current().seed), spawn_key=(0, 0, 0))
     state = skipgram.random_state(np.random.RandomState(np.random.MT19937(entropy)))
-    skipgram.train_batch(theirs, common_texts * 20, 0.05, state)
+    skipgram.train_batch(theirs, *Lexicon(theirs.wv.index_to_key).numbers(common_texts * 20), 0.05, state)
     for name, array in arrays_of(theirs).items():
         assert np.array_equal(arrays_of(ours)[name], array)
 
 
-@pytest.mark.parametrize("rows", [[], [[], []]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_trained_on_like_their_tokens(kind: str, run: Run) -> None:
+    rows = [["human", "unheard"] * 8_000, *common_texts]
+    tokens = make_model(rows, alpha=0.05, **KINDS[kind])
+    texts = make_model(map(" ".join, rows), alpha=0.05, **KINDS[kind])
+    assert texts.wv.index_to_key == tokens.wv.index_to_key
+    update, other = gradient(tokens, rows), gradient(texts, [" ".join(rows[0]), *map("\t\n ".join, rows[1:])])
+    assert update.keys() == other.keys()
+    for name, change in update.items():
+        np.testing.assert_allclose(other[name], change, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [[], [[], []], ["", " \n"]])
 def test_rows_without_words_give_an_empty_update(rows: list[list[str]], run: Run) -> None:
     assert gradient(make_model(), rows) == {}
 
@@ -315,23 +329,25 @@ def test_rows_are_read_as_a_stream(run: Run, kernel_calls: list[Any]) -> None:
 class Partitions:
     """As much of an RDD as counting needs, partition by partition."""
 
+    context = SimpleNamespace(master="spark://host:7077")
+
     def __init__(self, partitions: list[list[Any]]) -> None:
         self.partitions = partitions
 
     def mapPartitions(self, function: Callable[[Iterator[Any]], Iterable[Any]]) -> Partitions:  # noqa: N802
         return Partitions([list(function(iter(part))) for part in self.partitions])
 
-    def flatMap(self, function: Callable[[Any], Iterable[Any]]) -> Partitions:  # noqa: N802
-        return Partitions([[item for row in part for item in function(row)] for part in self.partitions])
+    def map(self, function: Callable[[Any], Any]) -> Partitions:
+        return self.mapPartitions(lambda rows: map(function, rows))
 
     def getNumPartitions(self) -> int:  # noqa: N802
         return len(self.partitions)
 
-    def reduceByKey(self, function: Callable[[Any, Any], Any], parts: int) -> Partitions:  # noqa: N802
-        reduced: dict[Any, Any] = {}
+    def groupByKey(self, parts: int) -> Partitions:  # noqa: N802
+        groups: dict[Any, list[Any]] = {}
         for key, value in self.collect():
-            reduced[key] = function(reduced[key], value) if key in reduced else value
-        return Partitions([[item for item in reduced.items() if item[0] % parts == part] for part in range(parts)])
+            groups.setdefault(key, []).append(value)
+        return Partitions([[item for item in groups.items() if item[0] % parts == part] for part in range(parts)])
 
     def collect(self) -> list[Any]:
         return [item for part in self.partitions for item in part]
@@ -356,7 +372,8 @@ def test_the_vocabulary_does_not_depend_on_the_order_of_the_text() -> None:
     frequent = [word for word, count in counts.items() if count >= 8]
     assert expected.wv.index_to_key == sorted(frequent, key=lambda word: (-counts[word], word))
     shuffled = random.Random(1).sample(corpus, len(corpus))
-    for other in (shuffled, iter(shuffled), Partitions([shuffled[:7], [], shuffled[7:]]), Partitions([corpus])):
+    many = Partitions([corpus[start::40] for start in range(40)])  # more than the driver program would add up
+    for other in (shuffled, iter(shuffled), Partitions([shuffled[:7], [], shuffled[7:]]), Partitions([corpus]), many):
         model = make_model(other, min_count=8, hs=1)
         assert model.wv.index_to_key == expected.wv.index_to_key
         assert model.wv.key_to_index == expected.wv.key_to_index
@@ -392,13 +409,13 @@ def test_the_vocabulary_is_that_of_gensim_but_for_the_order_of_ties(settings: di
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("human interface", r"got the str 'human interface'; split the text"),
-        (b"human", r"got the bytes b'human'"),
-        (7, r"expected rows that are lists of tokens, got int 7"),
+        (b"human", r"expected rows that are texts \(str\) or lists of tokens, got bytes b'human'"),
+        (7, r"expected rows that are texts \(str\) or lists of tokens, got int 7"),
         ((["human"],), r"got a tuple of list; for a DataFrame"),
+        (["human", 7], r"lists of tokens \(str\), got one with a int: 7"),
     ],
 )
-def test_a_row_that_is_not_a_list_of_tokens_is_refused(row: Any, message: str, run: Run) -> None:
+def test_a_row_that_is_neither_text_nor_tokens_is_refused(row: Any, message: str, run: Run) -> None:
     for attempt in (lambda: gradient(make_model(), [row]), lambda: build_vocab(Word2Vec(), [row])):
         with pytest.raises(UsageError, match=message):
             attempt()

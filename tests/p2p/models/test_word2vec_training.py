@@ -236,9 +236,8 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
         train(two_topics(), engine=cluster(), **options)
 
 
-def test_rows_that_are_text_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"got the str 'the cat'; split the text"):
-        train(["the cat"], engine=cluster())
+def test_a_list_of_texts_is_a_corpus() -> None:
+    assert train(["the cat", "the  dog"], min_count=2, engine=cluster()).wv.index_to_key == ["the"]
 
 
 def test_a_model_that_does_not_fit_is_refused(trained: Word2Vec, tmp_path: Path) -> None:
