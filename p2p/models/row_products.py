@@ -1,0 +1,210 @@
+"""Products and sums of a few rows of float32, in vector instructions that a compiler does not find by itself.
+
+Of a loop over a row numba's compiler cannot know that the row that is written is none of those that are read, nor that
+rows of 100 numbers are twelve times eight and four: it asks the first each time, and takes the last four one by one.
+That is an eighth of what a step of `p2p.models.skipgram` takes. These are parts for compiled functions, in the language
+of the compiler (LLVM): each goes through a row eight numbers at a time, then four, then one.
+
+Arrays are float32 (rows, width), C-contiguous, all of one width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+LANES = (8, 4, 1)
+CONTRACT = ("contract",)
+LINE_BYTES = 64
+"""Of a cache."""
+
+
+class _Rows:
+    """An argument that is an array: where its rows begin."""
+
+    def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
+        array = context.make_array(kind)(context, builder, value)
+        self.width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+        self._builder, self._data = builder, array.data
+
+    def at(self, row: Any) -> Any:
+        """The first number of a row."""
+        return self._builder.gep(self._data, [self._builder.mul(row, self.width)])
+
+
+def _vector(lanes: int) -> Any:
+    return FLOAT if lanes == 1 else ir.VectorType(FLOAT, lanes)
+
+
+def _pointer(builder: Any, row: Any, at: Any, lanes: int) -> Any:
+    return builder.bitcast(builder.gep(row, [at]), _vector(lanes).as_pointer())
+
+
+def _load(builder: Any, row: Any, at: Any, lanes: int) -> Any:
+    return builder.load(_pointer(builder, row, at, lanes), align=4)
+
+
+def _spread(builder: Any, number: Any, lanes: int) -> Any:
+    """A vector of one number many times."""
+    if lanes == 1:
+        return number
+    first = builder.insert_element(ir.Constant(_vector(lanes), ir.Undefined), number, INT32(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes))
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return builder.fadd(builder.fmul(a, b, flags=CONTRACT), c, flags=CONTRACT)
+
+
+def _sum(builder: Any, vector: Any) -> Any:
+    """Of the numbers of a vector: its halves are added until one number is left."""
+    while vector.type is not FLOAT:
+        half = vector.type.count // 2
+        low, high = (
+            builder.shuffle_vector(
+                vector, vector, ir.Constant(ir.VectorType(INT32, half), list(range(first, first + half)))
+            )
+            for first in (0, half)
+        )
+        vector = (
+            builder.fadd(low, high)
+            if half > 1
+            else builder.fadd(*(builder.extract_element(vector, INT32(i)) for i in (0, 1)))
+        )
+    return vector
+
+
+def _along(builder: Any, width: Any, step: Callable[[Any, int], None]) -> None:
+    """`step(at, lanes)` for all numbers of a row: in a loop of eights, perhaps four, and a loop of ones."""
+    eights, fours = (builder.and_(width, INT64(-lanes)) for lanes in LANES[:2])
+    with cgutils.for_range_slice(builder, INT64(0), eights, INT64(8), INT64) as (at, _):
+        step(at, 8)
+    with builder.if_then(builder.icmp_unsigned("!=", eights, fours)):
+        step(eights, 4)
+    with cgutils.for_range_slice(builder, fours, width, INT64(1), INT64) as (at, _):
+        step(at, 1)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def products(typing: Any, A: Any, a0: Any, a1: Any, a2: Any, B: Any, b: Any, F: Any, c: Any, t: Any) -> Any:
+    """F[c + i, t + j] = A[ai] . B[b + j] for three rows of each."""
+    signature = types.void(A, a0, a1, a2, B, b, F, c, t)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        a_rows, b_rows = _Rows(context, builder, A, arguments[0]), _Rows(context, builder, B, arguments[4])
+        rows_a = [a_rows.at(context.cast(builder, arguments[i], kinds[i], types.int64)) for i in (1, 2, 3)]
+        first_b = context.cast(builder, arguments[5], kinds[5], types.int64)
+        rows_b = [b_rows.at(builder.add(first_b, INT64(j))) for j in range(3)]
+        sums = {
+            lanes: [
+                [cgutils.alloca_once_value(builder, ir.Constant(_vector(lanes), None)) for _ in range(3)]
+                for _ in range(3)
+            ]
+            for lanes in LANES
+        }
+
+        def step(at: Any, lanes: int) -> None:
+            xs = [_load(builder, row, at, lanes) for row in rows_a]
+            ys = [_load(builder, row, at, lanes) for row in rows_b]
+            for i, x in enumerate(xs):
+                for j, y in enumerate(ys):
+                    sum_ = sums[lanes][i][j]
+                    builder.store(_multiply_add(builder, x, y, builder.load(sum_)), sum_)
+
+        _along(builder, a_rows.width, step)
+        f_rows = _Rows(context, builder, F, arguments[6])
+        first_c = context.cast(builder, arguments[7], kinds[7], types.int64)
+        first_t = context.cast(builder, arguments[8], kinds[8], types.int64)
+        for i in range(3):
+            row = f_rows.at(builder.add(first_c, INT64(i)))
+            for j in range(3):
+                total = ir.Constant(FLOAT, 0.0)
+                for lanes in LANES:
+                    total = builder.fadd(total, _sum(builder, builder.load(sums[lanes][i][j])))
+                builder.store(total, builder.gep(row, [builder.add(first_t, INT64(j))]))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _adder(count: int) -> Any:
+    def add(typing: Any, rows: Any, row: Any, others: Any, indices: Any, factors: Any) -> Any:
+        signature = types.void(rows, row, others, indices, factors)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kinds = signature.args
+            written = _Rows(context, builder, rows, arguments[0])
+            read = _Rows(context, builder, others, arguments[2])
+            target = written.at(context.cast(builder, arguments[1], kinds[1], types.int64))
+            sources = [
+                read.at(context.cast(builder, index, kinds[3].dtype, types.int64))
+                for index in cgutils.unpack_tuple(builder, arguments[3], count)
+            ]
+            numbers = cgutils.unpack_tuple(builder, arguments[4], count)
+
+            def step(at: Any, lanes: int) -> None:
+                total = _load(builder, target, at, lanes)
+                for source, number in zip(sources, numbers, strict=True):
+                    total = _multiply_add(
+                        builder, _spread(builder, number, lanes), _load(builder, source, at, lanes), total
+                    )
+                builder.store(total, _pointer(builder, target, at, lanes), align=4)
+
+            _along(builder, written.width, step)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(add)
+
+
+add_three, add_six = _adder(3), _adder(6)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_row(typing: Any, rows: Any, row: Any, copies: Any, to: Any) -> Any:
+    """copies[to] = rows[row]"""
+    signature = types.void(rows, row, copies, to)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        source = _Rows(context, builder, rows, arguments[0])
+        target = _Rows(context, builder, copies, arguments[2]).at(
+            context.cast(builder, arguments[3], kinds[3], types.int64)
+        )
+        first = source.at(context.cast(builder, arguments[1], kinds[1], types.int64))
+
+        def step(at: Any, lanes: int) -> None:
+            builder.store(_load(builder, first, at, lanes), _pointer(builder, target, at, lanes), align=4)
+
+        _along(builder, source.width, step)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing: Any, rows: Any, row: Any) -> Any:
+    """Have a row brought to the cache; it will be written."""
+    signature = types.void(rows, row)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = _Rows(context, builder, rows, arguments[0])
+        byte = ir.IntType(8).as_pointer()
+        first = builder.bitcast(array.at(context.cast(builder, arguments[1], signature.args[1], types.int64)), byte)
+        fetch = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+        )
+        size = builder.mul(array.width, INT64(4))
+        with cgutils.for_range_slice(builder, INT64(0), size, INT64(LINE_BYTES), INT64) as (at, _):
+            builder.call(fetch, [builder.gep(first, [at]), INT32(0), INT32(3), INT32(1)])
+        return context.get_dummy_value()
+
+    return signature, generate
