@@ -19,6 +19,7 @@ gensim 4.4, `Word2Vec._do_train_job` and `_get_next_alpha`, for the calls of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -169,14 +170,13 @@ def build_vocab(model: Any, corpus: Any) -> None:
     """Count the words of `corpus` and give `model` its vocabulary and fresh weights, in one order for everybody.
 
     `corpus` is an RDD, which Spark then counts, or any iterable, of token lists or of texts, whose words stand between
-    white space. The rows of the model
-    follow (-count, word), so the same text gives the same rows whatever its order and partitioning; gensim's own
-    `build_vocab` breaks ties by appearance, which differs from one reader to the next. `min_count`, `max_final_vocab`,
-    `sample` and `hs` work as in gensim; `max_vocab_size`, which prunes while counting and by order, is refused.
+    white space. The rows of the model follow (-count, word), so the same text gives the same rows whatever its order
+    and partitioning; gensim's own `build_vocab` breaks ties by appearance, which differs from one reader to the next.
+    `min_count`, `max_final_vocab`, `sample` and `hs` work as in gensim; `max_vocab_size`, which prunes while counting
+    and by order, is refused.
 
     Sets `corpus_count` (rows) and `corpus_total_words`, from which the learning rate follows. Raises `UsageError` for a
-    model that has a vocabulary already, a row that is neither, and a corpus in which no word is frequent
-    enough.
+    model that has a vocabulary already, a row that is neither, and a corpus in which no word is frequent enough.
     """
     if len(model.wv):
         raise UsageError(
@@ -192,19 +192,53 @@ def build_vocab(model: Any, corpus: Any) -> None:
     else:
         counts = word_counts.of_rows(map(_check_row, corpus))
         sentences, words, frequent = counts.rows, counts.words, counts.frequent(model.min_count)
-    ordered = dict(sorted(frequent.items(), key=lambda item: (-item[1], item[0])))
+    ordered = sorted(frequent.items())
+    ordered.sort(key=itemgetter(1), reverse=True)  # and words that occur equally often stay as they are
     if not ordered:
         raise UsageError(
             f"expected words that occur at least min_count={model.min_count} times, got none among {words} words in "
-            f"{sentences} rows; check that the corpus holds lists of tokens, or lower min_count"
+            f"{sentences} rows; check that the corpus holds texts or lists of tokens, or lower min_count"
         )
-    sorts = model.sorted_vocab
-    model.sorted_vocab = 0  # gensim's own sort would put equal counts into the reverse of our order
-    try:
-        model.build_vocab_from_freq(ordered, corpus_count=sentences)
-    finally:
-        model.sorted_vocab = sorts
-    model.corpus_total_words = words
+    model.corpus_count, model.corpus_total_words = sentences, words
+    _set_vocabulary(model, [word for word, _ in ordered], np.array([count for _, count in ordered], np.int64))
+
+
+def _set_vocabulary(model: Any, words: list[str], counts: NDArray[np.int64]) -> None:
+    """Give `model` these words, the most frequent first, the tables that follow from their counts, and fresh weights.
+
+    To the last bit what `Word2Vec.build_vocab_from_freq` of gensim 4.4 does, which takes a tenth of the time that two
+    executors train on the text. It would put words that occur equally often into the reverse of our order.
+    """
+    least = model.min_count
+    if model.max_final_vocab is not None and model.max_final_vocab < len(words):
+        least = max(least, int(counts[model.max_final_vocab]) + 1)
+        words = words[: np.count_nonzero(counts >= least)]
+        counts = counts[: len(words)]
+        if not words:
+            raise UsageError(
+                f"max_final_vocab={model.max_final_vocab} leaves no word: more of them are equally frequent"
+            )
+    model.effective_min_count = least
+    keyed = model.wv
+    keyed.index_to_key, keyed.key_to_index = words, {word: index for index, word in enumerate(words)}
+    keyed.allocate_vecattrs(["count", "sample_int"], [int, np.uint32])
+    keyed.expandos["count"][:] = counts
+    if not model.sample:
+        threshold = float(counts.sum())
+    elif model.sample < 1:
+        threshold = model.sample * float(counts.sum())
+    else:
+        threshold = float(int(model.sample * (3 + np.sqrt(5)) / 2))
+    share = np.minimum(1, (np.sqrt(counts / threshold) + 1) * (threshold / counts))
+    keyed.expandos["sample_int"][:] = (share * (2**32 - 1)).astype(np.uint32)
+    if model.null_word:
+        model.add_null_word()
+    if model.hs:
+        model.create_binary_tree()
+    if model.negative:
+        cumulative = np.cumsum([count ** float(model.ns_exponent) for count in keyed.expandos["count"].tolist()])
+        model.cum_table = np.rint(cumulative / cumulative[-1] * (2**31 - 1)).astype(np.uint32)
+    model.init_weights()
 
 
 def _count_rdd(corpus: Any, least: int) -> tuple[int, int, dict[str, int]]:

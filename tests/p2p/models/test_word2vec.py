@@ -384,7 +384,20 @@ def test_the_vocabulary_does_not_depend_on_the_order_of_the_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"min_count": 9, "sample": 1e-3}, {"max_final_vocab": 50}, {"sorted_vocab": 0}], ids=str
+    "settings",
+    [
+        {},
+        {"min_count": 9, "sample": 1e-3},
+        {"sample": 0},
+        {"sample": 3},
+        {"max_final_vocab": 50},
+        {"max_final_vocab": 50, "min_count": 12},
+        {"sorted_vocab": 0},
+        {"hs": 1, "negative": 0},
+        {"ns_exponent": -0.5},
+        {"null_word": 1},
+    ],
+    ids=str,
 )
 def test_the_vocabulary_is_that_of_gensim_but_for_the_order_of_ties(settings: dict[str, Any]) -> None:
     corpus = many_ties()
@@ -396,10 +409,14 @@ def test_the_vocabulary_is_that_of_gensim_but_for_the_order_of_ties(settings: di
     for word in theirs.wv.index_to_key:
         for attribute in ("count", "sample_int"):
             assert ours.wv.get_vecattr(word, attribute) == theirs.wv.get_vecattr(word, attribute)
-    if settings.get("sorted_vocab") is None:
+    if settings.get("sorted_vocab") is None and ours.negative:
         assert np.array_equal(ours.cum_table, theirs.cum_table)
+    assert ours.effective_min_count == theirs.effective_min_count
     assert (ours.corpus_count, ours.corpus_total_words) == (theirs.corpus_count, theirs.corpus_total_words)
-    assert ours.syn1neg.shape == ours.wv.vectors.shape == theirs.wv.vectors.shape
+    for name, array in arrays_of(ours).items():
+        assert array.shape == arrays_of(theirs)[name].shape
+        assert array.dtype == arrays_of(theirs)[name].dtype
+    assert np.array_equal(ours.wv.vectors, theirs.wv.vectors)
     assert ours.sorted_vocab == theirs.sorted_vocab
 
 
@@ -447,3 +464,5 @@ def test_a_vocabulary_that_cannot_be_built_is_refused() -> None:
         build_vocab(Word2Vec(), Partitions([]))
     with pytest.raises(UsageError, match=r"max_vocab_size=None, got 10"):
         build_vocab(Word2Vec(max_vocab_size=10), common_texts)
+    with pytest.raises(UsageError, match=r"max_final_vocab=1 leaves no word"):
+        build_vocab(Word2Vec(max_final_vocab=1, min_count=1), [["a", "b"]])
