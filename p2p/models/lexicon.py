@@ -42,14 +42,10 @@ class Lexicon:
 
     def __init__(self, words: Iterable[str] = ()) -> None:
         """Of `words`, each a different one."""
-        blob = b"".join(_encoded(word) + NUL for word in words)
-        self._size = blob.count(NUL)
-        self._blob = np.zeros(max(BLOB_MIN, len(blob)), np.uint8)
-        self._blob[: len(blob)] = np.frombuffer(blob, np.uint8)
-        self._starts = np.zeros(self._size + 1, np.int64)
-        self._starts[1:] = np.flatnonzero(self._blob[: len(blob)] == 0) + 1
-        self._slots = np.zeros(0, np.uint64)
+        self._size = 0
+        self._blob, self._starts = np.zeros(BLOB_MIN, np.uint8), np.zeros(1, np.int64)
         self._make_room()
+        self.numbers([tuple(words)], add=True)
 
     def __len__(self) -> int:
         return self._size
@@ -102,7 +98,8 @@ class Lexicon:
         blob[:used] = self._blob[:used]
         starts = np.zeros(slots // 2 + 1, np.int64)
         starts[: self._size + 1] = self._starts[: self._size + 1]
-        self._blob, self._starts, self._slots = blob, starts, np.zeros(slots, np.uint64)
+        self._blob, self._starts = blob, starts
+        self._slots = np.zeros(slots, np.uint64)
         _fill(self._slots, self._starts, self._blob, self._size)
 
 

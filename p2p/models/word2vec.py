@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from p2p.models.word2vec_training import train as train
 
 
+LETTERS_PER_WORD = 6
+"""With the space behind it; English has about so many."""
+
+
 def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[Any]]:
     """Train the replica `model` on `rows` in place and return the change of each of its arrays.
 
@@ -123,14 +127,15 @@ def _tokens(row: Any) -> Sequence[str]:
 
 
 _lexicons: WeakKeyDictionary[Any, tuple[list[str], Lexicon]] = WeakKeyDictionary()
-"""By model, its words when the lexicon was made, and that. Not in the model, which is sent to workers."""
+"""By model, the list of its words, and their lexicon. Not in the model, which is sent to workers."""
 
 
 def _lexicon(model: Any) -> Lexicon:
     words = model.wv.index_to_key
-    if model not in _lexicons or _lexicons[model][0] != words:
-        _lexicons[model] = (list(words), Lexicon(words))
-    return _lexicons[model][1]
+    known = _lexicons.get(model)
+    if known is None or known[0] is not words or len(known[1]) != len(words):
+        known = _lexicons[model] = (words, Lexicon(words))
+    return known[1]
 
 
 def _progress(model: Any) -> float:
@@ -147,15 +152,17 @@ def learning_rate(model: Any, progress: float) -> float:
 def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Gather rows into batches of at most 10,000 words, the most that a kernel takes; cut longer rows into pieces.
 
-    Of a text the spaces are counted; its words are as many, or fewer.
+    Of a text the words are guessed by its length.
     """
     batch: list[Row] = []
     words = 0
     for row in rows:
-        count = row.count(" ") + 1 if isinstance(row, str) else len(row)
-        tokens = row.split() if isinstance(row, str) and count > MAX_WORDS_IN_BATCH else row
+        count = len(row) // LETTERS_PER_WORD + 1 if isinstance(row, str) else len(row)
+        if isinstance(row, str) and count > MAX_WORDS_IN_BATCH:
+            row = row.split()
+            count = len(row)
         for start in range(0, count, MAX_WORDS_IN_BATCH):
-            piece = tokens if count <= MAX_WORDS_IN_BATCH else tokens[start : start + MAX_WORDS_IN_BATCH]
+            piece = row if count <= MAX_WORDS_IN_BATCH else row[start : start + MAX_WORDS_IN_BATCH]
             size = min(count - start, MAX_WORDS_IN_BATCH)
             if words + size > MAX_WORDS_IN_BATCH:
                 yield batch
