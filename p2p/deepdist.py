@@ -15,23 +15,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gossip.errors import UsageError
-from gossip.mixing import PushSum, Strategy
-from gossip.topology import NAMES, Topology, named
 from p2p import engines, evaluation
 from p2p.combine import check_rule
 from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
-from p2p.mix_session import MixSession
 from p2p.model import Model
 from p2p.report import Evaluated, Report
 from p2p.session import ROLES, AgentSession, Session
 from p2p.task import Descent, Gradient, Rhythm
+
+if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
+    from gossip.mixing import Strategy
+    from gossip.topology import Topology
 
 M = TypeVar("M")
 
@@ -84,6 +85,8 @@ class DeepDist(Generic[M]):
         self._state = "new"  # then "open", then "ended"
         self._session: Session
         if mix is not None:
+            from p2p.mix_session import MixSession
+
             self._session = MixSession(self._user_model, *mix, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s)
         elif engine is None:
             self._session = AgentSession(
@@ -220,12 +223,16 @@ def _mix(
         raise UsageError(f"discipline='mix' with mode={mode!r}, expected 'p2p': where there is a master, nobody mixes")
     if engine is not None:
         raise UsageError("discipline='mix' on a simulated cluster, expected Spark or a list of partitions")
+    from gossip.mixing import PushSum, Strategy
+
     if mixing is not None and not isinstance(mixing, Strategy):
         raise UsageError(f"mixing is a {type(mixing).__name__}, expected a strategy of gossip.mixing such as PushSum()")
     return mixing if mixing is not None else PushSum(), _topologies(topology if topology is not None else "exponential")
 
 
 def _topologies(topology: Any) -> Callable[[int], Topology]:
+    from gossip.topology import NAMES, Topology, named
+
     if isinstance(topology, str):
         if topology not in NAMES:
             raise UsageError(f"topology={topology!r} is not known, expected one of {', '.join(NAMES)}")

@@ -108,10 +108,13 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 class Program:
     """A program of `programs/`, run in a process group of its own as a shell would: `run(name, results)`.
 
-    It writes its results to the JSON file it is given, and is ended when it takes too long.
+    It writes its results to the JSON file it is given, and is ended when it takes too long. What it reads from its
+    standard input is `self.process.stdin`, where it is asked for.
     """
 
-    def __init__(self, place: Place, name: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, place: Place, name: str, environment: dict[str, str] | None = None, *, reads: bool = False
+    ) -> None:
         self.place = place
         self.name = name
         self._results = place.folder / f"{name}.json"
@@ -119,7 +122,7 @@ class Program:
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, str(PROGRAMS / f"{name}.py"), str(self._results)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=place.folder,
@@ -169,7 +172,7 @@ def make_place() -> type[Place]:
 
 @pytest.fixture(scope="session")
 def start_program() -> Callable[..., Program]:
-    """`start_program(place, name, environment=None)` starts a program of `programs/`."""
+    """`start_program(place, name, environment=None, reads=False)` starts a program of `programs/`."""
     return Program
 
 

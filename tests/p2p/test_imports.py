@@ -16,6 +16,15 @@ def test_an_agent_that_does_not_mix_imports_neither_scipy_nor_networkx() -> None
     assert done.stdout.split() == []
 
 
+def test_a_driver_program_that_does_not_mix_imports_neither_scipy_nor_networkx() -> None:
+    program = (
+        "import sys, numpy, p2p; p2p.DeepDist({'w': numpy.zeros(1)}); "
+        "print(*sorted({'scipy', 'networkx', 'gensim', 'numba', 'pyspark'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
+
+
 def test_a_worker_that_runs_the_gradient_of_word2vec_does_not_import_the_trainer() -> None:
     unwanted = {"p2p.deepdist", "p2p.session", "pyspark"}
     program = f"import sys, p2p.models.word2vec; print(*sorted({unwanted} & set(sys.modules)))"

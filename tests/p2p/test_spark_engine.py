@@ -1,9 +1,11 @@
-"""Training on Spark: programs as users write them, run as processes of their own, since each needs its own context."""
+"""Training on Spark: programs as users write them, run outside of this process, since each needs its own context."""
 
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,54 +23,105 @@ GONE_TIMEOUT_S = 15.0
 """Executors whose driver program was killed notice it by a closed connection."""
 
 
-class SparkPrograms:
-    """Starts programs that use Spark."""
+class Notebook:
+    """Runs programs that use Spark, one after the other in one process: a JVM takes seconds to start.
 
-    def __init__(self, make_place: Callable[[], Any], start_program: Callable[..., Any], environment: Any) -> None:
+    Each has a context of its own and must leave nothing but the process and its JVM. After one that fails, the next
+    gets a new process.
+    """
+
+    def __init__(self, start: Callable[[Any], Any], make_place: Callable[[], Any], eventually: Any) -> None:
+        self._start = start
         self._make_place = make_place
-        self._start_program = start_program
-        self._environment = environment
+        self._eventually = eventually
+        self._program: Any = None
 
-    def start(self, name: str) -> Any:
-        """The running program, in a place of its own."""
-        place = self._make_place()
-        return self._start_program(place, name, self._environment(place))
-
-    def results(self, name: str) -> Iterator[Any]:
-        """For a fixture: what the program wrote, and in the end a look at what it left behind."""
-        program = self.start(name)
+    def results(self, name: str) -> Any:
+        """What the program wrote, after a look at what it left behind."""
+        if self._program is None:
+            self._program = self._start(self._make_place())
+        program = self._program
         try:
-            yield program.results(PROGRAM_TIMEOUT_S)
+            return self._run(program, name)
+        except BaseException:
+            self._program = None
+            program.process.kill()
+            program.process.communicate()
+            program.place.close()
+            raise
+
+    def _run(self, program: Any, name: str) -> Any:
+        results = program.place.folder / f"{name}.json"
+        done = Path(f"{results}.done")
+        program.process.stdin.write(f"{name} {results}\n".encode())
+        program.process.stdin.flush()
+        self._eventually(lambda: done.exists() or program.process.poll() is not None, PROGRAM_TIMEOUT_S)
+        assert done.exists(), f"{name} failed, or runs after {PROGRAM_TIMEOUT_S:g} s; it said:\n{program.output}"
+        self._eventually(lambda: self._left(program) == {}, GONE_TIMEOUT_S)
+        assert self._left(program) == {}, name
+        return json.loads(results.read_text())
+
+    def _left(self, program: Any) -> dict[str, object]:
+        """What is left over beside the process and its JVM."""
+        left = program.place.leftovers()
+        left["processes"] = {
+            pid: command
+            for pid, command in program.place.processes().items()
+            if pid != program.process.pid and "org.apache.spark.deploy.SparkSubmit" not in command
+        }
+        return {kind: what for kind, what in left.items() if what}
+
+    def close(self) -> None:
+        """Let the process end, which must be a good end, and look at what is left behind."""
+        if self._program is None:
+            return
+        program, self._program = self._program, None
+        program.process.stdin.close()
+        try:
+            code = program.wait(GONE_TIMEOUT_S)
+            output = program.output
         finally:
             left = program.place.close()
-        assert left == {}
+        assert (code, left) == (0, {}), output
 
 
 @pytest.fixture(scope="module")
-def programs(make_place: Any, start_program: Any, spark_environment: Any) -> SparkPrograms:
-    return SparkPrograms(make_place, start_program, spark_environment)
+def start(start_program: Any, spark_environment: Any) -> Callable[..., Any]:
+    """`start(place, name, ...)` starts a program that uses Spark."""
+
+    def start(place: Any, name: str, **options: Any) -> Any:
+        return start_program(place, name, spark_environment(place), **options)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def notebook(start: Any, make_place: Any, eventually: Any) -> Iterator[Notebook]:
+    notebook = Notebook(lambda place: start(place, "spark_notebook", reads=True), make_place, eventually)
+    yield notebook
+    notebook.close()
 
 
 # ----------------------------------------------------------------------------------- two executors of one core that mix
 
 
-def test_executors_that_mix_learn_and_agree(programs: SparkPrograms) -> None:
-    for mixed in programs.results("spark_mixing"):
-        assert [role for role, _, _ in mixed["peers"]] == ["peer", "peer"]
-        assert all(rounds > 0 and len(edges) == 1 for _, rounds, edges in mixed["peers"])
-        assert mixed["updates"] == 8 * 2 * 4
-        assert mixed["updates_lost"] == 0
-        assert mixed["missing"] == []
-        assert mixed["consensus_distance"] < 1e-3
-        assert mixed["error"] < 0.05
+def test_executors_that_mix_learn_and_agree(notebook: Notebook) -> None:
+    mixed = notebook.results("spark_mixing")
+    assert [role for role, _, _ in mixed["peers"]] == ["peer", "peer"]
+    assert all(rounds > 0 and len(edges) == 1 for _, rounds, edges in mixed["peers"])
+    assert mixed["updates"] == 8 * 2 * 4
+    assert mixed["updates_lost"] == 0
+    assert mixed["missing"] == []
+    assert mixed["consensus_distance"] < 1e-3
+    assert mixed["error"] < 0.05
 
 
 # --------------------------------------------------------------------------------- two executors of one core, no master
 
 
 @pytest.fixture(scope="module")
-def peers(programs: SparkPrograms) -> Iterator[Any]:
-    yield from programs.results("spark_peers")
+def peers(notebook: Notebook) -> Any:
+    return notebook.results("spark_peers")
 
 
 def test_every_executor_is_a_peer_and_learns_from_every_other(peers: Any) -> None:
@@ -111,8 +164,8 @@ def test_a_training_after_an_error_is_exact(peers: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def executors(programs: SparkPrograms) -> Iterator[Any]:
-    yield from programs.results("spark_executors")
+def executors(notebook: Notebook) -> Any:
+    return notebook.results("spark_executors")
 
 
 @pytest.mark.parametrize("mode", ["p2p", "master"])
@@ -152,8 +205,8 @@ def test_the_model_is_exact_with_and_without_a_master(executors: Any, mode: str)
 
 
 @pytest.fixture(scope="module")
-def local(programs: SparkPrograms) -> Iterator[Any]:
-    yield from programs.results("spark_local")
+def local(notebook: Notebook) -> Any:
+    return notebook.results("spark_local")
 
 
 def test_a_local_master_has_one_peer(local: Any) -> None:
@@ -195,8 +248,8 @@ def test_input_is_kept_on_the_executors_if_it_or_what_it_comes_from_is_cached(lo
 
 
 @pytest.fixture(scope="module")
-def stopped(programs: SparkPrograms) -> Iterator[Any]:
-    yield from programs.results("spark_stopped")
+def stopped(notebook: Notebook) -> Any:
+    return notebook.results("spark_stopped")
 
 
 def test_agents_of_executors_leave_when_spark_stops(stopped: Any) -> None:
@@ -215,8 +268,8 @@ def test_training_on_a_stopped_context_is_a_clear_error(stopped: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "kill -9"])
-def test_nothing_is_left_of_a_training_that_is_ended(programs: SparkPrograms, eventually: Any, how: str) -> None:
-    program = programs.start("spark_endless")
+def test_nothing_is_left_of_a_training_that_is_ended(start: Any, make_place: Any, eventually: Any, how: str) -> None:
+    program = start(make_place(), "spark_endless")
     try:
         program.wait_for_training(PROGRAM_TIMEOUT_S)
         assert len(program.place.agents()) == 3
@@ -323,8 +376,8 @@ def test_errors_of_spark_itself_stay_as_they_are() -> None:
 
 
 @pytest.fixture(scope="module")
-def faults(programs: SparkPrograms) -> Iterator[Any]:
-    yield from programs.results("spark_faults")
+def faults(notebook: Notebook) -> Any:
+    return notebook.results("spark_faults")
 
 
 def test_attempts_that_fail_half_way_count_once(faults: Any) -> None:
@@ -344,36 +397,36 @@ def test_when_an_agent_is_killed_another_takes_its_place_and_what_is_lost_is_cou
 # ------------------------------------------------------------------------------------------------ word2vec by one call
 
 
-def test_word2vec_is_trained_from_an_rdd_a_dataframe_and_files(programs: SparkPrograms) -> None:
-    for trained in programs.results("spark_word2vec"):
-        for name in ("rdd", "tokens", "folder"):
-            assert (trained[name]["rows"], trained[name]["words"]) == (8 * 400, 8 * 400)
-            assert trained[name]["lost"] == 0
-            assert trained[name]["margin"] > 0.3
-        assert trained["rdd"]["roles"] == ["peer", "observer"]
-        # not what it learned: a worker is some updates behind its master, and a chunk leads ten words so far that sums
-        # of such updates overshoot
-        text = trained["text"]
-        assert (text["rows"], text["words"], text["lost"]) == (400, 8 * 400, 0)
-        assert text["roles"] == ["worker", "hub"]
-        assert trained["going on"]["rows"] == 400
-        assert trained["going on"]["margin"] > 0.3
-        assert trained["agents"] == 0
-        refused = trained["refused"]
-        assert refused["peers"] == "peers=2 with data on Spark, expected None: every executor is a peer"
-        assert refused["column"] == "column='words', expected one of id, text"
-        assert refused["type"] == "column 'id' holds int, expected array<string>, or string to be split"
-        assert "none.txt', expected a file, a folder of files or a glob that every executor reaches" in refused["path"]
-        assert "vocabulary of start_from (10 words), got none among 1 words in 1 rows" in refused["other words"]
+def test_word2vec_is_trained_from_an_rdd_a_dataframe_and_files(notebook: Notebook) -> None:
+    trained = notebook.results("spark_word2vec")
+    for name in ("rdd", "tokens", "folder"):
+        assert (trained[name]["rows"], trained[name]["words"]) == (8 * 400, 8 * 400)
+        assert trained[name]["lost"] == 0
+        assert trained[name]["margin"] > 0.3
+    assert trained["rdd"]["roles"] == ["peer", "observer"]
+    # not what it learned: a worker is some updates behind its master, and a chunk leads ten words so far that sums
+    # of such updates overshoot
+    text = trained["text"]
+    assert (text["rows"], text["words"], text["lost"]) == (400, 8 * 400, 0)
+    assert text["roles"] == ["worker", "hub"]
+    assert trained["going on"]["rows"] == 400
+    assert trained["going on"]["margin"] > 0.3
+    assert trained["agents"] == 0
+    refused = trained["refused"]
+    assert refused["peers"] == "peers=2 with data on Spark, expected None: every executor is a peer"
+    assert refused["column"] == "column='words', expected one of id, text"
+    assert refused["type"] == "column 'id' holds int, expected array<string>, or string to be split"
+    assert "none.txt', expected a file, a folder of files or a glob that every executor reaches" in refused["path"]
+    assert "vocabulary of start_from (10 words), got none among 1 words in 1 rows" in refused["other words"]
 
 
 # ------------------------------------------------------------------------------------------ exchanges within a gradient
 
 
-def test_attempts_killed_within_a_gradient_go_on_where_they_had_published(programs: SparkPrograms) -> None:
-    for trained in programs.results("spark_continuous"):
-        assert trained["killed"] == 2 * 2
-        assert trained["times"] == [2.0], "every row counts once an epoch"
-        assert trained["updates"] > 2 * 240 / 2, "nearly every row was exchanged by itself"
-        assert trained["lost"] == 0
-        assert trained["rows"] == 2 * 240
+def test_attempts_killed_within_a_gradient_go_on_where_they_had_published(notebook: Notebook) -> None:
+    trained = notebook.results("spark_continuous")
+    assert trained["killed"] == 2 * 2
+    assert trained["times"] == [2.0], "every row counts once an epoch"
+    assert trained["updates"] > 2 * 240 / 2, "nearly every row was exchanged by itself"
+    assert trained["lost"] == 0
+    assert trained["rows"] == 2 * 240
