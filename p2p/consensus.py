@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import zmq
@@ -16,6 +18,8 @@ from p2p.registrar import Member
 from p2p.replica import Replica
 
 TIMEOUT_S = 30.0
+AT_ONCE = 4
+"""Replicas that are read at the same time."""
 
 
 class Envelope:
@@ -26,15 +30,18 @@ class Envelope:
         self.layout = layout
         self._low = bytearray(first)
         self._high = bytearray(first)
+        self._lock = threading.Lock()
 
     def widen(self, start: int, data: Bytes) -> None:
-        """Take in the packed bytes from `start` on of one more replica."""
-        for dtype, first, end in self.layout.pieces(start, start + len(data)):
-            count = (end - first) // np.dtype(dtype).itemsize
-            theirs = np.frombuffer(data, dtype, count, first - start)
-            for bound, choose in ((self._low, np.minimum), (self._high, np.maximum)):
-                mine = np.frombuffer(bound, dtype, count, first)
-                choose(mine, theirs, out=mine)
+        """Take in the packed bytes from `start` on of one more replica. From any thread."""
+        with self._lock:
+            for dtype, first, end in self.layout.pieces(start, start + len(data)):
+                count = (end - first) // np.dtype(dtype).itemsize
+                theirs = np.frombuffer(data, dtype, count, first - start)
+                for bound, choose in ((self._low, np.minimum), (self._high, np.maximum)):
+                    mine = np.frombuffer(bound, dtype, count, first)
+                    if not np.array_equal(mine, theirs):  # most are equal, and seen to be in a third of the time
+                        choose(mine, theirs, out=mine)
 
     def distance(self) -> float:
         """For each array the largest difference in one element over the largest absolute value; the largest of all."""
@@ -51,17 +58,21 @@ def consensus_distance(
     """
     with reference.reading():
         envelope = Envelope(reference.layout, reference.read(0, reference.layout.nbytes))
-    unread = []
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    def read(member: Member) -> bool:
+        try:
+            _widen(context, member, envelope, keys)
+        except GossipError:
+            return False
+        return True
+
     try:
-        for member in members:
-            try:
-                _widen(context, member, envelope, keys)
-            except GossipError:
-                unread.append(member.name)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            done = list(pool.map(read, members))
     finally:
         context.term()
-    return envelope.distance(), unread
+    return envelope.distance(), [member.name for member, read in zip(members, done, strict=True) if not read]
 
 
 def read_replicas(
@@ -96,7 +107,7 @@ def read_replicas(
 
 
 def _spread(low: Array, high: Array) -> float:
-    if low.size == 0:
+    if np.array_equal(low, high):
         return 0.0
     spread = float(np.max(np.subtract(high, low, dtype=np.float64)))
     scale = max(abs(float(np.max(high))), abs(float(np.min(low))))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -103,7 +103,8 @@ class AgentSession:
         engine = self._choose_engine(data)
         partitions = engine.partitions(data)
         self._cautions.give(engine.cautions(data), stacklevel=3)
-        registrar, observer = self._start(engine)
+        modules = {kind.__module__ for kind in (type(self._user_model.model), gradient) if hasattr(kind, "__module__")}
+        registrar, observer = self._start(engine, modules - {"__main__"})
         self._cautions.give(registrar.shortages(), stacklevel=3)
         self._begin(registrar)
         skeleton = self._user_model.skeleton()
@@ -201,7 +202,7 @@ class AgentSession:
             raise UsageError("this session trains on Spark or on lists, not on both: make a new DeepDist(model)")
         return self._engine
 
-    def _start(self, engine: engines.Engine) -> tuple[Registrar, Observer]:
+    def _start(self, engine: engines.Engine, modules: Collection[str]) -> tuple[Registrar, Observer]:
         worker_role, driver_role = ROLES[self._mode]
         if self._registrar is None:
             if not is_loopback(engine.address):
@@ -212,7 +213,7 @@ class AgentSession:
             if not self._registrar.wait(lambda: bool(self._registrar and self._registrar.members), ROSTER_TIMEOUT_S):
                 raise UsageError("the driver program's own agent did not reach the registrar: see its messages above")
         assert self._observer is not None
-        engine.start(self._settings(worker_role, self._registrar), self._registrar)
+        engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
         self._registrar.wait_for_roster(ROSTER_TIMEOUT_S)
         return self._registrar, self._observer
 

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import os
 import re
 import socket
@@ -446,6 +447,9 @@ def _working_copy(job: Job) -> WorkingCopy:
     if training not in _copies:
         _copies.clear()
         _copies[training] = WorkingCopy(Model.from_skeleton(job.skeleton), job.exchange, time.perf_counter)
+        # Spark collects garbage after every task; among the words of a vocabulary and all modules that takes .1 s
+        gc.collect()
+        gc.freeze()
     return _copies[training]
 
 

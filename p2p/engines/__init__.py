@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from p2p.agent_client import AgentSettings
@@ -32,8 +32,11 @@ class Engine(Protocol):
         """What will make a training on `data` slower or lose more than it had to, by name."""
         ...
 
-    def start(self, settings: AgentSettings, registrar: Registrar) -> None:
-        """Bring up the agents, or those that are new since the last training."""
+    def start(self, settings: AgentSettings, registrar: Registrar, modules: Collection[str] = ()) -> None:
+        """Bring up the agents, or those that are new since the last training.
+
+        Workers that wait for them may import `modules` meanwhile.
+        """
         ...
 
     def run(self, job: Job, data: Any, progress: Progress) -> list[TaskResult]:

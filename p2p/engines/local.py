@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
@@ -52,7 +52,7 @@ class LocalEngine:
     def cautions(self, data: Sequence[Any]) -> Mapping[str, str]:
         return {}
 
-    def start(self, settings: AgentSettings, registrar: Registrar) -> None:
+    def start(self, settings: AgentSettings, registrar: Registrar, modules: Collection[str] = ()) -> None:
         if self._agents:
             return
         for index in range(self.peers):

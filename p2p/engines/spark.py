@@ -9,11 +9,13 @@ No barrier, no shuffle, no weight in a closure or a result: only the skeleton of
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import cloudpickle
@@ -68,7 +70,7 @@ class SparkEngine:
             return {}
         return cautions(conf, _is_set(conf, "dynamicAllocation.enabled") and _kept(data))
 
-    def start(self, settings: AgentSettings, registrar: Registrar) -> None:
+    def start(self, settings: AgentSettings, registrar: Registrar, modules: Collection[str] = ()) -> None:
         self._settings = settings
         give_up = time.monotonic() + START_TIMEOUT_S
         registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if registrar.is_silent(member)})
@@ -90,7 +92,7 @@ class SparkEngine:
                     f"{found} agents on {executors} executors after {START_TIMEOUT_S:g} s: see their stderr"
                 )
             if len(registrar.by_role("peer", "worker")) < wanted:
-                self._start_agents(settings, max(self.context.defaultParallelism, wanted), settle_s)
+                self._start_agents(settings, max(self.context.defaultParallelism, wanted), settle_s, modules)
                 settle_s = min(2 * settle_s, SETTLE_MAX_S)
                 registrar.wait(lambda: len(registrar.by_role("peer", "worker")) >= wanted, SETTLE_S)  # noqa: B023
             else:
@@ -129,10 +131,15 @@ class SparkEngine:
     def stop(self) -> None:
         """The agents were asked to leave, and those that did not hear it end with their executors."""
 
-    def _start_agents(self, settings: AgentSettings, tasks: int, settle_s: float) -> None:
+    def _start_agents(
+        self, settings: AgentSettings, tasks: int, settle_s: float, modules: Collection[str] = ()
+    ) -> None:
         def start(_: Iterable[Any]) -> Iterator[None]:
+            importing = threading.Thread(target=_import, args=(modules,))
+            importing.start()
             _agent(settings)
             time.sleep(settle_s)
+            importing.join()
             yield None
 
         job = self.context.parallelize(range(tasks), tasks).mapPartitions(start)
@@ -188,6 +195,13 @@ class SparkEngine:
 
 _jobs: dict[int, Job] = {}
 _agents: dict[str, Any] = {}
+
+
+def _import(modules: Iterable[str]) -> None:
+    """Import what training will need; gensim takes a second. What cannot be imported, training will say."""
+    for module in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
 
 
 def _load(parcel: bytes) -> Job:

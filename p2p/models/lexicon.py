@@ -103,6 +103,21 @@ class Lexicon:
         _fill(self._slots, self._starts, self._blob, self._size)
 
 
+def check_row(row: Any) -> Row:
+    """`row` as a text or as a list or tuple of tokens; raise `UsageError` if it is something else."""
+    if isinstance(row, str):
+        return row
+    if isinstance(row, bytes) or not isinstance(row, Iterable):
+        raise UsageError(f"expected rows that are texts (str) or lists of tokens, got {type(row).__name__} {row!r:.40}")
+    tokens = row if isinstance(row, list | tuple) else list(row)
+    if tokens and not isinstance(tokens[0], str):
+        raise UsageError(
+            f"expected rows that are lists of tokens (str), got a {type(row).__name__} of {type(tokens[0]).__name__}; "
+            "for a DataFrame, take the column: frame.rdd.map(lambda row: row.tokens)"
+        )
+    return tokens
+
+
 def _encoded(word: str) -> bytes:
     return word.encode(errors="surrogatepass").replace(NUL, NUL_IN_A_WORD)
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from gossip.errors import UsageError
 from p2p import task
 from p2p.models import word_counts
-from p2p.models.lexicon import Lexicon, Row
+from p2p.models.lexicon import Lexicon, Row, check_row
 
 if TYPE_CHECKING:
     from p2p.models.word2vec_training import train as train
@@ -107,7 +107,7 @@ def _kernel(model: Any) -> tuple[Callable[[Row], Row], Callable[[Sequence[Row], 
             skipgram.train_batch(model, numbers, ends, alpha, state)
             return len(numbers)
 
-        return _check_row, train_numbers
+        return check_row, train_numbers
 
     work, neu1 = (np.zeros(model.layer1_size, np.float32) for _ in range(2))
 
@@ -122,7 +122,7 @@ def _kernel(model: Any) -> tuple[Callable[[Row], Row], Callable[[Sequence[Row], 
 
 
 def _tokens(row: Any) -> Sequence[str]:
-    checked = _check_row(row)
+    checked = check_row(row)
     return checked.split() if isinstance(checked, str) else checked
 
 
@@ -195,9 +195,9 @@ def build_vocab(model: Any, corpus: Any) -> None:
             "the text; limit the vocabulary by min_count or max_final_vocab"
         )
     if hasattr(corpus, "mapPartitions"):
-        sentences, words, frequent = _count_rdd(corpus, model.min_count)
+        sentences, words, frequent = word_counts.of_rdd(corpus, model.min_count)
     else:
-        counts = word_counts.of_rows(map(_check_row, corpus))
+        counts = word_counts.of_rows(corpus)
         sentences, words, frequent = counts.rows, counts.words, counts.frequent(model.min_count)
     ordered = sorted(frequent.items())
     ordered.sort(key=itemgetter(1), reverse=True)  # and words that occur equally often stay as they are
@@ -246,44 +246,6 @@ def _set_vocabulary(model: Any, words: list[str], counts: NDArray[np.int64]) -> 
         cumulative = np.cumsum([count ** float(model.ns_exponent) for count in keyed.expandos["count"].tolist()])
         model.cum_table = np.rint(cumulative / cumulative[-1] * (2**31 - 1)).astype(np.uint32)
     model.init_weights()
-
-
-def _count_rdd(corpus: Any, least: int) -> tuple[int, int, dict[str, int]]:
-    """(rows, words, counts of the words that occur at least so often), counted by Spark."""
-    from p2p.engines.spark import use_own_python
-
-    use_own_python(corpus.context)
-    parts = corpus.getNumPartitions()
-    if parts <= word_counts.COLLECT_PARTS_MAX:
-        counted = corpus.mapPartitions(lambda rows: [word_counts.of_rows(map(_check_row, rows)).part()]).collect()
-        counts = word_counts.of_parts(counted)
-        return counts.rows, counts.words, counts.frequent(least)
-
-    def shares(rows: Iterable[Row]) -> Iterator[tuple[int, word_counts.Part]]:
-        return word_counts.of_rows(map(_check_row, rows)).shares(parts)
-
-    def frequent(share: tuple[int, Iterable[word_counts.Part]]) -> tuple[int, int, dict[str, int]]:
-        counts = word_counts.of_parts(share[1])
-        return counts.rows, counts.words, counts.frequent(least)
-
-    counted = corpus.mapPartitions(shares).groupByKey(parts).map(frequent).collect()
-    merged = {word: count for _, _, some in counted for word, count in some.items()}
-    return sum(rows for rows, _, _ in counted), sum(words for _, words, _ in counted), merged
-
-
-def _check_row(row: Any) -> Row:
-    """`row` as a text or as a list or tuple of tokens; raise `UsageError` if it is something else."""
-    if isinstance(row, str):
-        return row
-    if isinstance(row, bytes) or not isinstance(row, Iterable):
-        raise UsageError(f"expected rows that are texts (str) or lists of tokens, got {type(row).__name__} {row!r:.40}")
-    tokens = row if isinstance(row, list | tuple) else list(row)
-    if tokens and not isinstance(tokens[0], str):
-        raise UsageError(
-            f"expected rows that are lists of tokens (str), got a {type(row).__name__} of {type(tokens[0]).__name__}; "
-            "for a DataFrame, take the column: frame.rdd.map(lambda row: row.tokens)"
-        )
-    return tokens
 
 
 def _check_trainable(model: Any) -> dict[str, NDArray[Any]]:

@@ -22,7 +22,7 @@ from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
 from p2p.models import corpus as corpora
 from p2p.models import evaluation, word2vec
-from p2p.models.lexicon import Lexicon, Row
+from p2p.models.lexicon import Lexicon, Row, check_row
 from p2p.report import Report
 
 CHUNK_WORDS = 20_000
@@ -192,7 +192,7 @@ class _Totals:
     def __call__(self, rows: Iterable[Row]) -> Iterator[tuple[int, int, int]]:
         lexicon = Lexicon(self._known)
         sentences = words = known = 0
-        for batch in word2vec.batches(map(word2vec._check_row, rows)):
+        for batch in word2vec.batches(map(check_row, rows)):
             numbers, ends = lexicon.numbers(batch)
             sentences += len(ends)
             words += len(numbers)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from p2p.models.lexicon import NUL, Lexicon, Row
+from p2p.models.lexicon import NUL, Lexicon, Row, check_row
 
 BLOCK_ROWS = 1000
 """Rows that are counted in one call."""
@@ -42,8 +42,8 @@ class WordCounts:
         self._counts = np.zeros(0, np.int64)
 
     def count(self, rows: Iterable[Row]) -> None:
-        """Add the words of `rows`, which are read once and as a stream."""
-        rest = iter(rows)
+        """Add the words of `rows`, which are read once and as a stream; raises `UsageError` for one that is no row."""
+        rest = map(check_row, rows)
         while block := list(islice(rest, BLOCK_ROWS)):
             numbers, _ = self._lexicon.numbers(block, add=True)
             self.rows += len(block)
@@ -90,6 +90,29 @@ def of_rows(rows: Iterable[Row]) -> WordCounts:
     counts = WordCounts()
     counts.count(rows)
     return counts
+
+
+def of_rdd(corpus: Any, least: int) -> tuple[int, int, dict[str, int]]:
+    """(rows, words, counts of the words that occur at least so often), counted by Spark."""
+    from p2p.engines.spark import use_own_python
+
+    use_own_python(corpus.context)
+    parts = corpus.getNumPartitions()
+    if parts <= COLLECT_PARTS_MAX:
+        counted = corpus.mapPartitions(lambda rows: [of_rows(rows).part()]).collect()
+        counts = of_parts(counted)
+        return counts.rows, counts.words, counts.frequent(least)
+
+    def shares(rows: Iterable[Row]) -> Iterator[tuple[int, Part]]:
+        return of_rows(rows).shares(parts)
+
+    def frequent(share: tuple[int, Iterable[Part]]) -> tuple[int, int, dict[str, int]]:
+        counts = of_parts(share[1])
+        return counts.rows, counts.words, counts.frequent(least)
+
+    counted = corpus.mapPartitions(shares).groupByKey(parts).map(frequent).collect()
+    merged = {word: count for _, _, some in counted for word, count in some.items()}
+    return sum(rows for rows, _, _ in counted), sum(words for _, words, _ in counted), merged
 
 
 def of_parts(parts: Iterable[Part]) -> WordCounts:
