@@ -94,7 +94,7 @@ def main() -> int:
             sides.append(Quality("peers", fitting, seconds, analogies(model.wv)))
 
     rates = {side: statistics.median(values) for side, values in speed.items()}
-    print(table(rates, sides))
+    print(table(rates, sides, words))
     if arguments.json:
         figures = {"words": words, "speed": speed, "quality": [asdict(side) for side in sides]}
         arguments.json.write_text(json.dumps(figures, indent=2))
@@ -146,12 +146,15 @@ def analogies(vectors: KeyedVectors) -> float:
     return float(100 * share)
 
 
-def table(rates: dict[str, float], sides: list[Quality]) -> str:
+def table(rates: dict[str, float], sides: list[Quality], words: int) -> str:
     """The figures side by side."""
     lines = [f"{'':<24}" + "".join(f"{side.side:>14}" for side in sides)]
     lines.append(f"{'words/s, one pass':<24}" + "".join(f"{rates[side.side]:>14,.0f}" for side in sides))
     lines.append(f"{'passes, for quality':<24}" + "".join(f"{side.passes:>14}" for side in sides))
     lines.append(f"{'seconds':<24}" + "".join(f"{side.seconds:>14.1f}" for side in sides))
+    lines.append(
+        f"{'words/s of these passes':<24}" + "".join(f"{words * side.passes / side.seconds:>14,.0f}" for side in sides)
+    )
     lines.append(f"{'analogies %':<24}" + "".join(f"{side.analogies_percent:>14.1f}" for side in sides))
     lines.append(f"peers / MLlib: {rates['peers'] / rates['MLlib']:.1f} times the words per second")
     return "\n".join(lines)

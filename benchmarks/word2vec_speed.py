@@ -118,7 +118,7 @@ def by_local(model: Word2Vec, corpus: Sentences, chunk_rows: int) -> tuple[float
 
 def by_spark(context: SparkContext, model: Word2Vec, path: str, chunk_rows: int) -> tuple[float, float]:
     """Seconds of one pass with executors."""
-    rows = context.textFile(path, minPartitions=4 * PEERS).map(str.split)
+    rows = context.textFile(path, minPartitions=4 * PEERS)
     with DeepDist(copy.deepcopy(model), progress=False) as dd:
         dd.train(context.parallelize([["warm"]] * PEERS, PEERS), gradient)
         return timed(lambda: dd.train(rows, gradient, chunk_rows=chunk_rows))

@@ -15,6 +15,7 @@ def test_both_targets_are_held_against_the_figures() -> None:
 
 
 def test_the_table_shows_both_sides_and_their_ratio() -> None:
-    lines = table({"MLlib": 100.0, "peers": 450.0}, [MLLIB, Quality("peers", 9, 58.0, 20.0)]).splitlines()
+    lines = table({"MLlib": 100.0, "peers": 450.0}, [MLLIB, Quality("peers", 9, 58.0, 20.0)], 1160).splitlines()
     assert lines[1].split()[-2:] == ["100", "450"]
+    assert lines[4].split()[-2:] == ["58", "180"]
     assert lines[-1] == "peers / MLlib: 4.5 times the words per second"
