@@ -51,7 +51,7 @@ def arrays(model):
 def togetherness(model, texts):
     """How likely a word next to another is told from a random one by their scores; 0.5 is chance."""
     chance = random.Random(0)
-    known = [[model.wv.key_to_index[word] for word in text if word in model.wv] for text in texts]
+    known = [[model.wv.key_to_index[word] for word in text.split() if word in model.wv] for text in texts]
     pairs = [pair for text in known for pair in pairwise(text) if pair[0] != pair[1]]
     words, near = np.array(chance.sample(pairs, min(20_000, len(pairs)))).T
     far = near[np.random.default_rng(0).permutation(len(near))]  # as frequent as those near

@@ -135,11 +135,12 @@ class SparkEngine:
         self, settings: AgentSettings, tasks: int, settle_s: float, modules: Collection[str] = ()
     ) -> None:
         def start(_: Iterable[Any]) -> Iterator[None]:
+            leave_at = time.monotonic() + settle_s
             importing = threading.Thread(target=_import, args=(modules,))
             importing.start()
             _agent(settings)
-            time.sleep(settle_s)
             importing.join()
+            time.sleep(max(0.0, leave_at - time.monotonic()))
             yield None
 
         job = self.context.parallelize(range(tasks), tasks).mapPartitions(start)

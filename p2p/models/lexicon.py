@@ -66,9 +66,9 @@ class Lexicon:
         Raises `UsageError` for a token that is not a str.
         """
         if all(type(row) is str for row in rows):
-            lines = "\0".join(rows)  # type: ignore[arg-type]
-            if lines.isascii() and lines.count("\0") == len(rows) - 1:
-                return self._scan(lines.encode() + NUL, True, add, len(rows))
+            lines = "\0".join(map(_ascii_spaced, rows))  # type: ignore[arg-type]
+            if lines.count("\0") == len(rows) - 1:
+                return self._scan(lines.encode(errors="surrogatepass") + NUL, True, add, len(rows))
         lists = [row.split() if isinstance(row, str) else row for row in rows]
         ends = np.cumsum(list(map(len, lists)), dtype=np.int64)
         numbers, _ = self._scan(_joined(lists, int(ends[-1]) if lists else 0), False, add, 0)
@@ -116,6 +116,11 @@ def check_row(row: Any) -> Row:
             "for a DataFrame, take the column: frame.rdd.map(lambda row: row.tokens)"
         )
     return tokens
+
+
+def _ascii_spaced(text: str) -> str:
+    """The same words, with no white space that only Unicode knows."""
+    return text if text.isascii() else " ".join(text.split())
 
 
 def _encoded(word: str) -> bytes:

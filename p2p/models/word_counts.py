@@ -64,12 +64,14 @@ class WordCounts:
         return Part(self.rows, self.words, self._lexicon.text(), self._counts[: len(self._lexicon)])
 
     def shares(self, count: int) -> Iterator[tuple[int, Part]]:
-        """All of it in `count` parts by word, the same for everybody, each with its number; rows are with the first."""
+        """All of it by word in `count` parts with their numbers, the same for everybody; the first has the totals."""
         words = self._lexicon.text().split(NUL)[:-1]
         owners = np.array([crc32(word) % count for word in words], np.int64)
         for owner in range(count):
             mine = np.flatnonzero(owners == owner)
             totals = (self.rows, self.words) if owner == 0 else (0, 0)
+            if not any(totals) and not len(mine):
+                continue
             yield owner, Part(*totals, b"".join(words[number] + NUL for number in mine), self._counts[mine])
 
     def frequent(self, least: int) -> dict[str, int]:
