@@ -23,7 +23,7 @@ and name DIR by --data or in DEEPDIST_DATA."""
 
 @dataclass(frozen=True)
 class Sentences:
-    """The lines of a text file as lists of words: read anew each time, gensim's way to see a corpus, or in parts."""
+    """The lines of a text file: as lists of words, read anew each time, gensim's way to see a corpus; or in parts."""
 
     path: str
 

@@ -14,7 +14,6 @@ What it does with updates is its discipline's (`p2p.lanes` or `p2p.mixing`), whi
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import logging
 import os
@@ -120,7 +119,6 @@ class Agent:
             if self.settings.role not in ("observer", "hub"):
                 self._enroll()
             self.runtime.register(self._registrar, self._on_registrar)
-            gc.freeze()  # garbage is looked for among what comes from now on, not in all modules each time
             while self._wanted:
                 self.runtime.poll(self.discipline.turn())
                 self._answer_waiting()

@@ -31,11 +31,12 @@ class _Rows:
     def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
         array = context.make_array(kind)(context, builder, value)
         self.width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-        self._builder, self._data = builder, array.data
+        self._context, self._builder, self._data = context, builder, array.data
 
-    def at(self, row: Any) -> Any:
-        """The first number of a row."""
-        return self._builder.gep(self._data, [self._builder.mul(row, self.width)])
+    def at(self, row: Any, kind: Any) -> Any:
+        """The first number of a row, whose index is of a type of numba."""
+        index = self._context.cast(self._builder, row, kind, types.int64)
+        return self._builder.gep(self._data, [self._builder.mul(index, self.width)])
 
 
 def _vector(lanes: int) -> Any:
@@ -99,9 +100,9 @@ def products(typing: Any, A: Any, a0: Any, a1: Any, a2: Any, B: Any, b: Any, F: 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
         a_rows, b_rows = _Rows(context, builder, A, arguments[0]), _Rows(context, builder, B, arguments[4])
-        rows_a = [a_rows.at(context.cast(builder, arguments[i], kinds[i], types.int64)) for i in (1, 2, 3)]
+        rows_a = [a_rows.at(arguments[i], kinds[i]) for i in (1, 2, 3)]
         first_b = context.cast(builder, arguments[5], kinds[5], types.int64)
-        rows_b = [b_rows.at(builder.add(first_b, INT64(j))) for j in range(3)]
+        rows_b = [b_rows.at(builder.add(first_b, INT64(j)), types.int64) for j in range(3)]
         sums = {
             lanes: [
                 [cgutils.alloca_once_value(builder, ir.Constant(_vector(lanes), None)) for _ in range(3)]
@@ -123,7 +124,7 @@ def products(typing: Any, A: Any, a0: Any, a1: Any, a2: Any, B: Any, b: Any, F: 
         first_c = context.cast(builder, arguments[7], kinds[7], types.int64)
         first_t = context.cast(builder, arguments[8], kinds[8], types.int64)
         for i in range(3):
-            row = f_rows.at(builder.add(first_c, INT64(i)))
+            row = f_rows.at(builder.add(first_c, INT64(i)), types.int64)
             for j in range(3):
                 total = ir.Constant(FLOAT, 0.0)
                 for lanes in LANES:
@@ -142,11 +143,8 @@ def _adder(count: int) -> Any:
             kinds = signature.args
             written = _Rows(context, builder, rows, arguments[0])
             read = _Rows(context, builder, others, arguments[2])
-            target = written.at(context.cast(builder, arguments[1], kinds[1], types.int64))
-            sources = [
-                read.at(context.cast(builder, index, kinds[3].dtype, types.int64))
-                for index in cgutils.unpack_tuple(builder, arguments[3], count)
-            ]
+            target = written.at(arguments[1], kinds[1])
+            sources = [read.at(index, kinds[3].dtype) for index in cgutils.unpack_tuple(builder, arguments[3], count)]
             numbers = cgutils.unpack_tuple(builder, arguments[4], count)
 
             def step(at: Any, lanes: int) -> None:
@@ -176,10 +174,8 @@ def copy_row(typing: Any, rows: Any, row: Any, copies: Any, to: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kinds = signature.args
         source = _Rows(context, builder, rows, arguments[0])
-        target = _Rows(context, builder, copies, arguments[2]).at(
-            context.cast(builder, arguments[3], kinds[3], types.int64)
-        )
-        first = source.at(context.cast(builder, arguments[1], kinds[1], types.int64))
+        target = _Rows(context, builder, copies, arguments[2]).at(arguments[3], kinds[3])
+        first = source.at(arguments[1], kinds[1])
 
         def step(at: Any, lanes: int) -> None:
             builder.store(_load(builder, first, at, lanes), _pointer(builder, target, at, lanes), align=4)
@@ -192,13 +188,13 @@ def copy_row(typing: Any, rows: Any, row: Any, copies: Any, to: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(typing: Any, rows: Any, row: Any) -> Any:
-    """Have a row brought to the cache; it will be written."""
+    """Have a row brought to the cache."""
     signature = types.void(rows, row)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = _Rows(context, builder, rows, arguments[0])
         byte = ir.IntType(8).as_pointer()
-        first = builder.bitcast(array.at(context.cast(builder, arguments[1], signature.args[1], types.int64)), byte)
+        first = builder.bitcast(array.at(arguments[1], signature.args[1]), byte)
         fetch = builder.module.declare_intrinsic(
             "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
         )

@@ -412,6 +412,7 @@ def test_word2vec_is_trained_from_an_rdd_a_dataframe_and_files(notebook: Noteboo
     assert trained["going on"]["rows"] == 400
     assert trained["going on"]["margin"] > 0.3
     assert trained["agents"] == 0
+    assert trained["counted in many parts"] == {"words": True, "counts": True, "totals": [400, 3200]}
     refused = trained["refused"]
     assert refused["peers"] == "peers=2 with data on Spark, expected None: every executor is a peer"
     assert refused["column"] == "column='words', expected one of id, text"

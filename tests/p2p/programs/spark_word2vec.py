@@ -5,11 +5,12 @@ import os
 import random
 from pathlib import Path
 
+from gensim.models import Word2Vec
 from pyspark.sql import SparkSession
 from spark_context import agents_go, spark_context, write_results
 
 from p2p import UsageError
-from p2p.models.word2vec import train
+from p2p.models.word2vec import build_vocab, train
 
 ANIMALS, TOOLS = ["cat", "dog", "cow", "hen", "pig"], ["saw", "axe", "file", "drill", "plane"]
 SETTINGS = {"vector_size": 16, "min_count": 1, "sample": 0, "alpha": 0.05, "sg": 1, "epochs": 8, "chunk_words": 400}
@@ -54,6 +55,13 @@ text = session.createDataFrame([(1, " ".join(row)) for row in rows], "id int, te
 model = tell("rdd", sc.parallelize(rows, 4))
 tell("going on", sc.parallelize(rows, 4), start_from=model, epochs=1)
 tell("tokens", tokens)
+counted = Word2Vec(**{name: SETTINGS[name] for name in ("vector_size", "min_count", "sample")})
+build_vocab(counted, sc.parallelize([" ".join(row) for row in rows], 40))
+results["counted in many parts"] = {
+    "words": counted.wv.index_to_key == model.wv.index_to_key,
+    "counts": counted.wv.expandos["count"].tolist() == model.wv.expandos["count"].tolist(),
+    "totals": [counted.corpus_count, counted.corpus_total_words],
+}
 tell("text", text, column="text", mode="master", epochs=1)
 tell("folder", folder)
 results["agents"] = agents_go(0)
