@@ -11,6 +11,7 @@ import copy
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
@@ -23,6 +24,7 @@ from p2p.evaluation import Evaluate
 from p2p.models import corpus as corpora
 from p2p.models import evaluation, word2vec
 from p2p.models.lexicon import Lexicon, Row, check_row
+from p2p.models.word_counts import BLOCK_ROWS
 from p2p.report import Report
 
 CHUNK_WORDS = 20_000
@@ -192,9 +194,10 @@ class _Totals:
     def __call__(self, rows: Iterable[Row]) -> Iterator[tuple[int, int, int]]:
         lexicon = Lexicon(self._known)
         sentences = words = known = 0
-        for batch in word2vec.batches(map(check_row, rows)):
-            numbers, ends = lexicon.numbers(batch)
-            sentences += len(ends)
+        rest = map(check_row, rows)
+        while block := list(islice(rest, BLOCK_ROWS)):
+            numbers, _ = lexicon.numbers(block)
+            sentences += len(block)
             words += len(numbers)
             known += int(np.count_nonzero(numbers >= 0))
         yield sentences, words, known
