@@ -253,6 +253,6 @@ def test_a_model_that_does_not_fit_is_refused(trained: Word2Vec, tmp_path: Path)
 
 
 def test_every_row_of_the_corpus_that_a_training_goes_on_with_is_counted(trained: Word2Vec) -> None:
-    rows = [[], ["cat", "unheard"] * 7_000, "", "dog  saw"]
+    rows = [[], [], ["cat", "unheard"] * 7_000, "", "dog  saw"]
     model = train(rows, start_from=trained, engine=cluster(), epochs=1)
-    assert (model.corpus_count, model.corpus_total_words) == (4, 14_002)
+    assert (model.corpus_count, model.corpus_total_words) == (5, 14_002)
