@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
 import pytest
+
+SETTLED_TIMEOUT_S = 10.0
+
+Seen = TypeVar("Seen")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -10,3 +18,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid} has an address in its name, expected a name of its own: give ids=")
+
+
+def _settled(look: Callable[[], Seen], expected: Seen) -> Seen:
+    give_up = time.monotonic() + SETTLED_TIMEOUT_S
+    while (seen := look()) != expected and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return seen
+
+
+@pytest.fixture(scope="session")
+def settled() -> Callable[[Callable[[], Seen], Seen], Seen]:
+    """`settled(look, expected)`: what `look()` sees, as soon as it is what was expected, or in the end.
+
+    For what a process holds: the system shows a thread a little longer than it lives.
+    """
+    return _settled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -519,12 +521,16 @@ def test_sockets_of_another_thread_are_not_used(swarm: Any, use: str) -> None:
     assert "belong to another thread" in str(*raised)
 
 
-def counts() -> tuple[int, int]:
-    """Open descriptors and threads of this process."""
-    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+def held() -> tuple[int, list[str]]:
+    """Open descriptors of this process, and the names of its threads."""
+    names = []
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            names.append(Path(f"/proc/self/task/{thread}/comm").read_text().strip())
+    return len(os.listdir("/proc/self/fd")), sorted(names)
 
 
-def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(swarm: Any) -> None:
+def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(swarm: Any, settled: Any) -> None:
     def cycle() -> None:
         nodes = [swarm.add(name) for name in ("one", "two")]
         swarm.link()
@@ -535,13 +541,13 @@ def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(swarm: Any) -> None
         swarm.nodes.clear()
 
     cycle()
-    before = counts()
+    before = held()
     for _ in range(20):
         cycle()
-    assert counts() == before
+    assert settled(held, before) == before
 
 
-def test_a_runtime_that_is_closed_amid_an_answer_leaves_nothing_either(swarm: Any) -> None:
+def test_a_runtime_that_is_closed_amid_an_answer_leaves_nothing_either(swarm: Any, settled: Any) -> None:
     initial = {"w": np.zeros_like(large(12)["w"])}
 
     def cycle() -> None:
@@ -555,10 +561,10 @@ def test_a_runtime_that_is_closed_amid_an_answer_leaves_nothing_either(swarm: An
         swarm.nodes.clear()
 
     cycle()  # pyzmq starts a thread of its own with the first block that it does not copy, numpy with the first product
-    before = counts()
+    before = held()
     for _ in range(3):
         cycle()
-    assert counts() == before
+    assert settled(held, before) == before
 
 
 SLOW_READER = """

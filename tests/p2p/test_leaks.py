@@ -37,7 +37,7 @@ def held(place: Any) -> dict[str, Any]:
 
 
 def test_ten_sessions_leave_no_thread_no_descriptor_no_process_and_no_segment(
-    place: Any, eventually: Callable[[Callable[[], bool], float], bool]
+    place: Any, eventually: Callable[[Callable[[], bool], float], bool], settled: Any
 ) -> None:
     def gradient(model: Any, rows: Any) -> Any:
         return {"w": np.full(300_000, float(sum(rows)))}
@@ -55,4 +55,4 @@ def test_ten_sessions_leave_no_thread_no_descriptor_no_process_and_no_segment(
     for _ in range(CYCLES):
         session()
     assert eventually(lambda: not place.leftovers(), TIMEOUT_S)
-    assert held(place) == before
+    assert settled(lambda: held(place), before) == before
