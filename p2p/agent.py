@@ -13,12 +13,14 @@ What it does with updates is its discipline's (`p2p.lanes` or `p2p.mixing`), whi
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
 import resource
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -36,7 +38,7 @@ from gossip.messages import PeerId, Unit
 from gossip.segments import FilePayload, LentFile
 from gossip.zmq_runtime import Keys, open_socket
 from p2p import localhost
-from p2p.agent_client import START_TIMEOUT_S, AgentSettings
+from p2p.agent_client import LEAVE_SIGNALS, START_TIMEOUT_S, AgentSettings
 from p2p.discipline import Discipline, House
 from p2p.lanes import Lanes
 from p2p.localhost import Json, Process
@@ -111,8 +113,9 @@ class Agent:
 
     def run(self) -> None:
         """Live until stopped or until the anchor is gone."""
-        for name in (signal.SIGTERM, signal.SIGHUP):
+        for name in LEAVE_SIGNALS:
             signal.signal(name, lambda *_: setattr(self, "_stopping", True))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, LEAVE_SIGNALS)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._open_local_socket()
@@ -183,9 +186,8 @@ class Agent:
     def _leave(self) -> None:
         self._listener.close()
         for name in ("agent.sock", "agent.new", "lock"):
-            path = os.path.join(self.folder, name)
-            if os.path.exists(path):
-                os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.folder, name))
         try:
             os.rmdir(self.folder)
         except OSError:
@@ -388,19 +390,23 @@ def main() -> None:
     """Run an agent in the folder given as argument, with `AgentSettings` on the standard input."""
     logging.basicConfig(format="deepdist agent %(process)d: %(message)s", level=logging.WARNING)
     folder = sys.argv[1]
+    settings = AgentSettings(**json.loads(sys.stdin.buffer.read()))  # of a starter that was killed there is nothing
+    anchor = Process(settings.anchor)
     try:
-        settings = AgentSettings(**json.loads(sys.stdin.buffer.read()))
-        localhost.leave_with(Process(settings.anchor), folder)  # also out of a call that blocks
+        localhost.leave_with(anchor, folder)  # also out of a call that blocks
         Agent(settings, folder).run()
     except GossipError as error:
-        _note_failure(folder, str(error))
+        _note_failure(folder, str(error), anchor)
     except BaseException:
-        _note_failure(folder, traceback.format_exc())
+        _note_failure(folder, traceback.format_exc(), anchor)
         raise
 
 
-def _note_failure(folder: str, text: str) -> None:
-    """Leave a note for the tasks that wait for this agent."""
+def _note_failure(folder: str, text: str, anchor: Process) -> None:
+    """Leave a note for the tasks that wait for this agent; where their executor is gone, leave nothing."""
+    if not anchor.alive:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
     os.makedirs(folder, mode=0o700, exist_ok=True)
     with open(os.path.join(folder, "failed"), "w") as file:
         file.write(text)

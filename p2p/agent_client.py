@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,9 @@ START_TIMEOUT_S = 60.0
 
 MALLOC_KEPT_BYTES = 32 << 20
 """What an agent's heap may keep for the next blocks: as much as those on their way on a few links."""
+
+LEAVE_SIGNALS = {signal.SIGTERM, signal.SIGHUP}
+"""With these an agent is asked to leave. It is started with them blocked, and takes them from when it can."""
 
 HAND_OVERS_MAX = 3
 """Files of one task for updates that are still read; more come and go in a hurry."""
@@ -62,12 +66,17 @@ def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess
     environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     # glibc would give the memory of every block back, and have it again with a fault per page: half of an exchange
     environment.update(MALLOC_MMAP_THRESHOLD_=str(4 * BLOCK_BYTES), MALLOC_TRIM_THRESHOLD_=str(MALLOC_KEPT_BYTES))
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from p2p.agent import main; main()", folder],
-        stdin=subprocess.PIPE,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+    # until it can leave in order it hears of no end: what ends its anchor's whole group would leave its folder behind
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, LEAVE_SIGNALS)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from p2p.agent import main; main()", folder],
+            stdin=subprocess.PIPE,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     assert process.stdin is not None
     process.stdin.write(json.dumps({**asdict(settings), "anchor": anchor}).encode())
     process.stdin.close()

@@ -41,6 +41,13 @@ def _shared_memory() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return "gone meanwhile"
+
+
 class Place:
     """A temporary folder and a mark, for a test and all the processes it starts."""
 
@@ -69,9 +76,12 @@ class Place:
         """The pids of the living agents with our mark."""
         return {pid for pid, command in self.processes().items() if "p2p.agent" in command}
 
-    def agent_folders(self) -> list[str]:
-        """What is left of the folders in which agents and tasks meet."""
-        return [str(path) for path in self.folder.glob("deepdist-*/*")]
+    def agent_folders(self) -> dict[str, list[str]]:
+        """What is left of the folders in which agents and tasks meet: the files of each, and notes of failed starts."""
+        return {
+            str(path): [file.name if file.name != "failed" else _text(file) for file in path.glob("*")]
+            for path in self.folder.glob("deepdist-*/*")
+        }
 
     def leftovers(self) -> dict[str, object]:
         """Everything that should not be there after a session, by kind; empty when all is well."""

@@ -6,7 +6,10 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +36,7 @@ class Swarm:
         self.registrar = Registrar(self.run)
         self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout), initial)
         assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
-        self._settings = AgentSettings(self.run, "peer", self.registrar.endpoint, layout)
+        self.settings = AgentSettings(self.run, "peer", self.registrar.endpoint, layout)
         self.folders: list[str] = []
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -41,7 +44,7 @@ class Swarm:
         """Start an agent, and wait until it has said hello."""
         folder = localhost.private_folder(f"{self.run[:12]}-{len(self.folders)}")
         self.folders.append(folder)
-        self.processes.append(start_agent(self._settings, os.getpid(), folder))
+        self.processes.append(start_agent(self.settings, os.getpid(), folder))
         pid = self.processes[-1].pid
         assert self.registrar.wait(lambda: any(m.pid == pid for m in self.registrar.members.values()), TIMEOUT_S)
         return next(m for m in self.registrar.members.values() if m.pid == pid)
@@ -129,3 +132,25 @@ def test_an_update_is_written_over_when_nobody_reads_it_any_more(swarm: Swarm) -
     assert swarm.registrar.wait(lambda: swarm.observer.agent.replica.merged == 2, TIMEOUT_S)
     assert (swarm.observer.agent.replica.arrays()["w"] == 3).all()
     client.close()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.1, 0.2, 0.4])
+def test_an_agent_that_is_ended_while_it_starts_leaves_no_folder(swarm: Swarm, after_s: float) -> None:
+    folder = localhost.private_folder(f"{swarm.run[:12]}-ended")
+    Path(folder, "lock").touch()
+    process = start_agent(swarm.settings, os.getpid(), folder)
+    time.sleep(after_s)
+    process.send_signal(signal.SIGHUP)  # what the daemon that forks Python workers sends to its group when it ends
+    assert process.wait(TIMEOUT_S) == 0
+    assert not os.path.exists(folder)
+
+
+def test_an_agent_that_fails_when_nobody_is_there_to_read_why_leaves_no_folder(swarm: Swarm) -> None:
+    folder = localhost.private_folder(f"{swarm.run[:12]}-alone")
+    Path(folder, "lock").touch()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    settings = replace(swarm.settings, registrar="tcp://nowhere.invalid:1")
+    process = start_agent(settings, gone.pid, folder)
+    assert process.wait(TIMEOUT_S) != 0
+    assert not os.path.exists(folder)
