@@ -20,6 +20,9 @@ from gossip.errors import MismatchError, UsageError
 from gossip.sparse import SUFFIXES
 from gossip.wire import NAME_CHARACTERS_MAX
 
+Light = Callable[[Any], Any]
+"""Makes something smaller of a model, with the same named arrays, that a gradient can do with; None if it cannot."""
+
 
 class Model:
     """A user's model, seen as named arrays. Names are keys, or attribute paths such as `wv.vectors`."""
@@ -27,7 +30,6 @@ class Model:
     def __init__(self, model: Any, parameters: Sequence[str] | None = None) -> None:
         """Find the arrays. `UsageError` if there are none, or one cannot be trained here."""
         self.model = model
-        self._after_load: Callable[[Any], None] = _nothing
         if parameters is not None:
             self.names = tuple(parameters)
         elif isinstance(model, Mapping):
@@ -37,10 +39,7 @@ class Model:
         else:
             attributes = getattr(model, "__dict__", {})
             self.names = tuple(sorted(key for key, value in attributes.items() if isinstance(value, np.ndarray)))
-        if _is_word2vec(model):
-            self._after_load = _word2vec_loaded
-        self.counters = _counters(model)
-        self.embeddings = _is_word2vec(model)
+        self._is(_is_word2vec(model))
         if not self.names:
             raise UsageError(
                 f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, an "
@@ -79,15 +78,19 @@ class Model:
                     f"the model changed in training: {error}; assign in place, as in w[...] = w - g"
                 ) from None
 
-    def skeleton(self) -> bytes:
-        """Everything but the arrays, as bytes for `from_skeleton`; by cloudpickle, between the user's own programs."""
+    def skeleton(self, light: Light | None = None) -> bytes:
+        """Everything but the arrays, as bytes for `from_skeleton`; by cloudpickle, between the user's own programs.
+
+        With `light`, of what it makes of the model: `Gradient`.
+        """
         arrays = self.arrays()
         if "words_trained" in arrays:
             self.model.words_trained_before = float(arrays["words_trained"][0])
         try:
             for name, array in arrays.items():
                 self._set(name, np.empty((0,) * array.ndim, array.dtype))
-            return bytes(cloudpickle.dumps((self.model, self.names, self.layout)))
+            sent = self.lightened(light)
+            return bytes(cloudpickle.dumps((sent, self.names, self.layout, self.embeddings)))
         except Exception as error:
             raise UsageError(f"the model cannot be sent to the workers: {type(error).__name__}: {error}") from error
         finally:
@@ -96,16 +99,24 @@ class Model:
 
     @classmethod
     def from_skeleton(cls, skeleton: bytes) -> Model:
-        """A model of the user's own type whose arrays are zeros until `load`."""
-        model, names, layout = cloudpickle.loads(skeleton)
+        """A model of the user's own type, or a light one, whose arrays are zeros until `load`."""
         self = cls.__new__(cls)
-        self.model, self.names, self.layout = model, names, layout
-        self._after_load = _word2vec_loaded if _is_word2vec(model) else _nothing
-        self.counters = _counters(model)
-        self.embeddings = _is_word2vec(model)
-        for spec in layout.specs:
+        self.model, self.names, self.layout, word2vec = cloudpickle.loads(skeleton)
+        self._is(word2vec)
+        for spec in self.layout.specs:
             self._set(spec.name, np.zeros(spec.shape, spec.dtype))
         return self
+
+    def lightened(self, light: Light | None) -> Any:
+        """The model, or what `light` makes of it."""
+        lighter = light(self.model) if light is not None else None
+        return self.model if lighter is None else lighter
+
+    def _is(self, word2vec: bool) -> None:
+        self._after_load: Callable[[Any], None] = _word2vec_loaded if word2vec else _nothing
+        self.counters = frozenset({"words_trained"} if word2vec else ())
+        """The arrays that count something: they are summed, whatever becomes of the others."""
+        self.embeddings = word2vec
 
     # ------------------------------------------------------------------------------------------------- by name
 
@@ -189,11 +200,6 @@ def _word2vec_names(model: Any) -> tuple[str, ...]:
         *(name for name in ("syn1", "syn1neg") if isinstance(getattr(model, name, None), np.ndarray)),
     ]
     return tuple(sorted([*names, "words_trained"]))
-
-
-def _counters(model: Any) -> frozenset[str]:
-    """The arrays that count something: they are summed, whatever becomes of the others."""
-    return frozenset({"words_trained"} if _is_word2vec(model) else ())
 
 
 def _word2vec_loaded(model: Any) -> None:

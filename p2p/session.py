@@ -103,7 +103,11 @@ class AgentSession:
         engine = self._choose_engine(data)
         partitions = engine.partitions(data)
         self._cautions.give(engine.cautions(data), stacklevel=3)
-        modules = {kind.__module__ for kind in (type(self._user_model.model), gradient) if hasattr(kind, "__module__")}
+        # a master's descent stays in the driver program, and may hold on to what cannot be sent
+        sent = None if self._mode == "master" else descent
+        light = getattr(gradient, "light", None) if sent is None else None
+        seen = type(self._user_model.lightened(light))
+        modules = {kind.__module__ for kind in (seen, gradient) if hasattr(kind, "__module__")}
         registrar, observer = self._start(engine, modules - {"__main__"})
         self._cautions.give(registrar.shortages(), stacklevel=3)
         self._begin(registrar)
@@ -112,12 +116,10 @@ class AgentSession:
         before = sum(_published(registrar).values())
         units_before = _units(registrar, observer)
         begin = time.monotonic()
-        # a master's descent stays in the driver program, and may hold on to what cannot be sent
-        sent = None if self._mode == "master" else descent
         job = Job(
             self._run,
             self._mode,
-            skeleton,
+            skeleton if light is None else self._user_model.skeleton(light),
             gradient,
             sent,
             epochs,
@@ -134,7 +136,7 @@ class AgentSession:
         try:
             progress(0, epochs * partitions)
             with (
-                self._coordinator(engine, observer, job, descent) as coordinator,
+                self._coordinator(engine, observer, skeleton, descent) as coordinator,
                 Evaluator(evaluation, skeleton, observer.agent.replica, engine.cancel) as evaluator,
             ):
                 try:
@@ -224,12 +226,12 @@ class AgentSession:
 
     @contextmanager
     def _coordinator(
-        self, engine: engines.Engine, observer: Observer, job: Job, descent: Descent | None
+        self, engine: engines.Engine, observer: Observer, skeleton: bytes, descent: Descent | None
     ) -> Iterator[Coordinator | None]:
         if self._mode != "master":
             yield None
             return
-        coordinator = Coordinator(observer.folder, job.skeleton, descent, engine.cancel, self._applied)
+        coordinator = Coordinator(observer.folder, skeleton, descent, engine.cancel, self._applied)
         try:
             yield coordinator
         finally:

@@ -34,7 +34,10 @@ from p2p.update import flatten
 from p2p.working_copy import ExchangeSettings, Trained, WorkingCopy
 
 Gradient = Callable[[Any, Iterator[Any]], Any]
-"""`gradient(model, rows)`: what was learnt from the rows; None or {} for nothing."""
+"""`gradient(model, rows)`: what was learnt from the rows; None or {} for nothing.
+
+A function may have an attribute `light`: what to send to workers in place of the model, where only it sees the model.
+"""
 Descent = Callable[[Any, Any], Any]
 """`descent(model, update)`: changes the model's arrays in place."""
 

@@ -24,18 +24,20 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from gensim.models.word2vec import MAX_WORDS_IN_BATCH, train_batch_cbow, train_batch_sg
 from numpy.typing import NDArray
 
 from gossip.errors import UsageError
 from p2p import task
 from p2p.models import word_counts
 from p2p.models.lexicon import Lexicon, Row, check_row
+from p2p.models.light import by_skipgram, light
 
 if TYPE_CHECKING:
     from p2p.models.word2vec_training import train as train
 
 
+MAX_WORDS_IN_BATCH = 10_000
+"""gensim's: its kernels stop there."""
 LETTERS_PER_WORD = 6
 """With the space behind it; English has about so many."""
 
@@ -91,13 +93,15 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[
     return {**{name: np.subtract(trained[name], old, out=old) for name, old in before.items()}, **counted}
 
 
+gradient.light = light  # type: ignore[attr-defined]  # what `DeepDist` sends to workers in place of a model
+
+
 def _kernel(model: Any) -> tuple[Callable[[Row], Row], Callable[[Sequence[Row], float], int]]:
     """What makes rows ready, and what trains `model` on a batch of them at a learning rate and returns its words.
 
     Draws random numbers as `model.random` says.
     """
-    locked = bool(np.any(model.wv.vectors_lockf != 1))
-    if model.sg and model.negative and not model.hs and not model.compute_loss and not locked:
+    if by_skipgram(model):
         from p2p.models import skipgram  # with numba, a compiler: for those only who train by it
 
         state, lexicon = skipgram.random_state(model.random), _lexicon(model)
@@ -108,6 +112,8 @@ def _kernel(model: Any) -> tuple[Callable[[Row], Row], Callable[[Sequence[Row], 
             return len(numbers)
 
         return check_row, train_numbers
+
+    from gensim.models.word2vec import train_batch_cbow, train_batch_sg  # with scipy, a second of CPU time
 
     work, neu1 = (np.zeros(model.layer1_size, np.float32) for _ in range(2))
 

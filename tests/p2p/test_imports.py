@@ -32,6 +32,28 @@ def test_a_worker_that_runs_the_gradient_of_word2vec_does_not_import_the_trainer
     assert done.stdout.split() == []
 
 
+def test_a_worker_of_light_word2vec_trains_without_gensim() -> None:
+    program = """
+import sys, cloudpickle
+from gensim.models import Word2Vec
+from p2p.model import Model
+from p2p.models.word2vec import build_vocab, gradient
+model = Word2Vec(sg=1, vector_size=8, min_count=1)
+build_vocab(model, ["one two three", "three four"])
+sys.stdout.buffer.write(cloudpickle.dumps((Model(model).skeleton(gradient.light), gradient)))
+"""
+    sent = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=60).stdout
+    program = """
+import sys, cloudpickle
+from p2p.model import Model
+skeleton, gradient = cloudpickle.loads(sys.stdin.buffer.read())
+assert gradient(Model.from_skeleton(skeleton).model, ["one two three"])["words_trained"] == 3
+print(*sorted({'scipy.stats', 'gensim', 'pyspark'} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True, check=True, timeout=60)
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("module", ["p2p", "p2p.models.word2vec", "p2p.task", "p2p.working_copy"])
 def test_a_compiler_is_imported_only_by_what_trains_with_it(module: str) -> None:
     program = f"import sys, {module}; print('numba' in sys.modules)"

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from gensim.models import Word2Vec
-from gensim.models.word2vec import train_batch_cbow, train_batch_sg
+from gensim.models.word2vec import MAX_WORDS_IN_BATCH, train_batch_cbow, train_batch_sg
 from gensim.test.utils import common_texts
 
 from gossip.errors import UsageError
 from p2p import task
+from p2p.model import Model
 from p2p.models import skipgram, word2vec
 from p2p.models.lexicon import Lexicon
+from p2p.models.light import LightWord2Vec
 from p2p.models.word2vec import build_vocab, gradient
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -128,6 +130,43 @@ def test_the_update_trains_the_model_that_it_is_added_to(run: Run) -> None:
     together = [similarity(a, b) for topic in (ANIMALS, TOOLS) for a in topic for b in topic if a < b]
     apart = [similarity(a, b) for a in ANIMALS for b in TOOLS]
     assert min(together) > max(apart)
+
+
+def test_a_light_model_trains_as_the_whole_one_does(run: Run) -> None:
+    model = make_model(sample=1e-2, window=3)
+    whole, light = (
+        Model.from_skeleton(Model(model).skeleton()),
+        Model.from_skeleton(Model(model).skeleton(gradient.light)),
+    )
+    assert isinstance(whole.model, Word2Vec)
+    assert isinstance(light.model, LightWord2Vec)
+    assert (light.counters, light.embeddings) == (whole.counters, whole.embeddings)
+    for copied in (whole, light):
+        copied.load(Model(model).arrays())
+    updates = [gradient(copied.model, common_texts) for copied in (whole, light)]
+    assert updates[0].keys() == updates[1].keys()
+    for name, array in updates[0].items():
+        np.testing.assert_array_equal(updates[1][name], array)
+
+
+@pytest.mark.parametrize("kind", ["CBOW, negative sampling", "skip-gram, both"])
+def test_a_model_that_gensim_trains_travels_whole(kind: str) -> None:
+    sent = Model.from_skeleton(Model(make_model(**KINDS[kind])).skeleton(gradient.light))
+    assert isinstance(sent.model, Word2Vec)
+
+
+def test_a_model_of_a_class_of_its_own_travels_whole() -> None:
+    class Mine(Word2Vec):
+        pass
+
+    model = Mine(sg=1, min_count=1)
+    build_vocab(model, common_texts)
+    assert gradient.light(model) is None
+    assert gradient.light({"w": np.zeros(3)}) is None
+
+
+def test_batches_are_as_long_as_the_kernels_of_gensim_take() -> None:
+    assert word2vec.MAX_WORDS_IN_BATCH == MAX_WORDS_IN_BATCH
 
 
 def test_a_model_without_words_trained_gets_no_such_update(run: Run) -> None:
