@@ -146,7 +146,8 @@ class Swarm:
         self.layout = Layout.of(initial)
         layout = localhost.layout_to_json(self.layout)
         self.registrar = Registrar(self.run)
-        self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout), initial)
+        self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout))
+        self.observer.load(initial)
         assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
         self.settings = AgentSettings(self.run, "peer", self.registrar.endpoint, layout)
         self.lives: list[Life] = []

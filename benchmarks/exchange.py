@@ -72,7 +72,8 @@ class Swarm:
         layout = localhost.layout_to_json(Layout.of(self.initial))
         self.registrar = Registrar(self.run)
         settings = AgentSettings(self.run, "observer", self.registrar.endpoint, layout, links=links)
-        self.observer = Observer(settings, self.initial)
+        self.observer = Observer(settings)
+        self.observer.load(self.initial)
         assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
         self.folders = [localhost.private_folder(f"{self.run[:12]}-{index}") for index in range(count)]
         settings = replace(settings, role="peer")

@@ -46,6 +46,8 @@ from p2p.replica import HEADER_BYTES, Replica, shortage
 
 log = logging.getLogger("p2p.agent")
 
+DRIVER_ROLES = ("observer", "hub")
+"""Of the driver program's own agent, by mode."""
 STATUS_PERIOD_S = 0.5
 STALENESS_SAMPLES_MAX = 10_000
 """The newest so many updates make up the staleness figures."""
@@ -119,7 +121,7 @@ class Agent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._open_local_socket()
-            if self.settings.role not in ("observer", "hub"):
+            if self.settings.role not in DRIVER_ROLES:
                 self._enroll()
             self.runtime.register(self._registrar, self._on_registrar)
             while self._wanted:
@@ -139,7 +141,7 @@ class Agent:
         temporary = os.path.join(self.folder, "agent.new")
         self._listener.bind(temporary)
         self._listener.listen(64)
-        if self.settings.role in ("observer", "hub"):
+        if self.settings.role in DRIVER_ROLES:
             os.rename(temporary, os.path.join(self.folder, "agent.sock"))
         self.runtime.register(self._listener, self._on_connection)
 
@@ -226,13 +228,16 @@ class Agent:
                     self._stopping = True
 
     def _on_roster(self, message: Json) -> None:
-        for member in message["members"]:
+        members = sorted(message["members"], key=lambda member: member["role"] not in DRIVER_ROLES)
+        if members[0]["role"] not in DRIVER_ROLES:
+            return  # everybody begins from the driver program's agent, which is still starting
+        for member in members:
             peer = PeerId(member["peer"])
             if peer == self.me or peer in self._roster:
                 continue
-            if not self._roster and member["role"] in ("observer", "hub"):
-                level = next(m["level"] for m in message["members"] if m["peer"] == self.me)
-                self.discipline.enter([m for m in message["members"] if m["peer"] != self.me], level)
+            if not self._roster and member["role"] in DRIVER_ROLES:
+                level = next(m["level"] for m in members if m["peer"] == self.me)
+                self.discipline.enter([m for m in members if m["peer"] != self.me], level)
             self._roster[peer] = member["name"]
             self.discipline.join(member)
         self._roster_version = message["version"]

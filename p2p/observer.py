@@ -24,18 +24,22 @@ WAIT_S = 0.001
 
 
 class Observer:
-    """Starts the agent with the initial model; `close` ends it."""
+    """Starts the agent; `load` gives it the initial model, and `close` ends it."""
 
-    def __init__(self, settings: AgentSettings, initial: Arrays) -> None:
+    def __init__(self, settings: AgentSettings) -> None:
         self.folder = localhost.private_folder(f"{settings.run[:12]}-{settings.role}-{secrets.token_hex(4)}")
         self._process: subprocess.Popen[bytes] = start_agent(settings, os.getpid(), self.folder)
-        try:
-            self.agent = AgentClient(self.folder)
-        except BaseException:
-            self._process.kill()
-            self._process.wait()
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
+        self._agent: AgentClient | None = None
+
+    @property
+    def agent(self) -> AgentClient:
+        """The connection to it, once it is loaded."""
+        assert self._agent is not None
+        return self._agent
+
+    def load(self, initial: Arrays) -> None:
+        """Wait for the agent, and have it begin with these arrays; `UsageError` if it could not start."""
+        self._agent = AgentClient(self.folder)
         for name, array in self.agent.replica.arrays().items():
             np.copyto(array, initial[name])
         self.agent.ask({"op": "loaded"})
@@ -59,7 +63,10 @@ class Observer:
 
     def close(self) -> None:
         """Wait for the agent, which was asked to stop; end it if it does not."""
-        self.agent.close()
+        if self._agent is None:
+            self._process.kill()  # it has not said where it is, and cannot be asked
+        else:
+            self._agent.close()
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -206,18 +207,29 @@ class AgentSession:
 
     def _start(self, engine: engines.Engine, modules: Collection[str]) -> tuple[Registrar, Observer]:
         worker_role, driver_role = ROLES[self._mode]
-        if self._registrar is None:
-            if not is_loopback(engine.address):
-                self._keys = Keys.generate()
-            self._registrar = Registrar(self._run, engine.address, self._keys)
-            settings = self._settings(driver_role, self._registrar)
-            self._observer = Observer(settings, self._user_model.arrays())
-            if not self._registrar.wait(lambda: bool(self._registrar and self._registrar.members), ROSTER_TIMEOUT_S):
-                raise UsageError("the driver program's own agent did not reach the registrar: see its messages above")
-        assert self._observer is not None
-        engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
-        self._registrar.wait_for_roster(ROSTER_TIMEOUT_S)
-        return self._registrar, self._observer
+        with ThreadPoolExecutor(1, "deepdist-observer") as pool:
+            loading: Future[None] | None = None
+            if self._registrar is None:
+                if not is_loopback(engine.address):
+                    self._keys = Keys.generate()
+                self._registrar = Registrar(self._run, engine.address, self._keys)
+                self._observer = Observer(self._settings(driver_role, self._registrar))
+                # beside the executors' agents, which wait for it
+                loading = pool.submit(self._observer.load, self._user_model.arrays())
+            assert self._observer is not None
+            try:
+                engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
+            except UsageError:
+                if loading is not None:
+                    loading.result()  # it may say why the others waited in vain
+                raise
+            if loading is not None:
+                loading.result()
+        registrar = self._registrar
+        if not registrar.wait(lambda: bool(registrar.by_role(driver_role)), ROSTER_TIMEOUT_S):
+            raise UsageError("the driver program's own agent did not reach the registrar: see its messages above")
+        registrar.wait_for_roster(ROSTER_TIMEOUT_S)
+        return registrar, self._observer
 
     def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
         keys = (self._keys.public, self._keys.secret) if self._keys is not None else None

@@ -24,6 +24,7 @@ from p2p.registrar import SILENT_S, Member, Registrar
 pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]
 
 TIMEOUT_S = 30.0
+INITIAL = {"w": np.arange(3.0)}
 
 
 class Swarm:
@@ -31,14 +32,17 @@ class Swarm:
 
     def __init__(self) -> None:
         self.run = secrets.token_hex(16)
-        initial = {"w": np.zeros(3)}
-        layout = localhost.layout_to_json(Layout.of(initial))
+        layout = localhost.layout_to_json(Layout.of(INITIAL))
         self.registrar = Registrar(self.run)
-        self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout), initial)
-        assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
+        self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout))
         self.settings = AgentSettings(self.run, "peer", self.registrar.endpoint, layout)
         self.folders: list[str] = []
         self.processes: list[subprocess.Popen[bytes]] = []
+
+    def load(self) -> None:
+        """Have the observer begin."""
+        self.observer.load(INITIAL)
+        assert self.registrar.wait(lambda: bool(self.registrar.by_role("observer")), TIMEOUT_S)
 
     def add(self) -> Member:
         """Start an agent, and wait until it has said hello."""
@@ -64,10 +68,33 @@ class Swarm:
 
 
 @pytest.fixture
-def swarm() -> Iterator[Swarm]:
+def loading() -> Iterator[Swarm]:
+    """A swarm whose observer has not begun."""
     swarm = Swarm()
     yield swarm
     swarm.close()
+
+
+@pytest.fixture
+def swarm(loading: Swarm) -> Swarm:
+    loading.load()
+    return loading
+
+
+def test_agents_that_are_faster_than_the_observer_begin_with_its_model(loading: Swarm) -> None:
+    early = loading.add()
+    loading.load()
+    late = loading.add()
+    loading.registrar.wait_for_roster(TIMEOUT_S)
+    for member, folder in zip((early, late), loading.folders, strict=True):
+        client = AgentClient(folder)
+        assert client.about["peer"] == member.peer
+        np.testing.assert_array_equal(client.replica.arrays()["w"], INITIAL["w"])
+        client.close()
+
+
+def test_an_observer_that_never_began_is_ended_with_the_session(loading: Swarm) -> None:
+    assert loading.registrar.members == {}
 
 
 def test_an_agent_says_whom_it_takes_for_dead(swarm: Swarm) -> None:
@@ -130,7 +157,7 @@ def test_an_update_is_written_over_when_nobody_reads_it_any_more(swarm: Swarm) -
     client.publish(second)
     assert client.hand_over() is first
     assert swarm.registrar.wait(lambda: swarm.observer.agent.replica.merged == 2, TIMEOUT_S)
-    assert (swarm.observer.agent.replica.arrays()["w"] == 3).all()
+    assert (swarm.observer.agent.replica.arrays()["w"] == INITIAL["w"] + 3).all()
     client.close()
 
 
