@@ -11,8 +11,12 @@ rows are read and written once for all of them and the inner loops are small pro
 As in gensim, the center word is the target and its neighbors are the input; subsampling, windows and the distribution
 of negatives are gensim's, from `sample_int`, `shrink_windows` and `cum_table` of the model. Compiled by numba.
 
+A negative is drawn by two lookups and no search (Walker's alias method): each word has one of as many equal shares of
+the probability, and gives what it does not need of it to one other word.
+
 Sources: Mikolov et al., Distributed Representations of Words and Phrases (arXiv:1310.4546), for the model; Ji et al.,
-Parallelizing Word2Vec in Shared and Distributed Memory (arXiv:1604.04661), for shared negatives and the products.
+Parallelizing Word2Vec in Shared and Distributed Memory (arXiv:1604.04661), for shared negatives and the products; Vose,
+A Linear Algorithm for Generating Random Numbers with a Given Distribution (1991), for the table of aliases.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from numba.types import Array
 from numpy.typing import NDArray
 
 from gossip.errors import UsageError
-from p2p.compiled import ANY_ORDER, compile_and_keep
+from p2p.compiled import ANY_ORDER, compile_and_keep, compiled
 from p2p.models.row_products import add_six, add_three, copy_row, prefetch, products
 
 CONTEXTS_MAX = 6
@@ -43,8 +47,10 @@ LIMIT = np.float32(6)
 """A pair whose product is as large, right or wrong, takes no step, as in gensim; it also bounds what overshoots."""
 BLOCK = 6
 """Rows that an inner loop of an update adds up before it writes; a multiple of the three by three of F."""
-GUIDES = 1 << 16
-"""Entries of the guide table. With 65,536 the search for a negative begins within a word or two of its end."""
+STEPS_PER_DRAW = 2
+"""Steps of a center with the same negatives: all of a window of 5. Shared by two centers they cost two points of
+analogies."""
+HALF, LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -63,7 +69,7 @@ def train_batch(
 
     Raises `UsageError` if the tables of the model do not fit its vocabulary.
     """
-    keep, cumulative, guide = _tables(model)
+    keep, aliases = _tables(model)
     kernel = _compiled()
     kept: int = kernel(
         model.wv.vectors,
@@ -71,8 +77,7 @@ def train_batch(
         words,
         ends,
         keep,
-        cumulative,
-        guide,
+        aliases,
         model.window,
         bool(model.shrink_windows),
         model.negative,
@@ -87,33 +92,59 @@ def random_state(random: np.random.RandomState) -> NDArray[np.uint64]:
     return random.randint(0, 2**64, size=1, dtype=np.uint64)
 
 
-_guides: WeakKeyDictionary[Any, tuple[NDArray[np.uint32], NDArray[np.int32]]] = WeakKeyDictionary()
-"""By model, the table of which the guide was made, and the guide. Not in the model, which is sent to workers."""
+_aliases: WeakKeyDictionary[Any, tuple[NDArray[np.uint32], NDArray[np.uint64]]] = WeakKeyDictionary()
+"""By model, the table of which the aliases were made, and these. Not in the model, which is sent to workers."""
 
 
-def _tables(model: Any) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int32]]:
-    """What the kernel draws by: `sample_int` (empty without subsampling), `cum_table`, and its guide."""
+def _tables(model: Any) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    """What the kernel draws by: `sample_int` (empty without subsampling), and the aliases of `cum_table`."""
     words = len(model.wv)
     keep = np.ascontiguousarray(model.wv.expandos["sample_int"] if model.sample else (), np.uint32)
     if model.sample and keep.shape != (words,):
         raise UsageError(f"expected sample_int of {words} words, got {keep.shape}; build the vocabulary anew")
-    known = _guides.get(model)
+    known = _aliases.get(model)
     if known is None or known[0] is not model.cum_table:
         table = model.cum_table
         if table is None or table.shape != (words,) or table.dtype != np.uint32 or not table.flags.c_contiguous:
             got = "None" if table is None else f"{table.dtype} {table.shape}"
             raise UsageError(f"expected cum_table of {words} words, uint32, got {got}; call model.make_cum_table()")
-        known = _guides[model] = (table, guide_table(table))
-    return keep, *known
+        known = _aliases[model] = (table, alias_table(table))
+    return keep, known[1]
 
 
-def guide_table(cumulative: NDArray[np.uint32]) -> NDArray[np.int32]:
-    """Where the search in `cumulative` may begin, (65,536,), by the upper 16 bits of a random number.
+def alias_table(cumulative: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """For each word the probability that it keeps its share, times 2^32, and below that who gets it else; (words,).
 
-    Chen and Asau, On Generating Random Variates from an Empirical Distribution (1974): the method of guide tables.
+    `cumulative`, (words,), ascending, has the probabilities of the words up to each; the last entry stands for 1.
     """
-    smallest = (np.arange(GUIDES, dtype=np.uint64) * np.uint64(cumulative[-1])) >> np.uint64(16)
-    return np.searchsorted(cumulative, smallest.astype(np.uint32)).astype(np.int32)
+    table = np.empty(len(cumulative), np.uint64)
+    rest = np.diff(cumulative.astype(np.int64), prepend=0) * len(table)
+    _fill_aliases(rest, np.int64(cumulative[-1]), np.empty(len(table), np.int64), table)
+    return table
+
+
+@compiled()
+def _fill_aliases(rest: Any, share: Any, waiting: Any, table: Any) -> None:
+    """Of `rest`, what is left to be given to each word, until each has had a whole `share`."""
+    words = rest.shape[0]
+    poor, rich = 0, words  # `waiting` has those with less than a share from its begin, and the others from its end
+    for word in range(words):
+        if rest[word] < share:
+            waiting[poor] = word
+            poor += 1
+        else:
+            rich -= 1
+            waiting[rich] = word
+            table[word] = LOWER << HALF | np.uint64(word)
+    while poor > 0 and rich < words:
+        poor -= 1
+        word, other = waiting[poor], waiting[rich]
+        table[word] = (np.uint64(rest[word]) << HALF) // np.uint64(share) << HALF | np.uint64(other)
+        rest[other] -= share - rest[word]
+        if rest[other] < share:
+            rich += 1
+            waiting[poor] = other
+            poor += 1
 
 
 @cache
@@ -124,7 +155,7 @@ def _compiled() -> Callable[..., int]:
         return Array(kind, 1, "C", readonly=True)
 
     rows = float32[:, ::1]
-    words = (constant(int32), constant(int64), constant(uint32), constant(uint32), constant(int32))
+    words = (constant(int32), constant(int64), constant(uint32), constant(uint64))
     signature = int64(rows, rows, *words, int64, boolean, int64, float32, uint64[::1])
     return compile_and_keep(_train, signature, **OPTIONS)
 
@@ -217,19 +248,13 @@ def _add(rows: Any, indices: Any, count: int, G: Any, others: Any, picked: Any, 
 
 
 @_part
-def _draw_negatives(negative: int, center: Any, cumulative: Any, guide: Any, state: Any, targets: Any) -> Any:
-    """Write up to `negative` words that are not the center into `targets`, behind it; returns the number of targets."""
-    count = 1
-    for _ in range(negative):
+def _draw(count: int, aliases: Any, state: Any, drawn: Any) -> None:
+    """Write `count` words into `drawn`."""
+    for k in range(count):
         random = _random(state)
-        at = _below(random, cumulative[-1])
-        word = np.int64(guide[np.int64(random >> np.uint64(48))])
-        while np.int64(cumulative[word]) < at:
-            word += 1
-        if word != center:
-            targets[count] = word
-            count += 1
-    return count
+        word = _below(random, aliases.shape[0])
+        entry = aliases[word]
+        drawn[k] = word if random & LOWER < entry >> HALF else np.int64(entry & LOWER)
 
 
 @_part
@@ -252,9 +277,9 @@ def _plan(
     window: int,
     shrink: bool,
     negative: int,
-    cumulative: Any,
-    guide: Any,
+    aliases: Any,
     state: Any,
+    drawn: Any,
     contexts: Any,
     targets: Any,
     counts: Any,
@@ -262,12 +287,14 @@ def _plan(
     """Draw the steps of the next centers of a sentence; returns the center after them, and how many they are.
 
     `counts` is how many contexts and targets a step has; behind the last of its contexts stands the first again.
+    `drawn` is for the negatives of a center, (negative,); those that are the center itself are left out.
     """
     steps = 0
     while center < words.shape[0] and steps + -(-2 * window // CONTEXTS_MAX) <= counts.shape[0]:
         reduced = _below(_random(state), window) if shrink else 0
         position = max(0, center - window + reduced)
         last = min(words.shape[0] - 1, center + window - reduced)
+        first = steps
         while position <= last:
             count = 0
             while position <= last and count < CONTEXTS_MAX:
@@ -279,8 +306,14 @@ def _plan(
                 break
             for c in range(count, CONTEXTS_MAX):
                 contexts[steps, c] = contexts[steps, 0]
+            if (steps - first) % STEPS_PER_DRAW == 0:
+                _draw(negative, aliases, state, drawn)
             targets[steps, 0] = words[center]
-            known = _draw_negatives(negative, words[center], cumulative, guide, state, targets[steps])
+            known = 1
+            for k in range(negative):
+                if drawn[k] != words[center]:
+                    targets[steps, known] = drawn[k]
+                    known += 1
             counts[steps, 0], counts[steps, 1] = count, known
             steps += 1
         center += 1
@@ -293,8 +326,7 @@ def _train(
     words: NDArray[np.int32],
     ends: NDArray[np.int64],
     keep: NDArray[np.uint32],
-    cumulative: NDArray[np.uint32],
-    guide: NDArray[np.int32],
+    aliases: NDArray[np.uint64],
     window: int,
     shrink: bool,
     negative: int,
@@ -310,7 +342,7 @@ def _train(
     all_of_Y = np.arange(Y.shape[0])
     planned = max(STEPS, -(-2 * window // CONTEXTS_MAX))
     contexts, targets = np.empty((planned, CONTEXTS_MAX), np.int64), np.empty((planned, Y.shape[0]), np.int64)
-    counts = np.empty((planned, 2), np.int64)
+    counts, drawn = np.empty((planned, 2), np.int64), np.empty(negative, np.int64)
     kept = np.empty(words.shape[0], np.int64)
     trained = start = 0
     for end in ends:
@@ -320,7 +352,7 @@ def _train(
         center = 0
         while center < length:
             center, steps = _plan(
-                kept[:length], center, window, shrink, negative, cumulative, guide, state, contexts, targets, counts
+                kept[:length], center, window, shrink, negative, aliases, state, drawn, contexts, targets, counts
             )
             for step in range(-AHEAD, steps):
                 soon = step + AHEAD
