@@ -42,7 +42,7 @@ EXACT_BYTES_MAX = 1 << 20
 """A model up to this size is exchanged whole and as it is."""
 PIECE_BYTES = 1 << 19
 """Of rows that are looked at in one go: what is read of them is still in a cache when it is written."""
-SHARE_MIN, SHARE_PER_OTHER, SHARE_MAX = 0.02, 0.007, 0.2
+SHARE_MIN, SHARE_PER_OTHER, SHARE_MAX = 0.01, 0.007, 0.2
 """After `SHARE_S` of training an exchange looks at as many rows as take this part of that time. The more peers, the
 more is done blind meanwhile."""
 SHARE_S = 0.05
@@ -113,8 +113,9 @@ class WorkingCopy:
         self.settings = settings
         self._clock = clock
         self._training_began = 0.0
-        self._row_s = 0.0
-        """What looking at one row takes."""
+        self._row_s: float | None = None
+        """What looking at one row takes; None until the second exchange, as the first one loads the compiled loops."""
+        self._exchanged = False
         small = model.layout.nbytes <= EXACT_BYTES_MAX
         self._codec = CODECS[settings.codec or ("float" if small else "int8")]
         self._base: dict[str, Array] | None = None
@@ -145,7 +146,7 @@ class WorkingCopy:
             self._seen = replica.stamps.count
             self._merged_at = load()
         self._level = False
-        self._training_began = self._clock() if self._clock is not None else 0.0
+        self._training_began = self._now()
         return self._merged_at
 
     def trained(self, extra: Arrays) -> Trained:
@@ -160,12 +161,12 @@ class WorkingCopy:
 
     def exchange(self, replica: Readable, extra: Arrays) -> dict[str, Array]:
         """Look at the rows that are due, merge them both ways, and return what is to be published of them."""
-        begin = self._clock() if self._clock is not None else 0.0
+        began = self._now()
         self.model.check_unchanged()
         self._merged_at = replica.merged
         stamps, seen = replica.stamps, self._seen
         self._seen = stamps.count
-        theirs, update, looked_at = replica.arrays(), {}, 0
+        theirs, update, looked_at, looking_s = replica.arrays(), {}, 0, 0.0
         for name, array in self.model.arrays().items():
             schedule = self._schedules.get(name)
             if schedule is None or name in extra:
@@ -178,14 +179,17 @@ class WorkingCopy:
                 rows = np.flatnonzero(wanted)
                 is_due = due[rows]
                 small = np.where(is_due, SMALL, 1) * (0.0 if self._codec is None else schedule.threshold)
+                begin = self._now()
                 part, changes = self._exchange_rows(name, array, theirs[name], rows, small)
+                looking_s += self._now() - begin
                 told = is_due | (changes > small)
                 schedule.looked_at(rows[told], changes[told])
+                schedule.beside = int(np.count_nonzero(told & ~is_due))
                 update.update(part)
                 looked_at += len(rows)
         self._level = True
-        if self._clock is not None and self._paced:
-            self._pace(begin - self._training_began, self._clock() - begin, looked_at)
+        if self._paced:
+            self._pace(began - self._training_began, looking_s, looked_at)
         return update
 
     def exchange_all(self, replica: Readable, extra: Arrays) -> dict[str, Array]:
@@ -210,10 +214,16 @@ class WorkingCopy:
         if replica.stamps.count == self._seen + 1:
             self._seen += 1
 
-    def _pace(self, training_s: float, exchange_s: float, rows: int) -> None:
-        """Choose how many rows the next exchange looks at."""
-        row_s = exchange_s / max(1, rows)
-        self._row_s = row_s if self._row_s == 0 else 0.9 * self._row_s + 0.1 * min(row_s, 2 * self._row_s)
+    def _now(self) -> float:
+        return self._clock() if self._clock is not None else 0.0
+
+    def _pace(self, training_s: float, looking_s: float, rows: int) -> None:
+        """Choose how many rows the next exchange looks at, by what it took to look at these."""
+        if not self._exchanged:
+            self._exchanged = True
+            return
+        row_s = looking_s / max(1, rows)
+        self._row_s = row_s if self._row_s is None else 0.9 * self._row_s + 0.1 * min(row_s, 2 * self._row_s)
         budget = min(self._rows_all, rows_for(training_s, self.settings.peers, self._row_s))
         for schedule in self._schedules.values():
             schedule.budget = int(budget * schedule.rows / self._rows_all) + 1

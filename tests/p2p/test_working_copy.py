@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -202,15 +203,16 @@ def test_a_gradient_that_ended_early_leaves_nothing_behind() -> None:
 # -------------------------------------------------------------------------------------------------- which rows when
 
 
-def looks(schedule: RowSchedule, changes: Any, exchanges: int) -> list[Any]:
-    """Let rows change by `changes` in each exchange; returns what was looked at each time."""
+def looks(schedule: RowSchedule, changes: Any, exchanges: int, then: Callable[[int], Any] = int) -> list[Any]:
+    """Let rows change by `changes` in each exchange, and call `then` with its number; returns what was looked at."""
     unseen, seen = np.zeros(schedule.rows), []
-    for _ in range(exchanges):
+    for number in range(exchanges):
         unseen += changes
         rows = schedule.next()
         schedule.looked_at(rows, unseen[rows])
         unseen[rows] = 0
         seen.append(rows)
+        then(number)
     return seen
 
 
@@ -239,6 +241,29 @@ def test_a_row_that_begins_to_change_is_found() -> None:
     assert sum(700 in rows for rows in looks(schedule, changes, 200)) > 50
 
 
+@pytest.mark.parametrize("budget", [50, 200, 800])
+def test_the_threshold_follows_a_new_budget_and_does_not_overshoot(budget: int) -> None:
+    changes = 10 / np.arange(1, 2001)
+    schedule = RowSchedule(2000, 200)
+    thresholds = []
+
+    def then(number: int) -> None:
+        thresholds.append(schedule.threshold)
+        schedule.budget = 200 if number < 200 else budget
+
+    looks(schedule, changes, 400, then)
+    for threshold in (thresholds[200], min(thresholds[220:]), max(thresholds[220:])):
+        wanted = 0.75 * (200 if threshold == thresholds[200] else budget)
+        assert np.minimum(1, changes / threshold).sum() == pytest.approx(wanted, rel=0.1)
+
+
+def test_rows_that_are_sent_without_being_due_count_against_the_budget() -> None:
+    changes = 10 / np.arange(1, 2001)
+    schedule = RowSchedule(2000, 200)
+    looks(schedule, changes, 200, lambda _: setattr(schedule, "beside", 75))
+    assert np.minimum(1, changes / schedule.threshold).sum() == pytest.approx(75, rel=0.1)
+
+
 def test_a_budget_for_all_rows_looks_at_all_rows() -> None:
     assert all(len(rows) == 30 for rows in looks(RowSchedule(30, 100), np.ones(30), 5))
 
@@ -248,8 +273,8 @@ def test_the_layout_of_a_test_is_large() -> None:
 
 
 def test_rows_to_look_at_grow_like_the_root_of_a_chunk_and_with_the_peers() -> None:
-    assert rows_for(0.05, 2, row_s=1e-7) == pytest.approx(10_000, abs=1)  # 2 % of 50 ms
-    assert rows_for(5.0, 2, row_s=1e-7) == pytest.approx(100_000, abs=1)
+    assert rows_for(0.05, 2, row_s=1e-7) == pytest.approx(5_000, abs=1)  # 1 % of 50 ms
+    assert rows_for(5.0, 2, row_s=1e-7) == pytest.approx(50_000, abs=1)
     assert rows_for(0.05, 16, row_s=1e-7) == pytest.approx(52_500, abs=1)
     assert rows_for(0.05, 1000, row_s=1e-7) == pytest.approx(100_000, abs=1)  # a fifth at the most
     assert rows_for(1e-9, 2) == ROWS_MIN
