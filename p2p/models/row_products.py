@@ -63,29 +63,32 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b, flags=CONTRACT), c, flags=CONTRACT)
 
 
-def _sum(builder: Any, vector: Any) -> Any:
-    """Of the numbers of a vector: its halves are added until one number is left."""
-    while vector.type is not FLOAT:
-        half = vector.type.count // 2
-        low, high = (
-            builder.shuffle_vector(
-                vector, vector, ir.Constant(ir.VectorType(INT32, half), list(range(first, first + half)))
-            )
-            for first in (0, half)
-        )
-        vector = (
-            builder.fadd(low, high)
-            if half > 1
-            else builder.fadd(*(builder.extract_element(vector, INT32(i)) for i in (0, 1)))
-        )
-    return vector
+def _shuffle(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
+    """Some numbers of two vectors; those of `b` follow those of `a`."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(order)), order))
 
 
-def _along(builder: Any, width: Any, step: Callable[[Any, int], None]) -> None:
-    """`step(at, lanes)` for all numbers of a row: in a loop of eights, perhaps four, and a loop of ones."""
+def _halved(builder: Any, vector: Any) -> Any:
+    """The sums of the numbers of the lower and the upper half."""
+    half = vector.type.count // 2
+    low, high = (_shuffle(builder, vector, vector, list(range(first, first + half))) for first in (0, half))
+    return builder.fadd(low, high)
+
+
+def _sums(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """The sums of three vectors of four: a vector of the first two, and the third."""
+    low, high = _shuffle(builder, a, b, [0, 4, 1, 5]), _shuffle(builder, a, b, [2, 6, 3, 7])
+    two = _halved(builder, builder.fadd(low, high))
+    c = _halved(builder, c)
+    return two, builder.fadd(*(builder.extract_element(c, INT32(i)) for i in (0, 1)))
+
+
+def _along(builder: Any, width: Any, step: Callable[[Any, int], None], then: Callable[[], None] = lambda: None) -> None:
+    """`step(at, lanes)` for all numbers of a row: in a loop of eights (`then`), perhaps four, and a loop of ones."""
     eights, fours = (builder.and_(width, INT64(-lanes)) for lanes in LANES[:2])
     with cgutils.for_range_slice(builder, INT64(0), eights, INT64(8), INT64) as (at, _):
         step(at, 8)
+    then()
     with builder.if_then(builder.icmp_unsigned("!=", eights, fours)):
         step(eights, 4)
     with cgutils.for_range_slice(builder, fours, width, INT64(1), INT64) as (at, _):
@@ -103,67 +106,90 @@ def products(typing: Any, A: Any, a0: Any, a1: Any, a2: Any, B: Any, b: Any, F: 
         rows_a = [a_rows.at(arguments[i], kinds[i]) for i in (1, 2, 3)]
         first_b = context.cast(builder, arguments[5], kinds[5], types.int64)
         rows_b = [b_rows.at(builder.add(first_b, INT64(j)), types.int64) for j in range(3)]
-        sums = {
-            lanes: [
+        eights, fours = (
+            [
                 [cgutils.alloca_once_value(builder, ir.Constant(_vector(lanes), None)) for _ in range(3)]
                 for _ in range(3)
             ]
-            for lanes in LANES
-        }
+            for lanes in LANES[:2]
+        )
 
         def step(at: Any, lanes: int) -> None:
             xs = [_load(builder, row, at, lanes) for row in rows_a]
             ys = [_load(builder, row, at, lanes) for row in rows_b]
             for i, x in enumerate(xs):
                 for j, y in enumerate(ys):
-                    sum_ = sums[lanes][i][j]
-                    builder.store(_multiply_add(builder, x, y, builder.load(sum_)), sum_)
+                    sum_ = (eights if lanes == 8 else fours)[i][j]
+                    if lanes == 1:
+                        product = builder.insert_element(ir.Constant(_vector(4), None), builder.fmul(x, y), INT32(0))
+                        builder.store(builder.fadd(builder.load(sum_), product), sum_)
+                    else:
+                        builder.store(_multiply_add(builder, x, y, builder.load(sum_)), sum_)
 
-        _along(builder, a_rows.width, step)
+        def then() -> None:
+            for i in range(3):
+                for j in range(3):
+                    builder.store(_halved(builder, builder.load(eights[i][j])), fours[i][j])
+
+        _along(builder, a_rows.width, step, then)
         f_rows = _Rows(context, builder, F, arguments[6])
         first_c = context.cast(builder, arguments[7], kinds[7], types.int64)
         first_t = context.cast(builder, arguments[8], kinds[8], types.int64)
         for i in range(3):
             row = f_rows.at(builder.add(first_c, INT64(i)), types.int64)
-            for j in range(3):
-                total = ir.Constant(FLOAT, 0.0)
-                for lanes in LANES:
-                    total = builder.fadd(total, _sum(builder, builder.load(sums[lanes][i][j])))
-                builder.store(total, builder.gep(row, [builder.add(first_t, INT64(j))]))
+            two, third = _sums(builder, *(builder.load(fours[i][j]) for j in range(3)))
+            builder.store(two, _pointer(builder, row, first_t, 2), align=4)
+            builder.store(third, builder.gep(row, [builder.add(first_t, INT64(2))]))
         return context.get_dummy_value()
 
     return signature, generate
 
 
 def _adder(count: int) -> Any:
+    """rows[row] += the sum of factors[k] * others[indices[k]] for so many k."""
+
     def add(typing: Any, rows: Any, row: Any, others: Any, indices: Any, factors: Any) -> Any:
         signature = types.void(rows, row, others, indices, factors)
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kinds = signature.args
-            written = _Rows(context, builder, rows, arguments[0])
-            read = _Rows(context, builder, others, arguments[2])
-            target = written.at(arguments[1], kinds[1])
-            sources = [read.at(index, kinds[3].dtype) for index in cgutils.unpack_tuple(builder, arguments[3], count)]
-            numbers = cgutils.unpack_tuple(builder, arguments[4], count)
-
-            def step(at: Any, lanes: int) -> None:
-                total = _load(builder, target, at, lanes)
-                for source, number in zip(sources, numbers, strict=True):
-                    total = _multiply_add(
-                        builder, _spread(builder, number, lanes), _load(builder, source, at, lanes), total
-                    )
-                builder.store(total, _pointer(builder, target, at, lanes), align=4)
-
-            _along(builder, written.width, step)
-            return context.get_dummy_value()
-
-        return signature, generate
+        return signature, _generate_add(1, count)
 
     return intrinsic(add)
 
 
+def _pair_adder(count: int) -> Any:
+    """The same for two different rows, so that each of the others is read once for both."""
+
+    def add(typing: Any, rows: Any, row: Any, next_: Any, others: Any, indices: Any, factors: Any, more: Any) -> Any:
+        signature = types.void(rows, row, next_, others, indices, factors, more)
+        return signature, _generate_add(2, count)
+
+    return intrinsic(add)
+
+
+def _generate_add(targets: int, count: int) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        written, read = (_Rows(context, builder, kinds[i], arguments[i]) for i in (0, 1 + targets))
+        rows = [written.at(arguments[i], kinds[i]) for i in range(1, 1 + targets)]
+        indices, *factors = (cgutils.unpack_tuple(builder, some, count) for some in arguments[2 + targets :])
+        sources = [read.at(index, kinds[2 + targets].dtype) for index in indices]
+
+        def step(at: Any, lanes: int) -> None:
+            totals = [_load(builder, row, at, lanes) for row in rows]
+            for k, source in enumerate(sources):
+                other = _load(builder, source, at, lanes)
+                for i, numbers in enumerate(factors):
+                    totals[i] = _multiply_add(builder, _spread(builder, numbers[k], lanes), other, totals[i])
+            for row, total in zip(rows, totals, strict=True):
+                builder.store(total, _pointer(builder, row, at, lanes), align=4)
+
+        _along(builder, written.width, step)
+        return context.get_dummy_value()
+
+    return generate
+
+
 add_three, add_six = _adder(3), _adder(6)
+add_three_to_two, add_six_to_two = _pair_adder(3), _pair_adder(6)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -33,7 +33,15 @@ from numpy.typing import NDArray
 
 from gossip.errors import UsageError
 from p2p.compiled import ANY_ORDER, compile_and_keep, compiled
-from p2p.models.row_products import add_six, add_three, copy_row, prefetch, products
+from p2p.models.row_products import (
+    add_six,
+    add_six_to_two,
+    add_three,
+    add_three_to_two,
+    copy_row,
+    prefetch,
+    products,
+)
 
 CONTEXTS_MAX = 6
 """Contexts that take one step together; a wider window takes several steps, each with its own negatives. The terms of a
@@ -229,22 +237,29 @@ def _blocks(count: Any) -> Any:
 @_part
 def _add(rows: Any, indices: Any, count: int, G: Any, others: Any, picked: Any, picked_count: int) -> None:
     """Add G @ others[picked], (count, vector_size), to `count` rows by index, one that is named twice twice."""
-    for c in range(count):
+    c = 0
+    while c < count:
+        pair = c + 1 < count and indices[c] != indices[c + 1]
         t = 0
         while t + 3 < picked_count:
             six = (picked[t], picked[t + 1], picked[t + 2], picked[t + 3], picked[t + 4], picked[t + 5])
-            add_six(
-                rows,
-                indices[c],
-                others,
-                six,
-                (G[c, t], G[c, t + 1], G[c, t + 2], G[c, t + 3], G[c, t + 4], G[c, t + 5]),
-            )
+            first = (G[c, t], G[c, t + 1], G[c, t + 2], G[c, t + 3], G[c, t + 4], G[c, t + 5])
+            if pair:
+                d = c + 1
+                second = (G[d, t], G[d, t + 1], G[d, t + 2], G[d, t + 3], G[d, t + 4], G[d, t + 5])
+                add_six_to_two(rows, indices[c], indices[d], others, six, first, second)
+            else:
+                add_six(rows, indices[c], others, six, first)
             t += 6
         if t < picked_count:
-            add_three(
-                rows, indices[c], others, (picked[t], picked[t + 1], picked[t + 2]), (G[c, t], G[c, t + 1], G[c, t + 2])
-            )
+            three = (picked[t], picked[t + 1], picked[t + 2])
+            some = (G[c, t], G[c, t + 1], G[c, t + 2])
+            if pair:
+                d = c + 1
+                add_three_to_two(rows, indices[c], indices[d], others, three, some, (G[d, t], G[d, t + 1], G[d, t + 2]))
+            else:
+                add_three(rows, indices[c], others, three, some)
+        c += 2 if pair else 1
 
 
 @_part
