@@ -74,6 +74,19 @@ def test_words_whose_hashes_meet_are_told_apart() -> None:
     assert set(lexicon.numbers([[f"{number}x" for number in range(5_000)]])[0].tolist()) == {-1}
 
 
+@pytest.mark.parametrize("head", ["abcdef", "äöü", "\0\0\0", ""])
+def test_words_that_begin_alike_are_told_apart_at_any_length(head: str) -> None:
+    words = sorted({head + rest for length in range(6) for rest in ("x" * length, "x" * length + "y", "\0" * length)})
+    known = words[::2]
+    lexicon = Lexicon(known)
+    expected = [known.index(word) if word in known else -1 for word in words]
+    assert lexicon.numbers([words])[0].tolist() == expected
+    assert lexicon.numbers([words], add=True)[0].tolist() == [
+        number if number >= 0 else len(known) + at // 2 for at, number in enumerate(expected)
+    ]
+    assert lexicon.words() == known + words[1::2]
+
+
 def test_a_token_that_is_no_str_is_refused() -> None:
     with pytest.raises(UsageError, match=r"lists of tokens \(str\), got one with a int: 7"):
         Lexicon().numbers([["a"], ["b", 7]])  # type: ignore[list-item]
