@@ -65,7 +65,7 @@ def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess
     # numpy's threads would only take cores and memory from the tasks
     environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     # glibc would give the memory of every block back, and have it again with a fault per page: half of an exchange
-    environment.update(MALLOC_MMAP_THRESHOLD_=str(4 * BLOCK_BYTES), MALLOC_TRIM_THRESHOLD_=str(MALLOC_KEPT_BYTES))
+    environment.update(MALLOC_MMAP_THRESHOLD_=str(32 * BLOCK_BYTES), MALLOC_TRIM_THRESHOLD_=str(MALLOC_KEPT_BYTES))
     # until it can leave in order it hears of no end: what ends its anchor's whole group would leave its folder behind
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, LEAVE_SIGNALS)
     try:
