@@ -20,7 +20,6 @@ from typing import Any
 
 from gossip.arrays import Arrays, ArraySpec, Layout
 from gossip.errors import UsageError
-from gossip.wire import BLOCK_BYTES
 from p2p import localhost
 from p2p.localhost import Json
 from p2p.replica import Replica
@@ -29,7 +28,8 @@ START_TIMEOUT_S = 60.0
 """An agent is up in 0.3 s on an idle machine; a loaded one may take long to import numpy."""
 
 MALLOC_KEPT_BYTES = 32 << 20
-"""What an agent's heap may keep for the next blocks: as much as those on their way on a few links."""
+"""What an agent's heap may keep for the next blocks and updates: as much as those on their way on a few links. A single
+one that is larger is given back at once; glibc takes no more for that."""
 
 LEAVE_SIGNALS = {signal.SIGTERM, signal.SIGHUP}
 """With these an agent is asked to leave. It is started with them blocked, and takes them from when it can."""
@@ -65,7 +65,7 @@ def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess
     # numpy's threads would only take cores and memory from the tasks
     environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     # glibc would give the memory of every block back, and have it again with a fault per page: half of an exchange
-    environment.update(MALLOC_MMAP_THRESHOLD_=str(32 * BLOCK_BYTES), MALLOC_TRIM_THRESHOLD_=str(MALLOC_KEPT_BYTES))
+    environment.update(dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(MALLOC_KEPT_BYTES)))
     # until it can leave in order it hears of no end: what ends its anchor's whole group would leave its folder behind
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, LEAVE_SIGNALS)
     try:
