@@ -1,4 +1,7 @@
-"""Spark executors on this machine, as benchmarks start them: one core each, all there before the first task."""
+"""Spark executors on this machine, as benchmarks start them: one core each, all there before the first task.
+
+Their Python workers are forked from `p2p.spark_daemon`, as the README advises.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ def start(name: str, executors: int, memory_mb: int, **settings: str) -> SparkCo
         SparkConf()
         .set("spark.scheduler.minRegisteredResourcesRatio", "1.0")
         .set("spark.locality.wait", "0s")
+        .set("spark.python.daemon.module", "p2p.spark_daemon")
         .set("spark.ui.enabled", "false")
         .set("spark.ui.showConsoleProgress", "false")
     )

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import base64
-import gc
 import os
 import re
 import socket
@@ -28,6 +27,7 @@ import numpy as np
 from gossip.arrays import Array, Arrays, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
 from gossip.row_stamps import RowStamps
+from p2p.garbage import leave_out_what_stays
 from p2p.model import Model
 from p2p.replica import Replica
 from p2p.update import flatten
@@ -450,9 +450,7 @@ def _working_copy(job: Job) -> WorkingCopy:
     if training not in _copies:
         _copies.clear()
         _copies[training] = WorkingCopy(Model.from_skeleton(job.skeleton), job.exchange, time.perf_counter)
-        # Spark collects garbage after every task; among the words of a vocabulary and all modules that takes .1 s
-        gc.collect()
-        gc.freeze()
+        leave_out_what_stays()
     return _copies[training]
 
 

@@ -95,6 +95,11 @@ def train_batch(
     return kept
 
 
+def load() -> None:
+    """Have the kernel ready, which the first `train_batch` waits for otherwise."""
+    _compiled()
+
+
 def random_state(random: np.random.RandomState) -> NDArray[np.uint64]:
     """A state for `train_batch`, (1,), drawn from `random`."""
     return random.randint(0, 2**64, size=1, dtype=np.uint64)

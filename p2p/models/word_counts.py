@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from p2p.garbage import leave_out_modules
 from p2p.models.lexicon import NUL, Lexicon, Row, check_row
 
 BLOCK_ROWS = 1000
@@ -100,13 +101,19 @@ def of_rdd(corpus: Any, least: int) -> tuple[int, int, dict[str, int]]:
 
     use_own_python(corpus.context)
     parts = corpus.getNumPartitions()
+
+    def of_partition(rows: Iterable[Row]) -> WordCounts:
+        counts = of_rows(rows)
+        leave_out_modules()
+        return counts
+
     if parts <= COLLECT_PARTS_MAX:
-        counted = corpus.mapPartitions(lambda rows: [of_rows(rows).part()]).collect()
+        counted = corpus.mapPartitions(lambda rows: [of_partition(rows).part()]).collect()
         counts = of_parts(counted)
         return counts.rows, counts.words, counts.frequent(least)
 
     def shares(rows: Iterable[Row]) -> Iterator[tuple[int, Part]]:
-        return of_rows(rows).shares(parts)
+        return of_partition(rows).shares(parts)
 
     def frequent(share: tuple[int, Iterable[Part]]) -> tuple[int, int, dict[str, int]]:
         counts = of_parts(share[1])

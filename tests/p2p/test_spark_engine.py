@@ -421,6 +421,20 @@ def test_word2vec_is_trained_from_an_rdd_a_dataframe_and_files(notebook: Noteboo
     assert "vocabulary of start_from (10 words), got none among 1 words in 1 rows" in refused["other words"]
 
 
+# ------------------------------------------------------------------------------------- workers that find all they need
+
+
+def test_workers_forked_from_our_daemon_have_what_training_needs_and_train(notebook: Notebook) -> None:
+    found = notebook.results("spark_daemon")
+    assert found["numba"]
+    assert found["loaded"]
+    assert found["frozen"] > 10_000, "objects of modules, which no collection of garbage goes through any more"
+    assert found["threads"] == [1, 1], "what is forked beside a thread may hang"
+    assert found["learned"]
+    assert (found["words"], found["distance"]) == (1000, 0)
+    assert found["updates"] >= 4
+
+
 # ------------------------------------------------------------------------------------------ exchanges within a gradient
 
 

@@ -1,0 +1,33 @@
+"""Spark's daemon, from which it forks its Python workers, with what they need for training imported beforehand.
+
+    spark.python.daemon.module=p2p.spark_daemon
+
+in the configuration of a Spark whose executors have this package. Spark ends workers that had nothing to do for a
+minute. A new one imports everything again (numpy, numba and what that has compiled, and Spark's own module for workers,
+which lies in an archive as source), for some two seconds of processor time. Forked from this daemon it has all of it.
+
+Must not start a thread: it would be missing in the forked process.
+"""
+
+from __future__ import annotations
+
+from pyspark.daemon import manager
+
+from p2p.garbage import leave_out_what_stays
+
+
+def preload() -> None:
+    """Import what workers need, and load the compiled loops; where none have been kept, that takes some seconds."""
+    import pyspark.worker  # noqa: F401
+
+    import p2p.task  # noqa: F401
+    from p2p.models import light, skipgram, word2vec, word_counts  # noqa: F401
+
+    word_counts.of_rows(["a b"])
+    skipgram.load()
+    leave_out_what_stays()
+
+
+if __name__ == "__main__":
+    preload()
+    manager()
