@@ -131,6 +131,7 @@ class AgentSession:
             self._epochs,
             exchange_settings(self._user_model, combine, engine.peers, codec=codec_of(rhythm)),
             rhythm,
+            engine.workers,
         )
         self._epochs += epochs
         registrar.open = False

@@ -11,6 +11,9 @@ Must not start a thread: it would be missing in the forked process.
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 from pyspark.daemon import manager
 
 from p2p.garbage import leave_out_what_stays
@@ -29,5 +32,6 @@ def preload() -> None:
 
 
 if __name__ == "__main__":
-    preload()
+    with contextlib.redirect_stdout(sys.stderr):  # Spark reads a number from the output, and nothing else
+        preload()
     manager()

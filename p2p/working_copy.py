@@ -55,7 +55,10 @@ ROW_S = 0.4e-6
 SMALL = 0.25
 """A row that has changed by less than this part of what its schedule waits for is not worth sending."""
 REST = 0.01
-"""At the end of a partition rows are sent that have changed by this part of what a row is on average."""
+"""At the end of its last partition a worker sends the rows that have changed by this part of what one is on average."""
+REST_BETWEEN = 0.2
+"""At the end of the others, after which it goes on with what it keeps. All rows that have changed at all are half to a
+whole of a model: as much as all exchanges of the partition before, at every peer (docs/DECISIONS.md)."""
 SAMPLE_ROWS = 1000
 """So many rows tell what one is on average."""
 
@@ -201,7 +204,7 @@ class WorkingCopy:
         theirs, update = replica.arrays(), {}
         for name, array in self.model.arrays().items():
             if name in self._schedules and name not in extra:
-                small = np.sqrt(self._least(self._base[name].reshape(len(array), -1)))
+                small = np.sqrt(self._least(self._base[name].reshape(len(array), -1), REST))
                 rows = np.arange(len(array))
                 update.update(self._exchange_rows(name, array, theirs[name], rows, np.full(len(rows), small))[0])
             else:
@@ -228,14 +231,17 @@ class WorkingCopy:
         for schedule in self._schedules.values():
             schedule.budget = int(budget * schedule.rows / self._rows_all) + 1
 
-    def rest(self, replica: Readable) -> dict[str, Array]:
-        """At the end of a partition: what is worth sending of all that was left for later; empty if nothing is."""
+    def rest(self, replica: Readable, goes_on: bool = False) -> dict[str, Array]:
+        """At the end of a partition: what is worth sending of all that was left for later; empty if nothing is.
+
+        Less is, if the copy `goes_on` with another partition.
+        """
         if self._base is None or not self._level:
             return {}
         theirs, update, found = replica.arrays(), {}, False
         for name, array in self.model.arrays().items():
             if name in self._schedules:
-                rows = self._changed(name, array)
+                rows = self._changed(name, array, REST_BETWEEN if goes_on else REST)
                 part, _ = self._exchange_rows(name, array, theirs[name], rows, np.zeros(len(rows)))
                 update.update(part)
                 found = found or any(len(rows) for rows in part.values())
@@ -266,12 +272,12 @@ class WorkingCopy:
         np.copyto(base, now)
         return np.asarray(change, mine.dtype)
 
-    def _changed(self, name: str, mine: Array) -> NDArray[Any]:
-        """The rows of which something worth sending was left for later."""
+    def _changed(self, name: str, mine: Array, share: float) -> NDArray[Any]:
+        """The rows of which so much was left for later: this share of what a row is on average."""
         assert self._base is not None
         count, width = len(mine), int(np.prod(mine.shape[1:], dtype=np.int64))
         w, base = (array.reshape(count, width) for array in (mine, self._base[name]))
-        least = self._least(base)
+        least = self._least(base, share)
         step = max(1, PIECE_BYTES // max(1, width * mine.itemsize))
         squares = np.empty(count, mine.dtype)
         scratch = np.empty((step, width), mine.dtype)
@@ -281,10 +287,10 @@ class WorkingCopy:
             np.einsum("ij,ij->i", change, change, out=squares[piece])
         return np.flatnonzero(squares > least)
 
-    def _least(self, base: Array) -> float:
-        """The squared change above which a row is worth sending at the end of a partition."""
+    def _least(self, base: Array, share: float) -> float:
+        """The squared change that is this share of what a row is on average; 0 where rows travel as they are."""
         some = base[:: max(1, len(base) // SAMPLE_ROWS)]
-        return 0.0 if self._codec is None else REST**2 * float(np.einsum("ij,ij->", some, some)) / len(some)
+        return 0.0 if self._codec is None else share**2 * float(np.einsum("ij,ij->", some, some)) / len(some)
 
     def _exchange_rows(
         self, name: str, mine: Array, theirs: Array, rows: NDArray[Any], small: NDArray[Any]

@@ -24,6 +24,11 @@ class Engine(Protocol):
         """Peers that train at the same time, known after `start`."""
         ...
 
+    @property
+    def workers(self) -> int:
+        """Tasks that run at the same time, known after `start`."""
+        ...
+
     def partitions(self, data: Any) -> int:
         """How many partitions `data` has."""
         ...

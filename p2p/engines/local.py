@@ -46,6 +46,10 @@ class LocalEngine:
         self._folders: list[str] = []
         self._cancelled = False
 
+    @property
+    def workers(self) -> int:
+        return self.peers
+
     def partitions(self, data: Sequence[Any]) -> int:
         return len(data)
 

@@ -179,6 +179,7 @@ class SimulatedSession:
                 codec_of(rhythm),
             ),
             rhythm,
+            self._cluster.peers * self._cluster.tasks_per_peer,
         )
         self._epochs += epochs
         disruption.active = True

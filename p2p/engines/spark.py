@@ -99,6 +99,10 @@ class SparkEngine:
                 time.sleep(SETTLE_S)
         self.peers = len(registrar.by_role("peer", "worker"))
 
+    @property
+    def workers(self) -> int:
+        return max(self.peers, self.context.defaultParallelism)
+
     def run(self, job: Job, data: RDD[Any], progress: Progress) -> list[TaskResult]:
         settings = self._settings
         assert settings is not None

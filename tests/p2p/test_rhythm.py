@@ -14,7 +14,7 @@ from p2p import DeepDist, SimulatedCluster
 from p2p.model import Model
 from p2p.replica import Replica
 from p2p.task import Job, PartitionError, Rhythm, TaskResult, in_place, pause, run_partition, train_continuously
-from p2p.working_copy import WorkingCopy, exchange_settings
+from p2p.working_copy import ExchangeSettings, WorkingCopy, exchange_settings
 
 ROWS, WIDTH = 3000, 100
 """Above the size up to which models are exchanged whole."""
@@ -91,6 +91,29 @@ def train(
     work = job(gradient, Rhythm("continuous", every_s))
     copy = WorkingCopy(Model.from_skeleton(work.skeleton), work.exchange)
     return train_continuously(work, neighbor, copy, 0, 0, rows, attempt, Clock())
+
+
+# ------------------------------------------------------------------------------------------------------ between tasks
+
+
+@pytest.mark.parametrize("rhythm", [Rhythm("chunk"), Rhythm("continuous", 100.0)], ids=["chunk", "continuous"])
+def test_what_changed_little_waits_for_the_end_of_the_last_partition(rhythm: Rhythm) -> None:
+    def gradient(model: dict[str, Array], rows: Iterable[int]) -> Any:
+        copy = in_place(model)
+        assert copy is not None
+        for row in rows:
+            model["w"][row] += np.float32(0.5 if row < 2000 else 0.05)
+        return copy.trained({})
+
+    model = Model({"w": np.ones((ROWS, WIDTH), np.float32)})
+    settings = ExchangeSettings(rows=64)
+    work = Job("run", "p2p", model.skeleton(), gradient, None, 1, 2, None, 1, 0, 0, settings, rhythm)
+    neighbor = Neighbor(model)
+    for partition, changed in enumerate(([1000], [1000, 1001, 2001, 2002])):
+        run_partition(work, neighbor, 0, partition, [1000 + partition, 2001 + partition])
+        w = neighbor.replica.arrays()["w"]
+        assert np.flatnonzero((w != 1).any(axis=1)).tolist() == changed
+    np.testing.assert_allclose(w[[1000, 1001, 2001, 2002]].mean(axis=1), [1.5, 1.5, 1.05, 1.05], rtol=4e-3)  # 8 bits
 
 
 # ---------------------------------------------------------------------------------------------------------- continuous

@@ -78,6 +78,27 @@ def add_w(model: dict[str, Any], update: Any) -> None:
     model["w"] += update
 
 
+# ----------------------------------------------------------------------------------------------------------------- jobs
+
+
+@pytest.mark.parametrize(
+    ("epochs", "partitions", "workers", "last"),
+    [
+        (1, 4, 1, [(0, 3)]),
+        (2, 4, 1, [(1, 3)]),
+        (2, 4, 3, [(1, 1), (1, 2), (1, 3)]),
+        (2, 2, 3, [(0, 1), (1, 0), (1, 1)]),
+        (1, 2, 8, [(0, 0), (0, 1)]),
+    ],
+)
+def test_as_many_partitions_as_there_are_workers_are_the_last_of_one(
+    model: Model, epochs: int, partitions: int, workers: int, last: list[tuple[int, int]]
+) -> None:
+    job = job_of(model, None, epochs=epochs, partitions=partitions, workers=workers)
+    found = [(e, p) for e in range(epochs) for p in range(partitions) if not job.goes_on(e, p)]
+    assert found == last
+
+
 # --------------------------------------------------------------------------------------------------------------- chunks
 
 
