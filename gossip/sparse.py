@@ -234,15 +234,25 @@ def _dtype_of(one: dict[str, Array], other: dict[str, Array]) -> Any:
 
 def _sum_integers(rows: Array, one: dict[str, Array], other: dict[str, Array]) -> tuple[Array, Array]:
     """(values, exponents) of the union: each row in the finer of the two units, so that nothing is rounded."""
-    places = [np.searchsorted(rows, part[ROWS]) for part in (one, other)]
-    exponents = np.full(len(rows), np.iinfo(np.int8).max, np.int8)
-    for place, part in zip(places, (one, other), strict=True):
+    parts = [one, other]
+    places = [np.searchsorted(rows, part[ROWS]) for part in parts]
+    exponents, count = np.full(len(rows), np.iinfo(np.int8).max, np.int8), np.zeros(len(rows), np.int8)
+    for place, part in zip(places, parts, strict=True):
         exponents[place] = np.minimum(exponents[place], part[EXPONENTS])
-    values = np.zeros((len(rows), *one[VALUES].shape[1:]), np.int64)
-    for place, part in zip(places, (one, other), strict=True):
-        shift = (part[EXPONENTS].astype(np.int64) - exponents[place]).clip(0, 31)
-        values[place] += part[VALUES].astype(np.int64) << shift.reshape(-1, *[1] * (values.ndim - 1))
-    return _fitted(values, exponents)
+        count[place] += 1
+    both = np.flatnonzero(count == 2)
+    sums = np.zeros((len(both), *one[VALUES].shape[1:]), np.int64)
+    for place, part in zip(places, parts, strict=True):
+        mine = np.searchsorted(place, both)
+        shift = (part[EXPONENTS][mine].astype(np.int64) - exponents[both]).clip(0, 31)
+        sums += part[VALUES][mine].astype(np.int64) << shift.reshape(-1, *[1] * (sums.ndim - 1))
+    sums, exponents[both] = _fitted(sums, exponents[both])
+    dtype = max((_narrowest(values) for values in (sums, one[VALUES], other[VALUES])), key=INTEGERS.index)
+    values = np.empty((len(rows), *sums.shape[1:]), dtype)
+    for place, part in zip(places, parts, strict=True):
+        values[place] = part[VALUES]
+    values[both] = sums
+    return values, exponents
 
 
 def _fitted(values: Array, exponents: Array) -> tuple[Array, Array]:
@@ -256,8 +266,8 @@ def _fitted(values: Array, exponents: Array) -> tuple[Array, Array]:
 
 
 def _narrowest(values: Array) -> str:
-    largest = int(np.abs(values).max(initial=0))
-    return next(dtype for dtype in INTEGERS if largest <= np.iinfo(dtype).max)
+    low, high = values.min(initial=0), values.max(initial=0)
+    return next(dtype for dtype in INTEGERS if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,19 @@ def test_an_update_and_its_negative_cancel(one: Packed) -> None:
     equal(dense(one, Packed.of(sparse.negative(one.arrays()))), dense())
 
 
+def test_rows_of_one_update_only_keep_their_numbers_and_units() -> None:
+    low = [np.iinfo(dtype).min for dtype in sparse.INTEGERS]
+    for dtype, number in zip(sparse.INTEGERS, low, strict=True):
+        one = sparse.rows_of("w", np.array([2, 5]), np.array([[number], [1]], dtype), np.array([-3, 4], np.int8))
+        other = sparse.rows_of("w", np.array([5, 9]), np.array([[2], [3]], np.int8), np.array([3, 7], np.int8))
+        for left, right in ((one, other), (other, one)):
+            total = sparse.total(left, right)
+            assert total["w[rows]"].tolist() == [2, 5, 9]
+            assert total["w[values]"].tolist() == [[number], [2 + 2], [3]]
+            assert total["w[exponents]"].tolist() == [-3, 3, 7]
+            assert total["w[values]"].dtype == dtype
+
+
 def test_integers_that_do_not_fit_eight_bits_take_sixteen_or_more() -> None:
     values = np.full((1, 3), 127, np.int8)
     one = sparse.rows_of("w", np.array([4]), values, np.array([0], np.int8))
@@ -119,6 +133,23 @@ def test_integers_that_do_not_fit_eight_bits_take_sixteen_or_more() -> None:
     total = sparse.total(one, finer)
     assert total["w[values]"].dtype == np.int32
     assert total["w[values]"][0, 0] * 2.0**-20 == 127 + 127 * 2.0**-20
+
+
+def test_few_rows_are_added_to_many_in_little_memory() -> None:
+    many, few = (
+        sparse.rows_of(
+            "w", np.arange(0, 60_000, 60_000 // count), np.ones((count, 100), np.int8), np.zeros(count, np.int8)
+        )
+        for count in (60_000, 100)
+    )
+    tracemalloc.start()
+    try:
+        total = sparse.total(many, few)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total["w[values]"][::600].tolist() == [[2] * 100] * 100
+    assert peak < 2 * sum(array.nbytes for array in many.values())
 
 
 @given(script=st.lists(st.tuples(st.booleans(), st.integers(0, 999)), min_size=1, max_size=6), cut=st.integers(0, 5))
