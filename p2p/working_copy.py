@@ -56,9 +56,9 @@ SMALL = 0.25
 """A row that has changed by less than this part of what its schedule waits for is not worth sending."""
 REST = 0.01
 """At the end of its last partition a worker sends the rows that have changed by this part of what one is on average."""
-REST_BETWEEN = 0.2
-"""At the end of the others, after which it goes on with what it keeps. All rows that have changed at all are half to a
-whole of a model: as much as all exchanges of the partition before, at every peer (docs/DECISIONS.md)."""
+REST_BETWEEN = 0.4
+"""At the end of the others, after which it goes on with what it keeps; over the number of peers, each of which keeps as
+much from all others."""
 SAMPLE_ROWS = 1000
 """So many rows tell what one is on average."""
 
@@ -238,10 +238,11 @@ class WorkingCopy:
         """
         if self._base is None or not self._level:
             return {}
+        share = max(REST, REST_BETWEEN / self.settings.peers) if goes_on else REST
         theirs, update, found = replica.arrays(), {}, False
         for name, array in self.model.arrays().items():
             if name in self._schedules:
-                rows = self._changed(name, array, REST_BETWEEN if goes_on else REST)
+                rows = self._changed(name, array, share)
                 part, _ = self._exchange_rows(name, array, theirs[name], rows, np.zeros(len(rows)))
                 update.update(part)
                 found = found or any(len(rows) for rows in part.values())
