@@ -38,7 +38,7 @@ SPEED_RATIO_MIN = 5.0
 EXECUTORS, MEMORY_MB = 2, 3072
 DIMENSIONS, WINDOW, MIN_COUNT = 100, 5, 5
 CHUNK_ROWS = 4000
-"""Between two exchanges: 230,000 words. Two peers lose two points to every 16,000 by it (benchmarks.word2vec_quality)."""
+"""Between two exchanges: 230,000 words, two points of analogies behind every 16,000 (benchmarks.word2vec_quality)."""
 TOKENS_QUICK = 1_000_000
 REPEATS, REPEATS_QUICK = 3, 1
 PASSES = 1

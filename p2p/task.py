@@ -160,9 +160,10 @@ class Job:
     workers: int = 1
     """Tasks that run at the same time, each in a process with a copy of its own."""
 
-    def goes_on(self, epoch: int, partition: int) -> bool:
-        """A worker that is done with this partition gets another one, if tasks begin in order and take as long."""
-        return (self.epochs - epoch) * self.partitions - partition > self.workers
+    def going_on(self, epoch: int, partition: int) -> int:
+        """How many workers get another partition like the one that is done with this, if tasks begin in order and take
+        as long; 0 if it was its last."""
+        return self.workers if (self.epochs - epoch) * self.partitions - partition > self.workers else 0
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ def train_chunks(
         with _running(info, counted, copy):
             updates += _publish(job, agent, copy, update, merged_at, unit, attempt)
             units += 1
-    rest = {} if job.rhythm.when == "partition" else copy.rest(agent.replica, job.goes_on(epoch, partition))
+    rest = {} if job.rhythm.when == "partition" else copy.rest(agent.replica, job.going_on(epoch, partition))
     if rest:
         # what was left for later is one more unit of work, which no other attempt computes unless it left it, too
         unit = (job.epochs_before + epoch, partition, chunks)
@@ -328,7 +329,7 @@ def train_continuously(
         if isinstance(update, Trained) and update.copy is copy:
             if counted.count > exchanged:
                 publish(copy.exchange(agent.replica, update.extra), counted.count)
-            if rest := copy.rest(agent.replica, job.goes_on(epoch, partition)):
+            if rest := copy.rest(agent.replica, job.going_on(epoch, partition)):
                 publish(rest, counted.count + 1)
         elif update is not None and not (isinstance(update, Mapping) and not update):
             raise UsageError(

@@ -57,8 +57,8 @@ SMALL = 0.25
 REST = 0.01
 """At the end of its last partition a worker sends the rows that have changed by this part of what one is on average."""
 REST_BETWEEN = 0.4
-"""At the end of the others, after which it goes on with what it keeps; over the number of peers, each of which keeps as
-much from all others."""
+"""At the end of the others, after which it goes on with what it keeps; over the number of workers, each of which keeps
+as much from all others, or over two."""
 SAMPLE_ROWS = 1000
 """So many rows tell what one is on average."""
 
@@ -231,14 +231,14 @@ class WorkingCopy:
         for schedule in self._schedules.values():
             schedule.budget = int(budget * schedule.rows / self._rows_all) + 1
 
-    def rest(self, replica: Readable, goes_on: bool = False) -> dict[str, Array]:
+    def rest(self, replica: Readable, going_on: int = 0) -> dict[str, Array]:
         """At the end of a partition: what is worth sending of all that was left for later; empty if nothing is.
 
-        Less is, if the copy `goes_on` with another partition.
+        Less is if so many workers are `going_on` with other partitions, and this copy's among them.
         """
         if self._base is None or not self._level:
             return {}
-        share = max(REST, REST_BETWEEN / self.settings.peers) if goes_on else REST
+        share = max(REST, REST_BETWEEN / max(2, going_on)) if going_on else REST
         theirs, update, found = replica.arrays(), {}, False
         for name, array in self.model.arrays().items():
             if name in self._schedules:

@@ -106,7 +106,7 @@ def test_what_changed_little_waits_for_the_end_of_the_last_partition(rhythm: Rhy
         return copy.trained({})
 
     model = Model({"w": np.ones((ROWS, WIDTH), np.float32)})
-    settings = ExchangeSettings(rows=64, peers=2)
+    settings = ExchangeSettings(rows=64)
     work = Job("run", "p2p", model.skeleton(), gradient, None, 1, 2, None, 1, 0, 0, settings, rhythm)
     neighbor = Neighbor(model)
     for partition, changed in enumerate(([1000], [1000, 1001, 2001, 2002])):

@@ -95,8 +95,9 @@ def test_as_many_partitions_as_there_are_workers_are_the_last_of_one(
     model: Model, epochs: int, partitions: int, workers: int, last: list[tuple[int, int]]
 ) -> None:
     job = job_of(model, None, epochs=epochs, partitions=partitions, workers=workers)
-    found = [(e, p) for e in range(epochs) for p in range(partitions) if not job.goes_on(e, p)]
-    assert found == last
+    going_on = {(e, p): job.going_on(e, p) for e in range(epochs) for p in range(partitions)}
+    assert [unit for unit, count in going_on.items() if count == 0] == last
+    assert set(going_on.values()) <= {0, workers}
 
 
 # --------------------------------------------------------------------------------------------------------------- chunks
