@@ -247,7 +247,7 @@ def _sum_integers(rows: Array, one: dict[str, Array], other: dict[str, Array]) -
         shift = (part[EXPONENTS][mine].astype(np.int64) - exponents[both]).clip(0, 31)
         sums += part[VALUES][mine].astype(np.int64) << shift.reshape(-1, *[1] * (sums.ndim - 1))
     sums, exponents[both] = _fitted(sums, exponents[both])
-    dtype = max((_narrowest(values) for values in (sums, one[VALUES], other[VALUES])), key=INTEGERS.index)
+    dtype = max(sums.dtype.str, *(_narrowest(part[VALUES]) for part in parts), key=INTEGERS.index)
     values = np.empty((len(rows), *sums.shape[1:]), dtype)
     for place, part in zip(places, parts, strict=True):
         values[place] = part[VALUES]

@@ -4,7 +4,7 @@
 
 in the configuration of a Spark whose executors have this package. Spark ends workers that had nothing to do for a
 minute. A new one imports everything again (numpy, numba and what that has compiled, and Spark's own module for workers,
-which lies in an archive as source), for some two seconds of processor time. Forked from this daemon it has all of it.
+which lies in an archive as source), for 1.5 seconds of processor time. Forked from this daemon it has all of it.
 
 Must not start a thread: it would be missing in the forked process.
 """
