@@ -58,7 +58,7 @@ REST = 0.01
 """At the end of its last partition a worker sends the rows that have changed by this part of what one is on average."""
 REST_BETWEEN = 0.4
 """At the end of the others, after which it goes on with what it keeps; over the number of workers, each of which keeps
-as much from all others, or over two."""
+as much from all others."""
 SAMPLE_ROWS = 1000
 """So many rows tell what one is on average."""
 
@@ -238,7 +238,7 @@ class WorkingCopy:
         """
         if self._base is None or not self._level:
             return {}
-        share = max(REST, REST_BETWEEN / max(2, going_on)) if going_on else REST
+        share = max(REST, REST_BETWEEN / going_on) if going_on else REST
         theirs, update, found = replica.arrays(), {}, False
         for name, array in self.model.arrays().items():
             if name in self._schedules:

@@ -94,7 +94,7 @@ def test_what_is_not_sent_is_kept(codec: str) -> None:
 
 def test_the_more_workers_go_on_the_less_each_keeps() -> None:
     trained, kept = np.linspace(0, 0.4, ROWS, dtype=np.float32), []
-    for going_on in (1, 2, 8, 1000, 0):
+    for going_on in (2, 8, 1000, 0):
         model, replica = (
             {"w": np.ones((ROWS, WIDTH), np.float32)},
             FakeReplica({"w": np.ones((ROWS, WIDTH), np.float32)}),
@@ -103,7 +103,7 @@ def test_the_more_workers_go_on_the_less_each_keeps() -> None:
         copy.exchange(replica, {})
         model["w"] += trained[:, None]
         kept.append(float(np.delete(trained, copy.rest(replica, going_on)["w[rows]"]).max()))
-    np.testing.assert_allclose(kept, [0.2, 0.2, 0.05, 0.01, 0.01], atol=1e-3)
+    np.testing.assert_allclose(kept, [0.2, 0.05, 0.01, 0.01], atol=1e-3)
 
 
 def test_two_copies_of_one_replica_see_each_other() -> None:
