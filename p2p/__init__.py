@@ -16,14 +16,24 @@ if TYPE_CHECKING:
     from p2p.caution import DeepDistWarning
     from p2p.deepdist import DeepDist
     from p2p.engines.simulated import SimulatedCluster
-    from p2p.report import Report
+    from p2p.report import IncompleteTraining, Report
 
-__all__ = ["DeepDist", "DeepDistWarning", "Faults", "Network", "Report", "SimulatedCluster", "UsageError"]
+__all__ = [
+    "DeepDist",
+    "DeepDistWarning",
+    "Faults",
+    "IncompleteTraining",
+    "Network",
+    "Report",
+    "SimulatedCluster",
+    "UsageError",
+]
 
 _ROOMS = {
     "DeepDist": "p2p.deepdist",
     "DeepDistWarning": "p2p.caution",
     "Faults": "gossip.faults",
+    "IncompleteTraining": "p2p.report",
     "Network": "gossip.simulator",
     "Report": "p2p.report",
     "SimulatedCluster": "p2p.engines.simulated",

@@ -129,5 +129,17 @@ class Report:
         return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
+class IncompleteTraining(Exception):  # noqa: N818 - what it is, as users catch it
+    """A training ended, and the model lacks updates that living peers have accepted.
+
+    `dd.model` holds the best replica that could be had, and `report` the figures. `train(..., on_incomplete="warn")`
+    gives a warning instead.
+    """
+
+    def __init__(self, text: str, report: Report) -> None:
+        super().__init__(text)
+        self.report = report
+
+
 def _mean(edges: Mapping[str, int]) -> float:
     return sum(edges.values()) / len(edges) if edges else 0.0
