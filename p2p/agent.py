@@ -121,7 +121,7 @@ class Agent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self._open_local_socket()
-            if self.settings.role not in DRIVER_ROLES:
+            if self._comes_later:
                 self._enroll()
             self.runtime.register(self._registrar, self._on_registrar)
             while self._wanted:
@@ -133,6 +133,11 @@ class Agent:
             self._leave()
 
     @property
+    def _comes_later(self) -> bool:
+        """It begins with somebody's replica, and not with what the driver program puts into its own."""
+        return self.settings.role not in DRIVER_ROLES or self.settings.adopts
+
+    @property
     def _wanted(self) -> bool:
         """Nobody asked it to leave, and its anchor is there."""
         return not self._stopping and self.anchor.alive
@@ -141,12 +146,12 @@ class Agent:
         temporary = os.path.join(self.folder, "agent.new")
         self._listener.bind(temporary)
         self._listener.listen(64)
-        if self.settings.role in DRIVER_ROLES:
+        if not self._comes_later:
             os.rename(temporary, os.path.join(self.folder, "agent.sock"))
         self.runtime.register(self._listener, self._on_connection)
 
     def _enroll(self) -> None:
-        """Tell the registrar where we are, take the model's arrays from the observer, and let the tasks in."""
+        """Tell the registrar where we are, take the model's arrays from another agent, and let the tasks in."""
         self._hello()
         give_up = time.monotonic() + START_TIMEOUT_S
         while not self._roster and time.monotonic() < give_up and self._refused is None and self._wanted:
@@ -183,6 +188,7 @@ class Agent:
             adverts=self.runtime.endpoints.adverts,
             pulls=self.runtime.endpoints.pulls,
             shortage=self._shortage,
+            adopts=self.settings.adopts,
         )
 
     def _leave(self) -> None:
@@ -235,7 +241,7 @@ class Agent:
             peer = PeerId(member["peer"])
             if peer == self.me or peer in self._roster:
                 continue
-            if not self._roster and member["role"] in DRIVER_ROLES:
+            if not self._roster and self._comes_later:
                 level = next(m["level"] for m in members if m["peer"] == self.me)
                 self.discipline.enter([m for m in members if m["peer"] != self.me], level)
             self._roster[peer] = member["name"]

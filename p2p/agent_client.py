@@ -57,6 +57,8 @@ class AgentSettings:
     """What `p2p.mixing.parcel` makes of the strategy and its topology; None for lanes."""
     links: bool = True
     """Agents of one machine hand each other files; False: they exchange bytes over ZeroMQ, as those of two do."""
+    adopts: bool = False
+    """Of the driver program's agent: another one was there before it, so it begins with a living peer's replica."""
 
 
 def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess.Popen[bytes]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import zmq
@@ -49,8 +52,54 @@ class Envelope:
         return max((_spread(lows[name], highs[name]) for name in lows), default=0.0)
 
 
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """A copy of an agent's replica."""
+
+    layout: Layout
+    buffer: bytearray
+    front: Mapping[str, int]
+    """How far each lane is applied in it."""
+
+    @property
+    def merged(self) -> int:
+        """Updates merged so far, of all lanes."""
+        return sum(self.front.values())
+
+    def arrays(self) -> dict[str, Array]:
+        """The named arrays as views."""
+        return self.layout.views(self.buffer)
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """Packed bytes [start, stop)."""
+        return memoryview(self.buffer)[start:stop]
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Nobody writes to it."""
+        return nullcontext()
+
+
+def fetch_replica(layout: Layout, member: Member, keys: Keys | None, timeout_s: float) -> Fetched | None:
+    """A copy of `member`'s replica; None if it did not give it in time, or it does not fit."""
+    buffer = bytearray(layout.nbytes)
+
+    def begin(state: State) -> Callable[[int, Bytes], None]:
+        state.layout.check_fit(layout)
+        return partial(_put, buffer)
+
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        me = PeerId(secrets.token_hex(16))
+        state = fetch_state(context, member.pulls, me, begin, timeout_s=timeout_s, keys=keys)
+    except GossipError:
+        return None
+    finally:
+        context.term()
+    return Fetched(layout, buffer, {str(lane): frontier for lane, frontier in state.frontiers.items()})
+
+
 def consensus_distance(
-    reference: Replica, members: Sequence[Member], keys: Keys | None = None
+    reference: Replica | Fetched, members: Sequence[Member], keys: Keys | None = None
 ) -> tuple[float, list[str]]:
     """(largest relative difference between any two replicas, names of the agents that could not be read).
 
@@ -86,11 +135,7 @@ def read_replicas(
 
     def begin(state: State) -> Callable[[int, Bytes], None]:
         state.layout.check_fit(layout)
-
-        def take(start: int, data: Bytes) -> None:
-            buffer[start : start + len(data)] = data
-
-        return take
+        return partial(_put, buffer)
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
@@ -104,6 +149,10 @@ def read_replicas(
                 yield member, buffer
     finally:
         context.term()
+
+
+def _put(buffer: bytearray, start: int, data: Bytes) -> None:
+    buffer[start : start + len(data)] = data
 
 
 def _spread(low: Array, high: Array) -> float:

@@ -28,13 +28,16 @@ class Coordinator:
         descent: Descent | None,
         on_error: Callable[[], None],
         applied: set[tuple[int, int, int]],
+        epochs_before: int = 0,
     ) -> None:
         """`folder` is the hub agent's; `on_error` is called, once, when `descent` failed: see `error`.
 
-        `applied` are the session's units of work that `descent` has taken; it grows here.
+        `applied` are the training's units of work that `descent` has taken; it grows here. What is still under way of
+        a training that failed, or was cut short, belongs to one of the session's `epochs_before`, and is dropped.
         """
         self.error: Exception | None = None
         self._applied = applied
+        self._epochs_before = epochs_before
         self._descent = descent
         self._on_error = on_error
         self._model = Model.from_skeleton(skeleton)
@@ -69,9 +72,8 @@ class Coordinator:
             os.close(descriptor)
         update, extra = inflate(packed.arrays())
         unit = (extra["epoch"], extra["partition"], extra["chunk"])
-        if unit in self._applied:
+        if unit in self._applied or unit[0] < self._epochs_before:
             return
-        self._applied.add(unit)
         hand_over = self._agent.hand_over()
         staleness = self._agent.replica.merged - extra["merged_at"]
         try:
@@ -80,6 +82,7 @@ class Coordinator:
             error.add_note(f"in descent, in the driver program, for an update of worker {worker}")
             raise
         self._agent.publish(hand_over, staleness=staleness)
+        self._applied.add(unit)
 
     def _fail(self, error: Exception) -> None:
         self.error = error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +26,7 @@ from p2p import engines, evaluation
 from p2p.combine import check_rule
 from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
-from p2p.model import Model
+from p2p.model import Model, share_memory
 from p2p.report import Evaluated, Report
 from p2p.session import ROLES, AgentSession, Session
 from p2p.task import Descent, Gradient, Rhythm
@@ -81,6 +82,8 @@ class DeepDist(Generic[M]):
         self._mode = mode
         mix = _mix(discipline, topology, mixing, mode, engine)
         self._user_model = Model(model, parameters)
+        self._busy = threading.Lock()
+        """Held by the training that runs."""
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
         self._session: Session
@@ -98,6 +101,7 @@ class DeepDist(Generic[M]):
     def __enter__(self) -> Self:
         if self._state != "new":
             raise UsageError(f"this session is {self._state}, and each is entered once: make a new DeepDist(model)")
+        _occupy(self._user_model)
         self._state = "open"
         return self
 
@@ -108,11 +112,17 @@ class DeepDist(Generic[M]):
             self._session.refresh()
         finally:
             self._state = "ended"
-            self._session.stop()
+            try:
+                self._session.stop()
+            finally:
+                _open_models.remove(self._user_model)
 
     @property
     def model(self) -> M:
-        """The user's model, with all that has reached the driver program so far, also while a training runs."""
+        """The user's model, with all that has reached the driver program so far, also while a training runs.
+
+        What is written into its arrays between two trainings counts: the next one begins with that.
+        """
         self._session.refresh()
         model: M = self._user_model.model
         return model
@@ -130,6 +140,7 @@ class DeepDist(Generic[M]):
         exchange_s: float | None = None,
         evaluate: Evaluate | None = None,
         evaluate_every_s: float | None = None,
+        on_incomplete: Literal["raise", "warn"] = "raise",
     ) -> Report:
         """Train on every partition of `data`, `epochs` times, and wait until all replicas are level.
 
@@ -148,6 +159,10 @@ class DeepDist(Generic[M]):
         `evaluate(model)` is called in the driver program, in a thread, with copies of the model while the peers train:
         at the beginning, every `evaluate_every_s` seconds (60) and at the end. It returns a number, or a mapping of
         names to numbers; see `Report.evaluations`. If it fails, the training ends with its error.
+
+        `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates in the end that living
+        peers have, or replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had
+        pulled it is a figure of the report, and a warning above 1 % of the updates.
         """
         if self._state != "open":
             raise UsageError(
@@ -160,12 +175,20 @@ class DeepDist(Generic[M]):
             raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
         rhythm = _rhythm(exchange, exchange_s, self._mode, descent, chunk_rows)
         evaluation.check(evaluate, evaluate_every_s)
-        with self._bar() as (show, tell):
-            every_s = EVALUATE_EVERY_S if evaluate_every_s is None else evaluate_every_s
-            wanted = None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell)
-            return self._session.train(
-                _partitions(data), gradient, descent, epochs, chunk_rows, show, combine, rhythm, wanted
-            )
+        if on_incomplete not in ("raise", "warn"):
+            raise UsageError(f"on_incomplete={on_incomplete!r}, expected 'raise' or 'warn'")
+        partitions = _partitions(data)
+        if not self._busy.acquire(blocking=False):
+            raise UsageError("another training of this session is running, expected one at a time: wait for its end")
+        try:
+            with self._bar() as (show, tell):
+                every_s = EVALUATE_EVERY_S if evaluate_every_s is None else evaluate_every_s
+                wanted = None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell)
+                return self._session.train(
+                    partitions, gradient, descent, epochs, chunk_rows, show, combine, rhythm, wanted, on_incomplete
+                )
+        finally:
+            self._busy.release()
 
     @contextmanager
     def _bar(self) -> Iterator[tuple[engines.Progress, Callable[[Evaluated], None]]]:
@@ -195,6 +218,23 @@ class DeepDist(Generic[M]):
             yield show, tell
         finally:
             bar.stop()
+
+
+_open_models: list[Model] = []
+"""Of the sessions that are open in this process."""
+
+
+def _occupy(model: Model) -> None:
+    """Refuse a model that another open session trains: each would overwrite what the other has learned."""
+    for other in _open_models:
+        for name, array in model.arrays().items():
+            for theirs in other.arrays().values():
+                if share_memory(array, theirs):
+                    raise UsageError(
+                        f"{name!r} of the model is trained by another session that is still open, expected one session "
+                        "a model: train it there, or end that `with` block first"
+                    )
+    _open_models.append(model)
 
 
 def _check_engine(engine: Any, mode: str, peers: int | None) -> None:

@@ -17,9 +17,7 @@ from typing import Any, Self
 
 from gossip.errors import UsageError
 from p2p.model import Model
-from p2p.replica import Replica
 from p2p.report import Evaluated
-from p2p.task import refresh
 
 CANCEL_S = 0.2
 """How often an engine is asked to end."""
@@ -67,18 +65,26 @@ class Evaluator:
     """The thread of one training; without an evaluation it does nothing. Errors of the user's are in `error`."""
 
     def __init__(
-        self, evaluation: Evaluation | None, skeleton: bytes, replica: Replica, cancel: Callable[[], None]
+        self,
+        evaluation: Evaluation | None,
+        skeleton: bytes,
+        read: Callable[[Model], int],
+        cancel: Callable[[], None],
     ) -> None:
-        """`cancel` ends the training when `evaluate` fails."""
+        """`read(model)` copies what has been learned so far into the model, and returns how many updates are merged in
+        it. `cancel` ends the training when `evaluate` fails."""
         self._evaluation = evaluation
-        self._replica = replica
+        self._read = read
         self._cancel = cancel
         self.error: Exception | None = None
         self._results: list[Evaluated] = []
         self._ended = threading.Event()
         self._began = time.monotonic()
-        self._merged_before = replica.merged
-        self._model = Model.from_skeleton(skeleton) if evaluation is not None else None
+        self._merged_before = 0
+        self._model: Model | None = None
+        if evaluation is not None:
+            self._model = Model.from_skeleton(skeleton)
+            self._merged_before = read(self._model)
         self._thread = threading.Thread(target=self._run, name="deepdist-evaluation", daemon=True)
 
     def __enter__(self) -> Self:
@@ -120,7 +126,7 @@ class Evaluator:
         assert self._evaluation is not None
         assert self._model is not None
         seconds = time.monotonic() - self._began
-        updates = refresh(self._model, self._replica) - self._merged_before
+        updates = self._read(self._model) - self._merged_before
         self._results.append(self._evaluation.of(self._model.model, seconds, updates))
 
 

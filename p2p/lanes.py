@@ -1,6 +1,7 @@
 """The discipline of replication: an agent whose peer has lanes. Every update reaches every peer, exactly once.
 
-Roles: a `peer` publishes and merges everything. An `observer` sits in the driver program, merges and never publishes.
+Roles: a `peer` publishes and merges everything. An `observer` sits in the driver program, merges everything, and
+publishes only what the user wrote into the model between two trainings.
 In master mode there is one `hub`, whose lane carries the deltas, and `worker`s, whose lanes carry single updates to it.
 """
 
@@ -211,10 +212,6 @@ class Lanes:
 def links(mine: str, other: str) -> tuple[bool, bool]:
     """(the other reads my lane, I read the other's), by roles."""
     match mine, other:
-        case ("peer", "peer") | ("worker", "hub") | ("hub", "worker"):
+        case ("peer", "peer" | "observer") | ("observer", "peer") | ("worker", "hub") | ("hub", "worker"):
             return True, True
-        case ("peer", "observer"):
-            return True, False
-        case ("observer", "peer"):
-            return False, True
     return False, False

@@ -5,6 +5,7 @@ a training:   begin -> tasks, and rounds of mixing meanwhile -> rounds alone, un
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,12 +27,12 @@ from p2p.coordinator import Coordinator
 from p2p.evaluation import Evaluation
 from p2p.mixing import parcel
 from p2p.model import Model
-from p2p.observer import Observer
 from p2p.registrar import Member, Registrar
 from p2p.report import PeerReport, Report
-from p2p.session import STATUS_TIMEOUT_S, AgentSession, peer_report
+from p2p.session import STATUS_TIMEOUT_S, AgentSession, End, peer_report
+from p2p.shown import Shown
 from p2p.sketch import distance
-from p2p.task import BY_CHUNK, Descent, Gradient, Rhythm, refresh
+from p2p.task import BY_CHUNK, Descent, Gradient, Rhythm
 
 CONSENSUS_DISTANCE = 1e-5
 """Replicas that agree so far, by their sketches, are taken for level."""
@@ -43,6 +44,8 @@ REST_TIMEOUT_S = 10.0
 
 class MixSession(AgentSession):
     """Trains with agents that mix as `strategy` says, on the topology that `build` makes for however many there are."""
+
+    _adopts = False  # the observer keeps what a training begins with, for those who come, and merges nothing
 
     def __init__(
         self,
@@ -62,6 +65,8 @@ class MixSession(AgentSession):
         self._flat = Flat(model.layout)
         self._plan = Plan(build, strategy)
         self._parcel = parcel(strategy, build)
+        self._agreed = True
+        """The replicas did, at the end of the last training."""
         self._spread = 0.0
         """Of the replicas when they were read last; relative."""
         self._unread: list[str] = []
@@ -79,6 +84,7 @@ class MixSession(AgentSession):
         combine: str | None = None,
         rhythm: Rhythm = BY_CHUNK,
         evaluation: Evaluation | None = None,
+        on_incomplete: str = "raise",
     ) -> Report:
         if combine not in (None, "sum"):
             raise UsageError(f"combine={combine!r} with discipline='mix', expected None: there replicas are averaged")
@@ -87,17 +93,23 @@ class MixSession(AgentSession):
                 "evaluate= with discipline='mix', expected None: while peers mix there is no one model; evaluate "
                 "dd.model between calls of train"
             )
+        if self._registrar is not None and self._shown.is_written():
+            # a strategy's state belongs to what was learned before, so all begin anew with what the user wrote
+            self.stop()
+            self._run, self._epochs, self._shown = secrets.token_hex(16), 0, Shown(self._user_model)
         try:
-            return super().train(data, gradient, descent, epochs, chunk_rows, progress, "sum", rhythm)
+            return super().train(
+                data, gradient, descent, epochs, chunk_rows, progress, "sum", rhythm, on_incomplete=on_incomplete
+            )
         except BaseException:
             if self._registrar is not None:  # else the agents would go on mixing
                 self._registrar.call_off(self._epochs)
             raise
 
-    def refresh(self) -> None:
+    def _show_what_there_is(self) -> None:
         """The mean of all replicas that live, read from their agents now; weighted where the strategy has weights."""
         registrar, observer = self._registrar, self._observer
-        if registrar is None or observer is None:
+        if registrar is None or observer is None or not observer.has_begun:
             return
         speaking = self._speaking(registrar)
         total: Array | None = None
@@ -118,7 +130,7 @@ class MixSession(AgentSession):
         if total is not None and envelope is not None and weights > 0.0:
             observer.replace(self._flat.pack(total / weights))
             self._spread = envelope.distance()
-        refresh(self._user_model, observer.agent.replica)
+        self._shown.fill(observer.agent.replica)
 
     def _speaking(self, registrar: Registrar) -> list[Member]:
         """Who is heard, and not taken for dead by most others."""
@@ -130,7 +142,7 @@ class MixSession(AgentSession):
         return replace(super()._settings(role, registrar), mixing=self._parcel)
 
     def _begin(self, registrar: Registrar) -> None:
-        super()._begin(registrar)
+        self._show_what_there_is()
         peers = len(self._speaking(registrar))
         if peers > 1:
             self._plan.topology(peers)
@@ -149,11 +161,25 @@ class MixSession(AgentSession):
             if agree or time.monotonic() > give_up:
                 break
             time.sleep(LOOK_S)
+        self._agreed = agree
         for _ in range(2):  # what is taken while all drain may be answered, which the second time waits for
-            registrar.drain(REST_TIMEOUT_S, self._epochs)
+            self._asked = registrar.drain(REST_TIMEOUT_S, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
-    def _gone(self, registrar: Registrar, observer: Observer, accepted: int, before: int, units_before: int) -> int:
+    def _end(self, registrar: Registrar, accepted: int, applied: int, before: int, units_before: int) -> End:
+        self._show_what_there_is()
+        apart = [] if self._agreed else [f"the replicas did not agree to {CONSENSUS_DISTANCE:g}"]
+        if self._unread:
+            apart.append(f"these replicas could not be read: {', '.join(self._unread)}")
+        return End(
+            None if self._observer is None else self._observer.agent.replica,
+            {},
+            gone=self._gone(registrar, accepted, before),
+            late=self._late(registrar.speaking()),
+            apart="; ".join(apart),
+        )
+
+    def _gone(self, registrar: Registrar, accepted: int, before: int) -> int:
         """What died with an agent: updates that no neighbor had taken, and those that it never told of."""
         peers = registrar.by_role("peer")
         told: int = sum(member.status.get("n", 0) for member in peers) - before
@@ -161,9 +187,7 @@ class MixSession(AgentSession):
         untaken: int = sum(max(0, member.status.get("n", 0) - member.status.get("taken", 0)) for member in dead)
         return max(0, accepted - told) + untaken
 
-    def _report(
-        self, registrar: Registrar, observer: Observer, rows: int, before: int, gone: int, seconds: float
-    ) -> Report:
+    def _report(self, registrar: Registrar, end: End, rows: int, before: int, seconds: float) -> Report:
         members = sorted(registrar.by_role("peer"), key=lambda member: member.name)
         silent = [member.name for member in members if registrar.is_silent(member)]
         missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
@@ -173,10 +197,10 @@ class MixSession(AgentSession):
             rows=rows,
             seconds=seconds,
             updates=sum(member.status.get("n", 0) for member in members) - before,
-            updates_lost=gone,
+            updates_lost=end.gone,
             consensus_distance=self._spread,
             missing=tuple(sorted(missing | set(silent) | set(self._unread))),
-            lost={"agent gone": gone} if gone else {},
+            lost={"agent gone": end.gone} if end.gone else {},
             story=tuple(self._story(members, silent)),
         )
 

@@ -147,7 +147,7 @@ class Model:
         arrays = list(self.arrays().items())
         for index, (name, array) in enumerate(arrays):
             for other, another in arrays[:index]:
-                if np.may_share_memory(array, another) and np.shares_memory(array, another):
+                if share_memory(array, another):
                     raise UsageError(
                         f"{other!r} and {name!r} of the model are the same memory, expected arrays of their own: "
                         "name one of them only, with parameters=(...), or copy it"
@@ -169,6 +169,11 @@ class Model:
                 f"{name!r} of the model has dtype {value.dtype}, expected one of "
                 f"{', '.join(np.dtype(dtype).name for dtype in DTYPES if dtype != '|b1')}"
             )
+
+
+def share_memory(one: Array, other: Array) -> bool:
+    """Whether some number belongs to both."""
+    return bool(np.may_share_memory(one, other) and np.shares_memory(one, other))
 
 
 def _nothing(model: Any) -> None:

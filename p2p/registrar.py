@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import zmq
 
 from gossip.errors import UsageError
 from gossip.zmq_runtime import Keys, check_address, open_socket
+from p2p.localhost import Process
 
 log = logging.getLogger("p2p")
 
@@ -41,7 +43,7 @@ class Member:
     pulls: str
     route: bytes
     level: bool
-    """It came while nothing was in flight, and began with all that had been learned."""
+    """It came while nothing was in flight, and began with all that had been learned; others adopt a replica."""
     shortage: str | None
     """What its host lacks, for the user to hear."""
     heard_at: float
@@ -98,14 +100,19 @@ class Registrar:
         """Nothing was heard of it for so long that it is gone."""
         return time.monotonic() - member.heard_at > SILENT_S
 
-    def _speaking(self) -> list[Member]:
+    def is_here(self, member: Member) -> bool:
+        """Its process is on this machine, and is there, though it may be stopped."""
+        return member.name == f"{socket.gethostname()}:{member.pid}" and Process(member.pid).alive
+
+    def speaking(self) -> list[Member]:
+        """Those that were heard of lately."""
         return [member for member in list(self.members.values()) if not self.is_silent(member)]
 
     def wait_for_roster(self, timeout_s: float) -> None:
         """Wait until every agent knows of every other. `UsageError` names those that do not."""
 
         def late() -> list[str]:
-            return [m.name for m in self._speaking() if m.status.get("roster_version") != self.version]
+            return [m.name for m in self.speaking() if m.status.get("roster_version") != self.version]
 
         if not self.wait(lambda: not late(), timeout_s):
             raise UsageError(
@@ -121,15 +128,17 @@ class Registrar:
         """Tell every agent that a training has ended early; nobody waits for it."""
         self._to_all({"op": "drain", "timeout_s": 0.0, "epochs": epochs})
 
-    def drain(self, timeout_s: float, epochs: int = 0) -> None:
+    def drain(self, timeout_s: float, epochs: int = 0) -> list[Member]:
         """Have everybody read everything; each answers when its lane is read by all, or with who is missing.
 
-        The first `epochs` epochs of the session are trained: what copies of their tasks still compute is not taken.
+        Returns whom it asked. The first `epochs` epochs of the session are trained: what copies of their tasks still
+        compute is not taken.
         """
-        for member in self.members.values():
+        for member in list(self.members.values()):
             member.drained = None
         asked = self._to_all({"op": "drain", "timeout_s": timeout_s, "epochs": epochs})
         self.wait(lambda: all(m.drained is not None for m in asked if not self.is_silent(m)), timeout_s + 5.0)
+        return asked
 
     def ask_status(self, timeout_s: float) -> None:
         """Have every agent's figures as of now. Those of an agent that does not answer in time stay as they are."""
@@ -223,7 +232,7 @@ class Registrar:
             message["adverts"],
             message["pulls"],
             route,
-            self.open,
+            self.open and not message.get("adopts", False),
             message["shortage"],
             time.monotonic(),
         )

@@ -2,18 +2,23 @@
 
     driver program: registrar (addresses), observer (what `dd.model` shows)        engine: tasks and agents
 
+The observer is one replica among others: where it is not well, the model is read from a living peer, and the next
+observer adopts that peer's replica while the training goes on.
+
 `Session` is what stands behind `DeepDist`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,21 +27,33 @@ from gossip.errors import UsageError
 from gossip.zmq_runtime import Keys, is_loopback
 from p2p import engines, localhost
 from p2p.agent_client import AgentSettings
-from p2p.caution import Cautions
-from p2p.consensus import consensus_distance
+from p2p.caution import Cautions, DeepDistWarning
+from p2p.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.coordinator import Coordinator
 from p2p.evaluation import Evaluation, Evaluator
+from p2p.level import Stillness, furthest, lacks
 from p2p.model import Model
-from p2p.observer import Observer
+from p2p.observer import Observer, Watch
 from p2p.registrar import Member, Registrar
-from p2p.report import PeerReport, Report
+from p2p.replica import Replica
+from p2p.report import IncompleteTraining, PeerReport, Report
+from p2p.shown import Shown
 from p2p.task import BY_CHUNK, Descent, Gradient, Job, Rhythm, codec_of, refresh
 from p2p.working_copy import exchange_settings
+
+log = logging.getLogger("p2p")
 
 ROSTER_TIMEOUT_S = 60.0
 STATUS_TIMEOUT_S = 5.0
 WAIT_S = 0.05
-"""How soon the driver program notices that the master has taken every update."""
+"""How soon the driver program notices that the master has taken every update, or everybody what the user wrote."""
+FETCH_TIMEOUT_S = 10.0
+"""For the replica of a peer that may have died; then another is asked."""
+STUCK_S, STUCK_BYTES_S = 15.0, 10e6
+"""An observer that lacks updates and does not move for so long, or for as long as a model takes at that rate, is cut
+off from the peers."""
+LOST_SHARE_MAX = 0.01
+"""A larger part of the updates is not lost without a warning."""
 ROLES = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
 """By mode: the role of the executors' agents, and of the driver program's."""
 
@@ -55,8 +72,13 @@ class Session(Protocol):
         combine: str | None = None,
         rhythm: Rhythm = BY_CHUNK,
         evaluation: Evaluation | None = None,
+        on_incomplete: str = "raise",
     ) -> Report:
-        """Train on `data`, an RDD or a list of partitions, and wait until all replicas are level."""
+        """Train on `data`, an RDD or a list of partitions, and wait until all replicas are level.
+
+        Raises:
+            IncompleteTraining: the model lacks what living peers have; a warning where `on_incomplete` is "warn".
+        """
         ...
 
     def refresh(self) -> None:
@@ -68,13 +90,59 @@ class Session(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class End:
+    """What the model has when a training ends."""
+
+    replica: Replica | Fetched | None
+    """It was filled from this."""
+    lacking: Mapping[str, int]
+    """By agent: updates that are in some living replica, and not in this one."""
+    gone: int = 0
+    """Units that tasks handed over, and that are in no living replica."""
+    stopped: tuple[str, ...] = ()
+    """Agents that stand still: their processes are there."""
+    not_applied: int = 0
+    """Updates that a master's `descent` did not take."""
+    late: tuple[str, ...] = ()
+    """Living agents that did not drain in time."""
+    apart: str = ""
+    """Why replicas that mix are not level."""
+
+    def text(self, timeout_s: float) -> str | None:
+        """Why the training is incomplete; None if it is not."""
+        what = []
+        if self.lacking:
+            lacking = ", ".join(f"{count} of {name}" for name, count in sorted(self.lacking.items()))
+            what.append(f"it lacks {sum(self.lacking.values())} updates that living agents have: {lacking}")
+        if self.stopped and self.gone:
+            what.append(f"it lacks {self.gone} updates of agents that stand still: {', '.join(self.stopped)}")
+        if self.not_applied:
+            what.append(f"descent did not take {self.not_applied} updates within {timeout_s:g} s")
+        if self.apart:
+            what.append(self.apart)
+        if self.late and not what:
+            what.append(f"after {timeout_s:g} s these agents had not read everything: {', '.join(self.late)}")
+        if not what:
+            return None
+        return (
+            f"the training is incomplete; of the model in dd.model: {'; '.join(what)}. Give it more time "
+            f"(drain_timeout_s={timeout_s:g}), see whether all hosts reach each other, or take it as it is: "
+            'train(..., on_incomplete="warn")'
+        )
+
+
 class AgentSession:
     """Trains with agents: processes on this machine, or on the executors of Spark."""
+
+    _adopts = True
+    """An observer that comes later begins with a living peer's replica, and not with the user's model."""
 
     def __init__(self, model: Model, mode: str, *, peers: int | None, seed: int, drain_timeout_s: float) -> None:
         """Nothing is started before the first training; see `DeepDist` for the arguments."""
         self._mode = mode
         self._user_model = model
+        self._shown = Shown(model)
         self._peers = peers
         self._seed = seed
         self._drain_timeout_s = drain_timeout_s
@@ -84,10 +152,18 @@ class AgentSession:
         self._observer: Observer | None = None
         self._keys: Keys | None = None
         self._cautions = Cautions()
-        self._applied: set[tuple[int, int, int]] = set()
-        """Units of work that a master's `descent` has taken."""
         self._epochs = 0
         """Begun in this session."""
+        self._running = False
+        """A training is: what is shown of the model moves."""
+        self._stillness = Stillness()
+        """Of the observer."""
+        self._behind = False
+        """The observer lacked something at the end of the last training."""
+        self._asked: list[Member] = []
+        """To drain, at the end of the last training."""
+        self._retired: list[Observer] = []
+        """Observers that were replaced. Somebody may still read what they held."""
 
     def train(
         self,
@@ -100,6 +176,7 @@ class AgentSession:
         combine: str | None = None,
         rhythm: Rhythm = BY_CHUNK,
         evaluation: Evaluation | None = None,
+        on_incomplete: str = "raise",
     ) -> Report:
         engine = self._choose_engine(data)
         partitions = engine.partitions(data)
@@ -109,13 +186,14 @@ class AgentSession:
         light = getattr(gradient, "light", None) if sent is None else None
         seen = type(self._user_model.lightened(light))
         modules = {kind.__module__ for kind in (seen, gradient) if hasattr(kind, "__module__")}
-        registrar, observer = self._start(engine, modules - {"__main__"})
+        registrar = self._start(engine, modules - {"__main__"})
         self._cautions.give(registrar.shortages(), stacklevel=3)
         self._begin(registrar)
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = sum(_published(registrar).values())
-        units_before = _units(registrar, observer)
+        units_before = max((member.status.get("units", 0) for member in registrar.members.values()), default=0)
+        applied: set[tuple[int, int, int]] = set()
         begin = time.monotonic()
         job = Job(
             self._run,
@@ -135,11 +213,13 @@ class AgentSession:
         )
         self._epochs += epochs
         registrar.open = False
+        self._running = True
         try:
             progress(0, epochs * partitions)
             with (
-                self._coordinator(engine, observer, skeleton, descent) as coordinator,
-                Evaluator(evaluation, skeleton, observer.agent.replica, engine.cancel) as evaluator,
+                self._coordinator(engine, skeleton, descent, applied, job.epochs_before) as coordinator,
+                Evaluator(evaluation, skeleton, self._read, engine.cancel) as evaluator,
+                self._watch(),
             ):
                 try:
                     results = engine.run(job, data, progress)
@@ -153,41 +233,198 @@ class AgentSession:
                     raise evaluator.error
                 self._drain(registrar, coordinator)
                 seconds = time.monotonic() - begin  # a last evaluation may take longer
+            self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
+            accepted = sum(result.units for result in results)
+            end = self._end(registrar, accepted, len(applied), before, units_before)
+            report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)
+            report = replace(report, evaluations=evaluator.finish())
+        except BaseException:
+            self._show_what_there_is()
+            raise
         finally:
+            self._running = False
             registrar.open = True
-        self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
-        self.refresh()
-        accepted = sum(result.units for result in results)
-        gone = self._gone(registrar, observer, accepted, before, units_before)
-        report = self._report(registrar, observer, sum(result.rows for result in results), before, gone, seconds)
-        return replace(report, evaluations=evaluator.finish())
+        self._judge(report, end, accepted, on_incomplete)
+        return report
 
     def refresh(self) -> None:
-        if self._observer is not None:
-            refresh(self._user_model, self._observer.agent.replica)
+        observer = self._observer
+        if self._running:
+            self._show_what_there_is()
+            return
+        replica = observer.agent.replica if observer is not None and observer.has_begun else None
+        if replica is not None and self._shown.holds(replica) and not self._shown.is_written():
+            self._shown.fill(replica)  # of a training that failed, something may have come in since
 
     def stop(self) -> None:
         registrar, observer, engine = self._registrar, self._observer, self._engine
         self._registrar = self._observer = self._engine = None
+        retired, self._retired = self._retired, []
         if registrar is not None:
             registrar.stop_agents()
             registrar.close()
-        if observer is not None:
-            observer.close()
+        for one in (*retired, observer):
+            if one is not None:
+                one.close()
         if engine is not None:
             engine.stop()
 
     # ------------------------------------------------------------------------------------------------- parts
 
     def _begin(self, registrar: Registrar) -> None:
-        """All agents are there, and level."""
-        self.refresh()
+        """All agents are there, and level: they get what the user wrote into the model since the last training."""
+        observer = self._observer
+        assert observer is not None
+        if not self._shown.is_written():
+            self._shown.fill(observer.agent.replica)
+            return
+        self._shown.hand_in(observer.agent)
+        give_up = time.monotonic() + self._drain_timeout_s
+        while True:
+            registrar.ask_status(STATUS_TIMEOUT_S)
+            speaking = registrar.speaking()
+            n = registrar.members[observer.peer].status.get("n", 0)
+            late = [m.name for m in speaking if _front(m).get(observer.peer, 0) < n]
+            if not late:
+                return
+            if time.monotonic() > give_up:
+                raise UsageError(
+                    f"what was written into the model since the last training did not reach {', '.join(late)} within "
+                    f"{self._drain_timeout_s:g} s (drain_timeout_s); nothing was trained"
+                )
+            time.sleep(WAIT_S)
 
-    def _gone(self, registrar: Registrar, observer: Observer, accepted: int, before: int, units_before: int) -> int:
-        """Updates that tasks handed over in this training and that the driver program's replica never got."""
+    def _read(self, model: Model) -> int:
+        """Copy what has been learned so far into `model`; how many updates are merged in it."""
+        replica = self._replica()
+        return refresh(model, replica) if replica is not None else 0
+
+    def _replica(self) -> Replica | Fetched | None:
+        """The observer's, or a copy of a living peer's where that is not well; None if there is neither."""
+        registrar, observer = self._registrar, self._observer
+        if registrar is None or self._is_well():
+            return observer.agent.replica if observer is not None and observer.has_begun else None
+        peers = sorted(registrar.by_role("peer"), key=lambda member: -sum(_front(member).values()))
+        for member in peers:
+            if not registrar.is_silent(member):
+                fetched = fetch_replica(self._user_model.layout, member, self._keys, FETCH_TIMEOUT_S)
+                if fetched is not None:
+                    return fetched
+        return observer.agent.replica if observer is not None and observer.has_begun else None
+
+    def _show_what_there_is(self) -> None:
+        replica = self._replica()
+        if replica is not None:
+            self._shown.fill(replica)
+
+    def _is_well(self) -> bool:
+        """The observer is there, and hears the peers."""
+        registrar, observer = self._registrar, self._observer
+        if registrar is None or observer is None or not observer.has_begun:
+            return False
         if self._mode != "p2p":
-            return 0
-        return max(0, accepted - (_units(registrar, observer) - units_before))
+            return True  # who has the only model cannot be replaced
+        member = registrar.members.get(observer.peer)
+        if not observer.alive or member is None or registrar.is_silent(member):
+            return False
+        all_of = furthest(_front(other) for other in registrar.speaking())
+        still_s = self._stillness.seconds(_front(member), all_of, time.monotonic())
+        return still_s < STUCK_S + self._user_model.layout.nbytes / STUCK_BYTES_S
+
+    def _watch(self) -> AbstractContextManager[object]:
+        """The observer is replaced meanwhile, should it die or stand still."""
+        return Watch(self._is_well, self._replace_observer) if self._mode == "p2p" else nullcontext()
+
+    def _replace_observer(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """End the observer, if it is still there, and have the next one adopt a living peer's replica."""
+        registrar = self._registrar
+        assert registrar is not None
+        old, self._observer = self._observer, None
+        if old is not None:
+            log.warning("the driver program's own agent is gone or stands still: the next one takes its place")
+            if old.has_begun:
+                registrar.forget({old.peer})
+            old.kill()
+            self._retired.append(old)
+        adopts = self._adopts and any(not registrar.is_silent(member) for member in registrar.by_role("peer"))
+        settings = replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts)
+        new = Observer(settings)
+        try:
+            if adopts:
+                new.adopt(given_up)
+            else:
+                new.load(self._user_model.arrays())
+        except BaseException:
+            new.kill()
+            raise
+        self._observer = new
+        self._stillness = Stillness()
+        self._behind = False
+
+    def _end(self, registrar: Registrar, accepted: int, applied: int, before: int, units_before: int) -> End:
+        """What the model has in the end, which is filled here, from whichever replica lacks least.
+
+        `accepted` units were handed over by the tasks of this training, and a master's `descent` has `applied` so many.
+        """
+        observer = self._observer
+        living = registrar.speaking()
+        if self._mode != "p2p":
+            assert observer is not None
+            self._shown.fill(observer.agent.replica)
+            not_applied = max(0, accepted - applied)
+            return End(observer.agent.replica, {}, not_applied=not_applied, late=self._late(living))
+        stopped = [m for m in registrar.by_role("peer") if registrar.is_silent(m) and registrar.is_here(m)]
+        all_of = furthest([*map(_front, living), *({m.peer: m.status.get("n", 0)} for m in stopped)])
+        for member in sorted(living, key=lambda m: (sum(lacks(_front(m), all_of).values()), m.role == "peer")):
+            replica: Replica | Fetched | None
+            if observer is not None and observer.has_begun and member.peer == observer.peer:
+                replica, front = observer.agent.replica if observer.alive else None, _front(member)
+            elif member.role == "peer":
+                replica = fetch_replica(self._user_model.layout, member, self._keys, FETCH_TIMEOUT_S)
+                front = replica.front if replica is not None else {}
+            if replica is None:
+                continue
+            self._shown.fill(replica)
+            self._behind = observer is None or member.peer != observer.peer
+            lacking = lacks(front, all_of)
+            names = {m.peer: m.name for m in registrar.members.values()}
+            gone = max(0, accepted - (member.status.get("units", 0) - units_before))
+            return End(
+                replica,
+                {names.get(lane, lane): count for lane, count in lacking.items()},
+                gone=gone,
+                stopped=tuple(m.name for m in stopped),
+                late=self._late(living),
+            )
+        replica = observer.agent.replica if observer is not None and observer.has_begun else None
+        if replica is None and self._retired:
+            replica = self._retired[-1].agent.replica
+        if replica is not None:
+            self._shown.fill(replica)
+        return End(replica, {m.name: m.status.get("n", 0) for m in registrar.by_role("peer")}, gone=accepted)
+
+    def _late(self, living: Sequence[Member]) -> tuple[str, ...]:
+        """Who of the living did not answer the request to drain, or is named by another's answer."""
+        names = {member.name for member in living}
+        silent = {member.name for member in self._asked if member.drained is None}
+        named = {name for member in self._asked for name in (member.drained or {}).get("missing", ())}
+        return tuple(sorted(names & (silent | named)))
+
+    def _judge(self, report: Report, end: End, accepted: int, on_incomplete: str) -> None:
+        """Raise, or warn, if the model lacks anything that is not lost with the dead; warn of what is."""
+        text = end.text(self._drain_timeout_s)
+        if text is not None:
+            if on_incomplete == "raise":
+                raise IncompleteTraining(text, report)
+            warnings.warn(text, DeepDistWarning, stacklevel=4)
+        elif report.updates_lost > LOST_SHARE_MAX * accepted:
+            warnings.warn(
+                f"{report.updates_lost} of {accepted} updates died with their agents before anybody had pulled them: "
+                "the model lacks what they had learned. Somebody ends these agents: see the executors' logs, and how "
+                "much memory they may use",
+                DeepDistWarning,
+                stacklevel=4,
+            )
 
     def _choose_engine(self, data: Any) -> engines.Engine:
         on_spark = hasattr(data, "mapPartitionsWithIndex")
@@ -206,8 +443,14 @@ class AgentSession:
             raise UsageError("this session trains on Spark or on lists, not on both: make a new DeepDist(model)")
         return self._engine
 
-    def _start(self, engine: engines.Engine, modules: Collection[str]) -> tuple[Registrar, Observer]:
+    def _start(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
         worker_role, driver_role = ROLES[self._mode]
+        if self._registrar is not None and self._mode == "p2p" and (self._behind or not self._is_well()):
+            self._registrar.open = False  # who comes meanwhile has nobody to begin with but the peers
+            try:
+                self._replace_observer()
+            finally:
+                self._registrar.open = True
         with ThreadPoolExecutor(1, "deepdist-observer") as pool:
             loading: Future[None] | None = None
             if self._registrar is None:
@@ -217,7 +460,6 @@ class AgentSession:
                 self._observer = Observer(self._settings(driver_role, self._registrar))
                 # beside the executors' agents, which wait for it
                 loading = pool.submit(self._observer.load, self._user_model.arrays())
-            assert self._observer is not None
             try:
                 engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
             except UsageError:
@@ -230,7 +472,7 @@ class AgentSession:
         if not registrar.wait(lambda: bool(registrar.by_role(driver_role)), ROSTER_TIMEOUT_S):
             raise UsageError("the driver program's own agent did not reach the registrar: see its messages above")
         registrar.wait_for_roster(ROSTER_TIMEOUT_S)
-        return registrar, self._observer
+        return registrar
 
     def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
         keys = (self._keys.public, self._keys.secret) if self._keys is not None else None
@@ -239,12 +481,18 @@ class AgentSession:
 
     @contextmanager
     def _coordinator(
-        self, engine: engines.Engine, observer: Observer, skeleton: bytes, descent: Descent | None
+        self,
+        engine: engines.Engine,
+        skeleton: bytes,
+        descent: Descent | None,
+        applied: set[tuple[int, int, int]],
+        epochs_before: int,
     ) -> Iterator[Coordinator | None]:
         if self._mode != "master":
             yield None
             return
-        coordinator = Coordinator(observer.folder, skeleton, descent, engine.cancel, self._applied)
+        assert self._observer is not None
+        coordinator = Coordinator(self._observer.folder, skeleton, descent, engine.cancel, applied, epochs_before)
         try:
             yield coordinator
         finally:
@@ -258,21 +506,20 @@ class AgentSession:
                 time.sleep(WAIT_S)
             if coordinator.error is not None:
                 raise coordinator.error
-        registrar.drain(self._drain_timeout_s, self._epochs)
+        self._asked = registrar.drain(self._drain_timeout_s, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
-    def _report(
-        self, registrar: Registrar, observer: Observer, rows: int, before: int, gone: int, seconds: float
-    ) -> Report:
+    def _report(self, registrar: Registrar, end: End, rows: int, before: int, seconds: float) -> Report:
         members = sorted(
             registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
         )
-        others = [member for member in members if member.peer != observer.peer]
-        speaking = [member for member in others if not registrar.is_silent(member)]
-        distance, unread = consensus_distance(observer.agent.replica, speaking, self._keys)
+        others = [m for m in registrar.speaking() if self._observer is None or m.peer != self._observer.peer]
+        distance, unread = (0.0, []) if end.replica is None else consensus_distance(end.replica, others, self._keys)
         published = _published(registrar)
         missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
-        lost = _lost(members, published, gone, self._mode, registrar.is_silent)
+        lost = _lost(members, published, end.gone, self._mode, registrar.is_silent)
+        if end.not_applied:
+            lost = {"not read in time": end.not_applied}
         return Report(
             peers=tuple(_peer_report(member, self._mode) for member in members),
             mode=self._mode,
@@ -301,9 +548,10 @@ def _published(registrar: Registrar) -> dict[str, int]:
     return {member.peer: member.status.get("n", 0) for member in registrar.by_role("peer", "worker")}
 
 
-def _units(registrar: Registrar, observer: Observer) -> int:
-    """Units of work that count in the driver program's replica."""
-    return int(registrar.members[observer.peer].status.get("units", 0))
+def _front(member: Member) -> Mapping[str, int]:
+    """How far its replica has applied each lane, as it said last."""
+    front: Mapping[str, int] = member.status.get("frontiers", {})
+    return front
 
 
 def _peer_report(member: Member, mode: str) -> PeerReport:

@@ -50,21 +50,25 @@ class HandOver(Protocol):
         ...
 
 
-class Readable(HandOver, Protocol):
-    """A replica, as a task sees it."""
+class Held(HandOver, Protocol):
+    """A replica, or a copy of one."""
 
     @property
     def merged(self) -> int:
         """Updates merged so far, of all lanes."""
         ...
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Nobody merges meanwhile."""
+        ...
+
+
+class Readable(Held, Protocol):
+    """A replica, as a task sees it."""
+
     @property
     def stamps(self) -> RowStamps:
         """Which rows updates have changed."""
-        ...
-
-    def reading(self) -> AbstractContextManager[None]:
-        """Nobody merges meanwhile."""
         ...
 
 
@@ -386,7 +390,7 @@ def _begin(job: Job, copy: WorkingCopy, replica: Readable) -> int:
     return merged_at
 
 
-def refresh(model: Model, replica: Readable) -> int:
+def refresh(model: Model, replica: Held) -> int:
     """Copy the replica into the model; returns how many updates were merged in it."""
     with replica.reading():
         model.load(replica.arrays())
@@ -458,7 +462,9 @@ def _working_copy(job: Job) -> WorkingCopy:
         _copies.clear()
         _copies[training] = WorkingCopy(Model.from_skeleton(job.skeleton), job.exchange, time.perf_counter)
         leave_out_what_stays()
-    return _copies[training]
+    copy = _copies[training]
+    copy.begin_training(job.epochs_before)
+    return copy
 
 
 def _chunks(rows: Iterator[Any], chunk_rows: int | None) -> Iterator[Iterator[Any]]:

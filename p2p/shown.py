@@ -1,0 +1,77 @@
+"""What the user sees of the replicas: the own model, filled from one of them, and what was written into it since.
+
+What the user writes between two trainings counts. So the model is filled only where there is something new to show, and
+what was shown last tells whether it was written to.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import xxhash
+
+from gossip.arrays import Arrays, check_finite
+from gossip.errors import MismatchError, UsageError
+from p2p.agent_client import AgentClient
+from p2p.model import Model
+from p2p.task import Held, refresh
+
+ROUNDS_MAX = 4
+"""Differences of floats are rounded: after two the replica holds what was written, but for numbers of very different
+size."""
+
+
+class Shown:
+    """The user's model. From any thread."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._lock = threading.Lock()
+        self._fingerprint = fingerprint(model.arrays())
+        self._of: tuple[object, int] | None = None
+        """The replica that it was filled from, and how many updates were merged there."""
+
+    def fill(self, replica: Held) -> None:
+        """Copy the replica into the model, if that is not what it was filled with last."""
+        with self._lock:
+            if self._of != (replica, replica.merged):
+                self._of = replica, refresh(self.model, replica)
+                self._fingerprint = fingerprint(self.model.arrays())
+
+    def holds(self, replica: object) -> bool:
+        """It was filled from this replica last."""
+        return self._of is not None and self._of[0] is replica
+
+    def is_written(self) -> bool:
+        """The user has changed it since it was filled, or since the beginning."""
+        with self._lock:
+            return fingerprint(self.model.arrays()) != self._fingerprint
+
+    def hand_in(self, agent: AgentClient) -> None:
+        """Publish what the user wrote: afterwards the agent's replica holds just that."""
+        with self._lock:
+            self.model.check_unchanged()
+            written = self.model.arrays()
+            try:
+                check_finite(written)
+            except MismatchError as error:
+                raise UsageError(f"what was written into the model since the last training: {error}") from None
+            for _ in range(ROUNDS_MAX):
+                update = agent.hand_over()
+                with agent.replica.reading():
+                    for name, held in agent.replica.arrays().items():
+                        np.subtract(written[name], held, out=update.arrays()[name])
+                if not any(array.any() for array in update.arrays().values()):
+                    break
+                agent.publish(update, agent.replica.merged)
+            self._of = agent.replica, agent.replica.merged
+            self._fingerprint = fingerprint(written)
+
+
+def fingerprint(arrays: Arrays) -> int:
+    """A hash of all arrays."""
+    found = xxhash.xxh3_64()
+    for name in sorted(arrays):
+        found.update(np.ascontiguousarray(arrays[name]).data)
+    return found.intdigest()
