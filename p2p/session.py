@@ -47,6 +47,8 @@ ROSTER_TIMEOUT_S = 60.0
 STATUS_TIMEOUT_S = 5.0
 WAIT_S = 0.05
 """How soon the driver program notices that the master has taken every update, or everybody what the user wrote."""
+HAND_IN_ROUNDS_MAX = 4
+"""What the user wrote is in all replicas after two, but for numbers of very different size."""
 FETCH_TIMEOUT_S = 10.0
 """For the replica of a peer that may have died; then another is asked."""
 STUCK_S, STUCK_BYTES_S = 15.0, 10e6
@@ -278,7 +280,13 @@ class AgentSession:
         if not self._shown.is_written():
             self._shown.fill(observer.agent.replica)
             return
-        self._shown.hand_in(observer.agent)
+        rounds = 0
+        while rounds < HAND_IN_ROUNDS_MAX and self._shown.hand_in(observer.agent):
+            rounds += 1
+            self._wait_for_own_lane(registrar, observer)
+
+    def _wait_for_own_lane(self, registrar: Registrar, observer: Observer) -> None:
+        """Until everybody has applied what the observer has published."""
         give_up = time.monotonic() + self._drain_timeout_s
         while True:
             registrar.ask_status(STATUS_TIMEOUT_S)

@@ -17,10 +17,6 @@ from p2p.agent_client import AgentClient
 from p2p.model import Model
 from p2p.task import Held, refresh
 
-ROUNDS_MAX = 4
-"""Differences of floats are rounded: after two the replica holds what was written, but for numbers of very different
-size."""
-
 
 class Shown:
     """The user's model. From any thread."""
@@ -48,8 +44,11 @@ class Shown:
         with self._lock:
             return fingerprint(self.model.arrays()) != self._fingerprint
 
-    def hand_in(self, agent: AgentClient) -> None:
-        """Publish what the user wrote: afterwards the agent's replica holds just that."""
+    def hand_in(self, agent: AgentClient) -> bool:
+        """Publish what the agent's replica differs by from what the user wrote; False if it holds just that.
+
+        The difference is rounded, and so is its sum with another: once everybody has it, another round may be needed.
+        """
         with self._lock:
             self.model.check_unchanged()
             written = self.model.arrays()
@@ -57,16 +56,15 @@ class Shown:
                 check_finite(written)
             except MismatchError as error:
                 raise UsageError(f"what was written into the model since the last training: {error}") from None
-            for _ in range(ROUNDS_MAX):
-                update = agent.hand_over()
-                with agent.replica.reading():
-                    for name, held in agent.replica.arrays().items():
-                        np.subtract(written[name], held, out=update.arrays()[name])
-                if not any(array.any() for array in update.arrays().values()):
-                    break
-                agent.publish(update, agent.replica.merged)
+            update = agent.hand_over()
+            with agent.replica.reading():
+                for name, held in agent.replica.arrays().items():
+                    np.subtract(written[name], held, out=update.arrays()[name])
+            if any(array.any() for array in update.arrays().values()):
+                return agent.publish(update, agent.replica.merged)
             self._of = agent.replica, agent.replica.merged
             self._fingerprint = fingerprint(written)
+            return False
 
 
 def fingerprint(arrays: Arrays) -> int:
