@@ -109,7 +109,7 @@ class End:
     late: tuple[str, ...] = ()
     """Living agents that did not drain in time."""
     apart: str = ""
-    """Why replicas that mix are not level."""
+    """What else is the matter."""
 
     def text(self, timeout_s: float) -> str | None:
         """Why the training is incomplete; None if it is not."""
@@ -164,8 +164,8 @@ class AgentSession:
         """The observer lacked something at the end of the last training."""
         self._asked: list[Member] = []
         """To drain, at the end of the last training."""
-        self._retired: list[Observer] = []
-        """Observers that were replaced. Somebody may still read what they held."""
+        self._retired: Observer | None = None
+        """The observer before this one. Somebody may still read what it held."""
 
     def train(
         self,
@@ -261,11 +261,11 @@ class AgentSession:
     def stop(self) -> None:
         registrar, observer, engine = self._registrar, self._observer, self._engine
         self._registrar = self._observer = self._engine = None
-        retired, self._retired = self._retired, []
+        retired, self._retired = self._retired, None
         if registrar is not None:
             registrar.stop_agents()
             registrar.close()
-        for one in (*retired, observer):
+        for one in (retired, observer):
             if one is not None:
                 one.close()
         if engine is not None:
@@ -331,7 +331,7 @@ class AgentSession:
         if registrar is None or observer is None or not observer.has_begun:
             return False
         if self._mode != "p2p":
-            return True  # who has the only model cannot be replaced
+            return True  # who has the only model cannot be replaced by one that adopts
         member = registrar.members.get(observer.peer)
         if not observer.alive or member is None or registrar.is_silent(member):
             return False
@@ -353,8 +353,11 @@ class AgentSession:
             if old.has_begun:
                 registrar.forget({old.peer})
             old.kill()
-            self._retired.append(old)
-        adopts = self._adopts and any(not registrar.is_silent(member) for member in registrar.by_role("peer"))
+            if self._retired is not None:
+                self._retired.close()
+            self._retired = old
+        donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
+        adopts = self._adopts and bool(donors)
         settings = replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts)
         new = Observer(settings)
         try:
@@ -404,12 +407,11 @@ class AgentSession:
                 stopped=tuple(m.name for m in stopped),
                 late=self._late(living),
             )
-        replica = observer.agent.replica if observer is not None and observer.has_begun else None
-        if replica is None and self._retired:
-            replica = self._retired[-1].agent.replica
+        last = next((o for o in (observer, self._retired) if o is not None and o.has_begun), None)
+        replica = last.agent.replica if last is not None else None
         if replica is not None:
             self._shown.fill(replica)
-        return End(replica, {m.name: m.status.get("n", 0) for m in registrar.by_role("peer")}, gone=accepted)
+        return End(replica, {}, apart="no agent lives any more, and it holds what the driver program's last one had")
 
     def _late(self, living: Sequence[Member]) -> tuple[str, ...]:
         """Who of the living did not answer the request to drain, or is named by another's answer."""
@@ -453,7 +455,7 @@ class AgentSession:
 
     def _start(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
         worker_role, driver_role = ROLES[self._mode]
-        if self._registrar is not None and self._mode == "p2p" and (self._behind or not self._is_well()):
+        if self._registrar is not None and (self._behind or not self._is_well()):
             self._registrar.open = False  # who comes meanwhile has nobody to begin with but the peers
             try:
                 self._replace_observer()
