@@ -43,6 +43,7 @@ from p2p.discipline import Discipline, House
 from p2p.lanes import Lanes
 from p2p.localhost import Json, Process
 from p2p.replica import HEADER_BYTES, Replica, shortage
+from p2p.row_order import taken_apart
 
 log = logging.getLogger("p2p.agent")
 
@@ -332,6 +333,10 @@ class Agent:
             case "furthest":
                 chunk = self.discipline.furthest(message["epoch"], message["partition"])
                 localhost.send(connection, {"chunk": chunk})
+            case "torn":
+                spans = self.discipline.spans(message["epoch"]).items()
+                torn = [where for where, (low, high) in spans if taken_apart(low)[0] != taken_apart(high)[0]]
+                localhost.send(connection, {"torn": torn})
             case "take":
                 self.discipline.take(connection)
 

@@ -201,6 +201,10 @@ class AgentClient:
         """The highest chunk of this partition that has been published, here or elsewhere; -1 if none was."""
         return int(self.ask({"op": "furthest", "epoch": epoch, "partition": partition})[0]["chunk"])
 
+    def torn(self, epoch: int) -> list[tuple[int, int]]:
+        """(epoch, partition), from this epoch on, of which updates count whose rows had different fingerprints."""
+        return [(epoch, partition) for epoch, partition in self.ask({"op": "torn", "epoch": epoch})[0]["torn"]]
+
     def publish(
         self,
         update: Replica | HandOverFile,

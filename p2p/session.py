@@ -30,6 +30,7 @@ from p2p.model import Model
 from p2p.observer import Observer
 from p2p.registrar import Member, Registrar
 from p2p.report import PeerReport, Report
+from p2p.row_order import other_rows
 from p2p.task import BY_CHUNK, Descent, Gradient, Job, Rhythm, codec_of, refresh
 from p2p.working_copy import exchange_settings
 
@@ -152,6 +153,7 @@ class AgentSession:
                 if evaluator.error is not None:
                     raise evaluator.error
                 self._drain(registrar, coordinator)
+                _check_rows(observer, job.epochs_before)
                 seconds = time.monotonic() - begin  # a last evaluation may take longer
         finally:
             registrar.open = True
@@ -299,6 +301,14 @@ def _all_taken(registrar: Registrar) -> bool:
 def _published(registrar: Registrar) -> dict[str, int]:
     """Updates that gradients led to, by lane; those of a master's hub are made of them."""
     return {member.peer: member.status.get("n", 0) for member in registrar.by_role("peer", "worker")}
+
+
+def _check_rows(observer: Observer, epochs_before: int) -> None:
+    """Attempts that ran side by side, and did not hear of each other in time, may have got different rows."""
+    torn = observer.agent.torn(epochs_before)
+    if torn:
+        epoch = min(epoch for epoch, _ in torn)
+        raise other_rows(epoch - epochs_before, [partition for where, partition in torn if where == epoch])
 
 
 def _units(registrar: Registrar, observer: Observer) -> int:

@@ -130,7 +130,9 @@ def test_classes_that_no_module_has_stay_what_they_are() -> None:
 
 def test_processes_agree_on_the_order() -> None:
     program = (
-        "from dataclasses import make_dataclass\nfrom p2p.row_order import in_order\nCell = make_dataclass('Cell', ['x'])\n"
+        "from dataclasses import make_dataclass\n"
+        "from p2p.row_order import in_order\n"
+        "Cell = make_dataclass('Cell', ['x'])\n"
         "rows, fingerprint = in_order([Cell(i) for i in range(9)] + ['a', 'b', ('c', 1.5)], 1 << 20)\n"
         "print([getattr(row, 'x', row) for row in rows], fingerprint)"
     )
