@@ -43,6 +43,7 @@ from p2p.discipline import Discipline, House
 from p2p.lanes import Lanes
 from p2p.localhost import Json, Process
 from p2p.replica import HEADER_BYTES, Replica, shortage
+from p2p.row_order import taken_apart
 
 log = logging.getLogger("p2p.agent")
 
@@ -279,7 +280,10 @@ class Agent:
 
     def _on_drained(self, missing: list[str]) -> None:
         self._send_status()
-        self._to_registrar(op="drained", peer=self.me, missing=missing, staleness=list(self.staleness))
+        # partitions of which updates count whose rows had different fingerprints
+        spans = self.discipline.spans(0).items()
+        torn = [where for where, (low, high) in spans if taken_apart(low)[0] != taken_apart(high)[0]]
+        self._to_registrar(op="drained", peer=self.me, missing=missing, staleness=list(self.staleness), torn=torn)
 
     def _warn(self, text: str) -> None:
         log.warning("%s", text)

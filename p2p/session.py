@@ -37,6 +37,7 @@ from p2p.observer import Observer, Watch
 from p2p.registrar import Member, Registrar
 from p2p.replica import Replica
 from p2p.report import IncompleteTraining, PeerReport, Report
+from p2p.row_order import other_rows
 from p2p.shown import Shown
 from p2p.task import BY_CHUNK, Descent, Gradient, Job, Rhythm, codec_of, refresh
 from p2p.working_copy import exchange_settings
@@ -234,6 +235,7 @@ class AgentSession:
                 if evaluator.error is not None:
                     raise evaluator.error
                 self._drain(registrar, coordinator)
+                self._check_rows(job.epochs_before)
                 seconds = time.monotonic() - begin  # a last evaluation may take longer
             self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
             accepted = sum(result.units for result in results)
@@ -412,6 +414,18 @@ class AgentSession:
         if replica is not None:
             self._shown.fill(replica)
         return End(replica, {}, apart="no agent lives any more, and it holds what the driver program's last one had")
+
+    def _check_rows(self, epochs_before: int) -> None:
+        """Attempts that ran side by side, and did not hear of each other in time, may have got different rows."""
+        torn = {
+            (epoch, partition)
+            for member in self._asked
+            for epoch, partition in (member.drained or {}).get("torn", ())
+            if epoch >= epochs_before
+        }
+        if torn:
+            epoch = min(epoch for epoch, _ in torn)
+            raise other_rows(epoch - epochs_before, [partition for where, partition in torn if where == epoch])
 
     def _late(self, living: Sequence[Member]) -> tuple[str, ...]:
         """Who of the living did not answer the request to drain, or is named by another's answer."""

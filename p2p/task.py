@@ -30,6 +30,7 @@ from gossip.row_stamps import RowStamps
 from p2p.garbage import leave_out_what_stays
 from p2p.model import Model
 from p2p.replica import Replica
+from p2p.row_order import numbered, other_rows, taken_apart
 from p2p.update import flatten
 from p2p.working_copy import ExchangeSettings, Trained, WorkingCopy
 
@@ -217,16 +218,25 @@ def pause(untrained: int = 0) -> bool:
 
 
 def run_partition(
-    job: Job, agent: Neighbor, epoch: int, partition: int, rows: Iterable[Any], attempt: int = 0
+    job: Job,
+    agent: Neighbor,
+    epoch: int,
+    partition: int,
+    rows: Iterable[Any],
+    attempt: int = 0,
+    fingerprint: int | None = None,
 ) -> TaskResult:
     """Train one partition. Whatever the user's code raises comes out as `PartitionError`.
 
     `attempt` grows when the same partition of the same epoch is tried again; chunks that an earlier attempt published
-    are not computed again.
+    are not computed again. `fingerprint` is that of the rows, where another attempt might get others
+    (`p2p.row_order`): if it did, a `UsageError` says so, also as `PartitionError`.
     """
     if job.rhythm.when == "continuous":
-        return train_continuously(job, agent, _working_copy(job), epoch, partition, rows, attempt)
-    chunks = train_chunks(job, agent, _working_copy(job), epoch, partition, rows, attempt)
+        return train_continuously(
+            job, agent, _working_copy(job), epoch, partition, rows, attempt, fingerprint=fingerprint
+        )
+    chunks = train_chunks(job, agent, _working_copy(job), epoch, partition, rows, attempt, fingerprint)
     while True:
         try:
             next(chunks)
@@ -236,17 +246,26 @@ def run_partition(
 
 
 def train_chunks(
-    job: Job, agent: Neighbor, copy: WorkingCopy, epoch: int, partition: int, rows: Iterable[Any], attempt: int
+    job: Job,
+    agent: Neighbor,
+    copy: WorkingCopy,
+    epoch: int,
+    partition: int,
+    rows: Iterable[Any],
+    attempt: int,
+    fingerprint: int | None = None,
 ) -> Generator[None, None, TaskResult]:
     """What `run_partition` does, with a stop after each gradient: where time is simulated, it passes there.
 
     `copy` is the task's own until the end.
     """
     counted = _Counted(rows)
+    if fingerprint is not None:
+        _published(job, agent, epoch, partition, fingerprint)
     updates = units = chunks = 0
     for chunk, chunk_rows in enumerate(_chunks(counted, job.chunk_rows)):
         info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, chunk, job.peers, job.seed)
-        unit = (job.epochs_before + epoch, partition, chunk)
+        unit = (job.epochs_before + epoch, partition, numbered(fingerprint or 0, chunk))
         chunks = chunk + 1
         with _running(info, counted, copy):
             known = agent.knows(unit)
@@ -265,7 +284,7 @@ def train_chunks(
     rest = {} if job.rhythm.when == "partition" else copy.rest(agent.replica, job.going_on(epoch, partition))
     if rest:
         # what was left for later is one more unit of work, which no other attempt computes unless it left it, too
-        unit = (job.epochs_before + epoch, partition, chunks)
+        unit = (job.epochs_before + epoch, partition, numbered(fingerprint or 0, chunks))
         updates += agent.publish(agent.pack(rest), copy.merged_at, unit=unit, attempt=attempt)
         units += 1
     return TaskResult(counted.count, updates, units)
@@ -280,6 +299,7 @@ def train_continuously(
     rows: Iterable[Any],
     attempt: int,
     clock: Callable[[], float] = time.monotonic,
+    fingerprint: int | None = None,
 ) -> TaskResult:
     """Train a partition by one call of the gradient, and exchange when it pauses and the time has come.
 
@@ -288,14 +308,14 @@ def train_continuously(
     """
     counted = _Counted(rows)
     info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, 0, job.peers, job.seed)
-    published = max(0, agent.furthest(job.epochs_before + epoch, partition)) if attempt else 0
+    published = _published(job, agent, epoch, partition, fingerprint or 0) if attempt else 0
     updates = units = 0
     merged_at = exchanged = 0
     next_at = 0.0
 
     def publish(update: Arrays, trained: int) -> None:
         nonlocal updates, units, exchanged
-        unit = (job.epochs_before + epoch, partition, trained)
+        unit = (job.epochs_before + epoch, partition, numbered(fingerprint or 0, trained))
         if agent.publish(agent.pack(update), merged_at, unit=unit, attempt=attempt):
             copy.published(agent.replica)
             updates += 1
@@ -342,6 +362,17 @@ def train_continuously(
                 "in place, or choose exchange='chunk'"
             )
     return TaskResult(counted.count, updates, units)
+
+
+def _published(job: Job, agent: Neighbor, epoch: int, partition: int, fingerprint: int) -> int:
+    """The highest number that earlier attempts have published, 0 if none; an error if their rows were others."""
+    furthest = agent.furthest(job.epochs_before + epoch, partition)
+    if furthest < 0:
+        return 0
+    of_rows, number = taken_apart(furthest)
+    if of_rows != fingerprint:
+        raise PartitionError.of(other_rows(epoch, [partition]), epoch, partition)
+    return number
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import cloudpickle
 from pyspark import RDD, InheritableThread, SparkConf, SparkContext, TaskContext
@@ -25,7 +25,8 @@ from gossip.errors import UsageError
 from p2p.agent_client import AgentSettings, ensure_agent
 from p2p.engines import Progress
 from p2p.registrar import Registrar
-from p2p.task import Job, TaskResult, original_error, run_partition
+from p2p.row_order import in_order
+from p2p.task import Job, PartitionError, TaskResult, original_error, run_partition
 
 START_TIMEOUT_S = 120.0
 """For all executors to come and start their agents: a busy cluster hands them out one by one."""
@@ -44,6 +45,8 @@ CANCEL_TIMEOUT_S = 10.0
 
 SHUFFLE = b"+-"
 """What Spark draws in the lineage of an RDD where it reads a shuffle."""
+Order = Literal["DETERMINATE", "UNORDERED", "INDETERMINATE"]
+"""What Spark promises of an RDD that it computes again: all is as it was; the same rows in some order; nothing."""
 
 T = TypeVar("T")
 
@@ -109,10 +112,16 @@ class SparkEngine:
         parcel = self.context.broadcast(cloudpickle.dumps(job))
         # only a stage that reads a shuffle is run again, when an executor took shuffle files with it
         runs_again = SHUFFLE in (data.toDebugString() or b"")
+        memory_bytes = data._memory_limit() << 20 if cuts_rows_by_chance(order_of(data), job) else None
 
         def trained(epoch: int) -> RDD[TaskResult]:
             def train(partition: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
-                yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows, _attempt(runs_again))
+                fingerprint = None
+                if memory_bytes is not None:
+                    rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
+                yield run_partition(
+                    _load(parcel.value), _agent(settings), epoch, partition, rows, _attempt(runs_again), fingerprint
+                )
 
             return data.mapPartitionsWithIndex(train)
 
@@ -235,9 +244,21 @@ def _agent(settings: AgentSettings) -> Any:
         for old in _agents.values():
             old.close()
         _agents.clear()
-        folders = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")
-        _agents[settings.run] = ensure_agent(settings, folders[0] or None)
+        _agents[settings.run] = ensure_agent(settings, _folder())
     return _agents[settings.run]
+
+
+def _folder() -> str | None:
+    """Where Spark keeps what does not fit into memory."""
+    return os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or None
+
+
+def _in_order(rows: Iterable[Any], memory_bytes: int, epoch: int, partition: int) -> tuple[Iterator[Any], int]:
+    """`in_order`; that a row does not lend itself to it is for the user, that rows cannot be read for Spark."""
+    try:
+        return in_order(rows, memory_bytes, _folder())
+    except UsageError as error:
+        raise PartitionError.of(error, epoch, partition) from error
 
 
 # -------------------------------------------------------------------------------------------------- about the cluster
@@ -261,6 +282,19 @@ def executor_count(context: SparkContext) -> int:
     assert context._jsc is not None
     everybody = len(context._jsc.sc().statusTracker().getExecutorInfos())
     return 1 if _master(context) == "local" or _master(context).startswith("local[") else everybody - 1
+
+
+def order_of(data: RDD[Any]) -> Order:
+    """What Spark promises when it computes `data` again. Cached blocks may be lost, so they change nothing; what is
+    checkpointed is DETERMINATE."""
+    return cast(Order, data._jrdd.rdd().outputDeterministicLevel().toString())
+
+
+def cuts_rows_by_chance(order: Order, job: Job) -> bool:
+    """Whether attempts at a partition may have other rows in their chunks, if they take them as they come."""
+    if order == "UNORDERED":
+        return job.chunk_rows is not None or job.rhythm.when == "continuous"
+    return order == "INDETERMINATE"
 
 
 def cautions(conf: SparkConf, cached: bool) -> dict[str, str]:

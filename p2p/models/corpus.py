@@ -214,7 +214,8 @@ def _read_by_spark(sc: Any, path: str) -> Any:
             f"Spark cannot read {path!r}, expected a file, a folder of files or a glob that every executor reaches: "
             f"{error.java_exception.getMessage()}"
         ) from None
-    if partitions < sc.defaultParallelism:  # a compressed file is one partition
+    # a compressed file is one partition; to read it in each of several tasks takes longer than to shuffle it
+    if partitions < sc.defaultParallelism:
         text = text.repartition(PARTITIONS_PER_PEER * sc.defaultParallelism)
     return text
 

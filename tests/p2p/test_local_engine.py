@@ -15,6 +15,7 @@ import pytest
 from p2p import DeepDist, UsageError
 from p2p.agent_client import AgentClient
 from p2p.coordinator import Coordinator
+from p2p.engines.local import LocalEngine
 from p2p.model import Model
 from p2p.session import _all_taken
 from p2p.task import Job, TaskResult, current, run_partition
@@ -536,6 +537,35 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
             coordinator.close()
         assert applied == {(1, 0, 0), (1, 0, 1), (1, 0, 2)}
     assert model["w"] == [4]
+
+
+def test_a_training_in_which_two_attempts_had_different_rows_is_an_error(
+    mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither heard of the other in time; each has published."""
+
+    def raced(engine: LocalEngine, job: Job, data: Any, progress: Any) -> Any:
+        def attempt(number: int, fingerprint: int) -> TaskResult:
+            agent = AgentClient(engine._folders[number])
+            agent.furthest = lambda epoch, partition: -1  # type: ignore[method-assign]
+            try:
+                return run_partition(job, agent, 0, 3, range(3), number, fingerprint)
+            finally:
+                agent.close()
+
+        return [attempt(number, fingerprint) for number, fingerprint in enumerate(fingerprints)]
+
+    monkeypatch.setattr(LocalEngine, "run", raced)
+    with DeepDist(tiny(), mode, peers=2) as dd:
+        fingerprints = 5, 5
+        dd.train([[1]], lambda model, rows: {"w": np.ones(1)}, add, chunk_rows=1)
+        assert dd.model["w"] == [3]
+        fingerprints = 5, 6
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"partition 3 of epoch 0: .* got different ones"):
+                dd.train([[1]], lambda model, rows: {"w": np.ones(1)}, add, chunk_rows=1)
+        fingerprints = 7, 7
+        dd.train([[1]], lambda model, rows: {"w": np.ones(1)}, add, chunk_rows=1)
 
 
 def test_an_agent_that_is_killed_is_named_soon(mode: Any, tmp_path: Path) -> None:

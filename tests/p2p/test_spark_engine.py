@@ -13,8 +13,8 @@ from py4j.protocol import Py4JError
 from pyspark import SparkConf, TaskContext
 
 from p2p import UsageError
-from p2p.engines.spark import _attempt, _explained, cautions
-from p2p.task import PartitionError
+from p2p.engines.spark import _attempt, _explained, cautions, cuts_rows_by_chance
+from p2p.task import Job, PartitionError, Rhythm
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -445,3 +445,67 @@ def test_attempts_killed_within_a_gradient_go_on_where_they_had_published(notebo
     assert trained["updates"] > 2 * 240 / 2, "nearly every row was exchanged by itself"
     assert trained["lost"] == 0
     assert trained["rows"] == 2 * 240
+
+
+# ------------------------------------------------------------------------------------------------- behind a shuffle
+
+
+@pytest.fixture(scope="module")
+def shuffled(notebook: Notebook) -> Any:
+    return notebook.results("spark_shuffled")
+
+
+def test_spark_says_how_rows_come_that_it_computes_again(shuffled: Any) -> None:
+    assert shuffled["orders"] == {
+        "plain": "DETERMINATE",
+        "mapped": "DETERMINATE",
+        "shuffled": "UNORDERED",
+        "cached": "UNORDERED",
+        "by key": "UNORDERED",
+        "shuffled twice": "INDETERMINATE",
+        "frame": "UNORDERED",
+        "checkpointed": "DETERMINATE",
+    }
+
+
+def test_every_line_of_a_compressed_file_counts_once_when_attempts_fail(shuffled: Any) -> None:
+    order, trained = shuffled["text"]
+    assert order == "UNORDERED"
+    assert shuffled["failed"] == 8
+    assert trained == {"times": [[1.0, 1000]], "rows": 1000, "lost": 0}
+
+
+def test_every_row_counts_once_when_attempts_go_on_with_them_in_another_order(shuffled: Any) -> None:
+    assert shuffled["continuous"] == {"times": [[1.0, 1000]], "rows": 1000, "lost": 0}
+
+
+def test_attempts_that_get_other_rows_end_the_training(shuffled: Any) -> None:
+    text, where = shuffled["other rows"]
+    assert "of epoch 0: Spark computed the rows again for another attempt and got different ones" in text
+    assert where.startswith("in partition ")
+
+
+def test_rows_that_cannot_be_put_in_order_are_refused(shuffled: Any) -> None:
+    text, where = shuffled["locks"]
+    assert "a row of type lock cannot be pickled" in text
+    assert where.startswith("in partition ")
+
+
+@pytest.mark.parametrize(
+    ("order", "chunk_rows", "when", "by_chance"),
+    [
+        ("DETERMINATE", 5, "chunk", False),
+        ("DETERMINATE", None, "continuous", False),
+        ("UNORDERED", None, "chunk", False),
+        ("UNORDERED", None, "partition", False),
+        ("UNORDERED", 5, "chunk", True),
+        ("UNORDERED", None, "continuous", True),
+        ("INDETERMINATE", None, "chunk", True),
+        ("INDETERMINATE", None, "partition", True),
+    ],
+)
+def test_rows_are_put_in_order_where_chunks_hang_on_it(
+    order: Any, chunk_rows: int | None, when: Any, by_chance: bool
+) -> None:
+    job = Job("run", "p2p", b"", print, None, 1, 1, chunk_rows, 1, 0, rhythm=Rhythm(when))
+    assert cuts_rows_by_chance(order, job) == by_chance

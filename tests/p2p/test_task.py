@@ -14,6 +14,7 @@ from gossip.arrays import Layout
 from gossip.errors import UsageError
 from p2p.model import Model
 from p2p.replica import Replica
+from p2p.row_order import in_order, numbered
 from p2p.task import Job, PartitionError, TaskResult, current, original_error, refresh, run_partition, write_delta
 from p2p.update import inflate
 
@@ -32,6 +33,9 @@ class Neighbor:
 
     def knows(self, unit: tuple[int, int, int]) -> bool:
         return unit in self.units
+
+    def furthest(self, epoch: int, partition: int) -> int:
+        return max((chunk for e, p, chunk in self.units if (e, p) == (epoch, partition)), default=-1)
 
     def hand_over(self) -> Replica:
         return Replica(self.layout)
@@ -558,3 +562,72 @@ def test_chunks_of_an_earlier_attempt_are_not_computed_again(model: Model, neigh
     assert seen == [[1], [2], [3], [3], [4]]
     assert result == TaskResult(rows=4, updates=2, units=4)
     assert neighbor.units == {(4, 2, 0): 0, (4, 2, 1): 0, (4, 2, 2): 1, (4, 2, 3): 1}
+
+
+# ------------------------------------------------------------------------------------ rows that come in another order
+
+
+def train_in_order(job: Job, neighbor: Neighbor, rows: list[Any], attempt: int) -> TaskResult:
+    """As a task does behind a shuffle."""
+    again, fingerprint = in_order(iter(rows), 1 << 20)
+    return run_partition(job, neighbor, 0, 2, again, attempt, fingerprint)
+
+
+@pytest.mark.parametrize("dies_at", range(5))
+def test_an_attempt_with_its_rows_in_another_order_trains_those_that_are_left(
+    model: Model, neighbor: Neighbor, dies_at: int
+) -> None:
+    seen: list[int] = []
+
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        rows = list(rows)
+        if current().chunk == dies_at and not died:
+            died.append(dies_at)
+            raise RuntimeError("a bad day")
+        seen.extend(rows)
+        return {"w": np.ones(2)}
+
+    died: list[int] = []
+    job = job_of(model, gradient, chunk_rows=4, epochs_before=3)
+    with pytest.raises(PartitionError):
+        train_in_order(job, neighbor, list(range(18)), 1)
+    result = train_in_order(job, neighbor, list(reversed(range(18))), 2)
+    assert sorted(seen) == list(range(18))
+    assert result == TaskResult(rows=18, updates=5 - dies_at, units=5)
+    _, fingerprint = in_order(range(18), 1 << 20)
+    assert set(neighbor.units) == {(3, 2, numbered(fingerprint, chunk)) for chunk in range(5)}
+
+
+@pytest.mark.parametrize("mode", ["p2p", "master"])
+def test_an_attempt_with_other_rows_than_those_that_count_is_an_error(
+    model: Model, neighbor: Neighbor, mode: str
+) -> None:
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        if current().chunk == 1:
+            raise RuntimeError("a bad day")
+        return {"w": np.full(2, float(sum(rows)))}
+
+    job = job_of(model, gradient, chunk_rows=2, mode=mode)
+    for attempt in (1, 2):
+        with pytest.raises(PartitionError) as caught:
+            train_in_order(job, neighbor, [1, 2, 3], attempt)
+        assert type(original_error(str(caught.value))) is RuntimeError
+    with pytest.raises(PartitionError) as caught:
+        train_in_order(job, neighbor, [1, 2, 4], 3)
+    error = original_error(str(caught.value))
+    assert type(error) is UsageError
+    assert "partition 2 of epoch 0: Spark computed the rows again for another attempt and got different ones" in str(
+        error
+    )
+    assert "rdd.checkpoint()" in str(error)
+    assert len(neighbor.published) == 1
+
+
+def test_other_rows_than_those_of_an_attempt_that_published_nothing_are_trained(
+    model: Model, neighbor: Neighbor
+) -> None:
+    job = job_of(model, lambda model, rows: {"w": np.full(2, float(sum(rows)))}, chunk_rows=2)
+    with pytest.raises(PartitionError):
+        train_in_order(replace(job, gradient=lambda model, rows: 1 / 0), neighbor, [1, 2, 3], 1)
+    assert train_in_order(job, neighbor, [1, 2, 4], 2) == TaskResult(rows=3, updates=2, units=2)
+    np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [107, 207])
