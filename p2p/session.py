@@ -156,6 +156,8 @@ class AgentSession:
         finally:
             registrar.open = True
         self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
+        for cautions in (*(result.cautions for result in results), coordinator.cautions if coordinator else {}):
+            self._cautions.give(cautions, stacklevel=3)
         self.refresh()
         accepted = sum(result.units for result in results)
         gone = self._gone(registrar, observer, accepted, before, units_before)

@@ -31,6 +31,7 @@ from gossip.peer import Settings
 from gossip.row_stamps import RowStamps
 from gossip.simulator import Network, SimulatedPeer, Simulation
 from p2p.agent import STALENESS_SAMPLES_MAX
+from p2p.caution import Cautions
 from p2p.consensus import Envelope
 from p2p.engines import Progress
 from p2p.evaluation import Evaluation
@@ -122,6 +123,7 @@ class SimulatedSession:
         self._cluster = cluster
         self._user_model = model
         self._seed = seed
+        self._cautions = Cautions()
         self._level_timeout_s = level_timeout_s
         self._chance = random.Random(f"scheduler {cluster.seed}")
         self._epochs = 0
@@ -207,6 +209,8 @@ class SimulatedSession:
             scheduler.stop()
             disruption.end()
             training = False
+        for result in results:
+            self._cautions.give(result.cautions, stacklevel=3)
         give_up = swarm.now + self._level_timeout_s
         while not swarm.is_level() and swarm.now < give_up:
             swarm.run(swarm.now + LEVEL_STEP_S)
