@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 import cloudpickle
 import numpy as np
 
+from gossip.arguments import one_of, seconds
 from gossip.arrays import Array, Arrays, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
 from gossip.row_stamps import RowStamps
@@ -114,6 +115,10 @@ class Rhythm:
     """After each chunk; once, at the end of the partition; or every so often, in the middle of a gradient."""
     every_s: float = 1.0
     """Between two exchanges, where they are continuous."""
+
+    def __post_init__(self) -> None:
+        one_of("when", self.when, ("chunk", "partition", "continuous"))
+        object.__setattr__(self, "every_s", seconds("every_s", self.every_s))
 
 
 BY_CHUNK = Rhythm()
