@@ -5,14 +5,18 @@ The checks of single values are those of `gossip.arguments`; here is what goes w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import warnings
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
+from p2p.caution import DeepDistWarning
 from p2p.combine import check_rule
 from p2p.engines.simulated import SimulatedCluster
+from p2p.model import Model
 from p2p.session import ROLES
 from p2p.task import Rhythm
 
@@ -142,6 +146,30 @@ def _built(build: Callable[[int], Any], peers: int) -> Topology:
 def _just(topology: Topology, peers: int) -> Topology:
     """It is for one number of peers; `Plan` looks whether it is this one."""
     return topology
+
+
+def warn_of_captured(model: Model, gradient: Any, descent: Any) -> None:
+    """Warn if a function of the user's holds on to the model or an array of it, where it should use its argument."""
+    ours = {id(model.model), *map(id, model.arrays().values())}
+    for role, called in (("gradient", gradient), ("descent", descent)):
+        if name := _captured(called, ours):
+            warnings.warn(
+                f"{role} uses {name!r}, which is of the model given to DeepDist: what it sees where it runs is a copy "
+                f"that nobody trains. Use its own argument, as in def {role}(model, ...)",
+                DeepDistWarning,
+                stacklevel=3,
+            )
+
+
+def _captured(function: Any, ours: Collection[int]) -> str | None:
+    """The name by which a function reaches what is ours, if it does so by other ways than its argument."""
+    if id(getattr(function, "__self__", None)) in ours:
+        return str(function.__name__)
+    try:
+        seen = inspect.getclosurevars(function)
+    except (TypeError, ValueError):  # no function in Python, or one that is not complete yet
+        return None
+    return next((name for name, value in {**seen.globals, **seen.nonlocals}.items() if id(value) in ours), None)
 
 
 def partitions(data: Any) -> Any:

@@ -154,6 +154,7 @@ class DeepDist(Generic[M]):
         every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
         partitions = arguments.partitions(data)
         self._user_model.check_numbers()
+        arguments.warn_of_captured(self._user_model, gradient, descent)
         with self._bar() as (show, tell):
             wanted = None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell)
             return self._session.train(partitions, gradient, descent, epochs, chunk_rows, show, combine, rhythm, wanted)
