@@ -63,10 +63,13 @@ class Model:
         return {name: self._get(name) for name in self.names}
 
     def load(self, arrays: Arrays) -> None:
-        """Copy `arrays` into the model, in place where it still has an array that fits."""
+        """Copy `arrays` into the model, in place where it still has an array that fits.
+
+        A worker's arrays are contiguous, as exchanges of rows need; the user's own lie as they did.
+        """
         for name in self.names:
             source, target = arrays[name], self._find(name)
-            if _fits(target, source) and target.flags.writeable and target.flags.c_contiguous:
+            if _fits(target, source) and target.flags.writeable and (target.flags.c_contiguous or not self._sent):
                 np.copyto(target, source)
             else:
                 self._set(name, np.array(source, order="C"))
@@ -121,6 +124,7 @@ class Model:
         self = cls.__new__(cls)
         arrays, (self.model, paths, self.layout, word2vec) = skeleton.loads(sent)
         self._is(paths.keys(), paths.values(), word2vec)
+        self._sent = True
         for name, array in zip(self.names, arrays, strict=True):
             if not _fits(self._find(name), array):  # its class makes something else of what is sent
                 self._set(name, array)
@@ -134,6 +138,8 @@ class Model:
     def _is(self, names: Iterable[str], paths: Iterable[Path], word2vec: bool) -> None:
         self._paths = dict(zip(names, paths, strict=True))
         self.names = tuple(self._paths)
+        self._sent = False
+        """It is a worker's, and no user holds on to its arrays."""
         self.watch = Watch()
         self._after_load: Callable[[Any], None] = _word2vec_loaded if word2vec else _nothing
         self.counters = frozenset({"words_trained"} if word2vec else ())

@@ -119,9 +119,18 @@ def test_arrays_are_loaded_in_place() -> None:
     np.testing.assert_array_equal(w, np.full((2, 3), 5.0))
 
 
+def test_the_user_s_own_arrays_stay_however_they_lie_in_memory() -> None:
+    columns = np.ones((2, 3), order="F")
+    model = Model({"w": columns, "layers": [columns]})
+    assert again(model)["w"].flags.c_contiguous
+    model.load({"w": np.arange(6.0).reshape(2, 3)})
+    assert model.model["w"] is columns
+    np.testing.assert_array_equal(columns, [[0, 1, 2], [3, 4, 5]])
+
+
 @pytest.mark.parametrize("spoiled", [np.ones(2), np.ones((2, 3), np.float32), None, "gone", np.ones((3, 2)).T])
 def test_an_array_that_user_code_replaced_is_replaced_again(spoiled: Any) -> None:
-    model = Model({"w": np.ones((2, 3))})
+    model = Model.from_skeleton(Model({"w": np.ones((2, 3))}).skeleton())
     model.model["w"] = spoiled
     source = np.full((2, 3), 5.0)
     model.load({"w": source})
