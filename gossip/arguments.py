@@ -31,7 +31,9 @@ def integer(name: str, value: Any, least: int | None = None, expected: str = "")
     return int(value)
 
 
-def number(name: str, value: Any, expected: str = "a number", holds: Callable[[float], bool] = math.isfinite) -> float:
+def number(
+    name: str, value: Any, expected: str = "a finite number", holds: Callable[[float], bool] = math.isfinite
+) -> float:
     """`value` as a number that is finite and of which `holds` is true, else `expected` is said."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise _unfit(name, value, f"expected {expected}")
