@@ -8,14 +8,32 @@ hits when somebody was just sent a replica, which is when the one who gives and 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from typing import Any
 
+from gossip import arguments
+from gossip.arguments import check_fields, flag, instance, number, series
+from gossip.errors import UsageError
 from gossip.events import Effect, Event, Send
 from gossip.messages import PeerId, State
 from gossip.simulator import Simulation
+
+
+def _time(name: str, value: Any) -> float:
+    return arguments.seconds(name, value, zero=True)
+
+
+def _life(name: str, value: Any) -> float:
+    return number(name, value, "seconds from 0 on, or infinity", lambda time: time >= 0)
+
+
+def _parts(name: str, value: Any, checks: Sequence[Callable[[str, Any], Any]], expected: str) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != len(checks):
+        raise UsageError(f"{name} holds {value!r:.80}, expected {expected}")
+    return tuple(check(name, part) for check, part in zip(checks, value, strict=True))
 
 
 class Victim(Enum):
@@ -38,6 +56,12 @@ class Strike:
     seconds: float
     """How long a cut lasts."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        instance("victim", self.victim, Victim)
+        for name in ("since", "wait", "seconds"):
+            _time(name, getattr(self, name))
+
 
 @dataclass(frozen=True)
 class Faults:
@@ -58,6 +82,22 @@ class Faults:
     jumps: tuple[tuple[float, float], ...] = ()
     """(when, how far): the clock of a random peer jumps forward, as after a suspended machine wakes."""
     strikes: tuple[Strike, ...] = ()
+
+    def __post_init__(self) -> None:
+        cut, pair = "tuples of (begin, end, in both directions)", "pairs of seconds"
+        for name, check, expected in (
+            ("partitions", partial(_parts, checks=(_time, _time, flag), expected=cut), cut),
+            ("crashes", _time, "times in seconds"),
+            ("pauses", partial(_parts, checks=(_time, _time), expected=pair), pair),
+            ("joins", _time, "times in seconds"),
+            ("short_lives", _life, "seconds"),
+            ("clocks", None, ""),
+            ("jumps", partial(_parts, checks=(_time, _time), expected=pair), pair),
+            ("strikes", partial(instance, kind=Strike), "strikes"),
+        ):
+            value = getattr(self, name)
+            found = flag(name, value) if check is None else series(name, value, check, f"a tuple of {expected}")
+            object.__setattr__(self, name, found)
 
     def clock(self, chance: random.Random) -> tuple[float, float]:
         """The rate of one peer's clock, and how far it is ahead."""

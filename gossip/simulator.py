@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakValueDictionary
 
+from gossip.arguments import check_fields, probability, seconds
 from gossip.arrays import Array, Arrays, Bytes, Layout, Packed
 from gossip.events import (
     Adopt,
@@ -62,6 +63,13 @@ class Network:
     """Mean of the exponential delay."""
     replica_mean_s: float = 0.0
     """Mean of what a whole replica takes longer."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        probability("loss", self.loss)
+        probability("duplication", self.duplication)
+        seconds("delay_mean_s", self.delay_mean_s, zero=True)
+        seconds("replica_mean_s", self.replica_mean_s, zero=True)
 
 
 class Parcel:

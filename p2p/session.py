@@ -238,6 +238,8 @@ class AgentSession:
                 self._check_rows(job.epochs_before)
                 seconds = time.monotonic() - begin  # a last evaluation may take longer
             self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
+            for cautions in (*(result.cautions for result in results), coordinator.cautions if coordinator else {}):
+                self._cautions.give(cautions, stacklevel=3)
             accepted = sum(result.units for result in results)
             end = self._end(registrar, accepted, len(applied), before, units_before)
             report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)

@@ -11,8 +11,7 @@ import threading
 import numpy as np
 import xxhash
 
-from gossip.arrays import Arrays, check_finite
-from gossip.errors import MismatchError, UsageError
+from gossip.arrays import Arrays
 from p2p.agent_client import AgentClient
 from p2p.model import Model
 from p2p.task import Held, refresh
@@ -52,10 +51,6 @@ class Shown:
         with self._lock:
             self.model.check_unchanged()
             written = self.model.arrays()
-            try:
-                check_finite(written)
-            except MismatchError as error:
-                raise UsageError(f"what was written into the model since the last training: {error}") from None
             update = agent.hand_over()
             with agent.replica.reading():
                 for name, held in agent.replica.arrays().items():

@@ -17,13 +17,14 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Literal, Protocol
 
 import cloudpickle
 import numpy as np
 
+from gossip.arguments import one_of, seconds
 from gossip.arrays import Array, Arrays, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
 from gossip.row_stamps import RowStamps
@@ -32,6 +33,7 @@ from p2p.model import Model
 from p2p.replica import Replica
 from p2p.row_order import numbered, other_rows, taken_apart
 from p2p.update import flatten
+from p2p.watch import is_nothing, nothing_returned
 from p2p.working_copy import ExchangeSettings, Trained, WorkingCopy
 
 Gradient = Callable[[Any, Iterator[Any]], Any]
@@ -119,6 +121,10 @@ class Rhythm:
     every_s: float = 1.0
     """Between two exchanges, where they are continuous."""
 
+    def __post_init__(self) -> None:
+        one_of("when", self.when, ("chunk", "partition", "continuous"))
+        object.__setattr__(self, "every_s", seconds("every_s", self.every_s))
+
 
 BY_CHUNK = Rhythm()
 
@@ -180,6 +186,8 @@ class TaskResult:
     """Published by this attempt."""
     units: int
     """Chunks that led to an update, of this attempt or an earlier one."""
+    cautions: Mapping[str, str] = field(default_factory=dict)
+    """What the user should hear of, by name; see `p2p.caution`."""
 
 
 _current: ContextVar[TaskInfo | None] = ContextVar("deepdist_task", default=None)
@@ -271,12 +279,12 @@ def train_chunks(
             known = agent.knows(unit)
             if not known:
                 merged_at = _begin(job, copy, agent.replica)
-                update = job.gradient(copy.model.model, chunk_rows)
+                update = copy.model.watch.gradient(copy.model, job.gradient, chunk_rows)
         if known:
             units += 1
             continue
         yield
-        if update is None or (isinstance(update, Mapping) and not update):
+        if is_nothing(update):
             continue
         with _running(info, counted, copy):
             updates += _publish(job, agent, copy, update, merged_at, unit, attempt)
@@ -287,7 +295,7 @@ def train_chunks(
         unit = (job.epochs_before + epoch, partition, numbered(fingerprint or 0, chunks))
         updates += agent.publish(agent.pack(rest), copy.merged_at, unit=unit, attempt=attempt)
         units += 1
-    return TaskResult(counted.count, updates, units)
+    return TaskResult(counted.count, updates, units, copy.model.watch.told())
 
 
 def train_continuously(
@@ -345,23 +353,27 @@ def train_continuously(
         begin()
         pausing = _pause.set(exchange)
         try:
-            update = job.gradient(copy.model.model, chain(head, counted))
+            update = copy.model.watch.gradient(copy.model, job.gradient, chain(head, counted), others_train=True)
         finally:
             _pause.reset(pausing)
         for _ in counted:  # what the gradient left
             pass
         if isinstance(update, Trained) and update.copy is copy:
+            copy.model.watch.in_place()
             if counted.count > exchanged:
                 publish(copy.exchange(agent.replica, update.extra), counted.count)
             if rest := copy.rest(agent.replica, job.going_on(epoch, partition)):
                 publish(rest, counted.count + 1)
-        elif update is not None and not (isinstance(update, Mapping) and not update):
+        elif is_nothing(update):
+            if not updates and (changed := [name for name, change in copy.trained({}).items() if change.any()]):
+                raise UsageError(nothing_returned(update, changed))
+        else:
             raise UsageError(
                 f"gradient returned a {type(update).__name__} with exchange='continuous', expected what "
                 "p2p.task.in_place(model).trained({}) returns, as p2p.models.word2vec.gradient does: train the model "
                 "in place, or choose exchange='chunk'"
             )
-    return TaskResult(counted.count, updates, units)
+    return TaskResult(counted.count, updates, units, copy.model.watch.told())
 
 
 def _published(job: Job, agent: Neighbor, epoch: int, partition: int, fingerprint: int) -> int:
@@ -396,6 +408,7 @@ def _publish(
     """Hand over an update; whether it was the first of its unit."""
     if isinstance(update, Trained):
         if job.mode != "master" and job.descent is None and update.copy is copy:
+            copy.model.watch.in_place()
             exchange = copy.exchange_all if job.rhythm.when == "partition" else copy.exchange
             arrays = exchange(agent.replica, update.extra)
             published = agent.publish(agent.pack(arrays), merged_at, unit=unit, attempt=attempt)
@@ -431,6 +444,7 @@ def refresh(model: Model, replica: Held) -> int:
 def write_delta(model: Model, descent: Descent | None, update: Any, replica: Readable, out: HandOver) -> None:
     """What `descent(model, update)` would change in the replica, written to `out`. The model is overwritten."""
     delta = out.arrays()
+    returned = None
     if descent is None:
         _copy_update(update, delta)
     else:
@@ -439,11 +453,11 @@ def write_delta(model: Model, descent: Descent | None, update: Any, replica: Rea
         refresh(model, replica)
         for name, array in model.arrays().items():
             np.copyto(delta[name], array)
-        descent(model.model, update)
-        model.check_unchanged()
+        returned = model.watch.descent(model, descent, update)
         for name, array in model.arrays().items():
             np.subtract(array, delta[name], out=delta[name])
     _check_numbers(delta)
+    model.watch.effect(model, update, returned, delta)
 
 
 def _copy_update(update: Any, delta: Arrays) -> None:
@@ -489,7 +503,7 @@ def _send_to_master(agent: Neighbor, update: Any, merged_at: int, unit: tuple[in
 
 def _working_copy(job: Job) -> WorkingCopy:
     training = hash((job.run, job.skeleton, job.exchange))
-    if training not in _copies:
+    if training not in _copies or _copies[training].model.watch.spoiled:
         _copies.clear()
         _copies[training] = WorkingCopy(Model.from_skeleton(job.skeleton), job.exchange, time.perf_counter)
         leave_out_what_stays()

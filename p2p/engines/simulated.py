@@ -10,7 +10,6 @@ left to chance is drawn from one seed: the same seed gives the same run, and the
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from gossip.arguments import check_fields, instance, integer, probability, seconds
 from gossip.arrays import Array, Arrays, Layout, Packed
 from gossip.errors import UsageError
 from gossip.events import Computed
@@ -31,6 +31,7 @@ from gossip.peer import Settings
 from gossip.row_stamps import RowStamps
 from gossip.simulator import Network, SimulatedPeer, Simulation
 from p2p.agent import STALENESS_SAMPLES_MAX
+from p2p.caution import Cautions
 from p2p.consensus import Envelope
 from p2p.engines import Progress
 from p2p.evaluation import Evaluation
@@ -85,34 +86,22 @@ class SimulatedCluster:
     with agents, own updates sooner than those of others."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("peers", "tasks_per_peer"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            integer(name, getattr(self, name), 1)
         for name in ("fail", "speculate"):
-            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "a probability below 1")
-        for name in ("seconds_per_chunk", "advert_gap_s"):
-            seconds = getattr(self, name)
-            _check(name, seconds, seconds is None or 0 < seconds < math.inf, "more than 0 seconds")
-        network, faults = self.network, self.faults
-        _check("network.loss", network.loss, 0 <= network.loss < 1, "a probability below 1")
-        _check("network.duplication", network.duplication, 0 <= network.duplication <= 1, "a probability")
-        _check("network.delay_mean_s", network.delay_mean_s, 0 < network.delay_mean_s < math.inf, "more than 0 seconds")
-        for name, begins in (
-            ("partitions", [begin for begin, _, _ in faults.partitions]),
-            ("crashes", faults.crashes),
-            ("pauses", [time for pause in faults.pauses for time in pause]),
-            ("joins", faults.joins),
-        ):
-            for begin in begins:
-                _check(f"faults.{name}", begin, 0 <= begin < math.inf, "seconds from 0 on")
+            probability(name, getattr(self, name), below_one=True)
+        seconds("seconds_per_chunk", self.seconds_per_chunk)
+        if self.advert_gap_s is not None:
+            seconds("advert_gap_s", self.advert_gap_s)
+        network = instance("network", self.network, Network)
+        probability("network.loss", network.loss, below_one=True)
+        seconds("network.delay_mean_s", network.delay_mean_s)
+        instance("faults", self.faults, Faults)
 
     def session(self, model: Model, seed: int, level_timeout_s: float) -> SimulatedSession:
         """A cluster that trains `model`; `seed` is that of the gradients' own random numbers."""
         return SimulatedSession(self, model, seed, level_timeout_s)
-
-
-def _check(name: str, value: Any, holds: bool, expected: str) -> None:
-    if not holds:
-        raise UsageError(f"{name}={value!r}, expected {expected}")
 
 
 class SimulatedSession:
@@ -122,6 +111,7 @@ class SimulatedSession:
         self._cluster = cluster
         self._user_model = model
         self._seed = seed
+        self._cautions = Cautions()
         self._level_timeout_s = level_timeout_s
         self._chance = random.Random(f"scheduler {cluster.seed}")
         self._epochs = 0
@@ -207,6 +197,8 @@ class SimulatedSession:
             scheduler.stop()
             disruption.end()
             training = False
+        for result in results:
+            self._cautions.give(result.cautions, stacklevel=3)
         give_up = swarm.now + self._level_timeout_s
         while not swarm.is_level() and swarm.now < give_up:
             swarm.run(swarm.now + LEVEL_STEP_S)

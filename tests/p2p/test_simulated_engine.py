@@ -357,11 +357,9 @@ def test_numbers_that_are_not_finite_reach_no_replica() -> None:
         ({"fail": 1.0}, "fail=1.0, expected a probability below 1"),
         ({"speculate": -0.1}, "speculate=-0.1, expected a probability below 1"),
         ({"seconds_per_chunk": 0}, "seconds_per_chunk=0, expected more than 0 seconds"),
-        ({"advert_gap_s": float("nan")}, "advert_gap_s=nan, expected more than 0 seconds"),
+        ({"advert_gap_s": float("nan")}, "advert_gap_s=nan, expected a finite number"),
         ({"network": Network(loss=1.0)}, "network.loss=1.0, expected a probability below 1"),
         ({"network": Network(delay_mean_s=0)}, "network.delay_mean_s=0, expected more than 0 seconds"),
-        ({"faults": Faults(crashes=(-1.0,))}, "faults.crashes=-1.0, expected seconds from 0 on"),
-        ({"faults": Faults(pauses=((1.0, float("inf")),))}, "faults.pauses=inf, expected seconds from 0 on"),
     ],
 )
 def test_a_cluster_that_makes_no_sense_is_refused(settings: dict[str, Any], says: str) -> None:

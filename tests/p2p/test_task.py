@@ -10,12 +10,23 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from gossip.arrays import Layout
+from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
 from p2p.model import Model
 from p2p.replica import Replica
 from p2p.row_order import in_order, numbered
-from p2p.task import Job, PartitionError, TaskResult, current, original_error, refresh, run_partition, write_delta
+from p2p.task import (
+    Job,
+    PartitionError,
+    Rhythm,
+    TaskResult,
+    current,
+    in_place,
+    original_error,
+    refresh,
+    run_partition,
+    write_delta,
+)
 from p2p.update import inflate
 
 
@@ -56,6 +67,13 @@ class Neighbor:
             self.replica.add(update)
             self.replica.merged += 1
         return True
+
+
+class Packing(Neighbor):
+    """One that takes updates of rows, too."""
+
+    def pack(self, arrays: dict[str, np.ndarray]) -> Packed:
+        return Packed.of(arrays)
 
 
 @pytest.fixture
@@ -375,6 +393,164 @@ def test_a_descent_that_spoils_the_model_is_refused_and_the_next_one_starts_afre
 def test_a_named_update_with_nan_is_refused_before_descent(model: Model, neighbor: Neighbor) -> None:
     with pytest.raises(UsageError, match="the update's 'g': 1 of 1 numbers are NaN"):
         delta_of(model, add_w, {"g": np.array([np.nan])}, neighbor)
+
+
+# --------------------------------------------------------------------------------------------- never without a word
+
+
+class Net:
+    """Layers in a list, beside what is no array."""
+
+    def __init__(self) -> None:
+        self.w, self.b, self.rate, self.inner = np.zeros(2), 0.0, 0.5, {"calls": 0, "names": np.array(["a", "b"])}
+        self.layers = [self.w]
+
+
+def add_key(net: Net, update: Any) -> None:
+    net.momentum = np.full(2, update)  # type: ignore[attr-defined]
+
+
+def change_number(net: Net, update: Any) -> None:
+    net.b += 1.0
+
+
+def change_within(net: Net, update: Any) -> None:
+    net.inner["calls"] += 1
+
+
+def change_names(net: Net, update: Any) -> None:
+    net.inner["names"][0] = "c"
+
+
+def take_away(net: Net, update: Any) -> None:
+    del net.inner["calls"]
+
+
+def rebind_in_list(net: Net, update: Any) -> None:
+    net.layers[0] = net.layers[0] + update
+
+
+def rebind_and_leave_the_list(net: Net, update: Any) -> None:
+    net.w = net.w + update
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (add_key, r"descent added 'momentum' of the model \(ndarray\), .* such as np.zeros_like\(w\)"),
+        (
+            change_number,
+            r"descent changed 'b' of the model \(float\), which would be lost: .*'w'.* such as np.array\(0.0\)",
+        ),
+        (change_within, r"descent changed 'inner.calls' of the model \(int\)"),
+        (change_names, r"descent changed 'inner.names' of the model \(ndarray\)"),
+        (take_away, r"descent removed 'inner.calls' of the model,"),
+        (rebind_in_list, r"descent changed 'layers.0' of the model \(ndarray\)"),
+        (rebind_and_leave_the_list, r"descent changed 'layers.0' of the model \(ndarray\)"),
+    ],
+)
+def test_what_a_descent_changes_and_is_not_trained_is_named(wrong: Any, message: str) -> None:
+    model = Model.from_skeleton(Model(Net()).skeleton())
+    neighbor = Neighbor(model.arrays())
+
+    def right(net: Net, update: Any) -> None:
+        net.layers[0] += update
+
+    np.testing.assert_array_equal(delta_of(model, right, 1.0, neighbor)["w"], [1, 1])
+    with pytest.raises(UsageError, match=message):
+        delta_of(model, wrong, 1.0, neighbor)
+
+
+def test_another_attempt_of_a_worker_begins_with_a_model_that_is_as_it_was() -> None:
+    model = Model(Net())
+    job = job_of(model, lambda net, rows: 1.0, add_key)
+    for attempt in range(2):
+        with pytest.raises(PartitionError) as caught:
+            run_partition(job, Neighbor(model.arrays()), 0, 0, [1], attempt)
+        assert "descent added 'momentum'" in str(original_error(str(caught.value)))
+
+
+@pytest.mark.parametrize(("wrong", "message"), [(add_key, "added 'momentum'"), (change_number, "changed 'b'")])
+def test_what_the_model_itself_has_is_looked_at_every_time(wrong: Any, message: str) -> None:
+    model = Model(Net())
+    neighbor = Neighbor(model.arrays())
+    for _ in range(4):
+        delta_of(model, lambda net, update: None, 1.0, neighbor)
+    with pytest.raises(UsageError, match=message):
+        delta_of(model, wrong, 1.0, neighbor)
+
+
+def test_a_descent_that_returns_a_new_model_is_told_to_change_the_old_one(model: Model, neighbor: Neighbor) -> None:
+    def descent(model: dict[str, Any], update: Any) -> Any:
+        return {**model, "w": model["w"] + update}
+
+    with pytest.raises(
+        UsageError, match="descent returned a dict and left the model as it was: what it returns is not"
+    ):
+        delta_of(model, descent, 1.0, neighbor)
+
+
+def test_what_a_descent_returns_does_not_matter_if_it_changed_the_model(model: Model, neighbor: Neighbor) -> None:
+    def descent(model: dict[str, Any], update: Any) -> Any:
+        model["w"] += update
+        return model["w"]
+
+    np.testing.assert_array_equal(delta_of(model, descent, 1.0, neighbor)["w"], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("update", "told"), [(0.0, False), ({"w": np.zeros(2)}, False), ({"w": [0, np.ones(1)]}, True), (object(), True)]
+)
+def test_an_update_without_effect_is_told(model: Model, neighbor: Neighbor, update: Any, told: bool) -> None:
+    job = job_of(model, lambda model, rows: update, lambda model, update: None)
+    cautions = run_partition(job, neighbor, 0, 0, [1]).cautions
+    assert [text[:55] for text in cautions.values()] == [
+        "an update that was not zero changed none of the model's"
+    ] * told
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+@pytest.mark.parametrize("when", ["chunk", "continuous"])
+def test_a_gradient_that_trains_its_model_and_returns_nothing_is_refused(
+    model: Model, neighbor: Neighbor, nothing: Any, when: Any
+) -> None:
+    def gradient(model: dict[str, Any], rows: Iterator[int]) -> Any:
+        model["w"] += len(list(rows))
+        return nothing
+
+    job = job_of(model, gradient, rhythm=Rhythm(when))
+    with pytest.raises(PartitionError) as caught:
+        run_partition(job, neighbor, 0, 0, [1])
+    error = original_error(str(caught.value))
+    assert type(error) is UsageError
+    assert str(error).startswith(
+        f"gradient changed 'w' of its copy of the model and returned {nothing}, so nothing of it"
+    )
+
+
+def test_a_gradient_that_returned_updates_may_spoil_its_copy_and_return_nothing(
+    model: Model, neighbor: Neighbor
+) -> None:
+    def gradient(model: dict[str, Any], rows: Iterator[int]) -> Any:
+        model["w"][...] = -1
+        return {"w": np.ones(2)} if sum(rows) == 1 else None
+
+    result = run_partition(job_of(model, gradient, chunk_rows=1), neighbor, 0, 0, [1, 2, 3, 4])
+    assert result == TaskResult(rows=4, updates=1, units=1)
+
+
+def test_a_number_that_a_gradient_changes_in_place_is_told() -> None:
+    model = Model({"w": np.zeros(2), "b": 0.0})
+
+    def gradient(model: dict[str, Any], rows: Iterator[int]) -> Any:
+        copy = in_place(model)
+        assert copy is not None
+        model["w"] += 1
+        model["b"] += 1
+        return copy.trained({})
+
+    (text,) = run_partition(job_of(model, gradient), Packing(model.arrays()), 0, 0, [1]).cautions.values()
+    assert text.startswith("a gradient that trains in place changed 'b' of the model, which stays with its worker")
 
 
 # -------------------------------------------------------------------------------------------------- errors of user code
