@@ -360,7 +360,7 @@ class Scheduler:
         """Notice who is gone and who is new, now and every so often."""
         if self._stopped:
             return
-        for executor, attempts in self._running.items():
+        for executor, attempts in list(self._running.items()):  # others may get their first task meanwhile
             if not self._swarm.peers[executor].alive:
                 for attempt in list(attempts):
                     self._end(attempt)

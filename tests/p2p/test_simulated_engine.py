@@ -124,6 +124,22 @@ def test_attempts_that_fail_and_copies_that_race_are_made_up_for() -> None:
     assert len(attempts) > CHUNKS, "some were computed twice"
 
 
+def test_a_peer_gets_its_first_task_when_the_only_one_that_had_some_crashed() -> None:
+    model = integers()
+    with DeepDist(model, engine=SimulatedCluster(peers=3, seed=0)) as dd:
+
+        def gradient(model: Any, rows: Any) -> Any:
+            swarm = dd._session._swarm
+            if len(swarm.live()) == len(swarm.peers):
+                for me in [me for me, host in swarm.peers.items() if host.peer.replicator.n == 2]:
+                    swarm.crash(me)
+            return tell(model, rows)
+
+        report = dd.train([range(8)], gradient, chunk_rows=1)
+    assert model["chunks"] == [8]
+    assert sorted(peer.published for peer in report.peers if peer.role == "peer") == [0, 2, 7], "and the second is made again"
+
+
 def test_several_tasks_run_on_one_peer() -> None:
     model, report = train(SimulatedCluster(peers=2, seed=1, tasks_per_peer=3))
     check_exact(model, report)
