@@ -20,7 +20,8 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from gossip.events import Deliver, Effect, Event, Negative, Own
+from gossip.arrays import Packed
+from gossip.events import Computed, Deliver, Effect, Event, Negative, Own
 from gossip.faults import Disruption, Strike, Victim
 from gossip.messages import PeerId
 from gossip.simulator import Simulation
@@ -459,6 +460,18 @@ def test_what_is_written_between_two_trainings_counts() -> None:
         assert dd.model["sum"] == [108]
     assert model["chunks"] == [5]
     assert (report.updates, report.lost, report.consensus_distance) == (2, {}, 0)
+
+
+def test_what_is_written_stays_when_a_replica_moves_on() -> None:
+    model = integers()
+    with DeepDist(model, engine=SimulatedCluster(peers=2, seed=1)) as dd:
+        dd.train([[1], [2]], tell)
+        dd.model["sum"][0] = 100
+        late = Packed.of({"sum": np.array([1000]), "chunks": np.array([1])})
+        dd._session._swarm.happen(PeerId("p000"), Computed(late))
+        assert (dd.model["sum"], dd.model["chunks"]) == ([100], [3])
+        dd.train([[5]], tell)
+    assert (model["sum"], model["chunks"]) == ([105], [4])
 
 
 def test_what_is_written_counts_whoever_dies() -> None:
