@@ -11,7 +11,8 @@ import threading
 import numpy as np
 import xxhash
 
-from gossip.arrays import Arrays
+from gossip.arrays import Arrays, check_finite
+from gossip.errors import MismatchError, UsageError
 from p2p.agent_client import AgentClient
 from p2p.model import Model
 from p2p.task import Held, refresh
@@ -54,7 +55,12 @@ class Shown:
             update = agent.hand_over()
             with agent.replica.reading():
                 for name, held in agent.replica.arrays().items():
-                    np.subtract(written[name], held, out=update.arrays()[name])
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        np.subtract(written[name], held, out=update.arrays()[name])
+            try:
+                check_finite(update.arrays())
+            except MismatchError as error:
+                raise UsageError(f"the model was given numbers that cannot be published: {error}") from None
             if any(array.any() for array in update.arrays().values()):
                 return agent.publish(update, agent.replica.merged)
             self._of = agent.replica, agent.replica.merged

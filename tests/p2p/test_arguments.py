@@ -129,9 +129,9 @@ TIMES: list[Any] = [1.0, "1", None, ("1",), (-1.0,), (NAN,), (True,), (INF,)]
 PAIRS: list[Any] = [1.0, (1.0, 2.0), ((1.0,),), ((1.0, NAN),), ((-1.0, 1.0),), (("a", 1.0),)]
 FAULTS: Row = {
     "partitions": [1.0, (1.0, 2.0, True), ((1.0, 2.0),), ((1.0, 2.0, 1),), ((NAN, 2.0, True),)],
-    **dict.fromkeys(("crashes", "joins"), TIMES),
+    **dict.fromkeys(("crashes", "joins", "observer_crashes"), TIMES),
     "short_lives": [1.0, ("1",), (-1.0,), (NAN,)],
-    **dict.fromkeys(("pauses", "jumps"), PAIRS),
+    **dict.fromkeys(("pauses", "jumps", "observer_pauses", "observer_cuts"), PAIRS),
     "clocks": FLAG,
     "strikes": [1.0, (1.0,)],
 }

@@ -327,6 +327,11 @@ def test_what_cannot_be_written_is_refused() -> None:
         dd.model["n"][1] = np.nan
         with pytest.raises(UsageError, match="the model's 'n'"):
             train(dd, ones)
+        dd.model["n"][1] = np.finfo(float).max  # a difference of more than that is none
+        dd.train([[1]], lambda model, rows: None)
+        dd.model["n"][1] = -np.finfo(float).max
+        with pytest.raises(UsageError, match="given numbers that cannot be published: 'n'"):
+            train(dd, ones)
         dd.model["n"][1] = 0
         train(dd, ones)
         assert dd.model["n"].tolist() == [2 * PARTS * CHUNKS, PARTS * CHUNKS, 2 * PARTS * CHUNKS]

@@ -526,7 +526,12 @@ def test_what_cannot_be_published_is_refused_and_said() -> None:
     with DeepDist(model, engine=SimulatedCluster(peers=2, seed=1)) as dd:
         dd.train([[1]], lambda model, rows: {"w": np.ones(2)})
         dd.model["w"][0] = np.nan
-        with pytest.raises(UsageError, match=r"given numbers that cannot be published: 'w': 1 of 2 numbers are NaN"):
+        with pytest.raises(UsageError, match=r"the model's 'w': 1 of 2 numbers are NaN"):
+            dd.train([[1]], lambda model, rows: None)
+        dd.model["w"][0] = np.finfo(float).max  # a difference of more than that is none
+        dd.train([[1]], lambda model, rows: None)
+        dd.model["w"][0] = -np.finfo(float).max
+        with pytest.raises(UsageError, match=r"given numbers that cannot be published: 'w'"):
             dd.train([[1]], lambda model, rows: None)
         dd.model["w"] = np.zeros(3)
         with pytest.raises(UsageError, match=r"'w': shape \(3,\), expected \(2,\)"):
