@@ -39,7 +39,7 @@ class Observer:
 
     def load(self, initial: Arrays) -> None:
         """Wait for the agent, and have it begin with these arrays; `UsageError` if it could not start."""
-        self._agent = AgentClient(self.folder)
+        self._agent = AgentClient(self.folder, process=self._process)
         for name, array in self.agent.replica.arrays().items():
             np.copyto(array, initial[name])
         self.agent.ask({"op": "loaded"})
