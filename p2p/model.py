@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from gossip.arrays import DTYPES, Array, Arrays, Layout, check_like
 from gossip.errors import MismatchError, UsageError
 from gossip.sparse import SUFFIXES
 from gossip.wire import NAME_CHARACTERS_MAX
+from p2p import parcel
 
 Light = Callable[[Any], Any]
 """Makes something smaller of a model, with the same named arrays, that a gradient can do with; None if it cannot."""
@@ -90,7 +90,7 @@ class Model:
             for name, array in arrays.items():
                 self._set(name, np.empty((0,) * array.ndim, array.dtype))
             sent = self.lightened(light)
-            return bytes(cloudpickle.dumps((sent, self.names, self.layout, self.embeddings)))
+            return parcel.dumps((sent, self.names, self.layout, self.embeddings))
         except Exception as error:
             raise UsageError(f"the model cannot be sent to the workers: {type(error).__name__}: {error}") from error
         finally:
@@ -101,7 +101,7 @@ class Model:
     def from_skeleton(cls, skeleton: bytes) -> Model:
         """A model of the user's own type, or a light one, whose arrays are zeros until `load`."""
         self = cls.__new__(cls)
-        self.model, self.names, self.layout, word2vec = cloudpickle.loads(skeleton)
+        self.model, self.names, self.layout, word2vec = parcel.loads(skeleton)
         self._is(word2vec)
         for spec in self.layout.specs:
             self._set(spec.name, np.zeros(spec.shape, spec.dtype))
