@@ -74,7 +74,7 @@ class Mixing:
 
     def enter(self, members: list[Json], level: bool) -> None:
         """Level, begin as the driver program's agent says; else from a peer that trains, whichever answers."""
-        donors = [member for member in members if member["role"] == "peer"]
+        donors = [member for member in members if member["role"] == "peer" and member["answers"]]
         for donor in [] if level else donors:
             try:
                 self.house.fetch(donor["pulls"], DONOR_TIMEOUT_S)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -470,6 +471,16 @@ class AgentSession:
         return self._engine
 
     def _start(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
+        first = self._registrar is None
+        try:
+            return self._start_agents(engine, modules)
+        except BaseException:
+            if first:  # half a session is none: another training begins anew
+                self.stop()
+                self._run = secrets.token_hex(16)
+            raise
+
+    def _start_agents(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
         worker_role, driver_role = ROLES[self._mode]
         if self._registrar is not None and (self._behind or not self._is_well()):
             self._registrar.open = False  # who comes meanwhile has nobody to begin with but the peers
@@ -486,6 +497,7 @@ class AgentSession:
                 self._observer = Observer(self._settings(driver_role, self._registrar))
                 # beside the executors' agents, which wait for it
                 loading = pool.submit(self._observer.load, self._user_model.arrays())
+                loading.add_done_callback(partial(_tell_failure, self._registrar))
             try:
                 engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
             except UsageError:
@@ -559,6 +571,12 @@ class AgentSession:
         )
 
 
+def _tell_failure(registrar: Registrar, loading: Future[None]) -> None:
+    error = loading.exception()
+    if error is not None:
+        registrar.give_up(str(error))
+
+
 def _all_taken(registrar: Registrar) -> bool:
     """The master's `descent` has taken every update of every worker. Asks them now."""
     registrar.ask_status(STATUS_TIMEOUT_S)
@@ -570,8 +588,15 @@ def _all_taken(registrar: Registrar) -> bool:
 
 
 def _published(registrar: Registrar) -> dict[str, int]:
-    """Updates that gradients led to, by lane; those of a master's hub are made of them."""
-    return {member.peer: member.status.get("n", 0) for member in registrar.by_role("peer", "worker")}
+    """Updates that gradients led to, by lane; those of a master's hub are made of them.
+
+    An agent that died may not have said how far its lane was: then others know more of it.
+    """
+    heard = [member.status.get("frontiers", {}) for member in registrar.members.values()]
+    return {
+        member.peer: max(member.status.get("n", 0), *(frontiers.get(member.peer, 0) for frontiers in heard))
+        for member in registrar.by_role("peer", "worker")
+    }
 
 
 def _front(member: Member) -> Mapping[str, int]:

@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
+from p2p import parcel
 
 
 def dumps(value: Any, arrays: Mapping[str, Array]) -> bytes:
     """`value` by cloudpickle, without the numbers of `arrays`, which have names to be told by."""
-    file = io.BytesIO()
-    _Pickler(file, arrays).dump((list(arrays.values()), value))
-    return file.getvalue()
+    return parcel.dumps((list(arrays.values()), value), partial(_Pickler, arrays=arrays))
 
 
 def loads(skeleton: bytes) -> tuple[list[Array], Any]:
     """(the arrays in the order of `dumps`, the value that has them)."""
-    arrays, value = cloudpickle.loads(skeleton)
+    arrays, value = parcel.loads(skeleton)
     return arrays, value
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
+class _Pickler(parcel.Pickler):
     def __init__(self, file: io.BytesIO, arrays: Mapping[str, Array]) -> None:
         super().__init__(file)
         self._arrays = arrays

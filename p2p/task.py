@@ -8,12 +8,7 @@
 
 from __future__ import annotations
 
-import base64
-import os
-import re
-import socket
 import time
-import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -21,7 +16,6 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Literal, Protocol
 
-import cloudpickle
 import numpy as np
 
 from gossip.arguments import one_of, seconds
@@ -33,6 +27,7 @@ from p2p.model import Model
 from p2p.replica import Replica
 from p2p.row_order import numbered, other_rows, taken_apart
 from p2p.update import flatten
+from p2p.user_errors import PartitionError
 from p2p.watch import is_nothing, nothing_returned
 from p2p.working_copy import ExchangeSettings, Trained, WorkingCopy
 
@@ -393,7 +388,7 @@ def _running(info: TaskInfo, rows: _Counted, copy: WorkingCopy) -> Iterator[None
     token, working = _current.set(info), _in_place.set(copy)
     try:
         yield
-    except Exception as error:
+    except BaseException as error:  # also sys.exit(): what would end the worker without a word
         if error is rows.error:
             raise  # the rows could not be read: Spark knows best what to do
         raise PartitionError.of(error, info.epoch, info.partition) from error
@@ -542,38 +537,3 @@ class _Counted:
             raise
         self.count += 1
         return row
-
-
-# --------------------------------------------------------------------------------------------- errors of user code
-
-
-class PartitionError(Exception):
-    """User code failed on a worker. Its text holds the exception itself, to be raised again in the driver program."""
-
-    @classmethod
-    def of(cls, error: Exception, epoch: int, partition: int) -> PartitionError:
-        """Wrap `error`, saying where it happened."""
-        where = f"partition {partition}, epoch {epoch}, host {socket.gethostname()}, process {os.getpid()}"
-        try:
-            trace = "".join(traceback.format_exception(error))
-            text = f"{type(error).__name__}: {error}"
-        except Exception:  # noqa: BLE001 - user exceptions fail in any way they like
-            trace = "".join(traceback.format_tb(error.__traceback__))
-            text = f"{type(error).__name__}, whose text cannot be made"
-        try:
-            parcel = cloudpickle.dumps((error, where, trace))
-            str(cloudpickle.loads(parcel)[0])  # some exceptions can be pickled and not be read again
-        except Exception:  # noqa: BLE001 - as above
-            parcel = cloudpickle.dumps((RuntimeError(text), where, trace))
-        return cls(f"{where}\n{trace}[deepdist:{base64.b64encode(parcel).decode()}]")
-
-
-def original_error(text: str) -> Exception | None:
-    """The user's exception in the text of a `PartitionError`, with a note that says where; None if there is none."""
-    parcels = re.findall(r"\[deepdist:([A-Za-z0-9+/=]+)\]", text)
-    if not parcels:
-        return None
-    error, where, trace = cloudpickle.loads(base64.b64decode(parcels[-1]))
-    assert isinstance(error, Exception)
-    error.add_note(f"in {where}; there:\n{trace}")
-    return error

@@ -44,13 +44,13 @@ from p2p.task import (
     Descent,
     Gradient,
     Job,
-    PartitionError,
     Rhythm,
     TaskResult,
     codec_of,
     refresh,
     train_chunks,
 )
+from p2p.user_errors import PartitionError
 from p2p.working_copy import WorkingCopy, exchange_settings, rows_for
 
 OBSERVER = PeerId("observer")
@@ -609,8 +609,7 @@ class Scheduler:
 
     def _fail(self, error: Exception, task: Task, executor: PeerId) -> None:
         """End the training by the user's own exception, which says where it came from."""
-        original = error.__cause__ if isinstance(error, PartitionError) else error
-        assert isinstance(original, Exception)
+        original = error.original if isinstance(error, PartitionError) else error
         original.add_note(
             f"in partition {task.partition}, epoch {task.epoch}, on {executor} of the simulated cluster with seed "
             f"{self._cluster.seed}, after {self._swarm.now:.3f} virtual seconds"

@@ -14,7 +14,8 @@ from p2p import DeepDist, SimulatedCluster
 from p2p.model import Model
 from p2p.replica import Replica
 from p2p.row_order import in_order, numbered
-from p2p.task import Job, PartitionError, Rhythm, TaskResult, in_place, pause, run_partition, train_continuously
+from p2p.task import Job, Rhythm, TaskResult, in_place, pause, run_partition, train_continuously
+from p2p.user_errors import PartitionError
 from p2p.working_copy import ExchangeSettings, WorkingCopy, exchange_settings
 
 ROWS, WIDTH = 3000, 100

@@ -14,7 +14,8 @@ from pyspark import SparkConf, TaskContext
 
 from p2p import UsageError
 from p2p.engines.spark import _attempt, _explained, cautions, cuts_rows_by_chance
-from p2p.task import Job, PartitionError, Rhythm
+from p2p.task import Job, Rhythm
+from p2p.user_errors import PartitionError, Seal
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -148,8 +149,20 @@ def test_an_error_of_the_user_arrives_unchanged(peers: Any) -> None:
     assert error["args"] == ["row", 123]
     (note,) = error["notes"]
     assert f"in partition 2, epoch 0, host {os.uname().nodename}, process " in note
-    assert 'raise UnreadableError("row", 123)' in note
+    assert "raise UnreadableError(123)" in note
     assert error["tried"] == 4, "Spark tries a task again, as often as it is told to"
+
+
+def test_user_code_that_would_end_its_worker_is_named(peers: Any) -> None:
+    kind, text, note = peers["exit"]
+    assert (kind, text) == ("RuntimeError", "SystemExit: out of here")
+    assert 'sys.exit("out of here")' in note
+
+
+def test_a_job_that_cannot_be_opened_on_a_worker_says_why(peers: Any) -> None:
+    kind, text, note = peers["unreadable"]
+    assert (kind, text) == ("ZeroDivisionError", "cannot be opened")
+    assert "partition " in note
 
 
 def test_a_training_after_an_error_is_exact(peers: Any) -> None:
@@ -361,8 +374,9 @@ def test_executors_without_the_package_are_told_apart_from_errors_of_the_user(pa
 
 def test_the_user_s_own_missing_module_is_the_user_s_own_error() -> None:
     error = ModuleNotFoundError("No module named 'p2p'", name="p2p")
-    text = f"Job aborted: {PartitionError.of(error, 1, 2)}"
-    explained = _explained(Py4JError(text))
+    seal = Seal()
+    text = f"Job aborted: {seal.sealed(PartitionError.of(error, 1, 2))}"
+    explained = _explained(Py4JError(text), seal)
     assert type(explained) is ModuleNotFoundError
     assert "partition 2, epoch 1" in explained.__notes__[0]
 

@@ -1,12 +1,9 @@
 """One partition on a worker: rows to gradient to update, and the errors of the user's code."""
 
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import pytest
 
@@ -17,17 +14,16 @@ from p2p.replica import Replica
 from p2p.row_order import in_order, numbered
 from p2p.task import (
     Job,
-    PartitionError,
     Rhythm,
     TaskResult,
     current,
     in_place,
-    original_error,
     refresh,
     run_partition,
     write_delta,
 )
 from p2p.update import inflate
+from p2p.user_errors import PartitionError, told
 
 
 class Neighbor:
@@ -239,7 +235,7 @@ def test_in_master_mode_numbers_that_are_not_finite_are_named_by_their_place(mod
     job = job_of(model, lambda model, rows: {"layers": [np.ones(2), np.array([np.nan, 1])]}, mode="master")
     with pytest.raises(PartitionError) as caught:
         run_partition(job, neighbor, 0, 0, [1])
-    error = original_error(str(caught.value))
+    error = told(caught.value.parcel)
     assert type(error) is UsageError
     assert "update['layers'][1]" in str(error)
     assert "1 of 2 numbers are NaN or infinite" in str(error)
@@ -467,7 +463,7 @@ def test_another_attempt_of_a_worker_begins_with_a_model_that_is_as_it_was() -> 
     for attempt in range(2):
         with pytest.raises(PartitionError) as caught:
             run_partition(job, Neighbor(model.arrays()), 0, 0, [1], attempt)
-        assert "descent added 'momentum'" in str(original_error(str(caught.value)))
+        assert "descent added 'momentum'" in str(told(caught.value.parcel))
 
 
 @pytest.mark.parametrize(("wrong", "message"), [(add_key, "added 'momentum'"), (change_number, "changed 'b'")])
@@ -521,7 +517,7 @@ def test_a_gradient_that_trains_its_model_and_returns_nothing_is_refused(
     job = job_of(model, gradient, rhythm=Rhythm(when))
     with pytest.raises(PartitionError) as caught:
         run_partition(job, neighbor, 0, 0, [1])
-    error = original_error(str(caught.value))
+    error = told(caught.value.parcel)
     assert type(error) is UsageError
     assert str(error).startswith(
         f"gradient changed 'w' of its copy of the model and returned {nothing}, so nothing of it"
@@ -556,122 +552,17 @@ def test_a_number_that_a_gradient_changes_in_place_is_told() -> None:
 # -------------------------------------------------------------------------------------------------- errors of user code
 
 
-class TwoArgumentsError(Exception):
-    """Its arguments are not those of its base class, so pickle cannot make it again."""
-
-    def __init__(self, name: str, number: int) -> None:
-        super().__init__(f"{name} is {number}")
-        self.name = name
-        self.number = number
-
-
-class CarefulError(Exception):
-    """The same, done right."""
-
-    def __init__(self, name: str, number: int) -> None:
-        super().__init__(f"{name} is {number}")
-        self.name = name
-        self.number = number
-
-    def __reduce__(self) -> Any:
-        return CarefulError, (self.name, self.number)
-
-
-class HoldingError(Exception):
-    """Holds something that cannot be pickled."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.lock = threading.Lock()
-
-
-class TreacherousError(Exception):
-    """Raises something else whenever it is pickled."""
-
-    def __reduce__(self) -> Any:
-        raise ZeroDivisionError
-
-
-def caught_from(model: Model, neighbor: Neighbor, error: Exception) -> Exception:
-    """What arrives in the driver program of an error in a gradient, in partition 3 of epoch 1."""
-
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("mine"), GeneratorExit()])
+def test_what_would_end_the_worker_is_an_error_of_the_user_s_code(
+    model: Model, neighbor: Neighbor, error: BaseException
+) -> None:
     def gradient(model: Any, rows: Any) -> Any:
         raise error
 
     with pytest.raises(PartitionError) as caught:
-        run_partition(job_of(model, gradient), neighbor, 1, 3, [1])
-    arrived = original_error(f"Job aborted due to stage failure: {caught.value}\n\tat java.lang.Thread.run\n")
-    assert arrived is not None
-    return arrived
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("text", 7),
-        KeyError("key"),
-        CarefulError("x", 7),
-        OSError(2, "gone", "file"),
-        UnicodeError("ä"),
-        Exception(),
-    ],
-)
-def test_an_error_arrives_with_its_type_and_arguments(model: Model, neighbor: Neighbor, error: Exception) -> None:
-    arrived = caught_from(model, neighbor, error)
-    assert type(arrived) is type(error)
-    assert arrived.args == error.args
-    assert str(arrived) == str(error)
-    assert vars(arrived).keys() - {"__notes__"} == vars(error).keys()
-    (note,) = arrived.__notes__
-    assert f"in partition 3, epoch 1, host {os.uname().nodename}, process {os.getpid()}" in note
-    assert "raise error" in note
-
-
-@pytest.mark.parametrize("error", [TwoArgumentsError("x", 7), HoldingError("text"), TreacherousError("text")])
-def test_an_error_that_cannot_travel_arrives_in_words(model: Model, neighbor: Neighbor, error: Exception) -> None:
-    arrived = caught_from(model, neighbor, error)
-    assert type(arrived) is RuntimeError
-    assert str(arrived) == f"{type(error).__name__}: {error}"
-    assert "partition 3, epoch 1" in arrived.__notes__[0]
-    assert "raise error" in arrived.__notes__[0]
-
-
-def test_an_error_whose_text_cannot_be_made_is_told_by_its_type(model: Model, neighbor: Neighbor) -> None:
-    class SpeechlessError(Exception):
-        def __init__(self) -> None:
-            super().__init__(threading.Lock())
-
-        def __str__(self) -> str:
-            raise ZeroDivisionError
-
-    assert "SpeechlessError" in str(caught_from(model, neighbor, SpeechlessError()))
-
-
-def test_notes_and_causes_of_the_user_stay(model: Model, neighbor: Neighbor) -> None:
-    error = ValueError("text")
-    error.add_note("mine")
-    error.__cause__ = KeyError("why")
-    arrived = caught_from(model, neighbor, error)
-    assert arrived.__notes__[0] == "mine"
-    assert "partition 3" in arrived.__notes__[1]
-    assert "KeyError: 'why'" in arrived.__notes__[1]
-
-
-def test_the_last_of_several_tries_is_told() -> None:
-    text = "\n".join(str(PartitionError.of(ValueError(number), 0, number)) for number in range(3))
-    error = original_error(text)
-    assert error is not None
-    assert error.args == (2,)
-
-
-@pytest.mark.parametrize("text", ["", "Job 3 cancelled", "[deepdist:]", "[deepdist]"])
-def test_a_text_without_an_error_of_the_user_has_none(text: str) -> None:
-    assert original_error(text) is None
-
-
-def test_a_partition_error_travels_itself() -> None:
-    error = PartitionError.of(ValueError("text"), 0, 1)
-    assert str(cloudpickle.loads(cloudpickle.dumps(error))) == str(error)
+        run_partition(job_of(model, gradient), neighbor, 0, 0, [1])
+    assert caught.value.__cause__ is error
+    assert current() is None
 
 
 def test_an_error_in_descent_is_wrapped_as_well(model: Model, neighbor: Neighbor) -> None:
@@ -681,7 +572,7 @@ def test_an_error_in_descent_is_wrapped_as_well(model: Model, neighbor: Neighbor
 
     with pytest.raises(PartitionError) as caught:
         run_partition(job_of(model, lambda model, rows: 1, descent), neighbor, 0, 0, [1])
-    assert type(original_error(str(caught.value))) is LookupError
+    assert type(told(caught.value.parcel)) is LookupError
     assert neighbor.published == []
     np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [100, 200])
 
@@ -717,7 +608,7 @@ def test_an_error_of_the_user_about_rows_is_the_user_s(model: Model, neighbor: N
 
     with pytest.raises(PartitionError) as caught:
         run_partition(job_of(model, gradient), neighbor, 0, 0, rows())
-    error = original_error(str(caught.value))
+    error = told(caught.value.parcel)
     assert type(error) is LookupError
     assert "row 2" in error.__notes__[0]
 
@@ -787,10 +678,10 @@ def test_an_attempt_with_other_rows_than_those_that_count_is_an_error(
     for attempt in (1, 2):
         with pytest.raises(PartitionError) as caught:
             train_in_order(job, neighbor, [1, 2, 3], attempt)
-        assert type(original_error(str(caught.value))) is RuntimeError
+        assert type(told(caught.value.parcel)) is RuntimeError
     with pytest.raises(PartitionError) as caught:
         train_in_order(job, neighbor, [1, 2, 4], 3)
-    error = original_error(str(caught.value))
+    error = told(caught.value.parcel)
     assert type(error) is UsageError
     assert "partition 2 of epoch 0: Spark computed the rows again for another attempt and got different ones" in str(
         error
