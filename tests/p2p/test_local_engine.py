@@ -613,7 +613,7 @@ def test_a_training_in_which_two_attempts_had_different_rows_is_an_error(
 
     def raced(engine: LocalEngine, job: Job, data: Any, progress: Any) -> Any:
         def attempt(number: int, fingerprint: int) -> TaskResult:
-            agent = AgentClient(engine._folders[number])
+            agent = AgentClient(engine._seats[number]._folder)
             agent.furthest = lambda epoch, partition: -1  # type: ignore[method-assign]
             try:
                 return run_partition(job, agent, 0, 3, range(3), number, fingerprint)

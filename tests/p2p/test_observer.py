@@ -202,7 +202,6 @@ class Choreography:
         (row,) = rows
         if row == "rest":
             return None
-        self.sign("folder").write_text(sys.argv[-1])
         self.sign(f"{row}-runs").touch()
         give_up = time.monotonic() + LONG_S
         while not self.sign(f"{row}-go").exists() and time.monotonic() < give_up:
@@ -234,20 +233,17 @@ def test_what_an_agent_holds_that_stands_still_is_told(
 
     def conduct() -> None:
         assert eventually(step.sign("publish-runs").exists, LONG_S)
-        folder = step.sign("folder").read_text()
-        agents = {pid: command for pid, command in place.processes().items() if "p2p.agent" in command}
-        first.extend(pid for pid, command in agents.items() if folder in command)
+        agents = place.agents()
+        first.extend(agents - {observer_of(dd).pid})
         stopped.update(agents)
-        for pid in agents.keys() - set(first):
-            os.kill(pid, signal.SIGSTOP)
+        os.kill(observer_of(dd).pid, signal.SIGSTOP)
         step.sign("publish-go").touch()
         assert eventually(step.sign("accepted-runs").exists, LONG_S)
         os.kill(first[0], signal.SIGSTOP)
-        for pid in agents.keys() - set(first):
-            os.kill(pid, signal.SIGCONT)
+        os.kill(observer_of(dd).pid, signal.SIGCONT)
         step.sign("accepted-go").touch()
 
-    with DeepDist({"n": np.zeros(3)}, peers=2, drain_timeout_s=2.0) as dd:
+    with DeepDist({"n": np.zeros(3)}, peers=1, drain_timeout_s=2.0) as dd:
         thread = threading.Thread(target=conduct, daemon=True)
         thread.start()
         data = [["publish", "accepted"]]
