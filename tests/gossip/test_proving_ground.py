@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -147,9 +147,9 @@ class GivesNothingWhileItWaits(Adopter):
         request: StateRequest,
         departed: Collection[PeerId],
         members: Collection[PeerId],
-        marks: Mapping[PeerId, tuple[Mark, ...]],
+        identities: Identities,
     ) -> list[Effect]:
-        return [] if self.needed else super().on_request(request, departed, members, marks)
+        return [] if self.needed else super().on_request(request, departed, members, identities)
 
 
 class GivesThoughItIsBehind(Adopter):
@@ -160,9 +160,9 @@ class GivesThoughItIsBehind(Adopter):
         request: StateRequest,
         departed: Collection[PeerId],
         members: Collection[PeerId],
-        marks: Mapping[PeerId, tuple[Mark, ...]],
+        identities: Identities,
     ) -> list[Effect]:
-        return super().on_request(replace(request, frontiers={}), departed, members, marks)
+        return super().on_request(replace(request, frontiers={}), departed, members, identities)
 
 
 class TakesUnknownForAnOldAnswer(Peer):
@@ -297,7 +297,8 @@ class FiltersWhatComesIn(Peer):
     """A filter at receivers: drops a unit that it knows."""
 
     def _on_range(self, message: Range) -> list[Effect]:
-        known = any(self.identities.knows(mark.unit) and not mark.withdraws for mark in message.marks)
+        marks = [mark for series in message.marks for mark in series.marks()]
+        known = any(self.identities.knows(mark.unit) and not mark.withdraws for mark in marks)
         effects = super()._on_range(message)
         return [effect for effect in effects if not isinstance(effect, Deliver)] if known else effects
 
