@@ -246,6 +246,14 @@ class Identities:
         if known is not None and len(known.standing) < 2:
             self._unwatch((epoch, partition), chunk)
 
+    def prune(self, own: Iterable[Unit]) -> None:
+        """Watch no unit that another watches, told of it, because it may have to take back its own."""
+        kept = set(own)
+        for place, of_partition in list(self._watched.items()):
+            for chunk, known in list(of_partition.items()):
+                if len(known.standing) < 2 and Unit(*place, chunk) not in kept:
+                    self._unwatch(place, chunk)
+
     # ------------------------------------------------------------------------------------------------------- parts
 
     def _partition(self, epoch: int, partition: int) -> tuple[Carried, ...]:

@@ -167,7 +167,7 @@ class Peer:
         self._lanes_changed = True
         """There may be other strangers than when it was looked for them."""
         self._closing: dict[PeerId, int] = {}
-        """How far each lane was here when epochs were closed that are not dropped yet."""
+        """How far each lane was here when the last was learned of epochs that are closed, and not dropped yet."""
         self._awaited: set[PeerId] = set()
         """Who had less of some lane when it was last heard."""
 
@@ -495,7 +495,11 @@ class Peer:
             return [Warn(f"updates {message.lo}..{message.hi} of peer {message.peer} are not merged: {error}")]
         self._changed = True
         self.identities.note(message.peer, message.marks)
-        return self.replicator.on_range(message)
+        effects = self.replicator.on_range(message)
+        known = self.identities
+        if known.dropped < known.closed and any(series.epoch < known.closed for series in message.marks):
+            self._await_everybody()
+        return effects
 
     def _check(self, payload: Update) -> None:
         if self.layout is not None:
@@ -557,6 +561,8 @@ class Peer:
             if retained.unit.epoch < known.dropped:
                 known.watch(retained.unit, (retained.attempt, self.me) if number <= seen else None)
         known.note(self.me, self.replicator.marks(seen, self.replicator.n))
+        known.prune(retained.unit for retained in self._retained.values())
+        self._await_everybody()
 
     # -------------------------------------------------------------------------------------------- epochs that are over
 
@@ -564,17 +570,21 @@ class Peer:
         """What is known of these epochs is kept until everybody has as much of each lane as we have now.
 
         Then nobody holds an attempt that is to be taken back for one that it does not know of. Those that are out of
-        reach may, as long as something is kept for them; what comes in later is counted by itself (`identity`).
+        reach may, as long as something is kept for them. What comes in when it is dropped is counted by itself
+        (`identity`).
         """
-        if epochs <= self.identities.closed:
-            return
-        self.identities.close(epochs)
+        if epochs > self.identities.closed:
+            self.identities.close(epochs)
+            self._await_everybody()
+            self._drop_closed()
+
+    def _await_everybody(self) -> None:
+        """We have learned something of epochs that are to be dropped."""
         self._closing = self.replicator.frontiers()
         self._awaited = set(self.members) if self.adopter is not None else set()
-        self._drop_closed()
 
     def _drop_closed(self) -> None:
-        if self.identities.dropped == self.identities.closed:
+        if self.identities.dropped == self.identities.closed or not self.ready:
             return
         mine = self.replicator.frontiers()
         closing = [(lane, min(n, mine.get(lane, 0))) for lane, n in self._closing.items()]
