@@ -171,17 +171,20 @@ class Identities:
         for mark in marks:
             if isinstance(mark, Mark):
                 (epoch, partition, chunk), attempt, withdraws = mark
-                run = chunk, chunk, 1
-                if epoch < self.dropped:
-                    self._note_late(lane, epoch, partition, attempt, withdraws, run, 1)
-                else:
-                    self._note_one(self._carried(epoch, partition, attempt, lane), epoch, partition, chunk, withdraws)
-            elif mark.epoch < self.dropped:
-                for run in Chunks(mark.runs).each():
-                    number = (run[1] - run[0]) // run[2] + 1
-                    self._note_late(lane, mark.epoch, mark.partition, mark.attempt, mark.withdraws, run, number)
             else:
-                self._note_series(self._carried(mark.epoch, mark.partition, mark.attempt, lane), mark)
+                epoch, partition, attempt, withdraws, _ = mark
+                chunk = mark.chunk
+            if epoch >= self.dropped:
+                carried = self._carried(epoch, partition, attempt, lane)
+                if chunk >= 0:
+                    self._note_one(carried, epoch, partition, chunk, withdraws)
+                elif isinstance(mark, Series):
+                    self._note_series(carried, mark)
+            elif chunk >= 0:
+                self._note_late(lane, epoch, partition, attempt, withdraws, (chunk, chunk, 1))
+            elif isinstance(mark, Series):
+                for run in Chunks(mark.runs).each():
+                    self._note_late(lane, epoch, partition, attempt, withdraws, run)
 
     def toil(self, lane: PeerId, marks: Iterable[Series]) -> int:
         """How many of these would have to be looked at one by one, if `lane` held them."""
@@ -271,14 +274,15 @@ class Identities:
         return carried
 
     def _note_one(self, carried: Carried, epoch: int, partition: int, chunk: int, withdraws: bool) -> None:
-        stood = carried.stands(chunk)
         if withdraws:
+            stood = carried.stands(chunk)
             if carried.withdrawn is None:
                 carried.withdrawn = Chunks()
             carried.withdrawn.add(chunk)
+            change = -stood
         else:
-            carried.chunks.add(chunk)
-        change = carried.stands(chunk) - stood
+            is_new = carried.chunks.add(chunk)
+            change = is_new and (carried.withdrawn is None or chunk not in carried.withdrawn)
         if change:
             sources = self._epochs[epoch][partition]
             if len(sources) == 1 or not any(c.stands(chunk) for c in sources if c is not carried):
@@ -300,12 +304,11 @@ class Identities:
                 for chunk in range(first, last + 1, step):
                     self._note_one(carried, series.epoch, series.partition, chunk, series.withdraws)
 
-    def _note_late(
-        self, lane: PeerId, epoch: int, partition: int, attempt: int, withdraws: bool, run: Run, number: int
-    ) -> None:
+    def _note_late(self, lane: PeerId, epoch: int, partition: int, attempt: int, withdraws: bool, run: Run) -> None:
         """Of a dropped epoch."""
         watched = self._watched.get((epoch, partition), {})
         first, last, step = run
+        number = (last - first) // step + 1
         for chunk in [chunk for chunk in watched if first <= chunk <= last and (chunk - first) % step == 0]:
             number -= 1
             known = watched[chunk]

@@ -16,12 +16,13 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from math import gcd
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
 
-RUN_BYTES = 24
-"""Three 64-bit integers."""
+RUN = Struct("3q")
+RUN_BYTES = RUN.size
 Run = tuple[int, int, int]
 """Chunks first, first + step, ..., last; where it is one, the step is 1."""
 
@@ -54,6 +55,15 @@ class Series(NamedTuple):
     """Of 64-bit integers, three to a run, as `Chunks` keeps them."""
 
     @property
+    def chunk(self) -> int:
+        """The one that there is; -1 if there are several."""
+        if len(self.runs) != RUN_BYTES:
+            return -1
+        first: int
+        first, last, _ = RUN.unpack(self.runs)
+        return first if first == last else -1
+
+    @property
     def size(self) -> int:
         """Marks."""
         return size(self.runs)
@@ -73,8 +83,8 @@ class Series(NamedTuple):
 def size(runs: bytes) -> int:
     """Chunks in these runs."""
     if len(runs) == RUN_BYTES:
-        first, last, step = memoryview(runs).cast("q")
-        return (last - first) // step + 1
+        first, last, step = RUN.unpack(runs)
+        return int((last - first) // step + 1)
     table = np.frombuffer(runs, np.int64).reshape(-1, 3)
     more = (table[:, 1] - table[:, 0]) // table[:, 2]
     # what is claimed may be more than 64 bits can add up
@@ -247,7 +257,7 @@ def _triples(runs: array[int]) -> list[Run]:
 
 
 def _first(runs: bytes) -> Run:
-    first, last, step = memoryview(runs[:RUN_BYTES]).cast("q")
+    first, last, step = RUN.unpack_from(runs)
     return first, last, step
 
 

@@ -58,8 +58,7 @@ class Rumor(NamedTuple):
     by: PeerId
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Marks that are still on their way: so many follow behind the arrays, and the message itself has none yet."""
 
     series: int = 0

@@ -43,7 +43,6 @@ from gossip.events import (
     Warn,
 )
 from gossip.identity import TOIL_MAX, Identities
-from gossip.marks import RUN_BYTES
 from gossip.membership import Detection, Membership
 from gossip.messages import (
     Ack,
@@ -489,7 +488,8 @@ class Peer:
         assert message.payload is not None
         try:
             self._check(message.payload)
-            self._check_marks(message)
+            if len(message.marks) > 1 or (message.marks and message.marks[0].chunk < 0):
+                self._check_marks(message)
         except MismatchError as error:
             self.refused += 1
             return [Warn(f"updates {message.lo}..{message.hi} of peer {message.peer} are not merged: {error}")]
@@ -510,11 +510,10 @@ class Peer:
             check_rows(payload.layout, payload.arrays(), self.layout)
 
     def _check_marks(self, message: Range) -> None:
-        """A run of marks costs nothing, unless it reaches into others of the same partition."""
-        if any(len(series.runs) > RUN_BYTES or series.size > 1 for series in message.marks):
-            toil = self.identities.toil(message.peer, message.marks)
-            if toil > TOIL_MAX:
-                raise MismatchError(f"{toil} of their units lie among others of the same partition, at most {TOIL_MAX}")
+        """A run of marks costs no more than one mark, unless it reaches into others of the same partition."""
+        toil = self.identities.toil(message.peer, message.marks)
+        if toil > TOIL_MAX:
+            raise MismatchError(f"{toil} of their units lie among others of the same partition, at most {TOIL_MAX}")
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         origin = self.replicator.origins.get(peer)

@@ -178,6 +178,8 @@ class ProvingGround:
         """By epoch: how many of its units are not computed yet."""
         self._over = 0
         """Epochs that peers are told are over."""
+        self._told: dict[PeerId, int] = {}
+        """By peer: of how many it was told."""
         self._reached: dict[PeerId, dict[PeerId, int]] = {}
         """By lane: the furthest that each other peer ever was with it."""
         self._said: dict[tuple[PeerId, PeerId], int] = {}
@@ -327,6 +329,8 @@ class ProvingGround:
 
     def _observe(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
         host = self.swarm.peers[me]
+        if isinstance(event, Closed):
+            self._told[me] = event.epochs
         touched = False
         for effect in effects:
             match effect:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed, Payload
 from gossip.errors import TooLargeError, WireError
-from gossip.marks import RUN_BYTES, Series
+from gossip.marks import RUN, RUN_BYTES, Series
 from gossip.messages import (
     NO_TABLE,
     Ack,
@@ -70,8 +70,8 @@ HEADER_BYTES_MAX = 1 << 22
 """Room for the frontiers of some 40,000 lanes, or the names of as many arrays."""
 HEADER_RUNS_MAX = 512
 """Of marks, 10 to 20 kB: a range with more has them in a table. Links between peers of one machine carry no tables."""
-SERIES = np.dtype("<i8"), 6
-RUN = np.dtype("<i8"), 3
+SERIES_NUMBERS = np.dtype("<i8"), 6
+RUN_NUMBERS = np.dtype("<i8"), 3
 """The type of the numbers of a table, and how many there are of each series and run."""
 BLOCK_BYTES = 1 << 20
 """Measured on loopback: 64 messages of 1 MiB move three times as fast as one of 64 MiB, and hold less memory."""
@@ -110,7 +110,7 @@ def block_span(nbytes: int, index: int) -> tuple[int, int]:
 
 def table_bytes(table: Table) -> int:
     """Of a table in the body."""
-    return 8 * (SERIES[1] * table.series + RUN[1] * table.runs)
+    return 8 * (SERIES_NUMBERS[1] * table.series + RUN_NUMBERS[1] * table.runs)
 
 
 def body_bytes(message: Bulk) -> int:
@@ -241,7 +241,13 @@ def _rumor_fields(rumors: Iterable[Rumor]) -> list[list[Any]]:
 
 def _series_fields(marks: Iterable[Series]) -> list[list[Any]]:
     """Of each series: [epoch, partition, attempt, withdraws, first, last, step, first, last, step, ...]."""
-    return [[*series[:4], *memoryview(series.runs).cast("q")] for series in marks]
+    return [
+        [
+            *series[:4],
+            *(RUN.unpack(series.runs) if len(series.runs) == RUN_BYTES else memoryview(series.runs).cast("q")),
+        ]
+        for series in marks
+    ]
 
 
 def table_of(message: Bulk) -> bytes:
@@ -256,7 +262,10 @@ def table_of(message: Bulk) -> bytes:
         (lane, *series[:4], len(series.runs) // RUN_BYTES) for lane, of_lane in enumerate(lanes) for series in of_lane
     ]
     runs = b"".join([series.runs for of_lane in lanes for series in of_lane])
-    return np.array(heads, SERIES[0]).tobytes() + np.frombuffer(runs, np.int64).astype(RUN[0], copy=False).tobytes()
+    return (
+        np.array(heads, SERIES_NUMBERS[0]).tobytes()
+        + np.frombuffer(runs, np.int64).astype(RUN_NUMBERS[0], copy=False).tobytes()
+    )
 
 
 def _layout_fields(layout: Layout) -> list[list[Any]]:
@@ -288,14 +297,13 @@ def decode_header(frame: Bytes) -> Message:
     if not isinstance(fields, list) or len(fields) != len(decoders):
         raise WireError(f"header of kind {kind} is not a list of {len(decoders)} fields")
     message: Message = build(*(decoder(field) for decoder, field in zip(decoders, fields, strict=True)))
-    match message:
-        case Range(_, lo, hi, marks=marks, table=table):
-            if not 1 <= lo <= hi:
-                raise WireError(f"range {lo}..{hi} is empty")
-            if marks and table.series:
-                raise WireError("a range has marks in its header, and others in a table")
-        case State(table=table) if table.series < len(table.lanes):
-            raise WireError(f"{table.series} series of {len(table.lanes)} lanes")
+    if isinstance(message, Range):
+        if not 1 <= message.lo <= message.hi:
+            raise WireError(f"range {message.lo}..{message.hi} is empty")
+        if message.marks and message.table.series:
+            raise WireError("a range has marks in its header, and others in a table")
+    elif isinstance(message, State) and message.table.series < len(message.table.lanes):
+        raise WireError(f"{message.table.series} series of {len(message.table.lanes)} lanes")
     return message
 
 
@@ -370,7 +378,7 @@ class Assembly:
         payload = Packed(self.message.layout, self.buffer)
         match self.message:
             case Range(peer, table=table) if table.series:
-                marks = _from_table(self._table, replace(table, lanes=(peer,)))
+                marks = _from_table(self._table, table._replace(lanes=(peer,)))
                 return replace(self.message, payload=payload, marks=marks[peer], table=NO_TABLE)
             case State(table=table):
                 by_lane = _from_table(self._table, table)
@@ -462,30 +470,29 @@ def _marks(value: Any) -> tuple[Series, ...]:
         room -= len(entry) // 3 - 1
         if room < 0:
             raise WireError(f"more than {HEADER_RUNS_MAX} runs of marks in a header")
-        epoch, partition, attempt = (_count(number) for number in entry[:3])
-        key = epoch, partition, attempt, _flag(entry[3])
+        epoch, partition, attempt, withdraws, *runs = entry
+        key = _count(epoch), _count(partition), _count(attempt), _flag(withdraws)
         end = -1
-        for at in range(4, len(entry), 3):
-            first, last, step = entry[at : at + 3]
-            _check_run(_count(first), _count(last), _count(step), end)
+        for at in range(0, len(runs), 3):
+            first, last, step = _count(runs[at]), _count(runs[at + 1]), _count(runs[at + 2])
+            good = step == 1 if first == last else first < last and step >= 1 and (last - first) % step == 0
+            if not good or first <= end:
+                raise WireError(f"marks of chunks {first}..{last} by {step}, after {end}")
             end = last
         if before >= key:
             raise WireError("series of marks are out of order, or there twice")
         before = key
-        marks.append(Series(*key, array("q", entry[4:]).tobytes()))
+        packed = RUN.pack(*runs) if len(runs) == 3 else array("q", runs).tobytes()
+        marks.append(Series(*key, packed))
     return tuple(marks)
-
-
-def _check_run(first: int, last: int, step: int, end: int) -> None:
-    good = (end < first == last and step == 1) or (end < first < last and step >= 1 and (last - first) % step == 0)
-    if not good:
-        raise WireError(f"marks of chunks {first}..{last} by {step}, after {end}")
 
 
 def _table(value: Any) -> Table:
     if type(value) is not list or len(value) != 2:
         raise WireError("a field does not say how many series and runs of marks there are")
     table = Table(_count(value[0]), _count(value[1]))
+    if not table.runs and not table.series:
+        return NO_TABLE
     if table.series > table.runs or (table.runs and not table.series):
         raise WireError(f"{table.series} series of {table.runs} runs of marks, of which each has one at least")
     if table_bytes(table) > TABLE_BYTES_MAX:
@@ -498,9 +505,9 @@ def _from_table(data: Bytes, table: Table) -> dict[PeerId, tuple[Series, ...]]:
     marks: dict[PeerId, list[Series]] = {lane: [] for lane in table.lanes}
     if not table.series:
         return {}
-    cut = 8 * SERIES[1] * table.series
-    head = np.frombuffer(memoryview(data)[:cut], SERIES[0]).reshape(-1, SERIES[1])
-    runs = np.frombuffer(memoryview(data)[cut : table_bytes(table)], RUN[0]).reshape(-1, RUN[1])
+    cut = 8 * SERIES_NUMBERS[1] * table.series
+    head = np.frombuffer(memoryview(data)[:cut], SERIES_NUMBERS[0]).reshape(-1, SERIES_NUMBERS[1])
+    runs = np.frombuffer(memoryview(data)[cut : table_bytes(table)], RUN_NUMBERS[0]).reshape(-1, RUN_NUMBERS[1])
     lengths = head[:, 5]
     if head.min() < 0 or runs.min() < 0 or lengths.min() < 1 or lengths.max() > table.runs:
         raise WireError("a number in a table of marks is not a count")
@@ -536,7 +543,7 @@ def _increase(rows: NDArray[np.int64]) -> bool:
 
 
 def _range(peer: PeerId, lo: int, hi: int, k: int, marks: tuple[Series, ...], layout: Layout, table: Table) -> Range:
-    return Range(peer, lo, hi, k, marks, layout, table=table)
+    return Range(peer, lo, hi, k, marks, layout, None, table)
 
 
 def _state(
@@ -551,7 +558,7 @@ def _state(
 ) -> State:
     if len(set(lanes)) != len(lanes):
         raise WireError("a lane is named twice")
-    return State(peer, frontiers, k, {}, layout, None, closed, units, replace(table, lanes=lanes))
+    return State(peer, frontiers, k, {}, layout, None, closed, units, table._replace(lanes=lanes))
 
 
 def _layout(value: Any) -> Layout:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gossip.arrays import Packed
 from gossip.events import (
+    Closed,
     Computed,
     Deliver,
     Departed,
@@ -24,13 +25,15 @@ from gossip.events import (
     Received,
     Release,
     Retain,
+    Send,
     Started,
     Ticked,
 )
 from gossip.identity import Identities
 from gossip.marks import Series, packed
-from gossip.messages import Advert, Mark, PeerId, Range, Unit
+from gossip.messages import Advert, Mark, PeerId, Pin, Pinned, Range, Unit
 from gossip.peer import Peer
+from gossip.wire import decode, encode
 
 ME, A, B = PeerId("me"), PeerId("a"), PeerId("z")
 UNIT, OTHER = Unit(0, 1, 2), Unit(0, 1, 3)
@@ -316,3 +319,141 @@ def test_an_update_that_nobody_can_come_before_any_more_is_released() -> None:
     assert Release(1) not in peer.handle(Received(Advert(B, 1, {ME: 1})), 1.2)  # one update of B is not here yet
     assert Release(1) in peer.handle(comes(B, 1), 1.3)
     assert peer.withdrawn == 0
+
+
+# ------------------------------------------------------------------------------------------------ epochs that are over
+
+
+def adopting(donor: Peer, *others: PeerId) -> Peer:
+    """One that comes late and takes over the replica of `donor`."""
+    late = Peer(PeerId("late"), UPDATE.layout, chance=random.Random(0))
+    late.handle(Started({}, ready=False), 1.0)
+    for other in (donor.me, *others):
+        late.handle(Joined(other, level=False), 1.0)
+    donor.handle(Joined(late.me, level=False), 1.0)
+    donor.handle(Received(Advert(late.me, 0, {}, ready=False)), 1.0)
+    effects = late.handle(Received(Advert(donor.me, donor.replicator.n, {})), 1.1)
+    while not late.ready:
+        answers: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case Send(to, Pin(_, _, k)) if to != donor.me:
+                    answers += late.handle(Received(Pinned(to, k)), 1.1)
+                case Send(to, message) if to == donor.me:
+                    for answer in donor.handle(Received(message), 1.1):
+                        if isinstance(answer, Send) and answer.to == late.me:
+                            sent = decode(encode(answer.message, UPDATE))
+                            answers += late.handle(Received(sent), 1.1)
+        assert answers, effects
+        effects = answers
+    return late
+
+
+def with_chance() -> Peer:
+    peer = Peer(ME, UPDATE.layout, chance=random.Random(0))
+    for other in (A, B):
+        peer.handle(Joined(other), 0.0)
+    peer.handle(Started({}), 0.0)
+    return peer
+
+
+def advert(peer: PeerId, n: int, frontiers: dict[PeerId, int]) -> Received:
+    return Received(Advert(peer, n, frontiers))
+
+
+def test_of_an_epoch_that_is_over_nothing_is_published() -> None:
+    peer = started()
+    peer.handle(Closed(1), 1.0)
+    assert Gated(UNIT) in peer.handle(Computed(UPDATE, UNIT, 0), 1.1)
+    peer.handle(Computed(UPDATE, Unit(1, 0, 0), 0), 1.2)
+    assert peer.replicator.n == 1
+
+
+def test_an_epoch_is_dropped_when_everybody_has_as_much() -> None:
+    peer = with_chance()
+    peer.handle(comes(A, 1, Mark(UNIT, 0)), 1.0)
+    peer.handle(Closed(1), 1.1)
+    peer.handle(Ticked(), 2.0)
+    assert peer.identities.runs == 1
+    peer.handle(advert(A, 1, {}), 2.1)
+    peer.handle(Ticked(), 3.0)
+    assert peer.identities.runs == 1
+    peer.handle(advert(B, 0, {A: 1}), 3.1)
+    peer.handle(Ticked(), 4.0)
+    assert peer.identities.runs == 0
+    assert peer.identities.units == 1
+    assert peer.identities.dropped == 1
+
+
+def test_an_epoch_is_kept_for_one_that_is_out_of_reach_until_it_is_forgotten() -> None:
+    peer = with_chance()
+    peer.handle(comes(A, 1, Mark(UNIT, 0)), 1.0)
+    peer.handle(advert(A, 1, {}), 1.0)
+    peer.handle(advert(B, 0, {A: 1}), 1.0)
+    peer.handle(Departed(B), 1.1)
+    peer.handle(Closed(1), 1.2)
+    peer.handle(Ticked(), 3.0)
+    assert peer.identities.runs == 1
+    peer.handle(Ticked(), 10.0 + peer.settings.forget_s)
+    peer.handle(Ticked(), 20.0 + peer.settings.forget_s)
+    assert peer.identities.runs == 0
+
+
+def test_what_comes_late_of_a_closed_epoch_is_kept_until_everybody_has_it_too() -> None:
+    peer = with_chance()
+    peer.handle(comes(B, 1, Mark(Unit(0, 7, 7), 0)), 0.9)
+    peer.handle(Closed(1), 1.0)
+    peer.handle(comes(A, 1, Mark(UNIT, 0)), 1.1)
+    peer.handle(advert(A, 1, {B: 1}), 1.2)
+    peer.handle(advert(B, 1, {}), 1.2)
+    peer.handle(Ticked(), 3.0)
+    assert peer.identities.runs == 2
+    peer.handle(advert(B, 1, {A: 1}), 3.1)
+    peer.handle(Ticked(), 4.0)
+    assert peer.identities.runs == 0
+
+
+def test_an_own_second_attempt_is_taken_back_though_its_epoch_is_over() -> None:
+    peer = with_chance()
+    peer.handle(Computed(UPDATE, UNIT, 1), 1.0)
+    for other in (A, B):
+        peer.handle(advert(other, 0, {}), 1.0)
+    peer.handle(Closed(1), 1.1)
+    for other in (A, B):
+        peer.handle(advert(other, 1, {ME: 1}), 1.2)
+    peer.handle(Ticked(), 3.0)
+    assert peer.identities.dropped == 1
+    assert peer.withdrawn == 0
+    peer.handle(comes(A, 1, Mark(UNIT, 0)), 3.1)
+    assert peer.withdrawn == 1
+    assert peer.identities.units == 1
+    assert peer.identities.watched == 0
+
+
+def test_who_adopts_counts_as_its_donor_whether_epochs_were_dropped_or_not() -> None:
+    for closed in (False, True):
+        donor = started()
+        donor.adopter = Peer(ME, UPDATE.layout, chance=random.Random(0)).adopter
+        donor.adopter._replicator = donor.replicator  # type: ignore[union-attr]
+        donor.handle(comes(A, 1, Mark(UNIT, 0), Mark(OTHER, 0)), 1.0)
+        donor.handle(comes(A, 2, Mark(Unit(1, 0, 0), 0)), 1.0)
+        if closed:
+            donor.identities.drop(1)
+        late = adopting(donor, A, B)
+        assert late.identities.units == 3
+        assert late.identities.dropped == int(closed)
+        for unit in (UNIT, OTHER, Unit(1, 0, 0)):
+            assert late.identities.knows(unit)
+        assert not late.identities.knows(Unit(1, 0, 1))
+
+
+def test_a_range_whose_marks_lie_among_too_many_others_is_refused_whole() -> None:
+    peer = started()
+    many = array("q", [0, 1 << 40, 2]).tobytes()
+    peer.handle(Received(Range(A, 1, 1 << 40, 1, (Series(0, 1, 0, False, many),), UPDATE.layout, UPDATE)), 1.0)
+    assert peer.identities.units == (1 << 39) + 1
+    among = array("q", [1, (1 << 40) + 1, 2]).tobytes()
+    effects = peer.handle(Received(Range(B, 1, 9, 1, (Series(0, 1, 0, False, among),), UPDATE.layout, UPDATE)), 1.1)
+    assert delivered(effects) == []
+    assert peer.refused == 1
+    assert peer.replicator.origins[B].frontier == 0
