@@ -39,7 +39,7 @@ from gossip.wire import (
     encode_block,
     encode_header,
 )
-from gossip.zmq_runtime import STATES_MAX, WINDOW_BLOCKS, Endpoints, Keys, fetch_state
+from gossip.zmq_runtime import WINDOW_BLOCKS, Endpoints, Keys, fetch_state
 
 pytestmark = pytest.mark.sockets
 
@@ -292,18 +292,21 @@ def ask_for_replicas(swarm: Any, node: Any, names: list[str]) -> list[bool]:
 def test_strangers_that_ask_for_the_replica_and_take_nothing_are_few_and_not_for_long(
     swarm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gossip.zmq_runtime.STATES_MAX", 8)
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 1e9)
     node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
-    given = ask_for_replicas(swarm, node, [f"s{index}" for index in range(STATES_MAX + 5)])
-    assert given == STATES_MAX * [True] + 5 * [False]
+    given = ask_for_replicas(swarm, node, [f"s{index}" for index in range(10)])
+    assert given == 8 * [True] + 2 * [False]
     monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 0.0)
     swarm.turn_for(0.02)
     assert not node.runtime._outgoing
-    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 10.0)
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 1e9)
     assert ask_for_replicas(swarm, node, ["later"]) == [True]
 
 
 def test_copies_for_strangers_take_no_more_room_than_they_may(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 1e9)
     nbytes = node.host.replica.layout.nbytes
     monkeypatch.setattr("gossip.zmq_runtime.STRANGERS_BYTES_MAX", 2 * nbytes)
     assert ask_for_replicas(swarm, node, ["a", "b", "c"]) == [True, True, False]
@@ -312,6 +315,7 @@ def test_copies_for_strangers_take_no_more_room_than_they_may(swarm: Any, monkey
 def test_one_stranger_is_given_a_replica_of_any_size(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
     monkeypatch.setattr("gossip.zmq_runtime.STRANGERS_BYTES_MAX", 1)
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 1e9)
     assert ask_for_replicas(swarm, node, ["a", "b"]) == [True, False]
 
 
