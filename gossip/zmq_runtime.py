@@ -19,6 +19,7 @@ import ipaddress
 import math
 import os
 import socket
+import stat
 import threading
 import time
 from collections import Counter, deque
@@ -107,6 +108,11 @@ STRANGERS_BYTES_MAX = 1 << 30
 given, however large. There are `STATES_MAX` at the most."""
 STRANGER_IDLE_S = 10.0
 """A stranger that takes nothing for so long is gone, and its copy is dropped. At .5 MB/s it says so every 8 s."""
+SILENT_S = 3600.0
+"""A peer whose connection broke, and of whom nothing was heard for so long, is not listened for any more. Halves that
+were cut off for longer than ten minutes may be unable to merge anyway."""
+SOCKETS_MAX = 65_000
+"""Of one runtime: three for each peer. libzmq's default of 1023 is enough for 340."""
 FAREWELL_MS = 100
 """For the last advert to leave; only who has a reader that takes nothing waits for so long."""
 HELD_RETRY_S = 0.001
@@ -227,11 +233,16 @@ class Runtime:
         self._observe = observe
         self._owner = os.getpid(), threading.get_ident()
         self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
         self._poller = zmq.Poller()
         self._callbacks: dict[Any, Callable[[], None]] = {}
         self._dealers: dict[PeerId, zmq.Socket[bytes]] = {}
         self._monitors: dict[PeerId, zmq.Socket[bytes]] = {}
         """Where ZeroMQ tells that a connection broke."""
+        self._addresses: dict[PeerId, Endpoints] = {}
+        """Of all that were ever connected to."""
+        self._broken: dict[PeerId, float] = {}
+        """Since when nothing was heard of those whose connections broke."""
         self._outgoing: dict[PeerId, Outgoing] = {}
         self._assemblies: dict[PeerId, Assembly] = {}
         self._held: deque[Event] = deque()
@@ -264,6 +275,7 @@ class Runtime:
         self._check_owner()
         if peer in self._dealers:
             return
+        self._addresses[peer] = endpoints
         self._sub.connect(endpoints.adverts)
         dealer = self._socket(zmq.DEALER)
         dealer.setsockopt(zmq.ROUTING_ID, self.peer.me.encode())
@@ -278,6 +290,25 @@ class Runtime:
             self.register(link, lambda: self._drain_link(self._links, peer, self._on_file))
         self.register(dealer, lambda: self._drain(dealer, lambda frames: self._on_reply(peer, frames)))
         self.register(monitor, lambda: self._on_monitor(peer, monitor))  # after what came before the connection broke
+
+    def _disconnect(self, peer: PeerId) -> None:
+        """Undo `connect`; who speaks to us again is connected to again."""
+        dealer, monitor = self._dealers.pop(peer), self._monitors.pop(peer)
+        self.unregister(dealer)
+        self.unregister(monitor)
+        dealer.disable_monitor()
+        dealer.close(linger=0)
+        monitor.close(linger=0)
+        self._sub.disconnect(self._addresses[peer].adverts)
+        self._assemblies.pop(peer, None)
+        if peer in self._links:
+            self._unlink(self._links, peer)
+
+    def _heard(self, peer: PeerId) -> None:
+        """It said something."""
+        self._broken.pop(peer, None)
+        if peer in self._addresses and peer not in self._dealers:
+            self.connect(peer, self._addresses[peer])
 
     def register(self, source: Any, callback: Callable[[], None]) -> None:
         """Call `callback` in `poll` when `source` (a ZeroMQ socket, or anything with a descriptor) is readable."""
@@ -325,6 +356,11 @@ class Runtime:
         self._release_held()
         self._send_blocks()
         self._leave_strangers()
+        if self._broken:
+            now = time.monotonic()
+            for peer in [peer for peer, since in self._broken.items() if now >= since + SILENT_S]:
+                del self._broken[peer]
+                self._disconnect(peer)
 
     def close(self) -> None:
         """Close the sockets; what is still queued is dropped, but for adverts, of which the last may say farewell."""
@@ -573,6 +609,7 @@ class Runtime:
         message = decode_header(_single(frames))
         if not isinstance(message, Advert | Offer):
             raise WireError(f"{type(message).__name__} among the adverts")
+        self._heard(message.peer)
         self.happen(Received(message))
 
     def _on_request(self, frames: list[Bytes]) -> None:
@@ -581,6 +618,7 @@ class Runtime:
         message = decode_header(frames[1])
         if message.peer.encode() != frames[0]:
             raise WireError(f"a peer speaks for {message.peer}, which is not its name")
+        self._heard(message.peer)
         match message:
             case Credit(peer, k, blocks):
                 out = self._outgoing.get(peer)
@@ -682,8 +720,12 @@ class Runtime:
             if not isinstance(described, Range):
                 raise WireError(f"a part of a range is a {type(described).__name__}")
             file = LentFile(described.layout, part.descriptor, part.offset)
-            if os.fstat(part.descriptor).st_size < part.offset + file.layout.nbytes:
+            about = os.fstat(part.descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                raise WireError("what came with a range is no file")
+            if about.st_size < part.offset + file.layout.nbytes:
                 raise WireError(f"a file is too short for the {file.layout.nbytes} bytes that it should hold")
+            os.pread(part.descriptor, 1, part.offset)  # it is open for reading
             if not part.frame:
                 files.append(file)
                 continue
@@ -699,9 +741,11 @@ class Runtime:
     def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
         while monitor.poll(0):
             monitor.recv_multipart()
+            self._broken[peer] = time.monotonic()
             self.happen(Disconnected(peer))
 
     def _on_reply(self, peer: PeerId, frames: list[Bytes]) -> None:
+        self._heard(peer)
         if len(frames) == 2:
             self._on_block(peer, frames)
             return

@@ -24,7 +24,7 @@ import zmq
 from gossip.arrays import Arrays, Bytes, Layout, Packed
 from gossip.errors import UsageError
 from gossip.events import Computed, Effect, Event, Joined
-from gossip.messages import Advert, Credit, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.messages import Advert, Credit, PeerId, Ping, Pull, Range, State, StateRequest, Unknown
 from gossip.peer import Settings
 from gossip.wire import (
     BLOCK_BYTES,
@@ -317,6 +317,28 @@ def test_one_stranger_is_given_a_replica_of_any_size(swarm: Any, monkeypatch: py
     monkeypatch.setattr("gossip.zmq_runtime.STRANGERS_BYTES_MAX", 1)
     monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 1e9)
     assert ask_for_replicas(swarm, node, ["a", "b"]) == [True, False]
+
+
+def test_who_is_gone_for_good_is_not_listened_for_until_it_speaks_again(
+    swarm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    two.publish(UPDATE)
+    assert swarm.turn(lambda: one.frontiers.get(two.me) == 1)
+    swarm.nodes.remove(two)
+    two.runtime.close()
+    assert swarm.turn(lambda: two.me in one.runtime._broken)
+    swarm.turn_for(0.02)
+    assert two.me in one.runtime._dealers
+    monkeypatch.setattr("gossip.zmq_runtime.SILENT_S", 0.0)
+    assert swarm.turn(lambda: two.me not in one.runtime._dealers)
+    assert not one.runtime._broken
+    monkeypatch.undo()
+    again = swarm.rogue(zmq.DEALER, "two")
+    again.connect(one.runtime.endpoints.pulls)
+    again.send(encode_header(Ping(PeerId("two"), 1)))
+    assert swarm.turn(lambda: two.me in one.runtime._dealers)
 
 
 def test_what_outgrows_a_header_is_told_once_and_the_peer_lives_on(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
