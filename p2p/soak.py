@@ -26,6 +26,8 @@ SUMS = (
     "replicas adopted",
     "replicas given up",
     "unknown",
+    "epochs closed",
+    "epochs dropped",
 )
 """Counts that are summed over all seeds."""
 MOST = (
@@ -34,6 +36,7 @@ MOST = (
     "peak pins",
     "peak pinned boundaries",
     "peak retained updates",
+    "peak units watched",
     "seconds until level",
 )
 """Counts of which the most in any seed is told."""
