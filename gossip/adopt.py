@@ -12,18 +12,29 @@ Everybody who waits still answers pins, and everybody who has a replica still gi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from gossip.events import Adopt, Deliver, Effect, Own, Send
-from gossip.messages import Mark, PeerId, Pin, Pinned, State, StateRequest, Unpin
+from gossip.identity import Identities
+from gossip.messages import PeerId, Pin, Pinned, State, StateRequest, Unpin
 from gossip.replicate import Replicator
 
 REPEAT_S = 0.5
 """Between two pins, or two requests, of which the first may be lost."""
 GIVE_UP_S = 6.0
 BACKOFF_MAX_S = 2.0
+
+
+def state_of(replicator: Replicator, identities: Identities, request: StateRequest) -> State:
+    """Our replica for one that asks. Who adopts it names those that have pinned; others get no marks: they publish
+    nothing, or begin when the epochs before are over."""
+    frontiers, units = replicator.frontiers(), identities.units
+    if request.pinned:
+        marks, closed = identities.by_lane(), identities.dropped
+        return State(replicator.me, frontiers, request.k, marks, closed=closed, units=units)
+    return State(replicator.me, frontiers, request.k, closed=identities.closed, units=units)
 
 
 class Chance(Protocol):
@@ -110,7 +121,7 @@ class Adopter:
         request: StateRequest,
         departed: Collection[PeerId],
         members: Collection[PeerId],
-        marks: Mapping[PeerId, tuple[Mark, ...]],
+        identities: Identities,
     ) -> list[Effect]:
         """Give our replica to one that asks, if it has nothing of a living lane that we have not.
 
@@ -126,7 +137,7 @@ class Adopter:
         )
         if behind or not self._replicator.give_to(request.peer, request.k):
             return []
-        return [Send(request.peer, State(self.me, mine, request.k, marks))]
+        return [Send(request.peer, state_of(self._replicator, identities, request))]
 
     def on_state(self, state: State, now: float) -> list[Effect] | None:
         """Adopt it, in one step; None if it is not what we asked for, or cannot be used."""

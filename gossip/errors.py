@@ -1,7 +1,7 @@
 """What can go wrong, and whose fault it is: the fault is in the type.
 
-`WireError` and `MismatchError` are the other side's (warn, drop, count, go on); `UsageError` is the caller's (raise).
-Our own bugs are assertions.
+`WireError` and `MismatchError` are the other side's (warn, drop, count, go on); so is `TooLargeError` dealt with, which
+is nobody's: the swarm has outgrown a limit. `UsageError` is the caller's (raise). Our own bugs are assertions.
 """
 
 import errno
@@ -17,6 +17,10 @@ class WireError(GossipError):
 
 class MismatchError(GossipError):
     """A well-formed message whose arrays do not fit: other names, shapes or dtypes, or numbers that are not finite."""
+
+
+class TooLargeError(GossipError):
+    """A message of our own that is larger than any may be."""
 
 
 class UsageError(GossipError):

@@ -22,6 +22,10 @@ class Started:
     frontiers: Mapping[PeerId, int]
     ready: bool = True
     """False for one that comes late and has no replica yet: it adopts one first."""
+    closed: int = 0
+    """Epochs that were over when the replica was taken, as `Closed` says it."""
+    units: int = 0
+    """Units of work that count in it."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,13 @@ class Computed:
 
 
 @dataclass(frozen=True)
+class Closed:
+    """The first `epochs` epochs of the session are over: whatever is still computed of them was published before."""
+
+    epochs: int
+
+
+@dataclass(frozen=True)
 class Exhausted:
     """No more updates will be computed here: say when everybody has what was published, or after `timeout_s`."""
 
@@ -122,6 +133,7 @@ Event = (
     | Received
     | Progressed
     | Computed
+    | Closed
     | Exhausted
     | Resumed
     | Leaving

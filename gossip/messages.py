@@ -18,7 +18,8 @@
     PacketReply    the answer: one packet of a strategy of mixing, with its arrays
     Credit         of the transport: so many blocks of your bulk message have arrived, send on
 
-`Range`, `State` and `PacketReply` are bulk messages: their arrays travel as separate blocks behind the header.
+`Range`, `State` and `PacketReply` are bulk messages: their arrays travel as separate blocks behind the header, and
+behind the arrays go marks, where they are many.
 """
 
 from __future__ import annotations
@@ -30,28 +31,14 @@ from functools import cached_property
 from typing import NamedTuple, NewType
 
 from gossip.arrays import Layout, Packed, Update
+from gossip.marks import Mark as Mark
+from gossip.marks import Series
+from gossip.marks import Unit as Unit
 
 PeerId = NewType("PeerId", str)
 """One incarnation of a peer, and thereby its lane: a restart is a new one. 128 random bits in hex in production."""
 
 EMPTY = Layout(())
-
-
-class Unit(NamedTuple):
-    """The piece of work that an update comes from: its logical identity, whoever computes it and how often."""
-
-    epoch: int
-    partition: int
-    chunk: int
-
-
-class Mark(NamedTuple):
-    """One numbered entry of a lane, logically. Attempts of one unit are ordered by (attempt, lane)."""
-
-    unit: Unit
-    attempt: int
-    withdraws: bool = False
-    """It takes back what this lane published for the unit before."""
 
 
 class Standing(StrEnum):
@@ -69,6 +56,18 @@ class Rumor(NamedTuple):
     standing: Standing
     incarnation: int
     by: PeerId
+
+
+class Table(NamedTuple):
+    """Marks that are still on their way: so many follow behind the arrays, and the message itself has none yet."""
+
+    series: int = 0
+    runs: int = 0
+    lanes: tuple[PeerId, ...] = ()
+    """Whose they are."""
+
+
+NO_TABLE = Table()
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,11 @@ class Range:
     lo: int
     hi: int
     k: int
-    marks: tuple[Mark, ...] = ()
-    """Of the updates that have a logical identity, in any order."""
+    marks: tuple[Series, ...] = ()
+    """Of the updates that have a logical identity."""
     layout: Layout = EMPTY
     payload: Update | None = field(default=None, compare=False, repr=False)
+    table: Table = NO_TABLE
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,15 @@ class State:
     peer: PeerId
     frontiers: Mapping[PeerId, int]
     k: int
-    marks: Mapping[PeerId, tuple[Mark, ...]] = field(default_factory=dict)
+    marks: Mapping[PeerId, tuple[Series, ...]] = field(default_factory=dict)
     """What it knows of every lane's logical identities."""
     layout: Layout = EMPTY
     payload: Packed | None = field(default=None, compare=False, repr=False)
+    closed: int = 0
+    """Of earlier epochs only such marks are there as are still to be decided."""
+    units: int = 0
+    """Units that count in this replica, of all epochs."""
+    table: Table = NO_TABLE
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from gossip.arrays import Array, Layout, Payload
 from gossip.errors import MismatchError
 from gossip.events import (
     Adopt,
+    Closed,
     Computed,
     Departed,
     Disconnected,
@@ -288,6 +289,8 @@ class MixPeer:
             case Progressed(peer):
                 if peer in self._asked:
                     self._asked[peer] = now + self.settings.pull_timeout_s
+            case Closed(epochs):
+                self.identities.drop(epochs)
             case Resumed():
                 self._rests = False
                 self._give_up_at = None

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gossip.adopt import Adopter, Chance
+from gossip.adopt import Adopter, Chance, state_of
 from gossip.arrays import Layout, Payload, Update, check_finite
 from gossip.errors import MismatchError
 from gossip.events import (
+    Closed,
     Computed,
     Deliver,
     Departed,
@@ -41,7 +42,7 @@ from gossip.events import (
     Ticked,
     Warn,
 )
-from gossip.identity import Identities
+from gossip.identity import TOIL_MAX, Identities
 from gossip.membership import Detection, Membership
 from gossip.messages import (
     Ack,
@@ -164,6 +165,10 @@ class Peer:
         """Lanes that are known while their peers are not, and since when."""
         self._lanes_changed = True
         """There may be other strangers than when it was looked for them."""
+        self._closing: dict[PeerId, int] = {}
+        """How far each lane was here when the last was learned of epochs that are closed, and not dropped yet."""
+        self._awaited: set[PeerId] = set()
+        """Who had less of some lane when it was last heard."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
@@ -171,8 +176,9 @@ class Peer:
         match event:
             case Received(message):
                 effects += self._on_received(message, now)
-            case Started(frontiers, ready):
+            case Started(frontiers, ready, closed, units):
                 self.replicator.start(frontiers)
+                self.identities = Identities(closed, units)
                 self._started = self._changed = self._lanes_changed = True
                 self.ready = ready
                 if not ready:
@@ -191,6 +197,8 @@ class Peer:
                 self._reach(peer, None, now)
             case Computed(payload, unit, attempt):
                 effects += self._on_computed(payload, unit, attempt)
+            case Closed(epochs):
+                self._on_closed(epochs)
             case Disconnected(peer):
                 if self.membership is not None:
                     self.membership.disconnected(peer, now)
@@ -431,6 +439,7 @@ class Peer:
                 continue
             effects.append(Release(number))
             del self._retained[number]
+            self.identities.settle(retained.unit)
         return effects
 
     def _earlier(self, retained: Retained) -> list[PeerId]:
@@ -479,12 +488,18 @@ class Peer:
         assert message.payload is not None
         try:
             self._check(message.payload)
+            if len(message.marks) > 1 or (message.marks and message.marks[0].chunk < 0):
+                self._check_marks(message)
         except MismatchError as error:
             self.refused += 1
             return [Warn(f"updates {message.lo}..{message.hi} of peer {message.peer} are not merged: {error}")]
         self._changed = True
         self.identities.note(message.peer, message.marks)
-        return self.replicator.on_range(message)
+        effects = self.replicator.on_range(message)
+        known = self.identities
+        if known.dropped < known.closed and any(series.epoch < known.closed for series in message.marks):
+            self._await_everybody()
+        return effects
 
     def _check(self, payload: Update) -> None:
         if self.layout is not None:
@@ -493,6 +508,12 @@ class Peer:
             check_finite(payload.arrays())  # which says where
         if self.layout is not None and is_sparse(payload.layout):  # others are not read into memory for it
             check_rows(payload.layout, payload.arrays(), self.layout)
+
+    def _check_marks(self, message: Range) -> None:
+        """A run of marks costs no more than one mark, unless it reaches into others of the same partition."""
+        toil = self.identities.toil(message.peer, message.marks)
+        if toil > TOIL_MAX:
+            raise MismatchError(f"{toil} of their units lie among others of the same partition, at most {TOIL_MAX}")
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         origin = self.replicator.origins.get(peer)
@@ -509,9 +530,8 @@ class Peer:
         if not self.ready:
             return []
         if self.adopter is None:
-            state = State(self.me, self.replicator.frontiers(), request.k, self.identities.by_lane())
-            return [Send(request.peer, state)]
-        return self.adopter.on_request(request, self._departed(), self._readable(), self.identities.by_lane())
+            return [Send(request.peer, state_of(self.replicator, self.identities, request))]
+        return self.adopter.on_request(request, self._departed(), self._readable(), self.identities)
 
     def _on_state(self, state: State, now: float) -> list[Effect]:
         if self.adopter is None:
@@ -525,14 +545,58 @@ class Peer:
         effects = self.adopter.on_state(state, now)
         if effects is None:
             return []
-        known = self.identities
-        self.identities = Identities()
-        for lane, marks in state.marks.items():
-            self.identities.note(lane, marks)
-        self.identities.note(self.me, known.of_lane(self.me))
+        self._learn(state)
         self.ready = True
         self._changed = self._lanes_changed = True
         return effects
+
+    def _learn(self, state: State) -> None:
+        """What the donor knew of units is what goes with its replica, but for the own updates that it had not seen."""
+        seen, before = state.frontiers.get(self.me, 0), self.identities
+        self.identities = known = Identities.told(state.marks, state.closed, state.units)
+        known.close(before.closed)
+        known.drop(before.dropped, [retained.unit for retained in self._retained.values()])
+        for number, retained in self._retained.items():
+            if retained.unit.epoch < known.dropped:
+                known.watch(retained.unit, (retained.attempt, self.me) if number <= seen else None)
+        known.note(self.me, self.replicator.marks(seen, self.replicator.n))
+        known.prune(retained.unit for retained in self._retained.values())
+        self._await_everybody()
+
+    # -------------------------------------------------------------------------------------------- epochs that are over
+
+    def _on_closed(self, epochs: int) -> None:
+        """What is known of these epochs is kept until everybody has as much of each lane as we have now.
+
+        Then nobody holds an attempt that is to be taken back for one that it does not know of. Those that are out of
+        reach may, as long as something is kept for them. What comes in when it is dropped is counted by itself
+        (`identity`).
+        """
+        if epochs > self.identities.closed:
+            self.identities.close(epochs)
+            self._await_everybody()
+            self._drop_closed()
+
+    def _await_everybody(self) -> None:
+        """We have learned something of epochs that are to be dropped."""
+        self._closing = self.replicator.frontiers()
+        self._awaited = set(self.members) if self.adopter is not None else set()
+
+    def _drop_closed(self) -> None:
+        if self.identities.dropped == self.identities.closed or not self.ready:
+            return
+        mine = self.replicator.frontiers()
+        closing = [(lane, min(n, mine.get(lane, 0))) for lane, n in self._closing.items()]
+        for peer in list(self._awaited):
+            member = self.members[peer]
+            theirs = member.frontiers
+            level = peer not in self._gone and all(theirs.get(lane, 0) >= n for lane, n in closing)
+            if level or member.forgotten:
+                self._awaited.discard(peer)
+        if not self._awaited:
+            retained = [retained.unit for retained in self._retained.values()]
+            self.identities.drop(self.identities.closed, retained)
+            self._closing = {}
 
     # ------------------------------------------------------------------------------------------------------- timers
 
@@ -547,6 +611,7 @@ class Peer:
             return []
         self._changed = self._published = False
         self._advertised_at = now
+        self._drop_closed()
         return [self._advert(self.membership.rumors() if self.membership is not None else ())]
 
     def _advert(self, rumors: tuple[Rumor, ...]) -> Publish:

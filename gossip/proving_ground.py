@@ -24,7 +24,7 @@ from functools import partial
 import numpy as np
 
 from gossip.arrays import Array, Packed
-from gossip.events import Adopt, Computed, Deliver, Effect, Event, Gated, Negative, Own, Received, Send, Warn
+from gossip.events import Adopt, Closed, Computed, Deliver, Effect, Event, Gated, Negative, Own, Received, Send, Warn
 from gossip.faults import Disruption, Faults, Strike, Victim
 from gossip.membership import Detection
 from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, State, StateRequest, Unit, Unknown, Unpin
@@ -74,6 +74,10 @@ class Options:
     busy: bool
     """Everybody publishes while a replica is on its way: its donor moves on."""
     units: int
+    epochs: int
+    """Of which the units are. Where there are more than one, each is closed when all of it was computed."""
+    closes_s: float
+    """How long after that the first peer is told so; the last twice as long."""
     fail: float
     """Probability that an attempt fails before it is done."""
     speculate: float
@@ -122,6 +126,7 @@ class Options:
 
         observer_crashes = watched(2)
         room = 0 if observer is None else 2 * (1 + len(observer_crashes) + peers // 4 + len(strikes))
+        closings = random.Random(f"closings {seed}")
         return cls(
             seed=seed,
             peers=peers,
@@ -144,6 +149,8 @@ class Options:
             streams=streams,
             bursts=tuple((when, chance.randint(5, 30)) for when in times(chance.choice([0, 0, 1, 2]))),
             units=chance.randint(20, 60),
+            epochs=closings.choice([1, 2, 3, 4]),
+            closes_s=closings.choice([0.1, closings.uniform(0, 15)]),
             fail=chance.choice([0.0, 0.1]),
             speculate=chance.choice([0.0, 0.2]),
             forget_s=chance.choice([600.0, 600.0, chance.uniform(90, 150)]),
@@ -186,6 +193,12 @@ class ProvingGround:
         self._retries: dict[PeerId, int] = {}
         """By lane: how many of its entries are second or later attempts."""
         self._done: set[Unit] = set()
+        self._open: dict[int, int] = {}
+        """By epoch: how many of its units are not computed yet."""
+        self._over = 0
+        """Epochs that peers are told are over."""
+        self._told: dict[PeerId, int] = {}
+        """By peer: of how many it was told."""
         self._reached: dict[PeerId, dict[PeerId, int]] = {}
         """By lane: the furthest that each other peer ever was with it."""
         self._said: dict[tuple[PeerId, PeerId], int] = {}
@@ -241,8 +254,10 @@ class ProvingGround:
     def _write_script(self) -> None:
         at, options = self.swarm.at, self.options
         for index in range(options.units):
-            unit = Unit(0, index // 3, index % 3)
-            time = self.chance.uniform(0, 50)
+            epoch = index * options.epochs // options.units
+            unit = Unit(epoch, index // 3, index % 3)
+            self._open[epoch] = self._open.get(epoch, 0) + 1
+            time = (50 * epoch + self.chance.uniform(0, 50)) / options.epochs
             at(time, partial(self._attempt, unit, 0))
             if self.chance.random() < options.speculate:
                 at(time + self.chance.uniform(0, 6), partial(self._attempt, unit, 1))
@@ -296,7 +311,27 @@ class ProvingGround:
             return
         self._note(f"{me} computed {tuple(unit)}, attempt {attempt}")
         self.swarm.happen(me, Computed(self._delta(), unit, attempt))
-        self._done.add(unit)
+        if unit not in self._done:
+            self._done.add(unit)
+            self._open[unit.epoch] -= 1
+            self._close_epochs()
+
+    def _close_epochs(self) -> None:
+        """Tell each peer, at a time of its own, of the epochs of which all is computed."""
+        over = 0
+        while over in self._open and self._open[over] == 0:
+            over += 1
+        if self.options.epochs == 1 or over <= self._over:
+            return
+        self._over = over
+        for me in self.swarm.live():
+            time = self.swarm.now + self.chance.uniform(1, 2) * self.options.closes_s
+            self.swarm.at(time, partial(self._close, me, over))
+
+    def _close(self, me: PeerId, epochs: int) -> None:
+        self.outcome.counts["epochs closed"] += 1
+        self._note(f"{me} is told that {epochs} epochs are over")
+        self.swarm.happen(me, Closed(epochs))
 
     def _delta(self) -> Packed:
         return Packed.of({"w": np.array([self.chance.getrandbits(40) for _ in range(NUMBERS)], np.int64)})
@@ -328,6 +363,8 @@ class ProvingGround:
 
     def _observe(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
         host = self.swarm.peers[me]
+        if isinstance(event, Closed):
+            self._told[me] = event.epochs
         touched = False
         for effect in effects:
             match effect:
@@ -423,6 +460,12 @@ class ProvingGround:
             entry = effect.payload.arrays()["w"]
         if not self.swarm.peers[me].peer.ready or (me not in self._founders and not self._before.get(me)):
             raise ViolationError(f"{me} publishes before it has a replica")
+        if (
+            isinstance(event, Computed)
+            and event.unit
+            and event.unit.epoch < self.swarm.peers[me].peer.identities.closed
+        ):
+            raise ViolationError(f"{me} publishes {tuple(event.unit)}, of an epoch that is over")
         if effect.lo != len(sums):
             raise ViolationError(f"{me} published {effect.lo}, expected {len(sums)}")
         sums.append(sums[-1] + entry)
@@ -463,6 +506,8 @@ class ProvingGround:
             ("pins", len(lane.pins), len(peer.members)),
             ("pinned boundaries", boundaries, BOUNDARIES_MAX * len(lane.pins)),
             ("retained updates", host.segments.retained, self._retries.get(me, 0)),
+            ("runs of units", peer.identities.runs, sum(map(len, self._marks.values()))),
+            ("units watched", peer.identities.watched, sum(self._retries.values())),
         ):
             if kept > counts[f"peak {what}"]:
                 counts[f"peak {what}"] = kept
@@ -532,6 +577,10 @@ class ProvingGround:
                 for mark in entry:
                     net[mark.unit] += -1 if mark.withdraws else 1
         counts = self.outcome.counts
+        units = sum(1 for count in net.values() if count > 0)
+        for me, host in self.swarm.live().items():
+            if host.peer.identities.units != units:
+                raise ViolationError(f"{me} counts {host.peer.identities.units} units, expected {units}")
         counts["merged"] += merged
         if counts["published"] != merged + sum(counts[cause] for cause in LOST):
             raise ViolationError(f"published {counts['published']}, of which {merged} merged and others lost: {counts}")
@@ -569,6 +618,11 @@ class ProvingGround:
         self.swarm.run(self.swarm.now + ADVERTS_S)
         if not self._disruption.crashed_at and any(host.segments.retained for host in self.swarm.live().values()):
             raise ViolationError("updates are retained though everybody knows their units")
+        for me, host in self.swarm.live().items():
+            known = host.peer.identities
+            self.outcome.counts["epochs dropped"] += known.dropped
+            if not self._disruption.crashed_at and (known.dropped < known.closed or known.watched):
+                raise ViolationError(f"{me} keeps {known.runs} runs and {known.watched} units of epochs that are over")
 
 
 def run(seed: int, settings: Settings | None = None, tell: bool = False) -> Outcome:

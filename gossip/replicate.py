@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 
 from gossip.arrays import Payload
 from gossip.events import Deliver, Effect, Fold, Forget, Keep, Negative, Send
-from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, Range, Unknown, Unpin
+from gossip.marks import Mark, Marks, Series
+from gossip.messages import PeerId, Pin, Pinned, Pull, Range, Unknown, Unpin
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Segment:
 
     lo: int
     hi: int
-    marks: tuple[Mark, ...]
+    marks: Marks = field(default_factory=Marks)
 
 
 @dataclass
@@ -160,10 +161,12 @@ class Replicator:
             return []
         if self.segments and self._joinable(self.segments[-1].hi):
             segment = self.segments[-1]
-            segment.hi, segment.marks = self.n, segment.marks + marks
+            segment.hi = self.n
         else:
-            segment = Segment(self.n, self.n, marks)
+            segment = Segment(self.n, self.n)
             self.segments.append(segment)
+        for mark in marks:
+            segment.marks.add(mark)
         return [Keep(segment.lo, self.n, payload)]
 
     def on_pull(self, pull: Pull) -> list[Effect]:
@@ -270,9 +273,15 @@ class Replicator:
         self._pin(peer, {self.n})
         return True
 
-    def marks(self, after: int, through: int) -> tuple[Mark, ...]:
+    def marks(self, after: int, through: int) -> tuple[Series, ...]:
         """The marks of own updates after+1 .. through, which begin and end at boundaries."""
-        return tuple(mark for s in self.segments if after < s.lo and s.hi <= through for mark in s.marks)
+        segments = [segment for segment in self.segments if after < segment.lo and segment.hi <= through]
+        if len(segments) == 1:
+            return segments[0].marks.packed()
+        whole = Marks()
+        for segment in segments:
+            whole.merge(segment.marks)
+        return whole.packed()
 
     def keeps(self, after: int) -> bool:
         """Whether the own updates after+1 .. n are there as whole segments."""
@@ -324,7 +333,8 @@ class Replicator:
         folded: list[Segment] = []
         for segment in self.segments:
             if kept and self.coalesce and kept[-1].hi not in boundaries:
-                kept[-1].hi, kept[-1].marks = segment.hi, kept[-1].marks + segment.marks
+                kept[-1].hi = segment.hi
+                kept[-1].marks.merge(segment.marks)
                 if kept[-1] not in folded:
                     folded.append(kept[-1])
             else:

@@ -19,9 +19,10 @@ import ipaddress
 import math
 import os
 import socket
+import stat
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ import zmq
 
 from gossip import same_host
 from gossip.arrays import Bytes, Packed, Payload, check_finite
-from gossip.errors import MismatchError, UsageError, WireError
+from gossip.errors import MismatchError, TooLargeError, UsageError, WireError
 from gossip.events import (
     Adopt,
     Computed,
@@ -82,13 +83,16 @@ from gossip.wire import (
     BLOCK_BYTES,
     HEADER_BYTES_MAX,
     Assembly,
+    Body,
     allocate,
     block_count,
     block_span,
+    body_bytes,
     decode_block,
     decode_header,
     encode_block,
     encode_header,
+    table_of,
 )
 
 WINDOW_BLOCKS = 8
@@ -99,6 +103,16 @@ TURN_BLOCKS_MAX = 16
 """Blocks sent before the loop looks at what came in."""
 STATES_MAX = 64
 """Replicas on their way at once, a few blocks each; one more takes the place of the oldest, which may be gone."""
+STRANGERS_BYTES_MAX = 1 << 30
+"""Copies of the replica for those who are not of the swarm (yet): what is beyond waits, and asks again. One is always
+given, however large. There are `STATES_MAX` at the most."""
+STRANGER_IDLE_S = 10.0
+"""A stranger that takes nothing for so long is gone, and its copy is dropped. At .5 MB/s it says so every 8 s."""
+SILENT_S = 3600.0
+"""A peer whose connection broke, and of whom nothing was heard for so long, is not listened for any more. Halves that
+were cut off for longer than ten minutes may be unable to merge anyway."""
+SOCKETS_MAX = 65_000
+"""Of one runtime: three for each peer. libzmq's default of 1023 is enough for 340."""
 FAREWELL_MS = 100
 """For the last advert to leave; only who has a reader that takes nothing waits for so long."""
 HELD_RETRY_S = 0.001
@@ -172,15 +186,17 @@ class Outgoing:
 
     to: PeerId
     message: Bulk
-    payload: Payload
+    body: Body
     limit: int
     """Blocks that the receiver's credit allows."""
+    taken_at: float
+    """When it last gave credit."""
     next: int = 0
 
     def close(self) -> None:
         """Give a copy of a replica back."""
-        if isinstance(self.payload, FileSegment | MemorySegment):
-            self.payload.close()
+        if isinstance(self.body.payload, FileSegment | MemorySegment):
+            self.body.payload.close()
 
 
 class Runtime:
@@ -210,16 +226,25 @@ class Runtime:
         """Events `Computed` that were dealt with."""
         self.malformed = 0
         """Messages dropped because they were not well-formed."""
+        self.gated = 0
+        """Updates that were not published, since their unit was before."""
+        self._too_large: Counter[type] = Counter()
+        """Messages that were not sent because there was no room for them, by kind."""
         self._host = host
         self._segments = segments
         self._observe = observe
         self._owner = os.getpid(), threading.get_ident()
         self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
         self._poller = zmq.Poller()
         self._callbacks: dict[Any, Callable[[], None]] = {}
         self._dealers: dict[PeerId, zmq.Socket[bytes]] = {}
         self._monitors: dict[PeerId, zmq.Socket[bytes]] = {}
         """Where ZeroMQ tells that a connection broke."""
+        self._addresses: dict[PeerId, Endpoints] = {}
+        """Of all that were ever connected to."""
+        self._broken: dict[PeerId, float] = {}
+        """Since when nothing was heard of those whose connections broke."""
         self._outgoing: dict[PeerId, Outgoing] = {}
         self._assemblies: dict[PeerId, Assembly] = {}
         self._held: deque[Event] = deque()
@@ -254,6 +279,7 @@ class Runtime:
         self._check_owner()
         if peer in self._dealers:
             return
+        self._addresses[peer] = endpoints
         self._sub.connect(endpoints.adverts)
         dealer = self._socket(zmq.DEALER)
         dealer.setsockopt(zmq.ROUTING_ID, self.peer.me.encode())
@@ -268,6 +294,25 @@ class Runtime:
             self.register(link, lambda: self._drain_link(self._links, peer, self._on_file))
         self.register(dealer, lambda: self._drain(dealer, lambda frames: self._on_reply(peer, frames)))
         self.register(monitor, lambda: self._on_monitor(peer, monitor))  # after what came before the connection broke
+
+    def _disconnect(self, peer: PeerId) -> None:
+        """Undo `connect`; who speaks to us again is connected to again."""
+        dealer, monitor = self._dealers.pop(peer), self._monitors.pop(peer)
+        self.unregister(dealer)
+        self.unregister(monitor)
+        dealer.disable_monitor()
+        dealer.close(linger=0)
+        monitor.close(linger=0)
+        self._sub.disconnect(self._addresses[peer].adverts)
+        self._assemblies.pop(peer, None)
+        if peer in self._links:
+            self._unlink(self._links, peer)
+
+    def _heard(self, peer: PeerId) -> None:
+        """It said something."""
+        self._broken.pop(peer, None)
+        if peer in self._addresses and peer not in self._dealers:
+            self.connect(peer, self._addresses[peer])
 
     def register(self, source: Any, callback: Callable[[], None]) -> None:
         """Call `callback` in `poll` when `source` (a ZeroMQ socket, or anything with a descriptor) is readable."""
@@ -329,6 +374,12 @@ class Runtime:
             self._step(Ticked())
         self._release_held()
         self._send_blocks()
+        self._leave_strangers()
+        if self._broken:
+            now = time.monotonic()
+            for peer in [peer for peer, since in self._broken.items() if now >= since + SILENT_S]:
+                del self._broken[peer]
+                self._disconnect(peer)
 
     def close(self) -> None:
         """Close the sockets; what is still queued is dropped, but for adverts, of which the last may say farewell."""
@@ -385,13 +436,11 @@ class Runtime:
             self._observe(now, self.peer.me, event, effects)
         for effect in effects:
             match effect:
-                case Send(to, message):
-                    self._send(to, message)
-                case Publish(message):
-                    header = encode_header(message)
-                    for link in self._reader_links.values():
-                        self._link_send(link, header)
-                    self._try_send(self._pub, [header])
+                case Send(_, message) | Publish(message):
+                    try:
+                        self._say(effect)
+                    except TooLargeError as error:  # it is not said: a swarm that large is not served, but trains on
+                        self._on_too_large(message, error)
                 case Deliver(lane, lo, hi, payload):
                     self._host.deliver(lane, lo, hi, self._segments.resolve(payload))
                 case Adopt(payload):
@@ -403,6 +452,7 @@ class Runtime:
                 case Release(number):
                     self._segments.release(number)
                 case Gated(unit):
+                    self.gated += 1
                     self._host.gated(unit)
                 case Fold(lo, hi):
                     self._segments.fold(lo, hi)
@@ -412,6 +462,21 @@ class Runtime:
                     self._host.drained(missing)
                 case Warn(text):
                     self._host.warn(text)
+
+    def _say(self, effect: Send | Publish) -> None:
+        match effect:
+            case Send(to, message):
+                self._send(to, message)
+            case Publish(message):
+                header = encode_header(message)
+                for link in self._reader_links.values():
+                    self._link_send(link, header)
+                self._try_send(self._pub, [header])
+
+    def _on_too_large(self, message: Message, error: TooLargeError) -> None:
+        if type(message) not in self._too_large:
+            self._host.warn(f"a {type(message).__name__} is not sent, nor are those that follow: {error}")
+        self._too_large[type(message)] += 1
 
     def _send(self, to: PeerId, message: Message) -> None:
         match message:
@@ -424,10 +489,9 @@ class Runtime:
                 assert message.payload is not None
                 self._begin(to, message, message.payload)
             case State():
-                states = [out.to for out in self._outgoing.values() if isinstance(out.message, State)]
-                for oldest in states[: max(0, len(states) + 1 - STATES_MAX)]:
-                    self._end(oldest)
-                self._begin(to, message, self._segments.copy(self._host.state()))
+                replica = self._host.state()
+                if self._has_room(to, replica.layout.nbytes):
+                    self._begin(to, message, self._segments.copy(replica))
             case Unknown() | Pinned() | Ack() | Nack():
                 self._try_send(self._router, [to.encode(), encode_header(message)])
             case Pull() if to in self._links and self._link_send(self._links[to], encode_header(message)):
@@ -436,10 +500,22 @@ class Runtime:
                 if to in self._dealers:
                     self._try_send(self._dealers[to], [encode_header(message)])
 
+    def _has_room(self, to: PeerId, nbytes: int) -> bool:
+        """For one more copy of the replica: one of the swarm takes the oldest one's place, strangers wait."""
+        states = [out for out in self._outgoing.values() if isinstance(out.message, State) and out.to != to]
+        if to in self._dealers:
+            ours = [out.to for out in states if out.to in self._dealers]
+            for oldest in ours[: max(0, len(ours) + 1 - STATES_MAX)]:
+                self._end(oldest)
+            return True
+        strangers = [out for out in states if out.to not in self._dealers]
+        room = STRANGERS_BYTES_MAX - sum(out.body.nbytes for out in strangers)
+        return not strangers or (len(strangers) < STATES_MAX and nbytes <= room)
+
     def _lend(self, to: PeerId, message: Range, payload: Payload) -> bool:
         """Give a reader of this machine the files in which the range lies, and copies of what is small."""
         link = self._reader_links.get(to)
-        if link is None:
+        if link is None or table_of(message):
             return False
         lent = payload.lent() if isinstance(payload, RangeSum) else None
         files = lent[0] if lent is not None else []
@@ -472,7 +548,7 @@ class Runtime:
         header = encode_header(_with_layout(message, payload))
         if self._try_send(self._router, [to.encode(), header]):
             self._end(to)
-            self._outgoing[to] = Outgoing(to, message, payload, WINDOW_BLOCKS)
+            self._outgoing[to] = Outgoing(to, message, Body(message, payload), WINDOW_BLOCKS, time.monotonic())
 
     def _end(self, to: PeerId) -> None:
         """Nothing more of the bulk message to this receiver."""
@@ -481,7 +557,16 @@ class Runtime:
             out.close()
 
     def _is_sendable(self, out: Outgoing) -> bool:
-        return out.to not in self._stalled and out.next < min(out.limit, block_count(out.payload.layout))
+        return out.to not in self._stalled and out.next < min(out.limit, block_count(out.body.nbytes))
+
+    def _leave_strangers(self) -> None:
+        """Drop what nobody takes."""
+        if not self._outgoing:
+            return
+        now = time.monotonic()
+        for out in list(self._outgoing.values()):
+            if now >= out.taken_at + STRANGER_IDLE_S and isinstance(out.message, State) and out.to not in self._dealers:
+                self._end(out.to)
 
     def _send_blocks(self) -> None:
         """A few blocks to each receiver in turn, as far as their credit goes."""
@@ -492,7 +577,7 @@ class Runtime:
                 return
             for out in ready:
                 try:
-                    data = out.payload.read(*block_span(out.payload.layout, out.next))
+                    data = out.body.read(*block_span(out.body.nbytes, out.next))
                 except UsageError:  # the reader has moved on and the range is gone
                     self._end(out.to)
                     continue
@@ -543,6 +628,7 @@ class Runtime:
         message = decode_header(_single(frames))
         if not isinstance(message, Advert | Offer):
             raise WireError(f"{type(message).__name__} among the adverts")
+        self._heard(message.peer)
         self.happen(Received(message))
 
     def _on_request(self, frames: list[Bytes]) -> None:
@@ -551,12 +637,14 @@ class Runtime:
         message = decode_header(frames[1])
         if message.peer.encode() != frames[0]:
             raise WireError(f"a peer speaks for {message.peer}, which is not its name")
+        self._heard(message.peer)
         match message:
             case Credit(peer, k, blocks):
                 out = self._outgoing.get(peer)
                 if out is not None and out.message.k == k:
                     out.limit = max(out.limit, blocks + WINDOW_BLOCKS)
-                    if blocks >= block_count(out.payload.layout):
+                    out.taken_at = time.monotonic()
+                    if blocks >= block_count(out.body.nbytes):
                         self._end(peer)
             case Pull() | StateRequest() | Pin() | Unpin() | Ping() | PingRequest() | PacketRequest():
                 self.happen(Received(message))
@@ -634,10 +722,13 @@ class Runtime:
         match message:
             case Advert():
                 self.happen(Received(message))
-            case Range() if packet.parts:
+            case Range(table=table) if packet.parts and not table.series:
                 if not self.peer.expects(message):
                     return
-                payload = self._lent(message, packet)
+                try:
+                    payload = self._lent(message, packet)
+                except (OSError, UsageError) as error:
+                    raise WireError(f"a file that came over a link cannot be read: {error}") from None
                 self.happen(Progressed(message.peer))
                 self.happen(Received(replace(message, payload=payload)))
             case _:
@@ -652,8 +743,12 @@ class Runtime:
             if not isinstance(described, Range):
                 raise WireError(f"a part of a range is a {type(described).__name__}")
             file = LentFile(described.layout, part.descriptor, part.offset)
-            if os.fstat(part.descriptor).st_size < part.offset + file.layout.nbytes:
+            about = os.fstat(part.descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                raise WireError("what came with a range is no file")
+            if about.st_size < part.offset + file.layout.nbytes:
                 raise WireError(f"a file is too short for the {file.layout.nbytes} bytes that it should hold")
+            os.pread(part.descriptor, 1, part.offset)  # it is open for reading
             if not part.frame:
                 files.append(file)
                 continue
@@ -675,9 +770,11 @@ class Runtime:
     def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
         while monitor.poll(0):
             monitor.recv_multipart()
+            self._broken[peer] = time.monotonic()
             self.happen(Disconnected(peer))
 
     def _on_reply(self, peer: PeerId, frames: list[Bytes]) -> None:
+        self._heard(peer)
         if len(frames) == 2:
             self._on_block(peer, frames)
             return
@@ -697,10 +794,9 @@ class Runtime:
         """Take in the blocks that follow this header."""
         self._retire(self._assemblies.pop(peer, None))
         try:
-            buffer = self._buffer(message.layout.nbytes)
-        except OSError:  # only where any layout is taken
-            raise MismatchError(f"no room for {message.layout.nbytes} bytes of arrays") from None
-        self._assemblies[peer] = Assembly(message, buffer)
+            self._assemblies[peer] = Assembly(message, self._buffer(message.layout.nbytes))
+        except OSError:  # where any layout is taken, or marks are many
+            raise MismatchError(f"no room for {body_bytes(message)} bytes of arrays and marks") from None
         self.happen(Progressed(peer))
         self._complete(peer)
 
@@ -776,13 +872,14 @@ def fetch_state(
                 if isinstance(message, State):  # to whichever request: a slow one answers after it was asked again
                     state, take, received = message, begin(message), 0
                 elif block is not None and state is not None and take is not None:
-                    start, stop = block_span(state.layout, received)
+                    start, stop = block_span(body_bytes(state), received)
                     if block.k == state.k and block.index == received and len(block.data) == stop - start > 0:
-                        take(start, block.data)
+                        if start < state.layout.nbytes:
+                            take(start, memoryview(block.data)[: state.layout.nbytes - start])
                         received += 1
-                        if received % (WINDOW_BLOCKS // 2) == 0 or received == block_count(state.layout):
+                        if received % (WINDOW_BLOCKS // 2) == 0 or received == block_count(body_bytes(state)):
                             dealer.send(encode_header(Credit(me, state.k, received)))
-                if state is not None and received == block_count(state.layout):
+                if state is not None and received == block_count(body_bytes(state)):
                     return state
             retry_s *= 2  # it begins anew when it is asked again: the time to begin must not always be too short
     raise UsageError(

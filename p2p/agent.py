@@ -33,7 +33,7 @@ from typing import Any
 import zmq
 
 from gossip.errors import GossipError, UsageError, ran_out_of_files
-from gossip.events import Computed, Exhausted, Leaving
+from gossip.events import Closed, Computed, Exhausted, Leaving
 from gossip.messages import PeerId, Unit
 from gossip.segments import FilePayload, LentFile
 from gossip.zmq_runtime import Keys, open_socket
@@ -64,7 +64,6 @@ class Waiting:
     descriptors: list[int]
     number: int
     """Of its update, among all that were handed over."""
-    unit: Unit | None
 
 
 class Agent:
@@ -83,6 +82,8 @@ class Agent:
         """Updates that tasks handed over."""
         self._epochs_closed = 0
         """All units of earlier epochs are published: a task that still computes one is a copy that Spark is ending."""
+        self._has_drained = False
+        """The epochs so far are closed in the next turn."""
         self._drain_s: float | None = None
         """A request to drain that waits for the updates that were handed over before it."""
         self.staleness: deque[int] = deque(maxlen=STALENESS_SAMPLES_MAX)
@@ -132,6 +133,7 @@ class Agent:
                 self.runtime.poll(self.discipline.turn())
                 self._answer_waiting()
                 self._begin_drain()
+                self._close_epochs()
                 self._report()
         finally:
             self._leave()
@@ -279,7 +281,7 @@ class Agent:
             question=question or 0,
             roster_version=self._roster_version,
             departed=self._reported_departed,
-            gated=len(self.discipline.gated_units),
+            gated=self.runtime.gated,
             bytes_out=self.runtime.bytes_out,
             bytes_in=self.runtime.bytes_in,
             malformed=self.runtime.malformed,
@@ -292,7 +294,14 @@ class Agent:
             timeout_s, self._drain_s = self._drain_s, None
             self.runtime.happen(Exhausted(timeout_s))
 
+    def _close_epochs(self) -> None:
+        """What is known of their units is not needed any more, now that everybody has them."""
+        if self._has_drained:
+            self._has_drained = False
+            self.runtime.happen(Closed(self._epochs_closed))
+
     def _on_drained(self, missing: list[str]) -> None:
+        self._has_drained = True
         self._send_status()
         # partitions of which updates count whose rows had different fingerprints
         spans = self.discipline.spans(0).items()
@@ -360,7 +369,7 @@ class Agent:
                     payload = borrowed(payload) or payload
                 unit = None if message["unit"] is None else Unit(*message["unit"])
                 descriptors = [*{descriptor, payload.descriptor}]
-                self._waiting.append(Waiting(connection, descriptors, self.submitted, unit))
+                self._waiting.append(Waiting(connection, descriptors, self.submitted))
                 self.runtime.happen(Computed(payload, unit, message["attempt"]))
                 self._answer_waiting()
             case "known":
@@ -379,8 +388,10 @@ class Agent:
             first = self._waiting.popleft()
             for descriptor in first.descriptors:
                 os.close(descriptor)
+            gated = first.number in self.discipline.gated_updates
+            self.discipline.gated_updates.discard(first.number)
             try:
-                localhost.send(first.connection, {"published": first.unit not in self.discipline.gated_units})
+                localhost.send(first.connection, {"published": not gated})
             except OSError:
                 pass  # the task was killed meanwhile; its update counts
 

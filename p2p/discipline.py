@@ -65,8 +65,9 @@ class Discipline(Protocol):
     """What the agent asks of it. It is the runtime's host as well."""
 
     runtime: Runtime
-    gated_units: set[Unit]
-    """Units that were handed over though they had been published before."""
+    gated_updates: set[int]
+    """Numbers of the updates that were handed over though their units had been published before. Whoever answers their
+    tasks takes them out."""
 
     def load(self) -> None:
         """The replica holds the user's arrays: begin."""

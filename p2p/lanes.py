@@ -50,7 +50,7 @@ class Lanes:
 
     def __init__(self, house: House) -> None:
         self.house = house
-        self.gated_units: set[Unit] = set()
+        self.gated_updates: set[int] = set()
         self._replica = house.replica
         self._role = house.settings.role
         hub = self._role == "hub"
@@ -86,7 +86,7 @@ class Lanes:
     def enter(self, members: list[Json], level: bool) -> None:
         if level:
             state = self.house.fetch(members[0]["pulls"], START_TIMEOUT_S)
-            self.runtime.happen(Started(state.frontiers))
+            self.runtime.happen(Started(state.frontiers, closed=state.closed, units=state.units))
         else:
             self.runtime.happen(Started({}, ready=False))
 
@@ -165,7 +165,7 @@ class Lanes:
         self._replica.replace(payload)
 
     def gated(self, unit: Unit) -> None:
-        self.gated_units.add(unit)
+        self.gated_updates.add(self.runtime.computed)
 
     def state(self) -> Payload:
         return self._replica

@@ -54,7 +54,7 @@ class Mixing:
 
     def __init__(self, house: House, mixing: str) -> None:
         self.house = house
-        self.gated_units: set[Unit] = set()
+        self.gated_updates: set[int] = set()
         strategy, build = cloudpickle.loads(base64.b64decode(mixing))
         settings = MixSettings(
             pulls_max=max(1, PACKETS_BYTES_MAX // max(1, house.layout.nbytes)), detection=Detection()
@@ -166,7 +166,7 @@ class Mixing:
         self._newest = payload
 
     def gated(self, unit: Unit) -> None:
-        self.gated_units.add(unit)
+        self.gated_updates.add(self.runtime.computed)
 
     def state(self) -> Payload:
         if self.house.settings.role == "observer":  # the driver program writes to it between trainings

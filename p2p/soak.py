@@ -29,6 +29,8 @@ SUMS = (
     "observers crashed",
     "observers started anew",
     "replicas adopted by observers",
+    "epochs closed",
+    "epochs dropped",
 )
 """Counts that are summed over all seeds."""
 MOST = (
@@ -37,6 +39,7 @@ MOST = (
     "peak pins",
     "peak pinned boundaries",
     "peak retained updates",
+    "peak units watched",
     "seconds until level",
 )
 """Counts of which the most in any seed is told."""

@@ -59,6 +59,19 @@ def test_a_simulated_training_of_many_peers_is_exact(tmp_path: Path) -> None:
     assert all(r["exact"] for r in figures["rounds"])
 
 
+@pytest.mark.slow
+def test_a_long_training_costs_a_peer_little(tmp_path: Path) -> None:
+    done = run("benchmarks.units", "--quick", "--json", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    chunks, continuous = json.loads((tmp_path / "figures").read_text())
+    assert (chunks["kind"], continuous["kind"]) == ("chunks", "continuous")
+    assert chunks["units"] == continuous["units"] == 200_000
+    assert chunks["peer_bytes"] < 1e6
+    assert continuous["peer_bytes"] < 5e6
+    assert max(chunks["header_bytes"], continuous["header_bytes"]) < 4096
+    assert max(chunks["dropped_bytes"], continuous["dropped_bytes"]) < 50_000
+
+
 def test_word2vec_quality_says_what_to_fetch(tmp_path: Path) -> None:
     done = run("benchmarks.word2vec_quality", "--quick", "--data", str(tmp_path))
     assert done.returncode == 2

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from array import array
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gossip.arrays import Packed
 from gossip.events import (
+    Closed,
     Computed,
     Deliver,
     Departed,
@@ -18,12 +25,15 @@ from gossip.events import (
     Received,
     Release,
     Retain,
+    Send,
     Started,
     Ticked,
 )
 from gossip.identity import Identities
-from gossip.messages import Advert, Mark, PeerId, Range, Unit
+from gossip.marks import Series, packed
+from gossip.messages import Advert, Mark, PeerId, Pin, Pinned, Range, Unit
 from gossip.peer import Peer
+from gossip.wire import decode, encode
 
 ME, A, B = PeerId("me"), PeerId("a"), PeerId("z")
 UNIT, OTHER = Unit(0, 1, 2), Unit(0, 1, 3)
@@ -43,7 +53,7 @@ def started() -> Peer:
 
 def comes(lane: PeerId, number: int, *marks: Mark) -> Received:
     """Update `number` of a lane, with these marks."""
-    return Received(Range(lane, number, number, 1, marks, UPDATE.layout, UPDATE))
+    return Received(Range(lane, number, number, 1, packed(marks), UPDATE.layout, UPDATE))
 
 
 def delivered(effects: list[Effect]) -> list[Deliver]:
@@ -83,30 +93,164 @@ def test_the_chunks_of_a_partition_span_from_the_lowest_to_the_highest_that_coun
     assert known.spans(1) == {(1, 1): (3, 7), (1, 2): (4, 4)}
 
 
-@given(st.lists(st.tuples(lanes, marks), max_size=12), st.randoms(use_true_random=False))
-def test_marks_come_in_any_order_and_more_than_once(entries: list[tuple[PeerId, Mark]], chance: object) -> None:
-    one, two = Identities(), Identities()
-    for lane, mark in entries:
-        one.note(lane, [mark])
+class Plain:
+    """What `Identities` is to know, as plainly as can be: nothing is packed and nothing dropped."""
+
+    def __init__(self) -> None:
+        self.published: dict[Unit, set[tuple[int, PeerId]]] = {}
+        self.withdrawn: dict[Unit, set[tuple[int, PeerId]]] = {}
+
+    def note(self, lane: PeerId, marks: Iterable[Mark]) -> None:
+        for unit, attempt, withdraws in marks:
+            known = self.withdrawn if withdraws else self.published
+            known.setdefault(unit, set()).add((attempt, lane))
+
+    def knows(self, unit: Unit) -> bool:
+        return unit in self.published or unit in self.withdrawn
+
+    def furthest(self, epoch: int, partition: int) -> int:
+        units = self.published.keys() | self.withdrawn.keys()
+        return max((unit.chunk for unit in units if unit[:2] == (epoch, partition)), default=-1)
+
+    def standing(self, unit: Unit) -> set[tuple[int, PeerId]]:
+        return self.published.get(unit, set()) - self.withdrawn.get(unit, set())
+
+    @property
+    def units(self) -> int:
+        return sum(1 for unit in self.published if self.standing(unit))
+
+
+def assert_same(known: Identities, plain: Plain, units: Iterable[Unit]) -> None:
+    assert known.units == plain.units
+    for unit in units:
+        assert known.knows(unit) == plain.knows(unit)
+        assert known.standing(unit) == plain.standing(unit)
+        assert known.furthest(unit.epoch, unit.partition) == plain.furthest(unit.epoch, unit.partition)
+
+
+def copied(known: Identities) -> Identities:
+    """What one is told that adopts its replica."""
+    return Identities.told(known.by_lane(), known.dropped, known.units)
+
+
+few_units = [Unit(epoch, partition, chunk) for epoch in (0, 1) for partition in (0, 1) for chunk in range(12)]
+few_marks = st.builds(Mark, st.sampled_from(few_units), st.integers(0, 1), st.integers(0, 9).map(lambda n: n == 0))
+notes = st.lists(st.tuples(lanes, st.lists(few_marks, min_size=1, max_size=30)), max_size=8)
+
+
+@given(notes, st.booleans())
+def test_what_is_known_is_what_is_known_mark_by_mark(
+    entries: list[tuple[PeerId, list[Mark]]], one_by_one: bool
+) -> None:
+    known, plain = Identities(), Plain()
+    for lane, marks in entries:
+        known.note(lane, marks if one_by_one else packed(marks))
+        plain.note(lane, marks)
+        assert_same(known, plain, few_units)
+    assert_same(copied(known), plain, few_units)
+
+
+@given(notes, st.randoms(use_true_random=False))
+def test_marks_come_in_any_order_and_more_than_once(entries: list[tuple[PeerId, list[Mark]]], chance: Any) -> None:
+    known, plain = Identities(), Plain()
+    for lane, marks in entries:
+        plain.note(lane, marks)
     shuffled = entries * 2
-    chance.shuffle(shuffled)  # type: ignore[attr-defined]
-    for lane, mark in shuffled:
-        two.note(lane, [mark])
-    for unit in (UNIT, OTHER):
-        assert one.standing(unit) == two.standing(unit)
+    chance.shuffle(shuffled)
+    for lane, marks in shuffled:
+        known.note(lane, packed(chance.sample(marks, len(marks))))
+    assert_same(known, plain, few_units)
 
 
-@given(st.lists(st.tuples(lanes, marks), max_size=12))
-def test_what_is_told_of_all_lanes_is_all_there_is_to_know(entries: list[tuple[PeerId, Mark]]) -> None:
-    known, told = Identities(), Identities()
-    for lane, mark in entries:
-        known.note(lane, [mark])
-    for lane, of_lane in known.by_lane().items():
-        assert known.of_lane(lane) == of_lane
-        told.note(lane, of_lane)
-    assert told.by_lane() == known.by_lane()
-    for unit in (UNIT, OTHER):
-        assert told.standing(unit) == known.standing(unit)
+@given(notes)
+def test_what_goes_one_by_one_is_told_before(entries: list[tuple[PeerId, list[Mark]]]) -> None:
+    known = Identities()
+    for lane, marks in entries:
+        series = packed(marks)
+        toil, looks = known.toil(lane, series), 0
+        single = sum(len(each.runs) // 24 for each in series)
+
+        class Counted(Identities):
+            def _note_one(self, *arguments: Any) -> None:
+                nonlocal looks
+                looks += 1
+                super()._note_one(*arguments)
+
+        known.__class__ = Counted
+        known.note(lane, series)
+        known.__class__ = Identities
+        assert looks <= toil + single
+
+
+attempts_of_a_unit = st.lists(st.tuples(st.integers(0, 2), lanes), min_size=1, max_size=3, unique=True)
+histories = st.lists(attempts_of_a_unit, min_size=1, max_size=12)
+
+
+@given(histories, st.randoms(use_true_random=False))
+def test_epochs_are_dropped_at_any_time_and_every_unit_still_counts_once(
+    drawn: list[list[tuple[int, PeerId]]], chance: Any
+) -> None:
+    """All attempts but the first are taken back at last; who has dropped their epoch meanwhile comes to the same."""
+    told: list[tuple[float, PeerId, Mark]] = []
+    for unit, attempts in zip(few_units, drawn, strict=False):
+        for attempt, lane in attempts:
+            first, second = sorted((chance.random(), chance.random()))  # a lane is read in its order
+            told.append((first, lane, Mark(unit, attempt)))
+            if (attempt, lane) != min(attempts):
+                told.append((second, lane, Mark(unit, attempt, withdraws=True)))
+    story = [(lane, mark) for _, lane, mark in sorted(told)]
+    own = [unit for unit, attempts in zip(few_units, drawn, strict=False) if any(lane == ME for _, lane in attempts)]
+    known, plain = Identities(), Plain()
+    for lane, mark in story:
+        if chance.random() < 0.1:
+            known.drop(chance.choice([1, 2]), own)
+        if chance.random() < 0.1:
+            known = copied(known)
+        known.note(lane, packed([mark]))
+        plain.note(lane, [mark])
+    assert known.units == plain.units == min(len(drawn), len(few_units))
+
+
+def test_of_a_dropped_epoch_only_what_is_undecided_is_kept() -> None:
+    known = Identities()
+    known.note(A, [Mark(UNIT, 0), Mark(OTHER, 0)])
+    known.note(B, [Mark(UNIT, 1)])
+    known.drop(1)
+    assert known.runs == 0
+    assert known.watched == 1
+    assert known.standing(UNIT) == {(0, A), (1, B)}
+    assert known.knows(Unit(0, 7, 7))
+    assert not known.knows(Unit(1, 7, 7))
+    assert known.units == 2
+    assert copied(known).standing(UNIT) == {(0, A), (1, B)}
+    known.note(B, [Mark(UNIT, 1, withdraws=True)])
+    assert known.watched == 0
+    assert known.units == 2
+    assert known.by_lane() == {}
+
+
+@pytest.mark.parametrize("step", [1, 977])
+def test_a_million_units_take_little_and_are_looked_at_in_no_time(step: int) -> None:
+    known = Identities()
+    for partition in range(10):
+        for begin in range(0, 100_000, 1000):
+            chunks = array("q", [step * begin, step * (begin + 999), step])
+            known.note(A, [Series(0, partition, 0, False, chunks.tobytes())])
+    assert known.units == 1_000_000
+    assert known.runs == 10
+    assert known.furthest(0, 3) == step * 99_999
+    assert known.knows(Unit(0, 3, step * 5_000))
+    assert not known.knows(Unit(0, 3, step * 100_000))
+
+
+def test_units_that_follow_no_rule_take_twelve_bytes_each() -> None:
+    known, chance = Identities(), random.Random(0)
+    chunk = 0
+    for _ in range(20_000):
+        chunk += chance.randint(1, 5000)
+        known.note(A, [Mark(Unit(0, 0, chunk), 0)])
+    assert known.units == 20_000
+    assert known.runs <= 10_001
 
 
 # ---------------------------------------------------------------------------------------------------- each counts once
@@ -185,3 +329,141 @@ def test_an_update_that_nobody_can_come_before_any_more_is_released() -> None:
     assert Release(1) not in peer.handle(Received(Advert(B, 1, {ME: 1})), 1.2)  # one update of B is not here yet
     assert Release(1) in peer.handle(comes(B, 1), 1.3)
     assert peer.withdrawn == 0
+
+
+# ------------------------------------------------------------------------------------------------ epochs that are over
+
+
+def adopting(donor: Peer, *others: PeerId) -> Peer:
+    """One that comes late and takes over the replica of `donor`."""
+    late = Peer(PeerId("late"), UPDATE.layout, chance=random.Random(0))
+    late.handle(Started({}, ready=False), 1.0)
+    for other in (donor.me, *others):
+        late.handle(Joined(other, level=False), 1.0)
+    donor.handle(Joined(late.me, level=False), 1.0)
+    donor.handle(Received(Advert(late.me, 0, {}, ready=False)), 1.0)
+    effects = late.handle(Received(Advert(donor.me, donor.replicator.n, {})), 1.1)
+    while not late.ready:
+        answers: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case Send(to, Pin(_, _, k)) if to != donor.me:
+                    answers += late.handle(Received(Pinned(to, k)), 1.1)
+                case Send(to, message) if to == donor.me:
+                    for answer in donor.handle(Received(message), 1.1):
+                        if isinstance(answer, Send) and answer.to == late.me:
+                            sent = decode(encode(answer.message, UPDATE))
+                            answers += late.handle(Received(sent), 1.1)
+        assert answers, effects
+        effects = answers
+    return late
+
+
+def with_chance() -> Peer:
+    peer = Peer(ME, UPDATE.layout, chance=random.Random(0))
+    for other in (A, B):
+        peer.handle(Joined(other), 0.0)
+    peer.handle(Started({}), 0.0)
+    return peer
+
+
+def advert(peer: PeerId, n: int, frontiers: dict[PeerId, int]) -> Received:
+    return Received(Advert(peer, n, frontiers))
+
+
+def test_of_an_epoch_that_is_over_nothing_is_published() -> None:
+    peer = started()
+    peer.handle(Closed(1), 1.0)
+    assert Gated(UNIT) in peer.handle(Computed(UPDATE, UNIT, 0), 1.1)
+    peer.handle(Computed(UPDATE, Unit(1, 0, 0), 0), 1.2)
+    assert peer.replicator.n == 1
+
+
+def test_an_epoch_is_dropped_when_everybody_has_as_much() -> None:
+    peer = with_chance()
+    peer.handle(comes(A, 1, Mark(UNIT, 0)), 1.0)
+    peer.handle(Closed(1), 1.1)
+    peer.handle(Ticked(), 2.0)
+    assert peer.identities.runs == 1
+    peer.handle(advert(A, 1, {}), 2.1)
+    peer.handle(Ticked(), 3.0)
+    assert peer.identities.runs == 1
+    peer.handle(advert(B, 0, {A: 1}), 3.1)
+    peer.handle(Ticked(), 4.0)
+    assert peer.identities.runs == 0
+    assert peer.identities.units == 1
+    assert peer.identities.dropped == 1
+
+
+def test_an_epoch_is_kept_for_one_that_is_out_of_reach_until_it_is_forgotten() -> None:
+    peer = with_chance()
+    peer.handle(comes(A, 1, Mark(UNIT, 0)), 1.0)
+    peer.handle(advert(A, 1, {}), 1.0)
+    peer.handle(advert(B, 0, {A: 1}), 1.0)
+    peer.handle(Departed(B), 1.1)
+    peer.handle(Closed(1), 1.2)
+    peer.handle(Ticked(), 3.0)
+    assert peer.identities.runs == 1
+    peer.handle(Ticked(), 10.0 + peer.settings.forget_s)
+    peer.handle(Ticked(), 20.0 + peer.settings.forget_s)
+    assert peer.identities.runs == 0
+
+
+def test_what_comes_late_of_a_closed_epoch_is_kept_until_everybody_has_it_too() -> None:
+    peer = with_chance()
+    peer.handle(comes(B, 1, Mark(Unit(0, 7, 7), 0)), 0.9)
+    peer.handle(Closed(1), 1.0)
+    peer.handle(comes(A, 1, Mark(UNIT, 0)), 1.1)
+    peer.handle(advert(A, 1, {B: 1}), 1.2)
+    peer.handle(advert(B, 1, {}), 1.2)
+    peer.handle(Ticked(), 3.0)
+    assert peer.identities.runs == 2
+    peer.handle(advert(B, 1, {A: 1}), 3.1)
+    peer.handle(Ticked(), 4.0)
+    assert peer.identities.runs == 0
+
+
+def test_an_own_second_attempt_is_taken_back_though_its_epoch_is_over() -> None:
+    peer = with_chance()
+    peer.handle(Computed(UPDATE, UNIT, 1), 1.0)
+    for other in (A, B):
+        peer.handle(advert(other, 0, {}), 1.0)
+    peer.handle(Closed(1), 1.1)
+    for other in (A, B):
+        peer.handle(advert(other, 1, {ME: 1}), 1.2)
+    peer.handle(Ticked(), 3.0)
+    assert peer.identities.dropped == 1
+    assert peer.withdrawn == 0
+    peer.handle(comes(A, 1, Mark(UNIT, 0)), 3.1)
+    assert peer.withdrawn == 1
+    assert peer.identities.units == 1
+    assert peer.identities.watched == 0
+
+
+def test_who_adopts_counts_as_its_donor_whether_epochs_were_dropped_or_not() -> None:
+    for closed in (False, True):
+        donor = started()
+        donor.adopter = Peer(ME, UPDATE.layout, chance=random.Random(0)).adopter
+        donor.adopter._replicator = donor.replicator  # type: ignore[union-attr]
+        donor.handle(comes(A, 1, Mark(UNIT, 0), Mark(OTHER, 0)), 1.0)
+        donor.handle(comes(A, 2, Mark(Unit(1, 0, 0), 0)), 1.0)
+        if closed:
+            donor.identities.drop(1)
+        late = adopting(donor, A, B)
+        assert late.identities.units == 3
+        assert late.identities.dropped == int(closed)
+        for unit in (UNIT, OTHER, Unit(1, 0, 0)):
+            assert late.identities.knows(unit)
+        assert not late.identities.knows(Unit(1, 0, 1))
+
+
+def test_a_range_whose_marks_lie_among_too_many_others_is_refused_whole() -> None:
+    peer = started()
+    many = array("q", [0, 1 << 40, 2]).tobytes()
+    peer.handle(Received(Range(A, 1, 1 << 40, 1, (Series(0, 1, 0, False, many),), UPDATE.layout, UPDATE)), 1.0)
+    assert peer.identities.units == (1 << 39) + 1
+    among = array("q", [1, (1 << 40) + 1, 2]).tobytes()
+    effects = peer.handle(Received(Range(B, 1, 9, 1, (Series(0, 1, 0, False, among),), UPDATE.layout, UPDATE)), 1.1)
+    assert delivered(effects) == []
+    assert peer.refused == 1
+    assert peer.replicator.origins[B].frontier == 0

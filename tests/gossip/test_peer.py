@@ -31,6 +31,7 @@ from gossip.events import (
     Ticked,
     Warn,
 )
+from gossip.marks import packed
 from gossip.messages import Advert, Credit, Mark, PeerId, Pull, Range, State, StateRequest, Unit, Unknown
 from gossip.peer import Peer, Settings
 
@@ -418,7 +419,7 @@ def test_a_peer_is_not_drained_while_it_may_have_to_take_an_update_back() -> Non
     served(peer, B, 0, 0.2)
     peer.handle(Received(Advert(B, 0, {ME: 1})), 0.3)
     peer.handle(Departed(A), 0.4)
-    peer.handle(Received(Range(A, 1, 1, 1, (Mark(unit, 0),), UPDATE.layout, UPDATE)), 0.5)
+    peer.handle(Received(Range(A, 1, 1, 1, packed([Mark(unit, 0)]), UPDATE.layout, UPDATE)), 0.5)
     assert peer.pending
     assert drained(peer.handle(Exhausted(60.0), 0.6)) == []
     peer.handle(Ticked(), 0.5 + 3.1 * peer.settings.settle_s)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,22 @@ def test_a_file_that_is_too_short_is_told(swarm: Any, rogue: Any) -> None:
     assert swarm.turn(lambda: node.runtime.malformed == 1)
     assert "a file is too short" in node.host.warnings[0]
     assert open_files() == files
+
+
+@pytest.mark.parametrize(("path", "flags"), [("/", os.O_RDONLY), ("file", os.O_WRONLY), ("pipe", os.O_RDWR)])
+def test_what_cannot_be_read_is_no_file_and_ends_nobody(
+    swarm: Any, rogue: Any, tmp_path: Path, path: str, flags: int
+) -> None:
+    node, link = rogue
+    node.runtime.peer.layout = None
+    (tmp_path / "file").write_bytes(bytes(1000))
+    os.mkfifo(tmp_path / "pipe")
+    descriptor = os.open(tmp_path / path, flags)
+    header = encode_header(Range(PeerId("rogue"), 1, 1, 1, layout=Layout.of(SMALL)))
+    assert same_host.send(link, header, [same_host.Part(descriptor)])
+    os.close(descriptor)
+    assert swarm.turn(lambda: node.runtime.malformed == 1)
+    assert node.frontiers["rogue"] == 0
 
 
 @pytest.mark.parametrize(

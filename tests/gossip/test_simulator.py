@@ -393,7 +393,7 @@ class FoldsEverything(Replicator):
     def acknowledge(self, peer: PeerId, frontier: int, k: int = 0) -> list[Effect]:
         effects = super().acknowledge(peer, frontier, k)
         if len(self.segments) > 1:
-            self.segments = [Segment(self.segments[0].lo, self.segments[-1].hi, ())]
+            self.segments = [Segment(self.segments[0].lo, self.segments[-1].hi)]
             effects.append(Fold(self.segments[0].lo, self.segments[0].hi))
         return effects
 

@@ -8,7 +8,7 @@ import resource
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed
-from gossip.errors import WireError
+from gossip.errors import TooLargeError, WireError
+from gossip.identity import Identities
+from gossip.marks import Chunks, Series, packed
 from gossip.messages import (
     Ack,
     Advert,
@@ -52,8 +54,9 @@ from gossip.wire import (
     COUNT_MAX,
     DIMENSIONS_MAX,
     HEADER_BYTES_MAX,
+    HEADER_RUNS_MAX,
+    LAYOUT_CACHED_MAX,
     MAGIC,
-    MARKS_MAX,
     NAME_CHARACTERS_MAX,
     PAYLOAD_BYTES_MAX,
     PREFIX,
@@ -97,13 +100,12 @@ peers = st.text(min_size=1, max_size=20).map(PeerId)
 counts = st.integers(0, COUNT_MAX)
 frontiers = st.dictionaries(peers, counts, max_size=5)
 units = st.builds(Unit, counts, counts, counts)
-marks = st.lists(st.builds(Mark, units, counts, st.booleans()), max_size=4).map(lambda drawn: as_sent(drawn))
+marks = st.lists(st.builds(Mark, units, counts, st.booleans()), max_size=4).map(packed)
+neighbors = st.builds(Mark, st.builds(Unit, st.just(1), st.integers(0, 1), st.integers(0, 3000)), st.integers(0, 1))
+many_marks = st.sets(neighbors, min_size=1).map(packed) | st.just(
+    packed([Mark(Unit(1, 2, number * number), 0) for number in range(2 * HEADER_RUNS_MAX + 3)])
+)
 rumors = st.lists(st.builds(Rumor, peers, st.sampled_from(Standing), counts, peers), max_size=4).map(tuple)
-
-
-def as_sent(drawn: Iterable[Mark]) -> tuple[Mark, ...]:
-    """In the order in which marks travel: what they say does not depend on it."""
-    return tuple(sorted(drawn, key=lambda mark: (mark.withdraws, mark.attempt, mark.unit)))
 
 
 @st.composite
@@ -119,14 +121,23 @@ def payloads(draw: st.DrawFn) -> Packed:
 def ranges(draw: st.DrawFn) -> Range:
     lo = draw(st.integers(1, COUNT_MAX))
     payload = draw(payloads())
-    return Range(draw(peers), lo, draw(st.integers(lo, COUNT_MAX)), draw(counts), draw(marks), payload.layout, payload)
+    return Range(
+        draw(peers),
+        lo,
+        draw(st.integers(lo, COUNT_MAX)),
+        draw(counts),
+        draw(marks | many_marks),
+        payload.layout,
+        payload,
+    )
 
 
 @st.composite
 def states(draw: st.DrawFn) -> State:
     payload = draw(payloads())
-    by_lane = draw(st.dictionaries(peers, marks, max_size=3))
-    return State(draw(peers), draw(frontiers), draw(counts), by_lane, payload.layout, payload)
+    by_lane = draw(st.dictionaries(peers, (marks | many_marks).filter(bool), max_size=3))
+    closed, units = draw(counts), draw(counts)
+    return State(draw(peers), draw(frontiers), draw(counts), by_lane, payload.layout, payload, closed, units)
 
 
 @st.composite
@@ -160,7 +171,7 @@ messages = (
 
 WEIGHTS = Packed.of({"b": np.arange(3, dtype=np.float32), "w": np.arange(40.0).reshape(4, 10)})
 LARGE = Packed.of({"w": np.arange(2 * BLOCK_BYTES // 8 + 1000, dtype=np.int64)})
-MARKS = (Mark(Unit(0, 2, 1), 0), Mark(Unit(0, 2, 1), 1, withdraws=True))
+MARKS = packed([Mark(Unit(0, 2, 1), 0), Mark(Unit(0, 2, 1), 1, withdraws=True)])
 RUMORS = (Rumor(PeerId("q"), Standing.DEAD, 2, PeerId("r")),)
 RANGE = Range(PeerId("p"), 3, 7, 5, MARKS, WEIGHTS.layout, WEIGHTS)
 SAMPLES: list[Message] = [
@@ -169,7 +180,7 @@ SAMPLES: list[Message] = [
     RANGE,
     Unknown(PeerId("p"), 3, 5),
     StateRequest(PeerId("p"), 5, {PeerId("q"): 2}, (PeerId("q"), PeerId("r"))),
-    State(PeerId("p"), {PeerId("q"): 2}, 5, {PeerId("q"): MARKS}, WEIGHTS.layout, WEIGHTS),
+    State(PeerId("p"), {PeerId("q"): 2}, 5, {PeerId("q"): MARKS}, WEIGHTS.layout, WEIGHTS, 3, 9),
     Credit(PeerId("p"), 5, 8),
     Pin(PeerId("p"), PeerId("q"), 5),
     Pinned(PeerId("p"), 5),
@@ -226,12 +237,44 @@ def test_every_message_comes_back_as_it_went(message: Message) -> None:
 def test_marks_of_neighboring_chunks_travel_as_runs() -> None:
     chunks = [Mark(Unit(1, 2, chunk), 0) for chunk in range(1000)]
     others = [Mark(Unit(1, 3, 1000), 0), Mark(Unit(1, 2, 1000), 1), Mark(Unit(1, 2, 7), 0, withdraws=True)]
-    marks = (*others, *reversed(chunks))
+    marks = packed([*others, *chunks])
     frame = encode_header(Range(PeerId("p"), 1, 1, 1, marks))
     back = decode_header(frame)
     assert isinstance(back, Range)
-    assert back.marks == as_sent(marks)
-    assert len(json.loads(frame[PREFIX.size :])[4]) == 4
+    assert back.marks == marks
+    assert json.loads(frame[PREFIX.size :])[4] == [
+        [1, 2, 0, False, 0, 999, 1],
+        [1, 2, 0, True, 7, 7, 1],
+        [1, 2, 1, False, 1000, 1000, 1],
+        [1, 3, 0, False, 1000, 1000, 1],
+    ]
+
+
+def irregular(count: int) -> tuple[Series, ...]:
+    """Marks that are `count` runs of two each."""
+    return packed([Mark(Unit(1, 2, number * number), 0) for number in range(2 * count)])
+
+
+def test_many_marks_go_behind_the_arrays_and_few_in_the_header() -> None:
+    for runs, blocks in ((HEADER_RUNS_MAX, 1), (HEADER_RUNS_MAX + 1, 1), (100_000, 3)):
+        message = Range(PeerId("p"), 1, 1 << 40, 1, irregular(runs), WEIGHTS.layout, WEIGHTS)
+        frames = encode(message)
+        assert len(frames) == 1 + 2 * blocks
+        assert len(frames[0]) < HEADER_RUNS_MAX * 40
+        announced = decode_header(frames[0])
+        assert isinstance(announced, Range)
+        assert (announced.table.runs == 0) == (runs <= HEADER_RUNS_MAX)
+        back = decode(frames)
+        assert back == message
+        assert isinstance(back, Range)
+        assert back.payload is not None
+        assert bytes(back.payload.buffer) == bytes(WEIGHTS.buffer)
+
+
+def test_the_marks_of_a_replica_never_go_in_its_header() -> None:
+    short = encode_header(State(PeerId("p"), {}, 1, {PeerId("q"): irregular(1)}))
+    long = encode_header(State(PeerId("p"), {}, 1, {PeerId("q"): irregular(100_000)}))
+    assert len(long) < len(short) + 20
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -354,10 +397,10 @@ def test_any_json_is_a_message_or_refused(kind: int, fields: Any) -> None:
 GOOD: dict[str, list[Any]] = {
     "advert": ["p", 3, {"q": 2}, True, 4, [["q", "dead", 2, "r"]]],
     "pull": ["p", 3, 5],
-    "range": ["p", 3, 7, 5, [[0, 2, 1, 3, 0, False]], [["w", "<f4", 2, 3]]],
+    "range": ["p", 3, 7, 5, [[0, 2, 0, False, 1, 3, 1]], [["w", "<f4", 2, 3]], [0, 0]],
     "unknown": ["p", 3, 5],
     "state request": ["p", 5, {"q": 2}, ["q", "r"]],
-    "state": ["p", {"q": 2}, 5, {"q": [[0, 2, 1, 3, 0, True]]}, [["w", "<f4", 2, 3]]],
+    "state": ["p", {"q": 2}, 5, 3, 9, [["w", "<f4", 2, 3]], [2, 5], ["q", "r"]],
     "credit": ["p", 5, 8],
     "pin": ["p", "q", 5],
     "pinned": ["p", 5],
@@ -399,20 +442,40 @@ BAD_MARKS = [
     [None],
     [[]],
     ["marks"],
-    [[0, 2, 1, 3, 0]],
-    [[0, 2, 1, 3, 0, False, 0]],
-    [[0, 2, 1, 3, 0, 0]],
-    [[0, 2, 1, 3, 0, None]],
-    [[-1, 2, 1, 3, 0, False]],
-    [[0, 2.0, 1, 3, 0, False]],
-    [[0, 2, True, 3, 0, False]],
-    [[0, 2, 1, 3, 1 << 63, False]],
-    [[0, 2, 1, "3", 0, False]],
-    [[0, 2, 1, None, 0, False]],
-    [[0, 2, 3, 1, 0, False]],
-    [[0, 2, 1, MARKS_MAX + 1, 0, False]],
-    [[0, 2, 0, 1 << 62, 0, False]],
-    [[0, 2, 1, 3, 0, False], [0]],
+    [[0, 2, 0, False]],
+    [[0, 2, 0, False, 1, 3]],
+    [[0, 2, 0, False, 1, 3, 1, 5]],
+    [[0, 2, 0, 0, 1, 3, 1]],
+    [[0, 2, 0, None, 1, 3, 1]],
+    [[-1, 2, 0, False, 1, 3, 1]],
+    [[0, 2.0, 0, False, 1, 3, 1]],
+    [[0, 2, True, False, 1, 3, 1]],
+    [[0, 2, 1 << 63, False, 1, 3, 1]],
+    [[0, 2, 0, False, 1, "3", 1]],
+    [[0, 2, 0, False, 1, None, 1]],
+    [[0, 2, 0, False, 3, 1, 1]],
+    [[0, 2, 0, False, 1, 3, 0]],
+    [[0, 2, 0, False, 1, 4, 2]],
+    [[0, 2, 0, False, 1, 1, 2]],
+    [[0, 2, 0, False, 1, 3, 1, 3, 5, 1]],
+    [[0, 2, 0, False, 1, 3, 1], [0, 2, 0, False, 5, 7, 1]],
+    [[0, 2, 1, False, 1, 3, 1], [0, 2, 0, False, 5, 7, 1]],
+    [[0, 2, 0, False, 1, 3, 1], [0]],
+    [[0, 2, 0, False, *(number for chunk in range(HEADER_RUNS_MAX + 1) for number in (chunk, chunk, 1))]],
+]
+BAD_TABLES: list[Any] = [
+    None,
+    {},
+    "t",
+    [],
+    [2],
+    [2, 5, 0],
+    [-1, 5],
+    [2, 5.0],
+    [True, 5],
+    [0, 5],
+    [5, 2],
+    [1, 1 << 62],
 ]
 BAD_PEERS = [None, {}, "q", 1, *([name] for name in BAD_NAMES)]
 BAD_RUMORS = [
@@ -435,7 +498,6 @@ BAD_RUMORS = [
     *([["q", "dead", 2, name]] for name in BAD_NAMES),
     [["q", "dead", 2, "r"], ["q"]],
 ]
-BAD_MARKS_BY_LANE = [None, [], "q", 1, {"": []}, {"\ud800": []}, *({"q": marks} for marks in BAD_MARKS)]
 BAD_LAYOUTS = [
     None,
     {},
@@ -487,10 +549,10 @@ def bad_fields() -> Iterator[tuple[str, list[Any]]]:
                     bad = BAD_FRONTIERS
                 case {"w": float()}:
                     bad = BAD_SCALARS
-                case dict():
-                    bad = BAD_MARKS_BY_LANE
                 case [[int(), *_]]:
                     bad = BAD_MARKS
+                case [int(), int()]:
+                    bad = BAD_TABLES
                 case [[_, "dead", *_]]:
                     bad = BAD_RUMORS
                 case [str(), *_]:
@@ -561,7 +623,7 @@ def test_deep_nesting_that_is_closed_is_refused() -> None:
 
 @pytest.mark.parametrize(("lo", "hi"), [(0, 0), (0, 5), (2, 1)])
 def test_an_empty_range_is_refused(lo: int, hi: int) -> None:
-    refused([header(KINDS["range"], json.dumps(["p", lo, hi, 1, [], []]))])
+    refused([header(KINDS["range"], json.dumps(["p", lo, hi, 1, [], [], [0, 0]]))])
 
 
 def test_another_kind_version_or_beginning_is_refused() -> None:
@@ -586,7 +648,8 @@ def test_another_kind_version_or_beginning_is_refused() -> None:
 )
 @pytest.mark.parametrize("kind", ["range", "state", "packet reply"])
 def test_a_claim_of_gigabytes_without_data_allocates_nothing(kind: str, layout: list[Any]) -> None:
-    frame = header(KINDS[kind], json.dumps([*GOOD[kind][:-1], layout]))
+    fields = [layout if field == [["w", "<f4", 2, 3]] else field for field in GOOD[kind]]
+    frame = header(KINDS[kind], json.dumps(fields))
     tracemalloc.start()
     try:
         with little_memory():
@@ -598,26 +661,111 @@ def test_a_claim_of_gigabytes_without_data_allocates_nothing(kind: str, layout: 
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("last", [MARKS_MAX + 1, 1 << 62, COUNT_MAX])
 @pytest.mark.parametrize("kind", ["range", "state"])
-def test_a_claim_of_many_marks_allocates_nothing(kind: str, last: int) -> None:
-    half, rest = [0, 2, 1, MARKS_MAX // 2, 0, False], [0, 3, 1, last - MARKS_MAX // 2, 0, False]
-    claims: list[Any]
-    if kind == "range":
-        claims = [[*GOOD[kind][:4], marks, []] for marks in ([[0, 2, 1, last, 0, False]], [half, rest])]
-    else:
-        lanes = {"q": [[0, 2, 1, last, 0, False]]}, {"q": [half], "r": [rest]}
-        claims = [[*GOOD[kind][:3], by_lane, []] for by_lane in lanes]
-    frames = [header(KINDS[kind], json.dumps(fields)) for fields in claims]
+def test_a_claim_of_many_marks_without_data_allocates_nothing(kind: str) -> None:
+    fields = {
+        "range": ["p", 3, 7, 5, [], [], [2, 50_000_000]],
+        "state": ["p", {"q": 2}, 5, 3, 9, [], [2, 50_000_000], ["q", "r"]],
+    }
+    frame = header(KINDS[kind], json.dumps(fields[kind]))
     tracemalloc.start()
     try:
-        with little_memory():
-            for frame in frames:
-                with pytest.raises(WireError, match=r"expected 1 to \d+ in all"):
-                    decode_header(frame)
+        refused([frame])
+        refused([frame, *encode_block(5, 0, b"x")])
+        assert isinstance(decode_header(frame), Bulk)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("last", [1 << 20, 1 << 62])
+def test_a_run_of_any_length_is_read_and_known_without_being_written_out(last: int) -> None:
+    frame = header(KINDS["range"], json.dumps(["p", 1, 1, 1, [[0, 2, 0, False, 0, last, 1]], [], [0, 0]]))
+    tracemalloc.start()
+    try:
+        begin = time.process_time()
+        message = decode_header(frame)
+        assert isinstance(message, Range)
+        known = Identities()
+        known.note(message.peer, message.marks)
+        assert known.toil(PeerId("q"), message.marks) == last + 1
+        assert known.units == last + 1
+        assert time.process_time() - begin < 0.5
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+HEAD, RUNS = [0, 1, 2, 3, 0, 2], [1, 3, 1, 5, 9, 2]
+"""A series of two runs, as in a table."""
+
+
+def with_table(head: list[int], runs: list[int], series: int = 1, count: int = 2) -> list[Bytes]:
+    """A state with this table."""
+    fields = ["p", {}, 5, 0, 0, [], [series, count], ["q"]]
+    return [header(KINDS["state"], json.dumps(fields)), *encode_block(5, 0, np.array(head + runs, "<i8").tobytes())]
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    back = decode(with_table(HEAD, RUNS))
+    assert isinstance(back, State)
+    (series,) = back.marks[PeerId("q")]
+    assert series[:4] == (1, 2, 3, False)
+    assert list(Chunks(series.runs)) == [1, 2, 3, 5, 7, 9]
+
+
+@pytest.mark.parametrize(
+    ("head", "runs", "series"),
+    [
+        ([1, *HEAD[1:]], RUNS, 1),
+        ([0, -1, *HEAD[2:]], RUNS, 1),
+        ([*HEAD[:4], 2, 2], RUNS, 1),
+        ([*HEAD[:5], 1], RUNS, 1),
+        ([*HEAD[:5], 3], RUNS, 1),
+        ([*HEAD[:5], 0], RUNS, 1),
+        (HEAD, [1, 3, 1, 3, 9, 2], 1),
+        (HEAD, [1, 3, 1, 5, 8, 2], 1),
+        (HEAD, [1, 3, 0, 5, 9, 2], 1),
+        (HEAD, [1, 1, 2, 5, 9, 2], 1),
+        (HEAD, [3, 1, 1, 5, 9, 2], 1),
+        (HEAD, [-1, 3, 1, 5, 9, 2], 1),
+        ([*HEAD[:5], 1, *HEAD[:5], 1], RUNS, 2),
+        ([0, 1, 3, 3, 0, 1, 0, 1, 2, 4, 1, 1], RUNS, 2),
+        ([*HEAD[:5], 2, *HEAD[:4], 1, 0], RUNS, 2),
+    ],
+)
+def test_a_table_that_is_not_one_is_refused(head: list[int], runs: list[int], series: int) -> None:
+    with pytest.raises(WireError):
+        decode(with_table(head, runs, series))
+
+
+@given(
+    st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=6, max_size=6),
+    st.lists(st.integers(-2, 9), min_size=6, max_size=6),
+)
+def test_a_table_of_any_numbers_is_marks_or_refused(head: list[int], runs: list[int]) -> None:
+    for first in (head, [0, *(number % 4 for number in head[1:4]), head[4] % 2, 2]):
+        try:
+            back = decode(with_table(first, runs))
+        except WireError:
+            continue
+        assert decode(encode(back)) == back
+
+
+def test_a_header_that_outgrows_its_limit_is_not_made() -> None:
+    lanes = {PeerId(f"{index:032}"): 1 << 40 for index in range(100_000)}
+    with pytest.raises(TooLargeError, match="header of"):
+        encode_header(Advert(PeerId("p"), 1, lanes))
+
+
+def test_only_layouts_of_some_size_are_kept() -> None:
+    for arrays, kept in ((LAYOUT_CACHED_MAX, True), (LAYOUT_CACHED_MAX + 1, False)):
+        layout = [[str(index), "|b1", 0] for index in range(arrays)]
+        frame = header(KINDS["range"], json.dumps(["p", 1, 1, 1, [], layout, [0, 0]]))
+        one, two = decode_header(frame), decode_header(frame)
+        assert isinstance(one, Range)
+        assert isinstance(two, Range)
+        assert (one.layout is two.layout) == kept
 
 
 def test_a_claim_with_blocks_too_small_for_it_is_refused() -> None:
@@ -641,7 +789,9 @@ def test_a_header_or_block_beyond_the_limit_is_refused_even_if_well_formed() -> 
 def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
     begin = time.monotonic()
     layout = [[str(index), "|b1", 0] for index in range(50_000)]
-    message = decode_header(header(KINDS["range"], json.dumps(["p", 1, 1, 1, [], layout], separators=(",", ":"))))
+    message = decode_header(
+        header(KINDS["range"], json.dumps(["p", 1, 1, 1, [], layout, [0, 0]], separators=(",", ":")))
+    )
     assert isinstance(message, Range)
     assert message.layout.nbytes == 0
     lanes = {str(index): index for index in range(50_000)}
@@ -723,8 +873,8 @@ def test_an_assembly_writes_into_the_buffer_it_is_given() -> None:
 def test_the_spans_of_blocks_join_up(elements: int) -> None:
     layout = Layout((ArraySpec("w", "|i1", (elements,)),))
     end = 0
-    for index in range(block_count(layout)):
-        start, stop = block_span(layout, index)
+    for index in range(block_count(layout.nbytes)):
+        start, stop = block_span(layout.nbytes, index)
         assert start == end
         assert 0 < stop - start <= BLOCK_BYTES
         end = stop

@@ -24,7 +24,7 @@ import zmq
 from gossip.arrays import Arrays, Bytes, Layout, Packed
 from gossip.errors import UsageError
 from gossip.events import Computed, Effect, Event, Joined
-from gossip.messages import Advert, Credit, PeerId, Pull, Range, State, StateRequest, Unknown
+from gossip.messages import Advert, Credit, PeerId, Ping, Pull, Range, State, StateRequest, Unknown
 from gossip.peer import Settings
 from gossip.wire import (
     BLOCK_BYTES,
@@ -39,7 +39,7 @@ from gossip.wire import (
     encode_block,
     encode_header,
 )
-from gossip.zmq_runtime import STATES_MAX, WINDOW_BLOCKS, Endpoints, Keys, fetch_state
+from gossip.zmq_runtime import WINDOW_BLOCKS, Endpoints, Keys, fetch_state
 
 pytestmark = pytest.mark.sockets
 
@@ -239,7 +239,7 @@ def test_an_answer_that_does_not_fit_is_not_even_received(swarm: Any) -> None:
     k = origin.pulled().k
     for arrays in ({"w": np.ones(4)}, {"w": np.ones(3, np.float32)}, {"v": np.ones(3)}, {}):
         origin.answer(encode_header(Range(ROGUE, 1, 1, k, (), Layout.of(arrays))))
-    origin.answer(header(3, ["rogue", 1, 1, k, [], [["w", "<f8", 1 << 32]]]))
+    origin.answer(header(3, ["rogue", 1, 1, k, [], [["w", "<f8", 1 << 32]], [0, 0]]))
     assert swarm.turn(lambda: len(node.host.warnings) == 5)
     assert "'w': shape (4,), expected (3,)" in node.host.warnings[0]
     assert "'w': shape (4294967296,), expected (3,)" in node.host.warnings[4]
@@ -268,22 +268,89 @@ def test_a_claim_of_more_memory_than_there_is_is_dropped(swarm: Any) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 35, hard))
     try:
-        origin.answer(header(3, ["rogue", 1, 1, k, [], [["w", "|i1", 1 << 36]]]))
+        origin.answer(header(3, ["rogue", 1, 1, k, [], [["w", "|i1", 1 << 36]], [0, 0]]))
         assert swarm.turn(lambda: node.host.warnings)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert f"no room for {1 << 36} bytes" in node.host.warnings[0]
 
 
-def test_strangers_that_ask_for_the_replica_and_go_leave_little(swarm: Any) -> None:
-    node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
-    for index in range(3 * STATES_MAX):
-        stranger = swarm.rogue(zmq.DEALER, f"s{index}")
+def ask_for_replicas(swarm: Any, node: Any, names: list[str]) -> list[bool]:
+    """Let strangers ask for the replica, who take nothing of it; who of them is given one."""
+    given = []
+    for name in names:
+        stranger = swarm.rogue(zmq.DEALER, name)
         stranger.connect(node.runtime.endpoints.pulls)
-        stranger.send(encode_header(StateRequest(PeerId(f"s{index}"), 1)))
-        assert swarm.turn(lambda stranger=stranger: stranger.poll(0))
+        stranger.send(encode_header(StateRequest(PeerId(name), 1)))
+        before = node.runtime.bytes_in
+        assert swarm.turn(lambda before=before: node.runtime.bytes_in > before)
+        given.append(PeerId(name) in node.runtime._outgoing)
         stranger.close(linger=0)
-    assert len(node.runtime._outgoing) == STATES_MAX
+    return given
+
+
+def test_strangers_that_ask_for_the_replica_and_take_nothing_are_few_and_not_for_long(
+    swarm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gossip.zmq_runtime.STATES_MAX", 8)
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 1e9)
+    node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
+    given = ask_for_replicas(swarm, node, [f"s{index}" for index in range(10)])
+    assert given == 8 * [True] + 2 * [False]
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 0.0)
+    swarm.turn_for(0.02)
+    assert not node.runtime._outgoing
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 1e9)
+    assert ask_for_replicas(swarm, node, ["later"]) == [True]
+
+
+def test_copies_for_strangers_take_no_more_room_than_they_may(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 1e9)
+    nbytes = node.host.replica.layout.nbytes
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGERS_BYTES_MAX", 2 * nbytes)
+    assert ask_for_replicas(swarm, node, ["a", "b", "c"]) == [True, True, False]
+
+
+def test_one_stranger_is_given_a_replica_of_any_size(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGERS_BYTES_MAX", 1)
+    monkeypatch.setattr("gossip.zmq_runtime.STRANGER_IDLE_S", 1e9)
+    assert ask_for_replicas(swarm, node, ["a", "b"]) == [True, False]
+
+
+def test_who_is_gone_for_good_is_not_listened_for_until_it_speaks_again(
+    swarm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    two.publish(UPDATE)
+    assert swarm.turn(lambda: one.frontiers.get(two.me) == 1)
+    swarm.nodes.remove(two)
+    two.runtime.close()
+    assert swarm.turn(lambda: two.me in one.runtime._broken)
+    swarm.turn_for(0.02)
+    assert two.me in one.runtime._dealers
+    monkeypatch.setattr("gossip.zmq_runtime.SILENT_S", 0.0)
+    assert swarm.turn(lambda: two.me not in one.runtime._dealers)
+    assert not one.runtime._broken
+    monkeypatch.undo()
+    again = swarm.rogue(zmq.DEALER, "two")
+    again.connect(one.runtime.endpoints.pulls)
+    again.send(encode_header(Ping(PeerId("two"), 1)))
+    assert swarm.turn(lambda: two.me in one.runtime._dealers)
+
+
+def test_what_outgrows_a_header_is_told_once_and_the_peer_lives_on(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    monkeypatch.setattr("gossip.wire.HEADER_BYTES_MAX", 20)
+    one.runtime.happen(Computed(Packed.of(UPDATE)))
+    swarm.turn_for(0.6)
+    told = [warning for warning in one.host.warnings if "Advert is not sent" in warning]
+    assert len(told) == 1
+    monkeypatch.undo()
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
 
 
 # ------------------------------------------------------------------------------------------------------ slow readers
