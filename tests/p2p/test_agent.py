@@ -167,6 +167,35 @@ def test_an_update_is_written_over_when_nobody_reads_it_any_more(swarm: Swarm) -
     client.close()
 
 
+def test_epochs_that_are_drained_leave_their_count_and_nothing_else(
+    swarm: Swarm, eventually: Callable[[Callable[[], bool], float], bool]
+) -> None:
+    members = [swarm.add(), swarm.add()]
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    clients = [AgentClient(folder) for folder in swarm.folders]
+    for partition, client in enumerate(clients):
+        for chunk in range(3):
+            assert client.publish(client.hand_over(), unit=(0, partition, chunk))
+        assert not client.publish(client.hand_over(), unit=(0, partition, 1), attempt=1)
+    assert clients[0].furthest(0, 0) == 2
+    swarm.registrar.drain(TIMEOUT_S, 1)
+    for client in clients:
+        assert eventually(lambda client=client: client.furthest(0, 0) == -1, TIMEOUT_S)
+        assert client.knows((0, 7, 7))
+        assert not client.knows((1, 7, 7))
+        assert not client.publish(client.hand_over(), unit=(0, 0, 9))
+        assert client.publish(client.hand_over(), unit=(1, clients.index(client), 0))
+    late = swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    swarm.registrar.drain(TIMEOUT_S, 2)
+    swarm.registrar.ask_status(TIMEOUT_S)
+    everybody = [*members, late, swarm.registrar.members[swarm.observer.peer]]
+    assert [member.status["units"] for member in everybody] == [8, 8, 8, 8]
+    assert [member.status["gated"] for member in members] == [1, 1]
+    for client in clients:
+        client.close()
+
+
 @pytest.mark.parametrize("after_s", [0.0, 0.05, 0.1, 0.2, 0.4])
 def test_an_agent_that_is_ended_while_it_starts_leaves_no_folder(swarm: Swarm, after_s: float) -> None:
     folder = localhost.private_folder(f"{swarm.run[:12]}-ended")
