@@ -117,16 +117,7 @@ class Topology:
 
     def all_links(self, round: int) -> list[Links]:
         """Every peer's links in `round`, in one pass over the matrix."""
-        hears: list[dict[int, float]] = [{} for _ in range(self.peers)]
-        heard_by: list[dict[int, float]] = [{} for _ in range(self.peers)]
-        own = [0.0] * self.peers
-        for i, j, w in zip(*(each.tolist() for each in entries(self.weights(round))), strict=True):
-            if i == j:
-                own[i] = w
-            else:
-                hears[i][j] = w
-                heard_by[j][i] = w
-        return [Links(peer, own[peer], hears[peer], heard_by[peer]) for peer in range(self.peers)]
+        return all_links(self.weights(round))
 
     def over_period(self) -> list[Matrix]:
         """The matrices of one period, first round first.
@@ -153,6 +144,21 @@ def entries(weights: Matrix) -> tuple[Integers, Integers, Floats]:
     """(receivers, senders, values) of what is stored, row by row."""
     receivers = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
     return receivers, weights.indices.astype(np.int64, copy=False), weights.data
+
+
+def all_links(weights: Matrix) -> list[Links]:
+    """Every peer's row and column of `weights`, in one pass."""
+    peers = weights.shape[0]
+    hears: list[dict[int, float]] = [{} for _ in range(peers)]
+    heard_by: list[dict[int, float]] = [{} for _ in range(peers)]
+    own = [0.0] * peers
+    for i, j, w in zip(*(each.tolist() for each in entries(weights)), strict=True):
+        if i == j:
+            own[i] = w
+        else:
+            hears[i][j] = w
+            heard_by[j][i] = w
+    return [Links(peer, own[peer], hears[peer], heard_by[peer]) for peer in range(peers)]
 
 
 def _adjacency(peers: int, receivers: Integers, senders: Integers) -> Matrix:
