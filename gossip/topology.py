@@ -255,6 +255,13 @@ def star(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     return _static("star", _undirected(peers, np.zeros_like(leaves), leaves), weights)
 
 
+def binary_tree(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
+    """Peer i has the children 2 i + 1 and 2 i + 2, as far as there are so many; peer 0 is the root."""
+    _check_peers(peers, 2, "binary tree")
+    children = np.arange(1, peers)
+    return _static("binary-tree", _undirected(peers, (children - 1) // 2, children), weights)
+
+
 def complete(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     """All with all: the exact mean in one round. peers^2 weights are held."""
     _check_peers(peers, 2, "complete graph")
@@ -667,6 +674,7 @@ NAMES: Mapping[str, Callable[..., Topology]] = MappingProxyType(
         "small-world": small_world,
         "star": star,
         "torus": torus,
+        "binary-tree": binary_tree,
     }
 )
 """Every topology that a command line can ask for."""
