@@ -23,6 +23,8 @@ ALWAYS = ("topology", "peers")
 """Settings of a case that a table shows even if all rows agree on them."""
 BIAS_SEEN = 1e-9
 """A mean that is off by less is not worth a plot: it is rounding."""
+ROUNDING_SEEN = 1e-12
+"""Of a value: a standard error below is that of nothing drawn."""
 BARS_MAX = 40
 """Rows whose bands fit into one plot."""
 
@@ -39,7 +41,7 @@ class Column:
         """What `row` has of it, with its standard error where it is a mean."""
         value, error = row.get(self.name), row.get(f"{self.name}{SE}")
         shown = self.show(value)
-        if value is None or error is None:
+        if value is None or error is None or error <= ROUNDING_SEEN * abs(value):
             return shown
         unit = " %" if shown.endswith(" %") else ""
         return f"{shown.removesuffix(unit)} ± {100 * error if unit else error:.2g}{unit}"
@@ -132,18 +134,19 @@ def table(result: Result) -> Table:
     settings = [name for name in CASE if name in ALWAYS or name in _varying(result.rows)]
     if result.experiment == "faults" and any("fault" in row for row in result.rows):
         settings = [name for name in settings if name not in ("loss", "churn", "crash")] + ["fault"]
-    columns = [
-        column
-        for column in COLUMNS[result.experiment]
-        if column.name not in HIDDEN
-        or any(row.get(column.name) not in (None, HIDDEN[column.name]) for row in result.rows)
-    ]
+    columns = [column for column in COLUMNS[result.experiment] if _is_shown(column.name, result)]
     headings = [*settings, *(column.heading for column in columns)]
     rows = [
         [*(_setting(row.get(name)) for name in settings), *(column.cell(row) for column in columns)]
         for row in result.rows
     ]
     return Table(headings, rows)
+
+
+def _is_shown(name: str, result: Result) -> bool:
+    if name == "rate_error" and result.settings.get("seeds", 1) > 1:  # that of one run; the rates have their own
+        return False
+    return name not in HIDDEN or any(row.get(name) not in (None, HIDDEN[name]) for row in result.rows)
 
 
 def best(result: Result) -> Table | None:
@@ -182,7 +185,8 @@ def notes(result: Result) -> list[str]:
     if result.experiment == "consensus" and not result.settings.get("step"):
         found.append(
             "The measured rate is the contraction of the distance per round in the later half of the rounds above "
-            "rounding; 0 means that the mean was exact, to rounding, within the first period of the topology."
+            "rounding, in all of them where links are drawn; 0 means that the mean was exact, to rounding, within the "
+            "first period of the topology."
         )
         if any(row.get("expected_rate") is not None for row in rows):
             found.append(
