@@ -77,6 +77,10 @@ class Codec(Literal, ABC):
     def contraction(self, size: int) -> float:
         """delta in |x - decoded|^2 <= (1 - delta) |x|^2 for any x of `size` numbers; 0 where there is none."""
 
+    def typical(self, size: int) -> float:
+        """delta as it is where the numbers are not chosen to be the worst: Choco's step."""
+        return self.contraction(size)
+
     def rows(self, x: Array, chance: np.random.Generator) -> tuple[Array, Integers]:
         """(what each row of `x`, (peers, parameters), is after encoding and decoding; bytes of each, (peers,))."""
         decoded, nbytes = np.empty_like(x), np.zeros(len(x), np.int64)
@@ -172,6 +176,10 @@ class Int8(Codec):
     def contraction(self, size: int) -> float:
         # An error is at most half a step, the largest number more than 63 of them.
         return max(0.0, 1.0 - size / (4.0 * 63.0**2))
+
+    def typical(self, size: int) -> float:
+        # Steps are up to 1/63.5 of the largest number, errors even within one; the largest of so many normal numbers.
+        return 1.0 - max(1.0, 2.0 * math.log(size)) / (12.0 * 63.5**2)
 
     def rows(self, x: Array, chance: np.random.Generator) -> tuple[Array, Integers]:
         steps = _binary(_checked(x), INT8_TOP)
@@ -308,6 +316,10 @@ class Sign(Codec):
         # |x|_1^2 / (size |x|^2) is at least 1 / size; the scale is short of the mean by less than 2^-10 of it.
         return (1.0 - 2.0 ** (2 - 2 * SCALE_BITS)) / size
 
+    def typical(self, size: int) -> float:
+        # |x|_1^2 / (size |x|^2) of normal numbers, and more where they are more alike.
+        return 2.0 / math.pi
+
     def rows(self, x: Array, chance: np.random.Generator) -> tuple[Array, Integers]:
         scale = _short(np.abs(_checked(x)).mean(axis=1, dtype=np.float64, keepdims=True)).astype(np.float32)
         return np.where(x >= 0.0, scale, -scale).astype(x.dtype), _each(x, -(-x.shape[1] // 8) + 4)
@@ -384,6 +396,13 @@ class Chain(Codec):
             kept *= codec.contraction(size)
             size = codec.count(size) if isinstance(codec, TopK | RandomK) else size
         return kept * self.codecs[-1].contraction(size)
+
+    def typical(self, size: int) -> float:
+        kept = 1.0
+        for codec in self.codecs[:-1]:
+            kept *= codec.typical(size)
+            size = codec.count(size) if isinstance(codec, TopK | RandomK) else size
+        return kept * self.codecs[-1].typical(size)
 
 
 def _decode_chain(codecs: tuple[Codec, ...], encoded: Encoded) -> Array:

@@ -118,16 +118,7 @@ class Topology:
 
     def all_links(self, round: int) -> list[Links]:
         """Every peer's links in `round`, in one pass over the matrix."""
-        hears: list[dict[int, float]] = [{} for _ in range(self.peers)]
-        heard_by: list[dict[int, float]] = [{} for _ in range(self.peers)]
-        own = [0.0] * self.peers
-        for i, j, w in zip(*(each.tolist() for each in entries(self.weights(round))), strict=True):
-            if i == j:
-                own[i] = w
-            else:
-                hears[i][j] = w
-                heard_by[j][i] = w
-        return [Links(peer, own[peer], hears[peer], heard_by[peer]) for peer in range(self.peers)]
+        return all_links(self.weights(round))
 
     def over_period(self) -> list[Matrix]:
         """The matrices of one period, first round first.
@@ -154,6 +145,21 @@ def entries(weights: Matrix) -> tuple[Integers, Integers, Floats]:
     """(receivers, senders, values) of what is stored, row by row."""
     receivers = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
     return receivers, weights.indices.astype(np.int64, copy=False), weights.data
+
+
+def all_links(weights: Matrix) -> list[Links]:
+    """Every peer's row and column of `weights`, in one pass."""
+    peers = weights.shape[0]
+    hears: list[dict[int, float]] = [{} for _ in range(peers)]
+    heard_by: list[dict[int, float]] = [{} for _ in range(peers)]
+    own = [0.0] * peers
+    for i, j, w in zip(*(each.tolist() for each in entries(weights)), strict=True):
+        if i == j:
+            own[i] = w
+        else:
+            hears[i][j] = w
+            heard_by[j][i] = w
+    return [Links(peer, own[peer], hears[peer], heard_by[peer]) for peer in range(peers)]
 
 
 def _adjacency(peers: int, receivers: Integers, senders: Integers) -> Matrix:
@@ -253,6 +259,14 @@ def star(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     _check_peers(peers, 2, "star")
     leaves = np.arange(1, peers)
     return _static("star", _undirected(peers, np.zeros_like(leaves), leaves), weights)
+
+
+@plain
+def binary_tree(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
+    """Peer i has the children 2 i + 1 and 2 i + 2, as far as there are so many; peer 0 is the root."""
+    _check_peers(peers, 2, "binary tree")
+    children = np.arange(1, peers)
+    return _static("binary-tree", _undirected(peers, (children - 1) // 2, children), weights)
 
 
 @plain
@@ -697,6 +711,7 @@ NAMES: Mapping[str, Callable[..., Topology]] = MappingProxyType(
         "small-world": small_world,
         "star": star,
         "torus": torus,
+        "binary-tree": binary_tree,
     }
 )
 """Every topology that a command line can ask for."""

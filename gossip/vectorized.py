@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,13 @@ class Record:
     bias: float
     """Length of the difference between the mean of now and the true mean: that of the start plus all deltas.
 
-    An outer optimizer moves the mean by more than the deltas on purpose: of DiLoCo and NoLoCo this says nothing."""
+    Of some strategies this says nothing, nor does mass: `Strategy.says_nothing` gives the reason."""
     mass: Floats
     """(parameters,) sum of x over peers, what is in flight included."""
     weight: float
     """Sum of push-sum weights, in flight included; the number of peers for everything else."""
     links: int
-    """Over how many links packets went."""
+    """How many packets were sent."""
     nbytes: int
     """Bytes in these packets."""
     ages: Mapping[int, int]
@@ -151,13 +152,13 @@ def simulate(
             if present is not None:
                 weights = without(weights, ~present, strategy.needs)
             exchange = Exchange(mixing, weights, chance)
-            count = len(exchange.values)
             if loss or delay:
-                exchange = Exchange(mixing, weights, chance, _lags(count, chance, loss, delay))
+                drawn = partial(_lags, chance=chance, loss=loss, delay=delay)
+                exchange = exchange.delayed(drawn(len(exchange.values)), drawn)
             state, nbytes = strategy.mix(state, exchange)
-            links = count if nbytes else 0
-            if links:
-                lags = {0: links} if exchange.lag is None else dict(sorted(Counter(exchange.lag.tolist()).items()))
+            if nbytes:
+                lags = strategy.ages(state, exchange)
+                links = sum(lags.values())
                 ages.update(lags)
         records.append(_record(strategy, state, round, mean, links, nbytes, lags))
         if observe is not None:
@@ -185,18 +186,7 @@ def _check(
             raise UsageError(f"{name} {count}, expected a number of rounds from 0")
     if parameters < 1:
         raise UsageError(f"{parameters} parameters, expected at least 1")
-    if delay and strategy.synchronous:
-        raise UsageError(
-            f"delay {delay} with {strategy!r}, which waits for the packets of its round: delay costs it time and "
-            f"changes no value; use loss, or a strategy that does not wait such as PushSum()"
-        )
-    if churn and Needs.STATIC in strategy.needs:
-        raise UsageError(
-            f"churn {churn} with {strategy!r}: it holds copies of its neighbors' values, which drift apart for ever "
-            f"when one of them is absent; use PushSum(), or DPsgd() with symmetric weights"
-        )
-    if churn and strategy.every_round:
-        raise UsageError(f"churn {churn} with {strategy!r}, which takes a step left out for one of length zero")
+    strategy.check_network(loss=loss, delay=delay, churn=churn)
     if start is not None and (start.ndim != 2 or len(start) != topology.peers):
         raise UsageError(f"start of shape {start.shape}, expected ({topology.peers}, parameters)")
 

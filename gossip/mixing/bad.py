@@ -38,6 +38,11 @@ class _Overwriting(Strategy[Replica]):
         if not 0.0 < self.amount < 1.0:
             raise UsageError(f"amount {self.amount}, expected a share between 0 and 1")
 
+    def check_network(self, *, loss: float = 0.0, delay: int = 0, churn: float = 0.0, crash: float = 0.0) -> None:
+        super().check_network(loss=loss, delay=delay, churn=churn, crash=crash)
+        if delay:
+            raise UsageError(f"{self!r} with delay is not built: its bias needs none; use loss only")
+
     def start(self, x: Array) -> Replica:
         return Replica(floats(x))
 
@@ -54,13 +59,7 @@ class _Overwriting(Strategy[Replica]):
         return Replica(state.x + self.amount * (packet.arrays["x"] - state.x)), {}
 
     def mix(self, state: Replica, exchange: Exchange) -> tuple[Replica, int]:
-        """What comes to one peer is taken in the order of the senders' numbers.
-
-        Raises:
-            UsageError: a packet is to arrive in a later round.
-        """
-        if exchange.lag is not None and (exchange.lag > 0).any():
-            raise UsageError(f"{self!r} with delay is not built: its bias needs none; use loss only")
+        """What comes to one peer is taken in the order of the senders' numbers."""
         x = state.x.copy()
         arrived = exchange.arrived
         receivers, senders = exchange.receivers[arrived], exchange.senders[arrived]
@@ -225,6 +224,14 @@ class DeltaBroadcast(Strategy[Broadcasting]):
     is_bad_example = True
     _sends = "sends deltas that nobody keeps, and what a codec drops of one is lost, not late"
 
+    def check_network(self, *, loss: float = 0.0, delay: int = 0, churn: float = 0.0, crash: float = 0.0) -> None:
+        super().check_network(loss=loss, delay=delay, churn=churn, crash=crash)
+        if delay:
+            raise UsageError(f"{self!r} with delay is not built: its drift needs none; use loss only")
+
+    def says_nothing(self, is_trained: bool) -> str:
+        return "it moves all peers by every delta, times its scale, and not by their mean" if is_trained else ""
+
     def start(self, x: Array) -> Broadcasting:
         x = floats(x)
         return Broadcasting(x, np.zeros_like(x))
@@ -245,13 +252,6 @@ class DeltaBroadcast(Strategy[Broadcasting]):
         return replace(state, x=state.x + self.scale * packet.arrays["delta"]), {}
 
     def mix(self, state: Broadcasting, exchange: Exchange) -> tuple[Broadcasting, int]:
-        """All at once.
-
-        Raises:
-            UsageError: a packet is to arrive in a later round.
-        """
-        if exchange.lag is not None and (exchange.lag > 0).any():
-            raise UsageError(f"{self!r} with delay is not built: its drift needs none; use loss only")
         arrived = exchange.arrived
         heard = exchange.matrix(np.ones(int(arrived.sum())), arrived, keep_rows=True)
         heard.setdiag(0.0)

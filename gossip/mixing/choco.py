@@ -35,8 +35,9 @@ class Choco(Strategy[Copies]):
     """
 
     gamma: float | None = None
-    """Step of the averaging; None takes the codec's contraction, at least 1/100 (for a codec without one, 1/10),
-    and 1 without a codec."""
+    """Step of the averaging; None takes what the codec typically contracts by (`Codec.typical`), at least 1/100 (for a
+    codec without contraction 1/10), and 1 without a codec. Theory's step for the worst case is hundreds of times
+    smaller still."""
     codec: Codec | None = field(default=None, repr=False)
     """Set by `Compressed`."""
 
@@ -53,12 +54,21 @@ class Choco(Strategy[Copies]):
     def compressed(self, codec: Codec) -> Strategy[Any]:
         return replace(self, codec=codec)
 
+    def check_network(self, *, loss: float = 0.0, delay: int = 0, churn: float = 0.0, crash: float = 0.0) -> None:
+        super().check_network(loss=loss, delay=delay, churn=churn, crash=crash)
+        for name, share in (("loss", loss), ("churn", churn)):
+            if share:
+                raise UsageError(
+                    f"{name} {share} with {self!r}: it holds copies of its neighbors' values, which drift apart for "
+                    f"ever when a packet does not come; use PushSum(), or DPsgd() with symmetric weights"
+                )
+
     def _step(self, size: int) -> float:
         if self.gamma is not None:
             return self.gamma
         if self.codec is None:
             return 1.0
-        return max(0.01, self.codec.contraction(size) or 0.1)
+        return max(0.01, self.codec.typical(size) or 0.1)
 
     def start(self, x: Array) -> Copies:
         x = floats(x)

@@ -5,6 +5,7 @@ What does not compose is refused when it is put together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,15 @@ class _Wrapping(Strategy[Any]):
 
     def mix(self, state: Any, exchange: Exchange) -> tuple[Any, int]:
         return self._inner.mix(state, exchange)
+
+    def check_network(self, *, loss: float = 0.0, delay: int = 0, churn: float = 0.0, crash: float = 0.0) -> None:
+        self._inner.check_network(loss=loss, delay=delay, churn=churn, crash=crash)
+
+    def says_nothing(self, is_trained: bool) -> str:
+        return self._inner.says_nothing(is_trained)
+
+    def ages(self, state: Any, exchange: Exchange) -> Mapping[int, int]:
+        return self._inner.ages(state, exchange)
 
     def weight(self, state: Any) -> float:
         return self._inner.weight(state)
@@ -110,7 +120,12 @@ class Compressed(_Wrapping):
         super().__post_init__()
         instance("codec", self.codec, Codec)
         instance("strategy", self.strategy, Strategy)
-        self._wrap(self.strategy.compressed(self.codec))
+        whole = self.strategy.compressed(self.codec)
+        try:
+            self.codec.encode(np.zeros(2), np.random.default_rng(0))
+        except UsageError as error:
+            raise UsageError(f"{self!r} does not compose, since packets are flat: {error}") from None
+        self._wrap(whole)
 
     def compressed(self, codec: Codec) -> Strategy[Any]:
         raise UsageError(

@@ -16,6 +16,7 @@ each other at once, the one with the smaller number is served.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -23,8 +24,8 @@ import numpy as np
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
-from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, floats
-from gossip.topology import Links, Needs
+from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, floats
+from gossip.topology import Links, Needs, all_links
 
 OFFER, ANSWER, BUSY = 0.0, 1.0, 2.0
 """What a packet is."""
@@ -45,6 +46,19 @@ class Paired:
     """For each neighbor that asked, the n of its newest offer that was decided, and what moved; None if refused."""
     held: tuple[int, Packet] | None = None
     """An offer that waits until its own is answered."""
+    meeting: Meeting | None = None
+    """In the vectorized form, what lasts longer than a round."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """All peers' handshakes, and the packets that are under way."""
+
+    peers: tuple[Paired, ...]
+    flying: tuple[tuple[int, int, int, Packet], ...] = ()
+    """(round of arrival, sender, receiver, packet), in the order in which they were sent."""
+    ages: Mapping[int, int] = field(default_factory=dict)
+    """Of the packets that were sent in this round; -1 for those that never come."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,41 +144,74 @@ class PairwiseExchange(Strategy[Paired]):
         return self._release(replace(state, asked=None, offered=None)) if state.asked == neighbor else (state, {})
 
     def mix(self, state: Paired, exchange: Exchange) -> tuple[Paired, int]:
-        """Both sides or neither, in one step.
+        """Pairs of a matching meet in one step where nothing is lost or late; else the handshake is gone through.
 
-        Where the topology is no matching, each peer draws whom it asks and pairs form greedily in random order. A pair
-        one of whose packets is lost does not move (with messages it moves a round or more later).
+        There a packet may be lost or late, two may ask each other, and who is asked may be waiting for somebody else:
+        then some exchanges come about a round or more later, or not at all, as they do with messages.
         """
-        peers = len(state.x)
         wanted = exchange.receivers > exchange.senders
-        up, arrived = exchange.senders[wanted], exchange.arrived
-        other = exchange.receivers[wanted]
-        lost = set(zip(exchange.senders[~arrived].tolist(), exchange.receivers[~arrived].tolist(), strict=True))
-        if len(np.unique(np.concatenate([up, other]))) < 2 * len(up):
-            up, other = _draw_pairs(exchange, peers)
-        kept = [(i, j) not in lost and (j, i) not in lost for i, j in zip(up.tolist(), other.tolist(), strict=True)]
-        nbytes = len(up) * 2 * (state.x[0].nbytes + 16)
-        up, other = up[kept], other[kept]
+        up, other = exchange.senders[wanted], exchange.receivers[wanted]
+        is_matching = len(np.unique(np.concatenate([up, other]))) == 2 * len(up)
+        if state.meeting is not None or exchange.lag is not None or not is_matching:
+            return self._meet(state, exchange)
         moved = self.share * (state.x[up] - state.x[other])
         x = state.x.copy()
         x[other] += moved
         x[up] -= moved
-        return replace(state, x=x), nbytes
+        return replace(state, x=x), len(up) * 2 * (state.x[0].nbytes + 16)
+
+    def _meet(self, state: Paired, exchange: Exchange) -> tuple[Paired, int]:
+        before = state.meeting or Meeting(tuple(Paired(row, me) for me, row in enumerate(state.x)))
+        peers = [replace(peer, x=row) for peer, row in zip(before.peers, state.x, strict=True)]
+        post = _Post(exchange, [*before.flying])
+        for me, links in enumerate(all_links(exchange.weights)):
+            peers[me], outbox = self.send(peers[me], exchange.round, links, exchange.chance)
+            post.put(me, outbox)
+        while (flight := post.next()) is not None:
+            sender, receiver, packet = flight
+            peers[receiver], replies = self.receive(peers[receiver], sender, packet)
+            post.put(receiver, replies)
+        meeting = Meeting(tuple(peers), tuple(post.flying), dict(sorted(post.ages.items())))
+        return replace(state, x=np.stack([peer.x for peer in peers]), meeting=meeting), post.nbytes
+
+    def mass(self, state: Paired) -> tuple[Array, float]:
+        """What one side has taken and the other has not heard of is in flight."""
+        x, weight = super().mass(state)
+        for me, peer in enumerate(() if state.meeting is None else state.meeting.peers):
+            if peer.asked is not None:
+                n, moved = state.meeting.peers[peer.asked].answered.get(me, (0, None))  # type: ignore[union-attr]
+                x = x - moved if n == peer.n and moved is not None else x
+        return x, weight
+
+    def ages(self, state: Paired, exchange: Exchange) -> Mapping[int, int]:
+        return super().ages(state, exchange) if state.meeting is None else state.meeting.ages
 
 
-def _draw_pairs(exchange: Exchange, peers: int) -> tuple[Integers, Integers]:
-    """Disjoint pairs of linked peers: in random order each free peer takes a random free neighbor."""
-    matrix = exchange.weights
-    free = np.ones(peers, bool)
-    left, right = [], []
-    for peer in exchange.chance.permutation(peers).tolist():
-        if not free[peer]:
-            continue
-        near = matrix.indices[matrix.indptr[peer] : matrix.indptr[peer + 1]]
-        near = near[free[near] & (near != peer)]
-        if len(near):
-            partner = int(exchange.chance.choice(near))
-            free[[peer, partner]] = False
-            left.append(peer)
-            right.append(partner)
-    return np.array(left, np.int64), np.array(right, np.int64)
+class _Post:
+    """What carries packets within one round."""
+
+    def __init__(self, exchange: Exchange, flying: list[tuple[int, int, int, Packet]]) -> None:
+        self.flying, self.nbytes = flying, 0
+        self.ages: Counter[int] = Counter()
+        self._round, self._later = exchange.round, exchange.later
+        links = zip(exchange.senders.tolist(), exchange.receivers.tolist(), strict=True)
+        self._lags = {} if exchange.lag is None else dict(zip(links, exchange.lag.tolist(), strict=True))
+
+    def put(self, sender: int, outbox: Outbox) -> None:
+        """An offer goes over its link in this round, if there is one; an answer, or an offer again, goes by itself."""
+        for receiver, packet in outbox.items():
+            self.nbytes += packet.nbytes
+            lag = self._lags.get((sender, receiver), None) if packet.scalars["kind"] == OFFER else None
+            if lag is None:
+                lag = 0 if self._later is None else int(self._later(1)[0])
+            self.ages[lag] += 1
+            if lag >= 0:
+                self.flying.append((self._round + lag, sender, receiver, packet))
+
+    def next(self) -> tuple[int, int, Packet] | None:
+        """The next packet that is due."""
+        for at, (due, sender, receiver, packet) in enumerate(self.flying):
+            if due <= self._round:
+                del self.flying[at]
+                return sender, receiver, packet
+        return None

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy.sparse as sparse
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
-from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, floats, summed
+from gossip.mixing.strategy import Bools, Exchange, Integers, Outbox, Packet, Strategy, floats
 from gossip.topology import Links, Needs
 
 OPPOSITE_LINKS_MAX = 1 << 31
@@ -49,18 +50,52 @@ class Pushed:
 
 @dataclass(frozen=True)
 class Network:
-    """The totals of all links at once, rows in the order of `keys`; x and w stand side by side in columns."""
+    """What was put on links and not taken off them yet, all peers at once.
+
+    The running totals of the message form are sums of all that a link ever carried; what counts is their difference,
+    which these shares are. So a link whose packets come at once costs nothing here, and no share is written down: a
+    share is a weight times a row of the replicas of its round, which are still there.
+    """
 
     keys: Integers
-    """(links,) sorted; receiver and sender of each."""
-    sent: Array
-    """(links, parameters + 1)"""
-    seen: Array
-    """(links, parameters + 1)"""
-    newest: Integers
-    """(links,) round of the newest packet seen; -1 for none."""
-    coming: tuple[tuple[int, int, Integers, Array], ...] = ()
-    """Packets on their way: (round of sending, round of arrival, keys, totals)."""
+    """(shares,) receiver and sender of the link."""
+    rounds: Integers
+    """(shares,) in which they were sent."""
+    rows: Integers
+    """(shares,) of the replicas of that round."""
+    weights: Array
+    """(shares,)"""
+    replicas: Mapping[int, tuple[Array, Array]]
+    """{round: (x, w)} as they were when shares were sent that wait."""
+    coming: tuple[tuple[int, int, Integers], ...] = ()
+    """Packets on their way: (round of sending, round of arrival, keys)."""
+
+    def only(self, shares: Bools) -> Network:
+        """Some of the shares."""
+        rounds = self.rounds[shares]
+        kept = {round: each for round, each in self.replicas.items() if (rounds == round).any()}
+        return Network(self.keys[shares], rounds, self.rows[shares], self.weights[shares], kept, self.coming)
+
+    def added(self, to: Integers, count: int) -> tuple[Array, Array]:
+        """(count, ...) of x and of w: the shares, added up by the number in `to`."""
+        x, w = (np.zeros((count, each.shape[1])) for each in next(iter(self.replicas.values())))
+        for round, (of_x, of_w) in self.replicas.items():
+            now = self.rounds == round
+            at, rows, weights = to[now], self.rows[now], self.weights[now]
+            if len(at) * of_x.shape[1] <= SMALL:
+                np.add.at(x, at, weights[:, None] * of_x[rows])
+            else:
+                order = np.argsort(at, kind="stable")
+                starts = np.concatenate([[0], np.cumsum(np.bincount(at, minlength=count))])
+                x += sparse.csr_array((weights[order], rows[order], starts), shape=(count, len(of_x))) @ of_x
+            np.add.at(w[:, 0], at, weights * of_w[rows, 0])
+        return x, w
+
+
+SMALL = 2048
+"""Up to so many numbers are added up sooner than a sparse matrix is made."""
+REPLICAS_MAX = 8
+"""So many rounds' replicas are held for shares that wait for a packet to bring them, before these are written down."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -158,45 +193,48 @@ class PushSum(Strategy[Pushed]):
         return self._mix_late(state, exchange), nbytes
 
     def _mix_late(self, state: Pushed, exchange: Exchange) -> Pushed:
-        peers, columns = len(state.x), state.x.shape[1] + 1
-        held = np.concatenate([state.x, state.w], axis=1)
-        order = np.lexsort((exchange.senders, exchange.receivers))
-        senders = exchange.senders[order]
-        keys = exchange.receivers[order] * OPPOSITE_LINKS_MAX + senders
-        network = _with_keys(state.network, keys, columns)
-        rows = np.searchsorted(network.keys, keys)
-        share, totals = self._share(held[senders], exchange.values[order][:, None], network.sent[rows])
-        held = held - summed(senders, share, peers)
-        sent = network.sent.copy()
-        sent[rows] = totals
-        lag = np.zeros(len(keys), np.int64) if exchange.lag is None else exchange.lag[order]
-        coming = list(network.coming)
-        for late in np.unique(lag[lag >= 0]).tolist():
-            now = lag == late
-            coming.append((exchange.round, exchange.round + late, keys[now], totals[now]))
-        seen, newest = network.seen.copy(), network.newest.copy()
-        for sent_round, at, link_keys, values in coming:
-            if at > exchange.round:
-                continue
-            rows = np.searchsorted(network.keys, link_keys)
-            new = newest[rows] < sent_round
-            rows, values = rows[new], values[new]
-            held = held + summed(network.keys[rows] // OPPOSITE_LINKS_MAX, values - seen[rows], peers)
-            seen[rows] = values
-            newest[rows] = sent_round
-        still = tuple(packets for packets in coming if packets[1] > exchange.round)
-        return replace(
-            state,
-            x=held[:, :-1],
-            w=held[:, -1:],
-            network=Network(network.keys, sent, seen, newest, still),
-        )
+        """What arrives in its round is a product with W; the rest waits by link until some packet brings it."""
+        peers, round, at_once = len(state.x), exchange.round, exchange.arrived
+        keys = exchange.receivers * OPPOSITE_LINKS_MAX + exchange.senders
+        sent = Network(keys, np.full(len(keys), round), exchange.senders, exchange.values, {round: (state.x, state.w)})
+        if self.grid is None:
+            matrix = exchange.only(at_once)
+            x, w = matrix @ state.x, matrix @ state.w
+        else:
+            x, w = (
+                np.floor(held[exchange.senders] * exchange.values[:, None] / self.grid) * self.grid
+                for held in (state.x, state.w)
+            )
+            sent = Network(keys, sent.rounds, np.arange(len(keys)), np.ones(len(keys)), {round: (x, w)})
+            out_x, out_w = sent.added(exchange.senders, peers)
+            in_x, in_w = sent.only(at_once).added(exchange.receivers[at_once], peers) if at_once.any() else (0.0, 0.0)
+            x, w = state.x - out_x + in_x, state.w - out_w + in_w
+        known = state.network
+        came = [(round, keys[at_once])]
+        if known is not None:
+            came += [(sent_in, link) for sent_in, at, link in known.coming if at <= round]
+        coming = () if known is None else tuple(packets for packets in known.coming if packets[1] > round)
+        if exchange.lag is not None:
+            late = np.unique(exchange.lag[exchange.lag > 0]).tolist()
+            coming += tuple((round, round + lag, keys[exchange.lag == lag]) for lag in late)
+        network = replace(_with(known, sent.only(~at_once)), coming=coming)
+        taken = np.zeros(len(network.keys), bool)
+        for sent_in, link in came:
+            taken |= (network.rounds <= sent_in) & _among(network.keys, link)
+        if taken.any():
+            come = network.only(taken)
+            in_x, in_w = come.added(come.keys // OPPOSITE_LINKS_MAX, peers)
+            x, w = x + in_x, w + in_w
+            network = network.only(~taken)
+        return replace(state, x=x, w=w, network=_few(network, round))
 
     def mass(self, state: Pushed) -> tuple[Array, float]:
         x, w = state.x.sum(axis=0), float(state.w.sum())
         if state.network is not None:
-            flying = (state.network.sent - state.network.seen).sum(axis=0)
-            x, w = x + flying[:-1], w + float(flying[-1])
+            for round, (of_x, of_w) in state.network.replicas.items():
+                now = state.network.rounds == round
+                held = np.bincount(state.network.rows[now], state.network.weights[now], minlength=len(of_x))
+                x, w = x + held @ of_x, w + float((held @ of_w)[0])
         return x, w
 
 
@@ -216,18 +254,36 @@ def sum_of(arrays: Iterable[Array]) -> Array:
     return total
 
 
-def _with_keys(network: Network | None, keys: Integers, columns: int) -> Network:
-    """`network` with a row for each of `keys`."""
+def _with(network: Network | None, more: Network) -> Network:
     if network is None:
-        zeros = np.zeros((len(keys), columns))
-        return Network(keys, zeros, zeros, np.full(len(keys), -1))
-    if len(keys) == len(network.keys) and np.array_equal(keys, network.keys):
+        return more
+    return Network(
+        np.concatenate([network.keys, more.keys]),
+        np.concatenate([network.rounds, more.rounds]),
+        np.concatenate([network.rows, more.rows]),
+        np.concatenate([network.weights, more.weights]),
+        {**network.replicas, **more.replicas},
+    )
+
+
+def _among(values: Integers, these: Integers) -> Bools:
+    """Which values are among `these`; np.isin, several times as fast for the few there are."""
+    if not len(values) or not len(these):
+        return np.zeros(len(values), bool)
+    these = np.sort(these)
+    found: Bools = these[np.minimum(np.searchsorted(these, values), len(these) - 1)] == values
+    return found
+
+
+def _few(network: Network, round: int) -> Network:
+    """Shares that are older than all packets on their way go together, link by link: whatever comes takes them all."""
+    oldest = min((sent for sent, _, _ in network.coming), default=round + 1)
+    old = network.rounds < oldest
+    if len({*network.rounds[old].tolist()}) <= REPLICAS_MAX:
         return network
-    union = np.union1d(network.keys, keys)
-    if len(union) == len(network.keys):
-        return network
-    rows = np.searchsorted(union, network.keys)
-    sent, seen = np.zeros((len(union), columns)), np.zeros((len(union), columns))
-    newest = np.full(len(union), -1)
-    sent[rows], seen[rows], newest[rows] = network.sent, network.seen, network.newest
-    return replace(network, keys=union, sent=sent, seen=seen, newest=newest)
+    before = network.only(old)
+    keys = np.unique(before.keys)
+    x, w = before.added(np.searchsorted(keys, before.keys), len(keys))
+    last, count = int(before.rounds.max()), len(keys)
+    together = Network(keys, np.full(count, last), np.arange(count), np.ones(count), {last: (x, w)})
+    return replace(_with(together, network.only(~old)), coming=network.coming)

@@ -45,6 +45,18 @@ class RelaySum(Strategy[Relayed]):
         if self.peers < 2:
             raise UsageError(f"RelaySum({self.peers}), expected the number of peers of the tree, at least 2")
 
+    def check_network(self, *, loss: float = 0.0, delay: int = 0, churn: float = 0.0, crash: float = 0.0) -> None:
+        super().check_network(loss=loss, delay=delay, churn=churn, crash=crash)
+        for name, share in (("churn", churn), ("crash", crash)):
+            if share:
+                raise UsageError(f"{name} {share} with {self!r}, which needs its tree whole; use loss, or PushSum()")
+
+    def says_nothing(self, is_trained: bool) -> str:
+        return (
+            "its replicas are means of what others were some rounds ago, so that the mean of now follows the steps "
+            "of training later, and forgets starts that differ"
+        )
+
     def start(self, x: Array) -> Relayed:
         if x.ndim == 2 and len(x) != self.peers:
             raise UsageError(f"{self!r} with {len(x)} peers, expected {self.peers}")

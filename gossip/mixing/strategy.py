@@ -32,8 +32,9 @@ packet holds is written to afterwards, so both may share memory.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -84,6 +85,14 @@ class Exchange:
     chance: np.random.Generator
     lag: Integers | None = None
     """(links,) after how many rounds the packet sent now arrives; -1 for never. None: all arrive at once."""
+    later: Callable[[int], Integers] | None = None
+    """(count) -> the same of so many packets that are no link's of this round, such as answers. None: at once."""
+
+    def delayed(self, lag: Integers, later: Callable[[int], Integers] | None = None) -> Exchange:
+        """The same with packets that are late or lost."""
+        other = replace(self, lag=lag, later=later)
+        vars(other)["_links"] = self._links  # of the same matrix
+        return other
 
     @cached_property
     def _links(self) -> tuple[Integers, Integers, NDArray[np.float64]]:
@@ -129,6 +138,13 @@ class Exchange:
             return self.weights
         return self.matrix(self.values[self.arrived], self.arrived, keep_rows=True)
 
+    def only(self, links: Bools) -> Matrix:
+        """W with the `links` that are chosen, and the others' weight gone."""
+        values = self.weights.data.copy()
+        receivers, senders, _ = entries(self.weights)
+        values[np.flatnonzero(receivers != senders)[~links]] = 0.0
+        return sparse.csr_array((values, self.weights.indices, self.weights.indptr), shape=self.weights.shape)
+
     def matrix(self, values: Array, chosen: Bools, *, keep_rows: bool) -> Matrix:
         """The matrix of `values` on the `chosen` links, its diagonal filled so that rows (or columns) sum to one."""
         peers = self.weights.shape[0]
@@ -157,6 +173,20 @@ class Strategy(Literal, ABC, Generic[S]):
             check_topology(topology, self.needs)
         except UsageError as error:
             raise UsageError(f"{self!r} does not fit: {error}") from None
+
+    def check_network(self, *, loss: float = 0.0, delay: int = 0, churn: float = 0.0, crash: float = 0.0) -> None:
+        """Raise `UsageError` if the vectorized form cannot bear what goes wrong; arguments as `vectorized.simulate`."""
+        if delay and self.synchronous:
+            raise UsageError(
+                f"delay {delay} with {self!r}, which waits for the packets of its round: delay costs it time and "
+                f"changes no value; use loss, or a strategy that does not wait such as PushSum()"
+            )
+        if churn and self.every_round:
+            raise UsageError(f"churn {churn} with {self!r}, which takes a step left out for one of length zero")
+
+    def says_nothing(self, is_trained: bool) -> str:
+        """Why bias and mass error say nothing of it; empty where they do."""
+        return ""
 
     def compressed(self, codec: Codec) -> Strategy[Any]:
         """This strategy with packets that `codec` makes smaller.
@@ -208,6 +238,12 @@ class Strategy(Literal, ABC, Generic[S]):
     def mix(self, state: S, exchange: Exchange) -> tuple[S, int]:
         """Send, receive and finish of all peers; (state, bytes sent)."""
 
+    def ages(self, state: S, exchange: Exchange) -> Mapping[int, int]:
+        """How many of the packets that `mix` has just sent come how many rounds later; those lost count under -1."""
+        if exchange.lag is None:
+            return {0: len(exchange.values)} if len(exchange.values) else {}
+        return dict(sorted(Counter(exchange.lag.tolist()).items()))
+
     def weight(self, state: S) -> float:
         """What the replica of one peer weighs in the mean that all can agree on."""
         return 1.0
@@ -228,9 +264,26 @@ class Strategy(Literal, ABC, Generic[S]):
         return x.sum(axis=0), float(x.shape[0])
 
 
+GRID = 2.0**-24
+"""Of weights in float32: up to one, every multiple of it is a float32."""
+
+
 def averaged(weights: Matrix, x: Array) -> Array:
-    """W X, in the precision of X."""
-    product: Array = (weights @ x).astype(x.dtype, copy=False)
+    """W X, in the precision of X.
+
+    In float32 weights are rounded to multiples of `GRID`, and what that takes from a row goes to its diagonal: rows sum
+    to one exactly, or a consensus would grow by a few 1e-8 in every round.
+    """
+    if x.dtype != np.float32 or weights.dtype == np.float32:
+        product: Array = (weights @ x).astype(x.dtype, copy=False)
+        return product
+    receivers, senders, values = entries(weights)
+    short = np.round(values / GRID) * GRID
+    rest = np.bincount(receivers, values - short, minlength=weights.shape[0])
+    own = receivers == senders
+    short[own] += np.round(rest[receivers[own]] / GRID) * GRID
+    rounded = sparse.csr_array((short.astype(np.float32), weights.indices, weights.indptr), shape=weights.shape)
+    product = rounded @ x
     return product
 
 

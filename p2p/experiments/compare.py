@@ -58,7 +58,7 @@ def compare(a: Result, b: Result) -> Comparison:
     lines = [
         [
             _name(left) if _case(left) == _case(right) else f"{_name(left)} | {_name(right)}",
-            *(column.show(row.get(column.name)) for column in columns for row in (left, right)),
+            *(column.cell(row) for column in columns for row in (left, right)),
         ]
         for left, right in pairs
     ]
@@ -81,7 +81,10 @@ def write_page(a: Path, b: Path, to: Path) -> None:
             if lines:
                 drawn.append(Plot(name.capitalize(), "round", name, tuple(lines), "Dashed: B.", is_log=is_log))
     settings = {name: f"A: {was}   B: {now}" for name, was, now in found.settings.rows} or {"settings": "all the same"}
-    notes = (f"A: {a.name}, B: {b.name}.", *found.unpaired)
+    missing = [
+        f"{side}: {line}" for side, at in (("A", a), ("B", b)) for line in results.complaint(results.read(at), at)
+    ]
+    notes = (f"A: {a.name}, B: {b.name}.", *found.unpaired, *missing)
     about = "Two results side by side, row by row; the settings that differ stand at the end."
     command = f"deepdist lab compare {a.name} {b.name}"
     to.write_text(

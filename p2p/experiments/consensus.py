@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from p2p.experiments import rates
 from p2p.experiments.grid import Case, Grid, canonical
 from p2p.experiments.results import Row, Step
 from p2p.experiments.run import run
+from p2p.experiments.seeds import over_seeds
 from p2p.experiments.sweep import Tick
 
 STARTS = ("slowest", "normal")
@@ -49,6 +50,8 @@ class Consensus:
     """Rounds after which peers crash, if any do."""
     skip: bool = False
     """Leave out what cannot be, instead of refusing the whole sweep."""
+    seeds: int = 1
+    """A row is the mean over so many seeds, from `seed` on."""
 
     experiment = "consensus"
 
@@ -56,7 +59,7 @@ class Consensus:
         object.__setattr__(self, "grid", canonical(self.grid))
         if self.start not in STARTS:
             raise UsageError(f"start {self.start!r}, expected one of {', '.join(STARTS)}")
-        check_counts(rounds=self.rounds, parameters=self.parameters)
+        check_counts(rounds=self.rounds, parameters=self.parameters, seeds=self.seeds)
         for name, value in (("step", self.step), ("noise", self.noise)):
             if not 0.0 <= value < math.inf:
                 raise UsageError(f"{name} {value:g}, expected 0 or more")
@@ -81,19 +84,35 @@ class Consensus:
 
     def cases(self) -> tuple[list[Case], list[str]]:
         """What can run, and why the rest cannot."""
-        possible, refused = self.grid.checked(self.seed, skip=self.skip)
-        return possible, refused
+        return self.grid.checked(seeds_of(self), skip=self.skip)
 
     def answer(self, case: Case, tick: Tick) -> tuple[Row, list[Step]]:
         """Simulate one case, and set theory beside it."""
+        logarithmic = () if self.step else ("distance",)
+        one = replace(self, seeds=1)
+        return over_seeds(seeds_of(self), lambda seed: replace(one, seed=seed)._answer(case, tick), logarithmic)
+
+    def _answer(self, case: Case, tick: Tick) -> tuple[Row, list[Step]]:
         gradient = self._training(case) if self.step else None
         start = self._start(case)
-        done = run(case, self.rounds, self.seed, start, tick, gradient=gradient, crash_after=self.crash_after)
+        optimum = self._optima(case).mean(axis=0) if self.step else None
+        done = run(
+            case,
+            self.rounds,
+            self.seed,
+            start,
+            tick,
+            gradient=gradient,
+            crash_after=self.crash_after,
+            optimum=optimum,
+        )
         seen = rates.measured(done.result.distances, done.topology.period)
         predicted = rates.predicted(case.strategy(), done.topology) if case.is_ideal and not self.step else None
         row = {
             **done.row(case),
+            **({} if self.step else {"mean_distance": None}),  # of what shrinks by decades a mean says nothing
             "predicted_rate": predicted,
+            "expected_rate": _rate_of_expected_square(done.topology) if predicted is not None else None,
             "measured_rate": None if self.step else seen.rate,
             "off": None if self.step else off(seen.rate, predicted),
             "rate_error": None if self.step else seen.error,
@@ -115,8 +134,12 @@ class Consensus:
         start: Array = mean + math.sqrt(case.peers) * np.outer(direction, along)
         return start
 
+    def _optima(self, case: Case) -> Array:
+        """b_i; their mean is the optimum of all."""
+        return np.random.default_rng([self.seed, 3]).standard_normal((case.peers, self.parameters))
+
     def _training(self, case: Case) -> Gradient:
-        optima = np.random.default_rng([self.seed, 3]).standard_normal((case.peers, self.parameters))
+        optima = self._optima(case)
         noise = np.random.default_rng([self.seed, 4])
 
         def gradient(x: Array, round: int) -> Array:
@@ -143,7 +166,7 @@ class Consensus:
             return None
         values, vectors = np.linalg.eigh(topology.weights(0).toarray())
         slow, modes = values[:-1], vectors[:, :-1]  # the last one is the mean, which is no distance
-        optima = np.random.default_rng([self.seed, 3]).standard_normal((case.peers, self.parameters))
+        optima = self._optima(case)
         if isinstance(strategy, CombineThenAdapt):
             decay, drive = slow - eta * h, np.ones_like(slow)
         else:
@@ -167,6 +190,22 @@ def off(measured: float | None, predicted: float | None) -> float | None:
 def _rate_without_faults(topology: Topology) -> float | None:
     """Of plain averaging on the topology, for the dashed line beside one that is disturbed."""
     return rates.predicted(DPsgd(), topology)
+
+
+def _rate_of_expected_square(topology: Topology) -> float | None:
+    return None if topology.expected is None else math.sqrt(topology.expected)
+
+
+class _Seeded(Protocol):
+    @property
+    def seed(self) -> int: ...
+    @property
+    def seeds(self) -> int: ...
+
+
+def seeds_of(question: _Seeded) -> range:
+    """The seeds of a question."""
+    return range(question.seed, question.seed + question.seeds)
 
 
 def check_counts(**counts: int) -> None:

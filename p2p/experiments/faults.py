@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from gossip.errors import UsageError
-from p2p.experiments.consensus import check_counts, split_settings
+from p2p.experiments.consensus import check_counts, seeds_of, split_settings
 from p2p.experiments.grid import Case, Grid, canonical
 from p2p.experiments.results import Row, Step
 from p2p.experiments.run import run
+from p2p.experiments.seeds import over_seeds
 from p2p.experiments.sweep import Tick
 
 KINDS = ("loss", "churn", "crash")
@@ -30,12 +31,13 @@ class Faults:
     crash_after: int = 2
     """Rounds after which peers crash: soon, since who has agreed with all takes nothing along."""
     skip: bool = False
+    seeds: int = 1
 
     experiment = "faults"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", canonical(self.grid))
-        check_counts(rounds=self.rounds, parameters=self.parameters)
+        check_counts(rounds=self.rounds, parameters=self.parameters, seeds=self.seeds)
         if any(self.grid.staleness):
             raise UsageError("staleness is that of a training step, and here nothing is trained; see `lab consensus`")
 
@@ -53,23 +55,36 @@ class Faults:
     def cases(self) -> tuple[list[Case], list[str]]:
         """What can run, and why the rest cannot."""
         alone = replace(self.grid, loss=(0.0,), churn=(0.0,), crash=(0.0,))
-        possible, refused = alone.checked(self.seed, skip=self.skip)
+        possible, refused = alone.checked(seeds_of(self), skip=self.skip)
         cases = []
         for case in possible:
-            swept = [case] + [
-                replace(case, **{kind: value}) for kind in KINDS for value in getattr(self.grid, kind) if value
-            ]
-            for each in swept:
-                each.check(self.seed)
-            cases += swept
+            cases.append(case)
+            for kind in KINDS:
+                for value in getattr(self.grid, kind):
+                    if not value:
+                        continue
+                    one = replace(case, **{kind: value})
+                    try:
+                        one.check(self.seed)
+                        cases.append(one)
+                    except UsageError as error:
+                        if not self.skip:
+                            raise
+                        refused.append(str(error))
         return cases, refused
 
     def answer(self, case: Case, tick: Tick) -> tuple[Row, list[Step]]:
         """Simulate one case."""
+        one = replace(self, seeds=1)
+        return over_seeds(seeds_of(self), lambda seed: replace(one, seed=seed)._answer(case, tick))
+
+    def _answer(self, case: Case, tick: Tick) -> tuple[Row, list[Step]]:
         start = np.random.default_rng([self.seed, 0]).standard_normal((case.peers, self.parameters))
         done = run(case, self.rounds, self.seed, start, tick, crash_after=self.crash_after)
         spread = float(np.sqrt(self.parameters / case.peers))
         fault = next((f"{kind} {getattr(case, kind):g}" for kind in KINDS if getattr(case, kind)), "none")
         row = done.row(case)
         sent = 1.0 - float(done.topology.weights(0).diagonal().mean())
-        return {"fault": fault, **row, "bias_in_errors": row["bias"] / spread, "sent_share": sent}, done.steps
+        bias = None if row["bias"] is None else row["bias"] / spread
+        kept = {"mean_distance": None, "bias_in_errors": bias, "sent_share": sent}
+        return {"fault": fault, **row, **kept}, done.steps

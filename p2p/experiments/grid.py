@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from gossip import topology
 from gossip.errors import UsageError
 from gossip.mixing import Strategy
@@ -40,6 +42,8 @@ class Case:
     """Probability that a peer is absent in a round."""
     crash: float = 0.0
     """Share of the peers that is gone for good after some rounds; at least one peer if above 0."""
+    rate: float | None = None
+    """Learning rate, where a model is trained."""
 
     def strategy(self) -> Strategy[Any]:
         """The algorithm with its compression."""
@@ -54,14 +58,17 @@ class Case:
         """Nothing is lost, late, absent or compressed."""
         return self == Case(self.algorithm, self.topology, self.peers)
 
-    def check(self, seed: int) -> None:
-        """Raise `UsageError` if it cannot run; the text names the case."""
+    def check(self, seed: int, *, is_same_start: bool = False) -> None:
+        """Raise `UsageError` if it cannot run; the text names the case. `is_same_start` if all peers begin alike."""
         if not 0.0 <= self.crash < 1.0:
             raise UsageError(f"crash {self.crash:g}, expected a share from 0 to less than 1")
         if self.peers > PEERS_MAX:
             raise UsageError(f"{self.peers} peers, expected at most {PEERS_MAX}")
         try:
-            simulate(self.graph(seed), self.strategy(), rounds=0, **self.faults())
+            strategy = self.strategy()
+            strategy.check_network(crash=self.crash)
+            start = np.zeros((self.peers, 1)) if is_same_start else None
+            simulate(self.graph(seed), strategy, rounds=0, start=start, **self.faults())
         except UsageError as error:
             raise UsageError(f"{error} (asked for: {self})") from None
 
@@ -73,7 +80,7 @@ class Case:
         shown = [f"{self.algorithm} on {self.topology} of {self.peers} peers"]
         for each in fields(self)[3:]:
             value = getattr(self, each.name)
-            if value != each.default:
+            if value != each.default and value is not None:
                 shown.append(f"{each.name} {value:g}" if not isinstance(value, str) else f"{each.name} {value}")
         return ", ".join(shown)
 
@@ -105,8 +112,10 @@ class Grid:
         """Every combination, in the order of the fields."""
         return [Case(*values) for values in itertools.product(*asdict(self).values())]
 
-    def checked(self, seed: int, *, skip: bool = False) -> tuple[list[Case], list[str]]:
-        """(the cases that can run, why the others cannot).
+    def checked(
+        self, seeds: Sequence[int], *, skip: bool = False, is_same_start: bool = False
+    ) -> tuple[list[Case], list[str]]:
+        """(the cases that can run with all `seeds`, why the others cannot).
 
         Raises:
             UsageError: a case cannot run and `skip` is false, or none can.
@@ -114,7 +123,8 @@ class Grid:
         possible, refused = [], []
         for case in self.cases():
             try:
-                case.check(seed)
+                for seed in seeds:
+                    case.check(seed, is_same_start=is_same_start)
                 possible.append(case)
             except UsageError as error:
                 if not skip:

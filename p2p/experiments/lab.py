@@ -109,6 +109,24 @@ def with_files(default: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
     return decorate
 
 
+def with_seeds(command: Callable[..., T]) -> Callable[..., T]:
+    """The options of what is drawn."""
+    for option in (
+        click.option(
+            "--seeds",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="A row is the mean over so many seeds, with its standard error.",
+        ),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """The caller's mistakes become a line of text."""
@@ -126,7 +144,7 @@ def lab() -> None:
 @lab.command()
 @with_grid()
 @click.option("--rounds", type=int, default=200, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
+@with_seeds
 @click.option("--parameters", type=int, default=10, show_default=True, help="Of one peer.")
 @click.option(
     "--start", default="slowest", show_default=True, help="slowest: contracts as theory says; or normal: all drawn."
@@ -153,17 +171,22 @@ def consensus(grid: dict[str, Any], **options: Any) -> None:
     algorithm="DPsgd(),CombineThenAdapt(),GradientTracking()", topology="ring,exponential,one-peer-exponential,complete"
 )
 @click.option("--rounds", type=int, default=500, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
+@with_seeds
 @click.option("--model", default="digits", show_default=True, help="digits (drawn), mnist or word2vec.")
 @click.option("--shards", default="label", show_default=True, help="label: a peer sees one or two labels; or iid.")
 @click.option("--rows", type=int, default=1600, show_default=True, help="Images, or at most so many texts.")
-@click.option("--rate", type=float, help="Learning rate.  [default: 0.5; word2vec 0.05]")
+@click.option(
+    "--rate",
+    type=CommaList(str),
+    help="Learning rates, of which the best of each algorithm is marked: 0.5,1,2; or by algorithm: relay=4,dpsgd=0.5.  "
+    "[default: 0.5; word2vec 0.05]",
+)
 @click.option("--batch", type=int, default=0, show_default=True, help="Rows of a step; 0 for all that a peer has.")
 @click.option("--data", type=click.Path(exists=False), help="MNIST's folder, or a file with one text per line.")
 @click.option("--download", is_flag=True, help="Get MNIST into --data first, if it is not there.")
 @click.option("--crash-after", type=click.IntRange(min=0), default=100, show_default=True, help="Rounds.")
 @with_files("convergence.json")
-def convergence(grid: dict[str, Any], rate: float | None, download: bool, **options: Any) -> None:
+def convergence(grid: dict[str, Any], rate: tuple[str, ...] | None, download: bool, **options: Any) -> None:
     """How well a real model trains, by algorithm and topology, with centralized SGD beside it."""
     from p2p.experiments import images
     from p2p.experiments.convergence import Convergence
@@ -174,7 +197,7 @@ def convergence(grid: dict[str, Any], rate: float | None, download: bool, **opti
             if options["model"] != "mnist" or not options["data"]:
                 raise UsageError("--download is for --model mnist with --data FOLDER")
             images.download_mnist(Path(options["data"]))
-        rate = rate if rate is not None else 0.05 if options["model"] == "word2vec" else 0.5
+        rate = rate if rate is not None else ("0.05",) if options["model"] == "word2vec" else ("0.5",)
         ask_all(Convergence(Grid(**grid), rate=rate, **options), **files)
 
 
@@ -187,7 +210,7 @@ def convergence(grid: dict[str, Any], rate: float | None, download: bool, **opti
     crash="0,0.1,0.3",
 )
 @click.option("--rounds", type=int, default=200, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
+@with_seeds
 @click.option("--parameters", type=int, default=10, show_default=True, help="Of one peer.")
 @click.option("--crash-after", type=click.IntRange(min=0), default=2, show_default=True, help="Rounds.")
 @with_files("faults.json")
@@ -246,7 +269,11 @@ def repeat(recorded: Path, path: Path | None) -> None:
 def compare_results(a: Path, b: Path, html: Path, no_html: bool) -> None:
     """Two results side by side: the settings that differ, and the rows."""
     with told():
-        found = compare.compare(results.read(a), results.read(b))
+        one, other = results.read(a), results.read(b)
+        found = compare.compare(one, other)
+        missing = [
+            f"{side}: {line}" for side, r, at in (("A", one, a), ("B", other, b)) for line in results.complaint(r, at)
+        ]
         if not no_html:
             plots.check_matplotlib()
             compare.write_page(a, b, html)
@@ -256,7 +283,7 @@ def compare_results(a: Path, b: Path, html: Path, no_html: bool) -> None:
     else:
         click.echo("no setting differs")
     _print(found.rows)
-    for line in found.unpaired:
+    for line in (*found.unpaired, *missing):
         click.echo(line)
     if not no_html:
         click.echo(f"written: {html}")
@@ -274,10 +301,18 @@ def ask_all(question: sweep.Question, path: Path, html: bool, fresh: bool) -> No
     for text in begun.refused:
         click.echo(f"left out: {text}")
     if begun.done.rows:
-        click.echo(f"{len(begun.done.rows)} of {len(begun.cases)} rows are done already", err=True)
+        count = len(begun.done.rows) - len(begun.lacking)
+        click.echo(f"{count} of {len(begun.cases)} rows are done already", err=True)
+    if begun.lacking:
+        numbers = ", ".join(map(str, begun.lacking))
+        click.echo(f"records of rows {numbers} are missing in {results.records_path(path).name}: run again", err=True)
     done, stopped = _run_with_bar(begun)
     if done.rows:
         _print(report.table(done))
+        best = report.best(done)
+        if best is not None:
+            click.echo("The best rate of each:")
+            _print(best)
     for note in report.notes(done):
         click.echo(note)
     written = [path, results.records_path(path)]

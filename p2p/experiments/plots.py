@@ -42,6 +42,8 @@ class Line:
     """Dashed."""
     is_points: bool = False
     """Points that are not joined."""
+    error: Sequence[float] = ()
+    """Of each y, drawn as a band, or as a bar at points; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,19 @@ def svg(plot: Plot) -> str:
             x, y = list(line.x[::every]), list(line.y[::every])
             if plot.is_log:
                 y = [value if value > 0 else float("nan") for value in y]
+            color = "black" if line.color < 0 else f"C{line.color % 10}"
+            if line.error:
+                error = list(line.error[::every])
+                if line.is_points or len(x) < 12:
+                    axes.errorbar(x, y, error, color=color, linestyle="none", capsize=3, linewidth=1.2)
+                else:
+                    low = [at - each if at > each or not plot.is_log else at for at, each in zip(y, error, strict=True)]
+                    high = [at + each for at, each in zip(y, error, strict=True)]
+                    axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
             axes.plot(
                 x,
                 y,
-                color="black" if line.color < 0 else f"C{line.color % 10}",
+                color=color,
                 linestyle="none" if line.is_points else "--" if line.is_theory else "-",
                 linewidth=1.2 if line.is_theory else 1.8,
                 alpha=0.9 if line.is_theory else 0.75,

@@ -7,8 +7,10 @@ already the first period ends within rounding, the mean is reached exactly in fi
 distances, and 0 is reported with the round in which it was reached; a method that is only fast, not exact, is still
 above rounding then and gets its rate.
 
-Where the links are drawn anew in each round, theory gives the expected ratio of squares of one round, whatever came
-before. So the measured one is the root of the mean ratio over rounds.
+Where the links are drawn anew in each round, measured is the mean logarithm over all rounds above rounding: the rate at
+which this run fell. The ratio of one round is no measure: under loss a distance may be nearly nothing for a round and
+come back. Predicted beside it is the rate of a typical run of plain averaging (`gossip.contraction.typical`); the root
+of the expected ratio of squares, which has a formula, is the mean over all runs, and most lie far below it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from gossip import topology as topologies
-from gossip.contraction import FLOOR
+from gossip.contraction import FLOOR, mean_rate, typical
 from gossip.errors import UsageError
 from gossip.mixing import CombineThenAdapt, DPsgd, PairwiseExchange, PushSum, Strategy
 from gossip.topology import Floats, Needs, Topology
@@ -65,13 +67,10 @@ def measured(squares: Floats, period: int | None) -> Measured:
     above = len(distances) if exact_after is None else exact_after
     if period is None:
         last = above - 1
-        ratios = squares[1 : last + 1] / squares[:last]
         if last < 2:
             return Measured(None, exact_after, 0, last)
-        rate = math.sqrt(float(ratios.mean()))
-        # the error of a root is that of its square over twice the root
-        error = float(ratios.std(ddof=1)) / math.sqrt(last) / (2.0 * rate)
-        return Measured(rate, exact_after, 0, last, error=error)
+        found = mean_rate(distances[: last + 1])
+        return Measured(found.rate, exact_after, 0, last, error=found.error)
     periods = (above - 1) // period
     if periods == 0:
         exact = exact_after is not None and exact_after <= period
@@ -98,7 +97,8 @@ COVERED = (DPsgd, CombineThenAdapt, PushSum, PairwiseExchange)
 def predicted(strategy: Strategy[Any], topology: Topology) -> float | None:
     """Theory's contraction per round without loss, delay, churn, compression or training; None where it has none.
 
-    Plain averaging and pairwise exchange are covered, and push-sum where its weights stay at one.
+    Plain averaging and pairwise exchange are covered, and push-sum where its weights stay at one. Where links are drawn
+    it is the rate of a typical run.
     """
     if type(strategy) not in COVERED:
         return None
@@ -107,6 +107,9 @@ def predicted(strategy: Strategy[Any], topology: Topology) -> float | None:
             topologies.check_topology(topology, Needs.MATCHING)
         except UsageError:
             return None
+    if topology.expected is not None:
+        found = typical(topology)
+        return None if found is None else found.rate
     try:
         return topologies.rate(topology)
     except UsageError:

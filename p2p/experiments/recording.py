@@ -9,6 +9,8 @@ bytes_per_edge  mean size of the packets of this round
 distance[w]     as above, of the array w alone
 distance[w, top 1%]   of the rows of w that are used most, and so on
 loss            of the model at the mean of now, where there is a model
+optimum_distance  root of the mean, over peers, of |x_i - optimum|^2, where the optimum is known
+optimum_bias      |mean of now - optimum|
 
 Peers that are gone for good count in none of these but mass and weight, which tell what they took along.
 """
@@ -72,8 +74,14 @@ class Recorder:
         loss: Callable[[Floats], float] | None = None,
         loss_rounds: Callable[[int], bool] = lambda round: True,
         gone: Callable[[int], NDArray[np.bool_] | None] = lambda round: None,
+        optimum: Floats | None = None,
+        is_blank: bool = False,
     ) -> None:
-        """`loss_rounds` says in which rounds the loss is worth its time; `gone` who is not there any more."""
+        """`loss_rounds` says in which rounds the loss is worth its time; `gone` who is not there any more.
+
+        `is_blank` leaves out bias and mass error, of which some strategies' say nothing.
+        """
+        self._optimum, self._is_blank = optimum, is_blank
         self._parts, self._peers = parts, peers
         self._loss, self._loss_rounds, self._gone = loss, loss_rounds, gone
         self._seen: list[Step] = []
@@ -90,6 +98,10 @@ class Recorder:
             step[f"distance[{name}]"] = math.sqrt(float(squares[columns].sum()) / len(here))
         if self._loss is not None and self._loss_rounds(round):
             step["loss"] = self._loss(mean)
+        if self._optimum is not None:
+            off = float(np.sum((mean - self._optimum) ** 2))
+            step["optimum_distance"] = math.sqrt(off + float(squares.sum()) / len(here))
+            step["optimum_bias"] = math.sqrt(off)
         self._seen.append(step)
         self._means.append(None if gone is None else mean)
 
@@ -103,8 +115,8 @@ class Recorder:
                 {
                     "round": number,
                     "distance": seen["distance"],
-                    "bias": bias,
-                    "mass_error": float(np.linalg.norm(record.mass / self._peers - true)),
+                    "bias": None if self._is_blank else bias,
+                    "mass_error": None if self._is_blank else float(np.linalg.norm(record.mass / self._peers - true)),
                     "weight_error": record.weight / self._peers - 1.0,
                     "staleness": histogram(record.ages),
                     "bytes_per_edge": record.nbytes_per_link,
@@ -118,6 +130,12 @@ class Recorder:
 def histogram(ages: Mapping[Any, int]) -> str:
     """Counts by age, as text: "0:40 1:12 lost:3"."""
     return " ".join(f"{'lost' if age == -1 else age}:{count}" for age, count in sorted(ages.items(), key=_lost_last))
+
+
+def ages_of(text: str) -> dict[int, int]:
+    """The inverse of `histogram`."""
+    pairs = (part.split(":") for part in text.split())
+    return {-1 if age == "lost" else int(age): int(count) for age, count in pairs}
 
 
 def _lost_last(item: tuple[int, int]) -> tuple[bool, int]:

@@ -11,7 +11,8 @@ import importlib.metadata
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from gossip.errors import UsageError
 FORMAT = 1
 """Of the JSON; another number is another layout."""
 EXPERIMENTS = ("consensus", "convergence", "faults")
+
+CASE_BUT_RATE = ("algorithm", "topology", "peers", "compression", "loss", "delay", "staleness", "churn", "crash")
+"""The settings in which rows agree of which the best rate is looked for."""
 
 Row = dict[str, Any]
 Step = dict[str, Any]
@@ -52,9 +56,26 @@ class Result:
         """No row is left to do."""
         return len(self.rows) == self.total
 
-    def with_row(self, row: Row) -> Result:
-        """With one more row."""
-        return replace(self, rows=(*self.rows, row))
+    def with_row(self, row: Row, number: int) -> Result:
+        """With one more row, or another one in the place of row `number`."""
+        rows = (*self.rows[:number], row, *self.rows[number + 1 :])
+        return replace(self, rows=with_best(rows))
+
+
+def with_best(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """`rows` with `best` wherever the same case was run with several rates: whether this one's loss is the lowest."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.get("rate") is not None:
+            groups.setdefault(tuple(row.get(name) for name in CASE_BUT_RATE), []).append(number)
+    marked = [dict(row) for row in rows]
+    for numbers in groups.values():
+        losses = {number: rows[number].get("mean_loss") for number in numbers}
+        known = {number: loss for number, loss in losses.items() if loss is not None and math.isfinite(loss)}
+        best = min(known, key=lambda number: known[number]) if known else None
+        for number in numbers if len(numbers) > 1 else ():
+            marked[number]["best"] = number == best
+    return tuple(marked)
 
 
 def write(result: Result, path: Path) -> None:
@@ -126,15 +147,40 @@ def append_records(path: Path, row: int, steps: Sequence[Step]) -> None:
         writer.writerows({"row": row, **step} for step in steps)
 
 
-def keep_records(path: Path, rows: int) -> None:
-    """Drop the records of all but the first `rows` rows."""
+def keep_records(path: Path, rows: Collection[int]) -> None:
+    """Drop the records of all rows but those with these numbers, and put the rest in order."""
     file = records_path(path)
-    if rows == 0:
+    if not rows:
         file.unlink(missing_ok=True)
     elif file.exists():
-        _write_records(
-            file, _columns(file), [step for step in read_records(path) if 0 <= int(step["row"] or -1) < rows]
-        )
+        kept = [step for step in read_records(path) if _row_of(step) in rows]
+        _write_records(file, _columns(file), sorted(kept, key=_row_of))
+
+
+def lacking(result: Result, path: Path) -> list[int]:
+    """The numbers of the rows of `result`, which lies at `path`, that have not all their records beside it."""
+    counts = Counter(_row_of(step) for step in read_records(path))
+    wanted = int(result.settings.get("rounds", 0)) + 1
+    return [
+        number for number, row in enumerate(result.rows) if not row.get("refused") and counts.get(number, 0) != wanted
+    ]
+
+
+def complaint(result: Result, path: Path) -> list[str]:
+    """What is to be said of rows whose records are missing; nothing if none are."""
+    numbers = lacking(result, path)
+    if not numbers:
+        return []
+    some = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+    return [
+        f"{records_path(path).name} lacks records of {len(numbers)} of {len(result.rows)} rows (number {some}), which "
+        f"no plot can show; the command that made {path.name} fills them in."
+    ]
+
+
+def _row_of(step: Mapping[str, str]) -> int:
+    text = step.get("row") or ""
+    return int(text) if text.isdecimal() else -1
 
 
 def read_records(path: Path) -> list[dict[str, str]]:
@@ -150,7 +196,7 @@ def series(records: Iterable[Mapping[str, str]], name: str) -> dict[int, tuple[l
     """{row number: (rounds, values)} of one column, without the rounds in which it was not recorded."""
     found: dict[int, tuple[list[int], list[float]]] = {}
     for step in records:
-        if step.get(name):
+        if step.get(name) and _row_of(step) >= 0:
             rounds, values = found.setdefault(int(step["row"]), ([], []))
             rounds.append(int(step["round"]))
             values.append(float(step[name]))
@@ -180,12 +226,16 @@ def _finite(row: Row) -> Row:
     }
 
 
+DERIVED = frozenset({"best"})
+"""What a row says by comparison with the others."""
+
+
 def differences(mine: Sequence[Row], other: Sequence[Row]) -> list[str]:
     """Where two lists of rows are not equal to the last bit, in words."""
     found = [] if len(mine) == len(other) else [f"{len(mine)} rows, and {len(other)}"]
     for number, (a, b) in enumerate(zip(mine, other, strict=False)):
         a, b = _finite(a), _finite(b)
         for name in dict.fromkeys([*a, *b]):
-            if a.get(name) != b.get(name):
+            if a.get(name) != b.get(name) and name not in DERIVED:
                 found.append(f"row {number}, {name}: {a.get(name)!r}, and {b.get(name)!r}")
     return found

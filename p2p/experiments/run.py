@@ -16,6 +16,9 @@ from p2p.experiments.recording import Parts, Recorder, histogram
 from p2p.experiments.results import Row, Step
 from p2p.experiments.sweep import Tick
 
+LATE = 0.25
+"""The share of the rounds, the last ones, over which what a training comes to is averaged."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -25,6 +28,20 @@ class Run:
     steps: list[Step]
     """One per round, that before the first one first."""
     topology: Topology
+    blank: str = ""
+    """Why bias and mass error are left out."""
+
+    def late(self, name: str, *, is_square: bool = False) -> float | None:
+        """The mean of what was recorded in the last quarter of the rounds (of squares, its root); None if nothing was.
+
+        The last round alone is as noisy as the training.
+        """
+        begin = self.steps[-1]["round"] * (1.0 - LATE)
+        values = [step[name] for step in self.steps if step["round"] > begin and step.get(name) is not None]
+        if not values:
+            return None
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.sqrt(np.mean(np.square(values))) if is_square else np.mean(values))
 
     def row(self, case: Case) -> Row:
         """The case's settings, and what all experiments say of it."""
@@ -33,11 +50,15 @@ class Run:
         return {
             **vars(case),
             "distance": last["distance"],
+            "mean_distance": self.late("distance", is_square=True),
+            "optimum_distance": self.late("optimum_distance", is_square=True),
+            "optimum_bias": self.late("optimum_bias", is_square=True),
             "bias": last["bias"],
             "mass_error": last["mass_error"],
             "weight_error": last["weight_error"],
             "bytes_per_edge": sum(record.nbytes for record in self.result.records) / links if links else 0.0,
             "staleness_histogram": histogram(self.result.staleness),
+            **({"blank": self.blank} if self.blank else {}),
         }
 
 
@@ -53,30 +74,35 @@ def run(
     parts: Parts | None = None,
     loss: Callable[[Floats], float] | None = None,
     loss_rounds: Callable[[int], bool] = lambda round: True,
+    optimum: Floats | None = None,
 ) -> Run:
     """Simulate `case` from `start`, (peers, parameters), and record every round."""
     graph, parts = case.graph(seed), parts if parts is not None else Parts()
     strategy = case.strategy()
     crash = Crash.of(case, crash_after, seed)
-    recorder = Recorder(case.peers, parts, loss, lambda number: loss_rounds(number + 1), crash.gone)
+    blank = strategy.says_nothing(gradient is not None)
+    recorder = Recorder(
+        case.peers, parts, loss, lambda number: loss_rounds(number + 1), crash.gone, optimum, bool(blank)
+    )
 
     def observe(round: int, x: Array) -> None:
         recorder.observe(round, x)
         tick()
 
     recorder.observe(-1, strategy.params(strategy.start(start)))
-    result = simulate(
-        crash.topology(graph, strategy.needs),
-        strategy,
-        rounds=rounds,
-        seed=seed,
-        start=start,
-        gradient=None if gradient is None else crash.gradient(gradient),
-        check=False,  # done before the sweep began, on the topology without crashes
-        observe=observe,
-        **case.faults(),
-    )
-    return Run(result, recorder.steps((result.start, *result.records)), graph)
+    with np.errstate(over="ignore", invalid="ignore"):  # what diverges is shown as such
+        result = simulate(
+            crash.topology(graph, strategy.needs),
+            strategy,
+            rounds=rounds,
+            seed=seed,
+            start=start,
+            gradient=None if gradient is None else crash.gradient(gradient),
+            check=False,  # done before the sweep began, on the topology without crashes
+            observe=observe,
+            **case.faults(),
+        )
+        return Run(result, recorder.steps((result.start, *result.records)), graph, blank)
 
 
 @dataclass(frozen=True)

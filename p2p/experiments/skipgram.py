@@ -6,6 +6,7 @@ Welsh 2005). Each peer trains its own texts as `p2p.models.word2vec` does, at a 
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class SkipGram:
             raise UsageError(
                 f"batch {batch}, expected at most the {self._rows.shape[1]} texts that each of {peers} peers has"
             )
-        self._corpus, self._batch, self._seed = corpus, batch or self._rows.shape[1], seed
+        self._corpus, self._batch, self._seed, self._rate = corpus, batch or self._rows.shape[1], seed, rate
         model: Any = Word2Vec(
             sg=1,
             vector_size=VECTOR_SIZE,
@@ -85,7 +86,13 @@ class SkipGram:
         self.parts = Parts.of(shapes, dict.fromkeys(shapes, counts))
         self._pairs = self._draw_pairs(counts)
 
+    def at(self, rate: float) -> SkipGram:
+        other = copy(self)
+        other._rate = rate
+        return other
+
     def delta(self, x: Array, round: int) -> Array:
+        self._model.alpha = self._model.min_alpha = self._model.min_alpha_yet_reached = self._rate
         model, deltas = self._model, np.empty(x.shape, np.float32)
         each = self._rows.shape[1]
         for peer, params in enumerate(x):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from gossip.arrays import Array
@@ -42,6 +44,11 @@ class Softmax:
         self.start: Array = np.zeros((self._features + 1) * self._classes)
         shapes = {"w": (self._features, self._classes), "b": (self._classes,)}
         self.parts = Parts.of(shapes, {"w": self._images.reshape(-1, self._features).mean(axis=0)})
+
+    def at(self, rate: float) -> Softmax:
+        other = copy(self)
+        other._rate = rate
+        return other
 
     def _split(self, x: Array) -> tuple[Array, Array]:
         cut = self._features * self._classes

@@ -1,4 +1,4 @@
-"""The loop over rows: resumes where it was stopped, and keeps what it has when it is stopped."""
+"""The loop over rows: resumes where it was stopped, keeps what it has when it is stopped, goes on after a refusal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ class Question(Protocol):
 
     @property
     def rounds(self) -> int:
-        """Of one row."""
+        """Of one row and seed."""
+
+    @property
+    def seeds(self) -> int:
+        """How many a row is the mean of."""
 
     def to_json(self) -> dict[str, Any]:
         """All settings, from which `ask.question` makes it again."""
@@ -46,11 +50,18 @@ class Sweep:
     refused: tuple[str, ...]
     path: Path
     done: Result
+    lacking: tuple[int, ...] = ()
+    """Rows that are done, and of which the records are missing: they are run again."""
+
+    @property
+    def to_do(self) -> tuple[int, ...]:
+        """Numbers of rows."""
+        return (*self.lacking, *range(len(self.done.rows), len(self.cases)))
 
     @property
     def rounds_left(self) -> int:
         """For a progress bar."""
-        return (len(self.cases) - len(self.done.rows)) * self.question.rounds
+        return len(self.to_do) * self.question.rounds * self.question.seeds
 
 
 def begin(question: Question, path: Path, *, fresh: bool = False) -> Sweep:
@@ -69,22 +80,33 @@ def begin(question: Question, path: Path, *, fresh: bool = False) -> Sweep:
         done = found
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is not a folder, into which {path.name} could be written")
-    results.keep_records(path, len(done.rows))
+    lacking = tuple(results.lacking(done, path))
+    results.keep_records(path, set(range(len(done.rows))) - set(lacking))
     results.write(done, path)
-    return Sweep(question, tuple(cases), tuple(refused), path, done)
+    return Sweep(question, tuple(cases), tuple(refused), path, done, lacking)
 
 
 def run(sweep: Sweep, tick: Tick) -> tuple[Result, bool]:
-    """Do the rows that are left: (the result, whether Ctrl-C ended it early)."""
+    """Do the rows that are left: (the result, whether Ctrl-C ended it early).
+
+    A case that turns out to be impossible on the way leaves a row that says why.
+    """
     done = sweep.done
     try:
-        for number in range(len(done.rows), len(sweep.cases)):
-            row, steps = sweep.question.answer(sweep.cases[number], tick)
+        for number in sweep.to_do:
+            case = sweep.cases[number]
+            try:
+                row, steps = sweep.question.answer(case, tick)
+            except UsageError as error:
+                row, steps = {**vars(case), "refused": str(error)}, []
             results.append_records(sweep.path, number, steps)
-            done = done.with_row(row)
+            done = done.with_row(row, number)
             results.write(done, sweep.path)
     except KeyboardInterrupt:
         return done, True
+    finally:
+        if sweep.lacking:  # their records stand behind the others
+            results.keep_records(sweep.path, set(range(len(done.rows))))
     return done, False
 
 

@@ -24,6 +24,9 @@ class Workload(Protocol):
     measure: str
     """What `loss` is, in words."""
 
+    def at(self, rate: float) -> Workload:
+        """The same with another learning rate."""
+
     def delta(self, x: Array, round: int) -> Array:
         """What one training step on each peer's own rows adds, (peers, parameters).
 
@@ -61,8 +64,9 @@ def centralized(workload: Workload, peers: int, rounds: int) -> tuple[Floats, li
     """
     x: Floats = np.asarray(workload.start, np.float64)
     losses = [workload.loss(x)]
-    for round in range(rounds):
-        everywhere = np.repeat(x[None].astype(workload.start.dtype), peers, axis=0)
-        x = x + workload.delta(everywhere, round).mean(axis=0, dtype=np.float64)
-        losses.append(workload.loss(x))
+    with np.errstate(over="ignore", invalid="ignore"):  # a rate that is too long is shown as such
+        for round in range(rounds):
+            everywhere = np.repeat(x[None].astype(workload.start.dtype), peers, axis=0)
+            x = x + workload.delta(everywhere, round).mean(axis=0, dtype=np.float64)
+            losses.append(workload.loss(x))
     return x, losses

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gossip import topology
 from gossip.arrays import Array
-from gossip.compression import Int8, RandomK, Sign, TopK
+from gossip.compression import Chain, Codec, Int8, RandomK, Sign, TopK
 from gossip.contraction import measure
 from gossip.errors import UsageError
 from gossip.mixing import (
@@ -180,7 +180,7 @@ def test_one_sided_averaging_does_not_pass_the_validator(links: Topology, strate
 
 def test_choco_keeps_the_mean_and_reaches_it_where_cut_down_replicas_stall() -> None:
     for codec in (TopK(0.1), RandomK(0.2), Int8(), Sign()):
-        strategy = Compressed(codec, Choco(gamma=0.1 if codec == Sign() else None))
+        strategy = Compressed(codec, Choco())
         result = simulate(topology.hypercube(16), strategy, parameters=20, rounds=800)
         assert max(record.bias for record in result.records) < 1e-13
         assert result.records[-1].distance < 1e-9 * result.start.distance
@@ -188,6 +188,21 @@ def test_choco_keeps_the_mean_and_reaches_it_where_cut_down_replicas_stall() -> 
     assert naive.records[-1].bias < 1e-13
     assert naive.distances[800] > 0.9 * naive.distances[400]
     assert naive.distances[800] > 0.01 * naive.start.distance
+
+
+@pytest.mark.parametrize(
+    ("codec", "steps"),
+    [(Sign(), (0.02, 0.1)), (Chain(TopK(0.5), Sign()), (0.02,)), (Int8(), (0.1, 0.5)), (TopK(0.1), (0.01,))],
+    ids=repr,
+)
+@pytest.mark.parametrize("parameters", [20, 1_000])
+def test_chocos_default_step_is_about_as_good_as_any(codec: Codec, steps: tuple[float, ...], parameters: int) -> None:
+    def left(gamma: float | None) -> float:
+        strategy = Compressed(codec, Choco(gamma))
+        result = simulate(topology.ring(16), strategy, parameters=parameters, rounds=200, seed=1)
+        return math.sqrt(result.records[-1].distance / result.start.distance)
+
+    assert left(None) < 0.5 * min(left(step) for step in steps)
 
 
 # ---- drift, staleness ------------------------------------------------------------------------------------------

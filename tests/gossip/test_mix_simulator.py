@@ -61,10 +61,11 @@ def step(x: Array, round: int) -> Array:
         (EpidemicLearning(), topology.random_senders, 7),
         (GradientTracking(), topology.ring, 6),
         (Every(3, DPsgd()), topology.one_peer_exponential, 6),
+        (PairwiseExchange(), topology.random_matching, 8),
     ],
     ids=lambda each: getattr(each, "__name__", repr(each)),
 )
-def test_with_messages_and_vectorized_a_synchronous_strategy_computes_the_same(
+def test_with_messages_and_vectorized_a_strategy_computes_the_same(
     strategy: Strategy[Any], build: Any, peers: int
 ) -> None:
     rounds, x = 12, starts(peers)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import networkx as nx
 import numpy as np
 import pytest
+import scipy.sparse as sparse
 
 from gossip import topology
 from gossip.arrays import Array
-from gossip.compression import Chain, Float16, Int8, RandomK, Sign, Threshold, TopK
+from gossip.compression import Chain, Float16, Int8, RandomK, Rows, Sign, Threshold, TopK
 from gossip.errors import UsageError
 from gossip.mixing import (
     Choco,
@@ -28,12 +30,12 @@ from gossip.mixing import (
     RelaySum,
     Strategy,
 )
-from gossip.mixing.bad import CompressedReplicas, OneWayPull, PlainPushSum, PubSubAveraging
-from gossip.mixing.push_sum import ledger
+from gossip.mixing.bad import CompressedReplicas, DeltaBroadcast, OneWayPull, PlainPushSum, PubSubAveraging
+from gossip.mixing.push_sum import REPLICAS_MAX, ledger
 from gossip.mixing.rounds import Swarm, Weather
-from gossip.mixing.strategy import Exchange
+from gossip.mixing.strategy import Exchange, averaged
 from gossip.topology import Topology
-from gossip.vectorized import simulate
+from gossip.vectorized import simulate, without
 
 PAIRS: list[tuple[Strategy[Any], Topology]] = [
     (DPsgd(), topology.ring(8)),
@@ -149,6 +151,115 @@ def test_packets_that_are_late_or_lost_do_the_same_in_both_forms(strategy: Strat
         np.testing.assert_allclose(strategy.params(state), params, rtol=1e-11, atol=1e-12)
 
 
+WRONG: dict[str, dict[str, float]] = {
+    "loss": {"loss": 0.3},
+    "delay": {"delay": 3},
+    "loss and delay": {"loss": 0.2, "delay": 2},
+    "churn": {"churn": 0.3},
+    "loss and churn": {"loss": 0.2, "churn": 0.2},
+    "all": {"loss": 0.1, "delay": 2, "churn": 0.2},
+}
+"""What goes wrong, as `simulate` takes it."""
+
+
+def drawn_lags(seed: int, loss: float = 0.0, delay: float = 0, churn: float = 0.0) -> Any:
+    """(count) -> lags, the same for the same seed."""
+    draws = np.random.default_rng(seed)
+
+    def lags(count: int) -> Any:
+        found = draws.integers(0, int(delay) + 1, count)
+        found[draws.random(count) < loss] = -1
+        return found
+
+    return lags
+
+
+class Late:
+    """All peers with messages of their own, in rounds, each packet as late as it is told to be."""
+
+    def __init__(self, strategy: Strategy[Any], x: Array, chance: np.random.Generator, later: Any) -> None:
+        self.strategy, self.chance, self.later = strategy, chance, later
+        self.states = [strategy.start(row) for row in x]
+        self.flying: list[tuple[int, int, int, Any]] = []
+        self.nbytes = 0
+
+    def post(self, round: int, sender: int, outbox: Any, lags: Any) -> None:
+        for receiver, packet in outbox.items():
+            self.nbytes += packet.nbytes
+            lag = lags[sender, receiver] if (sender, receiver) in lags else int(self.later(1)[0])
+            if lag >= 0:
+                self.flying.append((round + lag, sender, receiver, packet))
+
+    def mix(self, round: int, weights: Any, lags: Any) -> None:
+        links = topology.all_links(weights)
+        for peer, each in enumerate(links):
+            self.states[peer], outbox = self.strategy.send(self.states[peer], round, each, self.chance)
+            self.post(round, peer, outbox, lags)
+        while due := [flight for flight in self.flying if flight[0] <= round]:
+            self.flying.remove(due[0])
+            _, sender, receiver, packet = due[0]
+            self.states[receiver], replies = self.strategy.receive(self.states[receiver], sender, packet)
+            self.post(round, receiver, replies, {})
+        self.states = [self.strategy.finish(state, round, each) for state, each in zip(self.states, links, strict=True)]
+
+    def params(self) -> Array:
+        return np.array([self.strategy.params(state) for state in self.states])
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(
+    ("strategy", "links"),
+    [*PAIRS, (PairwiseExchange(), topology.ring(8)), (DeltaBroadcast(0.2), topology.complete(5))],
+    ids=lambda each: str(getattr(each, "name", each)),
+)
+def test_whatever_goes_wrong_both_forms_compute_the_same_or_it_is_refused(
+    strategy: Strategy[Any], links: Topology, wrong: str
+) -> None:
+    options = WRONG[wrong]
+    x = np.tile(start_of(1), (links.peers, 1)) if topology.Needs.EXACT in strategy.needs else start_of(links.peers)
+    try:
+        simulate(links, strategy, start=x, rounds=0, **options)  # type: ignore[arg-type]
+    except UsageError:
+        assert not isinstance(strategy, PushSum | PlainPushSum), "these bear everything"
+        return
+    absences, lags = np.random.default_rng(2), drawn_lags(7, **options)
+    swarm = Late(strategy, x, np.random.default_rng(5), drawn_lags(9, **options))
+    later, chance = drawn_lags(9, **options), np.random.default_rng(5)
+    state, sent, ages = strategy.start(x), 0, Counter[int]()
+    for round in range(30):
+        absent = absences.random(links.peers) < options.get("churn", 0.0)
+        deltas = training(swarm.params(), round) * ~absent[:, None]
+        state = strategy.local(state, deltas, round)
+        swarm.states = [strategy.local(each, delta, round) for each, delta in zip(swarm.states, deltas, strict=True)]
+        mixing = strategy.mixing_round(round)
+        if mixing is None:
+            state, swarm.states = strategy.rest(state), [strategy.rest(each) for each in swarm.states]
+            continue
+        weights = without(links.weights(mixing), absent, strategy.needs)
+        weights.sum_duplicates()
+        weights.eliminate_zeros()
+        exchange = Exchange(mixing, weights, chance)
+        drawn = lags(len(exchange.values))
+        exchange = exchange.delayed(drawn, later)
+        state, nbytes = strategy.mix(state, exchange)
+        ends = zip(exchange.senders.tolist(), exchange.receivers.tolist(), strict=True)
+        swarm.mix(mixing, weights, dict(zip(ends, drawn.tolist(), strict=True)))
+        sent += nbytes
+        ages.update(strategy.ages(state, exchange))
+        np.testing.assert_allclose(strategy.params(state), swarm.params(), rtol=1e-9, atol=1e-11)
+    assert swarm.nbytes == sent
+    assert sent == 0 or sum(ages.values()) > 0
+
+
+def test_a_pair_whose_packets_are_late_meets_late_and_the_ledger_counts_what_is_under_way() -> None:
+    result = simulate(topology.random_matching(16, seed=1), PairwiseExchange(), parameters=4, rounds=120, delay=4)
+    assert sum(result.staleness.values()) > 5 * 120, "offers, answers, and offers again"
+    fell = (result.distances[120] / result.distances[0]) ** (1 / 240)
+    assert fell < 0.96, "where pairs were let go whose packets did not both come in their round it was .987"
+    for record in result.records:
+        np.testing.assert_allclose(record.mass, result.start.mass, atol=1e-12)
+
+
 @pytest.mark.parametrize("strategy", [DPsgd(), EpidemicLearning(), ClippedGossip(0.5), GradientTracking()], ids=repr)
 def test_a_packet_that_is_missing_when_the_round_ends_leaves_its_weight_to_the_own_value(
     strategy: Strategy[Any],
@@ -192,6 +303,37 @@ def test_float32_parameters_stay_float32_where_they_may() -> None:
         assert strategy.params(state).dtype == np.float32, strategy
 
 
+class Refusing(sparse.csr_array):  # type: ignore[misc]  # scipy ships no types
+    """A matrix that is not multiplied as it is, in float64: that took ten times as long."""
+
+    def __matmul__(self, other: Any) -> Any:
+        assert other.dtype == np.float64
+        return super().__matmul__(other)
+
+
+def test_float32_is_averaged_in_float32_and_a_consensus_stays_what_it_is() -> None:
+    x = np.random.default_rng(0).standard_normal((16, 20)).astype(np.float32)
+    for links in (topology.ring(16), topology.exponential(16), topology.small_world(16)):
+        seen = Refusing(links.weights(0))
+        np.testing.assert_allclose(averaged(seen, x), links.weights(0) @ x.astype(float), atol=1e-6)
+        alike = np.full((16, 1), 1.1, np.float32)
+        for _ in range(3_000):
+            alike = averaged(links.weights(0), alike)
+        np.testing.assert_allclose(alike, 1.1, rtol=1e-5)
+
+
+def test_shares_that_arrive_at_once_are_not_written_down() -> None:
+    links, draws = topology.exponential(64), drawn_lags(1, loss=0.1)
+    strategy, chance = PushSum(), np.random.default_rng(0)
+    state = strategy.start(start_of(64))
+    for round in range(100):
+        exchange = Exchange(round, links.weights(round), chance)
+        state, _ = strategy.mix(state, exchange.delayed(draws(len(exchange.values))))
+        assert state.network is not None
+        assert len(state.network.keys) < 0.25 * len(exchange.values), "those that were lost, until one comes"
+        assert len(state.network.replicas) <= REPLICAS_MAX + 1
+
+
 # ---- composition -----------------------------------------------------------------------------------------------
 
 
@@ -228,6 +370,7 @@ def test_a_strategy_prints_as_one_writes_it(text: str) -> None:
             lambda: Compressed(Int8(), Compressed(TopK(0.1), Choco())),
             r"write Compressed\(Chain\(TopK\(0.1\), Int8\(\)\), Choco\(\)\)",
         ),
+        (lambda: Compressed(Rows(), Choco()), r"packets are flat: Rows\(\) of an array of shape \(2,\)"),
         (lambda: Every(2, Every(3, DPsgd())), r"write Every\(6, DPsgd\(\)\)"),
         (lambda: Every(2, GradientTracking()), "GradientTracking corrects each local step"),
         (lambda: Every(0, DPsgd()), "expected a number of rounds from 1"),

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from gossip.errors import UsageError
 from p2p.cli import main
 from p2p.experiments import images, results
+from p2p.experiments.convergence import rates_of
 from p2p.experiments.softmax import Softmax
 from p2p.experiments.workload import centralized, deal
 
@@ -82,6 +83,77 @@ def test_what_cannot_be_is_refused(tmp_path: Path, arguments: str, says: str) ->
     assert done.exit_code == 2
     assert says in " ".join(done.output.split())
     assert not file.exists()
+
+
+def test_each_algorithm_is_tried_at_each_rate_and_the_best_of_each_is_marked(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    done = CliRunner().invoke(
+        main,
+        [
+            *("lab", "convergence", "--algorithm", "dpsgd,relay-sum,gradient-tracking", "--topology", "path"),
+            *("--peers", "8", "--rows", "80", "--rounds", "100", "--rate", "0.5,4,gradient=1", "--seeds", "2"),
+            *("--json", str(file)),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["algorithm"], row["rate"]) for row in rows] == [
+        ("DPsgd()", 0.5),
+        ("DPsgd()", 4.0),
+        ("RelaySum(peers)", 0.5),
+        ("RelaySum(peers)", 4.0),
+        ("GradientTracking()", 1.0),
+    ]
+    assert [row.get("best") for row in rows[2:]] == [False, True, None]
+    assert rows[3]["mean_loss"] < rows[2]["mean_loss"]
+    assert sum(bool(row.get("best")) for row in rows[:2]) == 1
+    assert "The best rate of each:" in done.output
+    assert "Loss by rate" in (tmp_path / "out.html").read_text()
+    assert all(row["centralized_loss"] == rows[0]["centralized_loss"] for row in rows), "the best of all rates"
+    assert "all the same again" in CliRunner().invoke(main, ["lab", "repeat", str(file)]).output
+
+
+def test_rates_are_read_for_all_or_by_algorithm() -> None:
+    algorithms = ("DPsgd()", "Every(4, DPsgd())", "RelaySum(peers)")
+    assert rates_of(algorithms, ("0.5", "relay=4", "relay-sum=8")) == {
+        "DPsgd()": (0.5,),
+        "Every(4, DPsgd())": (0.5,),
+        "RelaySum(peers)": (4.0, 8.0),
+    }
+    assert rates_of(algorithms, ("Every(4, DPsgd())=1", "dpsgd=2", "relay=3"))["Every(4, DPsgd())"] == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (("x",), "rate 'x', expected a number, or ALGORITHM=NUMBER"),
+        (("-1",), "rate -1, expected more than 0"),
+        (("nan",), "expected more than 0"),
+        (("1", "choco=2"), "names 0 algorithms, expected one of DPsgd"),
+        (("relay=1",), r"no rate for DPsgd\(\), expected one such as dpsgd=0.5"),
+        (("1", "1.0"), "rate 1 of DPsgd.* is given twice"),
+    ],
+)
+def test_rates_that_cannot_be_are_refused(written: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        rates_of(("DPsgd()", "RelaySum(peers)"), written)
+
+
+@pytest.mark.slow
+def test_relay_sum_is_ahead_on_trees_with_different_data_with_and_without_loss(tmp_path: Path) -> None:
+    rows = convergence(
+        tmp_path,
+        *("--algorithm", "relay-sum,gradient-tracking,dpsgd", "--topology", "path,binary-tree", "--loss", "0,0.3"),
+        *("--rate", "relay=8,gradient=1,dpsgd=1", "--rows", "160", "--rounds", "300", "--seeds", "2"),
+    )
+    loss = {(row["topology"], row["loss"], row["algorithm"]): row["mean_loss"] for row in rows}
+    error = max(row["mean_loss_se"] for row in rows)
+    for topology in ("path", "binary-tree"):
+        for lost in (0.0, 0.3):
+            relay, tracking, averaging = (
+                loss[topology, lost, name] for name in ("RelaySum(peers)", "GradientTracking()", "DPsgd()")
+            )
+            assert relay + error < tracking < averaging - error
 
 
 def test_the_steps_of_all_peers_are_those_of_each_on_its_own_rows() -> None:

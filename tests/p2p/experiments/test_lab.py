@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -282,3 +283,136 @@ def test_compare_shows_the_settings_that_differ_and_the_rows_side_by_side() -> N
     assert not Path("compare.html").exists()
     assert lab("faults", "--rounds", "2", "--loss", "0.1", "--json", "c.json", "--no-html").exit_code == 0
     assert "consensus and faults cannot be compared" in lab("compare", "b.json", "c.json").output
+
+
+def test_what_cannot_be_is_found_before_a_sweep_also_if_it_shows_under_faults_only() -> None:
+    done = lab(
+        *("consensus", "--algorithm", "choco,dpsgd,OneWayPull(),relay-sum", "--topology", "path", "--peers", "6"),
+        *("--loss", "0,0.1", "--crash", "0,0.2", "--rounds", "5", "--skip", "--json", "out.json", "--no-html"),
+    )
+    assert done.exit_code == 0, done.output
+    assert not any("refused" in row for row in rows("out.json"))
+    assert done.output.count("left out: loss 0.1 with Choco(): it holds copies") == 2
+    assert done.output.count("left out: crash 0.2 with RelaySum(6), which needs its tree whole") == 2
+    assert len(rows("out.json")) == 16 - 4
+    other = ("consensus", "--algorithm", "choco,dpsgd", "--loss", "0,0.1", "--json", "other.json")
+    assert "loss 0.1 with Choco()" in " ".join(lab(*other).output.split())
+    assert not Path("other.json").exists()
+
+
+def test_a_refusal_on_the_way_leaves_a_row_that_says_why_and_the_sweep_goes_on() -> None:
+    # Steps so long that the parameters overflow, which the codec does not take.
+    sweep_of = (
+        "consensus",
+        "--algorithm",
+        "dpsgd,choco",
+        "--compression",
+        "none,int8",
+        "--step",
+        "50",
+        "--rounds",
+        "250",
+    )
+    done = lab(*sweep_of, "--skip", "--json", "out.json")
+    assert done.exit_code == 0, done.output
+    found = rows("out.json")
+    assert [bool(row.get("refused")) for row in found] == [False, False, True]
+    assert "are NaN or infinite" in found[2]["refused"]
+    assert "refused: Choco(), compression Int8()" in done.output
+    assert "are NaN or infinite" in Path("out.html").read_text()
+    assert "3 of 3 rows are done already" in lab(*sweep_of, "--skip", "--json", "out.json", "--no-html").output
+
+
+def test_records_that_are_missing_are_told_of_and_a_second_run_fills_them_in() -> None:
+    assert lab(*SMALL).exit_code == 0
+    whole, table = Path("out.csv").read_bytes(), Path("out.json").read_bytes()
+    kept = [line for line in Path("out.csv").read_text().splitlines(keepends=True) if line[:2] not in ("1,", "3,")]
+    Path("out.csv").write_text("".join(kept))
+    done = lab("compare", "out.json", "out.json")
+    assert "A: out.csv lacks records of 2 of 4 rows (number 1, 3)" in done.output
+    assert "out.csv lacks records of 2 of 4 rows" in Path("compare.html").read_text()
+    again = lab(*SMALL[:-1])
+    assert again.exit_code == 0, again.output
+    assert "2 of 4 rows are done already" in again.output
+    assert "records of rows 1, 3 are missing in out.csv" in again.output
+    assert Path("out.csv").read_bytes() == whole
+    assert Path("out.json").read_bytes() == table
+    assert "lacks records" not in lab("compare", "out.json", "out.json", "--no-html").output
+    Path("out.csv").unlink()
+    assert lab(*SMALL).exit_code == 0
+    assert Path("out.csv").read_bytes() == whole
+
+
+def test_a_row_is_the_mean_over_seeds_with_its_standard_error() -> None:
+    arguments = ("consensus", "--peers", "8", "--step", "0.1", "--noise", "0.5", "--rounds", "40", "--no-html")
+    one = []
+    for seed in (3, 4, 5):
+        assert lab(*arguments, "--seed", str(seed), "--json", f"{seed}.json").exit_code == 0
+        one += rows(f"{seed}.json")
+    done = lab(*arguments[:-1], "--seed", "3", "--seeds", "3", "--json", "out.json")
+    assert done.exit_code == 0, done.output
+    (row,) = rows("out.json")
+    for name in ("distance", "mean_distance", "bias", "optimum_distance"):
+        values = [each[name] for each in one]
+        assert row[name] == pytest.approx(sum(values) / 3)
+        assert row[f"{name}_se"] == pytest.approx(np.std(values, ddof=1) / 3**0.5)
+    last = results.read_records(Path("out.json"))[-1]
+    assert float(last["distance_se"]) == pytest.approx(row["distance_se"])
+    assert "±" in done.output
+    assert "means over 3 seeds" in done.output
+    assert lab("repeat", "out.json").exit_code == 0
+
+
+def test_the_distance_is_averaged_over_the_last_quarter_of_a_training() -> None:
+    last, late = [], []
+    for seed in range(8):  # of its own optima, and so of another distance
+        question = Consensus(Grid(peers=(8,)), rounds=400, step=0.1, noise=1.0, seed=seed)
+        row, _ = question.answer(question.cases()[0][0], lambda: None)
+        last.append(row["distance"] / row["predicted_distance"])
+        late.append(row["mean_distance"] / row["predicted_distance"])
+    assert np.std(late) < 0.5 * np.std(last)
+    assert np.mean(late) == pytest.approx(1.0, abs=4 * np.std(late) / 8**0.5)
+
+
+def test_a_training_whose_optimum_is_known_tells_how_far_from_it_peers_are() -> None:
+    done = lab(
+        *("consensus", "--algorithm", "dpsgd,gradient-tracking,relay-sum", "--topology", "path", "--peers", "5"),
+        *("--step", "0.1", "--rounds", "800", "--json", "out.json", "--no-html"),
+    )
+    assert done.exit_code == 0, done.output
+    averaged, tracked, relayed = rows("out.json")
+    assert averaged["optimum_distance"] == pytest.approx(averaged["predicted_distance"], rel=1e-6)
+    assert averaged["optimum_bias"] < 1e-9 < 0.1 < averaged["optimum_distance"]
+    assert tracked["optimum_distance"] < 1e-9
+    assert relayed["optimum_distance"] < 1e-9
+    assert "distance to the optimum" in done.output
+    assert {"optimum_distance", "optimum_bias"} <= set(results.read_records(Path("out.json"))[0])
+
+
+@pytest.mark.parametrize("algorithm", ["relay-sum", "diloco"])
+def test_bias_and_mass_error_are_left_blank_with_the_reason_where_they_say_nothing(algorithm: str) -> None:
+    graph = "complete" if algorithm == "diloco" else "path"
+    done = lab(
+        *("convergence", "--algorithm", f"dpsgd,{algorithm}", "--topology", graph, "--peers", "4", "--rows", "40"),
+        *("--rounds", "5", "--json", "out.json"),
+    )
+    assert done.exit_code == 0, done.output
+    averaged, other = rows("out.json")
+    assert averaged["bias"] is not None
+    assert other["bias"] is None
+    assert other["mass_error"] is None
+    assert f"Bias and mass error of {other['algorithm']} are left blank: its" in done.output
+    assert {step["bias"] == "" for step in results.read_records(Path("out.json")) if step["row"] == "1"} == {True}
+
+
+def test_where_links_are_drawn_the_table_says_which_rate_is_which() -> None:
+    done = lab(
+        "consensus", "--topology", "random-matching,ring", "--rounds", "60", "--seeds", "3", "--json", "out.json"
+    )
+    assert done.exit_code == 0, done.output
+    drawn, ring = rows("out.json")
+    assert drawn["measured_rate"] == pytest.approx(drawn["predicted_rate"], rel=0.03)
+    assert drawn["expected_rate"] == pytest.approx((14 / 30) ** 0.5)
+    assert ring["expected_rate"] is None
+    assert "rate of the expected square" in done.output
+    assert "theory of a typical run" in Path("out.html").read_text()
