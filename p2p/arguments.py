@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +175,9 @@ def _captured(function: Any, ours: Collection[int]) -> str | None:
 def partitions(data: Any) -> Any:
     """An RDD as it is, a DataFrame as its RDD, a list of partitions as a list."""
     if hasattr(data, "mapPartitionsWithIndex"):
+        from p2p.engines.spark import check_input
+
+        check_input(data)
         return data
     if hasattr(data, "schema") and hasattr(data, "rdd"):
         return data.rdd
@@ -187,10 +190,33 @@ def partitions(data: Any) -> Any:
                     f"data[{index}] is a {type(partition).__name__}, which can be neither sent to a worker nor read "
                     "again: expected a list of rows, or a function that returns an iterable"
                 )
+            if isinstance(partition, Mapping) or is_pandas(partition):
+                raise UsageError(
+                    f"data[{index}] is {kind_of(partition)}, of which the rows would be the keys or the names of "
+                    "columns: expected an iterable of rows, such as list(frame.itertuples(index=False)), or [frame] "
+                    "for all of it as one row"
+                )
             if isinstance(partition, str | bytes) or not (callable(partition) or hasattr(partition, "__iter__")):
                 raise UsageError(
                     f"data[{index}] is a {type(partition).__name__}, expected a partition: an iterable of rows, or a "
                     "function that returns one"
                 )
         return list(data)
-    raise UsageError(f"data is a {type(data).__name__}, expected a Spark RDD or DataFrame, or a list of partitions")
+    hint = (
+        ": of pandas make a list of partitions, such as [list(frame.itertuples(index=False))], or "
+        "spark.createDataFrame(frame)"
+    )
+    raise UsageError(
+        f"data is {kind_of(data)}, expected a Spark RDD or DataFrame, or a list of partitions"
+        + (hint if is_pandas(data) else "")
+    )
+
+
+def is_pandas(value: Any) -> bool:
+    """Whether it is an object of pandas, which is not imported for that."""
+    return type(value).__module__.partition(".")[0] == "pandas"
+
+
+def kind_of(value: Any) -> str:
+    """What a message calls `value`: several packages have a DataFrame."""
+    return f"a {type(value).__name__}" + (" of pandas" if is_pandas(value) else "")

@@ -39,9 +39,10 @@ class PartitionError(Exception):
     """What `told` makes the user's exception of again."""
 
     @classmethod
-    def of(cls, error: BaseException, epoch: int, partition: int) -> PartitionError:
-        """Wrap `error`, saying where it happened."""
-        where = f"partition {partition}, epoch {epoch}, host {socket.gethostname()}, process {os.getpid()}"
+    def of(cls, error: BaseException, epoch: int | None, partition: int) -> PartitionError:
+        """Wrap `error`, saying where it happened; `epoch` is None where nothing is trained."""
+        when = "" if epoch is None else f"epoch {epoch}, "
+        where = f"partition {partition}, {when}host {socket.gethostname()}, process {os.getpid()}"
         try:
             trace = "".join(traceback.format_exception(error))
         except Exception:  # noqa: BLE001 - user exceptions fail in any way they like

@@ -64,8 +64,7 @@ class SparkEngine:
         use_own_python(context)
 
     def partitions(self, data: RDD[Any]) -> int:
-        if self.context._jsc is None:
-            raise UsageError("the SparkContext has been stopped: make a new one, and a new DeepDist(model)")
+        check_runs(self.context)
         return data.getNumPartitions()
 
     def cautions(self, data: RDD[Any]) -> Mapping[str, str]:
@@ -285,6 +284,44 @@ def _in_order(rows: Iterable[Any], memory_bytes: int, epoch: int, partition: int
 
 
 # -------------------------------------------------------------------------------------------------- about the cluster
+
+
+def check_runs(context: SparkContext) -> None:
+    """Raise `UsageError` if it has been stopped."""
+    if context._jsc is None:
+        raise UsageError("the SparkContext has been stopped: make a new one, and a new DeepDist(model)")
+
+
+def check_input(data: Any) -> None:
+    """Raise `UsageError` for what has partitions, as an RDD has, and cannot be trained on."""
+    if not hasattr(data, "getNumPartitions"):
+        raise UsageError(
+            f"data is a {type(data).__name__}, expected an RDD: tasks of a training wait for nobody, and a barrier "
+            "would end them all together; give the RDD itself"
+        )
+    check_runs(data.context)
+
+
+def collect(
+    data: RDD[Any],
+    of_partition: Callable[[Iterable[Any]], Iterable[Any]],
+    then: Callable[[RDD[Any]], RDD[Any]] = lambda made: made,
+) -> list[Any]:
+    """What `then` makes of what `of_partition` makes of each partition; its `UsageError` is raised here as it is."""
+    check_input(data)
+    use_own_python(data.context)
+    seal = Seal()
+
+    def made(partition: int, rows: Iterable[Any]) -> Iterator[Any]:
+        try:
+            yield from of_partition(rows)
+        except UsageError as error:
+            raise seal.sealed(PartitionError.of(error, None, partition)) from error
+
+    try:
+        return then(data.mapPartitionsWithIndex(made)).collect()
+    except Exception as error:  # noqa: BLE001 - raised again, in the user's words where they are known
+        raise _explained(error, seal) from None
 
 
 def use_own_python(context: SparkContext) -> None:

@@ -18,7 +18,7 @@ bytes behind the eighth are hashed; Knuth, The Art of Computer Programming 3, 6.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import chain
 from typing import Any
 
@@ -114,6 +114,11 @@ def check_row(row: Any) -> Row:
     """`row` as a text or as a list or tuple of tokens; raise `UsageError` if it is something else."""
     if isinstance(row, str):
         return row
+    if isinstance(row, Mapping | Set) or hasattr(row, "__fields__"):
+        raise UsageError(
+            f"expected rows that are texts (str) or lists of tokens, got a {type(row).__name__} {row!r:.40}: take one "
+            "of its values, such as row['text']; for a DataFrame, its column: frame.rdd.map(lambda row: row.text)"
+        )
     if isinstance(row, bytes) or not isinstance(row, Iterable):
         raise UsageError(f"expected rows that are texts (str) or lists of tokens, got {type(row).__name__} {row!r:.40}")
     tokens = row if isinstance(row, list | tuple) else list(row)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gossip.errors import UsageError
+
 ATTRIBUTES = (
     "sg",
     "hs",
@@ -67,9 +69,22 @@ def by_skipgram(model: Any) -> bool:
     return bool(model.sg and model.negative and not model.hs and not model.compute_loss and not locked)
 
 
+def check_no_loss(model: Any) -> None:
+    """Raise `UsageError` for a model that is to sum up its loss: that of replicas stays with them."""
+    if model.compute_loss:
+        raise UsageError(
+            "compute_loss=True, expected False: peers do not add up what their replicas lose, and "
+            "get_latest_training_loss() would be 0. Set model.compute_loss = False, and see how good the model is by "
+            "evaluate="
+        )
+
+
 def light(model: Any) -> LightWord2Vec | None:
     """`model` without gensim; None if it is something else than a Word2Vec, or needs gensim to be trained."""
     kind = type(model)
-    if (kind.__module__, kind.__name__) != ("gensim.models.word2vec", "Word2Vec") or not by_skipgram(model):
+    if (kind.__module__, kind.__name__) != ("gensim.models.word2vec", "Word2Vec"):
+        return None
+    check_no_loss(model)
+    if not by_skipgram(model):
         return None
     return LightWord2Vec(model)

@@ -30,7 +30,7 @@ from gossip.errors import UsageError
 from p2p import task
 from p2p.models import word_counts
 from p2p.models.lexicon import Lexicon, Row, check_row
-from p2p.models.light import by_skipgram, light
+from p2p.models.light import by_skipgram, check_no_loss, light
 
 if TYPE_CHECKING:
     from p2p.models.word2vec_training import train as train
@@ -70,6 +70,8 @@ def gradient(model: Any, rows: Iterable[Sequence[str]]) -> Mapping[str, NDArray[
     words_all = model.corpus_total_words * epochs
     ready, train_batch = _kernel(model)
     copy = task.in_place(model)
+    if copy is not None:
+        check_no_loss(model)
     before: dict[str, NDArray[Any]] = {}
     words = since = 0  # of all rows, and since the model saw what the others trained
     for batch in batches(map(ready, rows)):
@@ -198,6 +200,11 @@ def build_vocab(model: Any, corpus: Any) -> None:
             f"corpus is a {type(corpus).__name__}, expected an RDD or an iterable of texts or token lists, such as "
             "open(path)"
         )
+    if isinstance(corpus, Mapping) or hasattr(corpus, "iloc"):
+        raise UsageError(
+            f"corpus is a {type(corpus).__name__}, of which the rows would be the keys or the names of columns: "
+            "expected an RDD or an iterable of texts or token lists, such as list(corpus['text'])"
+        )
     if len(model.wv):
         raise UsageError(
             f"expected a model without a vocabulary, got one with {len(model.wv)} words; make a new Word2Vec(...)"
@@ -214,6 +221,11 @@ def build_vocab(model: Any, corpus: Any) -> None:
         sentences, words, frequent = counts.rows, counts.words, counts.frequent(model.min_count)
     ordered = sorted(frequent.items())
     ordered.sort(key=itemgetter(1), reverse=True)  # and words that occur equally often stay as they are
+    if words == sentences > 0 and (not ordered or any(len(word.split()) > 1 for word, _ in ordered)):
+        raise UsageError(
+            f"expected texts or lists of tokens, got one token in each of {sentences} rows: a text is a str, "
+            "and not a list of one; split it, as by row[0].split(), or give row[0] itself"
+        )
     if not ordered:
         raise UsageError(
             f"expected words that occur at least min_count={model.min_count} times, got none among {words} words in "

@@ -28,6 +28,7 @@ from p2p.evaluation import Evaluate
 from p2p.models import corpus as corpora
 from p2p.models import evaluation, word2vec
 from p2p.models.lexicon import Lexicon, Row, check_row
+from p2p.models.light import check_no_loss
 from p2p.models.word_counts import BLOCK_ROWS
 from p2p.report import Report
 
@@ -66,6 +67,7 @@ class Settings(TypedDict, total=False):
 
 OF_THE_MODEL = ("vector_size", "min_count", "max_final_vocab", "sg", "hs", "negative", "sample")
 """Settings that a model's vocabulary and arrays are made by; they stay when a training goes on."""
+OF_ONE_PROCESS = ("compute_loss", "callbacks", "workers")
 INTEGERS = {"vector_size": 1, "window": 1, "min_count": 0, "max_final_vocab": 1, "epochs": 1, "negative": 0, "seed": 0}
 """Settings that are integers, and how much they are at least."""
 RATES = ("sample", "alpha", "min_alpha")
@@ -75,6 +77,7 @@ def train(
     corpus: Any,
     *,
     column: str | None = None,
+    encoding: str | None = None,
     start_from: Any = None,
     peers: int | None = None,
     mode: Literal["p2p", "master"] = "p2p",
@@ -92,11 +95,12 @@ def train(
     """Train word2vec on `corpus` and return the gensim model.
 
     `corpus` is an RDD of texts, whose words stand between white space, or of token lists; a DataFrame, of which
-    `column` holds texts or arrays of strings; the path of a text file with one sentence per line (also .gz or .bz2), of
-    a folder of such files, or a glob; or a list of texts or token lists. Texts are several times cheaper to read than
-    token lists. The executors of Spark train an RDD, a DataFrame, and a path if `sc` is given or a
-    SparkContext is active. Otherwise, and always if `peers` is given, so many processes of this machine train (default:
-    one per core). The corpus is read once to count and once per epoch: cache an RDD that is costly to compute.
+    `column` holds texts or arrays of strings; the path of a text file with one sentence per line (also gzip or bz2), of
+    a folder of such files, or a glob; or a list of texts or token lists. Files are in UTF-8, or in `encoding`, such as
+    "latin-1"; what is no text is refused. Texts are several times cheaper to read than token lists. The executors of
+    Spark train an RDD, a DataFrame, and a path if `sc` is given or a SparkContext is active. Otherwise, and always if
+    `peers` is given, so many processes of this machine train (default: one per core). The corpus is read once to count
+    and once per epoch: cache an RDD that is costly to compute.
 
     `settings` are those of gensim's `Word2Vec`, with its defaults; see `Settings`. `start_from` goes on with a model,
     or with one that `save` wrote to a path, on its vocabulary; the model given stays as it is. Settings that shaped it
@@ -120,7 +124,7 @@ def train(
     measure = evaluation.of(evaluate)
     evaluations.checked(measure, evaluate_every_s, 0.0)
     model = Word2Vec(**settings) if start_from is None else _earlier(start_from, settings)
-    data = corpora.sentences(corpus, column, sc, peers if engine is None else engine.peers)
+    data = corpora.sentences(corpus, column, sc, peers if engine is None else engine.peers, encoding)
     if start_from is None:
         word2vec.build_vocab(model, corpora.rows(data) if isinstance(data, list) else data)
     else:
@@ -147,6 +151,11 @@ def train(
 def _checked(settings: Settings, chunk_words: Any, exchange: Any, on_report: Any) -> tuple[Settings, int | None]:
     """The settings and `chunk_words` as they are to be used."""
     known = Settings.__annotations__
+    if idle := [name for name in OF_ONE_PROCESS if name in settings]:
+        raise UsageError(
+            f"{', '.join(idle)} is for gensim's own training in one process, expected to be left out: see how good the "
+            "model is by evaluate=, and train in more processes by peers="
+        )
     if unknown := [name for name in settings if name not in known]:
         raise UsageError(
             f"unknown settings {', '.join(unknown)}, expected some of {', '.join(known)}; for others make a Word2Vec "
@@ -181,6 +190,7 @@ def _earlier(start_from: Any, settings: Settings) -> Any:
             f"start_from is a {type(model).__name__}, expected a gensim Word2Vec or the path of one that `save` wrote; "
             "word vectors alone lack the output layer and cannot be trained on"
         )
+    check_no_loss(model)
     for name in OF_THE_MODEL:
         if name in settings and settings[name] != getattr(model, name):  # type: ignore[literal-required]
             raise UsageError(
@@ -228,10 +238,9 @@ def _count_known(model: Any, data: Any) -> None:
     if isinstance(data, list):
         totals = list(count(corpora.rows(data)))
     else:
-        from p2p.engines.spark import use_own_python
+        from p2p.engines.spark import collect
 
-        use_own_python(data.context)
-        totals = data.mapPartitions(count).collect()
+        totals = collect(data, count)
     sentences, words, known = (sum(column) for column in zip(*totals, strict=True)) if totals else (0, 0, 0)
     if not known:
         raise UsageError(

@@ -97,9 +97,9 @@ def of_rows(rows: Iterable[Row]) -> WordCounts:
 
 def of_rdd(corpus: Any, least: int) -> tuple[int, int, dict[str, int]]:
     """(rows, words, counts of the words that occur at least so often), counted by Spark."""
-    from p2p.engines.spark import use_own_python
+    from p2p.engines.spark import check_input, collect
 
-    use_own_python(corpus.context)
+    check_input(corpus)
     parts = corpus.getNumPartitions()
 
     def of_partition(rows: Iterable[Row]) -> WordCounts:
@@ -108,8 +108,7 @@ def of_rdd(corpus: Any, least: int) -> tuple[int, int, dict[str, int]]:
         return counts
 
     if parts <= COLLECT_PARTS_MAX:
-        counted = corpus.mapPartitions(lambda rows: [of_partition(rows).part()]).collect()
-        counts = of_parts(counted)
+        counts = of_parts(collect(corpus, lambda rows: [of_partition(rows).part()]))
         return counts.rows, counts.words, counts.frequent(least)
 
     def shares(rows: Iterable[Row]) -> Iterator[tuple[int, Part]]:
@@ -119,7 +118,7 @@ def of_rdd(corpus: Any, least: int) -> tuple[int, int, dict[str, int]]:
         counts = of_parts(share[1])
         return counts.rows, counts.words, counts.frequent(least)
 
-    counted = corpus.mapPartitions(shares).groupByKey(parts).map(frequent).collect()
+    counted = collect(corpus, shares, lambda shared: shared.groupByKey(parts).map(frequent))
     merged = {word: count for _, _, some in counted for word, count in some.items()}
     return sum(rows for rows, _, _ in counted), sum(words for _, words, _ in counted), merged
 

@@ -37,6 +37,10 @@ FUNCTION = [3, "name", {}]
 
 Row = Mapping[str, list[Any]]
 
+PANDAS = type("DataFrame", (), {"__module__": "pandas", "__iter__": lambda frame: iter(["text"]), "iloc": None})
+BARRIER = type("RDDBarrier", (), {"mapPartitions": None, "mapPartitionsWithIndex": None})
+"""What they look like to who does not import them."""
+
 
 def gradient(model: Any, rows: Any) -> Any:
     return {"w": np.ones(1)}
@@ -79,7 +83,7 @@ MIXED: Row = {
     "mixing": [3, "x", mixing.PushSum],
 }
 TRAINING: Row = {
-    "data": [None, 3, "text", [], [3], {1: 2}, [iter([1])], ["text"]],
+    "data": [None, 3, "text", [], [3], {1: 2}, [iter([1])], ["text"], [{1: 2}]],
     "gradient": [*FUNCTION, None],
     "descent": FUNCTION,
     "epochs": COUNT,
@@ -94,6 +98,7 @@ TRAINING: Row = {
 WORDS: Row = {
     "corpus": [None, 3, b"text", {"a"}, iter([["a"]])],
     "column": [3, "words", ["words"]],
+    "encoding": [3, "utf-8", "klingon"],
     "start_from": [3, {}, "nowhere"],
     "peers": OR_NONE,
     "mode": WORD,
@@ -315,3 +320,34 @@ def test_a_training_that_may_be_incomplete_says_so() -> None:
 def test_a_refusal_says_what_came_and_what_was_expected(call: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         call(**options)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            PANDAS(),
+            r"data is a DataFrame of pandas, .* make a list of partitions, such as .*, or spark.createDataFrame",
+        ),
+        (
+            [PANDAS()],
+            r"data\[0\] is a DataFrame of pandas, of which the rows would be .*: expected an iterable of rows",
+        ),
+        ([{"a": 1}], r"data\[0\] is a dict, of which the rows would be the keys"),
+        (BARRIER(), r"data is a RDDBarrier, expected an RDD: .* give the RDD itself"),
+    ],
+)
+def test_data_that_looks_like_partitions_is_refused_with_what_to_do(data: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        trained(data=data)
+
+
+def test_a_column_of_pandas_becomes_a_corpus_as_the_error_says() -> None:
+    with pytest.raises(
+        UsageError, match=r"corpus is a DataFrame of pandas, .*; of a column of pandas, frame\['text'\]"
+    ):
+        words(corpus=PANDAS())
+    with pytest.raises(
+        UsageError, match=r"corpus is a DataFrame, of which the rows .* such as list\(corpus\['text'\]\)"
+    ):
+        vocabulary(corpus=PANDAS())

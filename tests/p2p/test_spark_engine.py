@@ -523,3 +523,66 @@ def test_rows_are_put_in_order_where_chunks_hang_on_it(
 ) -> None:
     job = Job("run", "p2p", b"", print, None, 1, 1, chunk_rows, 1, 0, rhythm=Rhythm(when))
     assert cuts_rows_by_chance(order, job) == by_chance
+
+
+# ------------------------------------------------------------------------------------------------- what people have
+
+
+@pytest.fixture(scope="module")
+def inputs(notebook: Notebook) -> Any:
+    return notebook.results("spark_inputs")
+
+
+WORDS = {"the": 2, "cat": 1, "sat": 1, "on": 1, "mat": 1}
+UTF_16 = "'/utf-16' is UTF-16, expected UTF-8: convert it, as by iconv -f UTF-16 -t UTF-8"
+LATIN_1 = "'/latin/text' is not in UTF-8 (byte 0 is 0xe9): say its encoding=, such as"
+
+
+def test_files_are_read_on_spark_as_without_or_refused_as_without(inputs: Any) -> None:
+    files = inputs["files"]
+    assert files.pop("utf-16") == UTF_16
+    assert files.pop("latin-1").startswith(LATIN_1)
+    assert files == dict.fromkeys(files, WORDS)
+    assert inputs["in latin-1"] == {"é": 1, **WORDS}
+
+
+def test_files_of_other_machines_are_found_and_looked_at_by_name(inputs: Any) -> None:
+    files = inputs["by Hadoop"]
+    assert "/upper.GZ' would be read as plain text by Hadoop, expected its ending in lower case" in files["upper case"]
+    assert {name: files[name] for name in ("mark", "comma", "brackets", "within")} == dict.fromkeys(
+        ("mark", "comma", "brackets", "within"), WORDS
+    )
+    assert files["colon"].startswith("Spark cannot read 'file:///colon/g:h.txt'")
+    assert inputs["by Hadoop in latin-1"].endswith(
+        "which Hadoop reads as UTF-8: convert the files, or give an RDD of texts"
+    )
+    assert "/array.npy' is no text by its name, expected a text file" in inputs["array"]
+
+
+def test_columns_may_have_dots_in_their_names_and_lie_in_structs(inputs: Any) -> None:
+    assert inputs["columns"] == {"a.b": WORDS, "doc.text": WORDS}
+    assert inputs["no columns"] == [
+        "column='a', expected one of a.b, doc",
+        "column 'doc.id' holds int, expected array<string>, or string to be split",
+        "column='doc.other', expected one of a.b, doc",
+    ]
+
+
+def test_rows_that_are_no_text_are_refused_by_the_error_that_names_them(inputs: Any) -> None:
+    expected = {
+        "rows": "got a dict {'text': 'a'}",
+        "rows of many parts": "got int 7",
+        "rows to go on with": "got a Row",
+    }
+    for name, what in expected.items():
+        text, notes = inputs["refused"][name]
+        assert what in text
+        assert notes == 1
+
+
+def test_barriers_and_stopped_contexts_are_refused_before_anything_is_started(inputs: Any) -> None:
+    for name in ("barrier", "barrier of a training"):
+        assert inputs["refused"][name][0].startswith("data is a RDDBarrier, expected an RDD")
+    assert inputs["agents"] == 0
+    for text, _ in inputs["stopped"]:
+        assert text.startswith("the SparkContext has been stopped")

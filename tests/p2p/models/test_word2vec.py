@@ -14,6 +14,7 @@ import pytest
 from gensim.models import Word2Vec
 from gensim.models.word2vec import MAX_WORDS_IN_BATCH, train_batch_cbow, train_batch_sg
 from gensim.test.utils import common_texts
+from pyspark import Row as SparkRow
 
 from gossip.errors import UsageError
 from p2p import task
@@ -368,13 +369,18 @@ def test_rows_are_read_as_a_stream(run: Run, kernel_calls: list[Any]) -> None:
 class Partitions:
     """As much of an RDD as counting needs, partition by partition."""
 
-    context = SimpleNamespace(master="spark://host:7077")
+    context = SimpleNamespace(master="spark://host:7077", _jsc=object())
 
     def __init__(self, partitions: list[list[Any]]) -> None:
         self.partitions = partitions
 
     def mapPartitions(self, function: Callable[[Iterator[Any]], Iterable[Any]]) -> Partitions:  # noqa: N802
-        return Partitions([list(function(iter(part))) for part in self.partitions])
+        return self.mapPartitionsWithIndex(lambda _, rows: function(rows))
+
+    def mapPartitionsWithIndex(  # noqa: N802
+        self, function: Callable[[int, Iterator[Any]], Iterable[Any]]
+    ) -> Partitions:
+        return Partitions([list(function(number, iter(part))) for number, part in enumerate(self.partitions)])
 
     def map(self, function: Callable[[Any], Any]) -> Partitions:
         return self.mapPartitions(lambda rows: map(function, rows))
@@ -468,6 +474,9 @@ def test_the_vocabulary_is_that_of_gensim_but_for_the_order_of_ties(settings: di
         (b"human", r"expected rows that are texts \(str\) or lists of tokens, got bytes b'human'"),
         (7, r"expected rows that are texts \(str\) or lists of tokens, got int 7"),
         ((["human"],), r"got a tuple of list; for a DataFrame"),
+        ({"text": "human"}, r"got a dict \{'text': 'human'\}: take one of its values, such as row\['text'\]"),
+        ({"human"}, r"got a set \{'human'\}: take one"),
+        (SparkRow(text="human"), r"got a Row Row\(text='human'\): .* its column: frame.rdd.map"),
         (["human", 7], r"lists of tokens \(str\), got one with a int: 7"),
     ],
 )

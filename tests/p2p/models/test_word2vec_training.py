@@ -12,9 +12,9 @@ import pytest
 from gensim.models import KeyedVectors, Word2Vec
 
 from gossip.errors import UsageError
-from p2p import Report, SimulatedCluster
+from p2p import DeepDist, Report, SimulatedCluster
 from p2p.models import corpus
-from p2p.models.word2vec import train
+from p2p.models.word2vec import gradient, train
 
 ANIMALS, TOOLS = ["cat", "dog", "cow", "hen", "pig"], ["saw", "axe", "file", "drill", "plane"]
 SMALL: dict[str, Any] = {"vector_size": 16, "min_count": 1, "sample": 0, "alpha": 0.1, "epochs": 8}
@@ -214,6 +214,8 @@ def test_training_goes_on_on_another_text(trained: Word2Vec) -> None:
     ("options", "message"),
     [
         ({"vectorsize": 3}, r"unknown settings vectorsize, expected some of vector_size, window, "),
+        ({"compute_loss": True}, r"compute_loss is for gensim's own training in one process, .* by evaluate="),
+        ({"callbacks": []}, r"callbacks is for gensim's own training in one process"),
         ({"vector_size": 0}, r"vector_size=0, expected at least 1"),
         ({"epochs": "5"}, r"epochs='5', expected an integer, at least 1"),
         ({"chunk_words": 0}, r"chunk_words=0, expected a number of words"),
@@ -234,6 +236,25 @@ def test_training_goes_on_on_another_text(trained: Word2Vec) -> None:
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         train(two_topics(), engine=cluster(), **options)
+
+
+@pytest.mark.parametrize("sg", [0, 1])
+def test_a_model_that_is_to_sum_up_its_loss_is_refused_before_anything_is_started(sg: int) -> None:
+    model = Word2Vec(two_topics(), sg=sg, min_count=1, vector_size=4, compute_loss=True)
+    with pytest.raises(UsageError, match="compute_loss=True, expected False"):
+        train(two_topics(), start_from=model, engine=cluster())
+    with DeepDist(model, peers=1) as dd:
+        with pytest.raises(UsageError, match="compute_loss=True, expected False"):
+            dd.train([two_topics()], gradient)
+        assert not dd._session._registrar
+
+
+def test_whole_texts_in_lists_of_one_are_no_tokens() -> None:
+    texts = [["the cat sat"], ["the dog ran"]]
+    for least in (1, 5):
+        with pytest.raises(UsageError, match=r"got one token in each of 2 rows: .* split it, as by row\[0\].split"):
+            train(texts, min_count=least, engine=cluster())
+    assert train([["New York", "Rome"]] * 5, engine=cluster()).wv.index_to_key == ["New York", "Rome"]
 
 
 def test_a_list_of_texts_is_a_corpus() -> None:
