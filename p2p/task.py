@@ -22,6 +22,7 @@ from gossip.arguments import one_of, seconds
 from gossip.arrays import Array, Arrays, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
 from gossip.row_stamps import RowStamps
+from p2p import chance
 from p2p.garbage import leave_out_what_stays
 from p2p.model import Model
 from p2p.replica import Replica
@@ -273,6 +274,7 @@ def train_chunks(
         with _running(info, counted, copy):
             known = agent.knows(unit)
             if not known:
+                chance.seed(job.seed, *unit[:2], chunk)
                 merged_at = _begin(job, copy, agent.replica)
                 update = copy.model.watch.gradient(copy.model, job.gradient, chunk_rows)
         if known:
@@ -347,6 +349,7 @@ def train_continuously(
     with _running(info, counted, copy):
         begin()
         pausing = _pause.set(exchange)
+        chance.seed(job.seed, job.epochs_before + epoch, partition, exchanged)
         try:
             update = copy.model.watch.gradient(copy.model, job.gradient, chain(head, counted), others_train=True)
         finally:

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from gossip.errors import UsageError
-from p2p import localhost, parcel
+from p2p import chance, localhost, parcel
 from p2p.agent_client import AgentClient, AgentGoneError, AgentSettings, failure, start_agent
 from p2p.engines import Progress
 from p2p.localhost import Process
@@ -350,6 +350,7 @@ class _Trainer:
         try:
             self._job = self._job or parcel.loads(self._sent)
             source = parcel.loads(rows)
+            chance.seed(self._job.seed, self._job.epochs_before + epoch, partition)
             source = source() if callable(source) else source
             return run_partition(self._job, self._agent_in(folder), epoch, partition, source, attempt)
         except PartitionError as error:

@@ -31,8 +31,10 @@ from gossip.messages import PeerId, Unit
 from gossip.peer import Settings
 from gossip.row_stamps import RowStamps
 from gossip.simulator import Network, SimulatedPeer, Simulation
+from p2p import chance
 from p2p.agent import STALENESS_SAMPLES_MAX
 from p2p.caution import Cautions, DeepDistWarning
+from p2p.chance import Borrowed
 from p2p.consensus import Envelope
 from p2p.engines import Progress
 from p2p.evaluation import Evaluation
@@ -446,6 +448,8 @@ class Attempt:
     model: WorkingCopy
     chunks: Any
     """What `train_chunks` returned."""
+    borrowed: Borrowed
+    """Of its worker."""
     fails: bool
     begun: bool = False
     killed: bool = False
@@ -536,13 +540,16 @@ class Scheduler:
         number, task.attempts = task.attempts, task.attempts + 1
         neighbor = _Neighbor(self._swarm, executor, self._staleness)
         rows = self._data[task.partition]
+        borrowed = Borrowed()
         try:
-            source = rows() if callable(rows) else rows
+            with borrowed:
+                chance.seed(self._job.seed, self._job.epochs_before + task.epoch, task.partition)
+                source = rows() if callable(rows) else rows
             chunks = train_chunks(self._job, neighbor, model, task.epoch, task.partition, source, number)
         except Exception as error:  # noqa: BLE001 - raised again by `run`
             self._fail(error, task, executor)
             return
-        attempt = Attempt(task, executor, model, chunks, fails=self._chance.random() < self._cluster.fail)
+        attempt = Attempt(task, executor, model, chunks, borrowed, fails=self._chance.random() < self._cluster.fail)
         task.copies.append(attempt)
         self._running.setdefault(executor, []).append(attempt)
         if number == 0 and self._chance.random() < self._cluster.speculate:
@@ -566,7 +573,8 @@ class Scheduler:
         if not failed:
             attempt.begun = True
             try:
-                next(attempt.chunks)
+                with attempt.borrowed:
+                    next(attempt.chunks)
             except StopIteration as end:
                 if not attempt.fails:
                     self._finish(attempt, end.value)

@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, cast
 
-from pyspark import RDD, Broadcast, InheritableThread, SparkConf, SparkContext, TaskContext
+from pyspark import RDD, Accumulator, Broadcast, InheritableThread, SparkConf, SparkContext, TaskContext
+from pyspark.accumulators import _accumulatorRegistry
 
 from gossip.errors import UsageError
-from p2p import parcel
+from p2p import chance, parcel
 from p2p.agent_client import AgentGoneError, AgentSettings, ensure_agent
 from p2p.engines import Progress
 from p2p.registrar import Registrar
@@ -115,8 +116,11 @@ class SparkEngine:
         runs_again = SHUFFLE in (data.toDebugString() or b"")
         memory_bytes = data._memory_limit() << 20 if cuts_rows_by_chance(order_of(data), job) else None
 
+        seed, epochs_before = job.seed, job.epochs_before
+
         def trained(epoch: int) -> RDD[TaskResult]:
             def train(partition: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
+                chance.seed(seed, epochs_before + epoch, partition)
                 fingerprint = None
                 if memory_bytes is not None:
                     rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
@@ -206,7 +210,8 @@ class SparkEngine:
 
 # ------------------------------------------------------------------------------------------------------ on a worker
 
-_jobs: dict[int, Job] = {}
+_jobs: dict[int, tuple[Job, dict[int, Accumulator[Any]]]] = {}
+"""The job of this worker, and the accumulators that it holds, by their number at Spark."""
 _agents: dict[str, Any] = {}
 
 
@@ -217,13 +222,36 @@ def _import(modules: Iterable[str]) -> None:
             importlib.import_module(module)
 
 
-def _load(shipped: Broadcast[bytes]) -> Job:
-    """The job, unpickled once per worker process."""
+def _load(shipped: Broadcast[bytes]) -> tuple[Job, dict[int, Accumulator[Any]]]:
+    """The job, unpickled once per worker process, with its accumulators at zero."""
     key = hash(shipped.value)
     if key not in _jobs:
         _jobs.clear()
-        _jobs[key] = parcel.loads(shipped.value)
-    return _jobs[key]
+        # an accumulator that is unpickled enters itself here, or is the one of this number that is here already
+        of_task = dict(_accumulatorRegistry)
+        _accumulatorRegistry.clear()
+        try:
+            job = parcel.loads(shipped.value)
+            _jobs[key] = job, dict(_accumulatorRegistry)
+        finally:
+            _accumulatorRegistry.clear()
+            _accumulatorRegistry.update(of_task)
+    job, accumulators = _jobs[key]
+    for accumulator in accumulators.values():
+        accumulator._value = accumulator.accum_param.zero(accumulator._value)
+    return job, accumulators
+
+
+def _hand_in(accumulators: Mapping[int, Accumulator[Any]]) -> None:
+    """Have Spark, which forgets a worker's accumulators before each task, take in what those of the job hold now.
+
+    What the rows are computed by may hold the same accumulators, which Spark unpickles for each task.
+    """
+    for number, accumulator in accumulators.items():
+        if number in _accumulatorRegistry:
+            _accumulatorRegistry[number].add(accumulator._value)
+        else:
+            _accumulatorRegistry[number] = accumulator
 
 
 def _train(
@@ -238,11 +266,13 @@ def _train(
 ) -> TaskResult:
     """Train a partition. Errors travel in the text of Spark's, under the seal; those of reading rows as they are."""
     try:
-        job, agent = _load(shipped), _agent(settings)
+        (job, accumulators), agent = _load(shipped), _agent(settings)
     except BaseException as error:
         raise seal.sealed(PartitionError.of(error, epoch, partition)) from error
     try:
-        return run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
+        result = run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
+        _hand_in(accumulators)
+        return result
     except PartitionError as error:
         raise seal.sealed(error) from error.__cause__
     except AgentGoneError as error:

@@ -586,3 +586,14 @@ def test_barriers_and_stopped_contexts_are_refused_before_anything_is_started(in
     assert inputs["agents"] == 0
     for text, _ in inputs["stopped"]:
         assert text.startswith("the SparkContext has been stopped")
+
+
+def test_an_accumulator_counts_every_task_of_a_worker(inputs: Any) -> None:
+    assert inputs["accumulated"] == [40, 40 + 40 * 100, [2 * 190, 40]]
+    assert inputs["accumulated more"] == [60, 60 + 60 * 100, [3 * 190, 60]]
+
+
+def test_workers_that_were_forked_alike_draw_other_numbers_and_the_same_in_every_run(inputs: Any) -> None:
+    first, again = inputs["drawn"]
+    assert first == again
+    assert len(set(first)) == len(first)

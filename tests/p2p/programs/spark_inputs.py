@@ -9,18 +9,42 @@ from pathlib import Path
 
 import numpy as np
 from gensim.models import Word2Vec
+from pyspark.accumulators import AccumulatorParam
 from pyspark.sql import SparkSession
 from spark_context import agents, spark_context, write_results
 
 from p2p import DeepDist, UsageError
 from p2p.models import corpus
 from p2p.models.word2vec import build_vocab, train
+from p2p.task import current
 
 LINE = "the cat sat on the mat\n"
 
 
 def gradient(model, rows):
     return {"sum": np.array([float(sum(rows))])}
+
+
+def counting(model, rows):
+    for row in rows:
+        in_gradient.add(1)
+        in_both.add(1)
+        in_list.add([row, 1])
+    return {"sum": np.ones(1)}
+
+
+def drawing(model, rows):
+    drawn = np.zeros((EPOCHS, PARTITIONS, 2))
+    drawn[current().epoch, current().partition] = [np.random.random(), next(rows)]
+    return {"drawn": drawn}
+
+
+class Lists(AccumulatorParam):
+    def zero(self, value):
+        return [0] * len(value)
+
+    def addInPlace(self, one, other):  # noqa: N802
+        return [a + b for a, b in zip(one, other, strict=True)]
 
 
 def put(name, content):
@@ -94,8 +118,21 @@ results["refused"] = {
         DeepDist({"sum": np.zeros(1)}).__enter__().train, sc.parallelize([1]).barrier(), gradient
     ),
 }
-rdd = sc.parallelize([["a", "b"]])
 results["agents"] = len(agents())
+EPOCHS, PARTITIONS = 2, 10
+in_gradient, in_both, in_list = sc.accumulator(0), sc.accumulator(0), sc.accumulator([0, 0], Lists())
+with DeepDist({"sum": np.zeros(1)}) as dd:
+    numbers = sc.parallelize(range(20), PARTITIONS).map(lambda row: in_both.add(100) or row)
+    dd.train(numbers, counting, epochs=EPOCHS)
+    results["accumulated"] = [in_gradient.value, in_both.value, in_list.value]
+    dd.train(numbers, counting)
+    results["accumulated more"] = [in_gradient.value, in_both.value, in_list.value]
+results["drawn"] = []
+for _ in range(2):
+    with DeepDist({"drawn": np.zeros((EPOCHS, PARTITIONS, 2))}) as dd:
+        dd.train(sc.parallelize(range(10), PARTITIONS).map(lambda _: np.random.random()), drawing, epochs=EPOCHS)
+        results["drawn"].append(dd.model["drawn"].ravel().tolist())
+rdd = sc.parallelize([["a", "b"]])
 session.stop()
 results["stopped"] = [refused(train, rdd, **small), refused(build_vocab, Word2Vec(**small), rdd)]
 write_results(results)
