@@ -222,6 +222,9 @@ class Runtime:
         self.peer = peer
         self.bytes_out = 0
         self.bytes_in = 0
+        self.handed_out = 0
+        """Bytes of updates that readers of this machine got as open files, beside `bytes_out`."""
+        self.handed_in = 0
         self.computed = 0
         """Events `Computed` that were dealt with."""
         self.malformed = 0
@@ -536,6 +539,7 @@ class Runtime:
             for descriptor in copies:
                 os.close(descriptor)
         if sent:
+            self.handed_out += sum(part.layout.nbytes for part in (*files, *small))
             self._end(to)
         return sent
 
@@ -749,6 +753,7 @@ class Runtime:
             if about.st_size < part.offset + file.layout.nbytes:
                 raise WireError(f"a file is too short for the {file.layout.nbytes} bytes that it should hold")
             os.pread(part.descriptor, 1, part.offset)  # it is open for reading
+            self.handed_in += file.layout.nbytes
             if not part.frame:
                 files.append(file)
                 continue

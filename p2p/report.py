@@ -25,6 +25,7 @@ class PeerReport:
     applied: int
     """Updates of all lanes merged into its replica."""
     bytes_out: int
+    """Sent, or handed over as open files to agents of its host; once for each that got them."""
     bytes_in: int
     staleness_median: float
     """Updates merged into the replica between the copy that a gradient saw and its update."""
@@ -59,7 +60,7 @@ class Report:
     peers: tuple[PeerReport, ...]
     mode: str
     rows: int
-    """Rows that gradients took in, over all epochs."""
+    """Elements of partitions that gradients took in, over all epochs; where each is a block of rows, blocks."""
     seconds: float
     """Wall time of the training, draining included; virtual seconds on a simulated cluster."""
     updates: int

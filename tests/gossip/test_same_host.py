@@ -68,6 +68,9 @@ def test_a_lent_update_reaches_readers_as_a_file(swarm: Any) -> None:
     assert swarm.turn(lambda: len(nodes[0].runtime._segments) == 0)
     assert open_files() == files
     assert all(node.runtime.bytes_in < BLOCK_BYTES for node in nodes)
+    update_bytes = Packed.of(LARGE).layout.nbytes
+    assert [node.runtime.handed_out for node in nodes] == [2 * 3 * update_bytes, 0, 0]
+    assert [node.runtime.handed_in for node in nodes] == [0, 3 * update_bytes, 3 * update_bytes]
 
 
 def test_readers_that_were_away_are_served_the_sum(swarm: Any) -> None:

@@ -70,6 +70,15 @@ def model_of_zeros() -> dict[str, np.ndarray]:
 # --------------------------------------------------------------------------------------------------------- what arrives
 
 
+def test_the_report_counts_bytes_that_went_as_open_files() -> None:
+    model = {"w": np.zeros(200_000)}
+    with DeepDist(model, peers=2) as dd:
+        report = dd.train([[1], [2]], lambda model, rows: {"w": np.full(200_000, float(sum(rows)))})
+    readers = 2  # at least: the driver program's agent, and the peer that did not compute it
+    assert sum(peer.bytes_in for peer in report.peers) >= readers * model["w"].nbytes
+    assert sum(peer.bytes_out for peer in report.peers) >= readers * model["w"].nbytes
+
+
 @pytest.mark.parametrize("descent", [None, add, rebind])
 def test_the_end_is_the_sum_of_all_updates(mode: Any, descent: Any, tmp_path: Path) -> None:
     def gradient(model, rows):
