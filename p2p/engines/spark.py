@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import ipaddress
 import os
+import socket
 import sys
 import threading
 import time
@@ -22,6 +24,7 @@ from pyspark import RDD, Accumulator, Broadcast, InheritableThread, SparkConf, S
 from pyspark.accumulators import _accumulatorRegistry
 
 from gossip.errors import UsageError
+from gossip.zmq_runtime import is_loopback
 from p2p import chance, parcel
 from p2p.agent_client import AgentGoneError, AgentSettings, ensure_agent
 from p2p.engines import Progress
@@ -45,6 +48,8 @@ WAIT_S = 0.1
 CANCEL_TIMEOUT_S = 10.0
 """Spark ends the Python workers of a job that was called off after two seconds."""
 
+SET_HOST = "set spark.driver.host to an IPv4 address of this machine that the executors can reach"
+"""What to do where agents of executors would not find the driver program's."""
 SHUFFLE = b"+-"
 """What Spark draws in the lineage of an RDD where it reads a shuffle."""
 Order = Literal["DETERMINATE", "UNORDERED", "INDETERMINATE"]
@@ -361,10 +366,58 @@ def use_own_python(context: SparkContext) -> None:
 
 
 def driver_address(context: SparkContext) -> str:
-    """An address of the driver program's host that its executors can reach."""
+    """An IPv4 address of the driver program's host that its executors can reach; a `UsageError` if there is none."""
     if _is_local(context):
         return "127.0.0.1"
-    return context.getConf().get("spark.driver.host") or "127.0.0.1"
+    host = context.getConf().get("spark.driver.host") or "127.0.0.1"
+    address = own_address(host)
+    if is_loopback(address) and (far := elsewhere(context)):
+        raise UsageError(
+            f"spark.driver.host={host} is {address} on this machine, which {', '.join(sorted(far))} cannot reach: "
+            + SET_HOST
+        )
+    return address
+
+
+def own_address(host: str) -> str:
+    """The IPv4 address of this machine that `host`, as executors know the driver program's host, stands for."""
+    try:
+        parsed = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        parsed = None
+    if parsed is not None and parsed.version == 6:
+        raise UsageError(f"spark.driver.host={host} is an IPv6 address, which agents do not speak: {SET_HOST}")
+    try:
+        found = list(dict.fromkeys(str(each[4][0]) for each in socket.getaddrinfo(host, None, socket.AF_INET)))
+    except OSError as error:
+        raise UsageError(f"spark.driver.host={host} has no IPv4 address here ({error}): {SET_HOST}") from None
+    here = sorted(filter(_is_here, found), key=is_loopback)
+    if here:
+        return here[0]
+    raise UsageError(
+        f"spark.driver.host={host} is no address of this machine (behind NAT, or in a container?): agents of executors "
+        f"connect to a port that the driver program opens there; {SET_HOST}, such as by the host's network for a "
+        "container"
+    )
+
+
+def elsewhere(context: SparkContext) -> set[str]:
+    """Hosts of the cluster that are not this machine: of executors, as far as they have come, and of its master."""
+    assert context._jsc is not None
+    hosts = {str(info.host()) for info in context._jsc.sc().statusTracker().getExecutorInfos()}
+    if _master(context).startswith("spark://"):
+        hosts |= {url.rpartition(":")[0] for url in _master(context).removeprefix("spark://").split(",")}
+    return {host for host in hosts if not _is_here(host)}
+
+
+def _is_here(host: str) -> bool:
+    """Whether it is this machine that has this address."""
+    try:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
 
 
 def executor_count(context: SparkContext) -> int:

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from py4j.protocol import Py4JError
 from pyspark import SparkConf, TaskContext
 
 from p2p import UsageError
-from p2p.engines.spark import _attempt, _explained, cautions, cuts_rows_by_chance
+from p2p.engines.spark import _attempt, _explained, cautions, cuts_rows_by_chance, driver_address, own_address
 from p2p.task import Job, Rhythm
 from p2p.user_errors import PartitionError, Seal
 
@@ -431,7 +434,9 @@ def test_word2vec_is_trained_from_an_rdd_a_dataframe_and_files(notebook: Noteboo
     assert refused["peers"] == "peers=2 with data on Spark, expected None: every executor is a peer"
     assert refused["column"] == "column='words', expected one of id, text"
     assert refused["type"] == "column 'id' holds int, expected array<string>, or string to be split"
-    assert "none.txt', expected a file, a folder of files or a glob that every executor reaches" in refused["path"]
+    assert refused["path"].endswith(
+        "/text/none.txt', expected a file, a folder of files or a glob such as 'texts/*.txt'"
+    )
     assert "vocabulary of start_from (10 words), got none among 1 words in 1 rows" in refused["other words"]
 
 
@@ -523,6 +528,75 @@ def test_rows_are_put_in_order_where_chunks_hang_on_it(
 ) -> None:
     job = Job("run", "p2p", b"", print, None, 1, 1, chunk_rows, 1, 0, rhythm=Rhythm(when))
     assert cuts_rows_by_chance(order, job) == by_chance
+
+
+# ------------------------------------------------------------------------------------------------------ addresses
+
+
+def resolve(monkeypatch: pytest.MonkeyPatch, **names: list[str]) -> None:
+    """Have these names stand for these addresses, and addresses for themselves."""
+
+    def getaddrinfo(host: str, *_: Any) -> list[Any]:
+        if host[0].isdigit():
+            return [(0, 0, 0, "", (host, 0))]
+        if host not in names:
+            raise socket.gaierror("Name or service not known")
+        return [(0, 0, 0, "", (address, 0)) for address in names[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def test_the_driver_program_s_host_is_an_address_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve(monkeypatch, localhost=["127.0.0.1"], both=["203.0.113.7", "127.0.0.1"])
+    assert own_address("127.0.0.1") == "127.0.0.1"
+    assert own_address("127.0.0.2") == "127.0.0.2"
+    assert own_address("localhost") == "127.0.0.1"
+    assert own_address("both") == "127.0.0.1", "the first that can be had, and not loopback if there is another"
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        ("203.0.113.7", "is no address of this machine .behind NAT, or in a container"),
+        ("outer", "is no address of this machine"),
+        ("::1", "is an IPv6 address, which agents do not speak"),
+        ("[2001:db8::1]", "is an IPv6 address"),
+        ("nowhere", "has no IPv4 address here"),
+    ],
+)
+def test_a_host_that_is_no_address_here_is_refused(host: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve(monkeypatch, outer=["203.0.113.7"])
+    with pytest.raises(UsageError, match=f"spark.driver.host={re.escape(host)} {message}") as caught:
+        own_address(host)
+    assert "set spark.driver.host to an IPv4 address of this machine" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("master", "executors", "far"),
+    [
+        ("spark://127.0.0.1:7077", [], ""),
+        ("spark://127.0.0.1:7077", ["127.0.0.1", "127.0.0.2"], ""),
+        ("spark://127.0.0.1:7077", ["127.0.0.1", "203.0.113.9"], "203.0.113.9"),
+        ("spark://127.0.0.1:7077,203.0.113.8:7077", [], "203.0.113.8"),
+        ("yarn", ["127.0.0.1", "203.0.113.9"], "203.0.113.9"),
+    ],
+)
+def test_a_name_that_is_loopback_here_is_for_executors_of_this_machine(
+    master: str, executors: list[str], far: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve(monkeypatch, debian=["127.0.1.1"])
+    infos = [SimpleNamespace(host=lambda host=host: host) for host in executors]
+    scala = SimpleNamespace(statusTracker=lambda: SimpleNamespace(getExecutorInfos=lambda: infos))
+    context: Any = SimpleNamespace(
+        master=master,
+        getConf=lambda: {"spark.driver.host": "debian"},
+        _jsc=SimpleNamespace(sc=lambda: scala),
+    )
+    if not far:
+        assert driver_address(context) == "127.0.1.1"
+        return
+    with pytest.raises(UsageError, match=f"=debian is 127.0.1.1 on this machine, which {far} cannot reach: set spark"):
+        driver_address(context)
 
 
 # ------------------------------------------------------------------------------------------------- what people have
