@@ -294,7 +294,7 @@ def run_case(case: Case, data: Callable[[int], Any], folder: Path) -> Outcome:
                 except Exception as error:  # noqa: BLE001 - shown as what it is
                     outcome.raised = f"{type(error).__name__}: {error}"
                 outcome.seconds = time.monotonic() - begin
-                _note_rows(outcome, dd.model)
+                note_rows(outcome, dd.model)
             outcome.signaled = hand.signaled
 
     with _listening(outcome.heard):
@@ -315,7 +315,8 @@ def _note_report(outcome: Outcome, report: Report) -> None:
     outcome.reported, outcome.causes = report.updates_lost, dict(report.lost)
 
 
-def _note_rows(outcome: Outcome, model: Any) -> None:
+def note_rows(outcome: Outcome, model: Any) -> None:
+    """What became of each row."""
     seen, total = np.array(model["seen"]), np.array(model["total"])
     outcome.lost, outcome.once = int((seen == 0).sum()), int((seen == 1).sum())
     outcome.twice = len(seen) - outcome.lost - outcome.once
