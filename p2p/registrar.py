@@ -63,6 +63,8 @@ class Registrar:
         self.run = run
         self.members: dict[str, Member] = {}
         self.version = 0
+        self._forgotten: set[str] = set()
+        """Agents that are off the roster for good."""
         self.open = True
         """No training is running: who comes now copies the observer's replica. Later ones adopt one, in flight."""
         self._requests: queue.SimpleQueue[tuple[bytes, dict[str, Any]]] = queue.SimpleQueue()
@@ -149,7 +151,9 @@ class Registrar:
         )
 
     def forget(self, peers: set[str]) -> None:
-        """Take agents that are gone off the roster."""
+        """Take agents that are gone off the roster. One that only stood still is told to leave when it speaks again:
+        those that came meanwhile know nothing of it."""
+        self._forgotten |= peers
         for peer in peers:
             self.members.pop(peer, None)
 
@@ -192,6 +196,9 @@ class Registrar:
                 return
 
     def _on_message(self, route: bytes, message: dict[str, Any]) -> None:
+        if message["peer"] in self._forgotten:
+            self._requests.put((route, {"op": "stop"}))
+            return
         if message["op"] == "hello":
             self._on_hello(route, message)
             return

@@ -355,8 +355,8 @@ class AgentSession:
             old.kill()
             self._retired.append(old)
         adopts = self._adopts and any(not registrar.is_silent(member) for member in registrar.by_role("peer"))
-        settings = replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts)
-        new = Observer(settings)
+        peer = secrets.token_hex(16)
+        new = Observer(replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts, peer=peer))
         try:
             if adopts:
                 new.adopt(given_up)
@@ -364,6 +364,7 @@ class AgentSession:
                 new.load(self._user_model.arrays())
         except BaseException:
             new.kill()
+            registrar.forget({peer})  # also where it had not spoken yet: what it said last may be on its way
             raise
         self._observer = new
         self._stillness = Stillness()
