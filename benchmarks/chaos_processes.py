@@ -98,6 +98,7 @@ class Outcome:
     signaled: bool = False
     """Somebody was there to get the signal before the training ended."""
     seconds: float = 0.0
+    """From the first gradient to the end."""
     once: int = 0
     """Rows."""
     lost: int = 0
@@ -107,6 +108,8 @@ class Outcome:
     reported: int | None = None
     """`updates_lost` of the report: chunks."""
     causes: dict[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    """Agents that were gone or late, as the report says."""
     calls: int = 0
     """Of the gradient; those of the attempts that failed are among them."""
     raised: str = ""
@@ -235,6 +238,8 @@ class Hand:
     def __init__(self, case: Case, session: Any, calls: Calls) -> None:
         self._case, self._session, self._calls = case, session, calls
         self.signaled = False
+        self.began_at: float | None = None
+        """When the gradient was first called."""
         self._victim: Process | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hand")
@@ -253,7 +258,10 @@ class Hand:
         while pid is None:
             if self._over.wait(POLL_S):
                 return
-            if self._calls.count >= self._case.moment * CALLS:
+            count = self._calls.count
+            if count and self.began_at is None:
+                self.began_at = time.monotonic()
+            if count >= self._case.moment * CALLS:
                 pid = _victim(self._case.kind, self._session, self._calls)
         self._victim = Process(pid)
         os.kill(pid, signal.SIGKILL if self._case.signal == "kill" else signal.SIGSTOP)
@@ -283,7 +291,6 @@ def run_case(case: Case, data: Callable[[int], Any], folder: Path) -> Outcome:
         with DeepDist(model, peers=PEERS if case.engine == "lists" else None, progress=False) as dd:
             sessions.append(dd)
             with Hand(case, dd._session, calls) as hand:
-                begin = time.monotonic()
                 try:
                     _note_report(
                         outcome, dd.train(data(rows), Step(str(calls.folder), case.call_s), chunk_rows=case.chunk_rows)
@@ -293,7 +300,7 @@ def run_case(case: Case, data: Callable[[int], Any], folder: Path) -> Outcome:
                     _note_report(outcome, error.report)
                 except Exception as error:  # noqa: BLE001 - shown as what it is
                     outcome.raised = f"{type(error).__name__}: {error}"
-                outcome.seconds = time.monotonic() - begin
+                outcome.seconds = time.monotonic() - (hand.began_at or time.monotonic())
                 note_rows(outcome, dd.model)
             outcome.signaled = hand.signaled
 
@@ -312,7 +319,7 @@ def run_case(case: Case, data: Callable[[int], Any], folder: Path) -> Outcome:
 
 
 def _note_report(outcome: Outcome, report: Report) -> None:
-    outcome.reported, outcome.causes = report.updates_lost, dict(report.lost)
+    outcome.reported, outcome.causes, outcome.missing = report.updates_lost, dict(report.lost), report.missing
 
 
 def note_rows(outcome: Outcome, model: Any) -> None:

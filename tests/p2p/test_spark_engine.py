@@ -394,6 +394,13 @@ def test_when_an_agent_is_killed_another_takes_its_place_and_what_is_lost_is_cou
     assert faults["distance"] == 0
 
 
+def test_an_agent_that_stands_still_when_a_training_begins_is_replaced_when_it_goes_on(faults: Any) -> None:
+    assert faults["later"] == [faults["expected"], faults["units"], 0]
+    assert faults["still"] not in faults["later peers"]
+    assert len(faults["later peers"]) == 2
+    assert faults["later_s"] < 100, "before START_TIMEOUT_S of the engine is over"
+
+
 # ------------------------------------------------------------------------------------------------ word2vec by one call
 
 
