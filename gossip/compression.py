@@ -198,6 +198,7 @@ class _Sparse(Codec):
     fraction: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.fraction <= 1.0:
             raise UsageError(f"{type(self).__name__} of the fraction {self.fraction}, expected more than 0, at most 1")
 
@@ -267,6 +268,7 @@ class Threshold(Codec):
     threshold: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.threshold > 0.0 and math.isfinite(self.threshold)):
             raise UsageError(f"threshold {self.threshold}, expected more than 0")
 

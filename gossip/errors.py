@@ -4,6 +4,8 @@
 Our own bugs are assertions.
 """
 
+import errno
+
 
 class GossipError(Exception):
     """Anything this package raises on purpose."""
@@ -19,3 +21,8 @@ class MismatchError(GossipError):
 
 class UsageError(GossipError):
     """The caller asked for something that cannot be; the text says what was expected, what came, and what to do."""
+
+
+def ran_out_of_files(error: OSError) -> bool:
+    """This process, or the machine, may not open more files."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)

@@ -3,19 +3,38 @@
 `Faults` says what and when, on virtual time; `Disruption` writes it into a simulation's script. Who is hit is drawn
 from the generator that it is given, so the same seed hits the same peers. Some faults wait for the protocol: a `Strike`
 hits when somebody was just sent a replica, which is when the one who gives and the one who takes are needed most.
+An observer is hit like everybody else; some faults are meant for it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from typing import Any
 
+from gossip import arguments
+from gossip.arguments import check_fields, flag, instance, number, series
+from gossip.errors import UsageError
 from gossip.events import Effect, Event, Send
 from gossip.messages import PeerId, State
 from gossip.simulator import Simulation
+
+
+def _time(name: str, value: Any) -> float:
+    return arguments.seconds(name, value, zero=True)
+
+
+def _life(name: str, value: Any) -> float:
+    return number(name, value, "seconds from 0 on, or infinity", lambda time: time >= 0)
+
+
+def _parts(name: str, value: Any, checks: Sequence[Callable[[str, Any], Any]], expected: str) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != len(checks):
+        raise UsageError(f"{name} holds {value!r:.80}, expected {expected}")
+    return tuple(check(name, part) for check, part in zip(checks, value, strict=True))
 
 
 class Victim(Enum):
@@ -38,6 +57,12 @@ class Strike:
     seconds: float
     """How long a cut lasts."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        instance("victim", self.victim, Victim)
+        for name in ("since", "wait", "seconds"):
+            _time(name, getattr(self, name))
+
 
 @dataclass(frozen=True)
 class Faults:
@@ -46,7 +71,7 @@ class Faults:
     partitions: tuple[tuple[float, float, bool], ...] = ()
     """(begin, end, in both directions), each between two random halves."""
     crashes: tuple[float, ...] = ()
-    """A random peer that has a replica is gone, with all it holds; never the last one."""
+    """A random peer that has a replica is gone, with all it holds; never the last one that is no observer."""
     pauses: tuple[tuple[float, float], ...] = ()
     """(begin, how long): a random peer does nothing; what comes in waits."""
     joins: tuple[float, ...] = ()
@@ -58,6 +83,31 @@ class Faults:
     jumps: tuple[tuple[float, float], ...] = ()
     """(when, how far): the clock of a random peer jumps forward, as after a suspended machine wakes."""
     strikes: tuple[Strike, ...] = ()
+    observer_crashes: tuple[float, ...] = ()
+    """Whoever observes is gone."""
+    observer_pauses: tuple[tuple[float, float], ...] = ()
+    """(begin, how long): whoever observes does nothing."""
+    observer_cuts: tuple[tuple[float, float], ...] = ()
+    """(begin, end): whoever observes at the begin is cut off from all others."""
+
+    def __post_init__(self) -> None:
+        cut, pair = "tuples of (begin, end, in both directions)", "pairs of seconds"
+        for name, check, expected in (
+            ("partitions", partial(_parts, checks=(_time, _time, flag), expected=cut), cut),
+            ("crashes", _time, "times in seconds"),
+            ("pauses", partial(_parts, checks=(_time, _time), expected=pair), pair),
+            ("observer_crashes", _time, "times in seconds"),
+            ("observer_pauses", partial(_parts, checks=(_time, _time), expected=pair), pair),
+            ("observer_cuts", partial(_parts, checks=(_time, _time), expected=pair), pair),
+            ("joins", _time, "times in seconds"),
+            ("short_lives", _life, "seconds"),
+            ("clocks", None, ""),
+            ("jumps", partial(_parts, checks=(_time, _time), expected=pair), pair),
+            ("strikes", partial(instance, kind=Strike), "strikes"),
+        ):
+            value = getattr(self, name)
+            found = flag(name, value) if check is None else series(name, value, check, f"a tuple of {expected}")
+            object.__setattr__(self, name, found)
 
     def clock(self, chance: random.Random) -> tuple[float, float]:
         """The rate of one peer's clock, and how far it is ahead."""
@@ -73,9 +123,7 @@ class Disruption:
         faults: Faults,
         chance: random.Random,
         note: Callable[[str], None] = lambda text: None,
-        spared: Collection[PeerId] = (),
     ) -> None:
-        """`spared` peers are neither crashed nor paused; cut off they may be."""
         self.crashed_at: dict[PeerId, float] = {}
         self.active = True
         """Faults whose time comes are carried out; else they are left out."""
@@ -83,7 +131,6 @@ class Disruption:
         self._faults = faults
         self._chance = chance
         self._note = note
-        self._spared = spared
         self._cuts: list[tuple[frozenset[PeerId], bool]] = []
         self._strikes = list(faults.strikes)
         swarm.blocked = self._blocked
@@ -93,11 +140,19 @@ class Disruption:
         for time in faults.crashes:
             swarm.at(time, partial(self._inflict, "a crash", self._crash_any))
         for begin, seconds in faults.pauses:
-            swarm.at(begin, partial(self._inflict, "a pause", partial(self._pause, seconds)))
+            swarm.at(begin, partial(self._inflict, "a pause", partial(self._pause_any, seconds)))
         for index, time in enumerate(faults.joins):
             swarm.at(time, partial(self._inflict, "a latecomer", partial(self._join, index)))
         for time, seconds in faults.jumps:
             swarm.at(time, partial(self._inflict, "a jump of a clock", partial(self._jump, seconds)))
+        for time in faults.observer_crashes:
+            swarm.at(time, partial(self._inflict, "a crash of the observer", partial(self._to_observer, self._crash)))
+        for begin, seconds in faults.observer_pauses:
+            pause = partial(self._to_observer, partial(self._pause, seconds))
+            swarm.at(begin, partial(self._inflict, "a pause of the observer", pause))
+        for begin, end in faults.observer_cuts:
+            cut = partial(self._to_observer, partial(self._cut_off, end))
+            swarm.at(begin, partial(self._inflict, "a cut of the observer", cut))
 
     def end(self) -> None:
         """Heal what is cut, and wake who pauses. Who crashed stays away, and clocks keep their pace.
@@ -141,13 +196,24 @@ class Disruption:
             case Victim.ADOPTER:
                 self._crash(adopter)
 
+    def _to_observer(self, act: Callable[[PeerId], None]) -> None:
+        """Between the death of one and the next there is none, and nothing happens."""
+        for me in sorted(self._swarm.observing & self._swarm.live().keys()):
+            act(me)
+
+    def _cut_off(self, end: float, me: PeerId) -> None:
+        self._sever(frozenset([me]), True, end)
+
     def _cut(self, both: bool, end: float, inside: PeerId | None = None) -> None:
         ids = sorted(self._swarm.peers)
         self._chance.shuffle(ids)
         if inside is not None:
             ids.remove(inside)
             ids.insert(0, inside)
-        cut = (frozenset(ids[: max(1, len(ids) // 2)]), both)
+        self._sever(frozenset(ids[: max(1, len(ids) // 2)]), both, end)
+
+    def _sever(self, half: frozenset[PeerId], both: bool, end: float) -> None:
+        cut = (half, both)
         self._cuts.append(cut)
         self._note(f"cut off {sorted(cut[0])}" + ("" if both else ", one way"))
         self._swarm.at(end, lambda: self._heal(cut))
@@ -158,26 +224,29 @@ class Disruption:
             self._note(f"healed {sorted(cut[0])}")
 
     def _crash_any(self) -> None:
-        ready = [me for me, host in self._swarm.live().items() if host.machine.ready and me not in self._spared]
+        ready = [me for me, host in self._swarm.live().items() if host.machine.ready]
         if ready:
             self._crash(self._chance.choice(ready))
 
     def _crash(self, me: PeerId) -> None:
-        """`me` crashes, unless nobody else but the spared has a replica."""
-        kept = {me, *self._spared}
+        """`me` crashes, unless nobody else has a replica; those of observers do not count: nobody could train."""
+        kept = {me, *self._swarm.observing}
         others = [peer for peer, host in self._swarm.live().items() if host.machine.ready and peer not in kept]
-        if others and self.active and self._swarm.peers[me].alive and me not in self._spared:
+        if others and self.active and self._swarm.peers[me].alive:
             self.crashed_at[me] = self._swarm.now
             self._swarm.crash(me)
             self._note(f"{me} crashed")
 
-    def _pause(self, seconds: float) -> None:
-        me = self._chance.choice(sorted(me for me in self._swarm.live() if me not in self._spared))
-        self._swarm.peers[me].paused_until = self._swarm.now + seconds
+    def _pause_any(self, seconds: float) -> None:
+        self._pause(seconds, self._chance.choice(sorted(self._swarm.live())))
+
+    def _pause(self, seconds: float, me: PeerId) -> None:
+        host = self._swarm.peers[me]
+        host.paused_until = max(host.paused_until, self._swarm.now + seconds)
         self._note(f"{me} paused for {seconds:.1f} s")
 
     def _jump(self, seconds: float) -> None:
-        me = self._chance.choice(sorted(me for me in self._swarm.live() if me not in self._spared))
+        me = self._chance.choice(sorted(self._swarm.live()))
         self._swarm.peers[me].clock_ahead += seconds
         self._note(f"the clock of {me} jumped by {seconds:.1f} s")
 

@@ -46,6 +46,16 @@ class Identities:
         """The highest chunk of this partition that some lane has carried; -1 if none has."""
         return max((u.chunk for u in self._standing if (u.epoch, u.partition) == (epoch, partition)), default=-1)
 
+    def spans(self, epoch: int) -> Mapping[tuple[int, int], tuple[int, int]]:
+        """By (epoch, partition), from this epoch on: the lowest and the highest chunk that counts."""
+        spans: dict[tuple[int, int], tuple[int, int]] = {}
+        for unit, attempts in self._standing.items():
+            if attempts and unit.epoch >= epoch:
+                key = unit.epoch, unit.partition
+                lowest, highest = spans.get(key, (unit.chunk, unit.chunk))
+                spans[key] = min(lowest, unit.chunk), max(highest, unit.chunk)
+        return spans
+
     @property
     def units(self) -> int:
         """Units that count now."""

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 
+from gossip.arguments import check_fields
+
 
 class Literal:
-    """A base for dataclasses: required fields by position, others by name where they differ from the default."""
+    """A base for dataclasses: required fields by position, others by name where they differ from the default.
+
+    Fields that are numbers by their annotations are checked to be, and are Python's own.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __repr__(self) -> str:
         parts = []

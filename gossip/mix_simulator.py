@@ -5,7 +5,7 @@ A peer publishes to those who were introduced to it: to all, or, in a large swar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class MixSimulation(Simulation):
         self.happen(me, Initialized(replica))
         self.happen(me, Resumed())
 
-    def is_level(self) -> bool:
+    def is_level(self, but: Container[PeerId] = ()) -> bool:
         raise UsageError("peers that mix have no lanes that could be level: ask for distance()")
 
     # ------------------------------------------------------------------------------------------------------- driver

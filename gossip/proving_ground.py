@@ -2,13 +2,15 @@
 
 A run has three phases. In the first, the network loses, repeats, delays and cuts; peers crash, pause and come late;
 clocks run at their own pace and jump; a scheduler in the manner of Spark computes units of work on them, tries them
-again and tries them twice; streams and bursts of other updates come between. In the second, the faults end, and the
-survivors must become level. In the third, they must drain.
+again and tries them twice; streams and bursts of other updates come between. On some days somebody observes, is hit by
+all this, and replaced when it is gone. In the second phase, the faults end, and the survivors must become level. In the
+third, they must drain.
 
 After every event: a replica is the initial model plus a prefix of every lane, never twice and never half; what a peer
-keeps is bounded; who adopts goes back in no living lane, and no origin that had pinned calls it unknown. At the end:
-replicas are equal; nothing of a living lane is lost, and every loss has a cause; every unit counts once; everybody
-drains.
+keeps is bounded; who adopts goes back in no living lane, and no origin that had pinned calls it unknown. Every so
+often: nobody who could be asked for the user's model has more than the one who is. At the end: that one has all of
+every living lane; replicas are equal; nothing of a living lane is lost, and every loss has a cause; every unit counts
+once; everybody drains.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ LEVEL_TIMEOUT_S = 60.0
 """Promise: after the faults end, survivors are level within this time."""
 DRAIN_TIMEOUT_S = 30.0
 """On a good network, with everybody level, the last acknowledgments need some adverts."""
+LOOK_S = 0.5
+"""How often it is looked whether an observer is gone, and who would be asked for the user's model."""
 ADVERTS_S = 4.0
 """In which everybody advertises some times, on the slowest clock."""
 ADOPTIONS_MAX = 15
@@ -78,6 +82,8 @@ class Options:
     """As in the peers' settings. Longer than the longest cut, on the fastest clock: a shorter one may end in mutual
     refusal, and so may a cap without room for those that are there."""
     segments_max: int
+    observer: PeerId | None
+    """The name of the first one, which is the smallest or the largest of all; None where nobody observes."""
 
     @classmethod
     def draw(cls, seed: int) -> Options:
@@ -107,6 +113,15 @@ class Options:
         if chance.random() < 0.25:
             starts = times(chance.randint(1, 2))
             streams = tuple((begin, begin + chance.uniform(2, 10), chance.uniform(0.05, 0.2)) for begin in starts)
+        watching = random.Random(f"observer {seed}")  # of its own: a day without one is as it was
+        observer = watching.choice([None, PeerId("observer"), PeerId("reader")])
+
+        def watched(most: int) -> tuple[float, ...]:
+            count = watching.randint(0, most) if observer is not None else 0
+            return tuple(sorted(watching.uniform(5, 55) for _ in range(count)))
+
+        observer_crashes = watched(2)
+        room = 0 if observer is None else 2 * (1 + len(observer_crashes) + peers // 4 + len(strikes))
         return cls(
             seed=seed,
             peers=peers,
@@ -122,6 +137,9 @@ class Options:
                 clocks=chance.random() < 0.5,
                 jumps=tuple((when, 10 ** chance.uniform(-1, 2)) for when in times(chance.choice([0, 0, 1, 2]))),
                 strikes=strikes,
+                observer_crashes=observer_crashes,
+                observer_pauses=tuple((begin, watching.uniform(0.5, 20)) for begin in watched(1)),
+                observer_cuts=tuple((begin, begin + watching.uniform(2, 40)) for begin in watched(1)),
             ),
             streams=streams,
             bursts=tuple((when, chance.randint(5, 30)) for when in times(chance.choice([0, 0, 1, 2]))),
@@ -129,9 +147,10 @@ class Options:
             fail=chance.choice([0.0, 0.1]),
             speculate=chance.choice([0.0, 0.2]),
             forget_s=chance.choice([600.0, 600.0, chance.uniform(90, 150)]),
-            segments_max=chance.choice([64, 64, 2 * (peers + len(joins)) + chance.randint(2, 8)]),
+            segments_max=chance.choice([64, 64, 2 * (peers + len(joins)) + chance.randint(2, 8)]) + room,
             replica_mean_s=chance.choice([0.0, chance.uniform(0.3, 2.0)]),
             busy=chance.random() < 0.5,
+            observer=observer,
         )
 
     def __str__(self) -> str:
@@ -192,6 +211,7 @@ class ProvingGround:
             settings=settings
             or Settings(detection=Detection(), forget_s=options.forget_s, segments_max=options.segments_max),
             clock=partial(options.faults.clock, self.chance),
+            observer=options.observer,
         )
         self.swarm.observers.append(self._observe)
         self._founders = frozenset(self.swarm.peers)
@@ -230,19 +250,33 @@ class ProvingGround:
             at(begin, partial(self._stream, end, period, None))
         for time, count in options.bursts:
             at(time, partial(self._burst, count))
+        at(LOOK_S, self._look)
 
     def _note(self, text: str) -> None:
         if self._tell:
             self.outcome.story.append(f"{self.swarm.now:8.3f}  {text}")
 
+    def _look(self) -> None:
+        """Replace an observer that is gone, and look whom the user's model would come from, now and every so often."""
+        if (me := self.swarm.renew_observer()) is not None:
+            self.outcome.counts["observers started anew"] += 1
+            self._note(f"{me} observes from now on")
+        self._check_source()
+        if self.swarm.now < FAULTS_END_S:
+            self.swarm.at(self.swarm.now + LOOK_S, self._look)
+
     # ---------------------------------------------------------------------------------------------------- scheduler
+
+    def _executors(self) -> dict[PeerId, SimulatedPeer]:
+        """Who can compute."""
+        live = self.swarm.live().items()
+        return {me: host for me, host in live if host.peer.ready and me not in self.swarm.observing}
 
     def _attempt(self, unit: Unit, attempt: int) -> None:
         """Compute `unit` on some executor, and try again elsewhere if it fails or dies."""
         if unit in self._done or self.swarm.now > FAULTS_END_S:
             return
-        ready = [me for me, host in self.swarm.live().items() if host.peer.ready]
-        me = self.chance.choice(sorted(ready))
+        me = self.chance.choice(sorted(self._executors()))
         seconds = self.chance.uniform(0.2, 4)
         if self.chance.random() < self.options.fail:
             self.swarm.at(self.swarm.now + seconds, lambda: self._attempt(unit, attempt + 1))
@@ -270,7 +304,7 @@ class ProvingGround:
     def _stream(self, end: float, period: float, me: PeerId | None) -> None:
         """One update of a stream, and the next one a period later, until its peer crashes."""
         if me is None:
-            me = self.chance.choice([me for me, host in self.swarm.live().items() if host.peer.ready])
+            me = self.chance.choice(list(self._executors()))
             self._note(f"{me} publishes every {period:.2f} s")
         if self.swarm.now < end and self.swarm.peers[me].alive:
             self.swarm.happen(me, Computed(self._delta()))
@@ -279,13 +313,13 @@ class ProvingGround:
     def _keep_busy(self) -> None:
         """Let everybody publish a little while a replica is on its way."""
         seconds = 2 * (self.options.delay_mean_s + self.options.replica_mean_s)
-        for me, host in self.swarm.live().items():
-            for _ in range(2 if host.peer.ready else 0):
+        for me in self._executors():
+            for _ in range(2):
                 time = self.swarm.now + self.chance.uniform(0, seconds)
                 self.swarm.at(time, partial(self.swarm.happen, me, Computed(self._delta())))
 
     def _burst(self, count: int) -> None:
-        me = self.chance.choice([me for me, host in self.swarm.live().items() if host.peer.ready])
+        me = self.chance.choice(list(self._executors()))
         self._note(f"{me} publishes {count} updates at once")
         for _ in range(count):
             self.swarm.happen(me, Computed(self._delta()))
@@ -328,6 +362,7 @@ class ProvingGround:
         assert isinstance(event.message, State)
         state = event.message
         self.outcome.counts["replicas adopted"] += 1
+        self.outcome.counts["replicas adopted by observers"] += me in self.swarm.observing
         self._note(f"{me} adopts the replica of {state.peer}: {dict(state.frontiers)}")
         dead, kept = self._given[state.peer, me, state.k]
         self._pinned[me] = {origin: state.k for origin in kept if self._said.get((origin, me)) == state.k}
@@ -459,7 +494,27 @@ class ProvingGround:
             for me, host in self.swarm.live().items()
         )
 
+    def _check_source(self) -> None:
+        """Whoever is asked for the user's model is there, and nobody who could be asked as well has more."""
+        me, now = self.swarm.source(), self.swarm.now
+        able = {peer: host for peer, host in self.swarm.live().items() if host.peer.ready}
+        awake = {peer: host for peer, host in able.items() if now >= host.paused_until} or able
+        if me not in awake:
+            raise ViolationError(f"the user's model is asked of {me}, which is dead, has no replica or pauses")
+        mine = awake[me].peer.replicator.frontiers()
+        for peer, host in awake.items():
+            theirs = host.peer.replicator.frontiers()
+            if sum(theirs.values()) > sum(mine.values()):
+                raise ViolationError(f"the user's model is asked of {me}, and {peer} has more: {mine}, {theirs}")
+
     def _check_end(self) -> None:
+        self._check_source()
+        source = self.swarm.peers[self.swarm.source()]
+        for lane, host in self.swarm.live().items():
+            if source.peer.replicator.frontiers().get(lane, 0) < host.peer.replicator.n:
+                raise ViolationError(f"the user's model lacks updates of {lane}, which is alive")
+        dead = self._disruption.crashed_at.keys() & self.swarm.observing
+        self.outcome.counts["observers crashed"] += len(dead)
         replicas = [host.replica.arrays()["w"] for host in self.swarm.live().values()]
         if any(not np.array_equal(replica, replicas[0]) for replica in replicas):
             raise ViolationError("replicas differ though their frontiers are equal")

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gossip.errors import WireError
+from gossip.errors import WireError, ran_out_of_files
 from gossip.messages import PeerId
 from gossip.wire import BLOCK_BYTES
 
@@ -77,10 +77,12 @@ def listen(me: PeerId) -> socket.socket | None:
 
 
 def accept(listener: socket.socket) -> socket.socket | None:
-    """The next reader that has come; None if it is of another user, or gone again."""
+    """The next reader that has come; None if it is of another user, or gone again. `OSError` out of descriptors."""
     try:
         connection, _ = listener.accept()
-    except OSError:
+    except OSError as error:
+        if ran_out_of_files(error):
+            raise
         return None
     return _trusted(connection)
 
@@ -89,7 +91,10 @@ def connect(me: PeerId, origin: PeerId) -> socket.socket | None:
     """A link to read from `origin`; None if it is not on this machine, or of another user."""
     if sys.platform != "linux":
         return None
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    except OSError:
+        return None
     try:
         connection.connect(_address(origin))
         connection.send(me.encode())
@@ -113,15 +118,22 @@ def send(connection: socket.socket, frame: bytes, parts: Sequence[Part] = ()) ->
 
 
 def receive(connection: socket.socket) -> Packet | None:
-    """The next message; None if there is none now. `EOFError` when the other end is gone, `WireError` for nonsense."""
+    """The next message; None if there is none now. `EOFError` when the other end is gone, `WireError` for nonsense.
+
+    `EOFError` also where this process may not open the files that came: without the link they come as bytes.
+    """
     try:
-        data, descriptors, _, _ = socket.recv_fds(connection, FRAME_BYTES_MAX, PARTS_MAX)
+        data, descriptors, flags, _ = socket.recv_fds(connection, FRAME_BYTES_MAX, PARTS_MAX)
     except BlockingIOError:
         return None
     except OSError as error:
         raise EOFError(str(error)) from None
     if not data:
         raise EOFError("the other end of the link is gone")
+    if flags & socket.MSG_CTRUNC:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise EOFError("no descriptors are left for the files that came")
     try:
         return _packet(data, descriptors)
     except WireError:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakValueDictionary
 
+from gossip.arguments import check_fields, probability, seconds
 from gossip.arrays import Array, Arrays, Bytes, Layout, Packed
 from gossip.events import (
     Adopt,
@@ -62,6 +63,13 @@ class Network:
     """Mean of the exponential delay."""
     replica_mean_s: float = 0.0
     """Mean of what a whole replica takes longer."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        probability("loss", self.loss)
+        probability("duplication", self.duplication)
+        seconds("delay_mean_s", self.delay_mean_s, zero=True)
+        seconds("replica_mean_s", self.replica_mean_s, zero=True)
 
 
 class Parcel:
@@ -145,7 +153,8 @@ class SimulatedPeer:
 class Simulation:
     """`count` peers that start from the same `initial` arrays and all know each other.
 
-    With `observer`, one more peer of that name reads everybody and is read by nobody.
+    With `observer`, one more peer of that name reads everybody and is read by nobody. It may die like any other:
+    `renew_observer` starts the next one, and `source` is whose replica to show meanwhile.
     """
 
     def __init__(
@@ -175,6 +184,8 @@ class Simulation:
         self.blocked: Callable[[PeerId, PeerId], bool] = lambda sender, receiver: False
         """Whether nothing that the first sends reaches the second: a partition, perhaps in one direction."""
         self._observer = observer
+        self.observing: set[PeerId] = set() if observer is None else {observer}
+        """Who are or were observers."""
         ids = [PeerId(f"p{index:03d}") for index in range(count)] + ([observer] if observer is not None else [])
         self.peers: dict[PeerId, SimulatedPeer] = {}
         for me in ids:
@@ -196,6 +207,15 @@ class Simulation:
         for other in others:
             self._introduce(me, other, level=False)
             self._introduce(other, me, level=False)
+
+    def renew_observer(self) -> PeerId | None:
+        """If no observer is alive, another one comes late, now, under a new name, which is returned."""
+        if self._observer is None or any(self.peers[me].alive for me in self.observing):
+            return None
+        me = PeerId(f"{self._observer}-{len(self.observing) + 1}")
+        self.observing.add(me)
+        self.join(me)
+        return me
 
     def crash(self, me: PeerId) -> None:
         """A peer is gone, now, with all it holds."""
@@ -228,9 +248,22 @@ class Simulation:
             self.now, _, action = heapq.heappop(self._queue)
             action()
 
-    def is_level(self) -> bool:
-        """All who live have a replica and the same frontiers, nothing of theirs is missing or to be taken back."""
-        live = self.live()
+    def source(self, but: Container[PeerId] = ()) -> PeerId:
+        """Whose replica to show: that of who has most, an observer before its equals.
+
+        Those in `but` are not looked at, nor who pauses, unless all do. There must be somebody with a replica.
+        """
+        ready = {me: host for me, host in self.live().items() if host.machine.ready and me not in but}
+        awake = {me: host for me, host in ready.items() if self.now >= host.paused_until}
+        merged = {me: sum(host.peer.replicator.frontiers().values()) for me, host in (awake or ready).items()}
+        return max(sorted(merged), key=lambda me: (merged[me], me in self.observing))
+
+    def is_level(self, but: Container[PeerId] = ()) -> bool:
+        """All who live have a replica and the same frontiers, nothing of theirs is missing or to be taken back.
+
+        Those in `but` are not looked at.
+        """
+        live = {me: host for me, host in self.live().items() if me not in but}
         levels = [_level(host) for host in live.values()]
         if any(level != levels[0] for level in levels):
             return False
@@ -375,7 +408,8 @@ class Simulation:
 
     def _introduce(self, me: PeerId, other: PeerId, level: bool = True) -> None:
         """Let `me` know of `other`."""
-        self.happen(me, Joined(other, reads=me != self._observer, read=other != self._observer, level=level))
+        reads, read = me not in self.observing, other not in self.observing
+        self.happen(me, Joined(other, reads=reads, read=read, level=level))
 
     def _add(self, me: PeerId) -> None:
         host = self.peers[me] = SimulatedPeer(self._make(me, self.random.getrandbits(64)), Packed.of(self._initial))

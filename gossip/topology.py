@@ -31,6 +31,7 @@ import scipy.sparse as sparse
 from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from gossip.arguments import integer, plain
 from gossip.errors import UsageError
 
 Matrix: TypeAlias = Any
@@ -203,9 +204,10 @@ def _weights(weights: Weights | str) -> Weights:
         raise UsageError(f"weights {weights!r}, expected one of {[each.value for each in Weights]}") from None
 
 
-def _check_peers(peers: int, least: int, name: str) -> None:
+def _check_peers(peers: int, least: int, name: str, seed: int = 0) -> None:
     if peers < least:
         raise UsageError(f"{name} of {peers} peers, expected at least {least}")
+    integer("seed", seed, 0)
 
 
 def _static(name: str, adjacency: Matrix, weights: Weights | str) -> Topology:
@@ -221,6 +223,7 @@ def _periodic(name: str, peers: int, period: int, build: Callable[[int], Matrix]
 # ---- the set ---------------------------------------------------------------------------------------------------
 
 
+@plain
 def ring(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     """Everybody has a left and a right neighbor. SLEM 1/3 + 2/3 cos(2 pi / n)."""
     _check_peers(peers, 3, "ring")
@@ -228,6 +231,7 @@ def ring(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     return _static("ring", _undirected(peers, each, (each + 1) % peers), weights)
 
 
+@plain
 def directed_ring(peers: int) -> Topology:
     """Everybody sends to the next one only, weight 1/2. SLEM cos(pi / n)."""
     _check_peers(peers, 2, "directed ring")
@@ -235,6 +239,7 @@ def directed_ring(peers: int) -> Topology:
     return _static("directed-ring", _adjacency(peers, (each + 1) % peers, each), Weights.UNIFORM)
 
 
+@plain
 def path(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     """A ring that is open at one place. SLEM 1/3 + 2/3 cos(pi / n) for n >= 3."""
     _check_peers(peers, 2, "path")
@@ -242,6 +247,7 @@ def path(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     return _static("path", _undirected(peers, each, each + 1), weights)
 
 
+@plain
 def star(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     """Peer 0 is the hub. SLEM 1 - 1/n for n >= 3."""
     _check_peers(peers, 2, "star")
@@ -249,6 +255,7 @@ def star(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     return _static("star", _undirected(peers, np.zeros_like(leaves), leaves), weights)
 
 
+@plain
 def complete(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     """All with all: the exact mean in one round. peers^2 weights are held."""
     _check_peers(peers, 2, "complete graph")
@@ -256,11 +263,13 @@ def complete(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topolog
     return _static("complete", _undirected(peers, left.astype(np.int64), right.astype(np.int64)), weights)
 
 
+@plain
 def torus(peers: int, rows: int | None = None, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     """A grid that closes in both directions, as square as `peers` allows unless `rows` is given.
 
     SLEM (3 + 2 cos(2 pi / max(a, b))) / 5 for sides a, b >= 3.
     """
+    _check_peers(peers, 9, "torus")
     if rows is None:
         rows = next((side for side in range(math.isqrt(peers), 0, -1) if peers % side == 0), 0)
     if rows < 3 or peers % rows or peers // rows < 3:
@@ -275,6 +284,7 @@ def torus(peers: int, rows: int | None = None, weights: Weights | str = Weights.
     return _static("torus", _undirected(peers, np.concatenate([each, each]), np.concatenate([right, below])), weights)
 
 
+@plain
 def hypercube(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     """Neighbors differ in one bit of their number. SLEM 1 - 2 / (d + 1) for 2^d peers."""
     bits = _bits(peers, "hypercube")
@@ -284,6 +294,7 @@ def hypercube(peers: int, weights: Weights | str = Weights.METROPOLIS) -> Topolo
     return _static("hypercube", _undirected(peers, left, right), weights)
 
 
+@plain
 def one_peer_hypercube(peers: int) -> Topology:
     """In round t everybody averages with the one whose number differs in bit t: the exact mean after log2 n rounds."""
     bits = _bits(peers, "hypercube")
@@ -293,6 +304,7 @@ def one_peer_hypercube(peers: int) -> Topology:
     )
 
 
+@plain
 def exponential(peers: int) -> Topology:
     """Everybody sends 1, 2, 4, ... places ahead, ceil(log2 n) hops in all, with equal weights (arXiv:2110.13363).
 
@@ -305,6 +317,7 @@ def exponential(peers: int) -> Topology:
     return _static("exponential", _adjacency(peers, receivers, np.concatenate([each] * len(hops))), Weights.UNIFORM)
 
 
+@plain
 def one_peer_exponential(peers: int) -> Topology:
     """In round t everybody sends 2^t places ahead only, weight 1/2 (arXiv:2110.13363).
 
@@ -320,6 +333,7 @@ def one_peer_exponential(peers: int) -> Topology:
     )
 
 
+@plain
 def base(peers: int, k: int = 1) -> Topology:
     """The Base-(k+1) graph: the exact mean after one period for any n, at most k neighbors in a round.
 
@@ -436,8 +450,10 @@ def _factored_base(peers: int, k: int) -> list[Edges]:
     return rounds
 
 
+@plain
 def random_regular(peers: int, degree: int = 4, seed: int = 0, weights: Weights | str = Weights.METROPOLIS) -> Topology:
     """Everybody has `degree` neighbors, drawn once. SLEM tends to (1 + 2 sqrt(d - 1)) / (d + 1)."""
+    _check_peers(peers, 3, "random regular graph", seed)
     if not 2 <= degree < peers or peers * degree % 2:
         raise UsageError(
             f"random regular graph of {peers} peers with degree {degree}, expected 2 <= degree < peers and an even "
@@ -446,6 +462,7 @@ def random_regular(peers: int, degree: int = 4, seed: int = 0, weights: Weights 
     return graph(nx.random_regular_graph(degree, peers, seed=seed), "random-regular", weights)
 
 
+@plain
 def erdos_renyi(
     peers: int, probability: float | None = None, seed: int = 0, weights: Weights | str = Weights.METROPOLIS
 ) -> Topology:
@@ -454,7 +471,7 @@ def erdos_renyi(
     Raises:
         UsageError: the graph that was drawn is not connected.
     """
-    _check_peers(peers, 2, "Erdos-Renyi graph")
+    _check_peers(peers, 2, "Erdos-Renyi graph", seed)
     if probability is None:
         probability = min(1.0, 2.0 * math.log(peers) / peers)
     if not 0.0 < probability <= 1.0:
@@ -462,6 +479,7 @@ def erdos_renyi(
     return graph(nx.fast_gnp_random_graph(peers, probability, seed=seed), "erdos-renyi", weights)
 
 
+@plain
 def small_world(
     peers: int,
     degree: int = 4,
@@ -470,6 +488,7 @@ def small_world(
     weights: Weights | str = Weights.METROPOLIS,
 ) -> Topology:
     """A ring with `degree` nearest neighbors of which a share is rewired at random (Watts and Strogatz 1998)."""
+    _check_peers(peers, 3, "small world", seed)
     if not 2 <= degree < peers:
         raise UsageError(f"small world of {peers} peers with degree {degree}, expected 2 <= degree < peers")
     if not 0.0 <= rewired <= 1.0:
@@ -477,12 +496,13 @@ def small_world(
     return graph(nx.connected_watts_strogatz_graph(peers, degree, rewired, seed=seed), "small-world", weights)
 
 
+@plain
 def random_matching(peers: int, seed: int = 0) -> Topology:
     """Disjoint pairs, drawn anew each round; with an odd number of peers one rests.
 
     E[S'/S] = (n - 2) / (2 (n - 1)) for even n, 1/2 for odd n.
     """
-    _check_peers(peers, 2, "random matching")
+    _check_peers(peers, 2, "random matching", seed)
 
     def build(round: int) -> Matrix:
         order = np.random.default_rng([seed, round]).permutation(peers)
@@ -493,12 +513,13 @@ def random_matching(peers: int, seed: int = 0) -> Topology:
     return Topology("random-matching", peers, None, lru_cache(maxsize=1)(build), expected)
 
 
+@plain
 def random_pair(peers: int, seed: int = 0) -> Topology:
     """One pair in a round, drawn anew each round: randomized gossip, a round being one exchange.
 
     E[S'/S] = 1 - 1/(n - 1).
     """
-    _check_peers(peers, 2, "random pair")
+    _check_peers(peers, 2, "random pair", seed)
 
     def build(round: int) -> Matrix:
         left, right = np.random.default_rng([seed, round]).choice(peers, 2, replace=False)
@@ -507,8 +528,10 @@ def random_pair(peers: int, seed: int = 0) -> Topology:
     return Topology("random-pair", peers, None, lru_cache(maxsize=1)(build), 1.0 - 1.0 / (peers - 1))
 
 
+@plain
 def random_groups(peers: int, size: int = 4, seed: int = 0) -> Topology:
     """Groups of `size` that average exactly, drawn anew each round. E[S'/S] = (n / size - 1) / (n - 1)."""
+    _check_peers(peers, 2, "random groups", seed)
     if not 2 <= size <= peers or peers % size:
         raise UsageError(f"{peers} peers in groups of {size}, expected a size from 2 that divides the number of peers")
     left, right = np.triu_indices(size, 1)
@@ -521,11 +544,13 @@ def random_groups(peers: int, size: int = 4, seed: int = 0) -> Topology:
     return Topology("random-groups", peers, None, lru_cache(maxsize=1)(build), expected)
 
 
+@plain
 def random_senders(peers: int, fanout: int = 2, seed: int = 0, weights: Weights | str = Weights.UNIFORM) -> Topology:
     """Everybody sends to `fanout` others, drawn anew each round; rows sum to one, columns on average only.
 
     The random graph of epidemic learning (de Vos et al., arXiv:2310.01972); `weights='push'` makes it fit for push-sum.
     """
+    _check_peers(peers, 2, "random senders", seed)
     if not 1 <= fanout < peers:
         raise UsageError(f"fanout {fanout} with {peers} peers, expected 1 <= fanout < peers")
     senders = np.repeat(np.arange(peers), fanout)
@@ -542,9 +567,11 @@ def random_senders(peers: int, fanout: int = 2, seed: int = 0, weights: Weights 
     return Topology("random-senders", peers, None, lru_cache(maxsize=1)(build))
 
 
+@plain
 def random_pull(peers: int, amount: float = 0.5, seed: int = 0) -> Topology:
     """In each round one peer hears one other and gives it the weight `amount`; nobody hears it in turn."""
-    _check_peers(peers, 2, "random pull")
+    _check_peers(peers, 2, "random pull", seed)
+    _check_amount(amount)
 
     def build(round: int) -> Matrix:
         receiver, sender = np.random.default_rng([seed, round]).choice(peers, 2, replace=False)
@@ -553,9 +580,11 @@ def random_pull(peers: int, amount: float = 0.5, seed: int = 0) -> Topology:
     return Topology("random-pull", peers, None, lru_cache(maxsize=1)(build))
 
 
+@plain
 def random_publisher(peers: int, amount: float = 0.5, seed: int = 0) -> Topology:
     """In each round one peer is heard by all others, who give it the weight `amount`; it hears nobody."""
-    _check_peers(peers, 2, "random publisher")
+    _check_peers(peers, 2, "random publisher", seed)
+    _check_amount(amount)
 
     def build(round: int) -> Matrix:
         sender = int(np.random.default_rng([seed, round]).integers(peers))
@@ -565,9 +594,12 @@ def random_publisher(peers: int, amount: float = 0.5, seed: int = 0) -> Topology
     return Topology("random-publisher", peers, None, lru_cache(maxsize=1)(build))
 
 
-def _overwritten(peers: int, receivers: Integers, senders: Integers, amount: float) -> Matrix:
+def _check_amount(amount: float) -> None:
     if not 0.0 < amount < 1.0:
         raise UsageError(f"amount {amount}, expected a weight between 0 and 1")
+
+
+def _overwritten(peers: int, receivers: Integers, senders: Integers, amount: float) -> Matrix:
     own = np.ones(peers)
     own[receivers] -= amount
     rows, columns = np.concatenate([receivers, np.arange(peers)]), np.concatenate([senders, np.arange(peers)])
@@ -587,6 +619,7 @@ def graph(any_graph: AnyGraph, name: str = "graph", weights: Weights | str = Wei
     return topology
 
 
+@plain
 def changing(
     peers: int,
     graph_of: Callable[[int], AnyGraph],
@@ -598,6 +631,9 @@ def changing(
 
     `period` if it repeats, which makes its rate predictable.
     """
+    _check_peers(peers, 2, "changing graph")
+    if period is not None:
+        integer("period", period, 1)
     weights = _weights(weights)
 
     def build(round: int) -> Matrix:

@@ -103,6 +103,8 @@ FAREWELL_MS = 100
 """For the last advert to leave; only who has a reader that takes nothing waits for so long."""
 HELD_RETRY_S = 0.001
 """How soon to try again when the replica is being read."""
+ACCEPT_RETRY_S = 0.5
+"""How soon to let the next one in when no descriptor was left."""
 STALLED_RETRY_S = 0.005
 """How soon to try again when a socket's queue is full."""
 KEEPALIVE_IDLE_S = 2
@@ -230,6 +232,8 @@ class Runtime:
         """From readers of this machine."""
         self._nameless: set[socket.socket] = set()
         """Links that have not said yet who reads."""
+        self._resting: list[tuple[float, Any]] = []
+        """Sources that are not listened to, and until when."""
         self._listener = same_host.listen(peer.me) if links else None
         if self._listener is not None:
             self.register(self._listener, self._on_reader)
@@ -270,6 +274,18 @@ class Runtime:
         self._poller.register(source, zmq.POLLIN)
         self._callbacks[source if isinstance(source, zmq.Socket) else _descriptor(source)] = callback
 
+    def rest(self, source: Any, seconds: float) -> None:
+        """Do not listen to `source` for a while: something is there, and cannot be dealt with now."""
+        self._poller.unregister(source)
+        self._resting.append((time.monotonic() + seconds, source))
+
+    def _wake(self) -> None:
+        now = time.monotonic()
+        for until, source in self._resting:
+            if until <= now:
+                self._poller.register(source, zmq.POLLIN)
+        self._resting = [(until, source) for until, source in self._resting if until > now]
+
     def unregister(self, source: Any) -> None:
         """Undo `register`, before the source is closed."""
         self._poller.unregister(source)
@@ -292,7 +308,10 @@ class Runtime:
     def poll(self, timeout_s: float) -> None:
         """One turn: wait for something to happen, at most `timeout_s`, and deal with it."""
         self._check_owner()
+        self._wake()
         wait = min(timeout_s, self.peer.deadline() - time.monotonic())
+        for until, _ in self._resting:
+            wait = min(wait, until - time.monotonic())
         if self._held:
             wait = min(wait, HELD_RETRY_S)
         if self._stalled:
@@ -547,7 +566,11 @@ class Runtime:
     def _on_reader(self) -> None:
         """A reader of this machine has come."""
         assert self._listener is not None
-        link = same_host.accept(self._listener)
+        try:
+            link = same_host.accept(self._listener)
+        except OSError:  # meanwhile it reads over ZeroMQ
+            self.rest(self._listener, ACCEPT_RETRY_S)
+            return
         if link is None:
             return
         if len(self._reader_links) + len(self._nameless) >= same_host.LINKS_MAX:
@@ -640,7 +663,13 @@ class Runtime:
             rows.append(Packed(file.layout, file.read(0, file.layout.nbytes)))
         if not files:
             raise WireError("a range of rows without the whole arrays to which they are added")
-        kept = [file.again() for file in files]  # those of the packet are closed with it
+        kept: list[LentFile] = []
+        try:
+            kept += (file.again() for file in files)  # those of the packet are closed with it
+        except OSError as error:  # no descriptor is left
+            for file in kept:
+                file.close()
+            raise MismatchError(f"no room for another open file: {error}") from None
         return kept[0] if len(kept) == 1 and not rows else LentSum(message.layout, kept, rows)
 
     def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:

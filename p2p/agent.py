@@ -32,23 +32,26 @@ from typing import Any
 
 import zmq
 
-from gossip.errors import GossipError, UsageError
+from gossip.errors import GossipError, UsageError, ran_out_of_files
 from gossip.events import Computed, Exhausted, Leaving
 from gossip.messages import PeerId, Unit
 from gossip.segments import FilePayload, LentFile
 from gossip.zmq_runtime import Keys, open_socket
-from p2p import localhost
+from p2p import localhost, open_files
 from p2p.agent_client import LEAVE_SIGNALS, START_TIMEOUT_S, AgentSettings
 from p2p.discipline import Discipline, House
 from p2p.lanes import Lanes
 from p2p.localhost import Json, Process
 from p2p.replica import HEADER_BYTES, Replica, shortage
+from p2p.row_order import taken_apart
 
 log = logging.getLogger("p2p.agent")
 
 DRIVER_ROLES = ("observer", "hub")
 """Of the driver program's own agent, by mode."""
 STATUS_PERIOD_S = 0.5
+ACCEPT_RETRY_S = 0.5
+"""How soon to let the next task in when no descriptor was left."""
 STALENESS_SAMPLES_MAX = 10_000
 """The newest so many updates make up the staleness figures."""
 
@@ -110,6 +113,7 @@ class Agent:
         self._refused: str | None = None
         self._next_status = 0.0
         self._reported_departed: list[PeerId] = []
+        self._told_of_files = False
 
     # --------------------------------------------------------------------------------------------------------- life
 
@@ -144,6 +148,8 @@ class Agent:
 
     def _open_local_socket(self) -> None:
         temporary = os.path.join(self.folder, "agent.new")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)  # of one that was killed while it started
         self._listener.bind(temporary)
         self._listener.listen(64)
         if not self._comes_later:
@@ -215,23 +221,32 @@ class Agent:
 
     def _on_registrar(self) -> None:
         while self._registrar.poll(0):
-            message = self._registrar.recv_json()
-            assert isinstance(message, dict)
-            match message["op"]:
-                case "roster":
-                    self._on_roster(message)
-                case "refused":
-                    self._refused = message["why"]
-                case "status":
-                    self._send_status(message["question"])
-                case "begin":
-                    self.discipline.resume()
-                case "drain":
-                    self._epochs_closed = message["epochs"]
-                    self._drain_s = message["timeout_s"]
-                    self._begin_drain()
-                case "stop":
-                    self._stopping = True
+            message: Any
+            try:
+                message = self._registrar.recv_json()
+            except (ValueError, RecursionError) as error:
+                message = error
+            if isinstance(message, dict) and "op" in message:
+                self._on_message(message)
+            else:
+                self._warn(f"a malformed message of the registrar was dropped: {message!r:.200}")
+
+    def _on_message(self, message: Json) -> None:
+        match message["op"]:
+            case "roster":
+                self._on_roster(message)
+            case "refused":
+                self._refused = message["why"]
+            case "status":
+                self._send_status(message["question"])
+            case "begin":
+                self.discipline.resume()
+            case "drain":
+                self._epochs_closed = message["epochs"]
+                self._drain_s = message["timeout_s"]
+                self._begin_drain()
+            case "stop":
+                self._stopping = True
 
     def _on_roster(self, message: Json) -> None:
         members = sorted(message["members"], key=lambda member: member["role"] not in DRIVER_ROLES)
@@ -242,7 +257,7 @@ class Agent:
             if peer == self.me or peer in self._roster:
                 continue
             if not self._roster and self._comes_later:
-                level = next(m["level"] for m in members if m["peer"] == self.me)
+                (level,) = [m["level"] for m in members if m["peer"] == self.me]
                 self.discipline.enter([m for m in members if m["peer"] != self.me], level)
             self._roster[peer] = member["name"]
             self.discipline.join(member)
@@ -279,7 +294,10 @@ class Agent:
 
     def _on_drained(self, missing: list[str]) -> None:
         self._send_status()
-        self._to_registrar(op="drained", peer=self.me, missing=missing, staleness=list(self.staleness))
+        # partitions of which updates count whose rows had different fingerprints
+        spans = self.discipline.spans(0).items()
+        torn = [where for where, (low, high) in spans if taken_apart(low)[0] != taken_apart(high)[0]]
+        self._to_registrar(op="drained", peer=self.me, missing=missing, staleness=list(self.staleness), torn=torn)
 
     def _warn(self, text: str) -> None:
         log.warning("%s", text)
@@ -288,18 +306,32 @@ class Agent:
     # -------------------------------------------------------------------------------------------------------- tasks
 
     def _on_connection(self) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            if ran_out_of_files(error):
+                self._has_run_out()
+            return  # else it is gone again
         connection.settimeout(5.0)
         self.runtime.register(connection, lambda: self._on_task(connection))
 
+    def _has_run_out(self) -> None:
+        """Out of descriptors: tasks wait at the door until some are free."""
+        self.runtime.rest(self._listener, ACCEPT_RETRY_S)
+        if not self._told_of_files:
+            self._told_of_files = True
+            self._warn(open_files.words("tasks have to wait for their agent"))
+
     def _on_task(self, connection: socket.socket) -> None:
         try:
-            message, descriptors = localhost.receive(connection)
-            self._on_local(connection, message, descriptors)
+            try:
+                message, descriptors = localhost.receive(connection)
+                check_request(message, descriptors)
+                self._on_local(connection, message, descriptors)
+            except GossipError as error:
+                localhost.send(connection, {"error": str(error)})
         except (EOFError, OSError):
             self._hang_up(connection)
-        except GossipError as error:
-            localhost.send(connection, {"error": str(error)})
 
     def _hang_up(self, connection: socket.socket) -> None:
         self.runtime.unregister(connection)
@@ -353,6 +385,43 @@ class Agent:
                 pass  # the task was killed meanwhile; its update counts
 
 
+def check_request(message: Json, descriptors: list[int]) -> None:
+    """`UsageError` if a task's request is not one that an agent knows; its open files are closed then."""
+    files = 0
+    try:
+        match message["op"]:
+            case "hello" | "loaded" | "take":
+                pass
+            case "publish":
+                files = 1
+                localhost.layout_from_json(message["layout"])
+                if message["unit"] is not None:
+                    _unit(message["unit"])
+                _whole(message["merged_at"], message["attempt"], message.get("staleness", 0))
+            case "known":
+                _unit(message["unit"])
+            case "furthest":
+                _whole(message["epoch"], message["partition"])
+            case op:
+                raise ValueError(f"{op!r:.50} is not known here")
+        if len(descriptors) != files:
+            raise ValueError(f"{len(descriptors)} open files came with it, expected {files}")
+    except (KeyError, TypeError, ValueError, GossipError) as error:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise UsageError(f"a malformed request of a task: {type(error).__name__}: {error}") from None
+
+
+def _unit(value: Any) -> None:
+    _whole(*Unit(*value))
+
+
+def _whole(*values: Any) -> None:
+    for value in values:
+        if not isinstance(value, int):
+            raise TypeError(f"{value!r:.50}, expected a whole number")
+
+
 def borrowed(payload: FilePayload) -> LentFile | None:
     """The same file opened for reading and locked, so that its task leaves it alone; None where that cannot be done.
 
@@ -401,6 +470,7 @@ def main() -> None:
     """Run an agent in the folder given as argument, with `AgentSettings` on the standard input."""
     logging.basicConfig(format="deepdist agent %(process)d: %(message)s", level=logging.WARNING)
     folder = sys.argv[1]
+    open_files.allow_many()
     settings = AgentSettings(**json.loads(sys.stdin.buffer.read()))  # of a starter that was killed there is nothing
     anchor = Process(settings.anchor)
     try:
@@ -408,6 +478,7 @@ def main() -> None:
         Agent(settings, folder).run()
     except GossipError as error:
         _note_failure(folder, str(error), anchor)
+        sys.exit(1)
     except BaseException:
         _note_failure(folder, traceback.format_exc(), anchor)
         raise
@@ -419,5 +490,7 @@ def _note_failure(folder: str, text: str, anchor: Process) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         return
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    with open(os.path.join(folder, "failed"), "w") as file:
+    note = os.path.join(folder, "failed")
+    with open(f"{note}.new", "w") as file:
         file.write(text)
+    os.rename(f"{note}.new", note)  # nobody reads half of it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import select
 import signal
@@ -24,12 +25,20 @@ from p2p import localhost
 from p2p.localhost import Json
 from p2p.replica import Replica
 
+log = logging.getLogger("p2p")
+
 START_TIMEOUT_S = 60.0
 """An agent is up in 0.3 s on an idle machine; a loaded one may take long to import numpy."""
 
 MALLOC_KEPT_BYTES = 32 << 20
 """What an agent's heap may keep for the next blocks and updates: as much as those on their way on a few links. A single
 one that is larger is given back at once; glibc takes no more for that."""
+
+STOPPED_MAX_S = 30.0
+"""An agent that stands still by a signal (SIGSTOP) for so long, while somebody waits for it, is ended: then the task is
+tried again with another. Who stops one for a moment has it back."""
+LOOK_S = 1.0
+"""How often who waits for an agent looks whether it stands still."""
 
 LEAVE_SIGNALS = {signal.SIGTERM, signal.SIGHUP}
 """With these an agent is asked to leave. It is started with them blocked, and takes them from when it can."""
@@ -99,14 +108,30 @@ def ensure_agent(settings: AgentSettings, segments_folder: str | None = None) ->
             os.unlink(path)  # that agent was killed: a new one adopts a replica from the others
         if not os.path.exists(path) and not os.path.exists(os.path.join(folder, "failed")):
             process = start_agent(settings, anchor, folder)
-            process.returncode = 0  # it outlives this worker: nobody here waits for it
+            try:
+                return AgentClient(folder, process=process)
+            finally:
+                process.returncode = 0  # it outlives this worker: nobody here waits for it
         return AgentClient(folder)
+
+
+def failure(folder: str) -> str | None:
+    """Why the agent in `folder` could not start, in its own words; None if it left none."""
+    try:
+        with open(os.path.join(folder, "failed")) as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 def _listens(path: str) -> bool:
     """Whether somebody is behind the socket file."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(path) == 0
+
+
+class AgentGoneError(UsageError):
+    """The agent hung up, and its replica is gone: no fault of the user's code. Another may take its place."""
 
 
 @dataclass(frozen=True)
@@ -120,26 +145,22 @@ class HandOverFile:
 class AgentClient:
     """A task's, or the driver program's, connection to the agent in `folder`."""
 
-    def __init__(self, folder: str, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Connect, waiting for an agent that is starting. `UsageError` with its own words if it could not start."""
+    def __init__(
+        self, folder: str, timeout_s: float = START_TIMEOUT_S, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        """Connect, waiting for an agent that is starting. `UsageError` with its own words if it could not start.
+
+        `process` is the agent's, where it is this process's child: when it ends, nobody waits any longer.
+        """
         self.folder = folder
         self._connection = socket.socket(socket.AF_UNIX)
-        give_up = time.monotonic() + timeout_s
-        while True:
-            try:
-                self._connection.connect(os.path.join(folder, "agent.sock"))
-                break
-            except OSError:
-                if os.path.exists(os.path.join(folder, "failed")):
-                    with open(os.path.join(folder, "failed")) as file:
-                        raise UsageError(f"the agent on {socket.gethostname()} did not start: {file.read()}") from None
-                if time.monotonic() > give_up:
-                    raise UsageError(
-                        f"the agent on {socket.gethostname()} did not start within {timeout_s:g} s: "
-                        "see the executor's stderr"
-                    ) from None
-                time.sleep(0.02)
-        self.about, (descriptor,) = self.ask({"op": "hello"})
+        try:
+            self._connect(time.monotonic() + timeout_s, timeout_s, process)
+            self._process = localhost.process_behind(self._connection)
+            self.about, (descriptor,) = self.ask({"op": "hello"})
+        except BaseException:
+            self._connection.close()
+            raise
         self.layout = localhost.layout_from_json(self.about["layout"])
         self.replica = Replica(self.layout, descriptor)
         self._hand_overs: list[Replica] = []
@@ -148,13 +169,53 @@ class AgentClient:
         """The one that is being written to."""
         self._file: Replica | None = None
 
+    def _connect(self, give_up: float, timeout_s: float, process: subprocess.Popen[bytes] | None) -> None:
+        while True:
+            ended = process is not None and process.poll() is not None  # before the look at what it may have left
+            try:
+                self._connection.connect(os.path.join(self.folder, "agent.sock"))
+                return
+            except ConnectionRefusedError:  # an agent gets its name there when it listens
+                raise AgentGoneError(f"the agent on {socket.gethostname()} is gone, and its replica with it") from None
+            except OSError:
+                words = failure(self.folder)
+                if words is not None:
+                    raise UsageError(f"the agent on {socket.gethostname()} did not start: {words}") from None
+                if process is not None and ended:
+                    raise UsageError(
+                        f"the agent on {socket.gethostname()} ended with exit code {process.returncode} while it "
+                        "started: see its last words in the stderr of this program, above"
+                    ) from None
+                if time.monotonic() > give_up:
+                    raise UsageError(
+                        f"the agent on {socket.gethostname()} did not start within {timeout_s:g} s: "
+                        "see the executor's stderr"
+                    ) from None
+                time.sleep(0.02)
+
+    def _wait(self) -> None:
+        """Until there is an answer: for any time, as long as the agent is not stopped."""
+        answers = select.poll()
+        answers.register(self._connection, select.POLLIN)
+        stopped_since = None
+        while not answers.poll(LOOK_S * 1e3):
+            if self._process is None or not self._process.stopped:
+                stopped_since = None
+                continue
+            stopped_since = stopped_since or time.monotonic()
+            if time.monotonic() - stopped_since > STOPPED_MAX_S:
+                log.warning("agent %d stood still (SIGSTOP) for %g s, and is ended", self._process.pid, STOPPED_MAX_S)
+                os.kill(self._process.pid, signal.SIGKILL)
+                return
+
     def ask(self, message: Json, descriptors: tuple[int, ...] = ()) -> tuple[Json, list[int]]:
-        """Send a message and wait for its answer. `UsageError` if the agent says no, or is gone."""
+        """Send a message and wait for its answer. `UsageError` if the agent says no; `AgentGoneError` if it is gone."""
         try:
             localhost.send(self._connection, message, descriptors)
+            self._wait()
             answer, files = localhost.receive(self._connection)
         except (EOFError, OSError) as error:
-            raise UsageError(
+            raise AgentGoneError(
                 f"the agent on {socket.gethostname()} is gone, and its replica with it ({error}): see its last words "
                 "in the stderr of this executor, or of the driver program"
             ) from error
@@ -191,9 +252,10 @@ class AgentClient:
     @property
     def alive(self) -> bool:
         """The agent has not hung up."""
-        readable, _, _ = select.select([self._connection], [], [], 0)
         try:
-            return not readable or self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+            return self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
         except OSError:
             return False
 

@@ -107,7 +107,7 @@ def chosen(rule: str | None, peers: int, embeddings: bool) -> str:
 
 def check_rule(rule: str | None) -> None:
     """Raise `UsageError` for a rule that there is not."""
-    if rule is not None and rule not in RULES:
+    if rule is not None and (not isinstance(rule, str) or rule not in RULES):
         raise UsageError(f"combine={rule!r}, expected {', '.join(map(repr, RULES))}, or None to have one chosen")
 
 

@@ -48,6 +48,11 @@ class Coordinator:
         self._thread = threading.Thread(target=self._run, name="deepdist-coordinator", daemon=True)
         self._thread.start()
 
+    @property
+    def cautions(self) -> dict[str, str]:
+        """What the user should hear of `descent`, by name."""
+        return self._model.watch.told()
+
     def close(self) -> None:
         """End; an update that is being applied is finished first."""
         self._closing = True

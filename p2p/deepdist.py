@@ -9,27 +9,25 @@ It checks what it is given; a session (`p2p.session`) does the work.
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gossip.arguments import names
 from gossip.errors import UsageError
-from p2p import engines, evaluation
-from p2p.combine import check_rule
+from p2p import arguments, engines, evaluation
 from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
 from p2p.model import Model, share_memory
 from p2p.report import Evaluated, Report
-from p2p.session import ROLES, AgentSession, Session
-from p2p.task import Descent, Gradient, Rhythm
+from p2p.session import AgentSession, Session
+from p2p.task import Descent, Gradient
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
@@ -73,15 +71,12 @@ class DeepDist(Generic[M]):
         `progress`: show a bar (default: on a terminal). `drain_timeout_s`: how long `train` may wait at its end for
         level replicas.
         """
-        if mode not in ROLES:
-            raise UsageError(f"mode={mode!r}, expected 'p2p' or 'master'")
-        if peers is not None and peers < 1:
-            raise UsageError(f"peers={peers}, expected at least 1")
-        if engine is not None:
-            _check_engine(engine, mode, peers)
+        peers, seed, progress, drain_timeout_s = arguments.of_session(
+            mode, peers, engine, seed, progress, drain_timeout_s
+        )
         self._mode = mode
-        mix = _mix(discipline, topology, mixing, mode, engine)
-        self._user_model = Model(model, parameters)
+        mix = arguments.mixed(discipline, topology, mixing, mode, engine)
+        self._user_model = Model(model, None if parameters is None else names("parameters", parameters))
         self._busy = threading.Lock()
         """Held by the training that runs."""
         self._progress = progress
@@ -169,20 +164,18 @@ class DeepDist(Generic[M]):
                 f"train() outside of its session, which is {self._state}: write "
                 "`with DeepDist(model) as dd: dd.train(...)`"
             )
-        _check_arguments(gradient, descent, epochs, chunk_rows)
-        check_rule(combine)
-        if combine is not None and self._mode == "master":
-            raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
-        rhythm = _rhythm(exchange, exchange_s, self._mode, descent, chunk_rows)
-        evaluation.check(evaluate, evaluate_every_s)
-        if on_incomplete not in ("raise", "warn"):
-            raise UsageError(f"on_incomplete={on_incomplete!r}, expected 'raise' or 'warn'")
-        partitions = _partitions(data)
+        epochs, chunk_rows = arguments.of_training(
+            gradient, descent, epochs, chunk_rows, combine, self._mode, on_incomplete
+        )
+        rhythm = arguments.rhythm(exchange, exchange_s, self._mode, descent, chunk_rows)
+        every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
+        partitions = arguments.partitions(data)
         if not self._busy.acquire(blocking=False):
             raise UsageError("another training of this session is running, expected one at a time: wait for its end")
         try:
+            self._user_model.check_numbers()
+            arguments.warn_of_captured(self._user_model, gradient, descent)
             with self._bar() as (show, tell):
-                every_s = EVALUATE_EVERY_S if evaluate_every_s is None else evaluate_every_s
                 wanted = None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell)
                 return self._session.train(
                     partitions, gradient, descent, epochs, chunk_rows, show, combine, rhythm, wanted, on_incomplete
@@ -235,117 +228,3 @@ def _occupy(model: Model) -> None:
                         "a model: train it there, or end that `with` block first"
                     )
     _open_models.append(model)
-
-
-def _check_engine(engine: Any, mode: str, peers: int | None) -> None:
-    if not isinstance(engine, SimulatedCluster):
-        raise UsageError(
-            f"engine is a {type(engine).__name__}, expected a SimulatedCluster, or None for Spark and lists"
-        )
-    if peers is not None:
-        raise UsageError(f"peers={peers} beside an engine, expected one of them: write SimulatedCluster(peers={peers})")
-    if mode != "p2p":
-        raise UsageError(f"mode={mode!r} on a simulated cluster, expected 'p2p': a master is not simulated")
-
-
-def _mix(
-    discipline: str, topology: Any, mixing: Any, mode: str, engine: Any
-) -> tuple[Strategy[Any], Callable[[int], Topology]] | None:
-    """The strategy, and the topology for a number of peers; None where every update is replicated."""
-    if discipline not in ("replicate", "mix"):
-        raise UsageError(f"discipline={discipline!r}, expected 'replicate' or 'mix'")
-    if discipline == "replicate":
-        for name, value in (("topology", topology), ("mixing", mixing)):
-            if value is not None:
-                raise UsageError(f"{name}={value!r} with discipline='replicate', which has none: add discipline='mix'")
-        return None
-    if mode != "p2p":
-        raise UsageError(f"discipline='mix' with mode={mode!r}, expected 'p2p': where there is a master, nobody mixes")
-    if engine is not None:
-        raise UsageError("discipline='mix' on a simulated cluster, expected Spark or a list of partitions")
-    from gossip.mixing import PushSum, Strategy
-
-    if mixing is not None and not isinstance(mixing, Strategy):
-        raise UsageError(f"mixing is a {type(mixing).__name__}, expected a strategy of gossip.mixing such as PushSum()")
-    return mixing if mixing is not None else PushSum(), _topologies(topology if topology is not None else "exponential")
-
-
-def _topologies(topology: Any) -> Callable[[int], Topology]:
-    from gossip.topology import NAMES, Topology, named
-
-    if isinstance(topology, str):
-        if topology not in NAMES:
-            raise UsageError(f"topology={topology!r} is not known, expected one of {', '.join(NAMES)}")
-        return partial(named, topology)
-    if isinstance(topology, Topology):
-        return partial(_just, topology)
-    if not callable(topology):
-        raise UsageError(
-            f"topology is a {type(topology).__name__}, expected a name, a gossip.topology.Topology, or a function of "
-            "the number of peers that returns one"
-        )
-    build: Callable[[int], Topology] = topology
-    return build
-
-
-def _just(topology: Topology, peers: int) -> Topology:
-    """It is for one number of peers; `Plan` looks whether it is this one."""
-    return topology
-
-
-def _check_arguments(gradient: Any, descent: Any, epochs: int, chunk_rows: int | None) -> None:
-    if not callable(gradient):
-        raise UsageError(f"gradient is a {type(gradient).__name__}, expected a function gradient(model, rows)")
-    if descent is not None and not callable(descent):
-        raise UsageError(f"descent is a {type(descent).__name__}, expected a function descent(model, update) or None")
-    if epochs < 1:
-        raise UsageError(f"epochs={epochs}, expected at least 1")
-    if chunk_rows is not None and chunk_rows < 1:
-        raise UsageError(f"chunk_rows={chunk_rows}, expected at least 1, or None for whole partitions")
-
-
-def _rhythm(exchange: Any, exchange_s: Any, mode: str, descent: Any, chunk_rows: int | None) -> Rhythm:
-    if exchange not in ("chunk", "partition", "continuous"):
-        raise UsageError(f"exchange={exchange!r}, expected 'chunk', 'partition' or 'continuous'")
-    if exchange != "chunk" and chunk_rows is not None:
-        raise UsageError(
-            f"chunk_rows={chunk_rows} with exchange={exchange!r}, expected None: leave it out, or choose 'chunk'"
-        )
-    if exchange != "continuous":
-        if exchange_s is not None:
-            raise UsageError(f"exchange_s={exchange_s!r} with exchange={exchange!r}, expected exchange='continuous'")
-        return Rhythm(exchange)
-    if mode == "master":
-        raise UsageError("exchange='continuous' with mode='master', expected 'chunk' or 'partition'")
-    if descent is not None:
-        raise UsageError(
-            "a descent with exchange='continuous', expected None: the gradient changes the model itself, and what it "
-            "changed is the update; or choose exchange='chunk'"
-        )
-    if exchange_s is not None and not (isinstance(exchange_s, int | float) and 0 < exchange_s < math.inf):
-        raise UsageError(f"exchange_s={exchange_s!r}, expected a number of seconds, more than 0")
-    return Rhythm(exchange) if exchange_s is None else Rhythm(exchange, exchange_s)
-
-
-def _partitions(data: Any) -> Any:
-    """An RDD as it is, a DataFrame as its RDD, a list of partitions as a list."""
-    if hasattr(data, "mapPartitionsWithIndex"):
-        return data
-    if hasattr(data, "schema") and hasattr(data, "rdd"):
-        return data.rdd
-    if isinstance(data, list | tuple):
-        if not data:
-            raise UsageError("data is an empty list, expected a list of partitions")
-        for index, partition in enumerate(data):
-            if hasattr(partition, "__next__"):
-                raise UsageError(
-                    f"data[{index}] is a {type(partition).__name__}, which can be neither sent to a worker nor read "
-                    "again: expected a list of rows, or a function that returns an iterable"
-                )
-            if isinstance(partition, str | bytes) or not (callable(partition) or hasattr(partition, "__iter__")):
-                raise UsageError(
-                    f"data[{index}] is a {type(partition).__name__}, expected a partition: an iterable of rows, or a "
-                    "function that returns one"
-                )
-        return list(data)
-    raise UsageError(f"data is a {type(data).__name__}, expected a Spark RDD or DataFrame, or a list of partitions")

@@ -23,6 +23,9 @@ from p2p.agent_client import AgentSettings
 from p2p.localhost import Json
 from p2p.replica import Replica
 
+Spans = Mapping[tuple[int, int], tuple[int, int]]
+"""By (epoch, partition), the lowest and the highest chunk."""
+
 
 @dataclass(frozen=True)
 class House:
@@ -96,6 +99,10 @@ class Discipline(Protocol):
 
     def furthest(self, epoch: int, partition: int) -> int:
         """The highest chunk of this partition that has been published; -1 if none was."""
+        ...
+
+    def spans(self, epoch: int) -> Spans:
+        """Of all partitions that something counts of, from this epoch on."""
         ...
 
     def departed(self) -> list[PeerId]:

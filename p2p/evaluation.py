@@ -7,7 +7,6 @@ The peers neither wait nor know of it: they train in other processes. What is le
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from gossip.arguments import seconds
 from gossip.errors import UsageError
 from p2p.model import Model
 from p2p.report import Evaluated
@@ -130,14 +130,16 @@ class Evaluator:
         self._results.append(self._evaluation.of(self._model.model, seconds, updates))
 
 
-def check(evaluate: Any, every_s: Any) -> None:
-    """Raise `UsageError` for what cannot be."""
+def checked(evaluate: Any, every_s: Any, otherwise: float) -> float:
+    """How often to evaluate, `otherwise` if that is not said. Raise `UsageError` for what cannot be."""
     if evaluate is not None and not callable(evaluate):
         raise UsageError(
             f"evaluate is a {type(evaluate).__name__}, expected a function evaluate(model) that returns a number, or a "
             "mapping of names to numbers"
         )
-    if evaluate is None and every_s is not None:
+    if every_s is None:
+        return otherwise
+    checked_s = seconds("evaluate_every_s", every_s)
+    if evaluate is None:
         raise UsageError(f"evaluate_every_s={every_s!r} without evaluate, expected both: say what to evaluate")
-    if every_s is not None and not (isinstance(every_s, int | float) and 0 < every_s < math.inf):
-        raise UsageError(f"evaluate_every_s={every_s!r}, expected a number of seconds, more than 0")
+    return checked_s

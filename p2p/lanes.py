@@ -22,7 +22,7 @@ from gossip.wire import BLOCK_BYTES
 from gossip.zmq_runtime import Endpoints, Runtime
 from p2p import localhost
 from p2p.agent_client import START_TIMEOUT_S
-from p2p.discipline import House
+from p2p.discipline import House, Spans
 from p2p.localhost import Json
 from p2p.replica import anonymous_file
 
@@ -114,6 +114,9 @@ class Lanes:
 
     def furthest(self, epoch: int, partition: int) -> int:
         return self.peer.identities.furthest(epoch, partition)
+
+    def spans(self, epoch: int) -> Spans:
+        return self.peer.identities.spans(epoch)
 
     def departed(self) -> list[PeerId]:
         return [peer for peer, member in self.peer.members.items() if member.departed_at is not None]

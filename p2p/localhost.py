@@ -17,6 +17,7 @@ import shutil
 import socket
 import stat
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -24,14 +25,20 @@ from typing import Any
 
 from gossip.arrays import ArraySpec, Layout
 from gossip.errors import UsageError
+from p2p import open_files
 
 LENGTH = struct.Struct("!I")
+CREDENTIALS = struct.Struct("3i")
 MESSAGE_BYTES_MAX = 1 << 24
+FILES_MAX = 4
+"""Open files that go with one message; ours have one."""
 SOCKET_PATH_BYTES_MAX = 100
 """The system's limit is 104 on some and 108 on others."""
 
 WATCH_S = 1.0
 """How often a process looks whether the one it lives with is gone."""
+UNKNOWN = "alive"
+"""The start time of a process that is there, where the system does not tell more."""
 
 Json = dict[str, Any]
 
@@ -46,28 +53,47 @@ def send(connection: socket.socket, message: Json, descriptors: tuple[int, ...] 
 
 
 def receive(connection: socket.socket) -> tuple[Json, list[int]]:
-    """The next message and its open files, which the caller closes; `EOFError` when the other side has gone."""
-    head, descriptors = _receive_with_files(connection)
+    """The next message and its open files, which the caller closes; `EOFError` when the other side has gone.
+
+    `UsageError` if it is not a message of ours, or if this process may open no more files.
+    """
+    head, descriptors, flags, _ = socket.recv_fds(connection, LENGTH.size, FILES_MAX)
+    try:
+        message = _receive_message(connection, head)
+        if flags & socket.MSG_CTRUNC:
+            raise UsageError(open_files.words("the open files of a message could not be taken"))
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+    return message, descriptors
+
+
+def _receive_message(connection: socket.socket, head: bytes) -> Json:
+    if head:
+        head += _receive_exactly(connection, LENGTH.size - len(head))
+    else:
+        raise EOFError("the other side closed the connection")
     (length,) = LENGTH.unpack(head)
     if length > MESSAGE_BYTES_MAX:
         raise UsageError(f"a local message claims {length} bytes, at most {MESSAGE_BYTES_MAX}")
-    body = bytearray()
-    while len(body) < length:
-        part = connection.recv(length - len(body))
-        if not part:
-            raise EOFError("the other side closed the connection")
-        body += part
-    return json.loads(body), descriptors
+    try:
+        message = json.loads(_receive_exactly(connection, length))
+    except ValueError as error:
+        raise UsageError(f"a local message is not JSON: {error}") from None
+    if not isinstance(message, dict):
+        raise UsageError(f"a local message is a {type(message).__name__}, expected a dict")
+    return message
 
 
-def _receive_with_files(connection: socket.socket) -> tuple[bytes, list[int]]:
-    head, descriptors, _, _ = socket.recv_fds(connection, LENGTH.size, 4)
-    while len(head) < LENGTH.size:
-        part = connection.recv(LENGTH.size - len(head)) if head else b""
+def _receive_exactly(connection: socket.socket, length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length:
+        part = connection.recv(length - len(data))
         if not part:
             raise EOFError("the other side closed the connection")
-        head += part
-    return head, descriptors
+        data += part
+    return bytes(data)
 
 
 def layout_to_json(layout: Layout) -> list[list[Any]]:
@@ -105,7 +131,27 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        return self.started is not None and _start_time(self.pid) == self.started
+        if self.started is None:
+            return False
+        now = _start_time(self.pid)
+        return now == self.started or (now is not None and UNKNOWN in (now, self.started))
+
+    @property
+    def stopped(self) -> bool:
+        """It was stopped by a signal, and waits for one to go on."""
+        try:
+            return self.alive and _stat(self.pid)[0] == "T"
+        except OSError:
+            return False
+
+
+def process_behind(connection: socket.socket) -> Process | None:
+    """The process that listens at the other end of a Unix socket; None where the system does not tell."""
+    if sys.platform != "linux":
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    pid, _, _ = CREDENTIALS.unpack(credentials)
+    return Process(pid)
 
 
 def leave_with(process: Process, folder: str | None = None) -> None:
@@ -125,18 +171,23 @@ def leave_with(process: Process, folder: str | None = None) -> None:
 def _start_time(pid: int) -> str | None:
     """When `pid` was started, in ticks since boot; None if it is gone or only waits to be reaped."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
+        fields = _stat(pid)
         return None if fields[0] in "ZX" else fields[19]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         if os.path.isdir("/proc/self"):
             return None
     except OSError:
-        return None
+        pass  # it tells nothing of that process: this one may be out of descriptors
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except PermissionError:
         pass
-    return "alive"
+    return UNKNOWN
+
+
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state on."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()

@@ -30,7 +30,7 @@ from gossip.segments import Segments
 from gossip.topology import Topology
 from gossip.zmq_runtime import Endpoints, Runtime
 from p2p.agent_client import START_TIMEOUT_S
-from p2p.discipline import House
+from p2p.discipline import House, Spans
 from p2p.localhost import Json
 from p2p.sketch import Sketch
 
@@ -74,7 +74,7 @@ class Mixing:
 
     def enter(self, members: list[Json], level: bool) -> None:
         """Level, begin as the driver program's agent says; else from a peer that trains, whichever answers."""
-        donors = [member for member in members if member["role"] == "peer"]
+        donors = [member for member in members if member["role"] == "peer" and member["answers"]]
         for donor in [] if level else donors:
             try:
                 self.house.fetch(donor["pulls"], DONOR_TIMEOUT_S)
@@ -110,6 +110,9 @@ class Mixing:
 
     def furthest(self, epoch: int, partition: int) -> int:
         return self.peer.identities.furthest(epoch, partition)
+
+    def spans(self, epoch: int) -> Spans:
+        return self.peer.identities.spans(epoch)
 
     def departed(self) -> list[PeerId]:
         return self.peer.departed

@@ -2,26 +2,36 @@
 
     gensim Word2Vec          wv.vectors, syn1neg and/or syn1, and words_trained (by all peers, in all trainings)
     dict of arrays           its keys
-    any other object         its ndarray attributes, or those named in `parameters`
+    any other object         its ndarray attributes
+    dicts, lists, tuples     their arrays of numbers, by path, such as layers.0.w
+    and objects in these
+    `parameters`             only those named
 
-The named arrays are what is trained and what travels. Everything else of the model is its *skeleton*: it travels once.
+The named arrays are what is trained and what travels. Everything else of the model is its *skeleton*: it travels once,
+and `p2p.watch` sees to it that nobody takes it for trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
-from gossip.arrays import DTYPES, Array, Arrays, Layout, check_like
+from gossip.arrays import DTYPES, Array, Arrays, Layout, check_finite, check_like
 from gossip.errors import MismatchError, UsageError
 from gossip.sparse import SUFFIXES
 from gossip.wire import NAME_CHARACTERS_MAX
+from p2p import nesting, skeleton
+from p2p.nesting import Path
+from p2p.watch import Watch
 
 Light = Callable[[Any], Any]
 """Makes something smaller of a model, with the same named arrays, that a gradient can do with; None if it cannot."""
+
+
+PLAIN = (np.ndarray, np.memmap)
+"""Subclasses, such as numpy.matrix, calculate in ways of their own, and a worker would have a plain array."""
 
 
 class Model:
@@ -31,15 +41,12 @@ class Model:
         """Find the arrays. `UsageError` if there are none, or one cannot be trained here."""
         self.model = model
         if parameters is not None:
-            self.names = tuple(parameters)
-        elif isinstance(model, Mapping):
-            self.names = tuple(sorted((k for k, v in model.items() if isinstance(v, np.ndarray)), key=str))
+            names = list(parameters)
         elif _is_word2vec(model):
-            self.names = _word2vec_names(model)
+            names = list(_word2vec_names(model))
         else:
-            attributes = getattr(model, "__dict__", {})
-            self.names = tuple(sorted(key for key, value in attributes.items() if isinstance(value, np.ndarray)))
-        self._is(_is_word2vec(model))
+            names = sorted(map(nesting.text, _arrays_within(model)), key=str)
+        self._is(names, [nesting.path_of(model, name) for name in names], _is_word2vec(model))
         if not self.names:
             raise UsageError(
                 f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, an "
@@ -48,6 +55,7 @@ class Model:
         for name in self.names:
             self._check_trainable(name)
         self._check_distinct()
+        self.check_numbers()
         self.layout = Layout.of(self.arrays())
 
     def arrays(self) -> dict[str, Array]:
@@ -55,20 +63,37 @@ class Model:
         return {name: self._get(name) for name in self.names}
 
     def load(self, arrays: Arrays) -> None:
-        """Copy `arrays` into the model, in place where it still has an array that fits."""
+        """Copy `arrays` into the model, in place where it still has an array that fits.
+
+        A worker's arrays are contiguous, as exchanges of rows need; the user's own lie as they did.
+        """
         for name in self.names:
             source, target = arrays[name], self._find(name)
-            fits = isinstance(target, np.ndarray) and target.shape == source.shape and target.dtype == source.dtype
-            if fits and target.flags.writeable and target.flags.c_contiguous:
+            if _fits(target, source) and target.flags.writeable and (target.flags.c_contiguous or not self._sent):
                 np.copyto(target, source)
             else:
                 self._set(name, np.array(source, order="C"))
         self._after_load(self.model)
 
+    def check_numbers(self) -> None:
+        """Raise `UsageError` if an array has a NaN or an infinity."""
+        try:
+            check_finite(self.arrays())
+        except MismatchError as error:
+            raise UsageError(
+                f"the model's {error}; whatever is added to them, they stay so: give them numbers before it is trained"
+            ) from None
+
     def check_unchanged(self) -> None:
-        """Raise `UsageError` if an array has another shape or dtype than at the beginning."""
+        """Raise `UsageError` if an array has another shape or dtype than at the beginning.
+
+        A number in the place of an array without dimensions, as of `b = b - g`, is made one again.
+        """
         for spec in self.layout.specs:
             array = self._find(spec.name)
+            if spec.shape == () and isinstance(array, int | float | np.number) and not isinstance(array, bool):
+                array = np.array(array, spec.dtype if isinstance(array, int | float) else None)
+                self._set(spec.name, array)
             if not isinstance(array, np.ndarray):
                 raise UsageError(f"{spec.name!r} of the model is now a {type(array).__name__}, expected {spec}")
             try:
@@ -87,24 +112,22 @@ class Model:
         if "words_trained" in arrays:
             self.model.words_trained_before = float(arrays["words_trained"][0])
         try:
-            for name, array in arrays.items():
-                self._set(name, np.empty((0,) * array.ndim, array.dtype))
-            sent = self.lightened(light)
-            return bytes(cloudpickle.dumps((sent, self.names, self.layout, self.embeddings)))
+            return skeleton.dumps((self.lightened(light), self._paths, self.layout, self.embeddings), arrays)
+        except UsageError:
+            raise
         except Exception as error:
             raise UsageError(f"the model cannot be sent to the workers: {type(error).__name__}: {error}") from error
-        finally:
-            for name, array in arrays.items():
-                self._set(name, array)
 
     @classmethod
-    def from_skeleton(cls, skeleton: bytes) -> Model:
+    def from_skeleton(cls, sent: bytes) -> Model:
         """A model of the user's own type, or a light one, whose arrays are zeros until `load`."""
         self = cls.__new__(cls)
-        self.model, self.names, self.layout, word2vec = cloudpickle.loads(skeleton)
-        self._is(word2vec)
-        for spec in self.layout.specs:
-            self._set(spec.name, np.zeros(spec.shape, spec.dtype))
+        arrays, (self.model, paths, self.layout, word2vec) = skeleton.loads(sent)
+        self._is(paths.keys(), paths.values(), word2vec)
+        self._sent = True
+        for name, array in zip(self.names, arrays, strict=True):
+            if not _fits(self._find(name), array):  # its class makes something else of what is sent
+                self._set(name, array)
         return self
 
     def lightened(self, light: Light | None) -> Any:
@@ -112,7 +135,12 @@ class Model:
         lighter = light(self.model) if light is not None else None
         return self.model if lighter is None else lighter
 
-    def _is(self, word2vec: bool) -> None:
+    def _is(self, names: Iterable[str], paths: Iterable[Path], word2vec: bool) -> None:
+        self._paths = dict(zip(names, paths, strict=True))
+        self.names = tuple(self._paths)
+        self._sent = False
+        """It is a worker's, and no user holds on to its arrays."""
+        self.watch = Watch()
         self._after_load: Callable[[Any], None] = _word2vec_loaded if word2vec else _nothing
         self.counters = frozenset({"words_trained"} if word2vec else ())
         """The arrays that count something: they are summed, whatever becomes of the others."""
@@ -121,26 +149,14 @@ class Model:
     # ------------------------------------------------------------------------------------------------- by name
 
     def _find(self, name: str) -> Any:
-        if isinstance(self.model, Mapping):
-            return self.model.get(name)
-        value = self.model
-        for part in name.split("."):
-            value = getattr(value, part, None)
-        return value
+        return nesting.find(self.model, self._paths[name])
 
     def _get(self, name: str) -> Array:
         value: Array = self._find(name)
         return value
 
     def _set(self, name: str, array: Array) -> None:
-        if isinstance(self.model, Mapping):
-            self.model[name] = array  # type: ignore[index]
-            return
-        *path, last = name.split(".")
-        owner = self.model
-        for part in path:
-            owner = getattr(owner, part)
-        setattr(owner, last, array)
+        nesting.put(self.model, self._paths[name], array)
 
     def _check_distinct(self) -> None:
         """Two names for one array would add every update to it twice."""
@@ -169,6 +185,59 @@ class Model:
                 f"{name!r} of the model has dtype {value.dtype}, expected one of "
                 f"{', '.join(np.dtype(dtype).name for dtype in DTYPES if dtype != '|b1')}"
             )
+        if type(value) not in PLAIN:
+            raise UsageError(
+                f"{name!r} of the model is a {type(value).__name__}, expected a plain numpy array: numpy.asarray(...)"
+            )
+        if value.size and not np.may_share_memory(value, self._find(name)):
+            raise UsageError(
+                f"{name!r} of the model is another array each time it is asked for, expected one that stays: name the "
+                "one behind it with parameters=(...)"
+            )
+        if value.flags.writeable and any(not s and n > 1 for s, n in zip(value.strides, value.shape, strict=True)):
+            raise UsageError(
+                f"{name!r} of the model repeats its numbers (strides of 0), expected a copy: np.array(...)"
+            )
+        if not value.flags.writeable:
+            try:
+                self._set(name, value)  # as `load` will have to, with another one
+            except Exception as error:  # noqa: BLE001 - whatever a class of the user's says to that
+                raise UsageError(
+                    f"{name!r} of the model is read-only and cannot be replaced ({type(error).__name__}: {error}), "
+                    "expected an array that can be written: copy it"
+                ) from None
+
+
+def _arrays_within(model: Any) -> list[Path]:
+    """Where arrays are that can be trained: all of the model's own, and of the parts of it those of numbers.
+
+    An array that is there again deeper down, or a view of it, is left out: it stays what it is.
+    """
+    found: dict[Path, Array] = {}
+    if isinstance(model, list | tuple):
+        return []
+    for path, _, part in nesting.walk(model, within_others=False):
+        if not isinstance(part, np.ndarray):
+            continue
+        inner = len(path) > 1
+        if inner and (nesting.is_others(model) or not _is_trainable(part) or _is_part_of_any(part, found.values())):
+            continue
+        found[path] = part
+    return list(found)
+
+
+def _is_trainable(array: Array) -> bool:
+    return type(array) in PLAIN and array.dtype.str in DTYPES and array.dtype.kind != "b"
+
+
+def _is_part_of_any(array: Array, others: Iterable[Array]) -> bool:
+    return any(
+        array is other or (np.shares_memory(array, other) and skeleton.is_within(array, other)) for other in others
+    )
+
+
+def _fits(target: Any, source: Array) -> bool:
+    return isinstance(target, np.ndarray) and target.shape == source.shape and target.dtype == source.dtype
 
 
 def share_memory(one: Array, other: Array) -> bool:

@@ -65,7 +65,7 @@ class Observer:
 
     def load(self, initial: Arrays) -> None:
         """Wait for the agent, and have it begin with these arrays; `UsageError` if it could not start."""
-        agent = AgentClient(self.folder)
+        agent = AgentClient(self.folder, process=self._process)
         for name, array in agent.replica.arrays().items():
             np.copyto(array, initial[name])
         agent.ask({"op": "loaded"})

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +62,8 @@ class Registrar:
         """`address` is an interface of the driver program's host that the agents can reach; see `Keys`."""
         check_address(address, keys)
         self.run = run
-        self.members: dict[str, Member] = {}
+        self.members: Mapping[str, Member] = {}
+        """Never changed, but replaced by another, so that any thread may go through it."""
         self.version = 0
         self._forgotten: set[str] = set()
         """Agents that are off the roster for good."""
@@ -71,6 +73,7 @@ class Registrar:
         self._changed = threading.Condition()
         self._closing = False
         self._question = 0
+        self._given_up: str | None = None
         self._context = zmq.Context()
         self._socket = open_socket(self._context, zmq.ROUTER, keys, server=True)
         self._socket.setsockopt(zmq.SNDHWM, 1000)
@@ -82,21 +85,27 @@ class Registrar:
 
     def by_role(self, *roles: str) -> list[Member]:
         """The members with one of `roles`, in the order they came."""
-        return [member for member in list(self.members.values()) if member.role in roles]
+        return [member for member in self.members.values() if member.role in roles]
 
     def shortages(self) -> dict[str, str]:
         """What the hosts of agents lack, one text per host."""
         found: dict[str, str] = {}
-        for member in list(self.members.values()):
+        for member in self.members.values():
             host = member.name.rpartition(":")[0]
             if member.shortage is not None:
                 found.setdefault(f"shared memory of {host}", f"on {host}, {member.shortage}")
         return found
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until `condition` holds (looked at whenever an agent said something); False if time runs out."""
+        """Wait until `condition` holds (looked at whenever an agent said something); False if time runs out.
+
+        `UsageError` with the reason when the session was given up.
+        """
         with self._changed:
-            return self._changed.wait_for(condition, timeout_s)
+            holds = self._changed.wait_for(lambda: self._given_up is not None or condition(), timeout_s)
+            if self._given_up is not None:
+                raise UsageError(self._given_up)
+            return holds
 
     def is_silent(self, member: Member) -> bool:
         """Nothing was heard of it for so long that it is gone."""
@@ -109,6 +118,10 @@ class Registrar:
     def speaking(self) -> list[Member]:
         """Those that were heard of lately."""
         return [member for member in list(self.members.values()) if not self.is_silent(member)]
+
+    def _answers(self, member: Member) -> bool:
+        """It is alive, and has a replica itself."""
+        return bool(member.status) and not self.is_silent(member)
 
     def wait_for_roster(self, timeout_s: float) -> None:
         """Wait until every agent knows of every other. `UsageError` names those that do not."""
@@ -153,9 +166,24 @@ class Registrar:
     def forget(self, peers: set[str]) -> None:
         """Take agents that are gone off the roster. One that only stood still is told to leave when it speaks again:
         those that came meanwhile know nothing of it."""
-        self._forgotten |= peers
-        for peer in peers:
-            self.members.pop(peer, None)
+        with self._changed:
+            self._forgotten |= peers
+            self.members = {peer: member for peer, member in self.members.items() if peer not in peers}
+
+    def lose(self, pids: set[int]) -> None:
+        """These agents of this machine have ended, as their parent knows: nobody is to wait for them."""
+        with self._changed:
+            for member in self.members.values():
+                if member.pid in pids:
+                    member.heard_at = -math.inf
+            self._changed.notify_all()
+
+    def give_up(self, why: str) -> None:
+        """The session cannot begin: whoever waits here hears why, and so do agents."""
+        with self._changed:
+            self._given_up = why
+            self._to_all({"op": "refused", "why": why})
+            self._changed.notify_all()
 
     def stop_agents(self) -> None:
         """Ask every agent to leave."""
@@ -217,8 +245,10 @@ class Registrar:
                 log.warning("%s: %s", member.name, message["text"])
 
     def _on_hello(self, route: bytes, message: dict[str, Any]) -> None:
-        why = None
-        if message["run"] != self.run:
+        why = self._given_up
+        if why is not None:
+            pass
+        elif message["run"] != self.run:
             why = f"agent {message['name']} belongs to another session"
         elif message["role"] == "worker" and not self.open:
             why = (
@@ -231,7 +261,7 @@ class Registrar:
             self._requests.put((route, {"op": "refused", "why": why}))
             return
         peer = message["peer"]
-        self.members[peer] = Member(
+        member = Member(
             peer,
             message["role"],
             message["name"],
@@ -243,7 +273,11 @@ class Registrar:
             message["shortage"],
             time.monotonic(),
         )
+        self.members = {**self.members, peer: member}
         self.version += 1
         fields = ("peer", "role", "name", "adverts", "pulls", "level")
-        roster = [{name: getattr(member, name) for name in fields} for member in self.members.values()]
+        roster = [
+            {**{name: getattr(member, name) for name in fields}, "answers": self._answers(member)}
+            for member in self.members.values()
+        ]
         self._to_all({"op": "roster", "version": self.version, "members": roster})

@@ -23,11 +23,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from gossip.arrays import Array, Bytes, Layout, Payload
-from gossip.errors import UsageError
+from gossip.errors import UsageError, ran_out_of_files
 from gossip.row_stamps import RowStamps, stamps_bytes
 from gossip.segments import PIECE_BYTES
 from gossip.sparse import add, read_whole
 from gossip.wire import BLOCK_BYTES
+from p2p import open_files
 
 HEADER_BYTES = 4096
 STAMPS_ALIGNMENT = 64
@@ -48,7 +49,9 @@ def anonymous_file(nbytes: int) -> int:
         try:
             with tempfile.TemporaryFile(dir=directory) as file:
                 descriptor = os.dup(file.fileno())
-        except OSError:
+        except OSError as error:
+            if ran_out_of_files(error):
+                raise UsageError(open_files.words("no file for shared memory")) from None
             continue
         try:
             if hasattr(os, "posix_fallocate") and nbytes:

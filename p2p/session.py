@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,6 +38,7 @@ from p2p.observer import Observer, Watch
 from p2p.registrar import Member, Registrar
 from p2p.replica import Replica
 from p2p.report import IncompleteTraining, PeerReport, Report
+from p2p.row_order import other_rows
 from p2p.shown import Shown
 from p2p.task import BY_CHUNK, Descent, Gradient, Job, Rhythm, codec_of, refresh
 from p2p.working_copy import exchange_settings
@@ -109,7 +111,7 @@ class End:
     late: tuple[str, ...] = ()
     """Living agents that did not drain in time."""
     apart: str = ""
-    """Why replicas that mix are not level."""
+    """What else is the matter."""
 
     def text(self, timeout_s: float) -> str | None:
         """Why the training is incomplete; None if it is not."""
@@ -164,8 +166,8 @@ class AgentSession:
         """The observer lacked something at the end of the last training."""
         self._asked: list[Member] = []
         """To drain, at the end of the last training."""
-        self._retired: list[Observer] = []
-        """Observers that were replaced. Somebody may still read what they held."""
+        self._retired: Observer | None = None
+        """The observer before this one. Somebody may still read what it held."""
 
     def train(
         self,
@@ -234,8 +236,11 @@ class AgentSession:
                 if evaluator.error is not None:
                     raise evaluator.error
                 self._drain(registrar, coordinator)
+                self._check_rows(job.epochs_before)
                 seconds = time.monotonic() - begin  # a last evaluation may take longer
             self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
+            for cautions in (*(result.cautions for result in results), coordinator.cautions if coordinator else {}):
+                self._cautions.give(cautions, stacklevel=3)
             accepted = sum(result.units for result in results)
             end = self._end(registrar, accepted, len(applied), before, units_before)
             report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)
@@ -261,11 +266,11 @@ class AgentSession:
     def stop(self) -> None:
         registrar, observer, engine = self._registrar, self._observer, self._engine
         self._registrar = self._observer = self._engine = None
-        retired, self._retired = self._retired, []
+        retired, self._retired = self._retired, None
         if registrar is not None:
             registrar.stop_agents()
             registrar.close()
-        for one in (*retired, observer):
+        for one in (retired, observer):
             if one is not None:
                 one.close()
         if engine is not None:
@@ -331,7 +336,7 @@ class AgentSession:
         if registrar is None or observer is None or not observer.has_begun:
             return False
         if self._mode != "p2p":
-            return True  # who has the only model cannot be replaced
+            return True  # who has the only model cannot be replaced by one that adopts
         member = registrar.members.get(observer.peer)
         if not observer.alive or member is None or registrar.is_silent(member):
             return False
@@ -353,8 +358,11 @@ class AgentSession:
             if old.has_begun:
                 registrar.forget({old.peer})
             old.kill()
-            self._retired.append(old)
-        adopts = self._adopts and any(not registrar.is_silent(member) for member in registrar.by_role("peer"))
+            if self._retired is not None:
+                self._retired.close()
+            self._retired = old
+        donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
+        adopts = self._adopts and bool(donors)
         peer = secrets.token_hex(16)
         new = Observer(replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts, peer=peer))
         try:
@@ -405,12 +413,23 @@ class AgentSession:
                 stopped=tuple(m.name for m in stopped),
                 late=self._late(living),
             )
-        replica = observer.agent.replica if observer is not None and observer.has_begun else None
-        if replica is None and self._retired:
-            replica = self._retired[-1].agent.replica
+        last = next((o for o in (observer, self._retired) if o is not None and o.has_begun), None)
+        replica = last.agent.replica if last is not None else None
         if replica is not None:
             self._shown.fill(replica)
-        return End(replica, {m.name: m.status.get("n", 0) for m in registrar.by_role("peer")}, gone=accepted)
+        return End(replica, {}, apart="no agent lives any more, and it holds what the driver program's last one had")
+
+    def _check_rows(self, epochs_before: int) -> None:
+        """Attempts that ran side by side, and did not hear of each other in time, may have got different rows."""
+        torn = {
+            (epoch, partition)
+            for member in self._asked
+            for epoch, partition in (member.drained or {}).get("torn", ())
+            if epoch >= epochs_before
+        }
+        if torn:
+            epoch = min(epoch for epoch, _ in torn)
+            raise other_rows(epoch - epochs_before, [partition for where, partition in torn if where == epoch])
 
     def _late(self, living: Sequence[Member]) -> tuple[str, ...]:
         """Who of the living did not answer the request to drain, or is named by another's answer."""
@@ -453,8 +472,18 @@ class AgentSession:
         return self._engine
 
     def _start(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
+        first = self._registrar is None
+        try:
+            return self._start_agents(engine, modules)
+        except BaseException:
+            if first:  # half a session is none: another training begins anew
+                self.stop()
+                self._run = secrets.token_hex(16)
+            raise
+
+    def _start_agents(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
         worker_role, driver_role = ROLES[self._mode]
-        if self._registrar is not None and self._mode == "p2p" and (self._behind or not self._is_well()):
+        if self._registrar is not None and (self._behind or not self._is_well()):
             self._registrar.open = False  # who comes meanwhile has nobody to begin with but the peers
             try:
                 self._replace_observer()
@@ -469,6 +498,7 @@ class AgentSession:
                 self._observer = Observer(self._settings(driver_role, self._registrar))
                 # beside the executors' agents, which wait for it
                 loading = pool.submit(self._observer.load, self._user_model.arrays())
+                loading.add_done_callback(partial(_tell_failure, self._registrar))
             try:
                 engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
             except UsageError:
@@ -542,6 +572,12 @@ class AgentSession:
         )
 
 
+def _tell_failure(registrar: Registrar, loading: Future[None]) -> None:
+    error = loading.exception()
+    if error is not None:
+        registrar.give_up(str(error))
+
+
 def _all_taken(registrar: Registrar) -> bool:
     """The master's `descent` has taken every update of every worker. Asks them now."""
     registrar.ask_status(STATUS_TIMEOUT_S)
@@ -553,8 +589,15 @@ def _all_taken(registrar: Registrar) -> bool:
 
 
 def _published(registrar: Registrar) -> dict[str, int]:
-    """Updates that gradients led to, by lane; those of a master's hub are made of them."""
-    return {member.peer: member.status.get("n", 0) for member in registrar.by_role("peer", "worker")}
+    """Updates that gradients led to, by lane; those of a master's hub are made of them.
+
+    An agent that died may not have said how far its lane was: then others know more of it.
+    """
+    heard = [member.status.get("frontiers", {}) for member in registrar.members.values()]
+    return {
+        member.peer: max(member.status.get("n", 0), *(frontiers.get(member.peer, 0) for frontiers in heard))
+        for member in registrar.by_role("peer", "worker")
+    }
 
 
 def _front(member: Member) -> Mapping[str, int]:

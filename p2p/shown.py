@@ -52,14 +52,15 @@ class Shown:
         with self._lock:
             self.model.check_unchanged()
             written = self.model.arrays()
-            try:
-                check_finite(written)
-            except MismatchError as error:
-                raise UsageError(f"what was written into the model since the last training: {error}") from None
             update = agent.hand_over()
             with agent.replica.reading():
                 for name, held in agent.replica.arrays().items():
-                    np.subtract(written[name], held, out=update.arrays()[name])
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        np.subtract(written[name], held, out=update.arrays()[name])
+            try:
+                check_finite(update.arrays())
+            except MismatchError as error:
+                raise UsageError(f"the model was given numbers that cannot be published: {error}") from None
             if any(array.any() for array in update.arrays().values()):
                 return agent.publish(update, agent.replica.merged)
             self._of = agent.replica, agent.replica.merged

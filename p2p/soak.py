@@ -26,6 +26,9 @@ SUMS = (
     "replicas adopted",
     "replicas given up",
     "unknown",
+    "observers crashed",
+    "observers started anew",
+    "replicas adopted by observers",
 )
 """Counts that are summed over all seeds."""
 MOST = (

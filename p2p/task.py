@@ -8,29 +8,27 @@
 
 from __future__ import annotations
 
-import base64
-import os
-import re
-import socket
 import time
-import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Literal, Protocol
 
-import cloudpickle
 import numpy as np
 
+from gossip.arguments import one_of, seconds
 from gossip.arrays import Array, Arrays, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
 from gossip.row_stamps import RowStamps
 from p2p.garbage import leave_out_what_stays
 from p2p.model import Model
 from p2p.replica import Replica
+from p2p.row_order import numbered, other_rows, taken_apart
 from p2p.update import flatten
+from p2p.user_errors import PartitionError
+from p2p.watch import is_nothing, nothing_returned
 from p2p.working_copy import ExchangeSettings, Trained, WorkingCopy
 
 Gradient = Callable[[Any, Iterator[Any]], Any]
@@ -118,6 +116,10 @@ class Rhythm:
     every_s: float = 1.0
     """Between two exchanges, where they are continuous."""
 
+    def __post_init__(self) -> None:
+        one_of("when", self.when, ("chunk", "partition", "continuous"))
+        object.__setattr__(self, "every_s", seconds("every_s", self.every_s))
+
 
 BY_CHUNK = Rhythm()
 
@@ -179,6 +181,8 @@ class TaskResult:
     """Published by this attempt."""
     units: int
     """Chunks that led to an update, of this attempt or an earlier one."""
+    cautions: Mapping[str, str] = field(default_factory=dict)
+    """What the user should hear of, by name; see `p2p.caution`."""
 
 
 _current: ContextVar[TaskInfo | None] = ContextVar("deepdist_task", default=None)
@@ -217,16 +221,25 @@ def pause(untrained: int = 0) -> bool:
 
 
 def run_partition(
-    job: Job, agent: Neighbor, epoch: int, partition: int, rows: Iterable[Any], attempt: int = 0
+    job: Job,
+    agent: Neighbor,
+    epoch: int,
+    partition: int,
+    rows: Iterable[Any],
+    attempt: int = 0,
+    fingerprint: int | None = None,
 ) -> TaskResult:
     """Train one partition. Whatever the user's code raises comes out as `PartitionError`.
 
     `attempt` grows when the same partition of the same epoch is tried again; chunks that an earlier attempt published
-    are not computed again.
+    are not computed again. `fingerprint` is that of the rows, where another attempt might get others
+    (`p2p.row_order`): if it did, a `UsageError` says so, also as `PartitionError`.
     """
     if job.rhythm.when == "continuous":
-        return train_continuously(job, agent, _working_copy(job), epoch, partition, rows, attempt)
-    chunks = train_chunks(job, agent, _working_copy(job), epoch, partition, rows, attempt)
+        return train_continuously(
+            job, agent, _working_copy(job), epoch, partition, rows, attempt, fingerprint=fingerprint
+        )
+    chunks = train_chunks(job, agent, _working_copy(job), epoch, partition, rows, attempt, fingerprint)
     while True:
         try:
             next(chunks)
@@ -236,28 +249,37 @@ def run_partition(
 
 
 def train_chunks(
-    job: Job, agent: Neighbor, copy: WorkingCopy, epoch: int, partition: int, rows: Iterable[Any], attempt: int
+    job: Job,
+    agent: Neighbor,
+    copy: WorkingCopy,
+    epoch: int,
+    partition: int,
+    rows: Iterable[Any],
+    attempt: int,
+    fingerprint: int | None = None,
 ) -> Generator[None, None, TaskResult]:
     """What `run_partition` does, with a stop after each gradient: where time is simulated, it passes there.
 
     `copy` is the task's own until the end.
     """
     counted = _Counted(rows)
+    if fingerprint is not None:
+        _published(job, agent, epoch, partition, fingerprint)
     updates = units = chunks = 0
     for chunk, chunk_rows in enumerate(_chunks(counted, job.chunk_rows)):
         info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, chunk, job.peers, job.seed)
-        unit = (job.epochs_before + epoch, partition, chunk)
+        unit = (job.epochs_before + epoch, partition, numbered(fingerprint or 0, chunk))
         chunks = chunk + 1
         with _running(info, counted, copy):
             known = agent.knows(unit)
             if not known:
                 merged_at = _begin(job, copy, agent.replica)
-                update = job.gradient(copy.model.model, chunk_rows)
+                update = copy.model.watch.gradient(copy.model, job.gradient, chunk_rows)
         if known:
             units += 1
             continue
         yield
-        if update is None or (isinstance(update, Mapping) and not update):
+        if is_nothing(update):
             continue
         with _running(info, counted, copy):
             updates += _publish(job, agent, copy, update, merged_at, unit, attempt)
@@ -265,10 +287,10 @@ def train_chunks(
     rest = {} if job.rhythm.when == "partition" else copy.rest(agent.replica, job.going_on(epoch, partition))
     if rest:
         # what was left for later is one more unit of work, which no other attempt computes unless it left it, too
-        unit = (job.epochs_before + epoch, partition, chunks)
+        unit = (job.epochs_before + epoch, partition, numbered(fingerprint or 0, chunks))
         updates += agent.publish(agent.pack(rest), copy.merged_at, unit=unit, attempt=attempt)
         units += 1
-    return TaskResult(counted.count, updates, units)
+    return TaskResult(counted.count, updates, units, copy.model.watch.told())
 
 
 def train_continuously(
@@ -280,6 +302,7 @@ def train_continuously(
     rows: Iterable[Any],
     attempt: int,
     clock: Callable[[], float] = time.monotonic,
+    fingerprint: int | None = None,
 ) -> TaskResult:
     """Train a partition by one call of the gradient, and exchange when it pauses and the time has come.
 
@@ -288,14 +311,14 @@ def train_continuously(
     """
     counted = _Counted(rows)
     info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, 0, job.peers, job.seed)
-    published = max(0, agent.furthest(job.epochs_before + epoch, partition)) if attempt else 0
+    published = _published(job, agent, epoch, partition, fingerprint or 0) if attempt else 0
     updates = units = 0
     merged_at = exchanged = 0
     next_at = 0.0
 
     def publish(update: Arrays, trained: int) -> None:
         nonlocal updates, units, exchanged
-        unit = (job.epochs_before + epoch, partition, trained)
+        unit = (job.epochs_before + epoch, partition, numbered(fingerprint or 0, trained))
         if agent.publish(agent.pack(update), merged_at, unit=unit, attempt=attempt):
             copy.published(agent.replica)
             updates += 1
@@ -325,23 +348,38 @@ def train_continuously(
         begin()
         pausing = _pause.set(exchange)
         try:
-            update = job.gradient(copy.model.model, chain(head, counted))
+            update = copy.model.watch.gradient(copy.model, job.gradient, chain(head, counted), others_train=True)
         finally:
             _pause.reset(pausing)
         for _ in counted:  # what the gradient left
             pass
         if isinstance(update, Trained) and update.copy is copy:
+            copy.model.watch.in_place()
             if counted.count > exchanged:
                 publish(copy.exchange(agent.replica, update.extra), counted.count)
             if rest := copy.rest(agent.replica, job.going_on(epoch, partition)):
                 publish(rest, counted.count + 1)
-        elif update is not None and not (isinstance(update, Mapping) and not update):
+        elif is_nothing(update):
+            if not updates and (changed := [name for name, change in copy.trained({}).items() if change.any()]):
+                raise UsageError(nothing_returned(update, changed))
+        else:
             raise UsageError(
                 f"gradient returned a {type(update).__name__} with exchange='continuous', expected what "
                 "p2p.task.in_place(model).trained({}) returns, as p2p.models.word2vec.gradient does: train the model "
                 "in place, or choose exchange='chunk'"
             )
-    return TaskResult(counted.count, updates, units)
+    return TaskResult(counted.count, updates, units, copy.model.watch.told())
+
+
+def _published(job: Job, agent: Neighbor, epoch: int, partition: int, fingerprint: int) -> int:
+    """The highest number that earlier attempts have published, 0 if none; an error if their rows were others."""
+    furthest = agent.furthest(job.epochs_before + epoch, partition)
+    if furthest < 0:
+        return 0
+    of_rows, number = taken_apart(furthest)
+    if of_rows != fingerprint:
+        raise PartitionError.of(other_rows(epoch, [partition]), epoch, partition)
+    return number
 
 
 @contextmanager
@@ -350,7 +388,7 @@ def _running(info: TaskInfo, rows: _Counted, copy: WorkingCopy) -> Iterator[None
     token, working = _current.set(info), _in_place.set(copy)
     try:
         yield
-    except Exception as error:
+    except BaseException as error:  # also sys.exit(): what would end the worker without a word
         if error is rows.error:
             raise  # the rows could not be read: Spark knows best what to do
         raise PartitionError.of(error, info.epoch, info.partition) from error
@@ -365,6 +403,7 @@ def _publish(
     """Hand over an update; whether it was the first of its unit."""
     if isinstance(update, Trained):
         if job.mode != "master" and job.descent is None and update.copy is copy:
+            copy.model.watch.in_place()
             exchange = copy.exchange_all if job.rhythm.when == "partition" else copy.exchange
             arrays = exchange(agent.replica, update.extra)
             published = agent.publish(agent.pack(arrays), merged_at, unit=unit, attempt=attempt)
@@ -400,6 +439,7 @@ def refresh(model: Model, replica: Held) -> int:
 def write_delta(model: Model, descent: Descent | None, update: Any, replica: Readable, out: HandOver) -> None:
     """What `descent(model, update)` would change in the replica, written to `out`. The model is overwritten."""
     delta = out.arrays()
+    returned = None
     if descent is None:
         _copy_update(update, delta)
     else:
@@ -408,11 +448,11 @@ def write_delta(model: Model, descent: Descent | None, update: Any, replica: Rea
         refresh(model, replica)
         for name, array in model.arrays().items():
             np.copyto(delta[name], array)
-        descent(model.model, update)
-        model.check_unchanged()
+        returned = model.watch.descent(model, descent, update)
         for name, array in model.arrays().items():
             np.subtract(array, delta[name], out=delta[name])
     _check_numbers(delta)
+    model.watch.effect(model, update, returned, delta)
 
 
 def _copy_update(update: Any, delta: Arrays) -> None:
@@ -458,7 +498,7 @@ def _send_to_master(agent: Neighbor, update: Any, merged_at: int, unit: tuple[in
 
 def _working_copy(job: Job) -> WorkingCopy:
     training = hash((job.run, job.skeleton, job.exchange))
-    if training not in _copies:
+    if training not in _copies or _copies[training].model.watch.spoiled:
         _copies.clear()
         _copies[training] = WorkingCopy(Model.from_skeleton(job.skeleton), job.exchange, time.perf_counter)
         leave_out_what_stays()
@@ -497,38 +537,3 @@ class _Counted:
             raise
         self.count += 1
         return row
-
-
-# --------------------------------------------------------------------------------------------- errors of user code
-
-
-class PartitionError(Exception):
-    """User code failed on a worker. Its text holds the exception itself, to be raised again in the driver program."""
-
-    @classmethod
-    def of(cls, error: Exception, epoch: int, partition: int) -> PartitionError:
-        """Wrap `error`, saying where it happened."""
-        where = f"partition {partition}, epoch {epoch}, host {socket.gethostname()}, process {os.getpid()}"
-        try:
-            trace = "".join(traceback.format_exception(error))
-            text = f"{type(error).__name__}: {error}"
-        except Exception:  # noqa: BLE001 - user exceptions fail in any way they like
-            trace = "".join(traceback.format_tb(error.__traceback__))
-            text = f"{type(error).__name__}, whose text cannot be made"
-        try:
-            parcel = cloudpickle.dumps((error, where, trace))
-            str(cloudpickle.loads(parcel)[0])  # some exceptions can be pickled and not be read again
-        except Exception:  # noqa: BLE001 - as above
-            parcel = cloudpickle.dumps((RuntimeError(text), where, trace))
-        return cls(f"{where}\n{trace}[deepdist:{base64.b64encode(parcel).decode()}]")
-
-
-def original_error(text: str) -> Exception | None:
-    """The user's exception in the text of a `PartitionError`, with a note that says where; None if there is none."""
-    parcels = re.findall(r"\[deepdist:([A-Za-z0-9+/=]+)\]", text)
-    if not parcels:
-        return None
-    error, where, trace = cloudpickle.loads(base64.b64decode(parcels[-1]))
-    assert isinstance(error, Exception)
-    error.add_note(f"in {where}; there:\n{trace}")
-    return error

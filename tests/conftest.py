@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import pytest
@@ -34,3 +38,30 @@ def settled() -> Callable[[Callable[[], Seen], Seen], Seen]:
     For what a process holds: the system shows a thread a little longer than it lives.
     """
     return _settled
+
+
+@contextmanager
+def _out_of_descriptors(left: int = 0) -> Iterator[None]:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, allowed[1]))
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    for _ in range(left):
+        os.close(taken.pop())
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+@pytest.fixture(scope="session")
+def out_of_descriptors() -> Callable[..., AbstractContextManager[None]]:
+    """`with out_of_descriptors(left=0):` this process may open so many files more."""
+    return _out_of_descriptors

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gossip.arrays import Array
+from gossip.errors import UsageError
 from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats, summed
 from gossip.topology import Links, Needs
 
@@ -119,6 +120,11 @@ class ClippedGossip(_Averaging):
     """Largest length of a difference that counts in full."""
 
     needs = Needs.DOUBLY_STOCHASTIC | Needs.SYMMETRIC
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.radius <= 0.0:
+            raise UsageError(f"radius {self.radius}, expected more than 0")
 
     def _clipped(self, difference: Array) -> Array:
         length = np.linalg.norm(difference, axis=-1, keepdims=True)

@@ -34,6 +34,7 @@ class _Overwriting(Strategy[Replica]):
     is_bad_example = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.amount < 1.0:
             raise UsageError(f"amount {self.amount}, expected a share between 0 and 1")
 

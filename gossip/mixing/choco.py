@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gossip.arguments import instance
 from gossip.arrays import Array
 from gossip.compression import Codec, Encoded
 from gossip.errors import UsageError
@@ -43,6 +44,9 @@ class Choco(Strategy[Copies]):
     synchronous = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.codec is not None:
+            instance("codec", self.codec, Codec)
         if self.gamma is not None and not 0.0 < self.gamma <= 1.0:
             raise UsageError(f"gamma {self.gamma}, expected more than 0 and at most 1")
 

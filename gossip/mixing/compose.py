@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gossip.arguments import instance
 from gossip.arrays import Array
 from gossip.compression import Codec
 from gossip.errors import UsageError
@@ -73,8 +74,10 @@ class Every(_Wrapping):
     strategy: Strategy[Any]
 
     def __post_init__(self) -> None:
-        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
+        super().__post_init__()
+        if self.rounds < 1:
             raise UsageError(f"Every({self.rounds!r}, ...), expected a number of rounds from 1")
+        instance("strategy", self.strategy, Strategy)
         if isinstance(self.strategy, Every):
             product = Every(self.rounds * self.strategy.rounds, self.strategy.strategy)
             raise UsageError(f"Every({self.rounds}, {self.strategy!r}) does not compose: write {product!r}")
@@ -104,6 +107,9 @@ class Compressed(_Wrapping):
     strategy: Strategy[Any]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        instance("codec", self.codec, Codec)
+        instance("strategy", self.strategy, Strategy)
         self._wrap(self.strategy.compressed(self.codec))
 
     def compressed(self, codec: Codec) -> Strategy[Any]:

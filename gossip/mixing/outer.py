@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gossip.arguments import instance
 from gossip.arrays import Array
 from gossip.compression import Codec, Encoded, with_feedback
 from gossip.errors import UsageError
@@ -63,6 +64,9 @@ class DiLoCo(_Outer):
     needs = Needs.EXACT
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.codec is not None:
+            instance("codec", self.codec, Codec)
         if self.rate <= 0.0 or not 0.0 <= self.momentum < 1.0:
             raise UsageError(f"rate {self.rate}, momentum {self.momentum}: expected rate > 0 and 0 <= momentum < 1")
 
@@ -143,6 +147,7 @@ class NoLoCo(_Outer):
     needs = Needs.MATCHING
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.alpha < 1.0 or self.beta <= 0.0:
             raise UsageError(f"alpha {self.alpha}, beta {self.beta}: expected 0 <= alpha < 1 and beta > 0")
         if not self.alpha < self.gamma < (2.0 + self.alpha**2) ** 0.5:

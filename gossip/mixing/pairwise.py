@@ -65,6 +65,7 @@ class PairwiseExchange(Strategy[Paired]):
     synchronous = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.share <= 0.5:
             raise UsageError(f"share {self.share}, expected more than 0 and at most 0.5, where the two meet")
 

@@ -84,6 +84,7 @@ class PushSum(Strategy[Pushed]):
     _sends = "sends running totals, which are dense however small the last share was"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.grid is not None and (self.grid <= 0.0 or np.frexp(self.grid)[0] != 0.5):
             raise UsageError(f"grid {self.grid!r}, expected a power of two such as 2.0**-32, or None")
 

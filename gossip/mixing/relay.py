@@ -41,6 +41,7 @@ class RelaySum(Strategy[Relayed]):
     _sends = "sends sums of replicas, and what a codec drops of a replica is lost, not late"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.peers < 2:
             raise UsageError(f"RelaySum({self.peers}), expected the number of peers of the tree, at least 2")
 

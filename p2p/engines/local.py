@@ -1,35 +1,48 @@
 """The local engine: peers are processes on this machine, partitions the items of a list. No JVM.
 
-Each peer is a worker process, which runs the user's code, and its agent. A worker takes the next partition as soon as
-it is done with one; nobody waits for anybody else.
+Each peer is a seat: a worker process, which runs the user's code, and its agent. A seat takes the next partition as
+soon as it is done with one; nobody waits for anybody else.
+
+    a worker ends       -> another one in its seat tries the partition again
+    an agent ends       -> another one takes its place, which adopts a replica in flight; then the same
+    user code raises    -> the training ends, with that error
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-import cloudpickle
-
 from gossip.errors import UsageError
-from p2p import localhost
-from p2p.agent_client import AgentClient, AgentSettings, start_agent
+from p2p import localhost, parcel
+from p2p.agent_client import AgentClient, AgentGoneError, AgentSettings, failure, start_agent
 from p2p.engines import Progress
 from p2p.localhost import Process
 from p2p.registrar import Registrar
-from p2p.task import Job, PartitionError, TaskResult, original_error, run_partition
+from p2p.task import Job, TaskResult, run_partition
+from p2p.user_errors import PartitionError, told
+
+log = logging.getLogger("p2p")
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
 WAIT_S = 0.1
 """How soon Ctrl-C is noticed while the workers train."""
+LOOK_S = 0.02
+"""How soon it is noticed that an agent is there."""
+TRIES_MAX = 4
+"""Of one partition, as Spark's spark.task.maxFailures."""
 
 
 class LocalEngine:
@@ -41,9 +54,9 @@ class LocalEngine:
         if peers < 1:
             raise UsageError(f"peers={peers}, expected at least 1")
         self.peers = peers
-        self._agents: list[subprocess.Popen[bytes]] = []
-        self._workers: list[_Worker] = []
-        self._folders: list[str] = []
+        self._seats: list[_Seat] = []
+        self._ending = threading.Event()
+        """Of the training that runs: nobody is to start a process any more."""
         self._cancelled = False
 
     @property
@@ -57,49 +70,48 @@ class LocalEngine:
         return {}
 
     def start(self, settings: AgentSettings, registrar: Registrar, modules: Collection[str] = ()) -> None:
-        if self._agents:
-            return
-        for index in range(self.peers):
-            folder = localhost.private_folder(f"{settings.run[:12]}-{index}")
-            self._folders.append(folder)
-            self._agents.append(start_agent(settings, os.getpid(), folder))
-            self._workers.append(_Worker(folder))
-        enough = registrar.wait(
-            lambda: len(registrar.by_role("peer", "worker")) >= self.peers or any(a.poll() for a in self._agents),
-            START_TIMEOUT_S,
-        )
-        if not enough or any(agent.poll() for agent in self._agents):
-            raise UsageError(f"{self.peers} agents did not start within {START_TIMEOUT_S:g} s: {self._failures()}")
+        if not self._seats:
+            self._seats = [_Seat(index, settings, registrar) for index in range(self.peers)]
+        living = {seat.agent.pid for seat in self._seats if seat.has_agent}
+        registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if member.pid not in living})
+        for seat in self._seats:
+            if not seat.has_agent:
+                seat.replace_agent()
+
+        def all_there() -> bool:
+            there = {member.pid for member in registrar.by_role("peer", "worker")}
+            return all(seat.agent.pid in there for seat in self._seats)
+
+        registrar.wait(lambda: all_there() or not all(seat.has_agent for seat in self._seats), START_TIMEOUT_S)
+        if not all_there():
+            words = "; ".join(filter(None, (seat.failure() for seat in self._seats))) or "see their messages above"
+            raise UsageError(f"{self.peers} agents did not start within {START_TIMEOUT_S:g} s: {words}")
 
     def run(self, job: Job, data: Sequence[Any], progress: Progress) -> list[TaskResult]:
-        self._workers = [
-            worker if worker.alive else _Worker(folder)
-            for worker, folder in zip(self._workers, self._folders, strict=True)
-        ]
         todo = iter([(epoch, index) for epoch in range(job.epochs) for index in range(len(data))])
         total = job.epochs * len(data)
         results: list[TaskResult] = []
         errors: list[BaseException] = []
         lock = threading.Lock()
         self._cancelled = False
-        parcel = cloudpickle.dumps(job)
+        self._ending.clear()
+        sent = parcel.dumps(job)
 
-        def feed(worker: _Worker) -> None:
+        def feed(seat: _Seat) -> None:
             try:
-                worker.send(parcel)
                 while True:
                     with lock:
                         task = None if errors or self._cancelled else next(todo, None)
                     if task is None:
                         return
-                    result = worker.train(*task, data[task[1]])
+                    result = seat.train(job, sent, *task, data[task[1]], self._ending)
                     with lock:
                         results.append(result)
             except BaseException as error:  # noqa: BLE001 - raised again by the main thread
                 with lock:
                     errors.append(error)
 
-        threads = [threading.Thread(target=feed, args=(worker,), daemon=True) for worker in self._workers]
+        threads = [threading.Thread(target=feed, args=(seat,), daemon=True) for seat in self._seats]
         for thread in threads:
             thread.start()
         try:
@@ -111,9 +123,13 @@ class LocalEngine:
                         self._end_workers()
         except BaseException:
             self._end_workers()
+            for thread in threads:
+                thread.join(STOP_TIMEOUT_S)
             raise
         if errors:
             raise errors[0]
+        for seat in self._seats:
+            seat.tell_if_gone()
         return results
 
     def cancel(self) -> None:
@@ -121,38 +137,139 @@ class LocalEngine:
 
     def stop(self) -> None:
         self._end_workers()
-        for agent in self._agents:
-            try:
-                agent.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                agent.kill()
-                agent.wait()
-        for folder in self._folders:
-            shutil.rmtree(folder, ignore_errors=True)
-        self._agents.clear()
+        for seat in self._seats:
+            seat.end_agent(STOP_TIMEOUT_S)
+        self._seats.clear()
 
     def _end_workers(self) -> None:
-        for worker in self._workers:
-            worker.end()
+        self._ending.set()
+        for seat in self._seats:
+            seat.end_worker()
 
-    def _failures(self) -> str:
-        texts = []
-        for folder in self._folders:
-            path = os.path.join(folder, "failed")
-            if os.path.exists(path):
-                with open(path) as file:
-                    texts.append(file.read())
-        return "; ".join(texts) or "see their messages above"
+
+class _Seat:
+    """A worker and its agent, and those that take their places."""
+
+    def __init__(self, index: int, settings: AgentSettings, registrar: Registrar) -> None:
+        self._index = index
+        self._settings = settings
+        self._registrar = registrar
+        self._agents = 0
+        """Begun so far."""
+        self._worker: _Worker | None = None
+        self._begin_agent()
+        self._begin_worker()
+
+    @property
+    def has_agent(self) -> bool:
+        """Its agent's process has not ended; one that is being ended is seen as such before it can be waited for."""
+        return self.agent.poll() is None and Process(self.agent.pid).alive
+
+    def failure(self) -> str | None:
+        """Why its agent could not start."""
+        if self.has_agent:
+            return None
+        return failure(self._folder) or f"an agent ended with exit code {self.agent.wait()}"
+
+    def train(
+        self, job: Job, sent: bytes, epoch: int, partition: int, rows: Any, ending: threading.Event
+    ) -> TaskResult:
+        """Train a partition, again if need be. `sent` is the job, ready to be sent."""
+        for attempt in range(TRIES_MAX):
+            try:
+                self._make_ready(job, ending)
+                assert self._worker is not None
+                return self._worker.train(sent, self._folder, epoch, partition, attempt, rows)
+            except (WorkerGoneError, AgentGoneError) as error:
+                if isinstance(error, AgentGoneError):
+                    self.end_agent(0.0)  # whoever hung up is no use any more
+                    self.tell_if_gone()
+                if ending.is_set() or attempt + 1 == TRIES_MAX or _is_final(job, error):
+                    if attempt > 0:
+                        error.add_note(f"partition {partition}, epoch {epoch} was tried {attempt + 1} times")
+                    raise
+                log.warning("%s; the partition is tried again (%d of %d)", error, attempt + 2, TRIES_MAX)
+        raise AssertionError("the last try returns or raises")
+
+    def replace_agent(self) -> None:
+        """Start another agent; the old one is gone."""
+        self.end_agent(0.0)
+        self._begin_agent()
+
+    def tell_if_gone(self) -> None:
+        """Nobody is to wait for an agent that has ended."""
+        if not self.has_agent:
+            self._registrar.lose({self.agent.pid})
+
+    def end_agent(self, timeout_s: float) -> None:
+        """Wait for the agent, which was asked to leave; end it if it does not."""
+        try:
+            self.agent.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.agent.kill()
+            self.agent.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def end_worker(self) -> None:
+        """End the worker, whatever it is doing."""
+        if self._worker is not None:
+            self._worker.end()
+
+    def _make_ready(self, job: Job, ending: threading.Event) -> None:
+        """Have a worker and an agent that can take a task."""
+        if not self.has_agent:
+            if job.mode == "master":
+                raise AgentGoneError(f"the agent process {self.agent.pid} is gone, and its replica with it")
+            self.tell_if_gone()
+            self.replace_agent()
+            self._wait_for_agent(ending)
+        if self._worker is None or not self._worker.alive:
+            if ending.is_set():
+                raise WorkerGoneError("the training is being ended")
+            self._begin_worker()
+
+    def _begin_agent(self) -> None:
+        self._folder = localhost.private_folder(f"{self._settings.run[:12]}-{self._index}-{self._agents}")
+        self._agents += 1
+        self.agent = start_agent(self._settings, os.getpid(), self._folder)
+
+    def _begin_worker(self) -> None:
+        self.end_worker()
+        self._worker = _Worker()
+
+    def _wait_for_agent(self, ending: threading.Event) -> None:
+        """Until it has adopted a replica and lets tasks in."""
+        give_up = time.monotonic() + START_TIMEOUT_S
+        while not os.path.exists(os.path.join(self._folder, "agent.sock")):
+            if not self.has_agent or time.monotonic() > give_up:
+                words = self.failure() or f"it did not let tasks in within {START_TIMEOUT_S:g} s"
+                raise UsageError(f"no agent could take the place of one that is gone: {words}")
+            if ending.wait(LOOK_S):
+                raise AgentGoneError("the training is being ended")
+
+
+def _is_final(job: Job, error: Exception) -> bool:
+    """A master takes nobody in while a training runs."""
+    return job.mode == "master" and isinstance(error, AgentGoneError)
+
+
+class WorkerGoneError(RuntimeError):
+    """A worker process has ended."""
 
 
 class _Worker:
-    """A worker process, seen from the driver program: one message out, one back."""
+    """A worker process, seen from the driver program: one message out, one back.
 
-    def __init__(self, folder: str) -> None:
+    What comes back is unpickled as it comes: the pipe's other end is held by our own child alone.
+    """
+
+    def __init__(self) -> None:
+        self._job = b""
+        """What it was sent last."""
         self._connection, theirs = Pipe()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from p2p.engines.local import main; main()", str(theirs.fileno()), folder],
+            [sys.executable, "-c", "from p2p.engines.local import main; main()", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -163,22 +280,21 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def send(self, parcel: bytes) -> None:
+    def train(self, job: bytes, folder: str, epoch: int, partition: int, attempt: int, rows: Any) -> TaskResult:
+        """Have it train a partition with the agent in `folder`; what the user's code raises is raised here."""
+        task = pickle.dumps((folder, epoch, partition, attempt, parcel.dumps(rows)))
         try:
-            self._connection.send_bytes(parcel)
-        except OSError:
-            raise self._gone("before it got its work") from None
-
-    def train(self, epoch: int, partition: int, rows: Any) -> TaskResult:
-        self.send(cloudpickle.dumps((epoch, partition, rows)))
-        try:
-            kind, value = cloudpickle.loads(self._connection.recv_bytes())
+            if self._job is not job:
+                self._connection.send_bytes(pickle.dumps(job))
+                self._job = job
+            self._connection.send_bytes(task)
+            answer = pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
             raise self._gone(f"in partition {partition}, epoch {epoch}") from None
-        if kind == "error":
-            raise original_error(value) or RuntimeError(value)
-        assert isinstance(value, TaskResult)
-        return value
+        if isinstance(answer, bytes):
+            raise told(answer)
+        assert isinstance(answer, TaskResult)
+        return answer
 
     def end(self) -> None:
         self._process.terminate()
@@ -189,34 +305,62 @@ class _Worker:
             self._process.wait()
         self._connection.close()
 
-    def _gone(self, when: str) -> RuntimeError:
+    def _gone(self, when: str) -> WorkerGoneError:
         code = self._process.wait()
-        return RuntimeError(f"the worker process {self._process.pid} ended {when} with exit code {code}")
+        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        return WorkerGoneError(f"the worker process {self._process.pid} ended {when} {how}")
+
+
+# ------------------------------------------------------------------------------------------------------ on a worker
 
 
 def main() -> None:
     """A worker process: train what comes in until the driver program is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver program ends us
     localhost.leave_with(Process(os.getppid()))
-    connection, folder = Connection(int(sys.argv[1])), sys.argv[2]
-    agent: AgentClient | None = None
-    job: Job | None = None
+    connection = Connection(int(sys.argv[1]))
+    trainer = _Trainer()
     while True:
         try:
-            message = cloudpickle.loads(connection.recv_bytes())
+            message = pickle.loads(connection.recv_bytes())
         except (EOFError, OSError):
             return
-        if isinstance(message, Job):
-            job = message
-            continue
-        assert job is not None
-        epoch, partition, rows = message
+        if isinstance(message, bytes):
+            trainer.take(message)
+        else:
+            answer = trainer.answer(*message)
+            with contextlib.suppress(OSError):  # of a driver program that is gone we hear soon
+                connection.send_bytes(pickle.dumps(answer))
+
+
+class _Trainer:
+    """What a worker keeps from task to task."""
+
+    def __init__(self) -> None:
+        self._sent = b""
+        self._job: Job | None = None
+        self._agent: AgentClient | None = None
+
+    def take(self, sent: bytes) -> None:
+        """The next tasks are of this job."""
+        self._sent, self._job = sent, None
+
+    def answer(self, folder: str, epoch: int, partition: int, attempt: int, rows: bytes) -> TaskResult | bytes:
+        """Train; errors come out in the parcel of a `PartitionError`, also those of opening what was sent."""
         try:
-            agent = agent or AgentClient(folder)
-            source: Any = rows() if callable(rows) else rows
-            answer: tuple[str, Any] = ("result", run_partition(job, agent, epoch, partition, source))
+            self._job = self._job or parcel.loads(self._sent)
+            source = parcel.loads(rows)
+            source = source() if callable(source) else source
+            return run_partition(self._job, self._agent_in(folder), epoch, partition, source, attempt)
         except PartitionError as error:
-            answer = ("error", str(error))
-        except Exception as error:  # noqa: BLE001 - raised again in the driver program
-            answer = ("error", str(PartitionError.of(error, epoch, partition)))
-        connection.send_bytes(cloudpickle.dumps(answer))
+            return error.parcel
+        except BaseException as error:  # noqa: BLE001 - raised again in the driver program
+            return PartitionError.of(error, epoch, partition).parcel
+
+    def _agent_in(self, folder: str) -> AgentClient:
+        if self._agent is None or self._agent.folder != folder:
+            agent, self._agent = self._agent, None
+            if agent is not None:
+                agent.close()
+            self._agent = AgentClient(folder)
+        return self._agent

@@ -10,19 +10,20 @@ left to chance is drawn from one seed: the same seed gives the same run, and the
 
 from __future__ import annotations
 
-import math
 import random
+import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, Arrays, Layout, Packed
-from gossip.errors import UsageError
+from gossip.arguments import check_fields, instance, integer, probability, seconds
+from gossip.arrays import Array, Arrays, Layout, Packed, check_finite
+from gossip.errors import MismatchError, UsageError
 from gossip.events import Computed
 from gossip.faults import Disruption, Faults
 from gossip.membership import Detection
@@ -31,33 +32,39 @@ from gossip.peer import Settings
 from gossip.row_stamps import RowStamps
 from gossip.simulator import Network, SimulatedPeer, Simulation
 from p2p.agent import STALENESS_SAMPLES_MAX
+from p2p.caution import Cautions, DeepDistWarning
 from p2p.consensus import Envelope
 from p2p.engines import Progress
 from p2p.evaluation import Evaluation
 from p2p.lanes import OWN_ADVERT_GAP_S, PAYLOADS_BYTES_MAX
 from p2p.model import Model
-from p2p.report import Evaluated, PeerReport, Report
+from p2p.report import Evaluated, IncompleteTraining, PeerReport, Report
 from p2p.task import (
     BY_CHUNK,
     Descent,
     Gradient,
     Job,
-    PartitionError,
     Rhythm,
     TaskResult,
     codec_of,
     refresh,
     train_chunks,
 )
+from p2p.user_errors import PartitionError
 from p2p.working_copy import WorkingCopy, exchange_settings, rows_for
 
 OBSERVER = PeerId("observer")
 HEARTBEAT_S = 0.5
-"""How soon the scheduler notices executors that are gone, or came late and have their replica."""
+"""How soon the scheduler notices executors that are gone, or came late and have their replica; and the session that its
+observer is gone."""
 KILL_MEAN_S = 0.5
 """How long the other copies of a finished task go on until they hear of it."""
 LEVEL_STEP_S = 0.1
 """How often it is looked whether the replicas are level."""
+WRITE_ROUNDS_MAX = 4
+"""To have what the user wrote into the model at all replicas: two are enough, unless a peer that publishes it dies."""
+LOST_SHARE_MAX = 0.01
+"""Of the updates of a training: a warning tells if more were lost with the dead."""
 
 
 @dataclass(frozen=True)
@@ -85,34 +92,22 @@ class SimulatedCluster:
     with agents, own updates sooner than those of others."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("peers", "tasks_per_peer"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            integer(name, getattr(self, name), 1)
         for name in ("fail", "speculate"):
-            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "a probability below 1")
-        for name in ("seconds_per_chunk", "advert_gap_s"):
-            seconds = getattr(self, name)
-            _check(name, seconds, seconds is None or 0 < seconds < math.inf, "more than 0 seconds")
-        network, faults = self.network, self.faults
-        _check("network.loss", network.loss, 0 <= network.loss < 1, "a probability below 1")
-        _check("network.duplication", network.duplication, 0 <= network.duplication <= 1, "a probability")
-        _check("network.delay_mean_s", network.delay_mean_s, 0 < network.delay_mean_s < math.inf, "more than 0 seconds")
-        for name, begins in (
-            ("partitions", [begin for begin, _, _ in faults.partitions]),
-            ("crashes", faults.crashes),
-            ("pauses", [time for pause in faults.pauses for time in pause]),
-            ("joins", faults.joins),
-        ):
-            for begin in begins:
-                _check(f"faults.{name}", begin, 0 <= begin < math.inf, "seconds from 0 on")
+            probability(name, getattr(self, name), below_one=True)
+        seconds("seconds_per_chunk", self.seconds_per_chunk)
+        if self.advert_gap_s is not None:
+            seconds("advert_gap_s", self.advert_gap_s)
+        network = instance("network", self.network, Network)
+        probability("network.loss", network.loss, below_one=True)
+        seconds("network.delay_mean_s", network.delay_mean_s)
+        instance("faults", self.faults, Faults)
 
     def session(self, model: Model, seed: int, level_timeout_s: float) -> SimulatedSession:
         """A cluster that trains `model`; `seed` is that of the gradients' own random numbers."""
         return SimulatedSession(self, model, seed, level_timeout_s)
-
-
-def _check(name: str, value: Any, holds: bool, expected: str) -> None:
-    if not holds:
-        raise UsageError(f"{name}={value!r}, expected {expected}")
 
 
 class SimulatedSession:
@@ -122,6 +117,7 @@ class SimulatedSession:
         self._cluster = cluster
         self._user_model = model
         self._seed = seed
+        self._cautions = Cautions()
         self._level_timeout_s = level_timeout_s
         self._chance = random.Random(f"scheduler {cluster.seed}")
         self._epochs = 0
@@ -130,6 +126,7 @@ class SimulatedSession:
         self._staleness: dict[PeerId, deque[int]] = {}
         self._disruption: Disruption | None = None
         self._swarm: Simulation | None = None
+        self._shown: Shown | None = None
 
     def train(
         self,
@@ -142,6 +139,7 @@ class SimulatedSession:
         combine: str | None = None,
         rhythm: Rhythm = BY_CHUNK,
         evaluation: Evaluation | None = None,
+        on_incomplete: str = "raise",
     ) -> Report:
         if hasattr(data, "mapPartitionsWithIndex"):
             raise UsageError(
@@ -153,45 +151,17 @@ class SimulatedSession:
                 "exchange='continuous' on a simulated cluster, where no time passes within a gradient: expected "
                 "'chunk' or 'partition'"
             )
+        self._user_model.check_unchanged()
         swarm, disruption = self._start()
-        self.refresh()
+        begin, members, before = swarm.now, swarm.live(), set(swarm.peers)
         model = Model.from_skeleton(self._user_model.skeleton())
         evaluations: list[Evaluated] = []
-        members = swarm.live()
-        published, units, begin = _published(swarm), swarm.peers[OBSERVER].peer.identities.units, swarm.now
-        job = Job(
-            f"simulated {self._cluster.seed}",
-            "p2p",
-            self._user_model.skeleton(),
-            gradient,
-            descent,
-            epochs,
-            len(data),
-            chunk_rows,
-            self._cluster.peers,
-            self._seed,
-            self._epochs,
-            exchange_settings(
-                self._user_model,
-                combine,
-                self._cluster.peers,
-                rows_for(self._cluster.seconds_per_chunk, self._cluster.peers),
-                codec_of(rhythm),
-            ),
-            rhythm,
-            self._cluster.peers * self._cluster.tasks_per_peer,
-        )
-        self._epochs += epochs
-        disruption.active = True
-
-        observed = _Replica(swarm.peers[OBSERVER])
-        merged_before = observed.merged
 
         def evaluate() -> None:
             """Takes no virtual time."""
             if evaluation is not None:
-                updates = refresh(model, observed) - merged_before
-                evaluations.append(evaluation.of(model.model, swarm.now - begin, updates))
+                merged = refresh(model, _Replica(swarm.peers[swarm.source()]))
+                evaluations.append(evaluation.of(model.model, swarm.now - begin, max(0, merged - merged_before)))
 
         def evaluate_again() -> None:
             if evaluation is not None and training:
@@ -199,45 +169,153 @@ class SimulatedSession:
                 swarm.at(swarm.now + evaluation.every_s, evaluate_again)
 
         training = True
-        evaluate_again()
-        scheduler = Scheduler(self._cluster, swarm, self._chance, job, data, progress, self._staleness)
-        try:
-            results = scheduler.run()
-        finally:
-            scheduler.stop()
-            disruption.end()
-            training = False
-        give_up = swarm.now + self._level_timeout_s
-        while not swarm.is_level() and swarm.now < give_up:
-            swarm.run(swarm.now + LEVEL_STEP_S)
+        with self._observed(swarm):
+            try:
+                disruption.active = True
+                self._publish_written(swarm)
+                source = swarm.peers[swarm.source()]
+                merged_before, units_before = _Replica(source).merged, source.peer.identities.units
+                published_before = _published(swarm)
+                job = self._job(gradient, descent, epochs, len(data), chunk_rows, combine, rhythm)
+                evaluate_again()
+                scheduler = Scheduler(self._cluster, swarm, self._chance, job, data, progress, self._staleness)
+                try:
+                    results = scheduler.run()
+                finally:
+                    scheduler.stop()
+            finally:
+                training = False
+                disruption.end()
+            self._run_until_level(swarm, swarm.now + self._level_timeout_s)
+        for result in results:
+            self._cautions.give(result.cautions, stacklevel=3)
         evaluate()
         self.refresh()
+        source = swarm.peers[swarm.source()]
+        members |= {me: host for me, host in swarm.peers.items() if me not in before}
+        unmerged, unread = _unmerged(swarm, source), _unread(swarm)
         accepted = sum(result.units for result in results)
-        gone = accepted - (swarm.peers[OBSERVER].peer.identities.units - units)
-        members.update({me: host for me, host in swarm.peers.items() if host.alive})
-        return Report(
+        gone = accepted - (source.peer.identities.units - units_before) - sum(unmerged.values())
+        lost = {"agent gone": max(0, gone), "not read in time": unread}
+        report = Report(
             peers=tuple(self._peer_report(me, host) for me, host in members.items()),
             mode="p2p",
             rows=sum(result.rows for result in results),
             seconds=swarm.now - begin,
-            updates=_published(swarm) - published,
-            updates_lost=max(0, gone, _unread(swarm)),
+            updates=_published(swarm) - published_before,
+            updates_lost=sum(lost.values()),
             consensus_distance=_distance(swarm),
             missing=_missing(swarm, members),
+            lost={cause: count for cause, count in lost.items() if count},
             digest=swarm.digest.hexdigest(),
             story=tuple(self._story),
             evaluations=tuple(evaluations),
         )
+        if report.lost.get("agent gone", 0) > LOST_SHARE_MAX * report.updates:
+            warnings.warn(_lost_text(report), DeepDistWarning, stacklevel=3)
+        if unmerged or not swarm.is_level(but=swarm.observing):
+            text = _incomplete_text(swarm, unmerged, report.missing, self._level_timeout_s)
+            if on_incomplete == "raise":
+                raise IncompleteTraining(text, report)
+            warnings.warn(text, DeepDistWarning, stacklevel=3)
+        return report
 
     def refresh(self) -> None:
         if self._swarm is not None:
-            refresh(self._user_model, _Replica(self._swarm.peers[OBSERVER]))
+            assert self._shown is not None
+            host = self._swarm.peers[self._swarm.source()]
+            self._shown.show(host.peer.replicator.frontiers(), host.replica.arrays())
 
     def stop(self) -> None:
         swarm, self._swarm = self._swarm, None
         if swarm is not None:
             for host in swarm.peers.values():
                 host.segments.close()
+
+    def _job(
+        self,
+        gradient: Gradient,
+        descent: Descent | None,
+        epochs: int,
+        partitions: int,
+        chunk_rows: int | None,
+        combine: str | None,
+        rhythm: Rhythm,
+    ) -> Job:
+        cluster = self._cluster
+        job = Job(
+            f"simulated {cluster.seed}",
+            "p2p",
+            self._user_model.skeleton(),
+            gradient,
+            descent,
+            epochs,
+            partitions,
+            chunk_rows,
+            cluster.peers,
+            self._seed,
+            self._epochs,
+            exchange_settings(
+                self._user_model,
+                combine,
+                cluster.peers,
+                rows_for(cluster.seconds_per_chunk, cluster.peers),
+                codec_of(rhythm),
+            ),
+            rhythm,
+            cluster.peers * cluster.tasks_per_peer,
+        )
+        self._epochs += epochs
+        return job
+
+    @contextmanager
+    def _observed(self, swarm: Simulation) -> Iterator[None]:
+        """Whenever the observer is gone, another one is started soon."""
+        lasts = True
+
+        def look() -> None:
+            if lasts:
+                if (me := swarm.renew_observer()) is not None:
+                    self._note(f"{me} is started")
+                swarm.at(swarm.now + HEARTBEAT_S, look)
+
+        look()
+        try:
+            yield
+        finally:
+            lasts = False
+
+    def _publish_written(self, swarm: Simulation) -> None:
+        """Have every replica take in what the user wrote into the model since it was shown.
+
+        What rounding leaves of the difference travels when all have merged the first one: their sum would lose it.
+        Nor is looked for what is missing before all are level: it may be on its way.
+        """
+        self.refresh()
+        assert self._shown is not None
+        if not self._shown.written():
+            return
+        give_up = swarm.now + self._level_timeout_s
+        for round in range(WRITE_ROUNDS_MAX):
+            self._run_until_level(swarm, give_up, but=swarm.observing)
+            if round and not swarm.is_level(but=swarm.observing):
+                text = "what was written into dd.model has not reached all peers yet: some may begin without it"
+                warnings.warn(text, DeepDistWarning, stacklevel=4)
+                break
+            me = swarm.source(but=swarm.observing)
+            host = swarm.peers[me]
+            update = self._shown.difference(host.replica.arrays())
+            if not update:
+                break
+            n = host.peer.replicator.n
+            swarm.happen(me, Computed(Packed.of(update)))
+            while host.alive and host.peer.replicator.n == n and swarm.now < give_up:
+                swarm.run(swarm.now + LEVEL_STEP_S)
+        self._shown.keep(swarm.peers[swarm.source()].peer.replicator.frontiers())
+
+    def _run_until_level(self, swarm: Simulation, give_up: float, but: Container[PeerId] = ()) -> None:
+        while not swarm.is_level(but) and swarm.now < give_up:
+            swarm.run(swarm.now + LEVEL_STEP_S)
 
     def _start(self) -> tuple[Simulation, Disruption]:
         if self._swarm is None:
@@ -248,17 +326,17 @@ class SimulatedSession:
                 pulls_max=max(1, PAYLOADS_BYTES_MAX // max(1, layout.nbytes)),
                 detection=Detection(),
             )
-            initial = self._user_model.arrays()
+            self._shown = Shown(self._user_model)
             self._swarm = Simulation(
                 cluster.peers,
-                {name: array.copy() for name, array in initial.items()},
+                self._shown.arrays,
                 seed=cluster.seed,
                 network=cluster.network,
                 settings=settings,
                 observer=OBSERVER,
             )
             chance = random.Random(f"faults {cluster.seed}")
-            self._disruption = Disruption(self._swarm, cluster.faults, chance, self._note, (OBSERVER,))
+            self._disruption = Disruption(self._swarm, cluster.faults, chance, self._note)
         assert self._disruption is not None
         return self._swarm, self._disruption
 
@@ -270,7 +348,7 @@ class SimulatedSession:
         staleness = list(self._staleness.get(me, ())) or [0]
         return PeerReport(
             name=me,
-            role="observer" if me == OBSERVER else "peer",
+            role="observer" if self._swarm is not None and me in self._swarm.observing else "peer",
             published=host.peer.replicator.n,
             applied=sum(host.peer.replicator.frontiers().values()),
             bytes_out=host.bytes_out,
@@ -279,6 +357,68 @@ class SimulatedSession:
             staleness_p95=float(np.percentile(staleness, 95)),
             memory_peak_bytes=0,
         )
+
+
+# ----------------------------------------------------------------------------------------------------- the user's model
+
+
+class Shown:
+    """What the user's model was last filled with, to be told from what the user has written into it since."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.keep({})
+
+    def keep(self, frontiers: Mapping[PeerId, int]) -> None:
+        """The model is as replicas at `frontiers` are: from now on, what differs is the user's."""
+        self.arrays = {name: array.copy() for name, array in self._model.arrays().items()}
+        self._frontiers = _updates(frontiers)
+
+    def show(self, frontiers: Mapping[PeerId, int], replica: Arrays) -> None:
+        """Copy into the model what is new in a replica at `frontiers`; what the user has written stays."""
+        if _updates(frontiers) == self._frontiers:
+            return
+        written = {name: (where, self._model.arrays()[name][where]) for name, where in self.written().items()}
+        self._model.load(replica)
+        self.keep(frontiers)
+        for name, (where, values) in written.items():
+            self._model.arrays()[name][where] = values
+
+    def difference(self, replica: Arrays) -> dict[str, Array]:
+        """What to add to a replica, so that it holds what the user has written; empty if it does.
+
+        Raises:
+            UsageError: the user has written what is not a finite number.
+        """
+        update, differs = {}, False
+        for name, array in self._model.arrays().items():
+            update[name] = np.zeros_like(array)
+        for name, where in self.written().items():
+            written = self._model.arrays()[name][where]
+            with np.errstate(over="ignore", invalid="ignore"):
+                update[name][where] = written - replica[name][where]
+            differs |= bool(np.any(written != replica[name][where]))
+        try:
+            check_finite(update)
+        except MismatchError as error:
+            raise UsageError(f"the model was given numbers that cannot be published: {error}") from None
+        return update if differs else {}
+
+    def written(self) -> dict[str, Array]:
+        """Where the user has written, by array; those that are as they were shown are left out."""
+        written = {}
+        for name, array in self._model.arrays().items():
+            shown = self.arrays[name]
+            if isinstance(array, np.ndarray) and (array.shape, array.dtype) == (shown.shape, shown.dtype):
+                where = (array != shown) & ((array == array) | (shown == shown))  # two NaNs are the same
+                if where.any():
+                    written[name] = where
+        return written
+
+
+def _updates(frontiers: Mapping[PeerId, int]) -> dict[PeerId, int]:
+    """Those lanes only that have some."""
+    return {lane: n for lane, n in frontiers.items() if n}
 
 
 # ------------------------------------------------------------------------------------------------------- the scheduler
@@ -360,7 +500,7 @@ class Scheduler:
         """Notice who is gone and who is new, now and every so often."""
         if self._stopped:
             return
-        for executor, attempts in self._running.items():
+        for executor, attempts in list(self._running.items()):  # others may get their first task meanwhile
             if not self._swarm.peers[executor].alive:
                 for attempt in list(attempts):
                     self._end(attempt)
@@ -385,7 +525,9 @@ class Scheduler:
         return [
             me
             for me, host in self._swarm.live().items()
-            if me != OBSERVER and host.peer.ready and len(self._running.get(me, ())) < self._cluster.tasks_per_peer
+            if me not in self._swarm.observing
+            and host.peer.ready
+            and len(self._running.get(me, ())) < self._cluster.tasks_per_peer
         ]
 
     def _begin(self, task: Task, executor: PeerId) -> None:
@@ -467,8 +609,7 @@ class Scheduler:
 
     def _fail(self, error: Exception, task: Task, executor: PeerId) -> None:
         """End the training by the user's own exception, which says where it came from."""
-        original = error.__cause__ if isinstance(error, PartitionError) else error
-        assert isinstance(original, Exception)
+        original = error.original if isinstance(error, PartitionError) else error
         original.add_note(
             f"in partition {task.partition}, epoch {task.epoch}, on {executor} of the simulated cluster with seed "
             f"{self._cluster.seed}, after {self._swarm.now:.3f} virtual seconds"
@@ -542,12 +683,33 @@ def _published(swarm: Simulation) -> int:
 
 
 def _unread(swarm: Simulation) -> int:
-    """Updates of living peers that some living peer has not got."""
-    fronts = [host.peer.replicator.frontiers() for host in swarm.live().values()]
-    return sum(
-        host.peer.replicator.n - min(front.get(me, 0) for front in fronts)
-        for me, host in swarm.live().items()
-        if me != OBSERVER
+    """Updates of living peers that some other living peer has not got."""
+    fronts = [host.peer.replicator.frontiers() for me, host in swarm.live().items() if me not in swarm.observing]
+    return sum(host.peer.replicator.n - min(front.get(me, 0) for front in fronts) for me, host in swarm.live().items())
+
+
+def _unmerged(swarm: Simulation, source: SimulatedPeer) -> dict[PeerId, int]:
+    """By living peer: how many of its updates `source` has not got."""
+    front = source.peer.replicator.frontiers()
+    unmerged = {me: host.peer.replicator.n - front.get(me, 0) for me, host in swarm.live().items()}
+    return {me: count for me, count in unmerged.items() if count}
+
+
+def _incomplete_text(swarm: Simulation, unmerged: Mapping[PeerId, int], missing: Iterable[str], waited_s: float) -> str:
+    lacks = ", ".join(f"{count} of {me}" for me, count in unmerged.items())
+    behind = ", ".join(me for me in missing if me in swarm.live())
+    return (
+        (f"dd.model lacks {sum(unmerged.values())} updates of living peers ({lacks}). " if unmerged else "")
+        + f"Replicas were not level {waited_s:g} virtual seconds after the last task ({behind}); dd.model is that of "
+        f"{swarm.source()}, which has most. Wait longer by DeepDist(..., drain_timeout_s={2 * waited_s:g}), train on, "
+        "or take the model as it is by train(..., on_incomplete='warn')"
+    )
+
+
+def _lost_text(report: Report) -> str:
+    return (
+        f"{report.lost['agent gone']} of {report.updates} updates are lost with agents that died: shorter chunks "
+        "(chunk_rows=) put less at risk at a time, and another epoch learns it again"
     )
 
 

@@ -16,16 +16,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
-import cloudpickle
-from pyspark import RDD, InheritableThread, SparkConf, SparkContext, TaskContext
+from pyspark import RDD, Broadcast, InheritableThread, SparkConf, SparkContext, TaskContext
 
 from gossip.errors import UsageError
-from p2p.agent_client import AgentSettings, ensure_agent
+from p2p import parcel
+from p2p.agent_client import AgentGoneError, AgentSettings, ensure_agent
 from p2p.engines import Progress
 from p2p.registrar import Registrar
-from p2p.task import Job, TaskResult, original_error, run_partition
+from p2p.row_order import in_order
+from p2p.task import Job, TaskResult, run_partition
+from p2p.user_errors import PartitionError, Seal
 
 START_TIMEOUT_S = 120.0
 """For all executors to come and start their agents: a busy cluster hands them out one by one."""
@@ -44,6 +46,8 @@ CANCEL_TIMEOUT_S = 10.0
 
 SHUFFLE = b"+-"
 """What Spark draws in the lineage of an RDD where it reads a shuffle."""
+Order = Literal["DETERMINATE", "UNORDERED", "INDETERMINATE"]
+"""What Spark promises of an RDD that it computes again: all is as it was; the same rows in some order; nothing."""
 
 T = TypeVar("T")
 
@@ -106,13 +110,18 @@ class SparkEngine:
     def run(self, job: Job, data: RDD[Any], progress: Progress) -> list[TaskResult]:
         settings = self._settings
         assert settings is not None
-        parcel = self.context.broadcast(cloudpickle.dumps(job))
+        seal = Seal()
+        shipped = self.context.broadcast(parcel.dumps(job))
         # only a stage that reads a shuffle is run again, when an executor took shuffle files with it
         runs_again = SHUFFLE in (data.toDebugString() or b"")
+        memory_bytes = data._memory_limit() << 20 if cuts_rows_by_chance(order_of(data), job) else None
 
         def trained(epoch: int) -> RDD[TaskResult]:
             def train(partition: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
-                yield run_partition(_load(parcel.value), _agent(settings), epoch, partition, rows, _attempt(runs_again))
+                fingerprint = None
+                if memory_bytes is not None:
+                    rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
+                yield _train(shipped, seal, settings, epoch, partition, rows, _attempt(runs_again), fingerprint)
 
             return data.mapPartitionsWithIndex(train)
 
@@ -123,11 +132,11 @@ class SparkEngine:
         watcher = threading.Thread(target=self._watch, args=(job.partitions * job.epochs, progress, done), daemon=True)
         watcher.start()
         try:
-            return self._run_job(self._group, "deepdist: training", epochs.collect)
+            return self._run_job(self._group, "deepdist: training", epochs.collect, seal)
         finally:
             done.set()
             watcher.join()
-            parcel.destroy()
+            shipped.destroy()
 
     def cancel(self) -> None:
         self.context.cancelJobGroup(self._group)
@@ -150,8 +159,8 @@ class SparkEngine:
         job = self.context.parallelize(range(tasks), tasks).mapPartitions(start)
         self._run_job("deepdist-start", "deepdist: starting one agent per executor", job.count)
 
-    def _run_job(self, group: str, description: str, action: Callable[[], T]) -> T:
-        """Run a Spark action in a job group of its own and in a thread of its own.
+    def _run_job(self, group: str, description: str, action: Callable[[], T], seal: Seal | None = None) -> T:
+        """Run a Spark action in a job group of its own and in a thread of its own; `seal` is that of its errors.
 
         While the main thread waits for Spark's answer it cannot ask Spark for anything, and Ctrl-C would leave the job
         running. The user's own job group stays as it is.
@@ -176,7 +185,7 @@ class SparkEngine:
             thread.join(CANCEL_TIMEOUT_S)
             raise
         if errors:
-            raise _explained(errors[0]) from None
+            raise _explained(errors[0], seal) from None
         return results[0]
 
     def _watch(self, total: int, progress: Progress, done: threading.Event) -> None:
@@ -209,13 +218,36 @@ def _import(modules: Iterable[str]) -> None:
             importlib.import_module(module)
 
 
-def _load(parcel: bytes) -> Job:
+def _load(shipped: Broadcast[bytes]) -> Job:
     """The job, unpickled once per worker process."""
-    key = hash(parcel)
+    key = hash(shipped.value)
     if key not in _jobs:
         _jobs.clear()
-        _jobs[key] = cloudpickle.loads(parcel)
+        _jobs[key] = parcel.loads(shipped.value)
     return _jobs[key]
+
+
+def _train(
+    shipped: Broadcast[bytes],
+    seal: Seal,
+    settings: AgentSettings,
+    epoch: int,
+    partition: int,
+    rows: Iterable[Any],
+    attempt: int,
+    fingerprint: int | None,
+) -> TaskResult:
+    """Train a partition. Errors travel in the text of Spark's, under the seal; those of reading rows as they are."""
+    try:
+        job, agent = _load(shipped), _agent(settings)
+    except BaseException as error:
+        raise seal.sealed(PartitionError.of(error, epoch, partition)) from error
+    try:
+        return run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
+    except PartitionError as error:
+        raise seal.sealed(error) from error.__cause__
+    except AgentGoneError as error:
+        raise seal.sealed(PartitionError.of(error, epoch, partition)) from error
 
 
 def _attempt(stage_runs_again: bool) -> int:
@@ -235,9 +267,21 @@ def _agent(settings: AgentSettings) -> Any:
         for old in _agents.values():
             old.close()
         _agents.clear()
-        folders = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")
-        _agents[settings.run] = ensure_agent(settings, folders[0] or None)
+        _agents[settings.run] = ensure_agent(settings, _folder())
     return _agents[settings.run]
+
+
+def _folder() -> str | None:
+    """Where Spark keeps what does not fit into memory."""
+    return os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or None
+
+
+def _in_order(rows: Iterable[Any], memory_bytes: int, epoch: int, partition: int) -> tuple[Iterator[Any], int]:
+    """`in_order`; that a row does not lend itself to it is for the user, that rows cannot be read for Spark."""
+    try:
+        return in_order(rows, memory_bytes, _folder())
+    except UsageError as error:
+        raise PartitionError.of(error, epoch, partition) from error
 
 
 # -------------------------------------------------------------------------------------------------- about the cluster
@@ -261,6 +305,19 @@ def executor_count(context: SparkContext) -> int:
     assert context._jsc is not None
     everybody = len(context._jsc.sc().statusTracker().getExecutorInfos())
     return 1 if _master(context) == "local" or _master(context).startswith("local[") else everybody - 1
+
+
+def order_of(data: RDD[Any]) -> Order:
+    """What Spark promises when it computes `data` again. Cached blocks may be lost, so they change nothing; what is
+    checkpointed is DETERMINATE."""
+    return cast(Order, data._jrdd.rdd().outputDeterministicLevel().toString())
+
+
+def cuts_rows_by_chance(order: Order, job: Job) -> bool:
+    """Whether attempts at a partition may have other rows in their chunks, if they take them as they come."""
+    if order == "UNORDERED":
+        return job.chunk_rows is not None or job.rhythm.when == "continuous"
+    return order == "INDETERMINATE"
 
 
 def cautions(conf: SparkConf, cached: bool) -> dict[str, str]:
@@ -320,10 +377,10 @@ def _requested(context: SparkContext) -> int | None:
     return int(instances) if instances else None
 
 
-def _explained(error: Exception) -> Exception:
+def _explained(error: Exception, seal: Seal | None = None) -> Exception:
     """What the user should see of a failed job: the own exception, or Spark's with what to do."""
     text = str(error)
-    original = original_error(text)
+    original = seal.told(text) if seal is not None else None
     if original is not None:
         return original
     for package in ("p2p", "gossip"):

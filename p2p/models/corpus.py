@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+from gossip.arguments import integer
 from gossip.errors import UsageError
 from p2p.models.lexicon import Row
 
@@ -45,6 +46,10 @@ def sentences(corpus: Any, column: str | None = None, sc: Any = None, peers: int
 
     Raises `UsageError` for anything else, and for a path under which there is no file.
     """
+    if peers is not None:
+        peers = integer("peers", peers, 1)
+    if column is not None and not isinstance(column, str):
+        raise UsageError(f"column={column!r:.80}, expected the name of a column")
     is_path = isinstance(corpus, str | os.PathLike)
     if sc is not None and not is_path:
         raise UsageError(f"sc= beside a {type(corpus).__name__}, expected a path: leave it out, or give the path")
@@ -53,6 +58,8 @@ def sentences(corpus: Any, column: str | None = None, sc: Any = None, peers: int
     if is_path:
         if sc is not None and peers is not None:
             raise UsageError(f"sc= and peers={peers}, expected one: on Spark every executor is a peer")
+        if sc is not None and not hasattr(sc, "textFile"):
+            raise UsageError(f"sc is a {type(sc).__name__}, expected a SparkContext")
         context = sc if sc is not None or peers is not None else _active_context()
         path = os.fspath(corpus)
         return _read_files(path, _count(peers)) if context is None else _read_by_spark(context, path)
@@ -214,7 +221,8 @@ def _read_by_spark(sc: Any, path: str) -> Any:
             f"Spark cannot read {path!r}, expected a file, a folder of files or a glob that every executor reaches: "
             f"{error.java_exception.getMessage()}"
         ) from None
-    if partitions < sc.defaultParallelism:  # a compressed file is one partition
+    # a compressed file is one partition; to read it in each of several tasks takes longer than to shuffle it
+    if partitions < sc.defaultParallelism:
         text = text.repartition(PARTITIONS_PER_PEER * sc.defaultParallelism)
     return text
 

@@ -191,6 +191,13 @@ def build_vocab(model: Any, corpus: Any) -> None:
     Sets `corpus_count` (rows) and `corpus_total_words`, from which the learning rate follows. Raises `UsageError` for a
     model that has a vocabulary already, a row that is neither, and a corpus in which no word is frequent enough.
     """
+    if not hasattr(model, "wv"):
+        raise UsageError(f"model is a {type(model).__name__}, expected a gensim Word2Vec")
+    if isinstance(corpus, str | bytes) or not (hasattr(corpus, "mapPartitions") or hasattr(corpus, "__iter__")):
+        raise UsageError(
+            f"corpus is a {type(corpus).__name__}, expected an RDD or an iterable of texts or token lists, such as "
+            "open(path)"
+        )
     if len(model.wv):
         raise UsageError(
             f"expected a model without a vocabulary, got one with {len(model.wv)} words; make a new Word2Vec(...)"

@@ -8,16 +8,20 @@ it with `p2p.models.word2vec.gradient`. For another gradient, a `descent` or ave
 from __future__ import annotations
 
 import copy
+import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 from gensim.models import Word2Vec
 
+from gossip.arguments import function, integer, number, one_of
 from gossip.errors import UsageError
+from p2p import arguments
+from p2p import evaluation as evaluations
 from p2p.deepdist import DeepDist
 from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
@@ -62,7 +66,9 @@ class Settings(TypedDict, total=False):
 
 OF_THE_MODEL = ("vector_size", "min_count", "max_final_vocab", "sg", "hs", "negative", "sample")
 """Settings that a model's vocabulary and arrays are made by; they stay when a training goes on."""
-AT_LEAST = {"vector_size": 1, "window": 1, "min_count": 0, "epochs": 1, "negative": 0, "sample": 0, "seed": 0}
+INTEGERS = {"vector_size": 1, "window": 1, "min_count": 0, "max_final_vocab": 1, "epochs": 1, "negative": 0, "seed": 0}
+"""Settings that are integers, and how much they are at least."""
+RATES = ("sample", "alpha", "min_alpha")
 
 
 def train(
@@ -108,8 +114,11 @@ def train(
 
     Raises `UsageError` for anything here that cannot be, before peers are started.
     """
-    _check(settings, chunk_words, exchange, on_report)
+    settings, chunk_words = _checked(settings, chunk_words, exchange, on_report)
+    peers, *_ = arguments.of_session(mode, peers, engine, settings.get("seed", 1), progress, 0.0)
+    arguments.rhythm(exchange, exchange_s, mode, None, None)
     measure = evaluation.of(evaluate)
+    evaluations.checked(measure, evaluate_every_s, 0.0)
     model = Word2Vec(**settings) if start_from is None else _earlier(start_from, settings)
     data = corpora.sentences(corpus, column, sc, peers if engine is None else engine.peers)
     if start_from is None:
@@ -135,23 +144,33 @@ def train(
     return model
 
 
-def _check(settings: Settings, chunk_words: int | None, exchange: Any, on_report: Any) -> None:
+def _checked(settings: Settings, chunk_words: Any, exchange: Any, on_report: Any) -> tuple[Settings, int | None]:
+    """The settings and `chunk_words` as they are to be used."""
     known = Settings.__annotations__
     if unknown := [name for name in settings if name not in known]:
         raise UsageError(
             f"unknown settings {', '.join(unknown)}, expected some of {', '.join(known)}; for others make a Word2Vec "
             "and train it with p2p.DeepDist, build_vocab and gradient"
         )
-    for name, least in AT_LEAST.items():
-        value: Any = settings.get(name, least)
-        if not isinstance(value, int | float) or value < least:
-            raise UsageError(f"{name}={value!r}, expected a number, at least {least}")
-    if chunk_words is not None and (not isinstance(chunk_words, int | float) or chunk_words < 1):
-        raise UsageError(f"chunk_words={chunk_words!r}, expected a number of words, at least 1")
-    if chunk_words is not None and exchange != "chunk":
-        raise UsageError(f"chunk_words={chunk_words} with exchange={exchange!r}, expected None: leave one of them out")
-    if on_report is not None and not callable(on_report):
-        raise UsageError(f"on_report is a {type(on_report).__name__}, expected a function of a Report, such as print")
+    plain: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in RATES:
+            plain[name] = number(name, value, "a number, at least 0", lambda rate: 0 <= rate < math.inf)
+        elif name == "max_final_vocab" and value is None:
+            plain[name] = None
+        elif name in INTEGERS:
+            plain[name] = integer(name, value, INTEGERS[name])
+        else:
+            plain[name] = one_of(name, integer(name, value), (0, 1))
+    if chunk_words is not None:
+        chunk_words = integer("chunk_words", chunk_words, 1, "a number of words, at least 1")
+        if exchange != "chunk":
+            raise UsageError(
+                f"chunk_words={chunk_words} with exchange={exchange!r}, expected None: leave one of them out"
+            )
+    if on_report is not None:
+        function("on_report", on_report, "of a Report, such as print")
+    return cast(Settings, plain), chunk_words
 
 
 def _earlier(start_from: Any, settings: Settings) -> Any:

@@ -73,6 +73,16 @@ def test_attempts_stand_side_by_side_until_one_is_taken_back() -> None:
     assert known.standing(UNIT) == {(0, B)}
 
 
+def test_the_chunks_of_a_partition_span_from_the_lowest_to_the_highest_that_counts() -> None:
+    known = Identities()
+    assert known.spans(0) == {}
+    known.note(A, [Mark(Unit(0, 1, 5), 0), Mark(Unit(1, 1, 7), 0), Mark(Unit(1, 2, 4), 1)])
+    known.note(B, [Mark(Unit(1, 1, 3), 0), Mark(Unit(1, 2, 9), 2)])
+    assert known.spans(0) == {(0, 1): (5, 5), (1, 1): (3, 7), (1, 2): (4, 9)}
+    known.note(B, [Mark(Unit(1, 2, 9), 2, withdraws=True)])
+    assert known.spans(1) == {(1, 1): (3, 7), (1, 2): (4, 4)}
+
+
 @given(st.lists(st.tuples(lanes, marks), max_size=12), st.randoms(use_true_random=False))
 def test_marks_come_in_any_order_and_more_than_once(entries: list[tuple[PeerId, Mark]], chance: object) -> None:
     one, two = Identities(), Identities()

@@ -15,7 +15,7 @@ import pytest
 
 from gossip import same_host
 from gossip.arrays import Arrays, Layout, Packed
-from gossip.errors import WireError
+from gossip.errors import MismatchError, WireError
 from gossip.events import Computed
 from gossip.messages import Advert, PeerId, Pull, Range
 from gossip.segments import LentFile
@@ -275,3 +275,40 @@ def test_nobody_is_found_under_a_name_that_nobody_listens_to() -> None:
     files = len(os.listdir("/proc/self/fd"))
     assert same_host.connect(PeerId("me"), PeerId("nobody")) is None
     assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_files_that_cannot_be_opened_end_the_link(swarm: Any, rogue: Any, out_of_descriptors: Any) -> None:
+    node, link = rogue
+    with lent({"w": np.ones_like(LARGE["w"])}) as file:
+        same_host.send(link, b"frame", [same_host.Part(file.descriptor)] * 3)
+    with out_of_descriptors(left=1):
+        node.runtime._drain_link(node.runtime._links, PeerId("rogue"), node.runtime._on_file)
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    assert PeerId("rogue") not in node.runtime._links
+    assert node.runtime.malformed == 0
+
+
+def test_a_file_that_cannot_be_kept_is_dropped(swarm: Any, out_of_descriptors: Any) -> None:
+    (node,) = linked(swarm, "node")
+    message = Range(PeerId("rogue"), 1, 1, 1, layout=Layout.of(LARGE))
+    with lent({"w": np.ones_like(LARGE["w"])}) as file:
+        packet = same_host.Packet(b"", (same_host.Part(file.descriptor, file.offset),))
+        with out_of_descriptors(), pytest.raises(MismatchError, match="no room for another open file"):
+            node.runtime._lent(message, packet)
+
+
+def test_a_reader_that_cannot_be_let_in_is_let_in_later(swarm: Any, out_of_descriptors: Any) -> None:
+    (node,) = linked(swarm, "node")
+    link = same_host.connect(PeerId("reader"), PeerId("node"))
+    assert link is not None
+    with out_of_descriptors():
+        node.runtime.poll(0.01)
+        assert len(node.runtime._resting) == 1
+    assert swarm.turn(lambda: PeerId("reader") in node.runtime._reader_links)
+    link.close()
+
+
+def test_nobody_is_linked_without_a_descriptor(swarm: Any, out_of_descriptors: Any) -> None:
+    linked(swarm, "node")
+    with out_of_descriptors():
+        assert same_host.connect(PeerId("reader"), PeerId("node")) is None

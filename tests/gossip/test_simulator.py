@@ -255,6 +255,52 @@ def test_an_observer_sees_every_step_in_order() -> None:
     assert sum(isinstance(event, Computed) for _, _, event, _ in seen) == 9
 
 
+# ----------------------------------------------------------------------------------------------- who reads for the user
+
+OBSERVER = PeerId("observer")
+
+
+def observed() -> Swarm:
+    """Three peers with an update each, and an observer; level."""
+    swarm = Swarm(3, seed=1, observer=OBSERVER)
+    for index in range(3):
+        swarm.happen(PeerId(f"p00{index}"), Computed(Packed.of(replica(np.arange(5)))))
+    swarm.run(5.0)
+    assert swarm.is_level()
+    return swarm
+
+
+def test_an_observer_that_is_gone_is_replaced_by_one_that_adopts() -> None:
+    swarm = observed()
+    assert swarm.renew_observer() is None
+    swarm.crash(OBSERVER)
+    assert swarm.renew_observer() == "observer-2"
+    assert swarm.renew_observer() is None
+    assert not swarm.is_level()
+    assert swarm.is_level(but=swarm.observing)
+    swarm.run(20.0)
+    assert swarm.is_level()
+    assert adoptions(swarm.peers[PeerId("observer-2")]) == 1
+    assert not any("observer" in lane for host in swarm.live().values() for lane in host.peer.replicator.origins)
+    swarm.crash(PeerId("observer-2"))
+    assert swarm.renew_observer() == "observer-3"
+
+
+def test_the_model_is_that_of_who_has_most_and_lives() -> None:
+    swarm = observed()
+    assert swarm.source() == OBSERVER, "before its equals"
+    assert swarm.source(but=swarm.observing) == "p000"
+    swarm.happen(PeerId("p001"), Computed(Packed.of(replica(np.arange(5)))))
+    assert swarm.source() == "p001"
+    swarm.peers[PeerId("p001")].paused_until = 100.0
+    assert swarm.source() == OBSERVER, "who pauses does not answer"
+    swarm.crash(OBSERVER)
+    assert swarm.source() == "p000"
+    for me in ("p000", "p002"):
+        swarm.crash(PeerId(me))
+    assert swarm.source() == "p001", "nobody else is there"
+
+
 # ------------------------------------------------------------------------------------- these tests can fail: mutants
 
 

@@ -615,6 +615,21 @@ def test_other_sources_are_polled_too_until_they_are_unregistered(swarm: Any) ->
     os.close(writer)
 
 
+def test_a_source_that_rests_is_heard_later(swarm: Any) -> None:
+    node = swarm.add("node")
+    reader, writer = os.pipe()
+    got: list[bytes] = []
+    node.runtime.register(reader, lambda: got.append(os.read(reader, 100)))
+    node.runtime.rest(reader, 0.1)
+    os.write(writer, b"one")
+    swarm.turn_for(0.02)
+    assert got == []
+    assert swarm.turn(lambda: got == [b"one"])
+    node.runtime.unregister(reader)
+    os.close(reader)
+    os.close(writer)
+
+
 def test_connecting_twice_is_connecting_once(swarm: Any) -> None:
     one, two = swarm.add("one"), swarm.add("two")
     swarm.link()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gossip.arrays import Layout
-from p2p import localhost
-from p2p.agent_client import AgentClient, AgentSettings, is_free, start_agent
+from gossip.errors import UsageError
+from p2p import agent_client, localhost
+from p2p.agent_client import AgentClient, AgentGoneError, AgentSettings, is_free, start_agent
+from p2p.localhost import Process
 from p2p.observer import Observer
 from p2p.registrar import SILENT_S, Member, Registrar
 
@@ -181,3 +187,199 @@ def test_an_agent_that_fails_when_nobody_is_there_to_read_why_leaves_no_folder(s
     process = start_agent(settings, gone.pid, folder)
     assert process.wait(TIMEOUT_S) != 0
     assert not os.path.exists(folder)
+
+
+# ----------------------------------------------------------------------------------------------- what tasks may ask for
+
+
+@pytest.fixture
+def connection(swarm: Swarm) -> Iterator[socket.socket]:
+    """A task's connection to an agent."""
+    swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    AgentClient(swarm.folders[0]).close()  # it lets tasks in
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(os.path.join(swarm.folders[0], "agent.sock"))
+        yield connection
+
+
+PUBLISH = {"op": "publish", "layout": [["w", "<f8", 3]], "merged_at": 0, "unit": [0, 0, 0], "attempt": 0}
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        ({"op": "dance"}, "'dance' is not known here"),
+        ({}, "KeyError: 'op'"),
+        ({"op": "known", "unit": [1]}, "TypeError"),
+        ({"op": "known", "unit": [1, 2, "three"]}, "'three', expected a whole number"),
+        ({"op": "furthest", "epoch": 1}, "KeyError: 'partition'"),
+        (PUBLISH, "0 open files came with it, expected 1"),
+        ({**PUBLISH, "layout": 3}, "TypeError"),
+        ({**PUBLISH, "unit": [{}, 0, 0]}, "expected a whole number"),
+    ],
+)
+def test_a_request_that_no_agent_knows_is_answered_with_an_error(
+    connection: socket.socket, request_: dict[str, Any], why: str
+) -> None:
+    localhost.send(connection, request_)
+    answer, _ = localhost.receive(connection)
+    assert answer["error"].startswith("a malformed request of a task: ")
+    assert why in answer["error"]
+    localhost.send(connection, {"op": "known", "unit": [0, 0, 0]})
+    assert localhost.receive(connection) == ({"known": False}, []), "the agent goes on"
+
+
+def test_an_agent_drops_what_is_no_message_of_its_registrar(
+    swarm: Swarm, caplog: pytest.LogCaptureFixture, eventually: Callable[[Callable[[], bool], float], bool]
+) -> None:
+    member = swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    for nonsense in ([1, 2], "text", {"no": "op"}):
+        swarm.registrar._requests.put((member.route, nonsense))
+    assert eventually(lambda: caplog.text.count("a malformed message of the registrar was dropped") == 3, TIMEOUT_S)
+    swarm.registrar.ask_status(TIMEOUT_S)
+    assert swarm.registrar.members[member.peer].status["question"] == 1
+
+
+# ---------------------------------------------------------------------------------- agents that stand still, or ran out
+
+
+def test_an_agent_that_stands_still_is_ended_when_somebody_waits_for_it(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_client, "STOPPED_MAX_S", 0.3)
+    monkeypatch.setattr(agent_client, "LOOK_S", 0.05)
+    member = swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    client = AgentClient(swarm.folders[0])
+    os.kill(member.pid, signal.SIGSTOP)
+    with pytest.raises(AgentGoneError, match="is gone, and its replica with it"):
+        client.knows((0, 0, 0))
+    client.close()
+    assert swarm.processes[0].wait(TIMEOUT_S) == -signal.SIGKILL
+
+
+def test_a_task_that_comes_to_an_agent_that_stands_still_does_not_wait_for_ever(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_client, "STOPPED_MAX_S", 0.3)
+    monkeypatch.setattr(agent_client, "LOOK_S", 0.05)
+    member = swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    AgentClient(swarm.folders[0]).close()
+    os.kill(member.pid, signal.SIGSTOP)
+    with pytest.raises(AgentGoneError):
+        AgentClient(swarm.folders[0])
+    with pytest.raises(AgentGoneError, match="is gone"):
+        AgentClient(swarm.folders[0])  # and who comes then hears it at once
+
+
+def test_an_agent_that_stood_still_for_a_moment_answers(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch, eventually: Callable[[Callable[[], bool], float], bool]
+) -> None:
+    looks: list[bool] = []
+    monkeypatch.setattr(agent_client, "LOOK_S", 0.02)
+    stopped = Process.stopped.fget
+    assert stopped is not None
+    monkeypatch.setattr(Process, "stopped", property(lambda self: looks.append(stopped(self)) or looks[-1]))
+    member = swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    client = AgentClient(swarm.folders[0])
+    os.kill(member.pid, signal.SIGSTOP)
+
+    def let_go() -> None:
+        eventually(lambda: looks.count(True) > 3, TIMEOUT_S)
+        os.kill(member.pid, signal.SIGCONT)
+
+    letting_go = threading.Thread(target=let_go)
+    letting_go.start()
+    assert not client.knows((0, 0, 0))
+    letting_go.join()
+    client.close()
+
+
+def test_who_waits_for_a_busy_agent_may_wait_for_any_time(
+    monkeypatch: pytest.MonkeyPatch, swarm: Swarm, eventually: Callable[[Callable[[], bool], float], bool]
+) -> None:
+    """It is not stopped, it only takes its time; the test is at the other end."""
+    monkeypatch.setattr(agent_client, "STOPPED_MAX_S", 0.0)
+    monkeypatch.setattr(agent_client, "LOOK_S", 0.01)
+    looks: list[int] = []
+    monkeypatch.setattr(Process, "stopped", property(lambda self: bool(looks.append(self.pid))))
+    swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    client = AgentClient(swarm.folders[0])
+    client._connection.close()
+    client._connection, theirs = socket.socketpair()
+
+    def answer() -> None:
+        localhost.receive(theirs)
+        eventually(lambda: len(looks) > 20, TIMEOUT_S)
+        localhost.send(theirs, {"known": True})
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    assert client.knows((0, 0, 0))
+    answering.join()
+    theirs.close()
+    client.close()
+
+
+def test_an_agent_that_is_out_of_descriptors_tells_it_once_and_lets_tasks_in_later(
+    swarm: Swarm, caplog: pytest.LogCaptureFixture, eventually: Callable[[Callable[[], bool], float], bool]
+) -> None:
+    member = swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    AgentClient(swarm.folders[0]).close()
+    allowed = resource.prlimit(member.pid, resource.RLIMIT_NOFILE)
+    assert allowed[0] == allowed[1], "it takes what the system allows"
+    taken = list(map(int, os.listdir(f"/proc/{member.pid}/fd")))
+    resource.prlimit(member.pid, resource.RLIMIT_NOFILE, (max(taken) + 1, allowed[1]))
+    come = max(taken) + 1 - len(taken) + 2  # some find a gap
+    clients: list[AgentClient] = []
+    coming = [threading.Thread(target=lambda: clients.append(AgentClient(swarm.folders[0]))) for _ in range(come)]
+    for thread in coming:
+        thread.start()
+    assert eventually(lambda: "tasks have to wait for their agent" in caplog.text, TIMEOUT_S)
+    heard = member.heard_at
+    assert eventually(lambda: member.heard_at > heard + 1.5, TIMEOUT_S), "it lives, and goes on reporting"
+    assert len(clients) < come
+    resource.prlimit(member.pid, resource.RLIMIT_NOFILE, allowed)
+    for thread in coming:
+        thread.join(TIMEOUT_S)
+    assert [client.about["pid"] for client in clients] == [member.pid] * come
+    assert caplog.text.count("tasks have to wait for their agent") == 1
+    for client in clients:
+        client.close()
+
+
+def test_a_task_without_a_descriptor_for_the_replica_says_so(swarm: Swarm, out_of_descriptors: Any) -> None:
+    swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    AgentClient(swarm.folders[0]).close()
+    with out_of_descriptors(left=1), pytest.raises(UsageError, match="has as many files open as it may"):
+        AgentClient(swarm.folders[0])
+
+
+# ---------------------------------------------------------------------------------------------- agents that never begin
+
+
+def test_an_agent_that_ends_while_it_starts_is_noticed_at_once(place: Any) -> None:
+    folder = localhost.private_folder("ended")
+    with subprocess.Popen([sys.executable, "-c", "import nothing_of_that_name"], stderr=subprocess.DEVNULL) as process:
+        begin = time.monotonic()
+        with pytest.raises(UsageError, match="ended with exit code 1 while it started: see its last words"):
+            AgentClient(folder, process=process)
+        assert time.monotonic() - begin < TIMEOUT_S / 2
+    os.rmdir(folder)
+
+
+def test_an_agent_that_cannot_start_ends_with_an_error_and_its_own_words(swarm: Swarm) -> None:
+    folder = localhost.private_folder(f"{swarm.run[:12]}-refused")
+    swarm.folders.append(folder)
+    process = start_agent(replace(swarm.settings, run="another"), os.getpid(), folder)
+    with pytest.raises(UsageError, match=r"did not start: agent .* belongs to another session"):
+        AgentClient(folder, process=process)
+    assert process.wait(TIMEOUT_S) == 1

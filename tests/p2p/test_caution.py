@@ -3,11 +3,12 @@
 import os
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from p2p import DeepDist, DeepDistWarning
+from p2p import DeepDist, DeepDistWarning, SimulatedCluster
 from p2p.caution import Cautions
 from p2p.registrar import Registrar
 from p2p.replica import SHARED_MEMORY_SPARE_BYTES, shortage
@@ -66,3 +67,46 @@ def test_a_training_warns_in_the_line_that_calls_it(place: object, monkeypatch: 
     (warning,) = [warning for warning in caught if warning.category is DeepDistWarning]
     assert str(warning.message) == "too little"
     assert warning.filename == __file__
+
+
+def count(model: Any, rows: Any) -> Any:
+    return {"w": np.full(2, float(len(list(rows))))}
+
+
+def leave(model: Any, update: Any) -> None:
+    """A descent without effect."""
+
+
+@pytest.mark.parametrize(
+    "session",
+    [{"engine": SimulatedCluster(2)}, {"peers": 1}, {"peers": 1, "mode": "master"}],
+    ids=["simulated", "p2p", "master"],
+)
+def test_what_workers_and_master_notice_reaches_the_line_that_trains(place: object, session: dict[str, Any]) -> None:
+    with DeepDist({"w": np.zeros(2)}, progress=False, **session) as dd, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dd.train([[1], [2]], count, leave)
+        dd.train([[1], [2]], count, leave)
+    (warning,) = (each for each in caught if each.category is DeepDistWarning)
+    assert str(warning.message).startswith("an update that was not zero changed none of the model's arrays ('w')")
+    assert warning.filename == __file__
+
+
+def test_a_function_that_uses_the_model_it_was_not_given_is_told_of() -> None:
+    w = np.zeros(2)
+    model = {"w": w}
+
+    def by_model(_: Any, rows: Any) -> Any:
+        return {"w": model["w"] + len(list(rows))}
+
+    def by_array(_: Any, update: Any) -> None:
+        w[:] += update["w"]
+
+    with DeepDist(model, engine=SimulatedCluster(1), progress=False) as dd:
+        with pytest.warns(DeepDistWarning, match="gradient uses 'model', which is of the model given to DeepDist"):
+            dd.train([[1]], by_model)
+        with pytest.warns(DeepDistWarning, match="descent uses 'w', which is of the model given to DeepDist"):
+            dd.train([[1]], count, by_array)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            dd.train([[1]], count)

@@ -104,7 +104,7 @@ def test_a_failing_evaluation_ends_the_training_with_its_error(least: int) -> No
     [
         ({"evaluate": 3}, r"evaluate is a int, expected a function evaluate\(model\)"),
         ({"evaluate_every_s": 3}, r"evaluate_every_s=3 without evaluate, expected both"),
-        ({"evaluate": value, "evaluate_every_s": 0}, r"evaluate_every_s=0, expected a number of seconds, more than 0"),
+        ({"evaluate": value, "evaluate_every_s": 0}, r"evaluate_every_s=0, expected more than 0 seconds"),
         ({"evaluate": str}, r'evaluate returned "{\'w\': .*}", a str: expected a number, or a mapping'),
     ],
     ids=["no function", "period alone", "period of nothing", "no number"],

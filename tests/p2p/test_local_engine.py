@@ -12,9 +12,10 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from p2p import DeepDist, UsageError
+from p2p import DeepDist, UsageError, localhost
 from p2p.agent_client import AgentClient
 from p2p.coordinator import Coordinator
+from p2p.engines.local import LocalEngine, _Worker
 from p2p.model import Model
 from p2p.session import _all_taken
 from p2p.task import Job, TaskResult, current, run_partition
@@ -374,6 +375,72 @@ def test_an_error_in_descent_arrives_as_it_is_and_the_session_goes_on(mode: Any)
         assert report.updates_lost == 0
 
 
+class RowError(ValueError):
+    """Its `__init__` wants other arguments than those it gives to its base."""
+
+    def __init__(self, row: int, *, why: str) -> None:
+        super().__init__(f"row {row}: {why}")
+        self.row = row
+
+
+def test_an_error_with_arguments_of_its_own_is_caught_by_its_class() -> None:
+    def gradient(model, rows):
+        raise RowError(3, why="unreadable")
+
+    with DeepDist(tiny(), peers=1) as dd, pytest.raises(RowError, match=r"^row 3: unreadable\n") as caught:
+        dd.train([[1]], gradient)
+    assert caught.value.row == 3
+    assert 'raise RowError(3, why="unreadable")' in caught.value.__notes__[0]
+
+
+def leave(model, rows):
+    sys.exit("out of here")
+
+
+def interrupt(model, rows):
+    raise KeyboardInterrupt("mine")
+
+
+@pytest.mark.parametrize(
+    ("functions", "text", "line"),
+    [
+        ((leave, None), "SystemExit: out of here", 'sys.exit("out of here")'),
+        ((interrupt, None), "KeyboardInterrupt: mine", 'raise KeyboardInterrupt("mine")'),
+        ((tell, leave), "SystemExit: out of here", 'sys.exit("out of here")'),
+    ],
+)
+def test_user_code_that_would_end_its_worker_is_named_and_the_session_goes_on(
+    functions: Any, text: str, line: str
+) -> None:
+    with DeepDist(model_of_zeros(), peers=1) as dd:
+        dd.train([[1]], tell)
+        with pytest.raises(RuntimeError, match=rf"^{text}\n") as caught:
+            dd.train([[1]], *functions)
+        assert "in partition 0, epoch 0" in caught.value.__notes__[0]
+        assert line in caught.value.__notes__[0]
+        dd.train([[1]], tell)
+        assert dd.model["count"] == [2]
+
+
+def test_a_job_that_cannot_be_opened_on_a_worker_says_why() -> None:
+    class Unopened:
+        def __reduce__(self):
+            return refuse, ()
+
+    def refuse():
+        raise ZeroDivisionError("cannot be opened")
+
+    what = Unopened()
+    with DeepDist(tiny(), peers=1) as dd:
+        with pytest.raises(ZeroDivisionError, match="cannot be opened") as caught:
+            dd.train([[1]], lambda model, rows: what)
+        with pytest.raises(ZeroDivisionError, match="cannot be opened"):
+            dd.train([[what]], tell)
+        assert "in partition 0, epoch 0" in caught.value.__notes__[0]
+        dd.train([[1]], lambda model, rows: {"w": np.ones(1)})
+        assert dd.model["w"] == [1]
+
+
 def test_what_was_learned_before_an_error_stays_and_is_not_counted_again(mode: Any) -> None:
     def gradient(model, rows):
         if current().chunk == 2:
@@ -524,9 +591,10 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
             0,
             1,
         )
+        folders = [seat._folder for seat in dd._session._engine._seats]
         coordinator = Coordinator(dd._session._observer.folder, job.skeleton, add, lambda: None, applied)
         try:
-            for attempt, folder in enumerate([*dd._session._engine._folders, dd._session._engine._folders[0]]):
+            for attempt, folder in enumerate([*folders, folders[0]]):
                 agent = AgentClient(folder)
                 result = run_partition(job, agent, 0, 0, range(3), attempt)
                 agent.close()
@@ -538,19 +606,256 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
     assert model["w"] == [4]
 
 
-def test_an_agent_that_is_killed_is_named_soon(mode: Any, tmp_path: Path) -> None:
+def test_a_training_in_which_two_attempts_had_different_rows_is_an_error(
+    mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither heard of the other in time; each has published."""
+
+    def raced(engine: LocalEngine, job: Job, data: Any, progress: Any) -> Any:
+        def attempt(number: int, fingerprint: int) -> TaskResult:
+            agent = AgentClient(engine._folders[number])
+            agent.furthest = lambda epoch, partition: -1  # type: ignore[method-assign]
+            try:
+                return run_partition(job, agent, 0, 3, range(3), number, fingerprint)
+            finally:
+                agent.close()
+
+        return [attempt(number, fingerprint) for number, fingerprint in enumerate(fingerprints)][:1]  # as Spark does
+
+    monkeypatch.setattr(LocalEngine, "run", raced)
+    with DeepDist(tiny(), mode, peers=2) as dd:
+        fingerprints = 5, 5
+        dd.train([[1]], lambda model, rows: {"w": np.ones(1)}, add, chunk_rows=1)
+        assert dd.model["w"] == [3]
+        fingerprints = 5, 6
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"partition 3 of epoch 0: .* got different ones"):
+                dd.train([[1]], lambda model, rows: {"w": np.ones(1)}, add, chunk_rows=1)
+        fingerprints = 7, 7
+        dd.train([[1]], lambda model, rows: {"w": np.ones(1)}, add, chunk_rows=1)
+
+
+# ------------------------------------------------------------------------------------------------- processes that die
+
+
+def agents_of(dd: DeepDist[Any]) -> list[int]:
+    """The pids of the workers' agents that live."""
+    registrar = dd._session._registrar
+    pids = [member.pid for member in registrar.by_role("peer", "worker")]
+    return [pid for pid in pids if localhost.Process(pid).alive]
+
+
+def once(folder: Path, name: str) -> bool:
+    """True for the first one who asks."""
+    try:
+        (folder / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def test_a_worker_that_is_killed_costs_no_chunk(mode: Any, tmp_path: Path) -> None:
     def gradient(model, rows):
-        meet(tmp_path / next(rows), str(os.getpid()), 2)
+        (row,) = rows
+        if row == 2 and once(tmp_path, "killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"w": np.full(1, float(row))}
+
+    model = tiny()
+    with DeepDist(model, mode, peers=2) as dd:
+        report = dd.train([[1, 2, 3], [10, 20]], gradient, chunk_rows=1, epochs=2)
+    assert model["w"] == [2 * 36]
+    assert (report.updates, report.updates_lost, report.rows) == (10, 0, 10)
+    assert report.missing == ()
+
+
+def test_tries_are_counted_and_the_last_failure_is_raised(tmp_path: Path) -> None:
+    def gradient(model, rows):
+        (tmp_path / f"tried-{os.getpid()}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with (
+        DeepDist(tiny(), peers=1) as dd,
+        pytest.raises(RuntimeError, match=r"worker process \d+ ended in partition 0, epoch 0 by SIGKILL") as caught,
+    ):
+        dd.train([[1]], gradient)
+    assert caught.value.__notes__ == ["partition 0, epoch 0 was tried 4 times"]
+    assert len(list(tmp_path.glob("tried-*"))) == 4
+
+
+def test_an_attempt_of_a_partition_is_told_from_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    train = _Worker.train
+
+    def spied(self, job, folder, epoch, partition, attempt, rows):
+        seen.append((epoch, partition, attempt))
+        return train(self, job, folder, epoch, partition, attempt, rows)
+
+    monkeypatch.setattr(_Worker, "train", spied)
+
+    def gradient(model, rows):
+        if once(tmp_path, "first") or once(tmp_path, "second"):
+            os._exit(3)
         return {"w": np.ones(1)}
 
-    with DeepDist(tiny(), mode, peers=2) as dd:
-        report = dd.train([["first"], ["first"]], gradient)
-        victim = next(peer.name for peer in report.peers if peer.role in ("peer", "worker"))
-        os.kill(int(victim.rpartition(":")[2]), signal.SIGKILL)
+    with DeepDist(tiny(), peers=1) as dd:
+        dd.train([[1], [2]], gradient)
+    assert seen == [(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 1, 0)]
+
+
+def test_an_error_of_the_user_s_code_is_not_tried_again(tmp_path: Path) -> None:
+    def gradient(model, rows):
+        (tmp_path / f"tried-{time.monotonic_ns()}").touch()
+        raise UnreadableError("always")
+
+    with DeepDist(tiny(), peers=1) as dd, pytest.raises(UnreadableError):
+        dd.train([[1]], gradient)
+    assert len(list(tmp_path.glob("tried-*"))) == 1
+
+
+class Killer:
+    """Kills agents when a gradient asks for it, by a file, and lets it go on."""
+
+    def __init__(self, folder: Path, choose: Any) -> None:
+        self.folder = folder
+        self.killed: list[int] = []
+        self._choose = choose
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        if wait_for(self.folder / "now"):
+            self.killed = self._choose()
+            for pid in self.killed:
+                os.kill(pid, signal.SIGKILL)
+        (self.folder / "done").touch()
+
+    def __enter__(self) -> "Killer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._thread.join()
+
+
+def wait_for(file: Path) -> bool:
+    give_up = time.monotonic() + LONG_S
+    while not file.exists():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("how_many", [1, 2])
+@pytest.mark.parametrize("discipline", ["replicate", "mix"])
+def test_a_training_outlives_its_agents(discipline: Any, how_many: int, tmp_path: Path) -> None:
+    """One of two, and both at once: then the replica lives on in the driver program."""
+
+    def gradient(model, rows):
+        (row,) = rows
+        if row == 5 and current().epoch == 1 and once(tmp_path, "now"):
+            wait_for(tmp_path / "done")
+        return {"w": np.ones(1)}
+
+    model = tiny()
+    with DeepDist(model, discipline=discipline, peers=2) as dd:
+        with Killer(tmp_path, lambda: agents_of(dd)[:how_many]) as killer:
+            report = dd.train([range(10), range(10)], gradient, chunk_rows=1, epochs=3)
+        assert len(killer.killed) == how_many
+        assert len(agents_of(dd)) == 2
+        assert {int(name.rpartition(":")[2]) for name in report.missing} == set(killer.killed)
+        assert report.rows == 60
+        if discipline == "replicate":
+            assert report.consensus_distance == 0
+            assert report.updates_lost <= 4, "what an agent had accepted and nobody had pulled"
+            assert dd.model["w"] == [60 - report.updates_lost]
+        before = float(dd.model["w"][0])
+        report = dd.train([[1], [2]], gradient)
+        assert (report.updates, report.updates_lost, report.missing) == (2, 0, ())
+        if discipline == "replicate":
+            assert dd.model["w"] == [before + 2]
+
+
+def test_an_agent_that_was_killed_between_trainings_is_replaced(mode: Any, place: Any, eventually: Any) -> None:
+    model = tiny()
+    with DeepDist(model, mode, peers=2) as dd:
+        dd.train([[1], [2]], lambda model, rows: {"w": np.ones(1)})
+        os.kill(agents_of(dd)[0], signal.SIGKILL)
+        assert eventually(lambda: len(agents_of(dd)) == 1, LONG_S)
+        begin = time.monotonic()
+        report = dd.train([[1], [2], [3]], lambda model, rows: {"w": np.ones(1)})
+        assert time.monotonic() - begin < LONG_S
+        assert (report.updates, report.updates_lost, report.missing) == (3, 0, ())
+        assert len(place.agents()) == 3
+    assert model["w"] == [5]
+
+
+def test_a_master_that_loses_the_agent_of_a_worker_says_so(tmp_path: Path) -> None:
+    def gradient(model, rows):
+        if once(tmp_path, "now"):
+            wait_for(tmp_path / "done")
+        return {"w": np.ones(1)}
+
+    with DeepDist(tiny(), "master", peers=1) as dd, Killer(tmp_path, lambda: agents_of(dd)):
         begin = time.monotonic()
         with pytest.raises(UsageError, match=r"the agent .* is gone"):
-            dd.train([["second"], ["second"], ["second"]], gradient)
+            dd.train([[1], [2]], gradient)
         assert time.monotonic() - begin < LONG_S
+
+
+# ------------------------------------------------------------------------------------------------- starts that fail
+
+LIMITED = """
+import os, resource, sys
+if os.path.exists({flag!r}) and "from p2p.agent import main; main()" in sys.orig_argv:
+    {what}
+"""
+
+
+@pytest.fixture
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`failing(what)`: agents do that before anything else, as long as the file that it returns is there."""
+
+    def begin(what: str) -> Path:
+        flag = tmp_path / "failing"
+        flag.touch()
+        (tmp_path / "sitecustomize.py").write_text(LIMITED.format(flag=str(flag), what=what))
+        monkeypatch.syspath_prepend(tmp_path)
+        return flag
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))", r"did not start: no room for \d+ bytes of"),
+        ("sys.modules['numpy'] = None", "ended with exit code 1 while it started: see its last words"),
+    ],
+    ids=["no room", "no numpy"],
+)
+def test_a_start_that_fails_says_why_soon_and_another_may_succeed(failing: Any, what: str, why: str) -> None:
+    flag = failing(what)
+    model = {"w": np.zeros(100_000)}
+    with DeepDist(model, peers=2) as dd:
+        for _ in range(2):
+            begin = time.monotonic()
+            with pytest.raises(UsageError, match=why):
+                dd.train([[1], [2]], lambda model, rows: {"w": np.ones(100_000)})
+            assert time.monotonic() - begin < LONG_S
+        assert dd.model["w"][0] == 0
+        flag.unlink()
+        dd.train([[1], [2]], lambda model, rows: {"w": np.ones(100_000)})
+    assert model["w"][0] == 2
+
+
+def test_a_session_whose_start_failed_ends_without_another_error(failing: Any) -> None:
+    failing("resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))")
+    with (
+        pytest.raises(UsageError, match="no room for"),
+        DeepDist({"w": np.zeros(100_000)}, peers=1) as dd,
+    ):
+        dd.train([[1]], lambda model, rows: {"w": np.ones(100_000)})
 
 
 # -------------------------------------------------------------------------------------------------- what is left behind

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +83,26 @@ def test_a_message_that_comes_byte_by_byte_is_put_together(pair: Pair) -> None:
     sender.start()
     assert receive(pair[1]) == ({"op": "take"}, [])
     sender.join()
+
+
+@pytest.mark.parametrize("body", [b"{", b"[1]", b"\xff"])
+def test_a_message_that_is_none_is_refused(pair: Pair, body: bytes) -> None:
+    pair[0].send(struct.pack("!I", len(body)) + body)
+    with pytest.raises(UsageError, match="a local message is"):
+        receive(pair[1])
+
+
+def test_open_files_that_cannot_be_taken_are_told_and_the_next_message_is_read(
+    pair: Pair, out_of_descriptors: Any
+) -> None:
+    with open(os.devnull) as file:
+        send(pair[0], {"files": 2}, (file.fileno(), file.fileno()))
+        send(pair[0], {"files": 0})
+    with out_of_descriptors(left=1):
+        with pytest.raises(UsageError, match=r"has as many files open as it may, .*ulimit -n"):
+            receive(pair[1])
+        os.close(os.open(os.devnull, os.O_RDONLY))  # the one that had come is closed
+        assert receive(pair[1]) == ({"files": 0}, [])
 
 
 @pytest.mark.parametrize("sent", [b"", b"\0\0", b"\0\0\0\x09", b"\0\0\0\x09{"])
@@ -210,3 +231,73 @@ def test_a_process_whose_name_looks_like_its_state_is_read_right(tmp_path: Path)
     with subprocess.Popen([program], stdin=subprocess.PIPE) as process:
         assert localhost.Process(process.pid).alive
         process.kill()
+
+
+def test_who_is_out_of_descriptors_takes_nobody_for_dead(
+    child: subprocess.Popen[bytes], out_of_descriptors: Any
+) -> None:
+    process = Process(child.pid)
+    with out_of_descriptors():
+        assert process.alive
+        begun = Process(child.pid)
+        assert begun.alive
+        child.kill()
+        child.wait()
+        assert not process.alive
+        assert not begun.alive
+    assert not begun.alive
+
+
+def test_a_process_that_was_begun_to_watch_out_of_descriptors_is_watched_later(
+    child: subprocess.Popen[bytes], out_of_descriptors: Any
+) -> None:
+    with out_of_descriptors():
+        process = Process(child.pid)
+    assert process.alive
+
+
+WATCHER = """
+import os, resource, sys, threading, time
+from p2p import localhost
+localhost.WATCH_S = 0.01
+localhost.leave_with(localhost.Process(os.getppid()))
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+try:
+    while True:
+        files.append(open(os.devnull))
+except OSError:
+    pass
+threading.Event().wait(0.5)
+for file in files:
+    file.close()
+"""
+
+
+def test_a_worker_with_as_many_files_open_as_it_may_lives_on() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    assert subprocess.run([sys.executable, "-c", WATCHER], env=environment).returncode == 0
+
+
+def test_a_process_that_is_stopped_is_seen(child: subprocess.Popen[bytes]) -> None:
+    process = Process(child.pid)
+    assert not process.stopped
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+    assert process.stopped
+    assert process.alive
+    os.kill(child.pid, signal.SIGCONT)
+    os.waitid(os.P_PID, child.pid, os.WCONTINUED)
+    assert not process.stopped
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
+def test_who_listens_at_a_socket_is_known(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as connection:
+        listener.bind(path)
+        listener.listen()
+        connection.connect(path)
+        found = localhost.process_behind(connection)
+        assert found is not None
+        assert (found.pid, found.alive) == (os.getpid(), True)

@@ -2,6 +2,8 @@
 
 import pickle
 import threading
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import gensim
@@ -117,9 +119,18 @@ def test_arrays_are_loaded_in_place() -> None:
     np.testing.assert_array_equal(w, np.full((2, 3), 5.0))
 
 
+def test_the_user_s_own_arrays_stay_however_they_lie_in_memory() -> None:
+    columns = np.ones((2, 3), order="F")
+    model = Model({"w": columns, "layers": [columns]})
+    assert again(model)["w"].flags.c_contiguous
+    model.load({"w": np.arange(6.0).reshape(2, 3)})
+    assert model.model["w"] is columns
+    np.testing.assert_array_equal(columns, [[0, 1, 2], [3, 4, 5]])
+
+
 @pytest.mark.parametrize("spoiled", [np.ones(2), np.ones((2, 3), np.float32), None, "gone", np.ones((3, 2)).T])
 def test_an_array_that_user_code_replaced_is_replaced_again(spoiled: Any) -> None:
-    model = Model({"w": np.ones((2, 3))})
+    model = Model.from_skeleton(Model({"w": np.ones((2, 3))}).skeleton())
     model.model["w"] = spoiled
     source = np.full((2, 3), 5.0)
     model.load({"w": source})
@@ -272,3 +283,132 @@ def test_one_array_under_two_names_is_refused() -> None:
     w = np.ones((2, 3))
     with pytest.raises(UsageError, match=r"'decoder' .*'encoder'.* same memory"):
         Model({"encoder": w, "decoder": w.T})
+
+
+# ------------------------------------------------------------------------------------- arrays within, aliases and views
+
+
+class Layer:
+    def __init__(self, size: int) -> None:
+        self.w, self.kind = np.full(size, float(size)), "dense"
+
+
+def again(model: Model) -> Any:
+    """The user's object as a worker has it."""
+    copy = Model.from_skeleton(model.skeleton())
+    copy.load(model.arrays())
+    return copy.model
+
+
+def test_arrays_within_dicts_lists_tuples_and_objects_are_trained_by_their_path() -> None:
+    nested = {
+        "layers": [Layer(2), Layer(3)],
+        "head": {"w": np.ones(4), "names": np.array(["a"]), 7: np.ones(1)},
+        "pair": (np.zeros(1), SimpleNamespace(b=np.zeros(2))),
+        "rate": 0.1,
+    }
+    model = Model(nested)
+    assert model.names == ("head.7", "head.w", "layers.0.w", "layers.1.w", "pair.0", "pair.1.b")
+    there = again(model)
+    np.testing.assert_array_equal(there["layers"][1].w, [3, 3, 3])
+    assert there["head"]["names"].tolist() == ["a"]
+    model.load({name: array + 1 for name, array in model.arrays().items()})
+    np.testing.assert_array_equal(nested["layers"][0].w, [3, 3])
+    np.testing.assert_array_equal(nested["pair"][0], [1])
+    assert Model(nested, parameters=["layers.1.w", "pair.1.b"]).names == ("layers.1.w", "pair.1.b")
+
+
+def test_arrays_of_a_library_s_objects_within_a_model_are_left_to_it() -> None:
+    assert Model({"w": np.zeros(2), "words": word2vec()}).names == ("w",)
+
+
+def test_a_list_of_layers_that_are_attributes_too_is_the_same_arrays_there() -> None:
+    line = Line()
+    line.layers = [line.slope, {"offset": line.offset}]  # type: ignore[attr-defined]
+    model = Model(line)
+    assert model.names == ("offset", "slope")
+    there = again(model)
+    assert there.layers[0] is there.slope
+    assert there.layers[1]["offset"] is there.offset
+    there.layers[0] += 1
+    np.testing.assert_array_equal(there.slope, [2, 3])
+
+
+def test_views_of_a_trained_array_are_views_of_it_there() -> None:
+    flat = np.arange(12.0)
+    there = again(Model({"flat": flat, "parts": [flat[:4].reshape(2, 2), flat[:3:-2], flat[5:5]]}))
+    there["flat"][:] = np.arange(12.0) * 10
+    np.testing.assert_array_equal(there["parts"][0], [[0, 10], [20, 30]])
+    np.testing.assert_array_equal(there["parts"][1], [110, 90, 70, 50])
+    assert there["parts"][2].shape == (0,)
+
+
+def test_an_array_around_a_trained_one_is_refused() -> None:
+    flat = np.zeros(4)
+    with pytest.raises(UsageError, match=r"'store\.flat' and 'w' of the model are the same memory"):
+        Model({"w": flat[:2], "store": {"flat": flat}})
+    with pytest.raises(UsageError, match=r"shape \(4,\) in the model shares memory with 'w', and is no part of it"):
+        Model({"w": flat[:2], "flat": flat}, parameters=["w"]).skeleton()
+
+
+@dataclass(frozen=True)
+class Frozen:
+    w: np.ndarray
+
+
+@dataclass(slots=True)
+class Slots:
+    w: np.ndarray
+    rate: float = 0.1
+
+
+def test_frozen_objects_and_those_with_slots_are_trained_in_place() -> None:
+    for original in (Frozen(np.ones(2)), Slots(np.ones(2))):
+        model = Model(original)
+        np.testing.assert_array_equal(again(model).w, [1, 1])
+        model.load({"w": np.full(2, 5.0)})
+        np.testing.assert_array_equal(original.w, [5, 5])
+
+
+class Fresh:
+    """Gives another array each time."""
+
+    @property
+    def w(self) -> np.ndarray:
+        return np.ones(2)
+
+
+def read_only() -> np.ndarray:
+    array = np.ones(2)
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "message"),
+    [
+        (Frozen(read_only()), None, "'w' of the model is read-only and cannot be replaced .Frozen.*: copy it"),
+        ({"pair": (read_only(),)}, None, r"'pair.0' of the model is read-only and cannot be replaced \(TypeError"),
+        ({"w": np.matrix([[1.0]])}, None, r"'w' of the model is a matrix, expected a plain numpy array: numpy.asarray"),
+        ({"w": np.ma.zeros(2)}, None, "'w' of the model is a MaskedArray, expected a plain numpy array"),
+        (Fresh(), ("w",), "'w' of the model is another array each time it is asked for"),
+        ({"w": np.lib.stride_tricks.as_strided(np.ones(1), (3,), (0,))}, None, "'w' of the model repeats its numbers"),
+        (
+            {"w": np.array([1, np.nan, np.inf])},
+            None,
+            "the model's 'w': 2 of 3 numbers are NaN or infinite, expected none",
+        ),
+    ],
+)
+def test_a_model_that_could_not_be_trained_right_is_refused_by_name(model: Any, parameters: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        Model(model, parameters)
+    assert "rate" not in str(caught.value).replace("expected", ""), "the learning rate is not to blame"
+
+
+def test_a_number_in_the_place_of_an_array_without_dimensions_becomes_one_again() -> None:
+    model = Model({"b": np.array(1.0)})
+    model.model["b"] = model.model["b"] - 0.25
+    model.check_unchanged()
+    assert isinstance(model.model["b"], np.ndarray)
+    assert model.arrays()["b"] == 0.75

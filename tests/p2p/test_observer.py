@@ -351,7 +351,12 @@ def test_what_cannot_be_written_is_refused() -> None:
     with DeepDist({"n": np.zeros(3)}, peers=1) as dd:
         train(dd, ones)
         dd.model["n"][1] = np.nan
-        with pytest.raises(UsageError, match="written into the model since the last training: 'n'"):
+        with pytest.raises(UsageError, match="the model's 'n'"):
+            train(dd, ones)
+        dd.model["n"][1] = np.finfo(float).max  # a difference of more than that is none
+        dd.train([[1]], lambda model, rows: None)
+        dd.model["n"][1] = -np.finfo(float).max
+        with pytest.raises(UsageError, match="given numbers that cannot be published: 'n'"):
             train(dd, ones)
         dd.model["n"][1] = 0
         train(dd, ones)

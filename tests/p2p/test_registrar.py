@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import zmq
 
+from gossip.errors import UsageError
 from p2p.registrar import Registrar
 
 pytestmark = pytest.mark.sockets
@@ -80,6 +81,67 @@ def test_who_was_asked_and_speaks_is_waited_for(registrar: Registrar) -> None:
     registrar.ask_status(0.2)
     assert time.monotonic() - begin >= 0.2
     one.socket.close()
+
+
+def test_members_do_not_change_under_who_goes_through_them(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    members = registrar.members
+    going = iter(members.values())
+    late = Agent(registrar, "late")
+    registrar.forget({"one"})
+    assert [member.name for member in going] == ["one"]
+    assert list(registrar.members) == ["late"]
+    for agent in (one, late):
+        agent.socket.close()
+
+
+def test_nobody_waits_for_an_agent_that_its_parent_saw_end(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    draining = threading.Thread(target=registrar.drain, args=(30.0,))
+    draining.start()
+    one.hears("drain")
+    registrar.lose({1})
+    draining.join(2.0)
+    assert not draining.is_alive()
+    one.socket.close()
+
+
+def test_when_a_session_is_given_up_whoever_waits_hears_why(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    said = []
+
+    def wait() -> None:
+        with pytest.raises(UsageError, match="no room") as caught:
+            registrar.wait(lambda: False, 30.0)
+        said.append(caught.value)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    registrar.give_up("no room")
+    waiting.join(2.0)
+    assert len(said) == 1
+    assert one.hears("refused")["why"] == "no room"
+    one.say("hello", run=registrar.run, role="peer", name="again", pid=1, adverts="", pulls="", shortage=None)
+    assert one.hears("refused")["why"] == "no room"
+    one.socket.close()
+
+
+def test_a_newcomer_learns_who_has_a_replica_to_give(registrar: Registrar) -> None:
+    one, dead, fresh = (Agent(registrar, name) for name in ("one", "dead", "fresh"))
+    for agent in (one, dead):
+        agent.say("status", question=0)
+    assert registrar.wait(lambda: all(registrar.members[name].status for name in ("one", "dead")), 10.0)
+    registrar.members["dead"].heard_at = float("-inf")
+    late = Agent(registrar, "late")
+    roster = fresh.hears("roster")["members"]
+    assert {member["name"]: member["answers"] for member in roster} == {
+        "one": True,
+        "dead": False,
+        "fresh": False,
+        "late": False,
+    }
+    for agent in (one, dead, fresh, late):
+        agent.socket.close()
 
 
 def test_who_was_forgotten_and_speaks_again_is_told_to_leave(registrar: Registrar) -> None:

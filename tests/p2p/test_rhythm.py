@@ -13,7 +13,9 @@ from gossip.errors import UsageError
 from p2p import DeepDist, SimulatedCluster
 from p2p.model import Model
 from p2p.replica import Replica
-from p2p.task import Job, PartitionError, Rhythm, TaskResult, in_place, pause, run_partition, train_continuously
+from p2p.row_order import in_order, numbered
+from p2p.task import Job, Rhythm, TaskResult, in_place, pause, run_partition, train_continuously
+from p2p.user_errors import PartitionError
 from p2p.working_copy import ExchangeSettings, WorkingCopy, exchange_settings
 
 ROWS, WIDTH = 3000, 100
@@ -85,12 +87,17 @@ def job(gradient: Callable[[Any, Iterator[Any]], Any], rhythm: Rhythm) -> Job:
 
 
 def train(
-    neighbor: Neighbor, rows: Iterable[Any], every_s: float, attempt: int = 0, gradient: Any = counting
+    neighbor: Neighbor,
+    rows: Iterable[Any],
+    every_s: float,
+    attempt: int = 0,
+    gradient: Any = counting,
+    fingerprint: int | None = None,
 ) -> TaskResult:
     """By a worker process of its own."""
     work = job(gradient, Rhythm("continuous", every_s))
     copy = WorkingCopy(Model.from_skeleton(work.skeleton), work.exchange)
-    return train_continuously(work, neighbor, copy, 0, 0, rows, attempt, Clock())
+    return train_continuously(work, neighbor, copy, 0, 0, rows, attempt, Clock(), fingerprint)
 
 
 # ------------------------------------------------------------------------------------------------------ between tasks
@@ -159,6 +166,35 @@ def test_an_attempt_that_comes_later_goes_on_where_the_first_has_published(every
     assert neighbor.replica.arrays()["w"].tolist() == [1] * 7 + [0] * 3, "every row counts once"
     assert again.rows == 7
     assert train(neighbor, rows, every_s, attempt=2).updates == 0
+
+
+@pytest.mark.parametrize("every_s", [0.5, 2.5, 100.0])
+def test_rows_that_come_in_another_order_count_once_and_other_rows_are_an_error(every_s: float) -> None:
+    def dying(model: dict[str, Array], rows: Iterable[int]) -> Any:
+        copy = in_place(model)
+        assert copy is not None
+        for number, row in enumerate(rows):
+            if number == 5:
+                raise ConnectionError("the worker is gone")
+            model["w"][row] += 1
+            pause()
+
+    neighbor = Neighbor(model())
+    first, fingerprint = in_order(range(8), 1 << 20)
+    with pytest.raises(PartitionError):
+        train(neighbor, first, every_s, attempt=1, gradient=dying, fingerprint=fingerprint)
+    published = len(neighbor.units)
+    assert (published > 0) == (every_s < 100)
+    others, of_others = in_order(range(1, 9), 1 << 20)
+    if published:
+        with pytest.raises(PartitionError, match="got different ones, expected the same rows in any order"):
+            train(neighbor, others, every_s, attempt=2, fingerprint=of_others)
+    assert len(neighbor.units) == published
+    again, the_same = in_order(reversed(range(8)), 1 << 20)
+    result = train(neighbor, again, every_s, attempt=3, fingerprint=the_same)
+    assert neighbor.replica.arrays()["w"].tolist() == [1] * 8 + [0] * 2, "every row counts once"
+    assert result.rows == 8
+    assert neighbor.units[-1] == (0, 0, numbered(fingerprint, 8))
 
 
 def test_rows_that_are_read_and_not_trained_are_left_to_the_next_attempt() -> None:
@@ -242,7 +278,7 @@ def test_without_copies_there_is_just_one_update_a_partition() -> None:
         ({"exchange": "always"}, r"exchange='always', expected 'chunk', 'partition' or 'continuous'"),
         ({"exchange": "partition", "chunk_rows": 3}, r"chunk_rows=3 with exchange='partition', expected None"),
         ({"exchange_s": 3}, r"exchange_s=3 with exchange='chunk', expected exchange='continuous'"),
-        ({"exchange": "continuous", "exchange_s": 0}, r"exchange_s=0, expected a number of seconds, more than 0"),
+        ({"exchange": "continuous", "exchange_s": 0}, r"exchange_s=0, expected more than 0 seconds"),
         ({"exchange": "continuous", "descent": print}, r"a descent with exchange='continuous', expected None"),
         ({"exchange": "continuous"}, r"exchange='continuous' on a simulated cluster"),
     ],

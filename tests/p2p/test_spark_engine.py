@@ -13,8 +13,9 @@ from py4j.protocol import Py4JError
 from pyspark import SparkConf, TaskContext
 
 from p2p import UsageError
-from p2p.engines.spark import _attempt, _explained, cautions
-from p2p.task import PartitionError
+from p2p.engines.spark import _attempt, _explained, cautions, cuts_rows_by_chance
+from p2p.task import Job, Rhythm
+from p2p.user_errors import PartitionError, Seal
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -148,8 +149,20 @@ def test_an_error_of_the_user_arrives_unchanged(peers: Any) -> None:
     assert error["args"] == ["row", 123]
     (note,) = error["notes"]
     assert f"in partition 2, epoch 0, host {os.uname().nodename}, process " in note
-    assert 'raise UnreadableError("row", 123)' in note
+    assert "raise UnreadableError(123)" in note
     assert error["tried"] == 4, "Spark tries a task again, as often as it is told to"
+
+
+def test_user_code_that_would_end_its_worker_is_named(peers: Any) -> None:
+    kind, text, note = peers["exit"]
+    assert (kind, text) == ("RuntimeError", "SystemExit: out of here")
+    assert 'sys.exit("out of here")' in note
+
+
+def test_a_job_that_cannot_be_opened_on_a_worker_says_why(peers: Any) -> None:
+    kind, text, note = peers["unreadable"]
+    assert (kind, text) == ("ZeroDivisionError", "cannot be opened")
+    assert "partition " in note
 
 
 def test_a_training_after_an_error_is_exact(peers: Any) -> None:
@@ -361,8 +374,9 @@ def test_executors_without_the_package_are_told_apart_from_errors_of_the_user(pa
 
 def test_the_user_s_own_missing_module_is_the_user_s_own_error() -> None:
     error = ModuleNotFoundError("No module named 'p2p'", name="p2p")
-    text = f"Job aborted: {PartitionError.of(error, 1, 2)}"
-    explained = _explained(Py4JError(text))
+    seal = Seal()
+    text = f"Job aborted: {seal.sealed(PartitionError.of(error, 1, 2))}"
+    explained = _explained(Py4JError(text), seal)
     assert type(explained) is ModuleNotFoundError
     assert "partition 2, epoch 1" in explained.__notes__[0]
 
@@ -452,3 +466,67 @@ def test_attempts_killed_within_a_gradient_go_on_where_they_had_published(notebo
     assert trained["updates"] > 2 * 240 / 2, "nearly every row was exchanged by itself"
     assert trained["lost"] == 0
     assert trained["rows"] == 2 * 240
+
+
+# ------------------------------------------------------------------------------------------------- behind a shuffle
+
+
+@pytest.fixture(scope="module")
+def shuffled(notebook: Notebook) -> Any:
+    return notebook.results("spark_shuffled")
+
+
+def test_spark_says_how_rows_come_that_it_computes_again(shuffled: Any) -> None:
+    assert shuffled["orders"] == {
+        "plain": "DETERMINATE",
+        "mapped": "DETERMINATE",
+        "shuffled": "UNORDERED",
+        "cached": "UNORDERED",
+        "by key": "UNORDERED",
+        "shuffled twice": "INDETERMINATE",
+        "frame": "UNORDERED",
+        "checkpointed": "DETERMINATE",
+    }
+
+
+def test_every_line_of_a_compressed_file_counts_once_when_attempts_fail(shuffled: Any) -> None:
+    order, trained = shuffled["text"]
+    assert order == "UNORDERED"
+    assert shuffled["failed"] == 8
+    assert trained == {"times": [[1.0, 1000]], "rows": 1000, "lost": 0}
+
+
+def test_every_row_counts_once_when_attempts_go_on_with_them_in_another_order(shuffled: Any) -> None:
+    assert shuffled["continuous"] == {"times": [[1.0, 1000]], "rows": 1000, "lost": 0}
+
+
+def test_attempts_that_get_other_rows_end_the_training(shuffled: Any) -> None:
+    text, where = shuffled["other rows"]
+    assert "of epoch 0: Spark computed the rows again for another attempt and got different ones" in text
+    assert where.startswith("in partition ")
+
+
+def test_rows_that_cannot_be_put_in_order_are_refused(shuffled: Any) -> None:
+    text, where = shuffled["locks"]
+    assert "a row of type lock cannot be pickled" in text
+    assert where.startswith("in partition ")
+
+
+@pytest.mark.parametrize(
+    ("order", "chunk_rows", "when", "by_chance"),
+    [
+        ("DETERMINATE", 5, "chunk", False),
+        ("DETERMINATE", None, "continuous", False),
+        ("UNORDERED", None, "chunk", False),
+        ("UNORDERED", None, "partition", False),
+        ("UNORDERED", 5, "chunk", True),
+        ("UNORDERED", None, "continuous", True),
+        ("INDETERMINATE", None, "chunk", True),
+        ("INDETERMINATE", None, "partition", True),
+    ],
+)
+def test_rows_are_put_in_order_where_chunks_hang_on_it(
+    order: Any, chunk_rows: int | None, when: Any, by_chance: bool
+) -> None:
+    job = Job("run", "p2p", b"", print, None, 1, 1, chunk_rows, 1, 0, rhythm=Rhythm(when))
+    assert cuts_rows_by_chance(order, job) == by_chance

@@ -100,10 +100,12 @@ def test_attempts_failed_work_was_done_twice_and_an_executor_died(bad_day: Any) 
     assert len(bad_day["missing"]) == 1, bad_day
 
 
-def test_every_unit_counts_once_or_is_reported_lost(bad_day: Any) -> None:
-    slots = bad_day["slots"]
-    assert set(slots) <= {0.0, 1.0}, bad_day
-    assert slots.count(0.0) == sum(bad_day["lost"].values()), bad_day
+def test_every_row_counts_once_or_is_in_an_update_that_is_reported_lost(bad_day: Any) -> None:
+    times, lost = dict(bad_day["times"]), sum(bad_day["lost"].values())
+    assert set(times) <= {0.0, 1.0}, bad_day
+    missing = times.get(0.0, 0)
+    assert (missing > 0) == (lost > 0), bad_day
+    assert missing <= lost * bad_day["chunk rows"], bad_day
     assert bad_day["lost"].keys() <= {"agent gone"}, bad_day
 
 

@@ -1,21 +1,29 @@
 """One partition on a worker: rows to gradient to update, and the errors of the user's code."""
 
-import os
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import pytest
 
-from gossip.arrays import Layout
+from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
 from p2p.model import Model
 from p2p.replica import Replica
-from p2p.task import Job, PartitionError, TaskResult, current, original_error, refresh, run_partition, write_delta
+from p2p.row_order import in_order, numbered
+from p2p.task import (
+    Job,
+    Rhythm,
+    TaskResult,
+    current,
+    in_place,
+    refresh,
+    run_partition,
+    write_delta,
+)
 from p2p.update import inflate
+from p2p.user_errors import PartitionError, told
 
 
 class Neighbor:
@@ -32,6 +40,9 @@ class Neighbor:
 
     def knows(self, unit: tuple[int, int, int]) -> bool:
         return unit in self.units
+
+    def furthest(self, epoch: int, partition: int) -> int:
+        return max((chunk for e, p, chunk in self.units if (e, p) == (epoch, partition)), default=-1)
 
     def hand_over(self) -> Replica:
         return Replica(self.layout)
@@ -52,6 +63,13 @@ class Neighbor:
             self.replica.add(update)
             self.replica.merged += 1
         return True
+
+
+class Packing(Neighbor):
+    """One that takes updates of rows, too."""
+
+    def pack(self, arrays: dict[str, np.ndarray]) -> Packed:
+        return Packed.of(arrays)
 
 
 @pytest.fixture
@@ -217,7 +235,7 @@ def test_in_master_mode_numbers_that_are_not_finite_are_named_by_their_place(mod
     job = job_of(model, lambda model, rows: {"layers": [np.ones(2), np.array([np.nan, 1])]}, mode="master")
     with pytest.raises(PartitionError) as caught:
         run_partition(job, neighbor, 0, 0, [1])
-    error = original_error(str(caught.value))
+    error = told(caught.value.parcel)
     assert type(error) is UsageError
     assert "update['layers'][1]" in str(error)
     assert "1 of 2 numbers are NaN or infinite" in str(error)
@@ -373,125 +391,178 @@ def test_a_named_update_with_nan_is_refused_before_descent(model: Model, neighbo
         delta_of(model, add_w, {"g": np.array([np.nan])}, neighbor)
 
 
+# --------------------------------------------------------------------------------------------- never without a word
+
+
+class Net:
+    """Layers in a list, beside what is no array."""
+
+    def __init__(self) -> None:
+        self.w, self.b, self.rate, self.inner = np.zeros(2), 0.0, 0.5, {"calls": 0, "names": np.array(["a", "b"])}
+        self.layers = [self.w]
+
+
+def add_key(net: Net, update: Any) -> None:
+    net.momentum = np.full(2, update)  # type: ignore[attr-defined]
+
+
+def change_number(net: Net, update: Any) -> None:
+    net.b += 1.0
+
+
+def change_within(net: Net, update: Any) -> None:
+    net.inner["calls"] += 1
+
+
+def change_names(net: Net, update: Any) -> None:
+    net.inner["names"][0] = "c"
+
+
+def take_away(net: Net, update: Any) -> None:
+    del net.inner["calls"]
+
+
+def rebind_in_list(net: Net, update: Any) -> None:
+    net.layers[0] = net.layers[0] + update
+
+
+def rebind_and_leave_the_list(net: Net, update: Any) -> None:
+    net.w = net.w + update
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (add_key, r"descent added 'momentum' of the model \(ndarray\), .* such as np.zeros_like\(w\)"),
+        (
+            change_number,
+            r"descent changed 'b' of the model \(float\), which would be lost: .*'w'.* such as np.array\(0.0\)",
+        ),
+        (change_within, r"descent changed 'inner.calls' of the model \(int\)"),
+        (change_names, r"descent changed 'inner.names' of the model \(ndarray\)"),
+        (take_away, r"descent removed 'inner.calls' of the model,"),
+        (rebind_in_list, r"descent changed 'layers.0' of the model \(ndarray\)"),
+        (rebind_and_leave_the_list, r"descent changed 'layers.0' of the model \(ndarray\)"),
+    ],
+)
+def test_what_a_descent_changes_and_is_not_trained_is_named(wrong: Any, message: str) -> None:
+    model = Model.from_skeleton(Model(Net()).skeleton())
+    neighbor = Neighbor(model.arrays())
+
+    def right(net: Net, update: Any) -> None:
+        net.layers[0] += update
+
+    np.testing.assert_array_equal(delta_of(model, right, 1.0, neighbor)["w"], [1, 1])
+    with pytest.raises(UsageError, match=message):
+        delta_of(model, wrong, 1.0, neighbor)
+
+
+def test_another_attempt_of_a_worker_begins_with_a_model_that_is_as_it_was() -> None:
+    model = Model(Net())
+    job = job_of(model, lambda net, rows: 1.0, add_key)
+    for attempt in range(2):
+        with pytest.raises(PartitionError) as caught:
+            run_partition(job, Neighbor(model.arrays()), 0, 0, [1], attempt)
+        assert "descent added 'momentum'" in str(told(caught.value.parcel))
+
+
+@pytest.mark.parametrize(("wrong", "message"), [(add_key, "added 'momentum'"), (change_number, "changed 'b'")])
+def test_what_the_model_itself_has_is_looked_at_every_time(wrong: Any, message: str) -> None:
+    model = Model(Net())
+    neighbor = Neighbor(model.arrays())
+    for _ in range(4):
+        delta_of(model, lambda net, update: None, 1.0, neighbor)
+    with pytest.raises(UsageError, match=message):
+        delta_of(model, wrong, 1.0, neighbor)
+
+
+def test_a_descent_that_returns_a_new_model_is_told_to_change_the_old_one(model: Model, neighbor: Neighbor) -> None:
+    def descent(model: dict[str, Any], update: Any) -> Any:
+        return {**model, "w": model["w"] + update}
+
+    with pytest.raises(
+        UsageError, match="descent returned a dict and left the model as it was: what it returns is not"
+    ):
+        delta_of(model, descent, 1.0, neighbor)
+
+
+def test_what_a_descent_returns_does_not_matter_if_it_changed_the_model(model: Model, neighbor: Neighbor) -> None:
+    def descent(model: dict[str, Any], update: Any) -> Any:
+        model["w"] += update
+        return model["w"]
+
+    np.testing.assert_array_equal(delta_of(model, descent, 1.0, neighbor)["w"], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("update", "told"), [(0.0, False), ({"w": np.zeros(2)}, False), ({"w": [0, np.ones(1)]}, True), (object(), True)]
+)
+def test_an_update_without_effect_is_told(model: Model, neighbor: Neighbor, update: Any, told: bool) -> None:
+    job = job_of(model, lambda model, rows: update, lambda model, update: None)
+    cautions = run_partition(job, neighbor, 0, 0, [1]).cautions
+    assert [text[:55] for text in cautions.values()] == [
+        "an update that was not zero changed none of the model's"
+    ] * told
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+@pytest.mark.parametrize("when", ["chunk", "continuous"])
+def test_a_gradient_that_trains_its_model_and_returns_nothing_is_refused(
+    model: Model, neighbor: Neighbor, nothing: Any, when: Any
+) -> None:
+    def gradient(model: dict[str, Any], rows: Iterator[int]) -> Any:
+        model["w"] += len(list(rows))
+        return nothing
+
+    job = job_of(model, gradient, rhythm=Rhythm(when))
+    with pytest.raises(PartitionError) as caught:
+        run_partition(job, neighbor, 0, 0, [1])
+    error = told(caught.value.parcel)
+    assert type(error) is UsageError
+    assert str(error).startswith(
+        f"gradient changed 'w' of its copy of the model and returned {nothing}, so nothing of it"
+    )
+
+
+def test_a_gradient_that_returned_updates_may_spoil_its_copy_and_return_nothing(
+    model: Model, neighbor: Neighbor
+) -> None:
+    def gradient(model: dict[str, Any], rows: Iterator[int]) -> Any:
+        model["w"][...] = -1
+        return {"w": np.ones(2)} if sum(rows) == 1 else None
+
+    result = run_partition(job_of(model, gradient, chunk_rows=1), neighbor, 0, 0, [1, 2, 3, 4])
+    assert result == TaskResult(rows=4, updates=1, units=1)
+
+
+def test_a_number_that_a_gradient_changes_in_place_is_told() -> None:
+    model = Model({"w": np.zeros(2), "b": 0.0})
+
+    def gradient(model: dict[str, Any], rows: Iterator[int]) -> Any:
+        copy = in_place(model)
+        assert copy is not None
+        model["w"] += 1
+        model["b"] += 1
+        return copy.trained({})
+
+    (text,) = run_partition(job_of(model, gradient), Packing(model.arrays()), 0, 0, [1]).cautions.values()
+    assert text.startswith("a gradient that trains in place changed 'b' of the model, which stays with its worker")
+
+
 # -------------------------------------------------------------------------------------------------- errors of user code
 
 
-class TwoArgumentsError(Exception):
-    """Its arguments are not those of its base class, so pickle cannot make it again."""
-
-    def __init__(self, name: str, number: int) -> None:
-        super().__init__(f"{name} is {number}")
-        self.name = name
-        self.number = number
-
-
-class CarefulError(Exception):
-    """The same, done right."""
-
-    def __init__(self, name: str, number: int) -> None:
-        super().__init__(f"{name} is {number}")
-        self.name = name
-        self.number = number
-
-    def __reduce__(self) -> Any:
-        return CarefulError, (self.name, self.number)
-
-
-class HoldingError(Exception):
-    """Holds something that cannot be pickled."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.lock = threading.Lock()
-
-
-class TreacherousError(Exception):
-    """Raises something else whenever it is pickled."""
-
-    def __reduce__(self) -> Any:
-        raise ZeroDivisionError
-
-
-def caught_from(model: Model, neighbor: Neighbor, error: Exception) -> Exception:
-    """What arrives in the driver program of an error in a gradient, in partition 3 of epoch 1."""
-
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("mine"), GeneratorExit()])
+def test_what_would_end_the_worker_is_an_error_of_the_user_s_code(
+    model: Model, neighbor: Neighbor, error: BaseException
+) -> None:
     def gradient(model: Any, rows: Any) -> Any:
         raise error
 
     with pytest.raises(PartitionError) as caught:
-        run_partition(job_of(model, gradient), neighbor, 1, 3, [1])
-    arrived = original_error(f"Job aborted due to stage failure: {caught.value}\n\tat java.lang.Thread.run\n")
-    assert arrived is not None
-    return arrived
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("text", 7),
-        KeyError("key"),
-        CarefulError("x", 7),
-        OSError(2, "gone", "file"),
-        UnicodeError("ä"),
-        Exception(),
-    ],
-)
-def test_an_error_arrives_with_its_type_and_arguments(model: Model, neighbor: Neighbor, error: Exception) -> None:
-    arrived = caught_from(model, neighbor, error)
-    assert type(arrived) is type(error)
-    assert arrived.args == error.args
-    assert str(arrived) == str(error)
-    assert vars(arrived).keys() - {"__notes__"} == vars(error).keys()
-    (note,) = arrived.__notes__
-    assert f"in partition 3, epoch 1, host {os.uname().nodename}, process {os.getpid()}" in note
-    assert "raise error" in note
-
-
-@pytest.mark.parametrize("error", [TwoArgumentsError("x", 7), HoldingError("text"), TreacherousError("text")])
-def test_an_error_that_cannot_travel_arrives_in_words(model: Model, neighbor: Neighbor, error: Exception) -> None:
-    arrived = caught_from(model, neighbor, error)
-    assert type(arrived) is RuntimeError
-    assert str(arrived) == f"{type(error).__name__}: {error}"
-    assert "partition 3, epoch 1" in arrived.__notes__[0]
-    assert "raise error" in arrived.__notes__[0]
-
-
-def test_an_error_whose_text_cannot_be_made_is_told_by_its_type(model: Model, neighbor: Neighbor) -> None:
-    class SpeechlessError(Exception):
-        def __init__(self) -> None:
-            super().__init__(threading.Lock())
-
-        def __str__(self) -> str:
-            raise ZeroDivisionError
-
-    assert "SpeechlessError" in str(caught_from(model, neighbor, SpeechlessError()))
-
-
-def test_notes_and_causes_of_the_user_stay(model: Model, neighbor: Neighbor) -> None:
-    error = ValueError("text")
-    error.add_note("mine")
-    error.__cause__ = KeyError("why")
-    arrived = caught_from(model, neighbor, error)
-    assert arrived.__notes__[0] == "mine"
-    assert "partition 3" in arrived.__notes__[1]
-    assert "KeyError: 'why'" in arrived.__notes__[1]
-
-
-def test_the_last_of_several_tries_is_told() -> None:
-    text = "\n".join(str(PartitionError.of(ValueError(number), 0, number)) for number in range(3))
-    error = original_error(text)
-    assert error is not None
-    assert error.args == (2,)
-
-
-@pytest.mark.parametrize("text", ["", "Job 3 cancelled", "[deepdist:]", "[deepdist]"])
-def test_a_text_without_an_error_of_the_user_has_none(text: str) -> None:
-    assert original_error(text) is None
-
-
-def test_a_partition_error_travels_itself() -> None:
-    error = PartitionError.of(ValueError("text"), 0, 1)
-    assert str(cloudpickle.loads(cloudpickle.dumps(error))) == str(error)
+        run_partition(job_of(model, gradient), neighbor, 0, 0, [1])
+    assert caught.value.__cause__ is error
+    assert current() is None
 
 
 def test_an_error_in_descent_is_wrapped_as_well(model: Model, neighbor: Neighbor) -> None:
@@ -501,7 +572,7 @@ def test_an_error_in_descent_is_wrapped_as_well(model: Model, neighbor: Neighbor
 
     with pytest.raises(PartitionError) as caught:
         run_partition(job_of(model, lambda model, rows: 1, descent), neighbor, 0, 0, [1])
-    assert type(original_error(str(caught.value))) is LookupError
+    assert type(told(caught.value.parcel)) is LookupError
     assert neighbor.published == []
     np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [100, 200])
 
@@ -537,7 +608,7 @@ def test_an_error_of_the_user_about_rows_is_the_user_s(model: Model, neighbor: N
 
     with pytest.raises(PartitionError) as caught:
         run_partition(job_of(model, gradient), neighbor, 0, 0, rows())
-    error = original_error(str(caught.value))
+    error = told(caught.value.parcel)
     assert type(error) is LookupError
     assert "row 2" in error.__notes__[0]
 
@@ -558,3 +629,72 @@ def test_chunks_of_an_earlier_attempt_are_not_computed_again(model: Model, neigh
     assert seen == [[1], [2], [3], [3], [4]]
     assert result == TaskResult(rows=4, updates=2, units=4)
     assert neighbor.units == {(4, 2, 0): 0, (4, 2, 1): 0, (4, 2, 2): 1, (4, 2, 3): 1}
+
+
+# ------------------------------------------------------------------------------------ rows that come in another order
+
+
+def train_in_order(job: Job, neighbor: Neighbor, rows: list[Any], attempt: int) -> TaskResult:
+    """As a task does behind a shuffle."""
+    again, fingerprint = in_order(iter(rows), 1 << 20)
+    return run_partition(job, neighbor, 0, 2, again, attempt, fingerprint)
+
+
+@pytest.mark.parametrize("dies_at", range(5))
+def test_an_attempt_with_its_rows_in_another_order_trains_those_that_are_left(
+    model: Model, neighbor: Neighbor, dies_at: int
+) -> None:
+    seen: list[int] = []
+
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        rows = list(rows)
+        if current().chunk == dies_at and not died:
+            died.append(dies_at)
+            raise RuntimeError("a bad day")
+        seen.extend(rows)
+        return {"w": np.ones(2)}
+
+    died: list[int] = []
+    job = job_of(model, gradient, chunk_rows=4, epochs_before=3)
+    with pytest.raises(PartitionError):
+        train_in_order(job, neighbor, list(range(18)), 1)
+    result = train_in_order(job, neighbor, list(reversed(range(18))), 2)
+    assert sorted(seen) == list(range(18))
+    assert result == TaskResult(rows=18, updates=5 - dies_at, units=5)
+    _, fingerprint = in_order(range(18), 1 << 20)
+    assert set(neighbor.units) == {(3, 2, numbered(fingerprint, chunk)) for chunk in range(5)}
+
+
+@pytest.mark.parametrize("mode", ["p2p", "master"])
+def test_an_attempt_with_other_rows_than_those_that_count_is_an_error(
+    model: Model, neighbor: Neighbor, mode: str
+) -> None:
+    def gradient(model: Any, rows: Iterator[int]) -> Any:
+        if current().chunk == 1:
+            raise RuntimeError("a bad day")
+        return {"w": np.full(2, float(sum(rows)))}
+
+    job = job_of(model, gradient, chunk_rows=2, mode=mode)
+    for attempt in (1, 2):
+        with pytest.raises(PartitionError) as caught:
+            train_in_order(job, neighbor, [1, 2, 3], attempt)
+        assert type(told(caught.value.parcel)) is RuntimeError
+    with pytest.raises(PartitionError) as caught:
+        train_in_order(job, neighbor, [1, 2, 4], 3)
+    error = told(caught.value.parcel)
+    assert type(error) is UsageError
+    assert "partition 2 of epoch 0: Spark computed the rows again for another attempt and got different ones" in str(
+        error
+    )
+    assert "rdd.checkpoint()" in str(error)
+    assert len(neighbor.published) == 1
+
+
+def test_other_rows_than_those_of_an_attempt_that_published_nothing_are_trained(
+    model: Model, neighbor: Neighbor
+) -> None:
+    job = job_of(model, lambda model, rows: {"w": np.full(2, float(sum(rows)))}, chunk_rows=2)
+    with pytest.raises(PartitionError):
+        train_in_order(replace(job, gradient=lambda model, rows: 1 / 0), neighbor, [1, 2, 3], 1)
+    assert train_in_order(job, neighbor, [1, 2, 4], 2) == TaskResult(rows=3, updates=2, units=2)
+    np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [107, 207])

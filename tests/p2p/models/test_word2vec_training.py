@@ -214,8 +214,8 @@ def test_training_goes_on_on_another_text(trained: Word2Vec) -> None:
     ("options", "message"),
     [
         ({"vectorsize": 3}, r"unknown settings vectorsize, expected some of vector_size, window, "),
-        ({"vector_size": 0}, r"vector_size=0, expected a number, at least 1"),
-        ({"epochs": "5"}, r"epochs='5', expected a number, at least 1"),
+        ({"vector_size": 0}, r"vector_size=0, expected at least 1"),
+        ({"epochs": "5"}, r"epochs='5', expected an integer, at least 1"),
         ({"chunk_words": 0}, r"chunk_words=0, expected a number of words"),
         ({"exchange": "always"}, r"exchange='always', expected 'chunk', 'partition' or 'continuous'"),
         ({"exchange": "partition", "chunk_words": 9}, r"chunk_words=9 with exchange='partition', expected None"),

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,21 @@ HERE = os.environ["TMPDIR"]
 
 
 class UnreadableError(ValueError):
-    """An exception of the user's own."""
+    """An exception of the user's own, with an `__init__` that pickle by itself would not do right."""
+
+    def __init__(self, row):
+        super().__init__("row", row)
+
+
+class Unopened:
+    """Cannot be unpickled."""
+
+    def __reduce__(self):
+        return refuse, ()
+
+
+def refuse():
+    raise ZeroDivisionError("cannot be opened")
 
 
 def gradient(model, rows):
@@ -99,7 +114,7 @@ with DeepDist(model) as dd:
         """Fails in one partition, on whichever executor it is tried; the others learn nothing."""
         if 123 in rows:
             (Path(HERE) / f"tried-{os.getpid()}-{secrets.token_hex(4)}").touch()
-            raise UnreadableError("row", 123)
+            raise UnreadableError(123)
 
     try:
         dd.train(data, wrong, descent)
@@ -110,6 +125,18 @@ with DeepDist(model) as dd:
             "notes": error.__notes__,
             "tried": len(list(Path(HERE).glob("tried-*"))),
         }
+
+    def leave(model, rows):
+        sys.exit("out of here")
+
+    def hold(model, rows, what=Unopened()):  # noqa: B008
+        raise AssertionError("never called")
+
+    for name, function in (("exit", leave), ("unreadable", hold)):
+        try:
+            dd.train(data.coalesce(1), function)
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            results[name] = [type(error).__name__, str(error), error.__notes__[-1]]
 
     report = dd.train(data, gradient, descent)
     results["second"] = described(report)

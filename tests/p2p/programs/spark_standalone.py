@@ -1,9 +1,9 @@
 """A bad day on a standalone cluster: slow partitions and their copies, attempts that fail, an executor that is killed.
 
-The model has one slot for every unit of work, which only that unit adds 1 to: what counts twice or not at all shows.
-The killed one takes files of the input's shuffle with it, so that Spark runs the stage again while tasks of its first
-run go on. Environment variables say where the cluster is (`MASTER`), which executor is killed (`VICTIM`, its host) and
-when (`DELAY_S`).
+The model has one slot for every row of every epoch, which only that row adds 1 to: what counts twice or not at all
+shows. The killed one takes files of the input's shuffle with it, so that Spark runs the stage again while tasks of its
+first run go on; and what is fetched again comes in another order. Environment variables say where the cluster is
+(`MASTER`), which executor is killed (`VICTIM`, its host) and when (`DELAY_S`).
 """
 
 import os
@@ -23,7 +23,9 @@ from p2p import DeepDist
 from p2p.task import current
 
 HERE = Path(os.environ["TMPDIR"])
-PARTITIONS, CHUNKS, EPOCHS = 6, 10, 2
+PARTITIONS, CHUNKS, CHUNK_ROWS, EPOCHS = 6, 10, 20, 2
+ROWS = PARTITIONS * CHUNKS * CHUNK_ROWS
+"""Spark deals them out by tens, so that a partition has a chunk more or less."""
 SALT = 0
 """Of the chances: with this one three first attempts fail."""
 SLOW_HOST = "127.0.0.2"
@@ -53,10 +55,10 @@ def executors():
     return [path.name.split("-")[1:] for path in HERE.glob("executor-*")]
 
 
-def unhurried(pair):
+def unhurried(row):
     """So that both executors write some of the shuffle's files."""
-    time.sleep(0.03)
-    return pair
+    time.sleep(0.003)
+    return row
 
 
 def gradient(model, rows):
@@ -75,9 +77,9 @@ def gradient(model, rows):
         # not before the executor that comes for the killed one takes part, and a copy has caught up
         wait_for(lambda: len(executors()) > 2 and len(list(HERE.glob(f"tried-{name}-*"))) > 1)
     time.sleep(-time.time() % GRID_S)
-    slots = np.zeros(EPOCHS * PARTITIONS * CHUNKS)
-    slots[(where.epoch * PARTITIONS + where.partition) * CHUNKS + where.chunk] = 1
-    return {"slots": slots}
+    seen = np.zeros((EPOCHS, ROWS))
+    np.add.at(seen[where.epoch], list(rows), 1)
+    return {"seen": seen}
 
 
 def kill_executor(session, host, delay_s):
@@ -120,17 +122,18 @@ def main():
     }
     cluster = {"spark.cores.max": "4", "spark.executor.memory": "512m", "spark.task.maxFailures": "20"}
     context = spark_context(os.environ["MASTER"], **speculation, **cluster)
-    pairs = [(partition, row) for partition in range(PARTITIONS) for row in range(2 * CHUNKS)]
-    rows = context.parallelize(pairs, 12).map(unhurried).partitionBy(PARTITIONS, lambda partition: partition)
-    with DeepDist({"slots": np.zeros(EPOCHS * PARTITIONS * CHUNKS)}, progress=False) as dd:
+    rows = context.parallelize(range(ROWS), 12).map(unhurried).repartition(PARTITIONS)
+    with DeepDist({"seen": np.zeros((EPOCHS, ROWS))}, progress=False) as dd:
         killer = threading.Thread(
             target=kill_executor, args=(dd._session, os.environ["VICTIM"], float(os.environ["DELAY_S"]))
         )
         killer.start()
-        report = dd.train(rows, gradient, epochs=EPOCHS, chunk_rows=2)
+        report = dd.train(rows, gradient, epochs=EPOCHS, chunk_rows=CHUNK_ROWS)
         killer.join()
         results = {
-            "slots": dd.model["slots"].tolist(),
+            "times": sorted(Counter(dd.model["seen"].ravel().tolist()).items()),
+            "rows": report.rows,
+            "chunk rows": CHUNK_ROWS,
             "lost": report.lost,
             "distance": report.consensus_distance,
             "updates": report.updates,

@@ -1,0 +1,196 @@
+"""What users pass to `DeepDist` and `train`: refused by name where it cannot be, before anything is started.
+
+The checks of single values are those of `gossip.arguments`; here is what goes with what.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from gossip.arguments import flag, function, integer, one_of, seconds
+from gossip.errors import UsageError
+from p2p.caution import DeepDistWarning
+from p2p.combine import check_rule
+from p2p.engines.simulated import SimulatedCluster
+from p2p.model import Model
+from p2p.session import ROLES
+from p2p.task import Rhythm
+
+if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
+    from gossip.mixing import Strategy
+    from gossip.topology import Topology
+
+INCOMPLETE = ("raise", "warn")
+
+
+def of_session(
+    mode: Any, peers: Any, engine: Any, seed: Any, progress: Any, drain_timeout_s: Any
+) -> tuple[int | None, int, bool | None, float]:
+    """`peers`, `seed`, `progress` and `drain_timeout_s` as they are to be used."""
+    one_of("mode", mode, tuple(ROLES))
+    peers = None if peers is None else integer("peers", peers, 1)
+    if engine is not None:
+        _check_engine(engine, mode, peers)
+    return (
+        peers,
+        integer("seed", seed),
+        None if progress is None else flag("progress", progress),
+        seconds("drain_timeout_s", drain_timeout_s, zero=True),
+    )
+
+
+def of_training(
+    gradient: Any, descent: Any, epochs: Any, chunk_rows: Any, combine: Any, mode: str, on_incomplete: Any = "raise"
+) -> tuple[int, int | None]:
+    """`epochs` and `chunk_rows` as they are to be used."""
+    function("gradient", gradient, "gradient(model, rows)")
+    if descent is not None:
+        function("descent", descent, "descent(model, update) or None")
+    epochs = integer("epochs", epochs, 1)
+    if chunk_rows is not None:
+        chunk_rows = integer("chunk_rows", chunk_rows, 1, "at least 1, or None for whole partitions")
+    check_rule(combine)
+    if combine is not None and mode == "master":
+        raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
+    one_of("on_incomplete", on_incomplete, INCOMPLETE)
+    return epochs, chunk_rows
+
+
+def rhythm(exchange: Any, exchange_s: Any, mode: str, descent: Any, chunk_rows: int | None) -> Rhythm:
+    """When tasks exchange."""
+    one_of("exchange", exchange, ("chunk", "partition", "continuous"))
+    if exchange_s is not None:
+        exchange_s = seconds("exchange_s", exchange_s)
+    if exchange != "chunk" and chunk_rows is not None:
+        raise UsageError(
+            f"chunk_rows={chunk_rows} with exchange={exchange!r}, expected None: leave it out, or choose 'chunk'"
+        )
+    if exchange != "continuous":
+        if exchange_s is not None:
+            raise UsageError(f"exchange_s={exchange_s!r} with exchange={exchange!r}, expected exchange='continuous'")
+        return Rhythm(exchange)
+    if mode == "master":
+        raise UsageError("exchange='continuous' with mode='master', expected 'chunk' or 'partition'")
+    if descent is not None:
+        raise UsageError(
+            "a descent with exchange='continuous', expected None: the gradient changes the model itself, and what it "
+            "changed is the update; or choose exchange='chunk'"
+        )
+    return Rhythm(exchange) if exchange_s is None else Rhythm(exchange, exchange_s)
+
+
+def _check_engine(engine: Any, mode: str, peers: int | None) -> None:
+    if not isinstance(engine, SimulatedCluster):
+        raise UsageError(
+            f"engine is a {type(engine).__name__}, expected a SimulatedCluster, or None for Spark and lists"
+        )
+    if peers is not None:
+        raise UsageError(f"peers={peers} beside an engine, expected one of them: write SimulatedCluster(peers={peers})")
+    if mode != "p2p":
+        raise UsageError(f"mode={mode!r} on a simulated cluster, expected 'p2p': a master is not simulated")
+
+
+def mixed(
+    discipline: str, topology: Any, mixing: Any, mode: str, engine: Any
+) -> tuple[Strategy[Any], Callable[[int], Topology]] | None:
+    """The strategy, and the topology for a number of peers; None where every update is replicated."""
+    if one_of("discipline", discipline, ("replicate", "mix")) == "replicate":
+        for name, value in (("topology", topology), ("mixing", mixing)):
+            if value is not None:
+                raise UsageError(f"{name}={value!r} with discipline='replicate', which has none: add discipline='mix'")
+        return None
+    if mode != "p2p":
+        raise UsageError(f"discipline='mix' with mode={mode!r}, expected 'p2p': where there is a master, nobody mixes")
+    if engine is not None:
+        raise UsageError("discipline='mix' on a simulated cluster, expected Spark or a list of partitions")
+    from gossip.mixing import PushSum, Strategy
+
+    if mixing is not None and not isinstance(mixing, Strategy):
+        raise UsageError(f"mixing is a {type(mixing).__name__}, expected a strategy of gossip.mixing such as PushSum()")
+    return mixing if mixing is not None else PushSum(), _topologies(topology if topology is not None else "exponential")
+
+
+def _topologies(topology: Any) -> Callable[[int], Topology]:
+    from gossip.topology import NAMES, Topology, named
+
+    if isinstance(topology, str):
+        if topology not in NAMES:
+            raise UsageError(f"topology={topology!r} is not known, expected one of {', '.join(NAMES)}")
+        return partial(named, topology)
+    if isinstance(topology, Topology):
+        return partial(_just, topology)
+    if not callable(topology):
+        raise UsageError(
+            f"topology is a {type(topology).__name__}, expected a name, a gossip.topology.Topology, or a function of "
+            "the number of peers that returns one"
+        )
+    return partial(_built, topology)
+
+
+def _built(build: Callable[[int], Any], peers: int) -> Topology:
+    from gossip.topology import Topology
+
+    topology = build(peers)
+    if not isinstance(topology, Topology):
+        raise UsageError(
+            f"topology({peers}) returned a {type(topology).__name__}, expected a gossip.topology.Topology for {peers} "
+            "peers"
+        )
+    return topology
+
+
+def _just(topology: Topology, peers: int) -> Topology:
+    """It is for one number of peers; `Plan` looks whether it is this one."""
+    return topology
+
+
+def warn_of_captured(model: Model, gradient: Any, descent: Any) -> None:
+    """Warn if a function of the user's holds on to the model or an array of it, where it should use its argument."""
+    ours = {id(model.model), *map(id, model.arrays().values())}
+    for role, called in (("gradient", gradient), ("descent", descent)):
+        if name := _captured(called, ours):
+            warnings.warn(
+                f"{role} uses {name!r}, which is of the model given to DeepDist: what it sees where it runs is a copy "
+                f"that nobody trains. Use its own argument, as in def {role}(model, ...)",
+                DeepDistWarning,
+                stacklevel=3,
+            )
+
+
+def _captured(function: Any, ours: Collection[int]) -> str | None:
+    """The name by which a function reaches what is ours, if it does so by other ways than its argument."""
+    if id(getattr(function, "__self__", None)) in ours:
+        return str(function.__name__)
+    try:
+        seen = inspect.getclosurevars(function)
+    except (TypeError, ValueError):  # no function in Python, or one that is not complete yet
+        return None
+    return next((name for name, value in {**seen.globals, **seen.nonlocals}.items() if id(value) in ours), None)
+
+
+def partitions(data: Any) -> Any:
+    """An RDD as it is, a DataFrame as its RDD, a list of partitions as a list."""
+    if hasattr(data, "mapPartitionsWithIndex"):
+        return data
+    if hasattr(data, "schema") and hasattr(data, "rdd"):
+        return data.rdd
+    if isinstance(data, list | tuple):
+        if not data:
+            raise UsageError("data is an empty list, expected a list of partitions")
+        for index, partition in enumerate(data):
+            if hasattr(partition, "__next__"):
+                raise UsageError(
+                    f"data[{index}] is a {type(partition).__name__}, which can be neither sent to a worker nor read "
+                    "again: expected a list of rows, or a function that returns an iterable"
+                )
+            if isinstance(partition, str | bytes) or not (callable(partition) or hasattr(partition, "__iter__")):
+                raise UsageError(
+                    f"data[{index}] is a {type(partition).__name__}, expected a partition: an iterable of rows, or a "
+                    "function that returns one"
+                )
+        return list(data)
+    raise UsageError(f"data is a {type(data).__name__}, expected a Spark RDD or DataFrame, or a list of partitions")
