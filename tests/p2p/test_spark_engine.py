@@ -13,7 +13,9 @@ from py4j.protocol import Py4JError
 from pyspark import SparkConf, TaskContext
 
 from p2p import UsageError
-from p2p.engines.spark import _attempt, _explained, cautions, cuts_rows_by_chance
+from p2p.agent_client import AgentGoneError, AgentSettings
+from p2p.engines import spark
+from p2p.engines.spark import _agent_that_answers, _attempt, _explained, cautions, cuts_rows_by_chance
 from p2p.task import Job, Rhythm
 from p2p.user_errors import PartitionError, Seal
 
@@ -387,6 +389,28 @@ def test_errors_of_spark_itself_stay_as_they_are() -> None:
 
 
 # ------------------------------------------------------------------------------------ attempts and agents that die
+
+
+class StandingStill:
+    """A connection to an agent that is ended when somebody has waited for it long enough."""
+
+    def __init__(self) -> None:
+        self.alive = True
+
+    def furthest(self, epoch: int, partition: int) -> int:
+        self.alive = False
+        raise AgentGoneError("it stood still")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_training_begins_with_another_agent_where_one_stands_still_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = AgentSettings("run", "peer", "tcp://127.0.0.1:1", [])
+    next_one = object()
+    monkeypatch.setattr(spark, "ensure_agent", lambda *_: next_one)
+    monkeypatch.setattr(spark, "_agents", {"run": StandingStill()})
+    assert _agent_that_answers(settings) is next_one
 
 
 @pytest.fixture(scope="module")
