@@ -151,7 +151,7 @@ class SparkEngine:
             leave_at = time.monotonic() + settle_s
             importing = threading.Thread(target=_import, args=(modules,))
             importing.start()
-            _agent(settings)
+            _agent_that_answers(settings)
             importing.join()
             time.sleep(max(0.0, leave_at - time.monotonic()))
             yield None
@@ -269,6 +269,15 @@ def _agent(settings: AgentSettings) -> Any:
         _agents.clear()
         _agents[settings.run] = ensure_agent(settings, _folder())
     return _agents[settings.run]
+
+
+def _agent_that_answers(settings: AgentSettings) -> Any:
+    """The same once it has said something. One that stands still is waited for, and ended if it does so for long."""
+    try:
+        _agent(settings).furthest(0, 0)
+    except AgentGoneError:
+        pass  # another takes its place
+    return _agent(settings)
 
 
 def _folder() -> str | None:
