@@ -118,10 +118,7 @@ class SparkEngine:
 
         def trained(epoch: int) -> RDD[TaskResult]:
             def train(partition: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
-                fingerprint = None
-                if memory_bytes is not None:
-                    rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
-                yield _train(shipped, seal, settings, epoch, partition, rows, _attempt(runs_again), fingerprint)
+                yield _train(shipped, seal, settings, epoch, partition, rows, _attempt(runs_again), memory_bytes)
 
             return data.mapPartitionsWithIndex(train)
 
@@ -235,14 +232,20 @@ def _train(
     partition: int,
     rows: Iterable[Any],
     attempt: int,
-    fingerprint: int | None,
+    memory_bytes: int | None,
 ) -> TaskResult:
-    """Train a partition. Errors travel in the text of Spark's, under the seal; those of reading rows as they are."""
+    """Train a partition, with its rows in order if that may take so much memory; else as they come.
+
+    Errors travel in the text of Spark's, under the seal; those of reading rows as they are.
+    """
     try:
         job, agent = _load(shipped), _agent(settings)
     except BaseException as error:
         raise seal.sealed(PartitionError.of(error, epoch, partition)) from error
+    fingerprint = None
     try:
+        if memory_bytes is not None:
+            rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
         return run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
     except PartitionError as error:
         raise seal.sealed(error) from error.__cause__

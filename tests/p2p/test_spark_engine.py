@@ -476,7 +476,8 @@ def test_workers_forked_from_our_daemon_have_what_training_needs_and_train(noteb
     assert found["frozen"] > 10_000, "objects of modules, which no collection of garbage goes through any more"
     assert found["threads"] == [1, 1], "what is forked beside a thread may hang"
     assert found["learned"]
-    assert (found["words"], found["distance"]) == (1000, 0)
+    assert found["words"] == 1000
+    assert found["distance"] < 1e-6, "the rounding of sums in another order"
     assert found["updates"] >= 4
 
 
