@@ -1,17 +1,17 @@
 # `make demo` and `make test` set up what they need: a virtual environment in .venv, Java for Spark, and for the tests
-# Chromium.
+# Chromium. `make PYTHON=/path/to/python3 ...` chooses the Python.
 
-.PHONY: demo test check lint java chromium soak
+.PHONY: demo test check lint environment lock java chromium soak test-newest test-lowest
 
-demo: .venv/.installed java
+demo: environment java
 	.venv/bin/python examples/word2vec.py
 
-test: .venv/.installed java chromium
+test: environment java chromium
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 check: lint test
 
-lint: .venv/.installed
+lint: environment
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -19,28 +19,32 @@ lint: .venv/.installed
 
 # As many bad days for a simulated swarm as you like; `deepdist simulate --seed N` tells the story of one.
 SEEDS ?= 3000
-soak: .venv/.installed
+soak: environment
 	.venv/bin/deepdist soak --seeds $(SEEDS)
+
+# .venv holds the releases that locks/ names, which were tried. These try the newest that pyproject.toml allows, and the
+# lowest that it declares, with the quick part of the tests, and with Spark, whose own cloudpickle carries functions.
+test-newest: RESOLUTION = highest
+test-lowest: RESOLUTION = lowest-direct
+test-newest test-lowest: test-%: environment java
+	@.ci/environment .venv-$* $(RESOLUTION)
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not spark"
+	.venv-$*/bin/python -m pytest tests/p2p/test_spark_engine.py -k "executor_is_a_peer or error_of_the_user"
+
+environment:
+	@PYTHON="$(PYTHON)" .ci/environment .venv
+
+# Writes locks/ anew: the newest releases that pyproject.toml allows, for all its Pythons, with the hashes of all their
+# files. Then run `make check`: what is in there must have been tried.
+LOCK = .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
+lock:
+	@test -x .venv/bin/uv || PYTHON="$(PYTHON)" .ci/environment .venv
+	$(LOCK) --group pyproject.toml:setup --output-file locks/setup.txt
+	$(LOCK) --extra dev pyproject.toml --output-file locks/dev.txt
 
 java:
 	@.ci/java
 
 chromium:
 	@.ci/chromium
-
-# A Python that can make a virtual environment; `make PYTHON=... demo` chooses another.
-PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
-	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
-	done)
-
-.venv/.installed: pyproject.toml
-	@test -n "$(PYTHON)" || { \
-		echo "No Python 3.11 or newer with the venv module found; this is $$(python3 --version 2>&1)." >&2; \
-		echo "Install one (Debian, Ubuntu: apt-get install python3-venv) or name it: make PYTHON=/path/to/python3 ..." >&2; \
-		exit 1; }
-	@echo "Setting up .venv with $$($(PYTHON) --version). The first time this downloads 450 MB of PySpark: minutes."
-	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --upgrade pip
-	@.venv/bin/python -m pip install --quiet --editable '.[dev]'
-	@touch $@
-	@echo "Set up. It also holds the command .venv/bin/deepdist."

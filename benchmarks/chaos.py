@@ -1,6 +1,7 @@
 """Five agents are killed and frozen while updates flow: every update at most once, nothing of the living lost.
 
     python -m benchmarks.chaos [--quick] [--json FILE] [--check] [--seed N]
+    python -m benchmarks.chaos --processes ...      each kind of process dies once: see benchmarks/chaos_processes.py
 
 kill     Every few seconds an agent drawn by lot is killed (SIGKILL) and another one started in its place, which adopts
          a replica in flight. Update number i adds 1 to slot i of the model and a whole number to all other elements, so
@@ -37,6 +38,7 @@ import zmq
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import chaos_processes
 from gossip.arrays import Bytes, Layout
 from gossip.errors import UsageError
 from gossip.messages import PeerId, State
@@ -752,11 +754,26 @@ def _missed(killed: Killed, frozen: Frozen) -> list[str]:
 def main() -> None:
     """Run both parts and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two kills, one frozen window of 5 s")
+    parser.add_argument("--quick", action="store_true", help="two kills, one frozen window of 5 s; one moment")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--check", action="store_true", help="exit 1 if a target is missed")
     parser.add_argument("--seed", type=int, default=1, help="draws who is killed")
+    parser.add_argument("--processes", action="store_true", help="trainings in which one process dies or stands still")
+    of_processes = parser.add_argument_group("with --processes")
+    of_processes.add_argument("--only", choices=chaos_processes.ENGINES)
+    of_processes.add_argument("--kind", choices=chaos_processes.KINDS)
+    of_processes.add_argument("--signal", choices=chaos_processes.SIGNALS)
     arguments = parser.parse_args()
+    if arguments.processes:
+        chaos_processes.main(
+            arguments.only,
+            arguments.kind,
+            arguments.signal,
+            quick=arguments.quick,
+            json_file=arguments.json,
+            check=arguments.check,
+        )
+        return
     setting = QUICK if arguments.quick else FULL
     killed = kill(setting, arguments.seed)
     frozen = freeze(setting)

@@ -73,7 +73,7 @@ class Agent:
         self.settings = settings
         self.folder = folder
         self.layout = localhost.layout_from_json(settings.layout)
-        self.me = PeerId(secrets.token_hex(16))
+        self.me = PeerId(settings.peer or secrets.token_hex(16))
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._shortage = shortage(self.layout.nbytes)
         self.replica = Replica(self.layout)

@@ -68,6 +68,8 @@ class AgentSettings:
     """Agents of one machine hand each other files; False: they exchange bytes over ZeroMQ, as those of two do."""
     adopts: bool = False
     """Of the driver program's agent: another one was there before it, so it begins with a living peer's replica."""
+    peer: str = ""
+    """Its identity, where who starts it has to know that before it speaks; empty: it draws one."""
 
 
 def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess.Popen[bytes]:

@@ -1,8 +1,9 @@
 """The command `deepdist`.
 
 `deepdist doctor` answers "will training run here?" before a cluster is asked. A check looks at one thing that training
-needs and returns a finding; it repairs nothing and raises nothing. What is wrong stops training, and makes the exit
-code 1; what is noteworthy only slows it down or depends on the cluster.
+needs and returns a finding; it repairs nothing and raises nothing. What is wrong stops training with Spark on this
+machine, and makes the exit code 1; what is noteworthy only slows it down, or cannot be told from here. The last line
+is drawn from the findings alone: a finding with a remedy is never fine.
 """
 
 import enum
@@ -24,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PYTHON_MIN = (3, 11)  # requires-python in pyproject.toml
+PYTHON_MIN, PYTHON_BELOW = (3, 11), (3, 14)  # requires-python in pyproject.toml
 JAVA_MIN = 17  # Spark 4.0 dropped everything older
 
-# Distribution -> the module that training imports.
+# Distribution -> the module that training imports. All that pyproject.toml requires; that click is there shows itself.
 PACKAGES = {
     "cloudpickle": "cloudpickle",
     "gensim": "gensim.models.word2vec",
@@ -37,10 +38,12 @@ PACKAGES = {
     "pyspark": "pyspark",
     "pyzmq": "zmq",
     "rich": "rich",
+    "scipy": "scipy.sparse",
+    "xxhash": "xxhash",
 }
 
-# What a worker imports; pyspark comes to it from Spark. The probe prints its version and which of them it lacks.
-WORKER_MODULES = ("gensim", "gossip", "numba", "numpy", "p2p", "zmq")
+# What a worker and its agent import; pyspark comes from Spark. The probe prints its version and which of them it lacks.
+WORKER_MODULES = ("cloudpickle", "gensim", "gossip", "networkx", "numba", "numpy", "p2p", "scipy", "xxhash", "zmq")
 WORKER_PROBE = """
 import sys, importlib.util
 print("%d.%d" % sys.version_info[:2], *[name for name in sys.argv[1:] if importlib.util.find_spec(name) is None])
@@ -71,15 +74,18 @@ class Finding:
     result: str
     remedy: str = ""  # what to do; empty if nothing is to be done
 
+    def __post_init__(self) -> None:
+        assert self.verdict is not Verdict.FINE or not self.remedy, f"{self.check} is fine and has a remedy"
+        assert self.verdict is not Verdict.WRONG or self.remedy, f"{self.check} is wrong and has no remedy"
+
 
 def python_version() -> Finding:
-    """Python is new enough."""
+    """Python is new enough, and not newer than what all packages are built for."""
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] < PYTHON_MIN:
-        expected = ".".join(map(str, PYTHON_MIN))
-        return Finding(
-            "Python", Verdict.WRONG, f"{version}, expected {expected} or newer", f"Install Python {expected}."
-        )
+    if not PYTHON_MIN <= sys.version_info[:2] < PYTHON_BELOW:
+        expected, below = (".".join(map(str, bound)) for bound in (PYTHON_MIN, PYTHON_BELOW))
+        result = f"{version}, expected {expected} or newer, and older than {below}"
+        return Finding("Python", Verdict.WRONG, result, f"Install Python {expected}.")
     return Finding("Python", Verdict.FINE, f"{version}, {sys.executable}")
 
 
@@ -120,28 +126,32 @@ def java() -> Finding:
 
 
 def worker_python() -> Finding:
-    """The Python of Spark's workers has the driver's version and the packages, as far as this machine can tell."""
+    """The Python that Spark would start for its workers on this machine has the driver's version and the packages."""
     name = os.environ.get("PYSPARK_PYTHON")
     says = f"PYSPARK_PYTHON is {name}" if name else "PYSPARK_PYTHON is not set: workers run python3 from their PATH"
-    remedy = f"export PYSPARK_PYTHON={sys.executable} if workers run on this machine"
+    remedy = (
+        f"export PYSPARK_PYTHON={sys.executable} if workers run on this machine, else the path of a Python on theirs "
+        "that has deepdist-p2p"
+    )
     command = shutil.which(name or "python3")
-    if command is None:
-        return Finding("Worker Python", Verdict.NOTE, f"{says}; it is not on this machine", remedy)
+    if command is None:  # no Spark of this machine would start its workers; one named may be the cluster's
+        verdict = Verdict.NOTE if name else Verdict.WRONG
+        return Finding("Worker Python", verdict, f"{says}; it is not on this machine", remedy)
     version, *missing = _output_of(command, "-c", WORKER_PROBE, *WORKER_MODULES).split() or ["silent"]
     expected = "{}.{}".format(*sys.version_info[:2])
     if version != expected:
-        verdict = Verdict.WRONG if name else Verdict.NOTE
         says = f"{says}; {command} is {' '.join([version, *missing])}, expected {expected}"
-        return Finding("Worker Python", verdict, says, remedy)
+        return Finding("Worker Python", Verdict.WRONG, says, remedy)
     if missing:
-        return Finding("Worker Python", Verdict.NOTE, f"{says}; {command} lacks {', '.join(missing)}", remedy)
+        return Finding("Worker Python", Verdict.WRONG, f"{says}; {command} lacks {', '.join(missing)}", remedy)
     return Finding("Worker Python", Verdict.FINE, f"{says}; here that is {command}")
 
 
 def shared_memory() -> Finding:
     """Replicas fit into shared memory; if there is none they live in temporary files."""
     if not (SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)):
-        return Finding("Shared memory", Verdict.NOTE, f"no {SHARED_MEMORY}: replicas live in temporary files")
+        result = f"{SHARED_MEMORY} is not there or cannot be written: replicas live in temporary files"
+        return Finding("Shared memory", Verdict.NOTE, result)
     free_bytes = shutil.disk_usage(SHARED_MEMORY).free
     result = f"{free_bytes / (1 << 20):,.0f} MiB free in {SHARED_MEMORY}"
     if free_bytes < SHARED_MEMORY_BYTES_MIN:
@@ -205,9 +215,14 @@ def doctor() -> None:
         table.add_row(Text(finding.check, finding.verdict.value), Text(finding.result), Text(finding.remedy))
     console = Console()
     console.print(table)
-    wrong = [finding.check for finding in findings if finding.verdict is Verdict.WRONG]
-    console.print(f"Wrong: {', '.join(wrong)}." if wrong else "Nothing is wrong.", highlight=False)
-    sys.exit(1 if wrong else 0)
+    named = {verdict: ", ".join(f.check for f in findings if f.verdict is verdict) for verdict in Verdict}
+    if named[Verdict.WRONG]:
+        console.print(f"Wrong: {named[Verdict.WRONG]}.", highlight=False)
+    if named[Verdict.NOTE]:
+        console.print(f"Stops nothing that this machine can tell, but look at: {named[Verdict.NOTE]}.", highlight=False)
+    if not named[Verdict.WRONG] and not named[Verdict.NOTE]:
+        console.print("Nothing is wrong.", highlight=False)
+    sys.exit(1 if named[Verdict.WRONG] else 0)
 
 
 def _output_of(*command: str) -> str:

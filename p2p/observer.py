@@ -160,6 +160,8 @@ class Watch:
             try:
                 self._replace(self._ended.is_set)
             except UsageError as error:
+                if self._ended.is_set():
+                    return  # nobody waits for the next one any more
                 log.warning("the driver program's own agent was not replaced: %s", error)
                 self._ended.wait(RETRY_S)  # meanwhile the model is read from the peers
             looked_at = time.monotonic()

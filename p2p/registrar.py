@@ -65,6 +65,8 @@ class Registrar:
         self.members: Mapping[str, Member] = {}
         """Never changed, but replaced by another, so that any thread may go through it."""
         self.version = 0
+        self._forgotten: set[str] = set()
+        """Agents that are off the roster for good."""
         self.open = True
         """No training is running: who comes now copies the observer's replica. Later ones adopt one, in flight."""
         self._requests: queue.SimpleQueue[tuple[bytes, dict[str, Any]]] = queue.SimpleQueue()
@@ -162,8 +164,10 @@ class Registrar:
         )
 
     def forget(self, peers: set[str]) -> None:
-        """Take agents that are gone off the roster."""
+        """Take agents that are gone off the roster. One that only stood still is told to leave when it speaks again:
+        those that came meanwhile know nothing of it."""
         with self._changed:
+            self._forgotten |= peers
             self.members = {peer: member for peer, member in self.members.items() if peer not in peers}
 
     def lose(self, pids: set[int]) -> None:
@@ -220,6 +224,9 @@ class Registrar:
                 return
 
     def _on_message(self, route: bytes, message: dict[str, Any]) -> None:
+        if message["peer"] in self._forgotten:
+            self._requests.put((route, {"op": "stop"}))
+            return
         if message["op"] == "hello":
             self._on_hello(route, message)
             return

@@ -363,8 +363,8 @@ class AgentSession:
             self._retired = old
         donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
         adopts = self._adopts and bool(donors)
-        settings = replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts)
-        new = Observer(settings)
+        peer = secrets.token_hex(16)
+        new = Observer(replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts, peer=peer))
         try:
             if adopts:
                 new.adopt(given_up)
@@ -372,6 +372,7 @@ class AgentSession:
                 new.load(self._user_model.arrays())
         except BaseException:
             new.kill()
+            registrar.forget({peer})  # also where it had not spoken yet: what it said last may be on its way
             raise
         self._observer = new
         self._stillness = Stillness()

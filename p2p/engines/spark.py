@@ -121,15 +121,9 @@ class SparkEngine:
         runs_again = SHUFFLE in (data.toDebugString() or b"")
         memory_bytes = data._memory_limit() << 20 if cuts_rows_by_chance(order_of(data), job) else None
 
-        seed, epochs_before = job.seed, job.epochs_before
-
         def trained(epoch: int) -> RDD[TaskResult]:
             def train(partition: int, rows: Iterable[Any]) -> Iterator[TaskResult]:
-                chance.seed(seed, epochs_before + epoch, partition)
-                fingerprint = None
-                if memory_bytes is not None:
-                    rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
-                yield _train(shipped, seal, settings, epoch, partition, rows, _attempt(runs_again), fingerprint)
+                yield _train(shipped, seal, settings, epoch, partition, rows, _attempt(runs_again), memory_bytes)
 
             return data.mapPartitionsWithIndex(train)
 
@@ -159,7 +153,7 @@ class SparkEngine:
             leave_at = time.monotonic() + settle_s
             importing = threading.Thread(target=_import, args=(modules,))
             importing.start()
-            _agent(settings)
+            _agent_that_answers(settings)
             importing.join()
             time.sleep(max(0.0, leave_at - time.monotonic()))
             yield None
@@ -267,14 +261,21 @@ def _train(
     partition: int,
     rows: Iterable[Any],
     attempt: int,
-    fingerprint: int | None,
+    memory_bytes: int | None,
 ) -> TaskResult:
-    """Train a partition. Errors travel in the text of Spark's, under the seal; those of reading rows as they are."""
+    """Train a partition, with its rows in order if that may take so much memory; else as they come.
+
+    Errors travel in the text of Spark's, under the seal; those of reading rows as they are.
+    """
     try:
         (job, accumulators), agent = _load(shipped), _agent(settings)
     except BaseException as error:
         raise seal.sealed(PartitionError.of(error, epoch, partition)) from error
+    fingerprint = None
     try:
+        chance.seed(job.seed, job.epochs_before + epoch, partition)
+        if memory_bytes is not None:
+            rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
         result = run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
         _hand_in(accumulators)
         return result
@@ -303,6 +304,15 @@ def _agent(settings: AgentSettings) -> Any:
         _agents.clear()
         _agents[settings.run] = ensure_agent(settings, _folder())
     return _agents[settings.run]
+
+
+def _agent_that_answers(settings: AgentSettings) -> Any:
+    """The same once it has said something. One that stands still is waited for, and ended if it does so for long."""
+    try:
+        _agent(settings).furthest(0, 0)
+    except AgentGoneError:
+        pass  # another takes its place
+    return _agent(settings)
 
 
 def _folder() -> str | None:

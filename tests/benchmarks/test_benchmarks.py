@@ -51,6 +51,16 @@ def test_agents_that_are_killed_and_frozen_lose_nothing_of_the_living_and_count_
     assert [window["frozen"] for window in freeze["windows"]] == [False, True]
 
 
+@pytest.mark.slow
+@pytest.mark.sockets
+def test_a_training_whose_own_agent_is_killed_counts_every_row(tmp_path: Path) -> None:
+    choice = ("--only", "lists", "--kind", "driver", "--signal", "kill", "--quick", "--check")
+    done = run("benchmarks.chaos", "--processes", *choice, "--json", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = json.loads((tmp_path / "figures").read_text())
+    assert (line["once"], line["lost"], line["twice"], line["reported"]) == (304, 0, 0, 0)
+
+
 def test_a_simulated_training_of_many_peers_is_exact(tmp_path: Path) -> None:
     done = run("benchmarks.simulated", "--quick", "--json", str(tmp_path / "figures"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -610,10 +610,10 @@ def test_a_header_that_is_not_json_of_the_right_kind_is_refused(text: str | byte
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '["p",3,['])
 def test_deep_nesting_is_refused_quickly(opening: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     for kind in KINDS.values():
         refused([header(kind, opening * (HEADER_BYTES_MAX // len(opening)))])
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_deep_nesting_that_is_closed_is_refused() -> None:
@@ -787,7 +787,7 @@ def test_a_header_or_block_beyond_the_limit_is_refused_even_if_well_formed() -> 
 
 
 def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     layout = [[str(index), "|b1", 0] for index in range(50_000)]
     message = decode_header(
         header(KINDS["range"], json.dumps(["p", 1, 1, 1, [], layout, [0, 0]], separators=(",", ":")))
@@ -796,7 +796,7 @@ def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
     assert message.layout.nbytes == 0
     lanes = {str(index): index for index in range(50_000)}
     decode_header(header(KINDS["advert"], json.dumps(["p", 1, lanes, True, 1, []], separators=(",", ":"))))
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 # ---------------------------------------------------------------------------------------------------------- assembly

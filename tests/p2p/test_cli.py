@@ -1,5 +1,6 @@
 """What somebody sees who asks `deepdist doctor` about a machine on which something is missing."""
 
+import re
 import sys
 import tempfile
 import tomllib
@@ -9,7 +10,8 @@ import pytest
 import zmq
 from click.testing import CliRunner, Result
 
-from p2p.cli import main
+from p2p import cli
+from p2p.cli import Finding, Verdict, main
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -29,6 +31,7 @@ def _healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    monkeypatch.setattr(cli, "SHARED_MEMORY", tmp_path)  # a container's may be small
     monkeypatch.setenv("COLUMNS", "400")  # wide enough that no row is broken over two lines
 
 
@@ -98,12 +101,33 @@ def test_workers_with_another_python_version_are_wrong(monkeypatch: pytest.Monke
     assert f"export PYSPARK_PYTHON={sys.executable}" in result.output
 
 
-def test_packages_that_workers_lack_are_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    says = "{}.{} gensim zmq".format(*sys.version_info[:2])
-    monkeypatch.setenv("PYSPARK_PYTHON", executable(tmp_path / "python", says))
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("missing", ["gossip p2p", "xxhash"])
+def test_packages_that_workers_lack_are_wrong_whether_their_python_is_named_or_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: bool, missing: str
+) -> None:
+    python = executable(tmp_path / "bin" / "python3", "{}.{} {}".format(*sys.version_info[:2], missing))
+    monkeypatch.setenv("PYSPARK_PYTHON", python)
+    if not named:
+        monkeypatch.delenv("PYSPARK_PYTHON")
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     result = doctor()
-    assert result.exit_code == 0
-    assert "lacks gensim, zmq" in result.output
+    assert result.exit_code == 1
+    assert "Wrong: Worker Python." in result.output
+    assert "Nothing is wrong" not in result.output
+    assert f"{python} lacks {missing.replace(' ', ', ')}" in result.output
+    assert f"export PYSPARK_PYTHON={sys.executable}" in result.output
+
+
+def test_workers_that_would_run_a_python3_that_is_not_there_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("PYSPARK_PYTHON")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = doctor()
+    assert result.exit_code == 1
+    assert "Wrong: Worker Python." in result.output
+    assert "workers run python3 from their PATH; it is not on this machine" in result.output
 
 
 def test_a_worker_python_that_only_the_cluster_has_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +135,55 @@ def test_a_worker_python_that_only_the_cluster_has_is_noted(monkeypatch: pytest.
     result = doctor()
     assert result.exit_code == 0
     assert "PYSPARK_PYTHON is ./environment/bin/python; it is not on this machine" in result.output
+    assert "look at: Worker Python." in result.output
+    assert "Nothing is wrong" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "exit_code", "said"),
+    [
+        ((Verdict.FINE, Verdict.FINE), 0, "Nothing is wrong."),
+        ((Verdict.FINE, Verdict.NOTE), 0, "Stops nothing that this machine can tell, but look at: second."),
+        ((Verdict.WRONG, Verdict.FINE), 1, "Wrong: first."),
+        ((Verdict.WRONG, Verdict.WRONG), 1, "Wrong: first, second."),
+        (
+            (Verdict.NOTE, Verdict.WRONG),
+            1,
+            "Wrong: second.\nStops nothing that this machine can tell, but look at: first.",
+        ),
+    ],
+)
+def test_the_last_line_and_the_exit_code_follow_from_the_findings(
+    monkeypatch: pytest.MonkeyPatch, verdicts: tuple[Verdict, Verdict], exit_code: int, said: str
+) -> None:
+    findings = [
+        Finding(name, verdict, "seen", "" if verdict is Verdict.FINE else "do this")
+        for name, verdict in zip(("first", "second"), verdicts, strict=True)
+    ]
+    monkeypatch.setattr(cli, "CHECKS", [lambda finding=finding: finding for finding in findings])
+    result = doctor()
+    assert result.exit_code == exit_code
+    assert result.output.endswith(f"\n{said}\n")
+    assert ("Nothing is wrong" in result.output) == (set(verdicts) == {Verdict.FINE})
+
+
+@pytest.mark.parametrize("version", [(3, 10, 9), (3, 14, 0)])
+def test_a_python_that_the_project_does_not_take_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
+    finding = cli.python_version()
+    assert finding.verdict is Verdict.WRONG
+    assert "expected 3.11 or newer, and older than 3.14" in finding.result
+
+
+def test_no_shared_memory_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cli, "SHARED_MEMORY", tmp_path / "nothing")
+    result = doctor()
+    assert result.exit_code == 0
+    assert "replicas live in temporary files" in result.output
+    assert "look at: Shared memory." in result.output
+    assert "Nothing is wrong" not in result.output
 
 
 def test_a_loopback_that_loses_messages_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,3 +207,10 @@ def test_the_version_is_that_of_the_project() -> None:
     result = CliRunner().invoke(main, ["--version"])
     assert result.exit_code == 0
     assert tomllib.loads(PROJECT.read_text())["project"]["version"] in result.output
+
+
+def test_what_the_doctor_looks_for_is_what_the_project_requires() -> None:
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    required = {re.split(r"[<>=]", requirement)[0] for requirement in project["dependencies"]}
+    assert set(cli.PACKAGES) | {"click"} == required
+    assert project["requires-python"] == ">={}.{},<{}.{}".format(*cli.PYTHON_MIN, *cli.PYTHON_BELOW)

@@ -18,6 +18,7 @@ from gossip.messages import PeerId, Pull
 from gossip.wire import encode_header
 from p2p import DeepDist, DeepDistWarning, IncompleteTraining, UsageError, session
 from p2p.level import Stillness, furthest, lacks
+from p2p.observer import Observer
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]
 
@@ -141,6 +142,31 @@ class Nobody:
 
     def __exit__(self, *error: Any) -> None:
         pass
+
+
+class Hesitant(Observer):
+    """The next one has told the registrar where it is, and does not get any further."""
+
+    def adopt(self, given_up: Callable[[], bool]) -> None:
+        while not given_up():
+            time.sleep(0.01)
+        raise UsageError("it did not begin")
+
+
+def test_a_training_that_ends_while_the_next_observer_begins_does_not_wait_for_it(
+    beside: Any, tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr(session, "Observer", Hesitant)
+    gradient = Slow(tmp_path)
+    with DeepDist({"n": np.zeros(3)}, peers=2) as dd:
+        thread = beside(gradient, lambda: os.kill(observer_of(dd).pid, signal.SIGKILL))
+        report = train(dd, gradient)
+        thread.join()
+        assert dd.model["n"].tolist() == [PARTS * CHUNKS] * 3
+        assert report.updates_lost == 0
+        assert report.missing == (), "nor is it one of those whose replicas are compared"
+        assert [peer.role for peer in report.peers] == ["peer", "peer"]
+    assert "was not replaced" not in caplog.text
 
 
 def test_an_observer_that_dies_between_trainings_is_replaced(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ TIMEOUT_MS = 10_000
 class Agent:
     """It says what it is told to say."""
 
-    def __init__(self, registrar: Registrar, name: str) -> None:
-        self.name = name
+    def __init__(self, registrar: Registrar, name: str, timeout_ms: int = TIMEOUT_MS) -> None:
+        self.name, self.timeout_ms = name, timeout_ms
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(registrar.endpoint)
@@ -34,7 +34,7 @@ class Agent:
 
     def hears(self, op: str) -> dict[str, Any]:
         """The next message of this kind."""
-        while self.socket.poll(TIMEOUT_MS):
+        while self.socket.poll(self.timeout_ms):
             message = self.socket.recv_json()
             assert isinstance(message, dict)
             if message["op"] == op:
@@ -142,3 +142,22 @@ def test_a_newcomer_learns_who_has_a_replica_to_give(registrar: Registrar) -> No
     }
     for agent in (one, dead, fresh, late):
         agent.socket.close()
+
+
+def test_who_was_forgotten_and_speaks_again_is_told_to_leave(registrar: Registrar) -> None:
+    one, other = Agent(registrar, "one"), Agent(registrar, "other")
+    registrar.forget({"one"})
+    one.say("status", question=0)
+    one.hears("stop")
+    other.say("status", question=1)
+    assert registrar.wait(lambda: registrar.members["other"].status.get("question") == 1, 10)
+    assert list(registrar.members) == ["other"]
+    for agent in (one, other):
+        agent.socket.close()
+
+
+def test_the_hello_of_one_that_was_forgotten_before_comes_too_late(registrar: Registrar) -> None:
+    registrar.forget({"late"})
+    with pytest.raises(TimeoutError):
+        Agent(registrar, "late", timeout_ms=200)
+    assert registrar.members == {}
