@@ -175,9 +175,9 @@ def _captured(function: Any, ours: Collection[int]) -> str | None:
 def partitions(data: Any) -> Any:
     """An RDD as it is, a DataFrame as its RDD, a list of partitions as a list."""
     if hasattr(data, "mapPartitionsWithIndex"):
-        from p2p.engines.spark import check_input
+        from p2p.engines.spark import check_no_barrier
 
-        check_input(data)
+        check_no_barrier(data)
         return data
     if hasattr(data, "schema") and hasattr(data, "rdd"):
         return data.rdd

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, cast
 
-from pyspark import RDD, Accumulator, Broadcast, InheritableThread, SparkConf, SparkContext, TaskContext
+from pyspark import RDD, Accumulator, Broadcast, InheritableThread, RDDBarrier, SparkConf, SparkContext, TaskContext
 from pyspark.accumulators import _accumulatorRegistry
 
 from gossip.errors import UsageError
@@ -337,13 +337,18 @@ def check_runs(context: SparkContext) -> None:
         raise UsageError("the SparkContext has been stopped: make a new one, and a new DeepDist(model)")
 
 
-def check_input(data: Any) -> None:
-    """Raise `UsageError` for what has partitions, as an RDD has, and cannot be trained on."""
-    if not hasattr(data, "getNumPartitions"):
+def check_no_barrier(data: Any) -> None:
+    """Raise `UsageError` for `rdd.barrier()`, which has partitions as an RDD has."""
+    if isinstance(data, RDDBarrier):
         raise UsageError(
-            f"data is a {type(data).__name__}, expected an RDD: tasks of a training wait for nobody, and a barrier "
-            "would end them all together; give the RDD itself"
+            "data is a RDDBarrier, expected an RDD: tasks of a training wait for nobody, and a barrier would have them "
+            "begin and end together; give the RDD itself"
         )
+
+
+def check_input(data: Any) -> None:
+    """Raise `UsageError` for what cannot be computed: behind a barrier, or on a context that has been stopped."""
+    check_no_barrier(data)
     check_runs(data.context)
 
 

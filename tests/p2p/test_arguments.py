@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gensim.models import Word2Vec
+from pyspark import RDDBarrier
 
 from gossip import compression, mixing, topology
 from gossip.errors import UsageError
@@ -38,8 +39,7 @@ FUNCTION = [3, "name", {}]
 Row = Mapping[str, list[Any]]
 
 PANDAS = type("DataFrame", (), {"__module__": "pandas", "__iter__": lambda frame: iter(["text"]), "iloc": None})
-BARRIER = type("RDDBarrier", (), {"mapPartitions": None, "mapPartitionsWithIndex": None})
-"""What they look like to who does not import them."""
+"""What it looks like to who does not import it."""
 
 
 def gradient(model: Any, rows: Any) -> Any:
@@ -334,7 +334,7 @@ def test_a_refusal_says_what_came_and_what_was_expected(call: Any, options: dict
             r"data\[0\] is a DataFrame of pandas, of which the rows would be .*: expected an iterable of rows",
         ),
         ([{"a": 1}], r"data\[0\] is a dict, of which the rows would be the keys"),
-        (BARRIER(), r"data is a RDDBarrier, expected an RDD: .* give the RDD itself"),
+        (RDDBarrier(None), r"data is a RDDBarrier, expected an RDD: .* give the RDD itself"),
     ],
 )
 def test_data_that_looks_like_partitions_is_refused_with_what_to_do(data: Any, message: str) -> None:
