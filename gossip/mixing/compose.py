@@ -54,6 +54,17 @@ class _Wrapping(Strategy[Any]):
     def rest(self, state: Any) -> Any:
         return self._inner.rest(state)
 
+    @property
+    def by_step(self) -> bool:
+        return self._inner.by_step
+
+    @property
+    def interval(self) -> int:
+        return self._inner.interval
+
+    def consensus(self, state: Any) -> tuple[Strategy[Any], Any]:
+        return self._inner.consensus(state)
+
     def mix(self, state: Any, exchange: Exchange) -> tuple[Any, int]:
         return self._inner.mix(state, exchange)
 
@@ -101,6 +112,14 @@ class Every(_Wrapping):
 
     def mixing_round(self, round: int) -> int | None:
         return None if (round + 1) % self.rounds else round // self.rounds
+
+    @property
+    def by_step(self) -> bool:
+        return True
+
+    @property
+    def interval(self) -> int:
+        return self.rounds
 
     def compressed(self, codec: Codec) -> Strategy[Any]:
         raise UsageError(

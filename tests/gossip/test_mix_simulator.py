@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,22 +11,29 @@ import numpy as np
 import pytest
 
 from gossip import topology
-from gossip.arrays import Array
+from gossip.arrays import Array, Packed
+from gossip.compression import TopK
 from gossip.errors import UsageError
+from gossip.events import Computed, Tasked
 from gossip.faults import Disruption, Faults
 from gossip.membership import Detection
 from gossip.messages import PeerId
 from gossip.mix_peer import MixSettings
 from gossip.mix_simulator import MixSimulation
 from gossip.mixing import (
+    Choco,
     ClippedGossip,
     CombineThenAdapt,
+    Compressed,
+    DiLoCo,
     DPsgd,
     EpidemicLearning,
     Every,
     GradientTracking,
+    NoLoCo,
     PairwiseExchange,
     PushSum,
+    RelaySum,
     Strategy,
 )
 from gossip.mixing.push_sum import ledger
@@ -51,25 +59,139 @@ def step(x: Array, round: int) -> Array:
     return -0.1 * (x - np.arange(len(x))[:, None] + 0.01 * round)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "build", "peers"),
-    [
-        (DPsgd(), topology.ring, 8),
-        (DPsgd(), topology.one_peer_exponential, 6),
-        (CombineThenAdapt(), topology.torus, 9),
-        (ClippedGossip(0.7), topology.ring, 8),
-        (EpidemicLearning(), topology.random_senders, 7),
-        (GradientTracking(), topology.ring, 6),
-        (Every(3, DPsgd()), topology.one_peer_exponential, 6),
-        (PairwiseExchange(), topology.random_matching, 8),
-    ],
-    ids=lambda each: getattr(each, "__name__", repr(each)),
+IN_STEP = [
+    (DPsgd(), topology.ring, 8),
+    (DPsgd(), topology.complete, 4),
+    (DPsgd(), topology.one_peer_exponential, 6),
+    (CombineThenAdapt(), topology.torus, 9),
+    (ClippedGossip(0.7), topology.ring, 8),
+    (Choco(0.8), topology.ring, 5),
+    (Compressed(TopK(0.4), Choco(0.3)), topology.ring, 5),
+    (Every(3, DPsgd()), topology.one_peer_exponential, 6),
+    (Every(2, Compressed(TopK(0.4), Choco(0.3))), topology.ring, 4),
+    (GradientTracking(), topology.ring, 6),
+    (EpidemicLearning(), topology.random_senders, 7),
+    (DiLoCo(), topology.complete, 4),
+    (Every(4, DiLoCo()), topology.complete, 5),
+    (NoLoCo(), topology.random_matching, 6),
+    (RelaySum(6), topology.path, 6),
+]
+in_step = pytest.mark.parametrize(
+    ("strategy", "build", "peers"), IN_STEP, ids=lambda each: getattr(each, "__name__", repr(each))
 )
+
+
+def trained(strategy: Strategy[Any], build: Any, x: Array, rounds: int, ends: Mapping[int, int]) -> MixSimulation:
+    """A swarm in which each peer computes the next step on its replica as soon as the last one is settled.
+
+    Gradients take their time, each its own, as do packets. A peer in `ends` ends after so many steps.
+    """
+    swarm = swarm_of(x, strategy, build)
+    swarm.resume()
+    swarm.task(1)
+    chance = random.Random(5)
+    taken = dict.fromkeys(range(len(x)), 0)
+
+    def compute(index: int) -> None:
+        me = PeerId(f"p{index:03d}")
+        mixer = swarm.mixers[me]
+        if mixer.settled < taken[index]:  # as a task that waits for its answer
+            swarm.at(swarm.now + 0.01, lambda: compute(index))
+        elif taken[index] == ends.get(index, rounds):
+            swarm.happen(me, Tasked(0))
+        else:
+            delta = step(np.tile(mixer.params(), (len(x), 1)), taken[index])[index]
+            taken[index] += 1
+            swarm.happen(me, Computed(Packed.of({"w": delta})))
+            swarm.at(swarm.now + chance.expovariate(5.0), lambda: compute(index))
+
+    for index in taken:
+        swarm.at(chance.random(), lambda index=index: compute(index))
+    swarm.run_while(lambda: any(mixer.settled < ends.get(i, rounds) for i, mixer in enumerate(swarm.mixers.values())))
+    swarm.run(swarm.now + 3.0)
+    return swarm
+
+
+def until(ends: Mapping[int, int], idle: Callable[[Array], Array]) -> Callable[[Array, int], Array]:
+    """`step` of those that have not ended; of the others what `idle` makes of their last one."""
+    last: dict[int, Array] = {}
+
+    def taken(x: Array, round: int) -> Array:
+        steps = step(x, round)
+        for index, end in ends.items():
+            if round < end:
+                last[index] = steps[index].copy()
+            else:
+                steps[index] = idle(last[index])
+        return steps
+
+    return taken
+
+
+@in_step
 def test_with_messages_and_vectorized_a_strategy_computes_the_same(
     strategy: Strategy[Any], build: Any, peers: int
 ) -> None:
-    rounds, x = 12, starts(peers)
-    swarm = swarm_of(x, strategy, build, mixing=SLOW)
+    x = starts(peers)
+    x = np.tile(x[0], (peers, 1)) if build is topology.complete else x
+    swarm = trained(strategy, build, x, 12, {})
+    result = simulate(build(peers), strategy, rounds=12, start=x, gradient=step)
+    assert [mixer.rounds for mixer in swarm.mixers.values()] == [12] * peers
+    np.testing.assert_allclose(swarm.params(), result.params, rtol=1e-12, atol=1e-12)
+    assert sum(mixer.given_up for mixer in swarm.mixers.values()) == 0
+
+
+@in_step
+def test_who_ends_early_follows_without_steps(strategy: Strategy[Any], build: Any, peers: int) -> None:
+    x = starts(peers)
+    x = np.tile(x[0], (peers, 1)) if build is topology.complete else x
+    ends = {0: 7, 2: 10}
+    swarm = trained(strategy, build, x, 12, ends)
+    idle = (lambda last: last) if isinstance(strategy, GradientTracking) else np.zeros_like
+    result = simulate(build(peers), strategy, rounds=12, start=x, gradient=until(ends, idle))
+    assert [mixer.rounds for mixer in swarm.mixers.values()] == [12] * peers
+    np.testing.assert_allclose(swarm.params(), result.params, rtol=1e-12, atol=1e-12)
+    if not strategy.says_nothing(is_trained=True) and not isinstance(strategy, EpidemicLearning | GradientTracking):
+        np.testing.assert_allclose(swarm.params().mean(axis=0), result.mean, rtol=1e-12, atol=1e-12)
+    before = swarm.params().mean(axis=0)
+    apart = swarm.distance()
+    swarm.settle()
+    swarm.run(swarm.now + 20.0)
+    swarm.run_until_drained(30.0)
+    assert swarm.distance() <= 1e-9 * max(1.0, apart)
+    if not isinstance(strategy, EpidemicLearning | RelaySum):
+        np.testing.assert_allclose(swarm.params().mean(axis=0), before, rtol=1e-12, atol=1e-12)
+    assert sum(mixer.given_up + mixer.refused for mixer in swarm.mixers.values()) == 0
+
+
+def test_a_consensus_that_is_reached_sends_nothing_more() -> None:
+    x = np.tile(starts(1), (4, 1))
+    swarm = trained(Every(20, DPsgd()), topology.complete, x, 16, {})
+    assert [mixer.received for mixer in swarm.mixers.values()] == [0] * 4, "16 steps are no reason to mix"
+    swarm.settle()
+    swarm.run(swarm.now + 60.0)
+    assert max(mixer.received for mixer in swarm.mixers.values()) <= 2 * 3
+
+
+def test_a_second_training_is_like_the_first() -> None:
+    x = np.tile(starts(1), (4, 1))
+    swarm = trained(Every(4, DiLoCo()), topology.complete, x, 8, {})
+    swarm.settle()
+    swarm.run(swarm.now + 5.0)
+    swarm.run_until_drained()
+    y = swarm.params().copy()
+    swarm.resume()
+    for round in range(8):
+        for me, delta in zip(swarm.peers, step(swarm.params(), round), strict=True):
+            swarm.compute(swarm.now, me, {"w": delta})
+        swarm.run(swarm.now + 0.9)
+    result = simulate(topology.complete(4), Every(4, DiLoCo()), rounds=8, start=np.tile(y[0], (4, 1)), gradient=step)
+    np.testing.assert_allclose(swarm.params(), result.params, rtol=1e-12, atol=1e-12)
+
+
+def test_pairs_of_a_matching_meet_by_the_clock_as_they_do_vectorized() -> None:
+    rounds, x = 12, starts(8)
+    swarm = swarm_of(x, PairwiseExchange(), topology.random_matching, mixing=SLOW)
     for round in range(rounds):
         swarm.run(round + 0.9)
         assert swarm.rounds() == round
@@ -79,9 +201,8 @@ def test_with_messages_and_vectorized_a_strategy_computes_the_same(
         if round == 0:
             swarm.at(1.0, swarm.resume)
     swarm.run(rounds + 0.9)
-    result = simulate(build(peers), strategy, rounds=rounds, start=x, gradient=step)
+    result = simulate(topology.random_matching(8), PairwiseExchange(), rounds=rounds, start=x, gradient=step)
     np.testing.assert_allclose(swarm.params(), result.params, rtol=1e-12, atol=1e-12)
-    assert sum(mixer.given_up for mixer in swarm.mixers.values()) == 0
 
 
 @pytest.mark.parametrize("build", [topology.exponential, topology.one_peer_exponential])
@@ -173,6 +294,8 @@ def test_the_living_agree_though_peers_crash_pause_come_late_and_are_cut_off(str
     faults = Faults(partitions=((4.0, 9.0, True),), crashes=(2.0,), pauses=((12.0, 3.0),), joins=(6.0, 16.0))
     disruption = Disruption(swarm, faults, random.Random(4))
     swarm.resume()
+    if strategy.synchronous:
+        swarm.settle()
     swarm.run(30.0)
     assert len(disruption.crashed_at) == 1
     assert len(swarm.live()) == 9
