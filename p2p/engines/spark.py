@@ -243,7 +243,8 @@ def _train(
     except BaseException as error:
         raise seal.sealed(PartitionError.of(error, epoch, partition)) from error
     try:
-        return run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
+        with agent.training():
+            return run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
     except PartitionError as error:
         raise seal.sealed(error) from error.__cause__
     except AgentGoneError as error:
