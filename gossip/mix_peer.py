@@ -95,6 +95,9 @@ BEHIND_MAX = 4
 by more was away or came late, and goes on where the others are."""
 ERA = 1 << 32
 """More than the rounds of any era."""
+LIGHT = 1 / 4
+"""A replica that weighs less gives nothing away: what was put on links to it is late, and every step that it takes
+moves it by the step over its weight."""
 STILL = 1e-12
 """A round that moves no number by more than this part of the largest has moved nothing; or by the precision of its
 numbers, where that is less fine."""
@@ -242,6 +245,7 @@ class MixPeer:
                     self.membership.heard(message.peer, now)
                 case Progressed(peer, arrived=True):
                     self.membership.heard(peer, now)
+        untroubled = self.trouble is None
         effects = self._on(event, now)
         if isinstance(event, Leaving) or self.state is None:
             return effects
@@ -250,6 +254,8 @@ class MixPeer:
             self._news |= self.membership.news
             for peer, gone in self.membership.changes(now):
                 self._reach(peer, gone)
+        if untroubled and self.trouble is not None:
+            effects.append(Warn(self.trouble))
         effects += self._go_on(now)
         while now >= self._round_due():
             effects += self._begin(now)
@@ -328,6 +334,7 @@ class MixPeer:
                 self.acting, self.state = self.strategy, self.strategy.start(self.flat.flatten(payload))
                 self._moved = self._news = True
             case Joined(peer):
+                self._stay(peer, "comes in")
                 self.neighbors.add(peer)
                 if self.membership is not None:
                     self.membership.join(peer, now, known=self.state is not None)
@@ -412,6 +419,7 @@ class MixPeer:
         if peer == self.me or gone == (peer in self._departed):
             return
         self._still = 0
+        self._stay(peer, "is gone" if gone else "is back")
         if not gone:
             self._departed.discard(peer)
             self.neighbors.add(peer)
@@ -428,6 +436,15 @@ class MixPeer:
             self.state, outbox = self.acting.give_up(self.state, number_of(peer), taken)
             self._moved = True
             self._put(outbox, answers=True)
+
+    def _stay(self, peer: PeerId, what: str) -> None:
+        """Nobody may come or go, with strategies that cannot bear it."""
+        is_amid = self._phase is not Phase.RESTING and self.rounds > self._first
+        if self.acting.steady and is_amid and self.trouble is None:
+            self.trouble = (
+                f"peer {peer} {what} in the middle of a training with {self.acting!r}, which needs all from the first "
+                "round to the last. Train again, or use DPsgd() or PushSum()"
+            )
 
     def _on_membership(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
         if self.membership is None:
@@ -492,7 +509,9 @@ class MixPeer:
         if self._goes_by_step:
             if self._pending or self._settling is not None:
                 return float("-inf")
-            return self._idle_at if self.acting.synchronous and self._ahead() > 0 else float("inf")
+            if not self.acting.synchronous:  # what an idle peer is given must flow on
+                return max(self._idle_at, self._began_at + self.settings.round_s)
+            return self._idle_at if self._ahead() > 0 else float("inf")
         if len(self.neighbors.live) == 1:
             return float("inf")
         if self.acting.synchronous:
@@ -525,7 +544,7 @@ class MixPeer:
             return []
         links = self.neighbors.links(mixing)
         if not self.acting.synchronous:
-            links = self._links_to_takers(links)
+            links = self._links_to_takers(links) if self.weight >= LIGHT else replace(links, heard_by={})
         if self.acting.synchronous:
             self._before = self.params()
         self.state, outbox = self.acting.send(self.state, mixing, links, self._chance)

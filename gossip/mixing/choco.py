@@ -44,6 +44,7 @@ class Choco(Strategy[Copies]):
 
     needs = Needs.DOUBLY_STOCHASTIC | Needs.SYMMETRIC | Needs.STATIC
     synchronous = True
+    steady = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,6 +28,7 @@ class _Wrapping(Strategy[Any]):
         for name, value in (("_inner", inner), ("needs", inner.needs), ("synchronous", inner.synchronous)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "every_round", inner.every_round)
+        object.__setattr__(self, "steady", inner.steady)
         object.__setattr__(self, "is_bad_example", inner.is_bad_example)
 
     def start(self, x: Array) -> Any:

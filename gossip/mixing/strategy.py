@@ -167,6 +167,8 @@ class Strategy(Literal, ABC, Generic[S]):
     """It needs all packets of a round before it ends."""
     every_round = False
     """Its correction is wrong unless it mixes after each local step, so that `Every` does not compose with it."""
+    steady = False
+    """What it remembers of its neighbors is wrong for ever if somebody comes or goes in the middle of a training."""
     is_bad_example = False
     """It is known not to keep what it seems to promise, and is here to be measured."""
 

@@ -32,8 +32,8 @@ from gossip.events import (
 )
 from gossip.membership import Detection
 from gossip.messages import Advert, Offer, PacketReply, PacketRequest, PeerId, Pull, State, StateRequest, Unit
-from gossip.mix_peer import ERA, MixPeer, MixSettings
-from gossip.mixing import DiLoCo, DPsgd, Every, GradientTracking, PairwiseExchange, PushSum, Strategy
+from gossip.mix_peer import ERA, LIGHT, MixPeer, MixSettings
+from gossip.mixing import Choco, DiLoCo, DPsgd, Every, GradientTracking, PairwiseExchange, PushSum, Strategy
 from gossip.neighbors import Plan, number_of
 
 ME, A, B = PeerId("b"), PeerId("a"), PeerId("c")
@@ -120,6 +120,20 @@ def test_nobody_is_sent_more_than_it_takes() -> None:
     (for_a,), (for_b,) = take(made, A, 1, 4.5), take(made, B, 0, 4.5)
     assert (for_a.n, for_b.n, for_b.newest) == (2, 1, 1)
     assert not take(made, B, 1, 4.6)
+
+
+def test_who_has_little_weight_left_gives_nothing_away() -> None:
+    made = active(PushSum(), build=topology.exponential)
+    now, n = 0.1, 1
+    while n < 20:
+        for reader in (A, B):
+            take(made, reader, n, now)
+        now, n = now + 1.0, n + 1
+        made.handle(Ticked(), now)
+    assert LIGHT / 3 < made.weight < LIGHT
+    before = made.weight
+    made.handle(Ticked(), now + 5.0)
+    assert made.weight == before
 
 
 def test_what_the_departed_did_not_take_comes_back_to_the_last_bit() -> None:
@@ -303,6 +317,10 @@ def test_every_few_steps_is_every_few_steps_also_where_nobody_waits() -> None:
         made.handle(Computed(ONES), 100.0)
     assert (made.rounds, made.settled) == (4, 4)
     assert [made.outgoing[other].n for other in (A, B)] == [1, 1]
+    made.handle(Tasked(0), 100.0)
+    for now in (101.0, 102.0, 103.0):
+        made.handle(Ticked(), now)
+    assert made.rounds == 7, "idle, it goes by the clock, or what it is given would stay with it"
 
 
 def test_who_computes_is_not_dragged_along_without_its_step() -> None:
@@ -389,6 +407,18 @@ def test_the_next_training_begins_with_a_new_state() -> None:
     assert not made.state.momentum.any()
     np.testing.assert_allclose(made.state.anchor, 1 + 0.7 * 1.9)
     assert made.place == 3 * ERA
+
+
+@pytest.mark.parametrize("event", [Departed(B), Joined(PeerId("d"))], ids=["gone", "new"])
+def test_nobody_may_come_or_go_where_copies_of_neighbors_are_held(event: Any) -> None:
+    made = peer(Choco())
+    assert of(Warn, made.handle(event, 0.0)) == [], "before a training anybody may"
+    made = training(Choco())
+    made.handle(Computed(ONES), 0.1)
+    (told,) = of(Warn, made.handle(event, 0.2))
+    assert "in the middle of a training with Choco()" in told.text
+    assert made.trouble == told.text
+    assert of(Warn, made.handle(Ticked(), 1.0)) == []
 
 
 def test_a_replica_that_is_no_number_stops_its_peer_and_is_told_once() -> None:

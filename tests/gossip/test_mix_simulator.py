@@ -82,34 +82,44 @@ in_step = pytest.mark.parametrize(
 
 
 def trained(strategy: Strategy[Any], build: Any, x: Array, rounds: int, ends: Mapping[int, int]) -> MixSimulation:
-    """A swarm in which each peer computes the next step on its replica as soon as the last one is settled.
-
-    Gradients take their time, each its own, as do packets. A peer in `ends` ends after so many steps.
-    """
+    """A swarm whose peers have trained, each with so many steps; a peer in `ends` with fewer."""
     swarm = swarm_of(x, strategy, build)
     swarm.resume()
     swarm.task(1)
     chance = random.Random(5)
-    taken = dict.fromkeys(range(len(x)), 0)
+    for index, me in enumerate(swarm.peers):
 
-    def compute(index: int) -> None:
-        me = PeerId(f"p{index:03d}")
-        mixer = swarm.mixers[me]
-        if mixer.settled < taken[index]:  # as a task that waits for its answer
-            swarm.at(swarm.now + 0.01, lambda: compute(index))
-        elif taken[index] == ends.get(index, rounds):
-            swarm.happen(me, Tasked(0))
-        else:
-            delta = step(np.tile(mixer.params(), (len(x), 1)), taken[index])[index]
-            taken[index] += 1
-            swarm.happen(me, Computed(Packed.of({"w": delta})))
-            swarm.at(swarm.now + chance.expovariate(5.0), lambda: compute(index))
+        def gradient(params: Array, round: int, index: int = index) -> Array:
+            return step(np.tile(params, (len(x), 1)), round)[index]
 
-    for index in taken:
-        swarm.at(chance.random(), lambda index=index: compute(index))
+        compute(swarm, me, gradient, ends.get(index, rounds), chance)
     swarm.run_while(lambda: any(mixer.settled < ends.get(i, rounds) for i, mixer in enumerate(swarm.mixers.values())))
     swarm.run(swarm.now + 3.0)
     return swarm
+
+
+def compute(
+    swarm: MixSimulation, me: PeerId, gradient: Callable[[Array, int], Array], steps: int, chance: random.Random
+) -> None:
+    """A task of `me`: so many gradients, each on the replica that has the step before. They take their time, as do
+    packets."""
+    mixer, host, taken = swarm.mixers[me], swarm.peers[me], 0
+
+    def go_on() -> None:
+        nonlocal taken
+        if not mixer.ready or mixer.settled < taken or swarm.now < host.paused_until:
+            swarm.at(swarm.now + 0.01, go_on)
+        elif taken == steps:
+            swarm.happen(me, Tasked(0))
+        elif host.alive:
+            if not taken:
+                swarm.happen(me, Tasked(1))
+            delta = gradient(mixer.params(), taken)
+            taken += 1
+            swarm.happen(me, Computed(Packed.of({"w": delta})))
+            swarm.at(swarm.now + chance.expovariate(5.0), go_on)
+
+    swarm.at(swarm.now + chance.random(), go_on)
 
 
 def until(ends: Mapping[int, int], idle: Callable[[Array], Array]) -> Callable[[Array, int], Array]:
@@ -304,6 +314,53 @@ def test_the_living_agree_though_peers_crash_pause_come_late_and_are_cut_off(str
     assert swarm.distance() < 1e-6
     low, high = x.min(axis=0), x.max(axis=0)
     assert np.all((low <= swarm.params()) & (swarm.params() <= high)), "no mean lies outside of what it is of"
+
+
+CHURN = {
+    "crash": Faults(crashes=(2.0,)),
+    "late": Faults(joins=(2.0,)),
+    "cut": Faults(partitions=((2.0, 12.0, True),)),
+    "pause": Faults(pauses=((2.0, 3.0),)),
+}
+
+
+@pytest.mark.parametrize("kind", CHURN)
+@pytest.mark.parametrize(
+    ("strategy", "build"),
+    [
+        (DPsgd(), topology.ring),
+        (CombineThenAdapt(), topology.ring),
+        (GradientTracking(), topology.ring),
+        (Every(3, DPsgd()), topology.complete),
+        (PushSum(), topology.exponential),
+        (Every(3, PushSum()), topology.exponential),
+    ],
+    ids=lambda each: getattr(each, "__name__", repr(each)),
+)
+def test_whoever_comes_or_goes_all_others_train_to_the_end_and_agree(
+    strategy: Strategy[Any], build: Any, kind: str
+) -> None:
+    start, steps, chance = starts(1, 3), 25, random.Random(2)
+    x = np.tile(start, (5, 1))
+    network = Network(delay_mean_s=0.01, loss=0.02)
+    swarm = swarm_of(x, strategy, build, network=network, mixing=MixSettings(detection=Detection()))
+    Disruption(swarm, CHURN[kind], random.Random(1))
+    swarm.resume()
+    for me in swarm.peers:
+        compute(swarm, me, lambda params, round: -0.05 * (params - 2.0), steps, chance)
+    swarm.run(2.5)
+    for me in set(swarm.peers) - set(swarm._members):
+        compute(swarm, me, lambda params, round: -0.05 * (params - 2.0), steps, chance)
+    swarm.run_while(lambda: swarm.now < 120.0 and any(swarm.mixers[me].settled < steps for me in swarm.live()))
+    assert [swarm.mixers[me].settled for me in swarm.live()] == [steps] * len(swarm.live())
+    swarm.run(max(swarm.now, 15.0))
+    swarm.settle()
+    swarm.run(swarm.now + 10.0)
+    swarm.run_until_drained(30.0)
+    assert swarm.distance() < 1e-4
+    reached = (swarm.params() - start) / (2.0 - start)
+    assert np.all((reached > 0.5) & (reached < 1.0)), "25 steps go 72 % of the way"
+    assert not any(mixer.refused for mixer in swarm.mixers.values())
 
 
 def test_a_crash_takes_its_mass_and_the_others_go_on() -> None:
