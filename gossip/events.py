@@ -112,6 +112,26 @@ class Exhausted:
 class Resumed:
     """Updates will be computed: to one that mixes, which rests before and after a training."""
 
+    era: int = 0
+    """The training, the same number for all: packets and rounds of another one are strangers. Eras only grow."""
+
+
+@dataclass(frozen=True)
+class Tasked:
+    """So many tasks of this peer compute updates now: to one that mixes, whose neighbors wait for its steps."""
+
+    tasks: int
+
+
+@dataclass(frozen=True)
+class Settling:
+    """All updates are computed: to one that mixes, which now only comes to agree with the others."""
+
+    era: int = 0
+    """Of the rounds that follow; see `Resumed`."""
+    rounds: int = 0
+    """Rounds of the training that somebody has begun: all take part in these before they go on to agree."""
+
 
 @dataclass(frozen=True)
 class Leaving:
@@ -136,6 +156,8 @@ Event = (
     | Closed
     | Exhausted
     | Resumed
+    | Tasked
+    | Settling
     | Leaving
     | Ticked
 )

@@ -2,33 +2,43 @@
 
     handle(event, now) -> [effect, ...]      deadline() -> when Ticked is due
 
-                       an update was computed, or time is up
+                       a step was computed, or a neighbor is ahead, or time is up
     between rounds ----------------------------------------------> send: packets wait for their readers, offers go out
          ^                                                              |
          |  finish                                                      |  asynchronous: at once
          +--------------------------------------------------------------+  synchronous: when all that this round needs
-                                                                              has come and was taken, or time is up
+                                                                              has come and was taken
+
+    at rest --Resumed--> training --Settling--> settling --Exhausted--> at rest
 
 It has no lanes: what it learned is in its state, and moves as the strategy moves it. The replica follows from the
 state: `Adopt` says that it has changed. Packets are offered to all and pulled one by one, so nobody is sent more than
 it takes: an asynchronous peer leaves out whoever has not taken the last one yet.
 
-Synchronous strategies go round by round with their neighbors: packets of a round that was not begun here wait, an
-update that is computed during a round counts from the next one on, and whoever is begun by a neighbor follows at once.
+In training, a round of a strategy that goes by steps takes one step, and no step is without its round; the others have
+rounds by the clock. In step with its neighbors a peer waits for those who are alive, however long they compute. One
+that is idle, since no task of it computes, follows the rounds of others without a step, so that nobody waits for it and
+nothing is made up. Settling, all complete the rounds that anybody has begun; then the strategy's `consensus` goes on by
+the clock until nothing moves any more.
 
-At rest (before `Resumed` and after `Exhausted`) it begins no round of its own, but packets are still taken: so when
-all are at rest and drained, nothing is in flight.
+At rest it begins no round of its own, but packets are still taken, and the rounds of others are followed: so when all
+are at rest and drained, nothing is in flight.
+
+Rounds are counted on the wire by their *place*: the number of the era, which the driver program gives out, and the
+round within it. So nobody takes a round of the training for one of the consensus that comes after it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, Layout, Payload
+from gossip.arrays import Array, Layout, Payload, check_finite
 from gossip.errors import MismatchError
 from gossip.events import (
     Adopt,
@@ -50,6 +60,8 @@ from gossip.events import (
     Resumed,
     Returned,
     Send,
+    Settling,
+    Tasked,
     Warn,
 )
 from gossip.flat import Flat, PackedLater
@@ -71,7 +83,7 @@ from gossip.messages import (
     StateRequest,
     Unit,
 )
-from gossip.mixing.strategy import Outbox
+from gossip.mixing.strategy import Outbox, Strategy
 from gossip.neighbors import Neighbors, Plan, number_of
 from gossip.packets import Incoming, Outgoing, check_packet, check_result, check_size, open_packet
 from gossip.topology import Links
@@ -79,7 +91,24 @@ from gossip.topology import Links
 PACKET_SIZES_MAX = 8
 """A packet may be so many times as large as the parameters in float64: strategies send one or two vectors."""
 BEHIND_MAX = 4
-"""Rounds; neighbors are never further ahead, so who is was away or came late, and goes on where they are."""
+"""Rounds of mixing. Who is in step is never further ahead, but for one more with each peer in between: so who is behind
+by more was away or came late, and goes on where the others are."""
+ERA = 1 << 32
+"""More than the rounds of any era."""
+LIGHT = 1 / 4
+"""A replica that weighs less gives nothing away: what was put on links to it is late, and every step that it takes
+moves it by the step over its weight."""
+STILL = 1e-12
+"""A round that moves no number by more than this part of the largest has moved nothing; or by the precision of its
+numbers, where that is less fine."""
+
+
+class Phase(Enum):
+    """What a peer is about."""
+
+    RESTING = auto()
+    TRAINING = auto()
+    SETTLING = auto()
 
 
 @dataclass(frozen=True)
@@ -91,7 +120,10 @@ class MixSettings:
     gap_s: float = 0.02
     """From one round to the next where something was."""
     wait_s: float = 10.0
-    """For neighbors, in a synchronous round; who is dead is found sooner."""
+    """For a packet of a neighbor that has begun the round, and for the first task of a training; who is dead is found
+    sooner."""
+    grace_s: float = 1.0
+    """From the end of its last task until a peer is idle: the next task may be about to begin."""
     advert_period_s: float = 0.5
     """How long a lost offer may go unnoticed."""
     pull_timeout_s: float = 1.5
@@ -122,6 +154,8 @@ class MixPeer:
         self.me = me
         self.layout = layout
         self.strategy = plan.strategy
+        self.acting: Strategy[Any] = plan.strategy
+        """Whose state it has: the strategy, or its consensus."""
         self.settings = settings or MixSettings()
         self.flat = Flat(layout)
         self.neighbors = Neighbors(me, plan, members)
@@ -142,6 +176,8 @@ class MixPeer:
         """Packets of rounds that were over."""
         self.given_up = 0
         """Synchronous rounds that ended without all that they needed."""
+        self.trouble: str | None = None
+        """Why it cannot go on."""
         self.identities = Identities()
         """Units of work that were computed here."""
         self.incoming: dict[PeerId, Incoming] = {}
@@ -150,15 +186,33 @@ class MixPeer:
         self.membership = Membership(me, detection, _Choice(chance)) if detection is not None else None
         self._chance = chance
         self._departed: set[PeerId] = set()
-        self._rests = True
+        self._phase = Phase.RESTING
+        self._era = 0
+        self._first = 0
+        """The first round of the era."""
+        self._born = 0
+        """The era in which its state began."""
+        self._settling: Settling | None = None
+        """How far the training is to be completed before the consensus begins; None once it has."""
+        self._tasks = 0
+        self._idle_at = float("-inf")
+        """When it may follow rounds without a step."""
+        self._still = 0
+        """Rounds in a row that moved nothing."""
+        self._before: Array | None = None
+        """The parameters before the round under way."""
         self._open: tuple[int, Links] | None = None
         """The synchronous round of mixing under way."""
         self._came: set[PeerId] = set()
         """Whose packets of that round have come."""
         self._early: dict[PeerId, PacketReply] = {}
         """Packets of rounds that were not begun here, one of each peer at most: no more is asked for before."""
-        self._pending: list[Array] = []
-        """Updates that wait until that round is over."""
+        self._handed = 0
+        """Updates that were handed over."""
+        self._pending: deque[tuple[int, Array]] = deque()
+        """Those that are not in the state yet, with their numbers: in training each waits for a round of its own."""
+        self._taking: int | None = None
+        """The number of the one that the open round has."""
         self._began_at = float("-inf")
         self._fresh = False
         """Something was computed since the last round began."""
@@ -173,6 +227,8 @@ class MixPeer:
         self._give_up_at: float | None = None
         """When to say that this peer has drained, come what may; None if nobody asks."""
         self._warned: str | None = None
+        self._warned_of: set[PeerId] = set()
+        """Whose packets were not taken in."""
         self._k = 0
         self._asking: set[PeerId] = set()
         """Of whom something may have to be asked for, or who is to be told that something came."""
@@ -189,6 +245,7 @@ class MixPeer:
                     self.membership.heard(message.peer, now)
                 case Progressed(peer, arrived=True):
                     self.membership.heard(peer, now)
+        untroubled = self.trouble is None
         effects = self._on(event, now)
         if isinstance(event, Leaving) or self.state is None:
             return effects
@@ -197,8 +254,10 @@ class MixPeer:
             self._news |= self.membership.news
             for peer, gone in self.membership.changes(now):
                 self._reach(peer, gone)
+        if untroubled and self.trouble is not None:
+            effects.append(Warn(self.trouble))
         effects += self._go_on(now)
-        if now >= self._round_due():
+        while now >= self._round_due():
             effects += self._begin(now)
             effects += self._go_on(now)
         effects += self._requests(now)
@@ -215,7 +274,7 @@ class MixPeer:
             return float("inf")
         requests = min(self._asked.values(), default=float("inf"))
         membership = self.membership.deadline() if self.membership is not None else float("inf")
-        round_over = self._began_at + self.settings.wait_s if self._open is not None else float("inf")
+        round_over = self._held_until(self._open[1]) if self._open is not None else float("inf")
         give_up = float("inf") if self._give_up_at is None else self._give_up_at
         return min(self._round_due(), self._offer_due(), round_over, requests, membership, give_up)
 
@@ -238,17 +297,29 @@ class MixPeer:
 
     def params(self) -> Array:
         """(parameters,) of the model, flat; not to be written to."""
-        return self.strategy.params(self.state)
+        return self.acting.params(self.state)
 
     def replica(self) -> Payload:
         """The model as it is now. It is computed when it is read, and stays what it was."""
-        strategy, state = self.strategy, self.state
+        strategy, state = self.acting, self.state
         return PackedLater(self.flat, lambda: strategy.params(state))
 
     @property
     def weight(self) -> float:
         """Of this replica in the mean of all."""
-        return self.strategy.weight(self.state) if self.state is not None else 1.0
+        return self.acting.weight(self.state) if self.state is not None else 1.0
+
+    @property
+    def place(self) -> int:
+        """Of the round that comes next, as neighbors are told."""
+        return self._era * ERA + self.rounds - self._first
+
+    @property
+    def settled(self) -> int:
+        """Up to this number, updates are in the state or count elsewhere, and the rounds that have them are over."""
+        if self._taking is not None:
+            return self._taking - 1
+        return self._pending[0][0] - 1 if self._pending else self._handed
 
     @property
     def departed(self) -> list[PeerId]:
@@ -260,13 +331,15 @@ class MixPeer:
     def _on(self, event: Event, now: float) -> list[Effect]:
         match event:
             case Initialized(payload):
-                self.state = self.strategy.start(self.flat.flatten(payload))
+                self.acting, self.state = self.strategy, self.strategy.start(self.flat.flatten(payload))
                 self._moved = self._news = True
             case Joined(peer):
+                self._stay(peer, "comes in")
                 self.neighbors.add(peer)
                 if self.membership is not None:
                     self.membership.join(peer, now, known=self.state is not None)
                 self._news = True
+                self._still = 0
             case Departed(peer):
                 self._reach(peer, gone=True)
             case Returned(peer):
@@ -275,7 +348,7 @@ class MixPeer:
                 if self.membership is not None:
                     self.membership.disconnected(peer, now)
             case Computed(payload, unit, _):
-                return self._on_computed(payload, unit)
+                return self._on_computed(payload, unit, now)
             case Received(Offer() as offer):
                 self._on_offer(offer, now)
             case Received(PacketRequest() as request):
@@ -291,22 +364,62 @@ class MixPeer:
                     self._asked[peer] = now + self.settings.pull_timeout_s
             case Closed(epochs):
                 self.identities.drop(epochs)
-            case Resumed():
-                self._rests = False
-                self._give_up_at = None
+            case Resumed(era):
+                self._resume(era, now)
+            case Tasked(tasks):
+                self._tasks = tasks
+                self._idle_at = float("inf") if tasks else now + self.settings.grace_s
+            case Settling():
+                if self._phase is not Phase.SETTLING or event.era != self._era:
+                    self._phase, self._settling = Phase.SETTLING, event
+                    self._give_up_at = None
             case Exhausted(timeout_s):
-                self._rests = True
+                self._phase, self._settling = Phase.RESTING, None
                 self._give_up_at = now + timeout_s
             case Leaving():
                 rumors = (self.membership.farewell(),) if self.membership is not None else ()
                 self.state = None
-                return [Publish(Offer(self.me, self.rounds, {}, rumors))]
+                return [Publish(Offer(self.me, self.place, {}, rumors))]
         return []
+
+    def _resume(self, era: int, now: float) -> None:
+        """A training begins, from the replica as it is. Who knows of it already is told nothing new."""
+        if self._phase is Phase.TRAINING and era == self._era:
+            return
+        self._phase, self._settling, self._give_up_at = Phase.TRAINING, None, None
+        self._idle_at = float("inf") if self._tasks else now + self.settings.wait_s
+        if era == self._era or self.state is None:
+            self._era = era
+            return
+        self._open = self._taking = None
+        for outgoing in self.outgoing.values():
+            outgoing.waiting.clear()
+        self._enter(era)
+        self.trouble = None
+        if self.acting is not self.strategy or self.strategy.by_step:
+            self.state = self.strategy.start(self.params())
+            self.acting, self._born = self.strategy, era
+
+    def _enter(self, era: int) -> None:
+        if era != self._era:
+            self._era, self._first = era, self.rounds
+            self._news = True
+
+    def _agree(self) -> None:
+        """The training's rounds are complete: from here on the consensus has rounds."""
+        assert self._settling is not None
+        self._enter(self._settling.era)
+        self._settling = None
+        self._still = 0
+        self.acting, self.state = self.acting.consensus(self.state)
+        self._moved = True
 
     def _reach(self, peer: PeerId, gone: bool) -> None:
         """`peer` is dead or out of reach, or back."""
         if peer == self.me or gone == (peer in self._departed):
             return
+        self._still = 0
+        self._stay(peer, "is gone" if gone else "is back")
         if not gone:
             self._departed.discard(peer)
             self.neighbors.add(peer)
@@ -320,9 +433,18 @@ class MixPeer:
             self.outgoing[peer].waiting.clear()
         if self.state is not None:
             taken = self.outgoing[peer].last if peer in self.outgoing else None
-            self.state, outbox = self.strategy.give_up(self.state, number_of(peer), taken)
+            self.state, outbox = self.acting.give_up(self.state, number_of(peer), taken)
             self._moved = True
             self._put(outbox, answers=True)
+
+    def _stay(self, peer: PeerId, what: str) -> None:
+        """Nobody may come or go, with strategies that cannot bear it."""
+        is_amid = self._phase is not Phase.RESTING and self.rounds > self._first
+        if self.acting.steady and is_amid and self.trouble is None:
+            self.trouble = (
+                f"peer {peer} {what} in the middle of a training with {self.acting!r}, which needs all from the first "
+                "round to the last. Train again, or use DPsgd() or PushSum()"
+            )
 
     def _on_membership(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
         if self.membership is None:
@@ -338,29 +460,30 @@ class MixPeer:
                 self.membership.on_nack(message)
         return []
 
-    def _on_computed(self, payload: Payload, unit: Unit | None) -> list[Effect]:
+    def _on_computed(self, payload: Payload, unit: Unit | None, now: float) -> list[Effect]:
         assert self.state is not None, "a peer without a replica has nothing to compute from"
+        self._handed += 1
         if unit is not None:
             if self.identities.knows(unit):
                 self.gated += 1
                 return [Gated(unit)]
             self.identities.note(self.me, (Mark(unit, 0),))
         self._fresh = True
-        self._pending.append(self.flat.flatten(payload))
+        self._still = 0
+        self._pending.append((self._handed, self.flat.flatten(payload)))
+        if not self._tasks:
+            self._idle_at = max(self._idle_at, now + self.settings.grace_s)
         return []
 
-    def _learn(self) -> None:
-        """Take in what was computed. Strategies that mix after each step get one step a round, nothing if need be."""
-        if self.strategy.every_round and not self._pending:
-            self._pending.append(np.zeros(self.flat.size, self.flat.dtype))
+    def _learn(self) -> int | None:
+        """Take the next step into the state; its number, None if there is none."""
         if not self._pending:
-            return
-        steps = [sum(self._pending[1:], start=self._pending[0])] if self.strategy.every_round else self._pending
-        for step in steps:
-            self.state = self.strategy.local(self.state, step, self.rounds)
-            self._moved = True
-        self.computed += len(self._pending)
-        self._pending = []
+            return None
+        number, step = self._pending.popleft()
+        self.state = self.acting.local(self.state, step, self.rounds - self._first)
+        self.computed += 1
+        self._moved = True
+        return number
 
     # ------------------------------------------------------------------------------------------------------- rounds
 
@@ -369,17 +492,34 @@ class MixPeer:
         """Updates that are not in the state yet."""
         return len(self._pending)
 
-    def _is_behind(self) -> bool:
-        """Somebody in reach has begun a round that we have not."""
-        return any(each.rounds > self.rounds for peer, each in self.incoming.items() if peer not in self._departed)
+    @property
+    def _goes_by_step(self) -> bool:
+        """The next round takes a step, and the step a round."""
+        return self.acting.by_step and (self._phase is Phase.TRAINING or self._settling is not None)
+
+    def _ahead(self) -> int:
+        """How many rounds of this era somebody in reach has begun that we have not."""
+        places = (each.rounds for peer, each in self.incoming.items() if peer not in self._departed)
+        return max((place for place in places if place // ERA == self._era), default=self.place) - self.place
 
     def _round_due(self) -> float:
         """When the next round is to begin."""
-        if self.state is None or self._open is not None or len(self.neighbors.live) == 1:
+        if self.state is None or self._open is not None or self.trouble is not None:
             return float("inf")
-        if self.strategy.synchronous and self._is_behind():
-            return float("-inf")
-        if self._rests:
+        if self._goes_by_step:
+            if self._pending or self._settling is not None:
+                return float("-inf")
+            if not self.acting.synchronous:  # what an idle peer is given must flow on
+                return max(self._idle_at, self._began_at + self.settings.round_s)
+            return self._idle_at if self._ahead() > 0 else float("inf")
+        if len(self.neighbors.live) == 1:
+            return float("inf")
+        if self.acting.synchronous:
+            if self._ahead() > 0:
+                return float("-inf")
+            if self._still >= self.neighbors.period:
+                return float("inf")
+        if self._phase is Phase.RESTING:
             return float("inf")
         return self._began_at + (self.settings.gap_s if self._fresh else self.settings.round_s)
 
@@ -389,31 +529,46 @@ class MixPeer:
 
     def _begin(self, now: float) -> list[Effect]:
         """A round: local step, and packets to whoever hears us."""
-        if self.strategy.synchronous:
-            ahead = max((i.rounds for peer, i in self.incoming.items() if peer not in self._departed), default=0)
-            if ahead > self.rounds + BEHIND_MAX:
-                self.rounds = ahead - 1
-        self._learn()
+        if self.acting.synchronous:
+            ahead = self._ahead()
+            if ahead > (BEHIND_MAX + len(self.neighbors.live)) * self.acting.interval:
+                self.rounds += ahead - 1
+        taking = self._learn() if self._goes_by_step else None
         self._began_at = now
         self._fresh = False
         self._moved = True
-        mixing = self.strategy.mixing_round(self.rounds)
+        mixing = self.acting.mixing_round(self.rounds - self._first)
         self.rounds += 1
         if mixing is None:
-            self.state = self.strategy.rest(self.state)
+            self.state = self.acting.rest(self.state)
             return []
         links = self.neighbors.links(mixing)
-        if not self.strategy.synchronous:
-            links = self._links_to_takers(links)
-        self.state, outbox = self.strategy.send(self.state, mixing, links, self._chance)
+        if not self.acting.synchronous:
+            links = self._links_to_takers(links) if self.weight >= LIGHT else replace(links, heard_by={})
+        if self.acting.synchronous:
+            self._before = self.params()
+        self.state, outbox = self.acting.send(self.state, mixing, links, self._chance)
+        if (complaint := self._check_own(outbox)) is not None:
+            return [complaint]
         self._readers = tuple(self.neighbors.peer(number) for number in outbox)
         self._put(outbox, answers=False)
-        if self.strategy.synchronous:
+        if self.acting.synchronous:
             self._open = mixing, links
+            self._taking = taking
             self._came = set()
         else:
-            self.state = self.strategy.finish(self.state, mixing, links)
+            self.state = self.acting.finish(self.state, mixing, links)
         return self._complain()
+
+    def _check_own(self, outbox: Outbox) -> Effect | None:
+        """Numbers that are not finite reach nobody: who has them stops, and says so once."""
+        try:
+            for packet in {id(packet): packet for packet in outbox.values()}.values():
+                check_finite(packet.arrays)
+        except MismatchError as error:
+            self.trouble = f"its replica is no good any more: {error}. A smaller learning rate may help"
+            return Warn(self.trouble)
+        return None
 
     def _links_to_takers(self, links: Links) -> Links:
         """`links` without those to readers that have not taken what is there for them: their weight stays here."""
@@ -431,40 +586,71 @@ class MixPeer:
         for number, packet in outbox.items():
             outgoing = self.outgoing.setdefault(self.neighbors.peer(number), Outgoing())
             self._whole |= {name for name, array in packet.arrays.items() if array.size == self.flat.size}
-            replaces = not self.strategy.synchronous
-            outgoing.put(self.rounds - 1, packet, self.computed, answers=answers, replaces=replaces)
+            replaces = not self.acting.synchronous
+            outgoing.put(self.place - 1, packet, self.computed, answers=answers, replaces=replaces)
             self._news = True
 
     def _go_on(self, now: float) -> list[Effect]:
         """Take in what has come for the open round, and end it when it has all it needs; learn between rounds."""
         effects: list[Effect] = []
         if self._open is not None:
-            for peer in [peer for peer in self._early if self._early[peer].round < self.rounds]:
+            for peer in [peer for peer in self._early if self._early[peer].round < self.place]:
                 effects += self._take_in(peer, self._early.pop(peer))
                 self._asking.add(peer)
-            given_up = now >= self._began_at + self.settings.wait_s
-            if not given_up and not self._has_all(self._open[1]):
+            held_until = self._held_until(self._open[1])
+            if now < held_until:
                 return effects
-            self.given_up += given_up
-            self.state = self.strategy.finish(self.state, *self._open)
-            self._open = None
-            self._moved = True
-            for outgoing in self.outgoing.values():
-                outgoing.waiting.clear()
-        if not self.strategy.every_round:
+            self.given_up += held_until > float("-inf")
+            self._finish()
+        if self._settling is not None and not self._is_owed():
+            self._agree()
+        while self._pending and not self._goes_by_step:
             self._learn()
         return effects
 
-    def _has_all(self, links: Links) -> bool:
+    def _is_owed(self) -> bool:
+        """Somebody has begun a round of the training that is yet to be followed."""
+        assert self._settling is not None
+        return self.acting.synchronous and self.rounds - self._first < self._settling.rounds and self.trouble is None
+
+    def _finish(self) -> None:
+        """The open round is over."""
+        assert self._open is not None
+        assert self._before is not None
+        self.state = self.acting.finish(self.state, *self._open)
+        after = self.params()
+        size = max(float(np.abs(after).max(initial=0.0)), float(np.finfo(after.dtype).tiny))
+        moved = float(np.abs(after - self._before).max(initial=0.0)) / size
+        self._still = self._still + 1 if moved <= max(STILL, 2 * float(np.finfo(after.dtype).eps)) else 0
+        self._open = self._taking = self._before = None
+        self._moved = True
+        for outgoing in self.outgoing.values():
+            outgoing.waiting.clear()
+
+    def _held_until(self, links: Links) -> float:
+        """When the open round is over, come what may: infinite while somebody who lives has not begun it, minus
+        infinity if it has all."""
+        held = float("-inf")
         for number in links.hears:
             peer = self.neighbors.peer(number)
             if peer in self._departed or peer in self._came:
                 continue
             incoming = self.incoming.get(peer)
-            is_past = incoming is not None and incoming.rounds > self.rounds and incoming.n >= incoming.offered
-            if not is_past:  # else its packet of this round will not come: it had left us out
-                return False
-        return not any(self._waits(reader) for reader in self._readers)
+            if incoming is None or incoming.rounds < self.place:
+                return float("inf")
+            if incoming.offered > incoming.n:  # else it has left us out
+                held = max(held, self._patience(incoming))
+        for reader in self._readers:
+            if self._waits(reader):
+                incoming = self.incoming.get(reader)
+                if incoming is None or incoming.rounds < self.place:
+                    return float("inf")
+                if incoming.rounds == self.place:  # else its round is over, with our packet or without
+                    held = max(held, self._patience(incoming))
+        return held
+
+    def _patience(self, incoming: Incoming) -> float:
+        return max(incoming.begun_at, self._began_at) + self.settings.wait_s
 
     # ------------------------------------------------------------------------------------------------------ packets
 
@@ -474,7 +660,8 @@ class MixPeer:
         if offer.peer not in self.neighbors.live:
             return
         incoming = self.incoming.setdefault(offer.peer, Incoming())
-        incoming.rounds = max(incoming.rounds, offer.rounds)
+        if offer.rounds > incoming.rounds:
+            incoming.rounds, incoming.begun_at = offer.rounds, now
         waiting = offer.waiting.get(self.me, 0)
         incoming.offered = max(incoming.offered, waiting)
         if waiting:  # also if we have it: it has not heard so
@@ -517,30 +704,38 @@ class MixPeer:
         if not self._is_asked(reply):
             return []
         incoming = self.incoming[reply.peer]
+        if reply.peer in self._early:
+            return []  # where links go one way, a neighbor may be further ahead: it is asked again in time
         incoming.n = reply.n
         incoming.offered = max(incoming.offered, reply.newest)
         self._asked.pop(reply.peer, None)
         self._asking.add(reply.peer)  # to say that it came
-        if not self.strategy.synchronous or (self._open is not None and reply.round < self.rounds):
+        if not self.acting.synchronous or (self._open is not None and reply.round < self.place):
             return self._take_in(reply.peer, reply)
-        if reply.round >= self.rounds:
+        if reply.round >= self.place:
             self._early[reply.peer] = reply
         else:
             self.late += 1
         return []
 
     def _take_in(self, peer: PeerId, reply: PacketReply) -> list[Effect]:
-        if self.strategy.synchronous and (reply.round != self.rounds - 1 or peer in self._came):
+        if self.acting.synchronous:
+            is_late = reply.round != self.place - 1 or peer in self._came
+        else:
+            is_late = reply.round < self._born * ERA
+        if is_late:
             self.late += 1
             return []
         packet = open_packet(reply)
         try:
             check_packet(packet, self._whole, self.flat.size)
-            state, outbox = self.strategy.receive(self.state, number_of(peer), packet)
-            check_result(self.strategy.params(state), self.flat.size)
+            state, outbox = self.acting.receive(self.state, number_of(peer), packet)
+            check_result(self.acting.params(state), self.flat.size)
         except (MismatchError, KeyError, ValueError, TypeError) as error:
             self.refused += 1
-            return [Warn(f"packet {reply.n} of peer {peer} is not taken in: {error!r}")]
+            is_first = peer not in self._warned_of
+            self._warned_of.add(peer)
+            return [Warn(f"packet {reply.n} of peer {peer} is not taken in: {error!r}")] if is_first else []
         self.state = state
         self._came.add(peer)
         self.received += 1
@@ -560,7 +755,7 @@ class MixPeer:
         self._offered_at = now
         rumors: Sequence[Rumor] = self.membership.rumors() if self.membership is not None else ()
         waiting = {peer: outgoing.n for peer, outgoing in sorted(self.outgoing.items()) if outgoing.waiting}
-        return Publish(Offer(self.me, self.rounds, waiting, tuple(rumors)))
+        return Publish(Offer(self.me, self.place, waiting, tuple(rumors)))
 
     def _drain(self, now: float) -> list[Effect]:
         if self._give_up_at is None:

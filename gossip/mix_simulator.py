@@ -11,9 +11,9 @@ import numpy as np
 
 from gossip.arrays import Array, Arrays, Packed
 from gossip.errors import UsageError
-from gossip.events import Initialized, Joined, Resumed
+from gossip.events import Event, Initialized, Joined, Resumed, Settling, Tasked
 from gossip.messages import PeerId
-from gossip.mix_peer import MixPeer, MixSettings
+from gossip.mix_peer import ERA, MixPeer, MixSettings
 from gossip.neighbors import Plan
 from gossip.simulator import Network, Simulation
 from gossip.trace import Observe
@@ -23,7 +23,10 @@ NEIGHBORS_ROUNDS_MAX = 64
 
 
 class MixSimulation(Simulation):
-    """`count` peers with replicas of their own, that mix as `plan` says. They rest until `resume`."""
+    """`count` peers with replicas of their own, that mix as `plan` says. They rest until `resume`.
+
+    Strategies that go by steps have a round when there are steps, or after `settle`.
+    """
 
     def __init__(
         self,
@@ -57,14 +60,33 @@ class MixSimulation(Simulation):
         self._members = tuple(sorted(PeerId(f"p{index:03d}") for index in range(count)))
         self._own = initial if callable(initial) else None
         self._hearers: dict[PeerId, list[PeerId]] = {}
+        self._era = 0
+        self._said: tuple[Event, ...] = ()
+        """What all were told of the training that runs; who comes late is told the same."""
         super().__init__(count, first, seed=seed, network=network, observe=observe, clock=clock)
 
     # ------------------------------------------------------------------------------------------------------- script
 
     def resume(self) -> None:
-        """Let all mix."""
+        """A training begins."""
+        self._era += 1
+        self._say(Resumed(self._era))
+
+    def task(self, tasks: int) -> None:
+        """So many tasks train at each peer now."""
         for me in self.live():
-            self.happen(me, Resumed())
+            self.happen(me, Tasked(tasks))
+
+    def settle(self) -> None:
+        """All steps are taken: let all come to agree."""
+        self._era += 1
+        rounds = max(self.mixers[me].place % ERA for me in self.live())
+        self._say(*self._said, Settling(self._era, rounds))
+
+    def _say(self, *events: Event) -> None:
+        self._said = events
+        for me in self.live():
+            self.happen(me, events[-1])
 
     def run_until_drained(self, timeout_s: float = 300.0) -> float:
         begin = self.now
@@ -97,7 +119,8 @@ class MixSimulation(Simulation):
             self._meet(me, other)
             self._meet(other, me)
         self.happen(me, Initialized(replica))
-        self.happen(me, Resumed())
+        for event in self._said:
+            self.happen(me, event)
 
     def is_level(self, but: Container[PeerId] = ()) -> bool:
         raise UsageError("peers that mix have no lanes that could be level: ask for distance()")

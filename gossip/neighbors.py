@@ -117,6 +117,12 @@ class Neighbors:
         return self._cache[key]
 
     @property
+    def period(self) -> int:
+        """After so many rounds everybody has met all whom it ever meets; a guess where rounds are drawn anew."""
+        period = self._plan.topology(len(self._planned)).period if self._is_planned else 1
+        return len(self.live) if period is None else period
+
+    @property
     def _is_planned(self) -> bool:
         return len(self._planned) > 1
 

@@ -78,7 +78,9 @@ class Incoming:
     offered: int = 0
     """The newest packet that was offered."""
     rounds: int = 0
-    """That its owner has begun."""
+    """The place up to which its owner has begun rounds."""
+    begun_at: float = float("-inf")
+    """When we heard of the last of them."""
     k: int | None = None
     """Of the newest request."""
 

@@ -242,7 +242,9 @@ class Agent:
             case "status":
                 self._send_status(message["question"])
             case "begin":
-                self.discipline.resume()
+                self.discipline.resume(message["era"])
+            case "settle":
+                self.discipline.settle(message["era"], message["rounds"])
             case "drain":
                 self._epochs_closed = message["epochs"]
                 self._drain_s = message["timeout_s"]
@@ -381,17 +383,26 @@ class Agent:
                 localhost.send(connection, {"chunk": chunk})
             case "take":
                 self.discipline.take(connection)
+            case "begins":
+                self.discipline.begins(connection)
+                localhost.send(connection, {"ok": True})
+            case "ends":
+                self.discipline.ends(connection)
+                localhost.send(connection, {"ok": True})
 
     def _answer_waiting(self) -> None:
         """Answer the tasks whose updates are dealt with."""
-        while self._waiting and self.discipline.has_settled(self._waiting[0].number):
+        while self._waiting:
+            trouble = self.discipline.trouble
+            if trouble is None and not self.discipline.has_settled(self._waiting[0].number):
+                return
             first = self._waiting.popleft()
             for descriptor in first.descriptors:
                 os.close(descriptor)
             gated = first.number in self.discipline.gated_updates
             self.discipline.gated_updates.discard(first.number)
             try:
-                localhost.send(first.connection, {"published": not gated})
+                localhost.send(first.connection, {"published": not gated} if trouble is None else {"error": trouble})
             except OSError:
                 pass  # the task was killed meanwhile; its update counts
 
@@ -401,7 +412,7 @@ def check_request(message: Json, descriptors: list[int]) -> None:
     files = 0
     try:
         match message["op"]:
-            case "hello" | "loaded" | "take":
+            case "hello" | "loaded" | "take" | "begins" | "ends":
                 pass
             case "publish":
                 files = 1

@@ -16,6 +16,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -292,6 +294,16 @@ class AgentClient:
         if update is self._hand_over:
             message["lent"], self._hand_over = True, None
         return bool(self.ask(message, (update.descriptor,))[0]["published"])
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Within, this task trains a partition. Where agents mix, their neighbors wait for its updates."""
+        self.ask({"op": "begins"})
+        try:
+            yield
+        finally:
+            with suppress(AgentGoneError):  # whoever trains hears of that otherwise
+                self.ask({"op": "ends"})
 
     def interrupt(self) -> None:
         """Have whoever waits in `ask` get an error. From any thread."""

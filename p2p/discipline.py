@@ -82,8 +82,25 @@ class Discipline(Protocol):
         """`member` is new on the roster."""
         ...
 
-    def resume(self) -> None:
-        """A training begins."""
+    @property
+    def trouble(self) -> str | None:
+        """Why no update is dealt with any more; tasks that wait are told so."""
+        ...
+
+    def resume(self, era: int) -> None:
+        """A training begins; `era` is the number of what follows."""
+        ...
+
+    def settle(self, era: int, rounds: int) -> None:
+        """All updates of the training are computed; somebody has begun so many rounds of it."""
+        ...
+
+    def begins(self, connection: socket.socket) -> None:
+        """The task behind the connection trains a partition from now on."""
+        ...
+
+    def ends(self, connection: socket.socket) -> None:
+        """It does not any more."""
         ...
 
     def turn(self) -> float:

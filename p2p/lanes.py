@@ -51,6 +51,7 @@ class Lanes:
     def __init__(self, house: House) -> None:
         self.house = house
         self.gated_updates: set[int] = set()
+        self.trouble: str | None = None
         self._replica = house.replica
         self._role = house.settings.role
         hub = self._role == "hub"
@@ -97,8 +98,17 @@ class Lanes:
             self.runtime.connect(peer, Endpoints(member["adverts"], member["pulls"]))
             self.runtime.happen(Joined(peer, reads, read, member["level"]))
 
-    def resume(self) -> None:
+    def resume(self, era: int) -> None:
         """Lanes never rest."""
+
+    def settle(self, era: int, rounds: int) -> None:
+        """Nor have they rounds."""
+
+    def begins(self, connection: socket.socket) -> None:
+        """Nobody waits for a task's updates."""
+
+    def ends(self, connection: socket.socket) -> None:
+        """So nobody is to be told."""
 
     def turn(self) -> float:
         return IDLE_S

@@ -45,6 +45,7 @@ REST_TIMEOUT_S = 10.0
 class MixSession(AgentSession):
     """Trains with agents that mix as `strategy` says, on the topology that `build` makes for however many there are."""
 
+    _averages = True
     _adopts = False  # the observer keeps what a training begins with, for those who come, and merges nothing
 
     def __init__(
@@ -65,6 +66,8 @@ class MixSession(AgentSession):
         self._flat = Flat(model.layout)
         self._plan = Plan(build, strategy)
         self._parcel = parcel(strategy, build)
+        self._era = 0
+        """The number of what the agents are about: a training, or the consensus after it."""
         self._agreed = True
         """The replicas did, at the end of the last training."""
         self._spread = 0.0
@@ -146,15 +149,21 @@ class MixSession(AgentSession):
         peers = len(self._speaking(registrar))
         if peers > 1:
             self._plan.topology(peers)
-        registrar.begin()
+        self._era += 1
+        registrar.begin(self._era)
 
     def _drain(self, registrar: Registrar, coordinator: Coordinator | None) -> None:
-        """Further rounds without gradients, until the sketches agree or the time is up; then all rest."""
+        """Rounds of consensus, until the sketches agree or the time is up; then all rest."""
         give_up = time.monotonic() + self._drain_timeout_s
+        registrar.ask_status(STATUS_TIMEOUT_S)
+        speaking = [m.status for m in self._speaking(registrar) if m.status.get("era") == self._era]
+        self._era += 1
+        registrar.settle(self._era, max((status["era_rounds"] for status in speaking), default=0))
         while True:
             for member in registrar.by_role("peer"):
                 member.status.pop("sketch", None)  # who answers late shows what it had before
             registrar.ask_status(STATUS_TIMEOUT_S)
+            self._check_troubles(registrar)
             sketches = [member.status.get("sketch") for member in self._speaking(registrar)]
             known = [sketch for sketch in sketches if sketch is not None]
             agree = len(known) == len(sketches) and distance(known) <= CONSENSUS_DISTANCE
@@ -165,6 +174,11 @@ class MixSession(AgentSession):
         for _ in range(2):  # what is taken while all drain may be answered, which the second time waits for
             self._asked = registrar.drain(REST_TIMEOUT_S, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
+
+    def _check_troubles(self, registrar: Registrar) -> None:
+        troubles = {m.name: m.status["trouble"] for m in self._speaking(registrar) if m.status.get("trouble")}
+        for name, trouble in troubles.items():
+            raise UsageError(f"{name} cannot mix: {trouble}")
 
     def _end(self, registrar: Registrar, accepted: int, applied: int, before: int, units_before: int) -> End:
         self._show_what_there_is()

@@ -3,7 +3,8 @@
     task: delta -> Computed -> MixPeer: state -> (in a turn of the loop, when nobody reads) -> replica -> next task
 
 The state is the peer's, in this process; the replica in shared memory is written anew from it, at most once a turn.
-A task gets its answer when its update is in the replica.
+A task gets its answer when the round that has its update is over and in the replica: so the next gradient is computed
+where the strategy's paper computes it. The peer knows how many tasks train, and its neighbors wait for their updates.
 
 The driver program's agent takes no part: it keeps the arrays that a training begins with, for those who come.
 """
@@ -20,10 +21,10 @@ import numpy as np
 
 from gossip.arrays import Payload
 from gossip.errors import UsageError
-from gossip.events import Event, Initialized, Joined, Resumed
+from gossip.events import Event, Initialized, Joined, Resumed, Settling, Tasked
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
-from gossip.mix_peer import MixPeer, MixSettings
+from gossip.mix_peer import ERA, MixPeer, MixSettings
 from gossip.mixing import Strategy
 from gossip.neighbors import Plan
 from gossip.segments import Segments
@@ -62,6 +63,8 @@ class Mixing:
         chance = np.random.default_rng(int(house.me, 16))
         self.peer = MixPeer(house.me, house.layout, Plan(build, strategy), chance, settings)
         self.runtime = Runtime(self.peer, self, Segments(), address=house.address, keys=house.keys)
+        self._training: set[socket.socket] = set()
+        """The connections of tasks that train."""
         self._newest: Payload | None = None
         """What the replica is to be, and is not yet."""
         self._sketch = Sketch(self.peer.flat.size, house.settings.run)
@@ -85,8 +88,6 @@ class Mixing:
             self.house.fetch(members[0]["pulls"], START_TIMEOUT_S)
         self.runtime.happen(Initialized(self.house.replica))
         self._write()
-        if not level:
-            self.runtime.happen(Resumed())
 
     def join(self, member: Json) -> None:
         if self.house.settings.role == member["role"] == "peer":
@@ -94,8 +95,28 @@ class Mixing:
             self.runtime.connect(peer, Endpoints(member["adverts"], member["pulls"]))
             self.runtime.happen(Joined(peer))
 
-    def resume(self) -> None:
-        self.runtime.happen(Resumed())
+    def resume(self, era: int) -> None:
+        self._tell(Resumed(era))
+
+    def settle(self, era: int, rounds: int) -> None:
+        self._tell(Settling(era, rounds))
+
+    def _tell(self, event: Event) -> None:
+        if self.house.settings.role == "peer":  # the driver program's agent takes no part
+            self.runtime.happen(event)
+
+    def begins(self, connection: socket.socket) -> None:
+        self._training.add(connection)
+        self.runtime.happen(Tasked(len(self._training)))
+
+    def ends(self, connection: socket.socket) -> None:
+        if connection in self._training:
+            self._training.discard(connection)
+            self.runtime.happen(Tasked(len(self._training)))
+
+    @property
+    def trouble(self) -> str | None:
+        return self.peer.trouble
 
     def turn(self) -> float:
         self._write()
@@ -103,7 +124,7 @@ class Mixing:
 
     def has_settled(self, number: int) -> bool:
         self._write()
-        return self.peer.computed + self.peer.gated >= number and self._newest is None
+        return self.peer.settled >= number and self._newest is None
 
     def knows(self, unit: Unit) -> bool:
         return self.peer.identities.knows(unit)
@@ -127,6 +148,9 @@ class Mixing:
             "late": peer.late,
             "given_up": peer.given_up,
             "rounds": peer.rounds,
+            "era": peer.place // ERA,
+            "era_rounds": peer.place % ERA,
+            "trouble": peer.trouble,
             "weight": peer.weight,
             "edges": {self.house.names.get(to, to): outgoing.nbytes for to, outgoing in peer.outgoing.items()},
         }
@@ -138,7 +162,7 @@ class Mixing:
         raise UsageError("an agent that mixes has no queue: a coordinator belongs to mode='master'")
 
     def hang_up(self, connection: socket.socket) -> None:
-        """Nobody is waited for."""
+        self.ends(connection)
 
     def _write(self) -> None:
         """The replica as the peer wants it, unless somebody reads it now."""

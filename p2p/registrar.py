@@ -69,6 +69,8 @@ class Registrar:
         """Agents that are off the roster for good."""
         self.open = True
         """No training is running: who comes now copies the observer's replica. Later ones adopt one, in flight."""
+        self._said: tuple[dict[str, Any], ...] = ()
+        """Of the training that runs, to be heard by all, also by whoever comes late."""
         self._requests: queue.SimpleQueue[tuple[bytes, dict[str, Any]]] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._closing = False
@@ -135,12 +137,23 @@ class Registrar:
                 "Can every host reach every other on any port?"
             )
 
-    def begin(self) -> None:
-        """Tell every agent that a training begins."""
-        self._to_all({"op": "begin"})
+    def begin(self, era: int) -> None:
+        """Tell every agent, also those that come late, that a training begins; `era` is the number of what follows."""
+        self._say({"op": "begin", "era": era})
+
+    def settle(self, era: int, rounds: int) -> None:
+        """Tell every agent that all updates are computed, and how many rounds of the training somebody has begun."""
+        self._say(*self._said, {"op": "settle", "era": era, "rounds": rounds})
+
+    def _say(self, *messages: dict[str, Any]) -> None:
+        """Send the last of `messages` to every agent, and all of them to whoever comes late."""
+        with self._changed:
+            self._said = messages
+            self._to_all(messages[-1])
 
     def call_off(self, epochs: int) -> None:
         """Tell every agent that a training has ended early; nobody waits for it."""
+        self._said = ()
         self._to_all({"op": "drain", "timeout_s": 0.0, "epochs": epochs})
 
     def drain(self, timeout_s: float, epochs: int = 0) -> list[Member]:
@@ -149,6 +162,7 @@ class Registrar:
         Returns whom it asked. The first `epochs` epochs of the session are trained: what copies of their tasks still
         compute is not taken.
         """
+        self._said = ()
         for member in list(self.members.values()):
             member.drained = None
         asked = self._to_all({"op": "drain", "timeout_s": timeout_s, "epochs": epochs})
@@ -281,3 +295,5 @@ class Registrar:
             for member in self.members.values()
         ]
         self._to_all({"op": "roster", "version": self.version, "members": roster})
+        for said in self._said:
+            self._requests.put((route, said))

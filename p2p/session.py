@@ -139,6 +139,8 @@ class End:
 class AgentSession:
     """Trains with agents: processes on this machine, or on the executors of Spark."""
 
+    _averages = False
+    """What counts is the mean of all replicas, and not that all have the same."""
     _adopts = True
     """An observer that comes later begins with a living peer's replica, and not with the user's model."""
 
@@ -198,6 +200,7 @@ class AgentSession:
         before = sum(_published(registrar).values())
         units_before = max((member.status.get("units", 0) for member in registrar.members.values()), default=0)
         applied: set[tuple[int, int, int]] = set()
+        counts = engine.peers if self._averages else 1
         begin = time.monotonic()
         job = Job(
             self._run,
@@ -211,7 +214,7 @@ class AgentSession:
             engine.peers,
             self._seed,
             self._epochs,
-            exchange_settings(self._user_model, combine, engine.peers, codec=codec_of(rhythm)),
+            exchange_settings(self._user_model, combine, engine.peers, codec=codec_of(rhythm), counts=counts),
             rhythm,
             engine.workers,
         )

@@ -418,6 +418,7 @@ def _publish(
         return _send_to_master(agent, update, merged_at, unit)
     hand_over = agent.hand_over()
     write_delta(copy.model, job.descent, update, agent.replica, hand_over)
+    copy.count(hand_over.arrays())
     if job.exchange.combine != "sum":
         with agent.replica.reading():
             copy.correct(hand_over.arrays(), agent.replica.arrays())

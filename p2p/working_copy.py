@@ -90,15 +90,22 @@ class ExchangeSettings:
     """To look at in one exchange, of all arrays together. With a clock that is where it begins."""
     codec: str | None = None
     """One of `CODECS`; None for int8, but small models as they are."""
+    counts: int = 1
+    """What a model's counter counts is added so many times: where replicas are averaged, their mean is then the sum."""
 
 
 def exchange_settings(
-    model: Model, rule: str | None, peers: int, rows: int = ExchangeSettings.rows, codec: str | None = None
+    model: Model,
+    rule: str | None,
+    peers: int,
+    rows: int = ExchangeSettings.rows,
+    codec: str | None = None,
+    counts: int = 1,
 ) -> ExchangeSettings:
     """How `peers` exchange updates of `model`; `rule` None: the one that is best for it."""
     if model.layout.nbytes <= EXACT_BYTES_MAX:
         codec = None
-    return ExchangeSettings(combine.chosen(rule, peers, model.embeddings), peers, rows, codec)
+    return ExchangeSettings(combine.chosen(rule, peers, model.embeddings), peers, rows, codec, counts)
 
 
 def rows_for(training_s: float, peers: int, row_s: float = ROW_S) -> int:
@@ -265,13 +272,20 @@ class WorkingCopy:
                 others = theirs[name] - self._base[name]
                 change[...] = combine.combined(self.settings.combine, change, others, self.settings.peers)
 
+    def count(self, delta: Arrays) -> None:
+        """Make what counters count in an update what is to be published of it, in place."""
+        for name in self.model.counters.intersection(delta):
+            delta[name][...] *= self.settings.counts
+
     # ---------------------------------------------------------------------------------------------------- the merge
 
     def _exchange_whole(self, name: str, mine: Array, theirs: Array, extra: Array | None) -> Array:
         assert self._base is not None
         base, now = self._base[name], theirs.copy()
         change = mine - base
-        if name not in self.model.counters:
+        if name in self.model.counters:
+            change = change * self.settings.counts
+        else:
             change = combine.combined(self.settings.combine, change, now - base, self.settings.peers)
         if extra is not None:
             change = change + np.asarray(extra, mine.dtype)

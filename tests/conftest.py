@@ -22,6 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid} has an address in its name, expected a name of its own: give ids=")
+        if "\\x1f\\x8b" in item.nodeid:  # with the time when it was packed
+            raise pytest.UsageError(f"{item.nodeid} has a gzip file in its name, expected a name of its own: give ids=")
 
 
 def _settled(look: Callable[[], Seen], expected: Seen) -> Seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +71,12 @@ class DPsgd(_Averaging):
     """
 
     needs = Needs.DOUBLY_STOCHASTIC
+
+
+def averaging_from(x: Array) -> tuple[Strategy[Any], Any]:
+    """`DPsgd()` and its state: consensus after strategies on doubly stochastic matrices that do more than average."""
+    strategy = DPsgd()
+    return strategy, strategy.start(x)
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,6 +12,7 @@ from gossip.arguments import instance
 from gossip.arrays import Array
 from gossip.compression import Codec, Encoded
 from gossip.errors import UsageError
+from gossip.mixing.averaging import averaging_from
 from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats
 from gossip.topology import Links, Needs
 
@@ -43,6 +44,7 @@ class Choco(Strategy[Copies]):
 
     needs = Needs.DOUBLY_STOCHASTIC | Needs.SYMMETRIC | Needs.STATIC
     synchronous = True
+    steady = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,6 +78,10 @@ class Choco(Strategy[Copies]):
 
     def params(self, state: Copies) -> Array:
         return state.x
+
+    def consensus(self, state: Copies) -> tuple[Strategy[Any], Any]:
+        """Plain averaging, whole: there are few rounds left."""
+        return averaging_from(self.params(state))
 
     def local(self, state: Copies, delta: Array, round: int) -> Copies:
         return replace(state, x=state.x + delta)

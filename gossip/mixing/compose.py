@@ -28,6 +28,7 @@ class _Wrapping(Strategy[Any]):
         for name, value in (("_inner", inner), ("needs", inner.needs), ("synchronous", inner.synchronous)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "every_round", inner.every_round)
+        object.__setattr__(self, "steady", inner.steady)
         object.__setattr__(self, "is_bad_example", inner.is_bad_example)
 
     def start(self, x: Array) -> Any:
@@ -53,6 +54,17 @@ class _Wrapping(Strategy[Any]):
 
     def rest(self, state: Any) -> Any:
         return self._inner.rest(state)
+
+    @property
+    def by_step(self) -> bool:
+        return self._inner.by_step
+
+    @property
+    def interval(self) -> int:
+        return self._inner.interval
+
+    def consensus(self, state: Any) -> tuple[Strategy[Any], Any]:
+        return self._inner.consensus(state)
 
     def mix(self, state: Any, exchange: Exchange) -> tuple[Any, int]:
         return self._inner.mix(state, exchange)
@@ -101,6 +113,14 @@ class Every(_Wrapping):
 
     def mixing_round(self, round: int) -> int | None:
         return None if (round + 1) % self.rounds else round // self.rounds
+
+    @property
+    def by_step(self) -> bool:
+        return True
+
+    @property
+    def interval(self) -> int:
+        return self.rounds
 
     def compressed(self, codec: Codec) -> Strategy[Any]:
         raise UsageError(

@@ -12,6 +12,7 @@ from gossip.arguments import instance
 from gossip.arrays import Array
 from gossip.compression import Codec, Encoded, with_feedback
 from gossip.errors import UsageError
+from gossip.mixing.averaging import averaging_from
 from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats
 from gossip.topology import Links, Needs
 
@@ -46,6 +47,10 @@ class _Outer(Strategy[Outer]):
 
     def params(self, state: Outer) -> Array:
         return state.x
+
+    def consensus(self, state: Outer) -> tuple[Strategy[Any], Any]:
+        """Plain averaging: the outer momentum would move the mean on."""
+        return averaging_from(self.params(state))
 
     def local(self, state: Outer, delta: Array, round: int) -> Outer:
         return replace(state, x=state.x + delta)

@@ -10,7 +10,7 @@ import numpy as np
 from gossip.arrays import Array
 from gossip.errors import UsageError
 from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, floats, summed
-from gossip.topology import Links, Needs
+from gossip.topology import Links, Needs, Topology
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,18 @@ class RelaySum(Strategy[Relayed]):
 
     needs = Needs.TREE | Needs.STATIC
     synchronous = True
+    steady = True
     _sends = "sends sums of replicas, and what a codec drops of a replica is lost, not late"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.peers < 2:
             raise UsageError(f"RelaySum({self.peers}), expected the number of peers of the tree, at least 2")
+
+    def check(self, topology: Topology) -> None:
+        super().check(topology)
+        if topology.peers != self.peers:
+            raise UsageError(f"{self!r} on {topology.name} of {topology.peers} peers, expected {self.peers}")
 
     def check_network(self, *, loss: float = 0.0, delay: int = 0, churn: float = 0.0, crash: float = 0.0) -> None:
         super().check_network(loss=loss, delay=delay, churn=churn, crash=crash)

@@ -19,6 +19,9 @@ A strategy is a frozen dataclass without a state of its own. The state is a valu
 `local` takes what a training step adds to the parameters. `links` and `exchange` are those of round m of the topology:
 a strategy that mixes in every fourth round only must still go through all graphs of a topology that changes.
 
+In a training a round of a strategy that goes `by_step` is one local step, as in the papers; the others have rounds when
+it suits the driver. Once the training is over, `consensus` brings the peers together, without steps.
+
 A strategy with `synchronous = True` needs all packets of round m, and none of another round, between `send` and
 `finish` of round m: the driver waits, holds back packets of a neighbor that is ahead, and drops those of a round that
 is over. If it gives up waiting, `finish` gives the weight of what is missing to the own value: a consensus stays one,
@@ -164,6 +167,8 @@ class Strategy(Literal, ABC, Generic[S]):
     """It needs all packets of a round before it ends."""
     every_round = False
     """Its correction is wrong unless it mixes after each local step, so that `Every` does not compose with it."""
+    steady = False
+    """What it remembers of its neighbors is wrong for ever if somebody comes or goes in the middle of a training."""
     is_bad_example = False
     """It is known not to keep what it seems to promise, and is here to be measured."""
 
@@ -233,6 +238,24 @@ class Strategy(Literal, ABC, Generic[S]):
     def rest(self, state: S) -> S:
         """A round without mixing."""
         return state
+
+    @property
+    def by_step(self) -> bool:
+        """One round is one local step: without a step there is none, but for who follows others that have one."""
+        return self.synchronous
+
+    @property
+    def interval(self) -> int:
+        """Rounds from one with mixing to the next."""
+        return 1
+
+    def consensus(self, state: S) -> tuple[Strategy[Any], Any]:
+        """What brings peers together once all steps are taken, with its state: it keeps the mean if this one does.
+
+        By default that is this strategy, which goes on without steps. One that moves the mean, or that remembers
+        steps, hands over to plain averaging.
+        """
+        return self, state
 
     @abstractmethod
     def mix(self, state: S, exchange: Exchange) -> tuple[S, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from gossip.arrays import Array
+from gossip.mixing.averaging import averaging_from
 from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats
 from gossip.topology import Links, Needs
 
@@ -43,6 +45,10 @@ class GradientTracking(Strategy[Tracked]):
 
     def params(self, state: Tracked) -> Array:
         return state.x
+
+    def consensus(self, state: Tracked) -> tuple[Strategy[Any], Any]:
+        """Plain averaging: what is tracked are steps, and there are no more."""
+        return averaging_from(self.params(state))
 
     def local(self, state: Tracked, delta: Array, round: int) -> Tracked:
         return replace(state, y=state.y + (delta - state.last), last=delta)

@@ -352,7 +352,9 @@ class _Trainer:
             source = parcel.loads(rows)
             chance.seed(self._job.seed, self._job.epochs_before + epoch, partition)
             source = source() if callable(source) else source
-            return run_partition(self._job, self._agent_in(folder), epoch, partition, source, attempt)
+            agent = self._agent_in(folder)
+            with agent.training():
+                return run_partition(self._job, agent, epoch, partition, source, attempt)
         except PartitionError as error:
             return error.parcel
         except BaseException as error:  # noqa: BLE001 - raised again in the driver program

@@ -274,9 +274,10 @@ def _train(
     fingerprint = None
     try:
         chance.seed(job.seed, job.epochs_before + epoch, partition)
-        if memory_bytes is not None:
-            rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
-        result = run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
+        with agent.training():
+            if memory_bytes is not None:
+                rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
+            result = run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
         _hand_in(accumulators)
         return result
     except PartitionError as error:

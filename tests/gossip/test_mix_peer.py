@@ -25,13 +25,15 @@ from gossip.events import (
     Received,
     Resumed,
     Send,
+    Settling,
+    Tasked,
     Ticked,
     Warn,
 )
 from gossip.membership import Detection
 from gossip.messages import Advert, Offer, PacketReply, PacketRequest, PeerId, Pull, State, StateRequest, Unit
-from gossip.mix_peer import MixPeer, MixSettings
-from gossip.mixing import DPsgd, PairwiseExchange, PushSum, Strategy
+from gossip.mix_peer import ERA, LIGHT, MixPeer, MixSettings
+from gossip.mixing import Choco, DiLoCo, DPsgd, Every, GradientTracking, PairwiseExchange, PushSum, Strategy
 from gossip.neighbors import Plan, number_of
 
 ME, A, B = PeerId("b"), PeerId("a"), PeerId("c")
@@ -51,7 +53,7 @@ def peer(strategy: Strategy[Any], others: tuple[PeerId, ...] = (A, B), build: An
 def active(strategy: Strategy[Any], **options: Any) -> MixPeer:
     """Its first round has begun, at time 0."""
     made = peer(strategy, **options)
-    made.handle(Resumed(), 0.0)
+    made.handle(Settling() if strategy.synchronous else Resumed(), 0.0)
     assert made.rounds == 1
     return made
 
@@ -118,6 +120,20 @@ def test_nobody_is_sent_more_than_it_takes() -> None:
     (for_a,), (for_b,) = take(made, A, 1, 4.5), take(made, B, 0, 4.5)
     assert (for_a.n, for_b.n, for_b.newest) == (2, 1, 1)
     assert not take(made, B, 1, 4.6)
+
+
+def test_who_has_little_weight_left_gives_nothing_away() -> None:
+    made = active(PushSum(), build=topology.exponential)
+    now, n = 0.1, 1
+    while n < 20:
+        for reader in (A, B):
+            take(made, reader, n, now)
+        now, n = now + 1.0, n + 1
+        made.handle(Ticked(), now)
+    assert LIGHT / 3 < made.weight < LIGHT
+    before = made.weight
+    made.handle(Ticked(), now + 5.0)
+    assert made.weight == before
 
 
 def test_what_the_departed_did_not_take_comes_back_to_the_last_bit() -> None:
@@ -196,17 +212,225 @@ def test_a_packet_of_a_neighbor_that_is_ahead_waits_and_makes_us_follow() -> Non
     np.testing.assert_allclose(made.params(), [(4 + 5 + 6) / 3] * 2)
 
 
-def test_a_round_is_given_up_when_a_neighbor_is_silent_and_its_packet_is_late_then() -> None:
+def test_a_round_is_given_up_when_a_packet_does_not_come_and_it_is_late_then() -> None:
     made = active(DPsgd())
     take(made, A, 1, 0.1)
     come(made, A, 1, 0, 0.1, 4.0)
-    assert made.deadline() <= 5.0
-    made.handle(Ticked(), 5.0)
+    made.handle(offer(B, 1, 1), 0.2)
+    (asked,) = of(PacketRequest, made.handle(Ticked(), 5.1))
+    assert made.deadline() <= 5.2
+    made.handle(Ticked(), 5.2)
     assert made.given_up == 1
     np.testing.assert_allclose(made.params(), [2, 2])  # (1 + 1 + 4) / 3: its weight went to the own value
-    come(made, B, 1, 0, 5.1, 7.0)
+    made.handle(packet(B, 1, 0, asked.k, x=[7.0, 7.0]), 5.3)
     assert made.late == 1
     np.testing.assert_allclose(made.params(), [2, 2])
+
+
+def test_a_neighbor_that_lives_and_has_not_begun_the_round_is_waited_for() -> None:
+    made = active(DPsgd())
+    take(made, A, 1, 0.1)
+    come(made, A, 1, 0, 0.1, 4.0)
+    for now in (5.0, 50.0, 500.0):
+        made.handle(Ticked(), now)
+    assert (made.rounds, made.given_up) == (1, 0)
+    take(made, B, 1, 500.1)
+    come(made, B, 1, 0, 500.2, 7.0)
+    np.testing.assert_allclose(made.params(), [4, 4])
+
+
+def test_nobody_waits_for_one_that_has_begun_the_round_and_left_us_out() -> None:
+    made = active(DPsgd())
+    for reader in (A, B):
+        take(made, reader, 1, 0.1)
+    come(made, A, 1, 0, 0.1, 4.0)
+    made.handle(offer(B, 1, 0), 0.2)
+    assert made.given_up == 0
+    np.testing.assert_allclose(made.params(), [2, 2])
+
+
+# ----------------------------------------------------------------------------------------------------- rounds are steps
+
+
+def training(strategy: Strategy[Any], tasks: int = 1) -> MixPeer:
+    """A task has begun, at time 0."""
+    made = peer(strategy)
+    made.handle(Resumed(), 0.0)
+    made.handle(Tasked(tasks), 0.0)
+    return made
+
+
+def finish(made: MixPeer, round: int, now: float, w: float = 1.0) -> None:
+    """Both neighbors do their part in the open round."""
+    for other in (A, B):
+        take(made, other, round + 1, now)
+        come(made, other, round + 1, round, now, w)
+
+
+def test_there_is_a_round_when_there_is_a_step_and_not_by_the_clock() -> None:
+    made = training(DPsgd())
+    for now in (1.0, 10.0, 100.0):
+        made.handle(Ticked(), now)
+    assert made.rounds == 0
+    made.handle(Computed(ONES), 100.0)
+    assert (made.rounds, made.computed) == (1, 1)
+
+
+def test_a_round_takes_one_step_and_settles_it_when_it_is_over() -> None:
+    made = training(DPsgd(), tasks=3)
+    for _ in range(3):
+        made.handle(Computed(ONES), 0.1)
+    assert (made.computed, made.pending, made.settled) == (1, 2, 0)
+    finish(made, 0, 0.2)
+    assert (made.computed, made.pending, made.settled) == (2, 1, 1)
+    finish(made, 1, 0.3)
+    assert (made.computed, made.pending, made.settled) == (3, 0, 2)
+    finish(made, 2, 0.4)
+    assert (made.rounds, made.settled) == (3, 3)
+
+
+def test_a_step_that_counts_elsewhere_is_settled_after_those_before_it() -> None:
+    made = training(DPsgd())
+    made.handle(Computed(ONES, Unit(0, 0, 0)), 0.1)
+    assert of(Gated, made.handle(Computed(ONES, Unit(0, 0, 0), 1), 0.1)) == [Gated(Unit(0, 0, 0))]
+    assert made.settled == 0
+    finish(made, 0, 0.2)
+    assert made.settled == 2
+
+
+def test_rounds_without_mixing_are_over_at_once() -> None:
+    made = training(Every(3, DPsgd()))
+    for step in range(2):
+        made.handle(Computed(ONES), 0.1)
+        assert (made.rounds, made.settled) == (step + 1, step + 1)
+    made.handle(Computed(ONES), 0.1)
+    assert (made.rounds, made.settled) == (3, 2)
+    np.testing.assert_array_equal(made.params(), [4, 4])
+
+
+def test_every_few_steps_is_every_few_steps_also_where_nobody_waits() -> None:
+    made = training(Every(3, PushSum()))
+    for now in (1.0, 10.0, 100.0):
+        made.handle(Ticked(), now)
+    assert made.rounds == 0
+    for _ in range(4):
+        made.handle(Computed(ONES), 100.0)
+    assert (made.rounds, made.settled) == (4, 4)
+    assert [made.outgoing[other].n for other in (A, B)] == [1, 1]
+    made.handle(Tasked(0), 100.0)
+    for now in (101.0, 102.0, 103.0):
+        made.handle(Ticked(), now)
+    assert made.rounds == 7, "idle, it goes by the clock, or what it is given would stay with it"
+
+
+def test_who_computes_is_not_dragged_along_without_its_step() -> None:
+    made = training(DPsgd())
+    made.handle(offer(A, 1, 1), 0.1)
+    made.handle(Ticked(), 100.0)
+    assert made.rounds == 0
+    made.handle(Computed(ONES), 100.0)
+    assert made.rounds == 1
+
+
+def test_who_is_idle_for_a_while_follows_without_a_step() -> None:
+    made = training(DPsgd())
+    made.handle(Tasked(0), 5.0)
+    made.handle(offer(A, 1, 1), 5.1)
+    assert (made.rounds, made.deadline()) == (0, 6.0)
+    made.handle(Ticked(), 6.0)
+    assert (made.rounds, made.computed) == (1, 0)
+
+
+def test_before_its_first_task_a_peer_is_waited_for_a_little_longer() -> None:
+    made = peer(DPsgd())
+    made.handle(Resumed(), 1.0)
+    made.handle(offer(A, 1, 1), 1.1)
+    made.handle(Ticked(), 5.9)
+    assert made.rounds == 0
+    made.handle(Ticked(), 6.0)
+    assert made.rounds == 1
+
+
+def test_a_round_of_another_era_is_not_followed_and_its_packet_waits() -> None:
+    made = peer(DPsgd())
+    made.handle(Resumed(1), 0.0)
+    (request,) = of(PacketRequest, made.handle(offer(A, 2 * ERA + 1, 1), 20.0))
+    made.handle(packet(A, 1, 2 * ERA, request.k, x=[4.0, 4.0]), 20.0)
+    assert made.rounds == 0
+    made.handle(Settling(2, 0), 20.1)
+    assert (made.rounds, made.late) == (1, 0)
+    take(made, A, 1, 20.2)
+    take(made, B, 1, 20.2)
+    (request,) = of(PacketRequest, made.handle(offer(B, 2 * ERA + 1, 1), 20.2))
+    made.handle(packet(B, 1, 2 * ERA, request.k, x=[7.0, 7.0]), 20.2)
+    np.testing.assert_allclose(made.params(), [4, 4])
+
+
+def test_settling_it_completes_the_rounds_of_the_training_first() -> None:
+    made = peer(GradientTracking())
+    made.handle(Resumed(1), 0.0)
+    made.handle(Settling(2, 1), 0.1)
+    assert (made.rounds, made.acting) == (1, GradientTracking())
+    for other in (A, B):
+        take(made, other, 1, 0.2)
+        (request,) = of(PacketRequest, made.handle(offer(other, ERA + 1, 1), 0.2))
+        made.handle(packet(other, 1, ERA, request.k, moved=[4.0, 4.0], y=[0.0, 0.0]), 0.2)
+    assert made.acting == DPsgd()
+    np.testing.assert_allclose(made.params(), [3, 3])
+    made.handle(Ticked(), 2.0)
+    assert (made.rounds, made.place) == (2, 2 * ERA + 1)
+
+
+def test_a_consensus_that_is_reached_ends() -> None:
+    made = active(DPsgd())
+    finish(made, 0, 0.1, w=4.0)
+    made.handle(Ticked(), 1.0)
+    assert made.rounds == 2
+    finish(made, 1, 1.1, w=float(made.params()[0]))
+    made.handle(Ticked(), 100.0)
+    assert made.rounds == 2, "the last round moved nothing"
+    made.handle(offer(A, 3, 3), 100.1)
+    assert made.rounds == 3, "unless a neighbor begins one"
+
+
+def test_the_next_training_begins_with_a_new_state() -> None:
+    made = training(DiLoCo())
+    made.handle(Computed(ONES), 0.1)
+    for other in (A, B):
+        take(made, other, 1, 0.1)
+        (request,) = of(PacketRequest, made.handle(offer(other, 1, 1), 0.1))
+        made.handle(packet(other, 1, 0, request.k, values=[1.0, 1.0]), 0.1)
+    np.testing.assert_allclose(made.params(), 1 + 0.7 * 1.9)
+    assert made.state.momentum.any()
+    made.handle(Exhausted(1.0), 0.2)
+    made.handle(Resumed(3), 0.3)
+    assert not made.state.momentum.any()
+    np.testing.assert_allclose(made.state.anchor, 1 + 0.7 * 1.9)
+    assert made.place == 3 * ERA
+
+
+@pytest.mark.parametrize("event", [Departed(B), Joined(PeerId("d"))], ids=["gone", "new"])
+def test_nobody_may_come_or_go_where_copies_of_neighbors_are_held(event: Any) -> None:
+    made = peer(Choco())
+    assert of(Warn, made.handle(event, 0.0)) == [], "before a training anybody may"
+    made = training(Choco())
+    made.handle(Computed(ONES), 0.1)
+    (told,) = of(Warn, made.handle(event, 0.2))
+    assert "in the middle of a training with Choco()" in told.text
+    assert made.trouble == told.text
+    assert of(Warn, made.handle(Ticked(), 1.0)) == []
+
+
+def test_a_replica_that_is_no_number_stops_its_peer_and_is_told_once() -> None:
+    made = training(DPsgd())
+    with np.errstate(all="ignore"):
+        effects = made.handle(Computed(Packed.of({"w": np.array([np.inf, 1.0])})), 0.1)
+        for now in (0.2, 20.0, 40.0):
+            effects += made.handle(Computed(ONES), now)
+    (told,) = of(Warn, effects)
+    assert told.text == made.trouble
+    assert "'x'" in told.text
+    assert (made.rounds, made.settled) == (1, 1)
 
 
 def test_nobody_waits_for_the_dead() -> None:

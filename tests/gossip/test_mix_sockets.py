@@ -10,7 +10,7 @@ import pytest
 
 from gossip import topology
 from gossip.arrays import Array, Arrays, Packed
-from gossip.events import Joined, Publish, Received, Resumed, Send
+from gossip.events import Joined, Publish, Received, Resumed, Send, Settling
 from gossip.messages import Message, PeerId
 from gossip.mix_peer import MixPeer, MixSettings
 from gossip.mix_simulator import MixSimulation
@@ -43,7 +43,7 @@ def started(swarm: Any, strategy: Strategy[Any], build: Any, parameters: int, re
         )
     swarm.link()
     for node in nodes:
-        node.runtime.happen(Resumed())
+        node.runtime.happen(Settling() if strategy.synchronous else Resumed())
     return nodes
 
 
@@ -125,6 +125,7 @@ def test_both_drivers_come_to_the_same_mean(swarm: Any, strategy: Strategy[Any],
         4, lambda index: initial(index, 5), Plan(build, strategy), seed=1, network=Network(delay_mean_s=0.01)
     )
     simulation.resume()
+    simulation.settle()
     simulation.run(20.0)
     mean = np.mean([initial(index, 5)["w"] for index in range(4)], axis=0)
     np.testing.assert_allclose(params(nodes), np.tile(mean, (4, 1)), atol=1e-5)

@@ -1,6 +1,8 @@
 """Decentralized averaging with real agents, on lists of partitions: what is learned, who agrees, and who may die."""
 
+import itertools
 import os
+import random
 import re
 import signal
 import sys
@@ -12,10 +14,25 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+from gensim.models import Word2Vec
 
 from gossip import topology
-from gossip.mixing import DPsgd, EpidemicLearning, PairwiseExchange, PushSum
+from gossip.compression import TopK
+from gossip.mixing import (
+    Choco,
+    CombineThenAdapt,
+    Compressed,
+    DiLoCo,
+    DPsgd,
+    EpidemicLearning,
+    Every,
+    GradientTracking,
+    PairwiseExchange,
+    PushSum,
+)
+from gossip.vectorized import simulate
 from p2p import DeepDist, SimulatedCluster, UsageError, task
+from p2p.models import word2vec
 from p2p.sketch import BUCKETS, Sketch, distance
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
@@ -114,6 +131,95 @@ def test_the_mean_of_all_replicas_is_the_start_and_all_updates_over_the_number_o
 @pytest.mark.sockets
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("strategy", "build"),
+    [
+        (DPsgd(), topology.ring),
+        (CombineThenAdapt(), topology.ring),
+        (Every(3, DPsgd()), topology.complete),
+        (Every(4, DiLoCo()), topology.complete),
+        (GradientTracking(), topology.ring),
+        (Compressed(TopK(0.4), Choco(0.3)), topology.ring),
+    ],
+    ids=lambda each: getattr(each, "__name__", repr(each)),
+)
+def test_processes_compute_what_the_simulator_computes(strategy: Any, build: Any) -> None:
+    """Each peer trains one partition, of a loss of its own. Where on the ring each is, is not known: all are tried."""
+    steps, start = 18, np.arange(5.0)
+    minima, curvatures = np.array([-3.0, 1.0, 2.0, 5.0]), np.array([1.0, 2.0, 0.5, 1.5])
+
+    def gradient(model, rows):
+        list(rows)
+        time.sleep(0.002 * chance.random())
+        where = task.current().partition
+        return {"w": -0.1 * curvatures[where] * (model["w"] - minima[where])}
+
+    chance = random.Random(1)
+    model = {"w": start.copy()}
+    with DeepDist(model, discipline="mix", mixing=strategy, topology=build, peers=4, progress=False) as dd:
+        report = dd.train([[0] * steps] * 4, gradient, chunk_rows=1)
+    assert [peer.published for peer in report.peers] == [steps] * 4
+
+    def simulated(order: list[int]) -> Any:
+        def step(x, round):
+            return -0.1 * curvatures[order][:, None] * (x - minima[order][:, None])
+
+        return simulate(build(4), strategy, rounds=steps, start=np.tile(start, (4, 1)), gradient=step).params.mean(0)
+
+    apart = [np.abs(model["w"] - simulated(list(order))).max() for order in itertools.permutations(range(4))]
+    assert min(apart) < 1e-9
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
+def test_partitions_that_end_unevenly_do_not_move_the_mean() -> None:
+    def gradient(model, rows):
+        return {"w": np.array([float(sum(rows))])}
+
+    model = {"w": np.zeros(1)}
+    with DeepDist(model, discipline="mix", mixing=DPsgd(), topology="ring", peers=4, progress=False) as dd:
+        report = dd.train([[1, 2], [3] * 7, [4] * 3, [5] * 11], gradient, chunk_rows=1)
+    assert report.updates == 2 + 7 + 3 + 11
+    np.testing.assert_allclose(model["w"], (3 + 21 + 12 + 55) / 4, rtol=1e-12)
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
+def test_a_model_that_is_no_number_any_more_is_an_error_of_the_training(caplog: pytest.LogCaptureFixture) -> None:
+    def gradient(model, rows):
+        with np.errstate(all="ignore"):
+            return {"w": 1e308 * np.sign(model["w"])}
+
+    with (
+        DeepDist({"w": np.ones(2)}, discipline="mix", mixing=DPsgd(), topology="complete", peers=2) as dd,
+        pytest.raises(UsageError, match=r"no good any more.*smaller learning rate"),
+    ):
+        dd.train([[1] * 20] * 2, gradient, chunk_rows=1)
+    told = [record for record in caplog.records if "no good any more" in record.getMessage()]
+    assert len(told) <= 2, "once of each peer"
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("mixing", [PushSum(), DPsgd()], ids=repr)
+def test_words_that_anybody_trained_count_in_the_learning_rate_of_all(mixing: Any) -> None:
+    corpus = [[f"word{(3 * row + place) % 20}" for place in range(8)] for row in range(120)]
+    model = Word2Vec(sg=1, vector_size=8, min_count=1, sample=0, epochs=2)
+    word2vec.build_vocab(model, corpus)
+    model.words_trained = np.zeros(1)
+    data = [corpus[start::4] for start in range(4)]
+    with DeepDist(model, discipline="mix", mixing=mixing, topology="complete", peers=2, progress=False) as dd:
+        dd.train(data, word2vec.gradient, epochs=2, chunk_rows=10)
+    assert model.words_trained[0] == pytest.approx(2 * 120 * 8, rel=1e-6)
+    assert word2vec.learning_rate(model, word2vec._progress(model) / model.corpus_total_words / 2) < 1.01e-4
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
 def test_what_is_trained_in_place_is_mixed_as_rows() -> None:
     def gradient(model, rows):
         copy = task.in_place(model)
@@ -148,7 +254,7 @@ def test_a_killed_agent_does_not_stop_the_others(place: Any, tmp_path: Path) -> 
         while any(m.status["departed"] != [victim.peer] for m in others) and time.monotonic() < give_up:
             time.sleep(0.05)
         assert [m.status["departed"] for m in others] == [[victim.peer]] * 2
-        dd._session._registrar.begin()  # type: ignore[attr-defined]
+        dd._session._begin(dd._session._registrar)  # type: ignore[attr-defined]
         before = [member.status["rounds"] for member in others]
         while any(m.status["rounds"] < n + 5 for m, n in zip(others, before, strict=True)):
             assert time.monotonic() < give_up

@@ -196,6 +196,24 @@ def test_counters_are_summed_whatever_the_rule() -> None:
     assert replica.arrays()["n"] == [111.0]
 
 
+def test_where_replicas_are_averaged_a_counter_counts_for_all() -> None:
+    initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
+    model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
+    copy = begin(model, replica, peers=4, counts=4)
+    copy.model.counters = frozenset({"n"})
+    for words in (10, 20):
+        model["n"] += words
+        model["w"] += 1
+        replica.add(copy.exchange(replica, {}))
+        replica.arrays()["n"][...] /= 4  # the mean with three others that have counted nothing
+        replica.arrays()["w"][...] = 1 + (replica.arrays()["w"] - 1) / 4
+    assert replica.arrays()["n"] == [(10 * 4 / 4 + 20 * 4) / 4]
+    delta = {"w": np.ones((3, 2)), "n": np.array([5.0])}
+    copy.count(delta)
+    assert delta["n"] == [20.0]
+    assert (delta["w"] == 1).all()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_not_published(bad: float) -> None:
     model, replica = large(), FakeReplica(large())

@@ -133,6 +133,7 @@ def test_the_home_folder_is_the_tilde(tmp_path: Path, monkeypatch: pytest.Monkey
         ("bz2 of no ending", bz2.compress(LINE * 2)),
         ("unpacked.gz", LINE * 2),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_files_are_read_by_what_they_are(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
@@ -150,8 +151,9 @@ def test_files_are_read_by_what_they_are(name: str, content: bytes, tmp_path: Pa
         (b"PK\x03\x04 and so on", "is a zip archive"),
         (b"\x93NUMPY\x01", "is an array of numpy"),
         ("un café\n".encode("latin-1"), r"is not in UTF-8 \(byte 6 is 0xe9\): say its encoding=, such as 'latin-1'"),
-        (gzip.compress(LINE * 1000)[:-40].replace(b"\x00", b"\xff"), "cannot be read, expected a text file"),
+        (gzip.compress(LINE * 1000, mtime=0)[:-40].replace(b"\x00", b"\xff"), "cannot be read, expected a text file"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_no_text_is_refused_by_name(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "good").write_bytes(LINE)
