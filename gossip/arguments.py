@@ -17,6 +17,9 @@ import numpy as np
 
 from gossip.errors import UsageError
 
+SECONDS_MAX = 1e9
+"""Thirty years: what waits for longer overflows the clocks of systems."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -38,16 +41,22 @@ def number(
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise _unfit(name, value, f"expected {expected}")
     plain = value if isinstance(value, int) else value.item() if isinstance(value, np.integer) else float(value)
-    if not holds(plain):
-        raise UsageError(f"{name}={plain!r}, expected {expected}")
+    try:
+        fits = math.isfinite(float(plain)) or isinstance(plain, float)
+    except OverflowError:  # an int with hundreds of digits
+        fits = False
+    if not fits or not holds(plain):
+        raise UsageError(f"{name}={plain!r:.80}, expected {expected}")
     return plain
 
 
 def seconds(name: str, value: Any, *, zero: bool = False) -> float:
-    """A time: more than nothing, or with `zero` at least that."""
+    """A time: more than nothing, or with `zero` at least that; at most `SECONDS_MAX`."""
     if zero:
-        return number(name, value, "seconds from 0 on", lambda time: 0 <= time < math.inf)
-    return number(name, value, "more than 0 seconds", lambda time: 0 < time < math.inf)
+        return number(name, value, f"seconds from 0 to {SECONDS_MAX:g}", lambda time: 0 <= time <= SECONDS_MAX)
+    return number(
+        name, value, f"more than 0 seconds, {SECONDS_MAX:g} at the most", lambda time: 0 < time <= SECONDS_MAX
+    )
 
 
 def probability(name: str, value: Any, *, below_one: bool = False) -> float:

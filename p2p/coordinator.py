@@ -16,6 +16,7 @@ from p2p.agent_client import AgentClient
 from p2p.model import Model
 from p2p.task import Descent, write_delta
 from p2p.update import inflate
+from p2p.user_errors import original
 
 
 class Coordinator:
@@ -66,9 +67,9 @@ class Coordinator:
             while not self._closing:
                 message, (descriptor,) = self._queue.ask({"op": "take"})
                 self._apply(localhost.layout_from_json(message["layout"]), descriptor, message["lane"])
-        except Exception as error:  # noqa: BLE001 - whatever descent raises, train() raises
+        except BaseException as error:  # noqa: BLE001 - whatever descent raises, train() raises
             if not self._closing:
-                self._fail(error)
+                self._fail(original(error))
 
     def _apply(self, layout: Layout, descriptor: int, worker: str) -> None:
         try:
@@ -83,7 +84,7 @@ class Coordinator:
         staleness = self._agent.replica.merged - extra["merged_at"]
         try:
             write_delta(self._model, self._descent, update, self._agent.replica, hand_over)
-        except Exception as error:
+        except BaseException as error:
             error.add_note(f"in descent, in the driver program, for an update of worker {worker}")
             raise
         self._agent.publish(hand_over, staleness=staleness)

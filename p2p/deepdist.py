@@ -173,13 +173,16 @@ class DeepDist(Generic[M]):
         if not self._busy.acquire(blocking=False):
             raise UsageError("another training of this session is running, expected one at a time: wait for its end")
         try:
+            self._user_model.check_unchanged()
             self._user_model.check_numbers()
             arguments.warn_of_captured(self._user_model, gradient, descent)
             with self._bar() as (show, tell):
                 wanted = None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell)
-                return self._session.train(
+                report = self._session.train(
                     partitions, gradient, descent, epochs, chunk_rows, show, combine, rhythm, wanted, on_incomplete
                 )
+            self._user_model.check_numbers(trained=True)
+            return report
         finally:
             self._busy.release()
 

@@ -14,6 +14,7 @@ and `p2p.watch` sees to it that nobody takes it for trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -73,13 +74,31 @@ class Model:
                 np.copyto(target, source)
             else:
                 self._set(name, np.array(source, order="C"))
+        if self._sent:
+            self._part(arrays)
         self._after_load(self.model)
 
-    def check_numbers(self) -> None:
-        """Raise `UsageError` if an array has a NaN or an infinity."""
+    def _part(self, arrays: Arrays) -> None:
+        """Give each name an array of its own again, where a gradient has bound two of them to one memory."""
+        ends: list[tuple[int, int, str]] = []
+        for name, array in self.arrays().items():
+            start = int(array.__array_interface__["data"][0])
+            ends.append((start, start + array.nbytes, name))
+        ends.sort()
+        if any(end > start for (_, end, _), (start, _, _) in pairwise(ends)):
+            for name in self.names:
+                self._set(name, np.array(arrays[name], order="C"))
+
+    def check_numbers(self, trained: bool = False) -> None:
+        """Raise `UsageError` if an array has a NaN or an infinity; `trained`: by the sum of what was learned."""
         try:
             check_finite(self.arrays())
         except MismatchError as error:
+            if trained:
+                raise UsageError(
+                    f"the trained model's {error}: each update was of finite numbers, and their sum is not. A smaller "
+                    "learning rate may help, or numbers of more bits"
+                ) from None
             raise UsageError(
                 f"the model's {error}; whatever is added to them, they stay so: give them numbers before it is trained"
             ) from None

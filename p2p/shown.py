@@ -42,7 +42,10 @@ class Shown:
     def is_written(self) -> bool:
         """The user has changed it since it was filled, or since the beginning."""
         with self._lock:
-            return fingerprint(self.model.arrays()) != self._fingerprint
+            arrays = self.model.arrays()
+            if not all(isinstance(array, np.ndarray) and array.dtype != object for array in arrays.values()):
+                return True  # something else was put in its place, which the next training refuses
+            return fingerprint(arrays) != self._fingerprint
 
     def hand_in(self, agent: AgentClient) -> bool:
         """Publish what the agent's replica differs by from what the user wrote; False if it holds just that.

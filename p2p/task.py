@@ -449,6 +449,7 @@ def write_delta(model: Model, descent: Descent | None, update: Any, replica: Rea
     else:
         if isinstance(update, Mapping):
             _check_numbers({name: value for name, value in update.items() if isinstance(value, np.ndarray)})
+        update = _apart(update, model)
         refresh(model, replica)
         for name, array in model.arrays().items():
             np.copyto(delta[name], array)
@@ -457,6 +458,27 @@ def write_delta(model: Model, descent: Descent | None, update: Any, replica: Rea
             np.subtract(array, delta[name], out=delta[name])
     _check_numbers(delta)
     model.watch.effect(model, update, returned, delta)
+
+
+def _apart(update: Any, model: Model) -> Any:
+    """The update, with copies of what lies in the model's arrays: they are loaded anew before `descent` is called."""
+    if update is model.model:
+        raise UsageError(
+            "gradient returned its copy of the model, expected an update: what was learned, such as the difference to "
+            "the model that it was given"
+        )
+    arrays = list(model.arrays().values())
+
+    def apart(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value.copy() if any(np.may_share_memory(value, array) for array in arrays) else value
+        if type(value) is dict:
+            return {key: apart(part) for key, part in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(apart(part) for part in value)
+        return value
+
+    return apart(update)
 
 
 def _copy_update(update: Any, delta: Arrays) -> None:
@@ -477,6 +499,13 @@ def _copy_update(update: Any, delta: Arrays) -> None:
             raise UsageError(f"the update's {name!r}: shape {source.shape}, expected {target.shape}")
         if not np.can_cast(source.dtype, target.dtype, "same_kind"):
             raise UsageError(f"the update's {name!r}: dtype {source.dtype}, expected {target.dtype}")
+        if source.dtype != target.dtype and target.dtype.kind in "iu" and source.size:
+            limits = np.iinfo(target.dtype)
+            if int(source.min()) < limits.min or int(source.max()) > limits.max:
+                raise UsageError(
+                    f"the update's {name!r}: numbers from {source.min()} to {source.max()}, expected such as fit into "
+                    f"{target.dtype}"
+                )
         np.copyto(target, source, casting="same_kind")
 
 

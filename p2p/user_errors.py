@@ -48,7 +48,8 @@ class PartitionError(Exception):
         except Exception:  # noqa: BLE001 - user exceptions fail in any way they like
             trace = "".join(traceback.format_tb(error.__traceback__)) + _words(error)
         trace = _cut(trace)
-        wrapped = cls(f"{where}\n{trace}")
+        # half a character, as in a file's name that is no UTF-8, would end Spark's worker when it writes the text
+        wrapped = cls(f"{where}\n{trace}".encode(errors="backslashreplace").decode())
         wrapped.parcel = pickle.dumps((_cut(_words(error)), where, trace, *_packed(error)))
         wrapped.__cause__ = error
         return wrapped
@@ -57,7 +58,7 @@ class PartitionError(Exception):
     def original(self) -> Exception:
         """The user's exception, where it was raised in this process; one that would end it is told in words."""
         cause = self.__cause__
-        return cause if isinstance(cause, Exception) else RuntimeError(_words(cause) if cause else str(self))
+        return original(cause) if cause is not None else RuntimeError(str(self))
 
 
 def told(parcel: bytes) -> Exception:
@@ -207,6 +208,17 @@ def _rebuild(kind: type[BaseException], arguments: tuple[Any, ...], state: dict[
     if state:
         error.__setstate__(state)
     return error
+
+
+def original(error: BaseException) -> Exception:
+    """The error itself; of one that would end this program (`SystemExit`), a `RuntimeError` that says what it was."""
+    if isinstance(error, Exception):
+        return error
+    told = RuntimeError(_words(error))
+    told.__cause__ = error
+    for note in getattr(error, "__notes__", ()):
+        told.add_note(note)
+    return told
 
 
 def _words(error: BaseException) -> str:

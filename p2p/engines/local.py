@@ -88,7 +88,7 @@ class LocalEngine:
             raise UsageError(f"{self.peers} agents did not start within {START_TIMEOUT_S:g} s: {words}")
 
     def run(self, job: Job, data: Sequence[Any], progress: Progress) -> list[TaskResult]:
-        todo = iter([(epoch, index) for epoch in range(job.epochs) for index in range(len(data))])
+        todo = ((epoch, index) for epoch in range(job.epochs) for index in range(len(data)))
         total = job.epochs * len(data)
         results: list[TaskResult] = []
         errors: list[BaseException] = []
@@ -268,6 +268,7 @@ class _Worker:
         """What it was sent last."""
         self._connection, theirs = Pipe()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        environment.setdefault("PYTHONHASHSEED", "0")  # a set of rows has the same order when it is tried again
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from p2p.engines.local import main; main()", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

@@ -106,6 +106,8 @@ def sentences(
             raise UsageError(f"sc is a {type(sc).__name__}, expected a SparkContext")
         context = sc if sc is not None or peers is not None else _active_context()
         path = os.fspath(corpus)
+        if not path:
+            raise UsageError("the corpus is an empty text, expected the path of a file or folder")
         if context is None:
             return _read_files(_files(path), _count(peers), encoding)
         return _read_by_spark(context, path, encoding)

@@ -28,7 +28,7 @@ NO_NUMBER: list[Any] = [True, np.bool_(True), "1", NAN, INF, [1], np.array(1), 1
 NO_INTEGER = [*NO_NUMBER, 1.5, 2.0, np.float64(2)]
 COUNT = [*NO_INTEGER, 0, -1, np.int64(0), None]
 OR_NONE = [value for value in COUNT if value is not None]
-SECONDS = [*NO_NUMBER, 0, -1.0, np.float32("nan")]
+SECONDS = [*NO_NUMBER, 0, -1.0, np.float32("nan"), 1e10, 10**400]
 FROM_0 = [*NO_NUMBER, -1.0, None]
 SHARE = [*NO_NUMBER, -0.1, 1.5, None]
 SIZE, CHOICE, BELOW_ONE = [*NO_INTEGER, -1, None], [*NO_INTEGER, 2, -1, None], [*SHARE, 1.0]
@@ -305,7 +305,7 @@ def test_a_training_that_may_be_incomplete_says_so() -> None:
     [
         (trained, {"epochs": 2.0}, r"epochs=2.0, expected an integer, at least 1: got a float"),
         (trained, {"chunk_rows": 0}, r"chunk_rows=0, expected at least 1, or None for whole partitions"),
-        (session, {"drain_timeout_s": None}, r"drain_timeout_s=None, expected seconds from 0 on$"),
+        (session, {"drain_timeout_s": None}, r"drain_timeout_s=None, expected seconds from 0 to 1e\+09$"),
         (session, {"parameters": "w"}, r"parameters='w', expected a tuple or list of names"),
         (vocabulary, {"corpus": "text"}, r"corpus is a str, expected an RDD or an iterable of texts"),
         (words, {"sg": 2}, r"sg=2, expected 0 or 1"),

@@ -903,3 +903,62 @@ def test_a_driver_program_that_is_killed_takes_its_agents_and_workers_along(
     program.wait(10.0)
     assert eventually(lambda: place.processes() == {}, 10.0), place.processes()
     assert place.leftovers() == {}
+
+
+# ------------------------------------------------------------------------------------- what was wrong without a word
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_a_descent_of_the_master_that_would_end_its_thread_is_told(error: BaseException) -> None:
+    def descent(model, update):
+        raise error
+
+    with DeepDist(tiny(), "master", peers=2) as dd:
+        with pytest.raises(RuntimeError, match=type(error).__name__) as caught:
+            dd.train([[1], [2]], lambda model, rows: {"w": np.ones(1)}, descent)
+        assert "in descent, in the driver program" in caught.value.__notes__[0]
+        dd.train([[1], [2]], lambda model, rows: {"w": np.ones(1)}, add)
+        assert dd.model["w"] == [2]
+
+
+def test_rows_in_a_set_come_in_the_same_order_again(tmp_path: Path) -> None:
+    words = {f"word {number}" for number in range(200)}
+
+    def gradient(model, rows):
+        (tmp_path / str(os.getpid())).write_text("\n".join(rows))
+        if once(tmp_path, "killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"w": np.ones(1)}
+
+    with DeepDist(tiny(), peers=1) as dd:
+        dd.train([words], gradient)
+    first, second = [path.read_text() for path in tmp_path.iterdir() if path.name.isdecimal()]
+    assert first == second
+
+
+def test_a_sum_of_finite_updates_that_is_not_finite_is_told(mode: Any) -> None:
+    largest = float(np.finfo(np.float32).max)
+    with (
+        DeepDist({"w": np.zeros(1, np.float32)}, mode, peers=1) as dd,
+        pytest.raises((UsageError, RuntimeError), match=r"'w'.*(not|NaN)"),
+    ):
+        dd.train(
+            [[1], [2]], lambda model, rows: {"w": np.full(1, largest, np.float32)}, None if mode == "p2p" else add2
+        )
+
+
+def add2(model, update):
+    with np.errstate(over="ignore"):
+        model["w"] += update["w"]
+
+
+@pytest.mark.parametrize("value", [None, [1.0], 1.0, np.zeros(3), np.zeros(1, object)], ids=repr)
+def test_what_is_no_such_array_in_the_place_of_one_is_refused(value: Any) -> None:
+    with DeepDist(tiny(), peers=1) as dd:
+        dd.train([[1]], lambda model, rows: {"w": np.ones(1)})
+        dd.model["w"] = value
+        with pytest.raises(UsageError, match="'w'"):
+            dd.train([[1]], lambda model, rows: {"w": np.ones(1)})
+        dd.model["w"] = np.full(1, 5.0)
+        dd.train([[1]], lambda model, rows: {"w": np.ones(1)})
+        assert dd.model["w"] == [6]

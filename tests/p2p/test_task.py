@@ -698,3 +698,53 @@ def test_other_rows_than_those_of_an_attempt_that_published_nothing_are_trained(
         train_in_order(replace(job, gradient=lambda model, rows: 1 / 0), neighbor, [1, 2, 3], 1)
     assert train_in_order(job, neighbor, [1, 2, 4], 2) == TaskResult(rows=3, updates=2, units=2)
     np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [107, 207])
+
+
+# ------------------------------------------------------------------------------------ updates within the model itself
+
+
+def test_an_update_that_lies_in_the_copy_of_the_model_arrives_as_it_was_returned() -> None:
+    """The copy is loaded anew before `descent` is called."""
+
+    def gradient(model, rows):
+        model["w"][:] = 5.0  # as scratch
+        return {"w": model["w"], "parts": [model["w"][:1], (model["v"],)]}
+
+    def descent(model, update):
+        model["w"] += update["w"]
+        model["v"] += update["parts"][0][0]
+
+    model = Model({"w": np.zeros(2), "v": np.zeros(3)})
+    neighbor = Neighbor(model.arrays())
+    run_partition(job_of(model, gradient, descent=descent), neighbor, 0, 0, [1])
+    assert neighbor.replica.arrays()["w"].tolist() == [5, 5]
+    assert neighbor.replica.arrays()["v"].tolist() == [5, 5, 5]
+
+
+def test_a_gradient_that_returns_its_copy_of_the_model_is_told(model: Model, neighbor: Neighbor) -> None:
+    job = job_of(model, lambda model, rows: model, descent=lambda model, update: None)
+    with pytest.raises(PartitionError) as caught:
+        run_partition(job, neighbor, 0, 0, [1])
+    assert "gradient returned its copy of the model" in str(told(caught.value.parcel))
+
+
+def test_names_that_a_gradient_has_bound_to_one_array_are_two_again() -> None:
+    def gradient(model, rows):
+        assert not np.shares_memory(model["w"], model["v"])
+        model["v"] = model["w"]
+        return {"w": np.ones(2)}
+
+    model = Model({"w": np.zeros(2), "v": np.ones(2)})
+    neighbor = Neighbor(model.arrays())
+    run_partition(job_of(model, gradient, chunk_rows=1), neighbor, 0, 0, [1, 2, 3])
+    assert neighbor.replica.arrays()["w"].tolist() == [3, 3]
+    assert neighbor.replica.arrays()["v"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.int8, 300), (np.int32, 2**40), (np.int64, 2**63)])
+def test_numbers_that_do_not_fit_into_the_model_s_are_told(dtype: Any, value: int) -> None:
+    model = Model({"w": np.zeros(2, dtype)})
+    update = {"w": np.full(2, value, np.uint64 if value >= 2**63 else np.int64)}
+    with pytest.raises(PartitionError) as caught:
+        run_partition(job_of(model, lambda model, rows: update), Neighbor(model.arrays()), 0, 0, [1])
+    assert "the update's 'w'" in str(told(caught.value.parcel))

@@ -403,3 +403,11 @@ def test_a_function_without_source_travels_as_well() -> None:
     said = told_elsewhere(space["made"])
     assert 'File "<string>", line 2, in made' in said
     assert "ValueError: made" in said
+
+
+def test_half_a_character_in_an_error_can_be_written_to_any_log() -> None:
+    error = ValueError("cannot read " + os.fsdecode(b"caf\xe9.txt"))
+    wrapped = PartitionError.of(error, 0, 1)
+    str(wrapped).encode()
+    assert "caf\\udce9.txt" in str(wrapped)
+    assert told(wrapped.parcel).args == error.args
