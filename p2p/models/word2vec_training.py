@@ -8,7 +8,6 @@ it with `p2p.models.word2vec.gradient`. For another gradient, a `descent` or ave
 from __future__ import annotations
 
 import copy
-import math
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -71,6 +70,8 @@ OF_ONE_PROCESS = ("compute_loss", "callbacks", "workers")
 INTEGERS = {"vector_size": 1, "window": 1, "min_count": 0, "max_final_vocab": 1, "epochs": 1, "negative": 0, "seed": 0}
 """Settings that are integers, and how much they are at least."""
 RATES = ("sample", "alpha", "min_alpha")
+RATE_MAX = 1e30
+"""gensim's kernels hold it in 32 bits, and crash on what is infinite there."""
 
 
 def train(
@@ -164,7 +165,7 @@ def _checked(settings: Settings, chunk_words: Any, exchange: Any, on_report: Any
     plain: dict[str, Any] = {}
     for name, value in settings.items():
         if name in RATES:
-            plain[name] = number(name, value, "a number, at least 0", lambda rate: 0 <= rate < math.inf)
+            plain[name] = number(name, value, f"a number from 0 to {RATE_MAX:g}", lambda rate: 0 <= rate <= RATE_MAX)
         elif name == "max_final_vocab" and value is None:
             plain[name] = None
         elif name in INTEGERS:
