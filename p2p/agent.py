@@ -352,7 +352,13 @@ class Agent:
     def _on_local(self, connection: socket.socket, message: Json, descriptors: list[int]) -> None:
         match message["op"]:
             case "hello":
-                about = {"layout": self.settings.layout, "peer": self.me, "name": self.name, "pid": os.getpid()}
+                about = {
+                    "layout": self.settings.layout,
+                    "peer": self.me,
+                    "name": self.name,
+                    "pid": os.getpid(),
+                    "mixes": self.settings.mixing is not None,
+                }
                 localhost.send(connection, about, (self.replica.descriptor,))
             case "loaded":
                 self.discipline.load()

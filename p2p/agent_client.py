@@ -297,7 +297,11 @@ class AgentClient:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Within, this task trains a partition. Where agents mix, their neighbors wait for its updates."""
+        """Within, this task trains a partition. Where agents mix, their neighbors wait for its updates; others are not
+        told, so that nobody waits for their answer."""
+        if not self.about["mixes"]:
+            yield
+            return
         self.ask({"op": "begins"})
         try:
             yield

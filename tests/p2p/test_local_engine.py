@@ -256,7 +256,7 @@ def test_a_partition_is_any_iterable_or_a_function_that_returns_one() -> None:
     def made_there():
         yield from (100, 200)
 
-    partitions = [[1, 2], (3, 4), range(5, 7), {7: "seven"}, np.array([8, 9]), made_there]
+    partitions = [[1, 2], (3, 4), range(5, 7), {7}, np.array([8, 9]), made_there]
     model = {"sum": np.zeros(1)}
     with DeepDist(model, peers=2) as dd:
         report = dd.train(partitions, lambda model, rows: {"sum": np.array([float(sum(rows))])}, epochs=2)
