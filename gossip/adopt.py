@@ -151,6 +151,7 @@ class Adopter:
         self._replicator.start({lane: f for lane, f in state.frontiers.items() if lane != self.me})
         self._replicator.frozen = False
         self._replicator.k += 1
+        self._replicator.void = self._replicator.k
         self._adoption = None
         self.needed = False
         self._has_replica = True

@@ -103,6 +103,9 @@ class Replicator:
     """An adoption is under way: nothing is pulled or applied, own updates go on."""
     k: int = 0
     """Of the newest pull or pin, to whomever, or one more since the pin is not needed any more."""
+    void: int = 0
+    """Answers to pulls up to this k are not applied: they are of before the replica was adopted. One may begin right
+    after the new frontier all the same, and end where the origin keeps no boundary any more."""
     looks_at: float = float("-inf")
     """Before that time there is nobody to ask who was not asked at the last look: when the first pull under way is to
     be given up. Minus infinity when something changed since that look."""
@@ -367,7 +370,8 @@ class Replicator:
     def is_next(self, message: Range) -> bool:
         """This range would be applied."""
         origin = self.origins.get(message.peer)
-        return not self.frozen and origin is not None and message.lo == origin.frontier + 1
+        is_behind = origin is not None and message.lo == origin.frontier + 1
+        return is_behind and not self.frozen and message.k > self.void
 
     def progressed(self, peer: PeerId, now: float) -> None:
         """Part of the answer came in: grant it another time-out."""

@@ -360,6 +360,20 @@ def test_one_that_came_late_stands_where_its_donor_stood() -> None:
     assert not one.pending
 
 
+def test_an_answer_to_a_pull_of_before_is_not_applied_though_it_would_fit() -> None:
+    """Seed 1168 of the proving ground: its origin has forgotten where it ends."""
+    one, k = adopting()
+    for other in (A, B):
+        one.handle(Received(Pinned(other, k)), 0.2)
+    effects = one.handle(Received(State(A, {A: 4, B: 3}, k, {}, REPLICA.layout, REPLICA)), 0.3)
+    effects += one.handle(Received(Advert(B, 5, {})), 0.3)
+    one.handle(Received(Range(B, 4, 4, k, (), UPDATE.layout, UPDATE)), 0.4)
+    assert one.replicator.frontiers()[B] == 3
+    ((_, pull),) = [(to, message) for to, message in sent(effects) if to == B and isinstance(message, Pull)]
+    one.handle(Received(Range(B, 4, 5, pull.k, (), UPDATE.layout, UPDATE)), 0.5)
+    assert one.replicator.frontiers()[B] == 5
+
+
 def test_a_replica_that_was_not_asked_for_is_not_adopted() -> None:
     one, k = adopting()
     for other in (A, B):

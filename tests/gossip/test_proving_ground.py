@@ -424,7 +424,7 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, SOURCE = (
         (PEER, LetsPinsExpire, 2),
         (REPLICATOR, KeepsPinsUntilTheyAreUsed, 0),
         (REPLICATOR, GivesAndKeepsNothing, 2),
-        (PEER, AppliesWhileItAdopts, 2),
+        (PEER, AppliesWhileItAdopts, 5),
         (ADOPTER, AdoptsWhateverComes, 0),
         (ADOPTER, LosesItsOwn, 2),
         (PEER, IgnoresDeadLanes, 2),
