@@ -82,19 +82,13 @@ class Fetched:
 def fetch_replica(layout: Layout, member: Member, keys: Keys | None, timeout_s: float) -> Fetched | None:
     """A copy of `member`'s replica; None if it did not give it in time, or it does not fit."""
     buffer = bytearray(layout.nbytes)
-
-    def begin(state: State) -> Callable[[int, Bytes], None]:
-        state.layout.check_fit(layout)
-        return partial(_put, buffer)
-
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        me = PeerId(secrets.token_hex(16))
-        state = fetch_state(context, member.pulls, me, begin, timeout_s=timeout_s, keys=keys)
-    except GossipError:
-        return None
+        state = _read(context, member, layout, partial(_put, buffer), keys, timeout_s)
     finally:
         context.term()
+    if state is None:
+        return None
     return Fetched(layout, buffer, {str(lane): frontier for lane, frontier in state.frontiers.items()})
 
 
@@ -110,11 +104,7 @@ def consensus_distance(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def read(member: Member) -> bool:
-        try:
-            _widen(context, member, envelope, keys)
-        except GossipError:
-            return False
-        return True
+        return _read(context, member, envelope.layout, envelope.widen, keys) is not None
 
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -132,23 +122,33 @@ def read_replicas(
     The same buffer is used for all.
     """
     buffer = bytearray(layout.nbytes)
-
-    def begin(state: State) -> Callable[[int, Bytes], None]:
-        state.layout.check_fit(layout)
-        return partial(_put, buffer)
-
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         for member in members:
-            me = PeerId(secrets.token_hex(16))
-            try:
-                fetch_state(context, member.pulls, me, begin, timeout_s=TIMEOUT_S, keys=keys)
-            except GossipError:
-                yield member, None
-            else:
-                yield member, buffer
+            state = _read(context, member, layout, partial(_put, buffer), keys)
+            yield member, None if state is None else buffer
     finally:
         context.term()
+
+
+def _read(
+    context: zmq.Context[zmq.Socket[bytes]],
+    member: Member,
+    layout: Layout,
+    take: Callable[[int, Bytes], None],
+    keys: Keys | None,
+    timeout_s: float = TIMEOUT_S,
+) -> State | None:
+    """Have `take` put `member`'s replica away, block by block; None if it did not come in time, or does not fit."""
+
+    def begin(state: State) -> Callable[[int, Bytes], None]:
+        state.layout.check_fit(layout)
+        return take
+
+    try:
+        return fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=timeout_s, keys=keys)
+    except GossipError:
+        return None
 
 
 def _put(buffer: bytearray, start: int, data: Bytes) -> None:
@@ -161,13 +161,3 @@ def _spread(low: Array, high: Array) -> float:
     spread = float(np.max(np.subtract(high, low, dtype=np.float64)))
     scale = max(abs(float(np.max(high))), abs(float(np.min(low))))
     return spread / scale if spread else 0.0
-
-
-def _widen(context: zmq.Context[zmq.Socket[bytes]], member: Member, envelope: Envelope, keys: Keys | None) -> None:
-    """Take `member`'s replica in."""
-
-    def begin(state: State) -> Callable[[int, Bytes], None]:
-        state.layout.check_fit(envelope.layout)
-        return envelope.widen
-
-    fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=TIMEOUT_S, keys=keys)
