@@ -223,6 +223,26 @@ def test_numbers_that_are_not_finite_are_not_published(bad: float) -> None:
         copy.exchange(replica, {})
 
 
+def test_the_first_task_of_another_training_begins_with_the_replica_anew() -> None:
+    """What the user wrote into the model between trainings comes as an update, but no exchange looks at its rows."""
+    model, replica, loads = large(), FakeReplica(large()), []
+    copy = WorkingCopy(Model(model), ExchangeSettings())
+
+    def load() -> int:
+        loads.append(replica.arrays()["n"][0])
+        copy.model.load(replica.arrays())
+        return replica.merged
+
+    for training, written in [(0, 0.0), (0, 5.0), (7, 9.0), (7, 11.0)]:
+        replica.arrays()["n"][:] = written
+        copy.begin_training(training)
+        copy.begin(replica, load)
+        copy.keep_base()
+        copy.exchange(replica, {})
+        copy.published(replica)
+    assert loads == [0.0, 9.0]
+
+
 def test_a_gradient_that_ended_early_leaves_nothing_behind() -> None:
     initial = {"w": np.zeros((3, 2), np.float32)}
     model, replica = {"w": initial["w"].copy()}, FakeReplica(initial)
