@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-SETTLED_TIMEOUT_S = 10.0
+SETTLED_TIMEOUT_S = 60.0
 
 Seen = TypeVar("Seen")
 

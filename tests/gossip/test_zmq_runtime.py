@@ -770,7 +770,7 @@ def test_a_replica_that_is_interrupted_is_fetched_again_from_its_beginning(swarm
     port = donor.bind_to_random_port("tcp://127.0.0.1")
     fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=20.0, retry_s=0.1)
     for frames_sent in (3, 7):  # header and one block; header and all three
-        assert donor.poll(5000)
+        assert donor.poll(60_000)
         name, frame = donor.recv_multipart()
         request = decode_header(frame)
         assert isinstance(request, StateRequest)
@@ -779,7 +779,7 @@ def test_a_replica_that_is_interrupted_is_fetched_again_from_its_beginning(swarm
         donor.send_multipart([name, *encode_block(request.k - 1, 0, bytes(BLOCK_BYTES))])  # overtaken by the request
         for prefix, data in zip(blocks[: frames_sent - 1 : 2], blocks[1:frames_sent:2], strict=True):
             donor.send_multipart([name, prefix, data])
-    fetch.thread.join(10)
+    fetch.thread.join(60)
     assert isinstance(fetch.outcome, State)
     assert fetch.outcome.frontiers == {"rogue": 4}
     assert fetch.begun == 2
@@ -794,7 +794,7 @@ def test_an_answer_to_an_earlier_request_is_a_replica_too(swarm: Any) -> None:
     fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=20.0, retry_s=0.01)
     requests = []
     for _ in range(3):
-        assert donor.poll(5000)
+        assert donor.poll(60_000)
         name, frame = donor.recv_multipart()
         requests.append(decode_header(frame))
     assert isinstance(requests[0], StateRequest)
@@ -802,7 +802,7 @@ def test_an_answer_to_an_earlier_request_is_a_replica_too(swarm: Any) -> None:
     donor.send_multipart([name, head])
     for prefix, data in zip(blocks[::2], blocks[1::2], strict=True):
         donor.send_multipart([name, prefix, data])
-    fetch.thread.join(10)
+    fetch.thread.join(60)
     assert isinstance(fetch.outcome, State)
     assert fetch.outcome.frontiers == {"rogue": 4}
     np.testing.assert_array_equal(fetch.arrays()["w"], large(2)["w"])
@@ -825,14 +825,14 @@ def test_a_malformed_answer_is_not_taken_for_a_replica(swarm: Any, junk: Callabl
     port = donor.bind_to_random_port("tcp://127.0.0.1")
     fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=20.0, retry_s=0.1)
     for is_junk in (True, False):
-        assert donor.poll(5000)
+        assert donor.poll(60_000)
         name, frame = donor.recv_multipart()
         request = decode_header(frame)
         assert isinstance(request, StateRequest)
         head, *block = encode(State(ROGUE, {}, request.k), packed)
         donor.send_multipart([name, head])
         donor.send_multipart([name, *(junk(request.k) if is_junk else block)])
-    fetch.thread.join(10)
+    fetch.thread.join(60)
     assert isinstance(fetch.outcome, State)
     np.testing.assert_array_equal(fetch.arrays()["w"], UPDATE["w"])
 
@@ -842,7 +842,7 @@ def test_a_fetch_ends_in_time_however_often_it_asks(swarm: Any) -> None:
     port = closed.bind_to_random_port("tcp://127.0.0.1")
     closed.close()
     fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=0.5, retry_s=0.005)
-    fetch.thread.join(5)
+    fetch.thread.join(60)
     assert isinstance(fetch.outcome, UsageError)
 
 
@@ -850,7 +850,7 @@ def test_a_replica_that_nobody_gives_is_not_waited_for_for_ever(swarm: Any) -> N
     silent = swarm.rogue(zmq.ROUTER)
     port = silent.bind_to_random_port("tcp://127.0.0.1")
     fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=0.2, retry_s=0.05)
-    fetch.thread.join(10)
+    fetch.thread.join(60)
     assert isinstance(fetch.outcome, UsageError)
     assert f"no replica came from tcp://127.0.0.1:{port} within 0.2 s" in str(fetch.outcome)
 

@@ -37,7 +37,7 @@ from p2p.sketch import BUCKETS, Sketch, distance
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def rows_of(partitions: int, rows: int, classes: int = 3, features: int = 4) -> list[list[Any]]:

@@ -32,8 +32,8 @@ from p2p.user_errors import PartitionError, Seal
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
-PROGRAM_TIMEOUT_S = 120.0
-GONE_TIMEOUT_S = 15.0
+PROGRAM_TIMEOUT_S = 300.0
+GONE_TIMEOUT_S = 60.0
 """Executors whose driver program was killed notice it by a closed connection."""
 
 
