@@ -39,7 +39,7 @@ from gossip.wire import (
     encode_block,
     encode_header,
 )
-from gossip.zmq_runtime import WINDOW_BLOCKS, Endpoints, Keys, fetch_state
+from gossip.zmq_runtime import WINDOW_BLOCKS, Endpoints, Keys, fetch_state, open_socket
 
 pytestmark = pytest.mark.sockets
 
@@ -510,6 +510,19 @@ def test_answers_that_wait_for_the_replica_are_not_written_over(swarm: Any) -> N
     reader.host.is_read = False
     assert swarm.turn(lambda: reader.frontiers == {one.me: 1, two.me: 1, reader.me: 0})
     assert (reader.arrays()["w"] == 11).all()
+
+
+def test_the_kernel_looks_after_every_connection(swarm: Any) -> None:
+    """A host that loses its power says nothing, and nothing else would ever tell."""
+    for server in (False, True):
+        with open_socket(swarm.context, zmq.DEALER, server=server) as opened:
+            idle_s, interval_s, probes = (
+                opened.getsockopt(option)
+                for option in (zmq.TCP_KEEPALIVE_IDLE, zmq.TCP_KEEPALIVE_INTVL, zmq.TCP_KEEPALIVE_CNT)
+            )
+            assert opened.getsockopt(zmq.TCP_KEEPALIVE) == 1
+            assert 0 < idle_s + interval_s * probes <= 5
+            assert 0 < opened.getsockopt(zmq.TCP_MAXRT) <= 5000
 
 
 # -------------------------------------------------------------------------------------------------------------- keys

@@ -139,6 +139,19 @@ def test_rows_that_others_changed_are_merged_at_the_next_exchange_whether_due_or
     assert not np.isin(update["w[rows]"], theirs["w[rows]"]).any(), "what others did is not sent back"
 
 
+def test_an_exchange_looks_at_what_came_since_the_last_one_and_not_before() -> None:
+    """Or it would look at ever more rows, in the end at all of them."""
+    model, replica = large(), FakeReplica(large())
+    copy = begin(model, replica, rows=4)
+    rows = np.arange(1000, 3000)
+    replica.add(rows_of("w", rows, np.ones((len(rows), WIDTH), np.float32)))
+    copy.exchange(replica, {})
+    np.testing.assert_array_equal(model["w"][rows], replica.arrays()["w"][rows])
+    replica.arrays()["w"][rows] += 1  # behind the back of the stamps: seen only where it is looked at
+    copy.exchange(replica, {})
+    assert np.count_nonzero(model["w"][rows] == replica.arrays()["w"][rows]) <= 4 * WIDTH
+
+
 def test_an_own_update_is_no_news_unless_another_came_between() -> None:
     model, replica = large(), FakeReplica(large())
     copy = begin(model, replica, rows=4)
