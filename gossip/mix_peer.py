@@ -245,7 +245,6 @@ class MixPeer:
                     self.membership.heard(message.peer, now)
                 case Progressed(peer, arrived=True):
                     self.membership.heard(peer, now)
-        untroubled = self.trouble is None
         effects = self._on(event, now)
         if isinstance(event, Leaving) or self.state is None:
             return effects
@@ -254,8 +253,6 @@ class MixPeer:
             self._news |= self.membership.news
             for peer, gone in self.membership.changes(now):
                 self._reach(peer, gone)
-        if untroubled and self.trouble is not None:
-            effects.append(Warn(self.trouble))
         effects += self._go_on(now)
         while now >= self._round_due():
             effects += self._begin(now)
@@ -334,8 +331,8 @@ class MixPeer:
                 self.acting, self.state = self.strategy, self.strategy.start(self.flat.flatten(payload))
                 self._moved = self._news = True
             case Joined(peer):
-                self._stay(peer, "comes in")
                 self.neighbors.add(peer)
+                self._regroup()
                 if self.membership is not None:
                     self.membership.join(peer, now, known=self.state is not None)
                 self._news = True
@@ -419,7 +416,7 @@ class MixPeer:
         if peer == self.me or gone == (peer in self._departed):
             return
         self._still = 0
-        self._stay(peer, "is gone" if gone else "is back")
+        self._regroup()
         if not gone:
             self._departed.discard(peer)
             self.neighbors.add(peer)
@@ -437,14 +434,10 @@ class MixPeer:
             self._moved = True
             self._put(outbox, answers=True)
 
-    def _stay(self, peer: PeerId, what: str) -> None:
-        """Nobody may come or go, with strategies that cannot bear it."""
-        is_amid = self._phase is not Phase.RESTING and self.rounds > self._first
-        if self.acting.steady and is_amid and self.trouble is None:
-            self.trouble = (
-                f"peer {peer} {what} in the middle of a training with {self.acting!r}, which needs all from the first "
-                "round to the last. Train again, or use DPsgd() or PushSum()"
-            )
+    def _regroup(self) -> None:
+        """Who is whose neighbor may have changed in the middle of an era."""
+        if self.state is not None and self.rounds > self._first:
+            self.state = self.acting.regroup(self.state)
 
     def _on_membership(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
         if self.membership is None:
@@ -600,7 +593,9 @@ class MixPeer:
             held_until = self._held_until(self._open[1])
             if now < held_until:
                 return effects
-            self.given_up += held_until > float("-inf")
+            if held_until > float("-inf"):
+                self.given_up += 1
+                self._regroup()
             self._finish()
         if self._settling is not None and not self._is_owed():
             self._agree()
@@ -731,7 +726,7 @@ class MixPeer:
             check_packet(packet, self._whole, self.flat.size)
             state, outbox = self.acting.receive(self.state, number_of(peer), packet)
             check_result(self.acting.params(state), self.flat.size)
-        except (MismatchError, KeyError, ValueError, TypeError) as error:
+        except (MismatchError, KeyError, ValueError, TypeError, OverflowError) as error:
             self.refused += 1
             is_first = peer not in self._warned_of
             self._warned_of.add(peer)
