@@ -10,7 +10,7 @@ import numpy as np
 from gossip.arrays import Array
 from gossip.errors import UsageError
 from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, floats, summed
-from gossip.topology import Links, Needs
+from gossip.topology import Links, Needs, Topology
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,22 @@ class RelaySum(Strategy[Relayed]):
     peers, the mean is that of what they hold. Source: Vogels et al., arXiv:2110.04175.
     """
 
+    peers: int | None = None
+    """How many there are in the tree at first; None: whatever it has."""
+
     needs = Needs.TREE | Needs.STATIC
     synchronous = True
     _sends = "sends sums of replicas, and what a codec drops of a replica is lost, not late"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.peers is not None and self.peers < 2:
+            raise UsageError(f"{self!r}, expected the number of peers of the tree, at least 2")
+
+    def check(self, topology: Topology) -> None:
+        super().check(topology)
+        if self.peers is not None and topology.peers != self.peers:
+            raise UsageError(f"{self!r} on {topology.name} of {topology.peers} peers, expected {self.peers}")
 
     def check_network(self, *, loss: float = 0.0, delay: int = 0, churn: float = 0.0, crash: float = 0.0) -> None:
         super().check_network(loss=loss, delay=delay, churn=churn, crash=crash)

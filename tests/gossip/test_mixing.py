@@ -387,6 +387,14 @@ def test_what_does_not_compose_is_refused_when_it_is_put_together(make: Any, say
         make()
 
 
+def test_a_sum_over_a_given_number_of_peers_is_of_so_many() -> None:
+    RelaySum(4).check(topology.path(4))
+    with pytest.raises(UsageError, match=r"RelaySum\(peers=3\) on path of 4 peers, expected 3"):
+        RelaySum(3).check(topology.path(4))
+    with pytest.raises(UsageError, match=r"RelaySum\(peers=1\), expected the number of peers of the tree, at least 2"):
+        RelaySum(1)
+
+
 @pytest.mark.parametrize(
     ("strategy", "links", "says"),
     [
