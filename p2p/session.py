@@ -31,7 +31,7 @@ from p2p.agent_client import AgentSettings
 from p2p.caution import Cautions, DeepDistWarning
 from p2p.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.coordinator import Coordinator
-from p2p.evaluation import Evaluation, Evaluator
+from p2p.evaluation import Evaluation, Evaluator, Seen
 from p2p.level import Stillness, furthest, lacks
 from p2p.model import Model
 from p2p.observer import Observer, Watch
@@ -310,10 +310,10 @@ class AgentSession:
                 )
             time.sleep(WAIT_S)
 
-    def _read(self, model: Model) -> int:
-        """Copy what has been learned so far into `model`; how many updates are merged in it."""
+    def _read(self, model: Model) -> Seen:
+        """Copy what has been learned so far into `model`."""
         replica = self._replica()
-        return refresh(model, replica) if replica is not None else 0
+        return Seen(refresh(model, replica) if replica is not None else 0)
 
     def _replica(self) -> Replica | Fetched | None:
         """The observer's, or a copy of a living peer's where that is not well; None if there is neither."""
