@@ -35,6 +35,9 @@ CONSENSUS_DISTANCE = 1e-5
 """Replicas that agree so far, by their sketches, are taken for level."""
 LOOK_S = 0.05
 """How often the sketches are looked at while all drain."""
+FIRST_TASK_S = 2.0
+"""For a peer's first task where some get none, and nobody knows who: Spark hands them out at once. One that comes later
+still takes its steps, a few rounds after those of the others."""
 REST_TIMEOUT_S = 10.0
 """For the last packets to be taken, once all agree."""
 
@@ -143,13 +146,16 @@ class MixSession(AgentSession):
     def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
         return replace(super()._settings(role, registrar), mixing=self._parcel)
 
-    def _begin(self, registrar: Registrar) -> None:
+    def _begin(self, registrar: Registrar, tasks: int) -> None:
         self._show_what_there_is()
         peers = len(self._speaking(registrar))
         if peers > 1:
             self._plan.topology(peers)
         self._era += 1
-        registrar.begin(self._era)
+        assert self._engine is not None
+        without = self._engine.without_task(tasks)
+        idle = {member.peer for member in registrar.by_role("peer") if member.pid in (without or ())}
+        registrar.begin(self._era, idle, FIRST_TASK_S if without is None else None)
 
     def _drain(self, registrar: Registrar, coordinator: Coordinator | None) -> None:
         """Rounds of consensus, until the sketches agree or the time is up; then all rest."""

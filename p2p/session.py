@@ -194,7 +194,7 @@ class AgentSession:
         modules = {kind.__module__ for kind in (seen, gradient) if hasattr(kind, "__module__")}
         registrar = self._start(engine, modules - {"__main__"})
         self._cautions.give(registrar.shortages(), stacklevel=3)
-        self._begin(registrar)
+        self._begin(registrar, epochs * partitions)
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = sum(_published(registrar).values())
@@ -281,7 +281,7 @@ class AgentSession:
 
     # ------------------------------------------------------------------------------------------------- parts
 
-    def _begin(self, registrar: Registrar) -> None:
+    def _begin(self, registrar: Registrar, tasks: int) -> None:
         """All agents are there, and level: they get what the user wrote into the model since the last training."""
         observer = self._observer
         assert observer is not None

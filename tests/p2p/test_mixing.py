@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from gossip.mixing import (
 from gossip.vectorized import simulate
 from p2p import DeepDist, SimulatedCluster, UsageError, task
 from p2p.models import word2vec
+from p2p.registrar import Registrar
 from p2p.sketch import BUCKETS, Sketch, distance
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
@@ -187,6 +189,84 @@ def test_partitions_that_end_unevenly_do_not_move_the_mean() -> None:
 @pytest.mark.sockets
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
+def test_peers_without_a_task_are_told_so_before_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[set[str], float | None]] = []
+    begin = Registrar.begin
+
+    def noting(self: Registrar, era: int, idle: Any = (), wait_s: float | None = None) -> None:
+        told.append((set(idle), wait_s))
+        begin(self, era, idle, wait_s)
+
+    monkeypatch.setattr(Registrar, "begin", noting)
+    model = {"w": np.zeros(1)}
+    with DeepDist(model, discipline="mix", mixing=DPsgd(), topology="complete", peers=3, progress=False) as dd:
+        report = dd.train([[1, 2, 3]], lambda model, rows: {"w": np.array([float(sum(rows))])}, chunk_rows=1)
+        names = {member.peer: member.name for member in dd._session._registrar.by_role("peer")}  # type: ignore[attr-defined]
+        dd.train([[1]] * 4, lambda model, rows: None)
+    (first, wait_s), (second, _) = told
+    assert {names[peer] for peer in first} == {peer.name for peer in report.peers if not peer.published}
+    assert (len(first), wait_s) == (2, None)
+    assert second == set(), "all have one"
+    np.testing.assert_allclose(model["w"], 6 / 3)
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("place")
+def test_a_worker_that_dies_in_its_task_holds_nobody_up(tmp_path: Path) -> None:
+    """Its connection ends without a word, and the task is tried again by another; its partition is the shorter one."""
+
+    def gradient(model, rows):
+        (row,) = rows
+        if row == 3 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"w": np.array([float(row)])}
+
+    model = {"w": np.zeros(1)}
+    with DeepDist(model, discipline="mix", mixing=DPsgd(), topology="complete", peers=2, progress=False) as dd:
+        report = dd.train([[1, 2, 3, 4], [10] * 20], gradient, chunk_rows=1)
+    assert (tmp_path / "died").exists()
+    assert report.updates == 24
+    np.testing.assert_allclose(model["w"], (10 + 200) / 2, rtol=1e-12)
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("place")
+def test_an_agent_that_dies_in_a_task_holds_nobody_up(tmp_path: Path) -> None:
+    """What it had learned is in the mean with the packets that others took; another agent comes in, and trains on."""
+
+    def gradient(model, rows):
+        (row,) = rows
+        if row == 3:
+            (tmp_path / "begun").touch()
+            while not (tmp_path / "died").exists():
+                time.sleep(0.01)
+        return {"w": np.array([float(row)])}
+
+    with DeepDist({"w": np.zeros(1)}, discipline="mix", mixing=DPsgd(), topology="complete", peers=3) as dd:
+
+        def kill() -> None:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.01)
+            os.kill(dd._session._engine._seats[0].agent.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            (tmp_path / "died").touch()
+
+        killing = threading.Thread(target=kill, daemon=True)
+        killing.start()
+        report = dd.train([[1, 2, 3, 4], [10] * 20, [10] * 30], gradient, chunk_rows=1)
+        killing.join()
+    assert report.rows == 4 + 20 + 30
+    assert [peer.published for peer in report.peers if peer.published >= 20].count(20) == 1
+    assert report.consensus_distance < 1e-4
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
 def test_a_model_that_is_no_number_any_more_is_an_error_of_the_training(caplog: pytest.LogCaptureFixture) -> None:
     def gradient(model, rows):
         with np.errstate(all="ignore"):
@@ -254,7 +334,7 @@ def test_a_killed_agent_does_not_stop_the_others(place: Any, tmp_path: Path) -> 
         while any(m.status["departed"] != [victim.peer] for m in others) and time.monotonic() < give_up:
             time.sleep(0.05)
         assert [m.status["departed"] for m in others] == [[victim.peer]] * 2
-        dd._session._begin(dd._session._registrar)  # type: ignore[attr-defined]
+        dd._session._begin(dd._session._registrar, 12)  # type: ignore[attr-defined]
         before = [member.status["rounds"] for member in others]
         while any(m.status["rounds"] < n + 5 for m, n in zip(others, before, strict=True)):
             assert time.monotonic() < give_up
