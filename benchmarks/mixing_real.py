@@ -189,19 +189,25 @@ def meaning(strategy: Strategy[Any]) -> str:
 # ---- processes -------------------------------------------------------------------------------------------------
 
 
-def steps_taken(model: Any, rows: Iterator[int], folder: Path, steps: int, sign: float) -> dict[str, Array] | None:
-    """A gradient that writes down what it is given. After the last step it only does that."""
+def steps_taken(
+    model: Any, rows: Iterator[int], folder: Path, steps: int, losses: Sequence[int], sign: float
+) -> dict[str, Array] | None:
+    """A gradient that writes down what it is given. After the last step it only does that.
+
+    Which of the `losses` is whose changes from one training to the next: peers keep their places on the topology.
+    """
     (row,) = rows
     info = task.current()
     assert info is not None
-    with (folder / str(info.partition)).open("ab") as file:
+    loss = losses[info.partition]
+    with (folder / str(loss)).open("ab") as file:
         file.write(model["w"].tobytes())
-    return None if row == steps else {"w": step(model["w"], info.partition, sign)}
+    return None if row == steps else {"w": step(model["w"], loss, sign)}
 
 
-def step(x: Array, peer: int | Sequence[int], sign: float) -> Array:
+def step(x: Array, loss: int | Sequence[int], sign: float) -> Array:
     """What a local step adds."""
-    toward: Array = -RATE * CURVATURES[peer] * (x - sign * MINIMA[peer])
+    toward: Array = -RATE * CURVATURES[loss] * (x - sign * MINIMA[loss])
     return toward
 
 
@@ -228,12 +234,14 @@ def trained(strategy: Strategy[Any], build: Build, steps: int, tick_s: float) ->
     The minima change sides from one training to the next, so that there is as far to go each time.
     """
     model = {"w": START.copy()}
+    chance = np.random.default_rng(0)
     with DeepDist(model, discipline="mix", mixing=strategy, topology=build, peers=PEERS, progress=False) as dd:
         for training in itertools.count():
             folder = Path(tempfile.mkdtemp(prefix="mixing-real-"))
             try:
                 data = [partial(rows_by_the_clock, folder, place, steps, tick_s) for place in range(PEERS)]
-                gradient = partial(steps_taken, folder=folder, steps=steps, sign=side(training))
+                losses = chance.permutation(PEERS).tolist()
+                gradient = partial(steps_taken, folder=folder, steps=steps, losses=losses, sign=side(training))
                 dd.train(data, gradient, chunk_rows=1)
                 files = [np.fromfile(folder / str(place)) for place in range(PEERS)]
                 late_s = max(float((folder / f"late-{place}").read_text()) for place in range(PEERS))
@@ -276,7 +284,7 @@ def side(training: int) -> float:
 def simulated(
     strategy: Strategy[Any], graph: Topology, start: Array, steps: int, order: Sequence[int], sign: float, seed: int = 0
 ) -> Array:
-    """The same as `trained` of one training, where the peer at place i of the topology has partition order[i]."""
+    """The same as `trained` of one training, where the peer at place i of the topology has the loss order[i]."""
     seen = [start]
 
     def observe(round: int, x: Array) -> None:
