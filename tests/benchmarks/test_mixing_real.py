@@ -90,7 +90,7 @@ def test_a_training_that_did_not_keep_the_time_is_repeated(monkeypatch: pytest.M
     monkeypatch.setattr(mixing_real, "trained", lambda *_: ((STARTS, late_s) for late_s in late))
     assert [sign for sign, _ in in_time(PushSum(), topology.ring, 2, 2)] == [side(1), side(3)]
     late = [0.1] * 4
-    with pytest.raises(Busy, match=r"rows were late by 0\.008 s and more in 4 of 4 trainings"):
+    with pytest.raises(Busy, match=r"rows were late by 0\.012 s and more in 4 of 4 trainings"):
         in_time(PushSum(), topology.ring, 2, 1)
 
 
