@@ -120,8 +120,8 @@ class MixSettings:
     gap_s: float = 0.02
     """From one round to the next where something was."""
     wait_s: float = 10.0
-    """For a packet of a neighbor that has begun the round, and for the first task of a training; who is dead is found
-    sooner."""
+    """For a packet of a neighbor that has begun the round; who is dead is found sooner. And for the first task of a
+    training, where nobody says how long."""
     grace_s: float = 1.0
     """From the end of its last task until a peer is idle: the next task may be about to begin."""
     advert_period_s: float = 0.5
@@ -361,8 +361,8 @@ class MixPeer:
                     self._asked[peer] = now + self.settings.pull_timeout_s
             case Closed(epochs):
                 self.identities.drop(epochs)
-            case Resumed(era):
-                self._resume(era, now)
+            case Resumed(era, wait_s):
+                self._resume(era, self.settings.wait_s if wait_s is None else wait_s, now)
             case Tasked(tasks):
                 self._tasks = tasks
                 self._idle_at = float("inf") if tasks else now + self.settings.grace_s
@@ -379,12 +379,12 @@ class MixPeer:
                 return [Publish(Offer(self.me, self.place, {}, rumors))]
         return []
 
-    def _resume(self, era: int, now: float) -> None:
+    def _resume(self, era: int, wait_s: float, now: float) -> None:
         """A training begins, from the replica as it is. Who knows of it already is told nothing new."""
         if self._phase is Phase.TRAINING and era == self._era:
             return
         self._phase, self._settling, self._give_up_at = Phase.TRAINING, None, None
-        self._idle_at = float("inf") if self._tasks else now + self.settings.wait_s
+        self._idle_at = float("inf") if self._tasks else now + wait_s
         if era == self._era or self.state is None:
             self._era = era
             return

@@ -13,8 +13,9 @@ from functools import partial
 import numpy as np
 import zmq
 
-from gossip.arrays import Array, Bytes, Layout
+from gossip.arrays import Array, Bytes, Layout, Packed
 from gossip.errors import GossipError
+from gossip.flat import Flat
 from gossip.messages import PeerId, State
 from gossip.zmq_runtime import Keys, fetch_state
 from p2p.registrar import Member
@@ -50,6 +51,48 @@ class Envelope:
         """For each array the largest difference in one element over the largest absolute value; the largest of all."""
         lows, highs = self.layout.views(self._low), self.layout.views(self._high)
         return max((_spread(lows[name], highs[name]) for name in lows), default=0.0)
+
+
+class Average:
+    """The weighted mean of replicas as they come, and how far they are apart; one after the other, and none is kept."""
+
+    def __init__(self, flat: Flat) -> None:
+        self._flat = flat
+        self._weights = 0.0
+        self._mean = np.zeros(flat.size)
+        self._squares = 0.0
+        """Sum of the squares of all distances to the mean, times the weights."""
+        self._envelope: Envelope | None = None
+
+    def take_in(self, buffer: Bytes, weight: float) -> None:
+        """One more packed replica. The mean and the sum of squares are updated as Welford does: no digits are lost."""
+        if self._envelope is None:
+            self._envelope = Envelope(self._flat.layout, buffer)
+        self._envelope.widen(0, buffer)
+        if weight <= 0.0:
+            return
+        self._weights += weight
+        apart = self._flat.flatten_buffer(buffer) - self._mean
+        share = weight / self._weights
+        self._mean += share * apart
+        self._squares += weight * (1.0 - share) * float(apart @ apart)
+
+    @property
+    def is_empty(self) -> bool:
+        """There is no mean."""
+        return self._weights == 0.0
+
+    def mean(self) -> Packed:
+        """Each array rounded to its own dtype."""
+        return self._flat.pack(self._mean)
+
+    def distance(self) -> float:
+        """As `Envelope.distance`."""
+        return self._envelope.distance() if self._envelope is not None else 0.0
+
+    def spread(self) -> float:
+        """Root of the weighted mean square of a replica's distance to the mean, over all arrays."""
+        return float(np.sqrt(self._squares / self._weights)) if self._weights else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,7 +153,8 @@ class DeepDist(Generic[M]):
 
         `evaluate(model)` is called in the driver program, in a thread, with copies of the model while the peers train:
         at the beginning, every `evaluate_every_s` seconds (60) and at the end. It returns a number, or a mapping of
-        names to numbers; see `Report.evaluations`. If it fails, the training ends with its error.
+        names to numbers; see `Report.evaluations`. If it fails, the training ends with its error. Where peers mix it is
+        given the mean of all replicas, and each result has how far these are apart.
 
         `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates in the end that living
         peers have, or replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had

@@ -31,7 +31,7 @@ from p2p.agent_client import AgentSettings
 from p2p.caution import Cautions, DeepDistWarning
 from p2p.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.coordinator import Coordinator
-from p2p.evaluation import Evaluation, Evaluator
+from p2p.evaluation import Evaluation, Evaluator, Seen
 from p2p.level import Stillness, furthest, lacks
 from p2p.model import Model
 from p2p.observer import Observer, Watch
@@ -194,7 +194,7 @@ class AgentSession:
         modules = {kind.__module__ for kind in (seen, gradient) if hasattr(kind, "__module__")}
         registrar = self._start(engine, modules - {"__main__"})
         self._cautions.give(registrar.shortages(), stacklevel=3)
-        self._begin(registrar)
+        self._begin(registrar, epochs * partitions)
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = sum(_published(registrar).values())
@@ -281,7 +281,7 @@ class AgentSession:
 
     # ------------------------------------------------------------------------------------------------- parts
 
-    def _begin(self, registrar: Registrar) -> None:
+    def _begin(self, registrar: Registrar, tasks: int) -> None:
         """All agents are there, and level: they get what the user wrote into the model since the last training."""
         observer = self._observer
         assert observer is not None
@@ -310,10 +310,10 @@ class AgentSession:
                 )
             time.sleep(WAIT_S)
 
-    def _read(self, model: Model) -> int:
-        """Copy what has been learned so far into `model`; how many updates are merged in it."""
+    def _read(self, model: Model) -> Seen:
+        """Copy what has been learned so far into `model`."""
         replica = self._replica()
-        return refresh(model, replica) if replica is not None else 0
+        return Seen(refresh(model, replica) if replica is not None else 0)
 
     def _replica(self) -> Replica | Fetched | None:
         """The observer's, or a copy of a living peer's where that is not well; None if there is neither."""

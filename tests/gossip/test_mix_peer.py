@@ -352,6 +352,32 @@ def test_before_its_first_task_a_peer_is_waited_for_a_little_longer() -> None:
     assert made.rounds == 1
 
 
+def test_who_is_told_that_it_gets_no_task_follows_from_the_start() -> None:
+    made = peer(DPsgd())
+    made.handle(Resumed(0, 0.0), 1.0)
+    assert made.rounds == 0, "nobody has begun a round"
+    made.handle(offer(A, 1, 1), 1.1)
+    assert (made.rounds, made.computed) == (1, 0)
+
+
+def test_a_task_that_comes_unexpected_is_waited_for() -> None:
+    made = peer(DPsgd())
+    made.handle(Resumed(0, 0.0), 1.0)
+    made.handle(Tasked(1), 1.0)
+    made.handle(offer(A, 1, 1), 100.0)
+    assert made.rounds == 0
+
+
+def test_how_long_to_wait_for_the_first_task_may_be_said() -> None:
+    made = peer(DPsgd())
+    made.handle(Resumed(0, 2.0), 1.0)
+    made.handle(offer(A, 1, 1), 1.1)
+    made.handle(Ticked(), 2.9)
+    assert made.rounds == 0
+    made.handle(Ticked(), 3.0)
+    assert made.rounds == 1
+
+
 def test_a_round_of_another_era_is_not_followed_and_its_packet_waits() -> None:
     made = peer(DPsgd())
     made.handle(Resumed(1), 0.0)
