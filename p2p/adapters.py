@@ -131,6 +131,8 @@ def adapter_of(model: Any) -> Adapter:
 def check_adapter(adapter: Any) -> Adapter:
     """`adapter`, if it has all that an adapter has; else `UsageError`."""
     wanted = [name for name in vars(Adapter) if not name.startswith("_")]
+    if isinstance(adapter, type) and hasattr(adapter, wanted[0]):
+        raise UsageError(f"adapter is the class {adapter.__name__}, expected an object of it: {adapter.__name__}()")
     if lacking := [name for name in wanted if not hasattr(adapter, name)]:
         raise UsageError(
             f"adapter is a {type(adapter).__name__} without {', '.join(lacking)}, expected one that has what "

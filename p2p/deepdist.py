@@ -60,7 +60,7 @@ class DeepDist(Generic[M]):
         parameters: Sequence[str] | None = None,
         adapter: Adapter | None = None,
         peers: int | None = None,
-        engine: SimulatedCluster | None = None,
+        engine: SimulatedCluster | engines.Engine | None = None,
         seed: int = 0,
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
@@ -69,10 +69,10 @@ class DeepDist(Generic[M]):
         replica with those of its neighbors, as `mixing` says (default `PushSum()`), on a `topology` (default
         "exponential"): a name, a function of the number of peers, or one for just so many; see `gossip.topology` and
         `gossip.mixing`. Then `dd.model` is the mean of all replicas. `peers`: processes of the local engine (default:
-        one per core, at most one per partition); on Spark every executor is a peer. `engine`: a simulated cluster to
-        train on instead, in this process. `seed`: of the random numbers that gradients draw by `p2p.task.current()`.
-        `progress`: show a bar (default: on a terminal). `drain_timeout_s`: how long `train` may wait at its end for
-        level replicas.
+        one per core, at most one per partition); on Spark every executor is a peer. `engine`: what to train on instead:
+        a simulated cluster, in this process, or any other `p2p.engines.Engine`. `seed`: of the random numbers that
+        gradients draw by `p2p.task.current()`. `progress`: show a bar (default: on a terminal). `drain_timeout_s`: how
+        long `train` may wait at its end for level replicas.
         """
         peers, seed, progress, drain_timeout_s = arguments.of_session(
             mode, peers, engine, seed, progress, drain_timeout_s
@@ -88,13 +88,18 @@ class DeepDist(Generic[M]):
         if mix is not None:
             from p2p.mix_session import MixSession
 
-            self._session = MixSession(self._user_model, *mix, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s)
-        elif engine is None:
-            self._session = AgentSession(
-                self._user_model, mode, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s
+            assert not isinstance(engine, SimulatedCluster)
+            self._session = MixSession(
+                self._user_model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
             )
-        else:
+        elif isinstance(engine, SimulatedCluster):
             self._session = engine.session(self._user_model, seed, drain_timeout_s)
+        else:
+            self._session = AgentSession(
+                self._user_model, mode, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
+            )
+        self._any_data = engine is not None and not isinstance(engine, SimulatedCluster)
+        """It is the engine that knows what can be trained on."""
 
     def __enter__(self) -> Self:
         if self._state != "new":
@@ -173,7 +178,7 @@ class DeepDist(Generic[M]):
         )
         rhythm = arguments.rhythm(exchange, exchange_s, self._mode, descent, chunk_rows)
         every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
-        partitions = arguments.partitions(data)
+        partitions = data if self._any_data else arguments.partitions(data)
         if not self._busy.acquire(blocking=False):
             raise UsageError("another training of this session is running, expected one at a time: wait for its end")
         try:
