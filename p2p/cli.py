@@ -31,7 +31,7 @@ JAVA_MIN = 17  # Spark 4.0 dropped everything older
 # Distribution -> the module that training imports. All that pyproject.toml requires; that click is there shows itself.
 PACKAGES = {
     "cloudpickle": "cloudpickle",
-    "gensim": "gensim.models.word2vec",
+    "gensim": "gensim.models",
     "networkx": "networkx",
     "numba": "numba",
     "numpy": "numpy",
@@ -50,7 +50,7 @@ print("%d.%d" % sys.version_info[:2], *[name for name in sys.argv[1:] if importl
 """
 
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_MEMORY_BYTES_MIN = 128 << 20  # containers get 64 MiB unless asked; 50,000 words × 100 in word2vec take 40 MB
+SHARED_MEMORY_BYTES_MIN = 128 << 20  # containers get 64 MiB unless asked; two layers of 50,000 rows × 100 take 40 MB
 COMMAND_TIMEOUT_S = 10.0  # a cold `java -version` from a network drive takes a few seconds
 LOOPBACK_TIMEOUT_S = 2.0  # a round trip takes about a millisecond: longer is a firewall, not a slow machine
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux holds 108, the last of them zero

@@ -55,6 +55,7 @@ class MixSession(AgentSession):
         build: Callable[[int], Topology],
         *,
         peers: int | None,
+        engine: engines.Engine | None = None,
         seed: int,
         drain_timeout_s: float,
     ) -> None:
@@ -62,7 +63,7 @@ class MixSession(AgentSession):
         Raises:
             UsageError: the model holds integers, or the topology does not fit `peers` or the strategy.
         """
-        super().__init__(model, "p2p", peers=peers, seed=seed, drain_timeout_s=drain_timeout_s)
+        super().__init__(model, "p2p", peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
         self._flat = Flat(model.layout)
         self._plan = Plan(build, strategy)
         self._parcel = parcel(strategy, build)

@@ -306,7 +306,7 @@ def _agent(settings: AgentSettings) -> Any:
         for old in _agents.values():
             old.close()
         _agents.clear()
-        _agents[settings.run] = ensure_agent(settings, _folder())
+        _agents[settings.run] = ensure_agent(settings, os.getppid(), _folder())
     return _agents[settings.run]
 
 

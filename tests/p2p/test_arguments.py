@@ -18,6 +18,7 @@ from gossip.faults import Strike, Victim
 from gossip.mixing import bad
 from gossip.mixing.strategy import Strategy
 from p2p import DeepDist, Faults, Network, SimulatedCluster, arguments
+from p2p.adapters import ByPath
 from p2p.models.word2vec import build_vocab
 from p2p.models.word2vec_training import Settings
 from p2p.models.word2vec_training import train as train_word2vec
@@ -72,6 +73,7 @@ SESSION: Row = {
     "mode": WORD,
     "discipline": WORD,
     "parameters": ["w", [0], ("w", "w"), {"w": 1}, 3],
+    "adapter": ["words", 3, ByPath],
     "peers": OR_NONE,
     "engine": ["simulated", 3, Network()],
     "seed": [*NO_INTEGER, None],

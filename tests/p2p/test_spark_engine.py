@@ -262,7 +262,7 @@ def test_after_ctrl_c_no_job_is_left_and_the_session_goes_on(local: Any) -> None
 
 
 def test_a_session_on_spark_refuses_lists_and_a_number_of_peers(local: Any) -> None:
-    assert "on Spark or on lists, not on both" in local["list"]
+    assert "trains on Spark, and data is for lists" in local["list"]
     assert "on Spark every executor is a peer" in local["peers"]
 
 

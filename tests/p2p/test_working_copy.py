@@ -13,6 +13,7 @@ from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
 from gossip.row_stamps import RowStamps
 from gossip.sparse import rows_of
+from p2p.adapters import ByPath
 from p2p.combine import combined
 from p2p.model import Model
 from p2p.row_schedule import RowSchedule
@@ -202,7 +203,7 @@ def test_counters_are_summed_whatever_the_rule() -> None:
     initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
     model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
     copy = begin(model, replica, combine="damp", peers=4)
-    copy.model.counters = frozenset({"n"})
+    copy.model.adapter = ByPath(counters=frozenset({"n"}))
     replica.arrays()["n"][...] = 100
     model["n"] += 10
     replica.add(copy.exchange(replica, {"n": np.array([1.0])}))
@@ -213,7 +214,7 @@ def test_where_replicas_are_averaged_a_counter_counts_for_all() -> None:
     initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
     model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
     copy = begin(model, replica, peers=4, counts=4)
-    copy.model.counters = frozenset({"n"})
+    copy.model.adapter = ByPath(counters=frozenset({"n"}))
     for words in (10, 20):
         model["n"] += words
         model["w"] += 1
