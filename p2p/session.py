@@ -162,6 +162,8 @@ class AgentSession:
         self._seed = seed
         self._drain_timeout_s = drain_timeout_s
         self._run = secrets.token_hex(16)
+        self._given = engine
+        """By the user."""
         self._engine = engine
         self._choice: Choice | None = None
         """How the engine was chosen; None for the user's own."""
@@ -279,7 +281,8 @@ class AgentSession:
 
     def stop(self) -> None:
         registrar, observer, engine = self._registrar, self._observer, self._engine
-        self._registrar = self._observer = self._engine = None
+        self._registrar = self._observer = None
+        self._engine = self._given
         retired, self._retired = self._retired, None
         if registrar is not None:
             registrar.stop_agents()

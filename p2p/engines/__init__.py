@@ -57,5 +57,5 @@ class Engine(Protocol):
         ...
 
     def stop(self) -> None:
-        """End everything that `start` started."""
+        """End everything that `start` started. It may be started again."""
         ...

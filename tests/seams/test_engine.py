@@ -42,6 +42,9 @@ class Ranges:
             self.agent = ensure_agent(settings, os.getpid())
         assert registrar.wait(lambda: bool(registrar.by_role("peer", "worker")), 60.0)
 
+    def without_task(self, tasks: int) -> Collection[int]:
+        return ()
+
     def run(self, job: Job, data: Any, progress: Progress) -> list[TaskResult]:
         assert self.agent is not None
         results = []
@@ -60,6 +63,7 @@ class Ranges:
     def stop(self) -> None:
         if self.agent is not None:
             self.agent.close()
+            self.agent = None
         self.stopped = True
 
 
@@ -79,7 +83,9 @@ def test_any_engine_trains_on_whatever_it_takes(how: Any) -> None:
         assert (report.rows, report.updates, report.missing) == (20, 6, ())
         with pytest.raises(UsageError, match="data is a list, expected a range"):
             dd.train([[1]], gradient)
-    assert model["sum"].tolist() == [90.0]
+        dd.model["sum"][:] = 100
+        dd.train(range(3), gradient, descent)
+    assert model["sum"].tolist() == [103.0]
     assert engine.stopped
 
 
