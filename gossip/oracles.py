@@ -16,25 +16,26 @@ which most are mended before:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from gossip.events import (
     Adopt,
     Closed,
+    Computed,
     Deliver,
     Drained,
     Effect,
     Event,
     Fold,
     Forget,
+    Joined,
     Keep,
     Leaving,
     Negative,
     Progressed,
     Publish,
     Received,
-    Release,
     Send,
     Started,
     Ticked,
@@ -177,8 +178,6 @@ class Oracles:
                     shaped = True
                 case Publish(Advert()):
                     view.advertised_at, view.changed_at, view.awake_at = now, None, self._swarm.now
-                case Release(number) if not any(isinstance(each, Deliver) for each in effects):
-                    self._check_release(me, peer, number)
                 case Drained(missing):
                     self._check_drained(me, peer, missing)
                 case Send(to, sent):
@@ -193,7 +192,12 @@ class Oracles:
             self._check_lane(me, peer, view)
         self._check_liveness(now, view, me, peer)
         self._check_detection(now, view, me, peer, event, slept)
-        self._check_readers(view, me, peer)
+        if shaped or isinstance(event, Computed | Joined) or isinstance(message, Pull | Pin | Unpin | StateRequest):
+            self._check_readers(view, me, peer, lane.readers.keys() | lane.pins.keys())
+        elif isinstance(message, Advert):
+            self._check_readers(view, me, peer, {message.peer} & (lane.readers.keys() | lane.pins.keys()))
+        elif peer._gone:
+            self._check_readers(view, me, peer, set())
         if merged:
             self._check_reader(me, peer, message.k if isinstance(message, State) and adopted else None)
         if merged or isinstance(event, Closed):
@@ -245,10 +249,10 @@ class Oracles:
         pin = origin.replicator.pins.get(reader)
         return pin is not None and frontier in pin.boundaries and (k is None or pin.k == k)
 
-    def _check_readers(self, view: View, me: PeerId, peer: Peer) -> None:
+    def _check_readers(self, view: View, me: PeerId, peer: Peer, readers: Set[PeerId]) -> None:
         """Whoever stood where we expect it does so still, and what follows is kept."""
         lane, peers = peer.replicator, self._swarm.peers
-        for reader in lane.readers.keys() | lane.pins.keys():
+        for reader in readers:
             host = peers.get(reader)
             if host is None or not host.alive or me not in host.peer.replicator.origins:
                 continue
@@ -494,15 +498,6 @@ class Oracles:
                 if any(mark.unit == unit and (mark.attempt, lane) < (attempt, me) for mark in entry):
                     return
         raise ViolationError(f"{me} takes back {tuple(unit)}, of which it has no earlier attempt")
-
-    def _check_release(self, me: PeerId, peer: Peer, number: int) -> None:
-        """Everybody who could publish an attempt of the same unit knows this one."""
-        for other, host in self._swarm.live().items():
-            member = peer.members.get(other)
-            if member is None or not member.reads or member.forgotten or not host.peer.ready:
-                continue
-            if host.peer.replicator.frontiers().get(me, 0) < number:
-                raise ViolationError(f"{me} releases its update {number}, which {other} does not know")
 
     def _check_dropped(self, me: PeerId, peer: Peer, view: View) -> None:
         """Everybody has what this one had of the epochs that it drops, but for what is still to be decided."""
