@@ -302,23 +302,29 @@ def simulate(seed: int) -> None:
 @main.command()
 @click.option("--seeds", type=click.IntRange(min=1), default=300, show_default=True, help="How many.")
 @click.option("--first", type=int, default=0, show_default=True, help="The first one.")
-def soak(seeds: int, first: int) -> None:
+@click.option(
+    "--coverage", is_flag=True, help="Print which events found peers in which states, and which branches were taken."
+)
+def soak(seeds: int, first: int, coverage: bool) -> None:
     """Run many simulated bad days over all cores and print what they came to; exit 1 if anything was violated.
 
     Ctrl-C ends it early and prints what was run until then.
     """
     from rich.progress import Progress
 
+    from p2p.soak import branches, reached, table
     from p2p.soak import soak as run_seeds
-    from p2p.soak import table
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("seeds", total=seeds)
-        outcomes = run_seeds(range(first, first + seeds), lambda _: bar.advance(task))
+        outcomes = run_seeds(range(first, first + seeds), lambda _: bar.advance(task), coverage)
     bad = [outcome for outcome in outcomes if outcome.violation is not None]
     for outcome in bad:
         click.echo(f"seed {outcome.options.seed}: {outcome.violation}\n{outcome.options}\n")
     Console().print(table(outcomes))
+    if coverage:
+        Console(width=240).print(reached(outcomes))
+        click.echo("\n".join(branches(outcomes)))
     if len(outcomes) < seeds:
         click.echo(f"stopped after {len(outcomes)} of {seeds} seeds")
     if bad:
