@@ -57,7 +57,7 @@ TESTS: dict[str, str] = {
     "errors": "wire",
     "arguments": "peer simulator compression mixing topology mix_peer segments",
     "arrays": "arrays sparse wire replicate segments",
-    "marks": "identity wire peer membership",
+    "marks": "marks identity",
     "sparse": "sparse wire row_stamps segments",
     "row_stamps": "row_stamps sparse",
     "messages": "wire",
