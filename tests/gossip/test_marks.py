@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gossip.marks import Chunks, Mark, Marks, Run, Series, Unit, packed, size
@@ -25,7 +25,7 @@ def runs_of_chunks(draw: st.DrawFn, begin: int = 0) -> list[Run]:
     """Runs that do not reach into each other, from `begin` on."""
     runs = []
     for gap, count, step in draw(
-        st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5)
+        st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 7)), min_size=1, max_size=5)
     ):
         first = begin + gap
         last = first + (count - 1) * step
@@ -85,7 +85,9 @@ def test_a_run_goes_where_none_reaches_into_it(runs: list[Run], others: list[Run
             assert_is(chunks, plain)
 
 
-@given(runs_of_chunks(), runs_of_chunks(), st.integers(0, 12))
+@given(runs_of_chunks() | st.just([]), runs_of_chunks() | st.just([]), st.integers(0, 12))
+@example([], [(0, 0, 1)], 1)
+@example([(0, 0, 1)], [], 1)
 def test_what_chunks_have_in_common(runs: list[Run], others: list[Run], most: int) -> None:
     one, two = Chunks(bytes_of(runs)), Chunks(bytes_of(others))
     assert one.common(two, most) == sorted(set(one) & set(two))[:most]
@@ -95,15 +97,26 @@ def test_what_chunks_have_in_common(runs: list[Run], others: list[Run], most: in
         assert one.covers(run)
 
 
+def test_two_chunks_that_follow_no_rule_are_one_run_however_they_came() -> None:
+    added, extended, inserted = (Chunks(bytes_of([(3, 3, 1)])) for _ in range(3))
+    added.add(8)
+    extended.extend(bytes_of([(8, 8, 1)]))
+    inserted.insert((8, 8, 1))
+    for chunks in (added, extended, inserted):
+        assert list(chunks.each()) == [(3, 8, 5)]
+
+
 ends = st.tuples(st.integers(0, 1 << 62), st.integers(0, 1 << 62), st.integers(1, 5))
 
 
+@example([(0, (1 << 62) + 1, 1)])
+@example([(0, 1 << 62, 1)] * 3)
 @given(st.lists(ends.map(lambda run: (min(run[:2]), max(run[:2]), run[2])), min_size=1, max_size=6))
 def test_as_many_chunks_are_counted_as_are_claimed_however_many(runs: list[Run]) -> None:
     assert size(bytes_of(runs)) == sum((last - first) // step + 1 for first, last, step in runs)
 
 
-series = st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1), st.booleans())
+series = st.sampled_from([(0, 0, 0, False), (0, 0, 0, True), (0, 0, 1, False), (0, 1, 0, False), (1, 0, 0, False)])
 marks_of_anything = st.lists(
     st.tuples(series, st.integers(0, 20)).map(lambda each: Mark(Unit(*each[0][:2], each[1]), *each[0][2:])), max_size=20
 )
