@@ -208,6 +208,8 @@ def _mutants() -> list[Mutant]:
                 continue
             mutant = getattr(mutant, "__func__", mutant)
             changed = _text(mutant.__code__)
+            if [text.replace('("-INF")', '("-inf")').replace('("INF")', '("inf")') for text in changed] == original:
+                continue  # float does not care
             line = next((i for i, (a, b) in enumerate(zip(original, changed, strict=False)) if a != b), 0)
             difference = "\n".join(
                 each
@@ -224,11 +226,12 @@ def _mutants() -> list[Mutant]:
 class Trial:
     """A pytest plugin that runs the tests with one mutant after the other."""
 
-    def __init__(self, module: str, again: bool, budget_s: float) -> None:
+    def __init__(self, module: str, again: bool, budget_s: float, every: int) -> None:
         self.module = module
         self.budget_s = budget_s
+        self.every = every
         self.path = RESULTS / f"{module}.json"
-        self.before: dict[str, Any] = json.loads(self.path.read_text()) if again else {}
+        self.before: dict[str, Any] = json.loads(self.path.read_text()) if again and self.path.exists() else {}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = session.items
@@ -246,7 +249,7 @@ class Trial:
         gc.freeze()  # a fork that collects garbage copies what it looks at
         results: dict[str, Any] = {}
         killers: dict[int, Counter[int]] = {}
-        waiting = iter(mutants)
+        waiting = iter(mutants[:: self.every])
         running: dict[int, tuple[Mutant, list[int], int]] = {}
         begun, shown = time.monotonic(), 0.0
         while True:
@@ -290,7 +293,10 @@ class Trial:
                 shown = time.monotonic()
                 states = Counter(each["state"] for each in results.values())
                 print(f"{self.module} {len(results)}/{len(mutants)} {dict(states)} {shown - begun:.0f} s", flush=True)
-        self._write(results, time.monotonic() - begun)
+                self._write(self.before | results)
+        mine = {mutant.key for mutant in mutants}
+        self._write({key: result for key, result in (self.before | results).items() if key in mine})
+        print(f"{_row(self.module, results)} {time.monotonic() - begun:.0f} s")
         return True
 
     def _cover(self, items: list[pytest.Item]) -> None:
@@ -347,7 +353,7 @@ class Trial:
         finally:
             os._exit(code)
 
-    def _write(self, results: dict[str, Any], took_s: float) -> None:
+    def _write(self, results: dict[str, Any]) -> None:
         RESULTS.mkdir(exist_ok=True)
         self.path.write_text(json.dumps(results, indent=1))
         lines = [_row(self.module, results), ""]
@@ -355,7 +361,6 @@ class Trial:
             if result["state"] in ("survived", "untested"):
                 lines += [f"# {key} {result['state']} ({result['tests']} tests)", result["difference"], ""]
         self.path.with_suffix(".txt").write_text("\n".join(lines))
-        print(f"{lines[0]} {took_s:.0f} s")
 
 
 def _run(item: pytest.Item) -> None:
@@ -393,33 +398,37 @@ def _core() -> list[str]:
     return [name.removeprefix("gossip.") for name in found]
 
 
-def _try_one(module: str, again: bool, budget_s: float) -> int:
+def _try_one(module: str, again: bool, budget_s: float, every: int) -> int:
     mutmut.mutation.trampoline.wrap_in_trampoline = _collect  # type: ignore[assignment]
     sys.meta_path.insert(0, Finder(f"gossip.{module}"))
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
     names = TESTS.get(module) or MIXING_TESTS
     files = [f"tests/gossip/test_{name}.py" for name in names.split()]
-    return int(pytest.main([*PYTEST, *files], plugins=[Trial(module, again, budget_s)]))
+    return int(pytest.main([*PYTEST, *files], plugins=[Trial(module, again, budget_s, every)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("modules", nargs="*", help="such as wire or mixing.choco; none: all of the core")
-    parser.add_argument("--again", action="store_true", help="only what survived last time")
+    parser.add_argument("--again", action="store_true", help="only what was not killed last time")
     parser.add_argument(
         "--budget-s",
         type=float,
         default=float("inf"),
         help="of processor time for a mutant's tests, the quickest first",
     )
+    parser.add_argument(
+        "--every", type=int, default=1, help="a sample: each so many-th mutant; --again adds the others"
+    )
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.chdir(ROOT)
     if options.one:
         sys.path.insert(0, str(ROOT))
-        sys.exit(_try_one(options.modules[0], options.again, options.budget_s))
+        sys.exit(_try_one(options.modules[0], options.again, options.budget_s, options.every))
     for module in options.modules or _core():
         command = [sys.executable, __file__, "--one", module, f"--budget-s={options.budget_s}"]
+        command += [f"--every={options.every}"]
         command += ["--again"] if options.again else []
         if status := subprocess.run(command).returncode:
             sys.exit(status)

@@ -15,6 +15,7 @@ from gossip.events import (
     Deliver,
     Departed,
     Effect,
+    Forget,
     Joined,
     Own,
     Received,
@@ -172,7 +173,7 @@ def test_who_is_level_by_an_adoption_that_was_not_pinned_need_not_pull_to_say_so
     publish(lane, 1)
     lane.acknowledge(A, 3, 0)  # older than its pull, and nothing that it was served
     assert lane.behind() == (A, B)
-    lane.acknowledge(A, 3, 4)
+    lane.acknowledge(A, 3, 1)  # newer than that pull, which is the first of all
     lane.acknowledge(B, 3, 4)
     assert lane.behind() == ()
     assert lane.segments == []
@@ -215,6 +216,23 @@ def test_an_unpin_releases_what_was_kept_and_one_of_an_older_pin_does_not() -> N
     assert boundaries(lane) == []
 
 
+def test_what_was_pinned_before_goes_when_another_donor_is_chosen_or_nobody_comes_back() -> None:
+    lane = origin(A, B)
+    publish(lane, 1)
+    lane.on_pin(Pin(X, A, 1))  # A stands at 0
+    for reader in (A, B):
+        lane.on_pull(Pull(reader, 0, 1))
+        lane.on_pull(Pull(reader, 1, 2))
+    assert boundaries(lane) == [1]
+    assert lane.on_pin(Pin(X, B, 2)) == [Forget(1), Send(X, Pinned(ME, 2))]  # and B at 1
+    publish(lane, 1)
+    for reader in (A, B):
+        lane.on_pull(Pull(reader, 1, 3))
+        lane.on_pull(Pull(reader, 2, 4))
+    assert boundaries(lane) == [2]
+    assert lane.forget_reader(X) == [Forget(2)]
+
+
 def test_what_is_pinned_for_one_that_died_does_not_grow() -> None:
     lane = origin(A)
     lane.on_pin(Pin(X, A, 1))
@@ -239,6 +257,7 @@ def test_what_is_pinned_for_one_that_was_cut_off_goes_on_where_its_donor_stands(
     assert lane.pins[X].boundaries == {0, 2, 3}
     publish(lane, 1)
     lane.on_pull(Pull(A, 3, 4))
+    assert lane.pins[X].boundaries == {0, 2, 3, 4}
     ((_, answer),) = sent(lane.on_pull(Pull(X, 3, 2)))
     assert answer == Range(ME, 4, 4, 2)
 
