@@ -415,6 +415,34 @@ def test_own_updates_that_the_donor_had_not_seen_are_added() -> None:
     effects = one.handle(Received(State(A, {A: 4, B: 0}, k, {}, REPLICA.layout, REPLICA)), 0.5)
     assert effects[:2] == [Adopt(REPLICA), Deliver(ME, 1, 3, Own(1, 3))]
     assert one.replicator.frontiers() == {A: 4, B: 0, ME: 3}
+    assert one.adopter is not None
+    assert one.adopter.done == 1
+
+
+def test_who_has_a_replica_and_gives_up_another_goes_on_with_its_own() -> None:
+    one = peer(ready=True)
+    one.handle(Received(Advert(A, 4, {})), 0.1)
+    one.handle(Received(Unknown(A, 0, 1)), 0.2)
+    effects = one.handle(Ticked(), 0.2 + GIVE_UP_S)
+    assert {to for to, message in sent(effects) if isinstance(message, Unpin)} == {A, B}
+    assert not one.pending
+    effects = one.handle(Ticked(), 20.0)
+    assert [to for to, message in sent(effects) if isinstance(message, Pull)] == [A]
+    assert not any(isinstance(message, Pin) for _, message in sent(effects))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_has_less_of_a_dead_lane_adopts_from_the_one_that_has_most(seed: int) -> None:
+    one = Peer(ME, UPDATE.layout, chance=random.Random(seed))
+    one.handle(Started({}), 0.0)
+    for other in (A, B, X):
+        one.handle(Joined(other), 0.0)
+    for other, seen in ((A, 3), (B, 5)):
+        one.handle(Received(Advert(other, 0, {X: seen})), 0.1)
+    one.handle(Departed(X), 1.0)
+    assert not one.pending
+    effects = one.handle(Ticked(), 1.0 + one.settings.settle_s)
+    assert {message.donor for _, message in sent(effects) if isinstance(message, Pin)} == {B}
 
 
 def test_nothing_is_pulled_or_applied_while_a_replica_is_on_its_way() -> None:
