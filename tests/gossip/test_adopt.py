@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from gossip.adopt import GIVE_UP_S
+from gossip.adopt import GIVE_UP_S, REPEAT_S
 from gossip.arrays import Packed
 from gossip.events import (
     Adopt,
@@ -482,6 +482,17 @@ def test_when_time_is_up_the_pins_are_taken_back_and_another_try_follows() -> No
         now = one.deadline()
         again = sent(one.handle(Ticked(), now))
     assert {message.k for _, message in again if isinstance(message, Pin)} == {k + 2}
+
+
+def test_a_pin_that_may_be_lost_is_repeated_however_rare_adverts_are() -> None:
+    one = Peer(ME, UPDATE.layout, Settings(advert_period_s=60.0), random.Random(1))
+    one.handle(Started({}, ready=False), 0.0)
+    for other in (A, B):
+        one.handle(Joined(other, level=False), 0.0)
+    pins = sent(one.handle(Received(Advert(A, 4, {})), 0.1))
+    one.handle(Ticked(), 0.2)
+    assert one.deadline() == 0.1 + REPEAT_S
+    assert sent(one.handle(Ticked(), 0.1 + REPEAT_S)) == pins
 
 
 def test_a_donor_that_falls_silent_is_given_up_for_one_that_is_there() -> None:
