@@ -249,7 +249,7 @@ class Trial:
         gc.freeze()  # a fork that collects garbage copies what it looks at
         results: dict[str, Any] = {}
         killers: dict[int, Counter[int]] = {}
-        waiting = iter(mutants[:: self.every])
+        waiting = iter([each for i, each in enumerate(mutants) if i % self.every == 0 or each.key in self.before])
         running: dict[int, tuple[Mutant, list[int], int]] = {}
         begun, shown = time.monotonic(), 0.0
         while True:

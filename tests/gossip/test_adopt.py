@@ -231,6 +231,25 @@ def test_what_was_pinned_before_goes_when_another_donor_is_chosen_or_nobody_come
         lane.on_pull(Pull(reader, 2, 4))
     assert boundaries(lane) == [2]
     assert lane.forget_reader(X) == [Forget(2)]
+    publish(lane, 1)
+    assert lane.forget_reader(A) == []
+    assert lane.forget_reader(B) == [Forget(3)]
+    assert lane.readers == {}
+
+
+def test_a_pin_follows_a_donor_that_an_adoption_moved() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))
+    publish(lane, 1)
+    lane.on_pull(Pull(B, 0, 1))
+    lane.on_pin(Pin(X, B, 1))
+    lane.on_pull(Pull(B, 2, 2))  # it adopted A's replica while it was cut off
+    assert lane.pins[X].boundaries == {0, 2, 3}
+    publish(lane, 2)
+    lane.acknowledge(B, 5, 9)  # and now that of one who has everything
+    assert lane.pins[X].boundaries == {0, 2, 3, 5}
 
 
 def test_what_is_pinned_for_one_that_died_does_not_grow() -> None:
