@@ -55,7 +55,7 @@ MEMORY_BYTES_MAX = 3 << 30
 
 TESTS: dict[str, str] = {
     # Which files of tests/gossip try a module; the quick part of them.
-    "errors": "wire",
+    "errors": "errors",
     "arguments": "arguments",
     "arrays": "arrays sparse",
     "marks": "marks identity",
