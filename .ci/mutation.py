@@ -67,7 +67,7 @@ TESTS: dict[str, str] = {
     "replicate": "replicate adopt",
     "identity": "identity",
     "membership": "membership",
-    "adopt": "adopt departures",
+    "adopt": "adopt departures identity",
     "peer": "peer departures adopt identity trace",
     "trace": "trace",
     "literal": "arguments compression",

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from gossip.adopt import GIVE_UP_S, REPEAT_S
+from gossip.adopt import BACKOFF_MAX_S, GIVE_UP_S, REPEAT_S
 from gossip.arrays import Packed
 from gossip.events import (
     Adopt,
@@ -337,6 +337,13 @@ def test_a_donor_that_is_behind_stays_silent_until_it_is_not() -> None:
     assert (A, State(ME, {A: 0, B: 2, ME: 0}, 9)) in sent(one.handle(request, 0.3))
 
 
+def test_a_donor_that_has_not_heard_of_a_lane_is_behind_of_whoever_has_some_of_it() -> None:
+    one = peer(ready=True)
+    for seen in (1, 0):
+        answers = sent(one.handle(Received(StateRequest(B, 5, {PeerId("new"): seen}, (ME, A))), 0.4))
+        assert any(isinstance(message, State) for _, message in answers) == (seen == 0)
+
+
 def test_a_donor_need_not_have_all_of_the_lane_of_the_one_that_asks() -> None:
     one = peer(ready=True)
     request = StateRequest(A, 9, {A: 5}, (B, ME))
@@ -495,6 +502,8 @@ def test_when_time_is_up_the_pins_are_taken_back_and_another_try_follows() -> No
         now = one.deadline()
         told = sent(one.handle(Ticked(), now))
     assert told == [(A, Unpin(ME, k)), (B, Unpin(ME, k))]
+    assert one.adopter is not None
+    assert now < one.adopter.deadline() <= now + BACKOFF_MAX_S
     one.handle(Received(Advert(B, 0, {})), now)
     again: list[tuple[PeerId, Message]] = []
     while not again:
@@ -527,10 +536,10 @@ def test_a_donor_that_falls_silent_is_given_up_for_one_that_is_there() -> None:
 def test_a_replica_that_comes_in_slowly_is_waited_for() -> None:
     one, k = adopting()
     assert one.adopter is not None
-    one.adopter.progressed(B, 5.0)
-    one.adopter.progressed(A, 6.0)
+    one.adopter.progressed(A, 5.0)
+    one.adopter.progressed(B, 6.0)  # who is not asked
     assert sent(one.handle(Ticked(), 0.1 + GIVE_UP_S + 1.0)) == []
-    assert (B, Unpin(ME, k)) in sent(one.handle(Ticked(), 6.0 + GIVE_UP_S))
+    assert (B, Unpin(ME, k)) in sent(one.handle(Ticked(), 5.0 + GIVE_UP_S))
 
 
 def test_when_a_cut_heals_nobody_is_buried_before_the_others_had_time_to_be_heard() -> None:
