@@ -24,6 +24,7 @@ from gossip.events import (
     Started,
     Ticked,
 )
+from gossip.marks import Mark, Unit, packed
 from gossip.messages import Advert, Message, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unknown, Unpin
 from gossip.peer import RETURN_S, Peer, Settings
 from gossip.replicate import Reader, Replicator
@@ -443,6 +444,30 @@ def test_own_updates_that_the_donor_had_not_seen_are_added() -> None:
     assert one.replicator.frontiers() == {A: 4, B: 0, ME: 3}
     assert one.adopter is not None
     assert one.adopter.done == 1
+
+
+def test_own_attempts_can_be_taken_back_after_an_adoption_whether_the_donor_had_seen_them_or_not() -> None:
+    one = peer(ready=True)
+    units = Unit(0, 0, 0), Unit(0, 0, 1)
+    one.handle(Computed(UPDATE, units[0], 1), 0.1)
+    one.handle(Received(Pull(A, 0, 1)), 0.1)
+    one.handle(Computed(UPDATE, units[1], 1), 0.1)
+    one.handle(Received(Advert(A, 4, {})), 0.1)
+    pins = sent(one.handle(Received(Unknown(A, 0, 1)), 0.2))
+    k = next(message.k for _, message in pins if isinstance(message, Pin))
+    for other in (A, B):
+        one.handle(Received(Pinned(other, k)), 0.3)
+    state = State(A, {A: 4, B: 0, ME: 1}, k, {}, REPLICA.layout, REPLICA, closed=1, units=5)  # it has the first of them
+    assert Deliver(ME, 2, 2, Own(2, 2)) in one.handle(Received(state), 0.5)
+    assert one.identities.units == 6
+    assert one.identities.watched == 2
+    for number, unit in enumerate(units, 1):
+        assert one.identities.standing(unit) == {(1, ME)}
+        marks = packed([Mark(unit, 0)])
+        one.handle(Received(Range(B, number, number, 99, marks, UPDATE.layout, UPDATE)), 0.6)
+        assert one.withdrawn == number
+        assert one.identities.units == 6
+    assert one.identities.watched == 0
 
 
 def test_who_has_a_replica_and_gives_up_another_goes_on_with_its_own() -> None:
