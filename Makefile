@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up what they need: a virtual environment in .venv, Java for Spark, and for the tests
 # Chromium. `make PYTHON=/path/to/python3 ...` chooses the Python.
 
-.PHONY: demo test check lint environment lock java chromium soak test-newest test-lowest
+.PHONY: demo test check lint environment lock java chromium soak mutation test-newest test-lowest
 
 demo: environment java
 	.venv/bin/python examples/word2vec.py
@@ -21,6 +21,18 @@ lint: environment
 SEEDS ?= 3000
 soak: environment
 	.venv/bin/deepdist soak --seeds $(SEEDS)
+
+# Changes the pure core of gossip in thousands of small ways and looks which of them no test notices: hours for all of it,
+# minutes for `make mutation MODULES="wire marks"`. AGAIN=1 tries only what survived last time.
+mutation: .venv-mutation/.installed
+	.venv-mutation/bin/python .ci/mutation.py $(if $(AGAIN),--again) $(MODULES)
+
+.venv-mutation/.installed: locks/mutation.txt | environment
+	.venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-mutation
+	.venv/bin/uv pip install --quiet --require-hashes --python .venv-mutation/bin/python -r locks/mutation.txt
+	.venv/bin/python -c "import site; print(site.getsitepackages()[0])" \
+		>"$$(.venv-mutation/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth"
+	touch $@
 
 # .venv holds the releases that locks/ names, which were tried. These try the newest that pyproject.toml allows, and the
 # lowest that it declares, with the quick part of the tests, and with Spark, whose own cloudpickle carries functions.
@@ -42,6 +54,7 @@ lock:
 	@test -x .venv/bin/uv || PYTHON="$(PYTHON)" .ci/environment .venv
 	$(LOCK) --group pyproject.toml:setup --output-file locks/setup.txt
 	$(LOCK) --extra dev pyproject.toml --output-file locks/dev.txt
+	$(LOCK) --group pyproject.toml:mutation --constraints locks/dev.txt --output-file locks/mutation.txt
 
 java:
 	@.ci/java

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from gossip.arrays import Arrays, Packed, Payload
 from gossip.events import Computed, Event, Exhausted, Initialized, Joined, Started
@@ -27,7 +27,11 @@ from gossip.wire import BLOCK_BYTES
 from gossip.zmq_runtime import Runtime
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, print_blob=True)
-settings.load_profile("deterministic")
+# Mutants are many: a failure is not made smaller, and what few examples find is enough.
+settings.register_profile(
+    "mutation", settings.get_profile("deterministic"), max_examples=20, phases=(Phase.explicit, Phase.generate)
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
 
 class MemoryHost:
