@@ -115,7 +115,7 @@ def test_what_a_round_is_is_said() -> None:
 def test_processes_that_track_gradients_are_the_simulators(tmp_path: Path) -> None:
     choice = ("--quick", "--only", "GradientTracking", "--check", "--json", str(tmp_path / "figures"))
     command = [sys.executable, "-m", "benchmarks.mixing_real", *choice]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = json.loads((tmp_path / "figures").read_text())
     assert [each["topology"] for each in lines] == ["ring", "complete"]

@@ -239,7 +239,7 @@ def test_the_same_seed_is_the_same_run_in_another_process_with_other_hashes() ->
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=500,
         ).stdout
         assert printed.strip() == digest(1)
 

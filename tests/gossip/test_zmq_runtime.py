@@ -678,7 +678,7 @@ def test_who_reads_nothing_for_seconds_lives_on_and_loses_nothing() -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=500,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr

@@ -32,7 +32,7 @@ except RuntimeError:
 
 def run(*arguments: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+        [sys.executable, *arguments], env={**os.environ, **environment}, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -200,7 +200,7 @@ def test_one_of_two_readers_in_a_process_keeps_the_writer_out_when_the_other_is_
                 pass_fds=[replica.descriptor],
                 capture_output=True,
                 text=True,
-                timeout=30,
+                timeout=500,
             ).stdout
 
     first = threading.Thread(target=read_first)

@@ -312,5 +312,5 @@ def test_it_trains_where_no_cache_can_be_written(installed: str, tmp_path: Path)
     environment = {**os.environ, "PYTHONPATH": str(site), "XDG_CACHE_HOME": os.devnull}
     environment.pop("NUMBA_CACHE_DIR", None)
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=500)
     assert (done.stdout.strip(), done.returncode) == (str(site / "p2p/models/skipgram.py"), 0), done.stderr

@@ -19,7 +19,7 @@ def test_the_example_learns_and_draws_its_curve(tmp_path: Path) -> None:
     plot = tmp_path / "curve.svg"
     small = ["--epochs", "2", "--size", "16", "--peers", "2", "--rate", "0.4", "--evaluate-every-s", "0.5"]
     command = [sys.executable, str(EXAMPLE), *small, "--plot", str(plot)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert "too small to learn analogies" in done.stdout
     curve = [tuple(map(float, point)) for point in re.findall(r"(\d+) updates: neighbors ([\d.]+), ana", done.stdout)]
