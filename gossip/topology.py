@@ -663,7 +663,9 @@ def changing(
 
 def matrix(weights: Floats | Matrix, name: str = "matrix", needs: Needs = Needs.DOUBLY_STOCHASTIC) -> Topology:
     """A mixing matrix of your own, (peers, peers), the same in every round, checked for `needs`."""
-    own = sparse.csr_array(weights)
+    own = sparse.csr_array(weights, dtype=np.float64, copy=True)
+    own.sum_duplicates()
+    own.eliminate_zeros()  # what is stored is a link
     check(own, needs, name)
     return Topology(name, own.shape[0], 1, lambda round: own)
 
@@ -721,7 +723,7 @@ def named(name: str, peers: int, **options: object) -> Topology:
     """The topology of that name; `options` are the other arguments of its function.
 
     >>> named("ring", peers=16)
-    Topology(name='ring', peers=16, period=1)
+    Topology(name='ring', peers=16, period=1, expected=None)
 
     Raises:
         UsageError: no such name or option (the known ones are listed), or a number of peers that it cannot have.
