@@ -70,14 +70,14 @@ TESTS: dict[str, str] = {
     "peer": "peer adopt replicate membership trace growth simulator proving_ground",
     "trace": "trace",
     "literal": "compression mixing topology peer",
-    "topology": "topology mixing consensus_oracles",
-    "compression": "compression mixing vectorized mix_peer consensus_oracles",
+    "topology": "topology",
+    "compression": "compression",
     "flat": "sparse mix_peer mix_simulator",
     "neighbors": "mix_peer mix_simulator",
     "packets": "mix_peer mix_simulator",
     "mix_peer": "mix_peer mix_simulator trace",
-    "vectorized": "vectorized vectorized_records mixing",
-    "contraction": "consensus_oracles topology",
+    "vectorized": "vectorized vectorized_records",
+    "contraction": "contraction",
 }
 MIXING_TESTS = "mixing vectorized mix_peer mix_simulator consensus_oracles"
 PYTEST = ["-q", "-s", "--assert=plain", "-m", "not slow and not sockets and not spark"]
