@@ -135,7 +135,7 @@ class ClippedGossip(_Averaging):
 
     def _clipped(self, difference: Array) -> Array:
         length = np.linalg.norm(difference, axis=-1, keepdims=True)
-        clipped: Array = difference * np.minimum(1.0, self.radius / np.maximum(length, np.finfo(float).tiny))
+        clipped: Array = difference * (self.radius / np.maximum(length, self.radius))
         return clipped
 
     def finish(self, state: Averaged, round: int, links: Links) -> Averaged:
