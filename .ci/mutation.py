@@ -72,14 +72,14 @@ TESTS: dict[str, str] = {
     "literal": "compression mixing topology peer",
     "topology": "topology",
     "compression": "compression",
-    "flat": "sparse mix_peer mix_simulator",
+    "flat": "flat",
     "neighbors": "mix_peer mix_simulator",
     "packets": "mix_peer mix_simulator",
     "mix_peer": "mix_peer mix_simulator trace",
     "vectorized": "vectorized vectorized_records",
     "contraction": "contraction",
 }
-MIXING_TESTS = "mixing vectorized mix_peer mix_simulator consensus_oracles"
+MIXING_TESTS = "mixing_oracles"
 PYTEST = ["-q", "-s", "--assert=plain", "-m", "not slow and not sockets and not spark"]
 PYTEST += [part for name in ("p2p.pytest_plugin", "xdist", "cacheprovider") for part in ("-p", f"no:{name}")]
 
@@ -190,7 +190,7 @@ def _text(code: CodeType) -> list[str]:
     lines = lines[:end]
     while not lines[-1].strip():
         lines.pop()
-    return [line.replace(code.co_name, "f") for line in lines]
+    return [lines[0].replace(code.co_name, "f", 1), *lines[1:]]
 
 
 def _mutants() -> list[Mutant]:

@@ -123,7 +123,7 @@ def measure(topology: Topology, strategy: Strategy[Any] | None = None, rounds: i
     exact_after = int(below[0]) if len(below) else None
     last = rounds if exact_after is None else exact_after - 1
     last -= last % topology.period
-    predicted = slem ** (1.0 / topology.period) if slem else 0.0
+    predicted = slem ** (1.0 / topology.period)
     if last == 0:
         return Contraction(predicted, 0.0, topology.period, 0.0, exact_after)
     return Contraction(predicted, float(relative[last]) ** (1.0 / last), last, 0.0, exact_after)

@@ -454,10 +454,9 @@ def _factored_base(peers: int, k: int) -> list[Edges]:
             across *= factor
     factors = _factors(across, k + 1) or []
     rounds: list[Edges] = []
-    if rest > 1:
-        blocks = [_simple_base(list(range(start, start + rest)), k) for start in range(0, peers, rest)]
-        for parallel in zip(*blocks, strict=True):
-            rounds.append({pair: weight for edges in parallel for pair, weight in edges.items()})
+    blocks = [_simple_base(list(range(start, start + rest)), k) for start in range(0, peers, rest)]
+    for parallel in zip(*blocks, strict=True):
+        rounds.append({pair: weight for edges in parallel for pair, weight in edges.items()})
     columns = [_hyper_hypercube(list(range(column, peers, rest)), factors) for column in range(rest)]
     for parallel in zip(*columns, strict=True):
         rounds.append({pair: weight for edges in parallel for pair, weight in edges.items()})
@@ -875,7 +874,8 @@ def rate(topology: Topology) -> float:
     if topology.expected is not None:
         return math.sqrt(topology.expected)
     value = slem(topology)
-    return 0.0 if value == 0.0 else value ** (1.0 / (topology.period or 1))
+    assert topology.period is not None
+    return math.pow(value, 1.0 / topology.period)
 
 
 def slowest(topology: Topology) -> tuple[float, Floats]:

@@ -203,7 +203,6 @@ def plain(codec: Codec, x: list[float]) -> list[float]:
     ],
     ids=repr,
 )
-@settings(max_examples=40)
 @given(
     magnitudes=st.lists(st.integers(1, 1 << 14), min_size=1, max_size=12, unique=True),
     negative=st.integers(0, (1 << 12) - 1),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import random
 
 import networkx as nx
 import numpy as np
@@ -21,6 +23,7 @@ from gossip.topology import (
     check,
     check_topology,
     entries,
+    from_entries,
     named,
     rate,
     slem,
@@ -302,7 +305,6 @@ def mixing_matrices(draw: st.DrawFn) -> np.ndarray:
     return found
 
 
-@settings(max_examples=100)
 @given(mixing_matrices())
 def test_the_validator_refuses_what_is_wrong_and_nothing_else(weights: np.ndarray) -> None:
     for need in Needs:
@@ -394,7 +396,7 @@ def test_what_is_drawn_anew_is_looked_at_for_eight_rounds_and_may_be_apart_in_ea
 
 def test_graphs_are_read_with_their_numbers_names_and_arcs_and_without_their_weights() -> None:
     mixed = nx.MultiGraph([(2, 1), (1, 0), (1, 0), (1, 1)])  # 2 comes first, one link is doubled, one goes nowhere
-    mixed.add_edge(0, 1, weight=7.0)
+    mixed.add_edge(0, 1, weight="heavy")
     links = topology.graph(mixed)
     assert links.name == "graph"
     np.testing.assert_allclose(links.weights(0).toarray(), topology.path(3).weights(0).toarray())
@@ -431,23 +433,33 @@ def test_base_graphs_are_as_short_as_their_paper_says(peers: int, k: int) -> Non
         assert period <= round(math.log(peers, factors[-1]))
 
 
-def test_large_topologies_have_the_same_slem_as_small_ones_are_given() -> None:
-    links = [topology.one_peer_exponential(600), topology.random_regular(600, 4, seed=1), topology.base(600)]
-    for each in links:
-        product = np.eye(600)
+def test_large_topologies_are_measured_as_small_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = [
+        topology.one_peer_exponential(24),
+        topology.random_regular(24, 4, seed=1),
+        topology.base(24),
+        topology.directed_ring(9),
+    ]
+    dense = [slowest(each)[0] for each in links]
+    monkeypatch.setattr(topology, "DENSE_PEERS_MAX", 8)
+    for each, value in zip(links, dense, strict=True):
+        product = np.eye(each.peers)
         for weights in each.over_period():
             product = weights @ product
-        value, start = slowest(each)
-        assert value == pytest.approx(np.linalg.norm(product - 1 / 600, 2), abs=1e-9)
+        assert value == pytest.approx(np.linalg.norm(product - 1 / each.peers, 2), abs=1e-12)
+        found, start = slowest(each)
+        assert found == pytest.approx(value, abs=1e-7)
+        assert (found == 0.0) == (value == 0.0)
         assert start.mean() == pytest.approx(0.0, abs=1e-15)
         assert np.linalg.norm(start) == pytest.approx(1.0)
-        assert np.linalg.norm(product @ start) == pytest.approx(value, abs=1e-7)
+        assert np.linalg.norm(product @ start) == pytest.approx(value, abs=1e-6)
 
 
 def test_singular_values_that_lie_close_together_are_found_where_weights_are_symmetric_else_refused() -> None:
-    value, start = slowest(topology.ring(2_000))
+    ring = topology.ring(2_000)
+    value, start = slowest(ring)
     assert value == pytest.approx(1 / 3 + 2 / 3 * COS(2 * math.pi / 2_000), abs=1e-12)
-    assert np.linalg.norm(topology.ring(2_000).weights(0) @ start) == pytest.approx(value, abs=1e-12)
+    assert np.linalg.norm(ring.weights(0) @ start) == pytest.approx(value, abs=1e-12)
     with pytest.raises(UsageError, match="this topology of 2000 peers lie too close together"):
         slowest(topology.directed_ring(2_000))
 
@@ -460,3 +472,69 @@ def test_the_rate_is_per_round() -> None:
     assert rate(topology.ring(8)) == slem(topology.ring(8))
     with pytest.raises(UsageError, match="changing is drawn anew each round and has no period"):
         rate(topology.changing(4, lambda round: nx.path_graph(4)))
+
+
+def test_no_round_of_a_base_graph_is_idle_and_smooth_numbers_take_a_round_for_each_factor() -> None:
+    for peers in range(2, 37):
+        for k in range(1, min(peers, 4)):
+            rounds = topology.base(peers, k).over_period()
+            assert all(weights.nnz > peers for weights in rounds)
+            rest, factors = peers, 0
+            for factor in range(2, k + 2):
+                while rest % factor == 0:
+                    rest, factors = rest // factor, factors + 1
+            assert rest > 1 or len(rounds) <= factors
+
+
+@given(st.integers(1, 6), st.sets(st.integers(0, 35)), st.randoms(use_true_random=False))
+def test_a_matrix_of_entries_in_any_order_is_sorted_and_as_large_as_there_are_peers(
+    peers: int, places: set[int], shuffled: random.Random
+) -> None:
+    pairs = [(place // 6, place % 6) for place in sorted(places) if place // 6 < peers and place % 6 < peers]
+    shuffled.shuffle(pairs)
+    dense = np.zeros((peers, peers))
+    for at, pair in enumerate(pairs):
+        dense[pair] = at + 1
+    receivers, senders = np.array(pairs, int).reshape(-1, 2).T
+    found = from_entries(peers, receivers, senders, np.arange(1.0, len(pairs) + 1))
+    assert found.shape == (peers, peers)
+    np.testing.assert_array_equal(found.toarray(), dense)
+    for row in range(peers):
+        assert (
+            sorted(found.indices[found.indptr[row] : found.indptr[row + 1]].tolist())
+            == found.indices[found.indptr[row] : found.indptr[row + 1]].tolist()
+        )
+
+
+def test_who_keeps_nothing_of_its_own_has_the_own_weight_zero() -> None:
+    swap = topology.matrix(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    assert [links.own for links in swap.all_links(0)] == [0.0, 0.0]
+    assert swap.links(0, 0) == swap.all_links(0)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_topologies_have_their_names_and_seeds_from_zero(name: str) -> None:
+    links = named(name, peers=16)
+    assert links.name == ("base-2" if name == "base" else name)
+    if "seed" in inspect.signature(NAMES[name]).parameters:
+        named(name, peers=16, seed=0)
+        with pytest.raises(UsageError, match="seed=-1, expected at least 0"):
+            named(name, peers=16, seed=-1)
+
+
+@pytest.mark.parametrize("name", ["random-pull", "random-publisher"])
+def test_a_replica_moves_by_the_amount_towards_the_one_it_hears(name: str) -> None:
+    weights = named(name, peers=5, amount=0.3).weights(2).toarray()
+    check_topology(named(name, peers=5, amount=0.3), Needs.ROWS)
+    assert {*weights[~np.eye(5, dtype=bool)].tolist()} == {0.0, 0.3}
+    assert {*np.round(np.diag(weights), 12).tolist()} == {1.0, 0.7}
+    for amount in (0.0, 1.0, -0.5):
+        with pytest.raises(UsageError, match=f"amount {amount}, expected a weight between 0 and 1"):
+            named(name, peers=5, amount=amount)
+
+
+def test_numbers_at_the_edge_are_taken_and_those_beyond_it_are_not() -> None:
+    assert topology.graph(nx.path_graph(2)).peers == topology.ring(3).peers - 1 == topology.hypercube(2).peers == 2
+    for wrong in (6, 3, 10):
+        with pytest.raises(UsageError, match=f"hypercube of {wrong} peers, expected a power of two"):
+            topology.hypercube(wrong)

@@ -91,6 +91,9 @@ def test_gradients_are_given_the_parameters_of_as_many_rounds_ago_as_asked() -> 
         given.append(float(x[0, 0]))
         return np.ones_like(x)
 
+    simulate(topology.ring(3), DPsgd(), start=np.zeros((3, 1)), rounds=3, gradient=gradient)
+    assert given == pytest.approx([0, 1, 2])
+    given.clear()
     simulate(topology.ring(3), DPsgd(), start=np.zeros((3, 1)), rounds=6, staleness=2, gradient=gradient)
     assert given == pytest.approx([0, 0, 0, 1, 2, 3])
 
@@ -280,3 +283,22 @@ def test_no_rounds_are_a_start_and_nothing_else() -> None:
     assert np.array_equal(result.mean, start.mean(axis=0))
     assert result.start.distance == np.sum((start - start.mean(axis=0)) ** 2)
     assert result.staleness == {}
+
+
+def test_the_mean_of_short_floats_is_taken_in_long_ones() -> None:
+    start = np.full((1_000, 1), 0.1, np.float32)
+    result = simulate(topology.ring(1_000), DPsgd(), start=start, rounds=1, gradient=lambda x, _: x)
+    assert result.start.bias == 0.0
+    assert result.start.true_mean.dtype == np.float64
+    assert result.start.true_mean[0] == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+    assert result.start.distance < 1e-20
+    assert result.start.ages == {}
+
+
+def test_answers_are_lost_and_late_as_offers_are() -> None:
+    links = topology.random_matching(16, seed=1)
+    result = simulate(links, PairwiseExchange(), rounds=100, loss=0.3)
+    offers = 100 * 8
+    answers = sum(result.staleness.values()) - offers
+    # An answer in seven tenths of the rounds at the most, of which three tenths are lost again.
+    assert result.staleness[-1] > 0.3 * offers + 0.2 * answers
