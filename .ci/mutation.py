@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import gc
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -55,21 +56,21 @@ MEMORY_BYTES_MAX = 3 << 30
 TESTS: dict[str, str] = {
     # Which files of tests/gossip try a module; the quick part of them.
     "errors": "wire",
-    "arguments": "peer simulator compression mixing topology mix_peer segments",
-    "arrays": "arrays sparse wire replicate segments",
-    "marks": "identity wire peer membership",
-    "sparse": "sparse wire row_stamps segments",
+    "arguments": "arguments",
+    "arrays": "arrays sparse",
+    "marks": "marks identity",
+    "sparse": "sparse row_stamps",
     "row_stamps": "row_stamps sparse",
     "messages": "wire",
     "events": "peer",
     "wire": "wire peer",
-    "replicate": "replicate peer adopt growth",
-    "identity": "identity peer growth proving_ground",
-    "membership": "membership peer mix_peer",
-    "adopt": "adopt peer proving_ground",
-    "peer": "peer adopt replicate membership trace growth simulator proving_ground",
+    "replicate": "replicate adopt",
+    "identity": "identity",
+    "membership": "membership",
+    "adopt": "adopt departures",
+    "peer": "peer departures adopt identity trace",
     "trace": "trace",
-    "literal": "compression mixing topology peer",
+    "literal": "arguments compression",
     "topology": "topology",
     "compression": "compression",
     "flat": "flat",
@@ -190,7 +191,7 @@ def _text(code: CodeType) -> list[str]:
     lines = lines[:end]
     while not lines[-1].strip():
         lines.pop()
-    return [lines[0].replace(code.co_name, "f", 1), *lines[1:]]
+    return [lines[0].replace(f" {code.co_name}(", " f(", 1), *lines[1:]]
 
 
 def _mutants() -> list[Mutant]:
@@ -207,6 +208,8 @@ def _mutants() -> list[Mutant]:
                 continue
             mutant = getattr(mutant, "__func__", mutant)
             changed = _text(mutant.__code__)
+            if [text.replace('("-INF")', '("-inf")').replace('("INF")', '("inf")') for text in changed] == original:
+                continue  # float does not care
             line = next((i for i, (a, b) in enumerate(zip(original, changed, strict=False)) if a != b), 0)
             difference = "\n".join(
                 each
@@ -223,23 +226,30 @@ def _mutants() -> list[Mutant]:
 class Trial:
     """A pytest plugin that runs the tests with one mutant after the other."""
 
-    def __init__(self, module: str, again: bool) -> None:
+    def __init__(self, module: str, again: bool, budget_s: float, every: int) -> None:
         self.module = module
+        self.budget_s = budget_s
+        self.every = every
         self.path = RESULTS / f"{module}.json"
-        self.before: dict[str, Any] = json.loads(self.path.read_text()) if again else {}
+        self.before: dict[str, Any] = json.loads(self.path.read_text()) if again and self.path.exists() else {}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = session.items
-        costs = self._cover(items)
+        self._cover(items)
         mutants = _mutants()
         # Without a change, in another order, in a fork, everything passes: what fails below fails for the change.
         nothing = Mutant("", FUNCTIONS[0], FUNCTIONS[0].run, 0, "")
-        self._start(nothing, list(reversed(range(len(items)))), items, [3600.0] * len(items))
+        _, channel = self._start(nothing, list(reversed(range(len(items)))), items, [3600.0] * len(items))
+        with open(channel, "rb") as stream:
+            said = stream.read().split()
         if os.wait()[1]:
-            raise pytest.UsageError(f"{self.module}: the tests fail without a mutant when their order is reversed")
+            raise pytest.UsageError(f"{self.module}: without a mutant, in reversed order, {items[int(said[-1])]} fails")
+        costs = [cost for _, cost in sorted(zip(map(int, said[::2]), map(float, said[1::2]), strict=True))]
+        print(f"{self.module}: {len(items)} tests pass, {sum(costs):.0f} s of processor time", flush=True)
+        gc.freeze()  # a fork that collects garbage copies what it looks at
         results: dict[str, Any] = {}
         killers: dict[int, Counter[int]] = {}
-        waiting = iter(mutants)
+        waiting = iter(mutants[:: self.every])
         running: dict[int, tuple[Mutant, list[int], int]] = {}
         begun, shown = time.monotonic(), 0.0
         while True:
@@ -252,6 +262,8 @@ class Trial:
                 first = killers.setdefault(id(mutant.function), Counter())
                 tests = mutant.function.of_line(mutant.line)
                 order = sorted(tests, key=lambda i: (-first[i], costs[i]))
+                spent = list(itertools.accumulate(costs[i] for i in order))
+                order = order[: 1 + sum(cost <= self.budget_s for cost in spent)]
                 process, channel = self._start(mutant, order, items, costs)
                 running[process] = mutant, order, channel
                 continue
@@ -261,14 +273,14 @@ class Trial:
             mutant, order, channel = running.pop(process)
             with open(channel, "rb") as stream:
                 said = stream.read()
-            last = int(said.split()[-1]) if said else None
+            last = int(said.split()[-1]) if status and said else None
             state = "survived" if order else "untested"
             if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
                 state = "looped"
             elif status:
                 state = "killed"
-            by = items[last].nodeid if status and last is not None else None
-            if status and last is not None:
+            by = items[last].nodeid if last is not None else None
+            if last is not None:
                 killers[id(mutant.function)][last] += 1
             results[mutant.key] = {
                 "state": state,
@@ -281,11 +293,14 @@ class Trial:
                 shown = time.monotonic()
                 states = Counter(each["state"] for each in results.values())
                 print(f"{self.module} {len(results)}/{len(mutants)} {dict(states)} {shown - begun:.0f} s", flush=True)
-        self._write(results, time.monotonic() - begun)
+                self._write(self.before | results)
+        mine = {mutant.key for mutant in mutants}
+        self._write({key: result for key, result in (self.before | results).items() if key in mine})
+        print(f"{_row(self.module, results)} {time.monotonic() - begun:.0f} s")
         return True
 
-    def _cover(self, items: list[pytest.Item]) -> list[float]:
-        """Run all tests once as they are: which lines of which functions they come by, and what they cost."""
+    def _cover(self, items: list[pytest.Item]) -> None:
+        """Run all tests once as they are: which lines of which functions they come by."""
         of_code: dict[CodeType, Function] = {}
         for function in FUNCTIONS:
             todo = [function.run.__code__]
@@ -302,18 +317,13 @@ class Trial:
         def call(frame: FrameType, event: str, _: Any) -> Any:
             return line(frame, event, None) if frame.f_code in of_code else None
 
-        costs = []
         for item in items:
             test += 1
-            begun = time.process_time()
             sys.settrace(call)
             try:
                 _run(item)
             finally:
                 sys.settrace(None)
-            costs.append(time.process_time() - begun)
-        print(f"{self.module}: {len(items)} tests pass, {sum(costs):.0f} s of processor time", flush=True)
-        return costs
 
     def _start(self, mutant: Mutant, order: list[int], items: list[pytest.Item], costs: list[float]) -> tuple[int, int]:
         """A process that runs tests with a mutant, and where it tells which of them it has begun."""
@@ -336,12 +346,14 @@ class Trial:
             for i in order:
                 os.write(writing, b"%d " % i)
                 signal.setitimer(signal.ITIMER_PROF, LOOP_TIMES * costs[i] + LOOP_CPU_S)
+                begun = time.process_time()
                 _run(items[i])
+                os.write(writing, b"%f " % (time.process_time() - begun))
             code = 0
         finally:
             os._exit(code)
 
-    def _write(self, results: dict[str, Any], took_s: float) -> None:
+    def _write(self, results: dict[str, Any]) -> None:
         RESULTS.mkdir(exist_ok=True)
         self.path.write_text(json.dumps(results, indent=1))
         lines = [_row(self.module, results), ""]
@@ -349,7 +361,6 @@ class Trial:
             if result["state"] in ("survived", "untested"):
                 lines += [f"# {key} {result['state']} ({result['tests']} tests)", result["difference"], ""]
         self.path.with_suffix(".txt").write_text("\n".join(lines))
-        print(f"{lines[0]} {took_s:.0f} s")
 
 
 def _run(item: pytest.Item) -> None:
@@ -387,27 +398,38 @@ def _core() -> list[str]:
     return [name.removeprefix("gossip.") for name in found]
 
 
-def _try_one(module: str, again: bool) -> int:
+def _try_one(module: str, again: bool, budget_s: float, every: int) -> int:
     mutmut.mutation.trampoline.wrap_in_trampoline = _collect  # type: ignore[assignment]
     sys.meta_path.insert(0, Finder(f"gossip.{module}"))
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
     names = TESTS.get(module) or MIXING_TESTS
     files = [f"tests/gossip/test_{name}.py" for name in names.split()]
-    return int(pytest.main([*PYTEST, *files], plugins=[Trial(module, again)]))
+    return int(pytest.main([*PYTEST, *files], plugins=[Trial(module, again, budget_s, every)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("modules", nargs="*", help="such as wire or mixing.choco; none: all of the core")
-    parser.add_argument("--again", action="store_true", help="only what survived last time")
+    parser.add_argument("--again", action="store_true", help="only what was not killed last time")
+    parser.add_argument(
+        "--budget-s",
+        type=float,
+        default=float("inf"),
+        help="of processor time for a mutant's tests, the quickest first",
+    )
+    parser.add_argument(
+        "--every", type=int, default=1, help="a sample: each so many-th mutant; --again adds the others"
+    )
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.chdir(ROOT)
     if options.one:
         sys.path.insert(0, str(ROOT))
-        sys.exit(_try_one(options.modules[0], options.again))
+        sys.exit(_try_one(options.modules[0], options.again, options.budget_s, options.every))
     for module in options.modules or _core():
-        command = [sys.executable, __file__, "--one", module, *(["--again"] if options.again else [])]
+        command = [sys.executable, __file__, "--one", module, f"--budget-s={options.budget_s}"]
+        command += [f"--every={options.every}"]
+        command += ["--again"] if options.again else []
         if status := subprocess.run(command).returncode:
             sys.exit(status)
     print("\n| module | mutants | killed | of them looped | survived | score |\n|---|---|---|---|---|---|")

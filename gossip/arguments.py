@@ -116,7 +116,7 @@ BY_TYPE: dict[str, Callable[[str, Any], Any]] = {"int": integer, "float": number
 def checked(annotation: Any, name: str, value: Any) -> Any:
     """`value` as the annotation wants it: an int, a float or a bool, or one of them and None; others as they are."""
     kinds = [kind.strip() for kind in str(annotation).split("|")]
-    if len(kinds) <= 2 and kinds[0] in BY_TYPE and kinds[1:] in ([], ["None"]):
+    if kinds[0] in BY_TYPE and kinds[1:] in ([], ["None"]):
         return None if value is None and kinds[1:] else BY_TYPE[kinds[0]](name, value)
     return value
 

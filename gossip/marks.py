@@ -231,7 +231,7 @@ class Marks:
 
     def packed(self) -> tuple[Series, ...]:
         """In the order in which series travel."""
-        return tuple(Series(*key, chunks.runs.tobytes()) for key, chunks in sorted(self._chunks.items(), key=_key))
+        return tuple(Series(*key, chunks.runs.tobytes()) for key, chunks in sorted(self._chunks.items()))
 
     def _of(self, key: tuple[int, int, int, bool]) -> Chunks:
         chunks = self._chunks.get(key)
@@ -246,10 +246,6 @@ def packed(marks: Iterable[Mark]) -> tuple[Series, ...]:
     for mark in marks:
         gathered.add(mark)
     return gathered.packed()
-
-
-def _key(entry: tuple[tuple[int, int, int, bool], Chunks]) -> tuple[int, int, int, bool]:
-    return entry[0]
 
 
 def _triples(runs: array[int]) -> list[Run]:

@@ -60,8 +60,6 @@ class Segment:
 class PullState:
     """A pull under way."""
 
-    frontier: int
-    k: int
     due: float
     """When to give it up and ask again."""
 
@@ -400,7 +398,7 @@ class Replicator:
         for _, peer, origin in sorted(behind, key=lambda entry: entry[:2])[:room]:
             self.k += 1
             origin.pulled_at = now
-            origin.pull = PullState(origin.frontier, self.k, now + self.pull_timeout_s)
+            origin.pull = PullState(now + self.pull_timeout_s)
             first_due = min(first_due, origin.pull.due)
             effects.append(Send(peer, Pull(self.me, origin.frontier, self.k)))
         self.looks_at = first_due

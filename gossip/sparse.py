@@ -28,6 +28,9 @@ INTEGERS = ("|i1", "<i2", "<i4")
 EXPONENT_MAX = 64
 """Of either sign: 2**31 times 2**64 is still a float32."""
 
+SHIFT_MAX = 31
+"""By how many bits any row can be moved within 64, with room for the sum: 32 at the most and the sign are there."""
+
 PIECE_BYTES = 1 << 18
 """Rows are added in pieces of about so many bytes: what is gathered stays in the cache until it is written back."""
 
@@ -199,8 +202,8 @@ def read_whole(payload: Payload) -> Packed:
 
 def _negated(array: Array) -> Array:
     if array.dtype.str in INTEGERS and array.size and array.min() == np.iinfo(array.dtype).min:
-        array = array.astype(np.int64)
-        return (-array).astype(_narrowest(array))
+        minus = -array.astype(np.int64)
+        return minus.clip(max=np.iinfo(INTEGERS[-1]).max).astype(_narrowest(minus))
     return np.subtract(np.zeros((), array.dtype), array)
 
 
@@ -233,19 +236,28 @@ def _dtype_of(one: dict[str, Array], other: dict[str, Array]) -> Any:
 
 
 def _sum_integers(rows: Array, one: dict[str, Array], other: dict[str, Array]) -> tuple[Array, Array]:
-    """(values, exponents) of the union: each row in the finer of the two units, so that nothing is rounded."""
+    """(values, exponents) of the union: each row in the finer of the two units, so that nothing is rounded.
+
+    Where the units are so far apart that 64 bits do not hold both, the finer loses its last bits.
+    """
     parts = [one, other]
     places = [np.searchsorted(rows, part[ROWS]) for part in parts]
-    exponents, count = np.full(len(rows), np.iinfo(np.int8).max, np.int8), np.zeros(len(rows), np.int8)
+    exponents, count = np.zeros(len(rows), np.int8), np.zeros(len(rows), np.int8)
     for place, part in zip(places, parts, strict=True):
-        exponents[place] = np.minimum(exponents[place], part[EXPONENTS])
+        exponents[place] = part[EXPONENTS]
         count[place] += 1
     both = np.flatnonzero(count == 2)
+    mine = [np.searchsorted(place, both) for place in places]
+    left, right = (part[EXPONENTS][at].astype(np.int64) for at, part in zip(mine, parts, strict=True))
+    unit = np.minimum(left, right)
+    if (np.abs(left - right) > SHIFT_MAX).any():
+        for at, part, exponent in zip(mine, parts, (left, right), strict=True):
+            unit = np.maximum(unit, _finest(part[VALUES][at], exponent))
     sums = np.zeros((len(both), *one[VALUES].shape[1:]), np.int64)
-    for place, part in zip(places, parts, strict=True):
-        mine = np.searchsorted(place, both)
-        shift = (part[EXPONENTS][mine].astype(np.int64) - exponents[both]).clip(0, 31)
-        sums += part[VALUES][mine].astype(np.int64) << shift.reshape(-1, *[1] * (sums.ndim - 1))
+    for at, part, exponent in zip(mine, parts, (left, right), strict=True):
+        shift = (exponent - unit).reshape(-1, *[1] * (sums.ndim - 1))
+        sums += part[VALUES][at].astype(np.int64) << shift.clip(0, 62) >> (-shift).clip(0, 62)
+    exponents[both] = unit
     sums, exponents[both] = _fitted(sums, exponents[both])
     dtype = max(sums.dtype.str, *(_narrowest(part[VALUES]) for part in parts), key=INTEGERS.index)
     values = np.empty((len(rows), *sums.shape[1:]), dtype)
@@ -255,10 +267,22 @@ def _sum_integers(rows: Array, one: dict[str, Array], other: dict[str, Array]) -
     return values, exponents
 
 
+def _finest(values: Array, exponents: Array) -> Array:
+    """The units below which rows do not fit in 62 bits; for rows of zeros there are none."""
+    bits = _bits(values)
+    return np.where(bits > 0, exponents + bits - 62, -2 * EXPONENT_MAX)
+
+
+def _bits(values: Array) -> Array:
+    """How many the largest number of each row has."""
+    largest = np.abs(values.astype(np.int64)).max(axis=tuple(range(1, values.ndim)), initial=0)
+    bits: Array = np.frexp(largest.astype(np.float64))[1]
+    return bits
+
+
 def _fitted(values: Array, exponents: Array) -> tuple[Array, Array]:
     """In the narrowest integers that hold them; rows too large for all of them lose their last bits."""
-    largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), initial=0)
-    excess = np.maximum(0, np.frexp(largest.astype(np.float64))[1] - 31)
+    excess = np.maximum(0, _bits(values) - 31)
     if excess.any():
         values >>= excess.reshape(-1, *[1] * (values.ndim - 1))
         exponents = (exponents + excess).astype(np.int8)
@@ -267,7 +291,8 @@ def _fitted(values: Array, exponents: Array) -> tuple[Array, Array]:
 
 def _narrowest(values: Array) -> str:
     low, high = values.min(initial=0), values.max(initial=0)
-    return next(dtype for dtype in INTEGERS if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max)
+    fits = (dtype for dtype in INTEGERS if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max)
+    return next(fits, INTEGERS[-1])
 
 
 def _split(name: str) -> tuple[str, str]:

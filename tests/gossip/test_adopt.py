@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from gossip.adopt import GIVE_UP_S
+from gossip.adopt import GIVE_UP_S, REPEAT_S
 from gossip.arrays import Packed
 from gossip.events import (
     Adopt,
@@ -15,6 +15,7 @@ from gossip.events import (
     Deliver,
     Departed,
     Effect,
+    Forget,
     Joined,
     Own,
     Received,
@@ -172,7 +173,7 @@ def test_who_is_level_by_an_adoption_that_was_not_pinned_need_not_pull_to_say_so
     publish(lane, 1)
     lane.acknowledge(A, 3, 0)  # older than its pull, and nothing that it was served
     assert lane.behind() == (A, B)
-    lane.acknowledge(A, 3, 4)
+    lane.acknowledge(A, 3, 1)  # newer than that pull, which is the first of all
     lane.acknowledge(B, 3, 4)
     assert lane.behind() == ()
     assert lane.segments == []
@@ -215,6 +216,23 @@ def test_an_unpin_releases_what_was_kept_and_one_of_an_older_pin_does_not() -> N
     assert boundaries(lane) == []
 
 
+def test_what_was_pinned_before_goes_when_another_donor_is_chosen_or_nobody_comes_back() -> None:
+    lane = origin(A, B)
+    publish(lane, 1)
+    lane.on_pin(Pin(X, A, 1))  # A stands at 0
+    for reader in (A, B):
+        lane.on_pull(Pull(reader, 0, 1))
+        lane.on_pull(Pull(reader, 1, 2))
+    assert boundaries(lane) == [1]
+    assert lane.on_pin(Pin(X, B, 2)) == [Forget(1), Send(X, Pinned(ME, 2))]  # and B at 1
+    publish(lane, 1)
+    for reader in (A, B):
+        lane.on_pull(Pull(reader, 1, 3))
+        lane.on_pull(Pull(reader, 2, 4))
+    assert boundaries(lane) == [2]
+    assert lane.forget_reader(X) == [Forget(2)]
+
+
 def test_what_is_pinned_for_one_that_died_does_not_grow() -> None:
     lane = origin(A)
     lane.on_pin(Pin(X, A, 1))
@@ -239,6 +257,7 @@ def test_what_is_pinned_for_one_that_was_cut_off_goes_on_where_its_donor_stands(
     assert lane.pins[X].boundaries == {0, 2, 3}
     publish(lane, 1)
     lane.on_pull(Pull(A, 3, 4))
+    assert lane.pins[X].boundaries == {0, 2, 3, 4}
     ((_, answer),) = sent(lane.on_pull(Pull(X, 3, 2)))
     assert answer == Range(ME, 4, 4, 2)
 
@@ -396,6 +415,34 @@ def test_own_updates_that_the_donor_had_not_seen_are_added() -> None:
     effects = one.handle(Received(State(A, {A: 4, B: 0}, k, {}, REPLICA.layout, REPLICA)), 0.5)
     assert effects[:2] == [Adopt(REPLICA), Deliver(ME, 1, 3, Own(1, 3))]
     assert one.replicator.frontiers() == {A: 4, B: 0, ME: 3}
+    assert one.adopter is not None
+    assert one.adopter.done == 1
+
+
+def test_who_has_a_replica_and_gives_up_another_goes_on_with_its_own() -> None:
+    one = peer(ready=True)
+    one.handle(Received(Advert(A, 4, {})), 0.1)
+    one.handle(Received(Unknown(A, 0, 1)), 0.2)
+    effects = one.handle(Ticked(), 0.2 + GIVE_UP_S)
+    assert {to for to, message in sent(effects) if isinstance(message, Unpin)} == {A, B}
+    assert not one.pending
+    effects = one.handle(Ticked(), 20.0)
+    assert [to for to, message in sent(effects) if isinstance(message, Pull)] == [A]
+    assert not any(isinstance(message, Pin) for _, message in sent(effects))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_has_less_of_a_dead_lane_adopts_from_the_one_that_has_most(seed: int) -> None:
+    one = Peer(ME, UPDATE.layout, chance=random.Random(seed))
+    one.handle(Started({}), 0.0)
+    for other in (A, B, X):
+        one.handle(Joined(other), 0.0)
+    for other, seen in ((A, 3), (B, 5)):
+        one.handle(Received(Advert(other, 0, {X: seen})), 0.1)
+    one.handle(Departed(X), 1.0)
+    assert not one.pending
+    effects = one.handle(Ticked(), 1.0 + one.settings.settle_s)
+    assert {message.donor for _, message in sent(effects) if isinstance(message, Pin)} == {B}
 
 
 def test_nothing_is_pulled_or_applied_while_a_replica_is_on_its_way() -> None:
@@ -435,6 +482,17 @@ def test_when_time_is_up_the_pins_are_taken_back_and_another_try_follows() -> No
         now = one.deadline()
         again = sent(one.handle(Ticked(), now))
     assert {message.k for _, message in again if isinstance(message, Pin)} == {k + 2}
+
+
+def test_a_pin_that_may_be_lost_is_repeated_however_rare_adverts_are() -> None:
+    one = Peer(ME, UPDATE.layout, Settings(advert_period_s=60.0), random.Random(1))
+    one.handle(Started({}, ready=False), 0.0)
+    for other in (A, B):
+        one.handle(Joined(other, level=False), 0.0)
+    pins = sent(one.handle(Received(Advert(A, 4, {})), 0.1))
+    one.handle(Ticked(), 0.2)
+    assert one.deadline() == 0.1 + REPEAT_S
+    assert sent(one.handle(Ticked(), 0.1 + REPEAT_S)) == pins
 
 
 def test_a_donor_that_falls_silent_is_given_up_for_one_that_is_there() -> None:

@@ -17,6 +17,7 @@ from gossip.arrays import (
     Layout,
     Packed,
     check_finite,
+    piece_is_finite,
     relative_distance,
 )
 from gossip.errors import MismatchError
@@ -268,3 +269,19 @@ def test_the_relative_distance_is_the_largest_difference_over_the_largest_value(
 ) -> None:
     assert relative_distance(left, right) == distance
     assert relative_distance(right, left) == distance
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("step", [64, 128, 1 << 20])
+def test_a_piece_is_finite_if_its_numbers_are(step: int, bad: float) -> None:
+    arrays = {"a": np.arange(20, dtype=np.int64), "b": np.full((5, 7), 1e300), "c": np.full(33, -1e30, np.float32)}
+    layout = Layout.of(arrays)
+    for name, place in (("b", 0), ("b", 17), ("b", 34), ("c", 0), ("c", 32)):
+        packed = Packed.of(arrays)
+        packed.arrays()[name].reshape(-1)[place] = bad
+        at = layout.offsets[sorted(arrays).index(name)] + place * arrays[name].itemsize
+        for start in range(0, layout.nbytes, step):
+            stop = min(start + step, layout.nbytes)
+            assert piece_is_finite(layout, packed.read(start, stop), start) == (not start <= at < stop)
+            assert piece_is_finite(layout, Packed.of(arrays).read(start, stop), start)

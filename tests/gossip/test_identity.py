@@ -201,13 +201,17 @@ def test_epochs_are_dropped_at_any_time_and_every_unit_still_counts_once(
     story = [(lane, mark) for _, lane, mark in sorted(told)]
     own = [unit for unit, attempts in zip(few_units, drawn, strict=False) if any(lane == ME for _, lane in attempts)]
     known, plain = Identities(), Plain()
-    for lane, mark in story:
+    while story:
         if chance.random() < 0.1:
             known.drop(chance.choice([1, 2]), own)
         if chance.random() < 0.1:
             known = copied(known)
-        known.note(lane, packed([mark]))
-        plain.note(lane, [mark])
+        together = [story.pop(0)]
+        while story and story[0][0] == together[0][0] and chance.random() < 0.8:  # what one message may bring
+            together.append(story.pop(0))
+        marks = [mark for _, mark in together]
+        known.note(together[0][0], marks if chance.random() < 0.2 else packed(marks))
+        plain.note(together[0][0], marks)
     assert known.units == plain.units == min(len(drawn), len(few_units))
 
 
@@ -227,6 +231,68 @@ def test_of_a_dropped_epoch_only_what_is_undecided_is_kept() -> None:
     assert known.watched == 0
     assert known.units == 2
     assert known.by_lane() == {}
+
+
+def test_units_of_a_dropped_epoch_are_watched_while_there_is_something_to_decide() -> None:
+    known, third = Identities(), Unit(0, 7, 9)
+    known.note(A, [Mark(UNIT, 0), Mark(OTHER, 0)])
+    known.note(ME, [Mark(UNIT, 1)])
+    known.drop(1, [OTHER])
+    assert known.watched == 2
+    known.settle(UNIT)  # two attempts stand
+    known.settle(third)  # of which nothing is known
+    assert known.watched == 2
+    known.settle(OTHER)
+    assert (known.watched, known.standing(OTHER)) == (1, set())
+    known.watch(OTHER, (0, A))
+    known.watch(OTHER, (5, B))  # it is watched already
+    known.watch(third, None)
+    assert known.watched == 3
+    assert known.standing(OTHER) == {(0, A)}
+    assert known.standing(third) == set()
+    known.prune([third])
+    assert known.watched == 2
+    assert known.standing(UNIT) == {(0, A), (1, ME)}
+    assert known.standing(OTHER) == set()
+    assert known.units == 2
+
+
+def test_no_more_units_are_watched_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gossip.identity.WATCHED_MAX", 4)
+    known = Identities()
+    for lane, attempt in ((A, 0), (B, 1), (ME, 2)):
+        known.note(lane, [Mark(Unit(0, partition, chunk), attempt) for partition in (1, 2) for chunk in range(3)])
+    known.note(B, [Mark(Unit(0, 1, 0), 1, withdraws=True)])
+    known.drop(1)
+    assert known.watched == 4
+    assert len(known.standing(Unit(0, 1, 1))) == 3
+    many = Series(0, 1, 0, False, array("q", [0, 1 << 40, 1]).tobytes())
+    assert Identities.told({A: (many,)}, 1, 9).watched == 4
+
+
+def runs(*runs: tuple[int, int, int]) -> bytes:
+    return array("q", [number for run in runs for number in run]).tobytes()
+
+
+def test_only_units_among_others_of_the_same_partition_are_toil() -> None:
+    known = Identities()
+    known.note(A, [Series(1, 0, 0, False, runs((0, 10, 2), (20, 30, 1)))])
+
+    def toil(*series: Series, lane: PeerId = B) -> int:
+        return known.toil(lane, series)
+
+    assert toil(Series(1, 0, 1, False, runs((31, 99, 1)))) == 0  # behind
+    assert toil(Series(1, 0, 1, False, runs((11, 19, 1)))) == 0  # between
+    assert toil(Series(1, 1, 1, False, runs((0, 99, 1)))) == 0  # another partition
+    assert toil(Series(1, 0, 1, False, runs((1, 9, 2)))) == 5
+    assert toil(Series(1, 0, 1, False, runs((1, 9, 2), (11, 19, 1), (21, 23, 1)))) == 8
+    assert toil(Series(1, 0, 1, True, runs((31, 99, 1)))) == 69
+    assert toil(Series(1, 0, 1, False, runs((31, 40, 1))), Series(1, 0, 2, False, runs((40, 49, 1)))) == 10
+    assert toil(Series(1, 0, 1, False, runs((31, 40, 1))), Series(1, 0, 2, False, runs((41, 49, 1)))) == 0
+    assert toil(Series(1, 0, 0, False, runs((0, 10, 2))), lane=A) == 0  # known already
+    assert toil(Series(1, 0, 0, False, runs((0, 10, 2))), lane=B) == 6
+    known.drop(2)
+    assert toil(Series(1, 0, 1, False, runs((1, 9, 2)))) == 0
 
 
 @pytest.mark.parametrize("step", [1, 977])

@@ -466,6 +466,51 @@ def test_many_rumors_take_turns_and_there_is_news_until_each_was_told() -> None:
     assert all(len(ping.rumors) <= RUMORS_MAX for ping in suspecting if isinstance(ping, Ping))
 
 
+def test_all_that_is_sent_to_one_carries_the_rumors() -> None:
+    one = Membership(ME, Detection(), random.Random(1))
+    for peer in (A, B, X):
+        one.join(peer, 0.0)
+    news = rumor(DEAD, about=B)
+    one.on_rumors([news], 5.0)
+    sent = [*one.on_ping(Ping(A, 1), 0.1), *one.on_ping_request(PingRequest(A, 7, X), 0.1)]
+    ping = sent[-1]
+    assert isinstance(ping, Send)
+    assert isinstance(ping.message, Ping)
+    sent += [*one.on_ack(Ack(X, ping.message.k, X), 0.2), *tick(one, 1.2)]
+    assert [(each.to, type(each.message)) for each in sent if isinstance(each, Send)] == [
+        (A, Ack),
+        (X, Ping),
+        (A, Ack),
+        (A, Ping),
+        (X, Ping),
+    ]
+    for each in sent:
+        assert isinstance(each, Send)
+        assert isinstance(each.message, Ping | Ack)
+        assert each.message.rumors == (news,)
+    passed_on = sent[2]
+    assert isinstance(passed_on, Send)
+    assert passed_on.message == Ack(ME, 7, X, (news,))
+
+
+def test_who_was_there_before_us_has_time_to_greet_us() -> None:
+    one = Membership(ME, Detection(), random.Random(1))
+    one.join(X, 10.0, known=False)
+    assert one.deadline() == 10.0 + FAR.greeting_s
+    assert tick(one, 10.0 + FAR.greeting_s - 0.01) == []
+    assert one.changes(10.0 + FAR.greeting_s - 0.01) == []
+    assert [each.to for each in tick(one, 10.0 + FAR.greeting_s) if isinstance(each, Send)] == [X]
+    assert one.changes(10.0 + FAR.greeting_s) == [(X, True)]
+
+
+def test_who_is_only_suspected_in_a_newer_incarnation_is_back_from_the_dead() -> None:
+    one = Story().one
+    one.on_rumors([rumor(DEAD)], 1.5)
+    assert one.changes(1.5) == [(X, True)]
+    one.on_rumors([rumor(SUSPECTED, incarnation=1)], 1.6)
+    assert one.changes(1.6) == [(X, False)]
+
+
 def test_strangers_are_nobodys_rumors() -> None:
     one = Story().one
     one.on_rumors([rumor(standing, 3, about=PeerId("stranger")) for standing in Standing], 0.1)
@@ -553,6 +598,16 @@ def test_after_a_pause_of_our_own_nobody_is_blamed_whatever_comes_first(seconds:
         resumed(story.one, 100.0)
         assert story.one.health >= 1
         assert not any(isinstance(effect, Send) for effect in tick(story.one, 100.9))
+
+
+def test_a_pause_of_our_own_is_one_reason_for_doubt_and_over_when_it_was_noticed() -> None:
+    for notice in (lambda one: one.heard(A, 20.0), lambda one: one.tick(20.0)):
+        one = Story().one
+        notice(one)
+        assert one.health == 1
+        assert one.deadline() > 20.0
+        one.heard(B, 20.1)
+        assert one.health == 1
 
 
 def test_connections_that_broke_in_a_pause_of_our_own_give_time_to_be_made_again() -> None:

@@ -175,6 +175,16 @@ def test_a_worker_leaves_its_updates_to_the_hub() -> None:
     assert peer.handle(Computed(UPDATE), 0.01) == [Keep(2, 2, UPDATE)]
 
 
+def test_one_that_joins_level_reads_from_where_the_lane_stands() -> None:
+    one = Peer(PeerId("one"), None)
+    one.handle(Started({}), 0.0)
+    one.handle(Computed(Packed.of({"w": np.ones(1)})), 0.1)
+    for name, level in (("level", True), ("late", False)):
+        one.handle(Joined(PeerId(name), level=level), 0.2)
+    assert one.replicator.readers.keys() == {PeerId("level")}
+    assert one.replicator.behind() == ()
+
+
 def test_who_does_not_read_us_costs_nothing() -> None:
     peer = Peer(ME, UPDATE.layout)
     peer.handle(Joined(A, reads=False), 0.0)

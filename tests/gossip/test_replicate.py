@@ -18,9 +18,12 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gossip.arrays import Packed
 from gossip.events import Deliver, Effect, Fold, Forget, Keep, Send
+from gossip.marks import Mark, Unit
 from gossip.messages import PeerId, Pull, Range, Unknown
 from gossip.replicate import Replicator
 
@@ -671,6 +674,109 @@ def test_no_more_segments_are_kept_than_places_where_readers_may_stand(count: in
         assert len(lane.segments) <= 2 * count + 1
         boundaries = {segment.hi for segment in lane.segments[:-1]}
         assert boundaries <= {b for r in lane.readers.values() for b in (r.acknowledged, r.served)}
+
+
+class Follower:
+    """Who reads a lane: it applies a range that begins right after its frontier, whenever that comes."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.frontier, self.k = PeerId(name), 0, 0
+        self.pulls: list[Pull] = []
+        self.answers: list[Range] = []
+
+    def pull(self) -> Pull:
+        self.k += 1
+        self.pulls.append(Pull(self.name, self.frontier, self.k))
+        return self.pulls[-1]
+
+    def take(self, answer: Range) -> None:
+        if answer.lo == self.frontier + 1:
+            self.frontier = answer.hi
+
+
+class Store:
+    """Where a driver keeps what the effects say: which segments there are, as (lo, hi)."""
+
+    def __init__(self) -> None:
+        self.segments: list[tuple[int, int]] = []
+
+    def happen(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Keep(lo, hi, _):
+                    if lo < hi:
+                        assert self.segments.pop() == (lo, hi - 1)
+                    self.segments.append((lo, hi))
+                case Fold(lo, hi):
+                    inside = [each for each in self.segments if lo <= each[0] and each[1] <= hi]
+                    assert len(inside) > 1
+                    assert (inside[0][0], inside[-1][1]) == (lo, hi)
+                    at = self.segments.index(inside[0])
+                    self.segments[at : at + len(inside)] = [(lo, hi)]
+                case Forget(through):
+                    assert self.segments[0][1] <= through
+                    self.segments = [each for each in self.segments if each[1] > through]
+                case Send(_, Range(_, lo, hi)):
+                    served = [each for each in self.segments if lo <= each[0] and each[1] <= hi]
+                    assert [number for one, last in served for number in range(one, last + 1)] == [*range(lo, hi + 1)]
+
+
+deeds = st.lists(
+    st.tuples(st.sampled_from(["publish", "publish", "pull", "lost", "repeat", "late", "advert"]), st.integers(0, 2)),
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+@given(deeds)
+def test_whatever_is_lost_or_repeated_every_reader_gets_each_update_with_its_marks(
+    coalesce: bool, order: list[tuple[str, int]]
+) -> None:
+    lane, store, followers = origin("a b c", coalesce=coalesce), Store(), [Follower(name) for name in "abc"]
+
+    def happen(effects: list[Effect]) -> list[Range]:
+        store.happen(effects)
+        assert store.segments == [(segment.lo, segment.hi) for segment in lane.segments]
+        answers = [effect.message for effect in effects if isinstance(effect, Send)]
+        for answer in answers:
+            assert isinstance(answer, Range)
+            assert coalesce or answer.lo == answer.hi
+            numbers = range(answer.lo, answer.hi + 1)
+            marks = [mark for series in answer.marks for mark in series.marks()]
+            assert marks == [Mark(Unit(0, 0, number), 0) for number in numbers if number % 3]
+        return [answer for answer in answers if isinstance(answer, Range)]
+
+    def pulls(follower: Follower) -> None:
+        for answer in happen(lane.on_pull(follower.pull())):
+            follower.take(answer)
+
+    for deed, which in order:
+        follower = followers[which]
+        match deed:
+            case "publish":
+                number = lane.n + 1
+                happen(lane.publish(UPDATE, (Mark(Unit(0, 0, number), 0),) if number % 3 else ()))
+            case "pull":
+                pulls(follower)
+            case "lost":
+                follower.answers += happen(lane.on_pull(follower.pull()))
+            case "repeat" if follower.pulls:
+                follower.answers += happen(lane.on_pull(follower.pulls[-1]))
+            case "late" if follower.answers:
+                follower.take(follower.answers.pop())
+            case "advert":
+                happen(lane.acknowledge(follower.name, follower.frontier, follower.k))
+        assert {each.name for each in followers if each.frontier < lane.n} <= set(lane.behind())
+        assert all(lane.readers[each.name].acknowledged <= each.frontier for each in followers)
+    for follower in followers:
+        while follower.frontier < lane.n:
+            before = follower.frontier
+            pulls(follower)
+            assert follower.frontier > before
+        happen(lane.acknowledge(follower.name, follower.frontier, follower.k))
+    assert lane.behind() == ()
+    assert lane.segments == []
+    assert lane.forgotten == lane.n
 
 
 # -------------------------------------------------------------------------------------------------------- the reader

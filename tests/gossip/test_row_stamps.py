@@ -68,3 +68,4 @@ def test_numbers_of_an_array_of_one_dimension_have_no_stamps() -> None:
     stamps = RowStamps(MODEL)
     add(stamps, Packed.of(rows_of("n", np.array([1, 2]), np.ones(2)) | rows_of("v", np.array([4]), np.ones((1, 3)))))
     assert (stamps.count, stamps.since("v", 0).tolist()) == (1, [4])
+    assert stamps_bytes(Layout.of({"n": np.zeros(1000)})) == stamps_bytes(Layout.of({}))

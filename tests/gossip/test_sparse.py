@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gossip import sparse
@@ -135,6 +136,47 @@ def test_integers_that_do_not_fit_eight_bits_take_sixteen_or_more() -> None:
     assert total["w[values]"][0, 0] * 2.0**-20 == 127 + 127 * 2.0**-20
 
 
+numbers_of_any_size = st.tuples(
+    st.sampled_from(sparse.INTEGERS).flatmap(
+        lambda dtype: st.tuples(st.just(dtype), st.integers(np.iinfo(dtype).min, np.iinfo(dtype).max))
+    ),
+    st.integers(-sparse.EXPONENT_MAX, sparse.EXPONENT_MAX - 2),
+)
+
+
+@given(numbers_of_any_size, numbers_of_any_size)
+@example((("|i1", 1), 20), (("|i1", 1), -20))
+@example((("<i4", 1 << 30), 32), (("|i1", 1), 0))
+def test_a_sum_is_right_however_far_apart_its_units_are(left: Any, right: Any) -> None:
+    exact, parts = Fraction(0), []
+    for (dtype, number), exponent in (left, right):
+        exact += Fraction(number) * Fraction(2) ** exponent
+        parts.append(sparse.rows_of("w", np.array([2]), np.array([[number]], dtype), np.array([exponent], np.int8)))
+    total = sparse.total(*parts)
+    unit = Fraction(2) ** int(total["w[exponents]"][0])
+    error = abs(int(total["w[values]"][0, 0]) * unit - exact)
+    if error:  # only what 31 bits do not hold is lost
+        assert error < 2 * unit
+        assert abs(exact) > 2**28 * unit
+    assert total["w[values]"].dtype.str in sparse.INTEGERS
+
+
+@pytest.mark.parametrize(("dtype", "wider"), [("|i1", "<i2"), ("<i2", "<i4"), ("<i4", "<i4")])
+def test_minus_the_lowest_number_takes_more_bits(dtype: str, wider: str) -> None:
+    lowest = int(np.iinfo(dtype).min)
+    one = sparse.rows_of("w", np.array([2]), np.array([[lowest, 1]], dtype), np.array([0], np.int8))
+    negative = sparse.negative(one)
+    assert negative["w[values]"].tolist() == [[min(-lowest, np.iinfo("<i4").max), -1]]  # more than 32 there are not
+    assert negative["w[values]"].dtype == wider
+
+
+def test_an_update_of_whole_arrays_is_added_whole() -> None:
+    each = Packed.of(
+        {name: np.arange(array.size).reshape(array.shape).astype(array.dtype) for name, array in MODEL.items()}
+    )
+    equal(added(each, each), {name: 2 * array for name, array in each.arrays().items()})
+
+
 def test_few_rows_are_added_to_many_in_little_memory() -> None:
     many, few = (
         sparse.rows_of(
@@ -220,6 +262,7 @@ INTEGERS = {"w_values": np.ones((2, 3), np.int8), "w_exponents": np.zeros(2, np.
         ({**rows_part(), "w": MODEL["w"]}, "as a whole and as rows"),
         (rows_part(w_values=None), "comes without 'w.values.'"),
         ({**rows_part(), "v[values]": np.zeros((1, 2))}, "comes without 'v.rows.'"),
+        (rows_part(w_rows=np.ones((2, 1), np.int32)), "expected the numbers of some rows"),
         (rows_part(w_rows=np.array([1, 4])), "expected the numbers of some rows"),
         (rows_part(w_rows=np.zeros(21, np.int32)), "expected the numbers of some rows"),
         (rows_part(w_values=np.ones((3, 3), np.float32)), "expected 2 rows"),
