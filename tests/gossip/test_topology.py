@@ -328,16 +328,37 @@ def test_rounding_is_no_reason_to_refuse() -> None:
     check(rounding(np.eye(3)), Needs.NONNEGATIVE)
 
 
+def test_a_zero_that_is_stored_is_no_partner() -> None:
+    pair = matrix([0.5, 0.5, 0.25], [0.5, 0.5, 0.25], [0.25, 0.25, 1])
+    pair.data[pair.data == 0.25] = 0.0
+    check(pair, Needs.MATCHING)
+    with pytest.raises(UsageError, match=r"^the mixing matrix: the row of peer 0"):
+        check(2 * pair, Needs.ROWS)
+    with pytest.raises(UsageError, match=r"^one: the row of peer 0"):
+        check_topology(Topology("one", 3, 1, lambda round: 2 * pair), Needs.ROWS)
+
+
+FOUR = np.pad(np.full((3, 3), 1 / 3), (0, 1)) + np.diag([0.0, 0, 0, 1])
+"""A circle of three and one alone: as many links as a tree of four."""
 WORST = [
     (matrix([1.2, -0.1, -0.1], [0, 1, 0], [0.5, -0.2, 0.7]), Needs.NONNEGATIVE, "peer 2 gives peer 1 the weight -0.2,"),
-    (matrix([1, 0, 0], [0, 0.8, 0.3], [0, 0, 0.7]), Needs.ROWS, "row of peer 1 .* values.* to 1.1, .*; 2 of 3 peers"),
-    (matrix([1, 0, 0], [0, 0.8, 0.3], [0, 0, 0.7]), Needs.COLUMNS, "column of peer 1 .* 0.8, expected 1; 1 of 3"),
+    (
+        matrix([1, 0, 0], [0, 0.8, 0.3], [0, 0, 0.7]),
+        Needs.ROWS,
+        r"row of peer 1 \(what it gives to others' values\) sums to 1.1, .*; 2 of 3 peers",
+    ),
+    (
+        matrix([1, 0, 0], [0, 0.8, 0.3], [0, 0, 0.7]),
+        Needs.COLUMNS,
+        r"column of peer 1 \(what others give to its value: the mean moves\) .* 0.8, expected 1; 1 of 3",
+    ),
     (matrix([0.5, 0.1, 0], [0, 1, 0.3], [0, 0.7, 0]), Needs.SYMMETRIC, "1 gives peer 2 the weight 0.3 and gets 0.7,"),
     (matrix([0.5, 0.5, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]), Needs.MATCHING, "peer 0 sends to 2 others in one round"),
     (matrix([1, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]), Needs.MATCHING, "peer 1 hears peer 2, which does not hear it"),
     (matrix([0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]), Needs.CONNECTED, "into 2 parts: peer 2 and peer 0 do not hear"),
     (matrix([0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0.5, 0.5]), Needs.TREE, "peer 1 sends to peer 2 and not back"),
     (topology.ring(4).weights(0), Needs.TREE, "4 links between 4 peers, expected 3, a tree such as"),
+    (topology.matrix(FOUR, needs=Needs.ROWS).weights(0), Needs.TREE, "falls into 2 parts: peer 3 and peer 0"),
     (matrix([0.5, 0.5], [0, 1]), Needs.EXACT, "peer 1 hears 1 of 2 peers, itself included, expected all"),
 ]
 
@@ -456,12 +477,15 @@ def test_large_topologies_are_measured_as_small_ones_are(monkeypatch: pytest.Mon
 
 
 def test_singular_values_that_lie_close_together_are_found_where_weights_are_symmetric_else_refused() -> None:
-    ring = topology.ring(2_000)
-    value, start = slowest(ring)
-    assert value == pytest.approx(1 / 3 + 2 / 3 * COS(2 * math.pi / 2_000), abs=1e-12)
-    assert np.linalg.norm(ring.weights(0) @ start) == pytest.approx(value, abs=1e-12)
-    with pytest.raises(UsageError, match="this topology of 2000 peers lie too close together"):
-        slowest(topology.directed_ring(2_000))
+    path = topology.path(1_500)
+    value, start = slowest(path)
+    assert value == pytest.approx(1 / 3 + 2 / 3 * COS(math.pi / 1_500), abs=1e-12)
+    assert np.linalg.norm(start) == pytest.approx(1.0)
+    assert np.linalg.norm(path.weights(0) @ start) == pytest.approx(value, abs=1e-12)
+    twice = Topology("path twice", 1_500, 2, path.weights)
+    for each in (topology.directed_ring(1_500), twice):
+        with pytest.raises(UsageError, match="this topology of 1500 peers lie too close together"):
+            slowest(each)
 
 
 def test_the_rate_is_per_round() -> None:
