@@ -27,6 +27,8 @@ def test_a_mean_rate_is_geometric_and_its_error_that_of_the_mean_of_twenty_parts
     assert found.error == pytest.approx(found.rate * error, rel=1e-9)
     three = mean_rate(np.exp([0.0, -1.0, -1.5, -3.5]))  # fewer than twenty: each is a part
     assert three.error == pytest.approx(three.rate * np.std([1.0, 0.5, 2.0], ddof=1) / math.sqrt(3))
+    two = mean_rate(np.exp([0.0, -1.0, -1.5]))
+    assert two.error == pytest.approx(two.rate * np.std([1.0, 0.5], ddof=1) / math.sqrt(2))
     assert mean_rate(np.array([1.0, 0.25])) == Rate(0.25, 0.0)
 
 
@@ -107,9 +109,9 @@ def test_a_mean_that_is_exact_after_a_period_has_the_rate_zero() -> None:
 
 
 def test_random_links_are_measured_above_the_floor_with_both_errors() -> None:
-    links = topology.random_matching(8, seed=2)
+    links = topology.random_matching(9, seed=2)
     found = measure(links, PairwiseExchange(), seed=1)
-    start = np.random.default_rng(1).standard_normal((8, 64))
+    start = np.random.default_rng(1).standard_normal((9, 64))
     distances = simulate(links, PairwiseExchange(), rounds=200, seed=1, start=start).distances
     last = max(at for at in range(201) if distances[at] > FLOOR**2 * distances[0])
     assert found.rounds == last < 200
