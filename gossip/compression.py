@@ -192,7 +192,7 @@ def _binary(x: Array, top: float) -> Array:
     if largest.max(initial=0.0) > top * 2.0**127:
         raise UsageError(f"a number of {largest.max():.3g} to compress, expected at most {top * 2.0**127:.3g}")
     exponents = np.ceil(np.log2(np.where(largest > 0.0, largest, top) / top))
-    scale: Array = np.exp2(np.clip(exponents, -126.0, 127.0))  # what float32 holds
+    scale: Array = np.exp2(np.maximum(exponents, -126.0))  # the smallest that float32 holds with all its bits
     return scale
 
 
@@ -252,7 +252,7 @@ class TopK(_Sparse):
 
     def _choose(self, x: Array, count: int, chance: np.random.Generator) -> Array:
         cut = x.shape[1] - count
-        return np.sort(np.argpartition(np.abs(x), cut, axis=1)[:, cut:] if cut else np.indices(x.shape)[1], axis=1)
+        return np.sort(np.argpartition(np.abs(x), cut, axis=1)[:, cut:], axis=1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -264,8 +264,7 @@ class RandomK(_Sparse):
 
     def _choose(self, x: Array, count: int, chance: np.random.Generator) -> Array:
         draws = chance.random(x.shape)
-        cut = min(count, x.shape[1] - 1)
-        return np.sort(np.argpartition(draws, cut, axis=1)[:, :count], axis=1)
+        return np.sort(np.argpartition(draws, count - 1, axis=1)[:, :count], axis=1)
 
 
 @dataclass(frozen=True, repr=False)

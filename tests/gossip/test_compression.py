@@ -81,6 +81,7 @@ def test_all_rows_at_once_are_what_they_are_one_by_one(codec: Codec, x: np.ndarr
         one.append(codec.encode(row, draws))
     decoded, nbytes = codec.rows(x, chance())
     np.testing.assert_array_equal(decoded, [codec.decode(each) for each in one])
+    assert decoded.dtype == x.dtype
     assert nbytes.tolist() == [each.nbytes for each in one]
 
 
@@ -231,6 +232,11 @@ def test_the_smallest_and_the_largest_numbers_have_a_scale_too(codec: Codec) -> 
     tiny, top = np.array([3e-45, 1e-45], np.float32), np.array([3e38, -1e30], np.float32)
     assert codec.decode(codec.encode(tiny, chance())).max() <= tiny.max()
     np.testing.assert_allclose(codec.decode(codec.encode(top, chance()))[0], top[0], rtol=0.01)
+    limit = 2.0**127 * (2.0**15 if isinstance(codec, Float16) else 127.0)
+    edge = np.array([limit, 1.0])
+    assert codec.decode(codec.encode(edge, chance())).tolist() == [limit, 0.0]
+    with pytest.raises(UsageError, match="expected at most"):
+        codec.encode(edge * 1.001, chance())
     for x in (np.array([1e60, 1.0]), np.array([[0.0, 1.0], [-1e60, 1.0]])):
         with pytest.raises(UsageError, match=r"a number of 1e\+60 to compress"):
             codec.encode(x, chance())
@@ -305,10 +311,10 @@ def test_the_promises_are_those_of_the_numbers_that_are_sent() -> None:
     assert Sign().contraction(4) == pytest.approx(Sign().contraction(1) / 4)
 
 
-WHOLE = np.linspace(-1.0, 1.0, 20)
+WHOLE = np.linspace(-1.0, 1.0, 20).reshape(4, 5)
 
 
-@pytest.mark.parametrize("codec", FLAT, ids=repr)
+@pytest.mark.parametrize("codec", EVERY, ids=repr)
 def test_a_part_with_more_or_fewer_numbers_than_expected_is_refused(codec: Codec) -> None:
     encoded = codec.encode(WHOLE, chance())
     for name, part in encoded.parts.items():
@@ -325,8 +331,7 @@ def test_a_part_with_more_or_fewer_numbers_than_expected_is_refused(codec: Codec
 
 @pytest.mark.parametrize("codec", [TopK(0.1), Threshold(0.5), Rows(), Chain(TopK(0.5), Int8())], ids=repr)
 def test_places_must_be_whole_numbers_within_the_array(codec: Codec) -> None:
-    x = WHOLE.reshape(4, 5)
-    encoded = codec.encode(x, chance())
+    encoded = codec.encode(WHOLE, chance())
     size = 4 if isinstance(codec, Rows) else 20
     index = encoded.parts["index"]
     for wrong in (index.astype(np.int16), index.astype(np.float64), index * 0 + size):
@@ -369,3 +374,23 @@ def test_what_is_sent_is_a_mapping_of_flat_parts_by_these_names() -> None:
         assert set(encoded.parts) == names
         assert all(part.ndim == 1 for part in encoded.parts.values())
         assert (encoded.shape, encoded.dtype) == ((4, 6), np.float32)
+
+
+def test_a_threshold_is_reached_by_what_is_as_large_and_promises_nothing() -> None:
+    codec = Threshold(0.25)
+    x = np.array([0.25, -0.25, 0.2499, 3.0])
+    assert codec.decode(codec.encode(x, chance())).tolist() == [0.25, -0.25, 0.0, 0.25]
+    assert codec.contraction(5) == codec.typical(5) == 0.0
+
+
+def test_the_mean_of_many_short_floats_is_taken_in_long_ones() -> None:
+    x = np.full(1 << 20, np.float16(0.1))  # their sum is beyond what 16 bits hold
+    for decoded in (Sign().decode(Sign().encode(x, chance())), Sign().rows(x[None, :], chance())[0]):
+        assert (decoded == np.float16(0.1)).all()
+
+
+def test_every_codec_of_a_chain_draws_from_the_same_chance() -> None:
+    x = chance().standard_normal(40)
+    index = Chain(TopK(1.0), RandomK(0.5)).encode(x, chance()).parts["values.index"]
+    np.testing.assert_array_equal(index, RandomK(0.5).encode(x, chance()).parts["index"])
+    assert Chain(TopK(0.5), Int8()).typical(40) == 0.5 * Int8().typical(20)
