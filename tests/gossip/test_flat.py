@@ -38,6 +38,8 @@ def test_a_vector_holds_the_arrays_one_after_the_other_in_the_widest_of_their_dt
 
 def test_the_dtype_is_no_wider_than_it_must_be() -> None:
     assert Flat(Packed.of({"w": np.zeros(2, np.float32), "s": np.zeros(1, np.float16)}).layout).dtype == np.float32
+    short = Packed.of({"w": np.ones(3, np.float32)})
+    assert Flat(short.layout).flatten(short).dtype == np.float32
     assert Flat(Packed.of({"s": np.zeros(1, np.float16)}).layout).dtype == np.float16
     nothing = Flat(Layout.of({}))
     assert (nothing.dtype, nothing.size) == (np.float64, 0)

@@ -196,6 +196,7 @@ def test_what_cannot_wait_says_so_and_what_cannot_miss_a_step_too() -> None:
         *[True] * 3,
     ]
     assert not any(each.says_nothing(False) for each in STRATEGIES if not isinstance(each, RelaySum))
+    assert ClippedGossip(0.01).radius == 0.01
     for radius in (0.0, -1.0):
         with pytest.raises(UsageError, match=f"radius {radius}, expected more than 0"):
             ClippedGossip(radius)
@@ -221,6 +222,19 @@ def neighbors_average(strategy: Strategy[Any], weights: np.ndarray, x: np.ndarra
             return found
         case _:
             return weights @ moved
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES[:4], ids=repr)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_averaging_stays_in_the_precision_of_the_replicas(strategy: Strategy[Any], dtype: type[np.floating]) -> None:
+    links = topology.ring(4)
+    x = chance(1).standard_normal((4, 3)).astype(dtype)
+    swarm, state = Swarm(strategy, links, x, chance()), strategy.start(x)
+    for round in range(2):
+        swarm.round(round, x)
+        state, _ = strategy.mix(strategy.local(state, x, round), Exchange(round, links.weights(0), chance()))
+        assert swarm.params().dtype == strategy.params(state).dtype == dtype
+        np.testing.assert_allclose(strategy.params(state), swarm.params(), atol=0.02)
 
 
 @pytest.mark.parametrize("columns", [1, 4])
