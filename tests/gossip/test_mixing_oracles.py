@@ -59,7 +59,7 @@ def exchanges(draw: st.DrawFn) -> tuple[np.ndarray, dict[tuple[int, int], int], 
     peers = draw(st.integers(1, 5))
     dense = np.array(draw(st.lists(st.integers(0, 3), min_size=peers**2, max_size=peers**2)), float) / 8
     dense = dense.reshape(peers, peers)
-    dense[np.arange(peers), np.arange(peers)] = 1 / 16
+    dense[np.arange(peers), np.arange(peers)] = draw(st.sampled_from([1 / 16, 0.0]))
     exchange = Exchange(3, sparse.csr_array(dense), chance())
     if draw(st.booleans()):
         return dense, {}, exchange
@@ -116,7 +116,9 @@ def test_sums_by_row_number_are_those_of_a_loop(columns: int, rows: list[int]) -
 
 def test_weights_in_float32_are_the_nearest_on_a_grid_and_the_rest_stays_at_home() -> None:
     weights = topology.small_world(20, seed=1).weights(0)
-    short = averaged(weights, np.eye(20, dtype=np.float32)).astype(float)
+    product = averaged(weights, np.eye(20, dtype=np.float32))
+    assert product.dtype == np.float32
+    short = product.astype(float)
     assert np.array_equal(short / GRID, np.rint(short / GRID))
     assert np.array_equal(short.sum(axis=1), np.ones(20))
     apart = ~np.eye(20, dtype=bool)
@@ -127,6 +129,8 @@ def test_weights_in_float32_are_the_nearest_on_a_grid_and_the_rest_stays_at_home
     assert half.dtype == np.float16
     np.testing.assert_allclose(half, weights.toarray(), rtol=2.0**-10)
     assert averaged(weights, np.eye(20)).dtype == np.float64
+    of_the_first = sparse.csr_array(np.array([[1.0, 0.0], [1.0, 0.0]]))  # nobody hears the last
+    assert averaged(of_the_first, np.array([[3.0], [4.0]], np.float32)).tolist() == [[3.0], [3.0]]
 
 
 def test_parameters_are_numbers_of_one_or_of_all_peers() -> None:
@@ -136,6 +140,20 @@ def test_parameters_are_numbers_of_one_or_of_all_peers() -> None:
     for wrong in (np.zeros(()), np.zeros((1, 1, 1)), np.array([True]), np.array(["a"]), np.zeros(1, complex)):
         with pytest.raises(UsageError, match="expected numbers of shape"):
             floats(wrong)
+
+
+def test_a_delayed_exchange_knows_what_becomes_of_answers_and_is_otherwise_the_same() -> None:
+    exchange = Exchange(4, topology.ring(5).weights(0), chance())
+
+    def later(count: int) -> Any:
+        return np.zeros(count, int)
+
+    lag = np.zeros(10, int)
+    delayed = exchange.delayed(lag, later)
+    assert (delayed.round, delayed.later, exchange.lag, exchange.later) == (4, later, None, None)
+    assert delayed.lag is lag
+    assert delayed.weights is exchange.weights
+    assert exchange.delayed(lag).later is None
 
 
 def test_a_packet_is_as_long_as_its_arrays_and_eight_bytes_for_each_scalar() -> None:
