@@ -80,7 +80,7 @@ TESTS: dict[str, str] = {
     "vectorized": "vectorized vectorized_records",
     "contraction": "contraction",
 }
-MIXING_TESTS = "mixing_oracles"
+MIXING_TESTS = "mixing_oracles mixing"
 PYTEST = ["-q", "-s", "--assert=plain", "-m", "not slow and not sockets and not spark"]
 PYTEST += [part for name in ("p2p.pytest_plugin", "xdist", "cacheprovider") for part in ("-p", f"no:{name}")]
 

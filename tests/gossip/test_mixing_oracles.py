@@ -284,6 +284,57 @@ def test_what_clipping_leaves_is_as_long_as_the_radius_and_equal_replicas_stay()
     np.testing.assert_array_equal(state.x, np.ones((2, 2)))
 
 
+# ---- bad examples ----------------------------------------------------------------------------------------------
+
+
+def test_bad_examples_do_what_their_docstrings_say() -> None:
+    links = topology.complete(4)
+    weights = links.weights(0).toarray()
+    x, delta = chance(1).standard_normal((4, 6)), chance(2).standard_normal((4, 6))
+    moved = x + delta
+    pulled = moved.copy()
+    for i in range(4):
+        for j in range(4):  # in the order of the senders' numbers
+            if i != j:
+                pulled[i] += 0.3 * (moved[j] - pulled[i])
+    largest = np.where(np.abs(moved) >= np.sort(np.abs(moved), axis=1)[:, [-2]], moved, 0.0)
+    all_deltas = np.array([x[i] + 0.5 * delta.sum(axis=0) for i in range(4)])
+    for strategy, expected, nbytes in (
+        (OneWayPull(0.3), pulled, 48),
+        (PubSubAveraging(0.3), pulled, 48),
+        (PlainPushSum(), weights @ moved, 48 + 8),
+        (CompressedReplicas(TopK(0.3)), moved + weights @ largest - largest, 2 * (8 + 2)),
+        (DeltaBroadcast(0.5), all_deltas, 48),
+    ):
+        swarm = Swarm(strategy, links, x, chance())
+        swarm.round(0, delta)
+        state, sent = strategy.mix(strategy.local(strategy.start(x), delta, 0), Exchange(0, links.weights(0), chance()))
+        np.testing.assert_allclose(swarm.params(), expected, atol=1e-14)
+        np.testing.assert_allclose(strategy.params(state), expected, atol=1e-14)
+        assert sent == swarm.nbytes == 12 * nbytes
+        assert strategy.is_bad_example
+    assert not DPsgd().is_bad_example
+    assert (OneWayPull().amount, PubSubAveraging().amount, DeltaBroadcast().scale) == (0.5, 0.5, 1.0)
+
+
+def test_shares_that_are_lost_are_lost_and_those_that_are_late_are_not() -> None:
+    strategy, links = PlainPushSum(), topology.directed_ring(4)
+    x = np.arange(8.0).reshape(4, 2)
+    exchange = Exchange(5, links.weights(0), chance())
+    lag = np.array([0, -1, 2, 1])
+    state, _ = strategy.mix(strategy.start(x), exchange.delayed(lag))
+    gone = 0.5 * x[exchange.senders[1]]
+    mass, weight = strategy.mass(state)
+    np.testing.assert_allclose(mass, x.sum(axis=0) - gone)
+    assert weight == 4 - 0.5
+    for round, late in ((6, 1), (7, 0)):
+        state, _ = strategy.mix(state, replace(exchange, round=round))
+        assert len(state.coming) == late
+        np.testing.assert_allclose(strategy.mass(state)[0], mass)
+        assert strategy.mass(state)[1] == pytest.approx(weight)
+    np.testing.assert_allclose(state.x.sum(axis=0), mass)
+
+
 # ---- outer steps -----------------------------------------------------------------------------------------------
 
 
