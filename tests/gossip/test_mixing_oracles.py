@@ -557,6 +557,16 @@ def test_the_mass_of_all_at_once_is_what_they_started_with(grid: float | None, o
     assert result.records[-1].distance < 0.5 * result.start.distance
 
 
+@pytest.mark.parametrize("grid", [2.0**-30, None])
+def test_many_parameters_go_the_way_of_few(grid: float | None) -> None:
+    x = chance(2).standard_normal((9, 2_000))
+    links = topology.random_senders(9, 2, weights="push")
+    many, few = (
+        simulate(links, PushSum(grid=grid), start=start, rounds=40, loss=0.3, delay=2).params for start in (x, x[:, :2])
+    )
+    np.testing.assert_allclose(many[:, :2], few, atol=1e-12)
+
+
 def test_a_packet_of_push_sum_holds_the_total_and_nothing_is_sent_twice() -> None:
     strategy = PushSum()
     state, first = strategy.send(strategy.start(np.array([8.0])), 0, links_of(0, 1), chance())
@@ -564,6 +574,7 @@ def test_a_packet_of_push_sum_holds_the_total_and_nothing_is_sent_twice() -> Non
     state, second = strategy.send(state, 1, links_of(0, 1), chance())
     assert (second[1].arrays["x"].tolist(), dict(second[1].scalars)) == ([6.0], {"w": 0.75, "n": 2})
     assert (state.x.tolist(), state.w.tolist()) == ([2.0], [0.25])
+    assert strategy.receive(strategy.start(np.array([0.0])), 0, first[1])[0].x.tolist() == [4.0]
     other, _ = strategy.receive(strategy.start(np.array([0.0])), 0, second[1])
     assert (other.x.tolist(), other.w.tolist()) == ([6.0], [1.75])
     assert strategy.receive(other, 0, first[1])[0] is other
