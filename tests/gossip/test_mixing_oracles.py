@@ -467,6 +467,8 @@ def test_two_who_ask_each_other_meet_once_and_the_smaller_number_is_served() -> 
     b, answer = strategy.receive(b, 0, busy[1])
     a, _ = strategy.receive(a, 1, answer[0])
     assert (a.x.tolist(), b.x.tolist()) == ([6.0], [6.0])
+    for each in (a, b):
+        assert (each.asked, each.offered, each.held) == (None, None, None), "nothing is kept of what is over"
 
 
 def test_who_gives_up_is_free_for_the_offer_that_waited_but_not_for_that_of_the_dead() -> None:
@@ -476,12 +478,34 @@ def test_who_gives_up_is_free_for_the_offer_that_waited_but_not_for_that_of_the_
     held, _ = strategy.receive(b, 0, to_b)
     assert strategy.give_up(held, 2)[0].asked == 0, "of somebody else"
     freed, outbox = strategy.give_up(held, 0)
-    assert (freed.asked, outbox, freed.x.tolist()) == (None, {}, [4.0])
+    assert (freed.asked, freed.offered, freed.held) == (None, None, None)
+    assert (outbox, freed.x.tolist()) == ({}, [4.0])
     other, _ = asking(strategy, 2, 1, 1.0)
     assert strategy.give_up(other, 1)[0].asked is None
     with_two, none = strategy.give_up(replace(held, asked=2), 2)  # it waited for 2, and 0 for it
     assert list(none) == [0]
     assert with_two.x.tolist() == [6.0]
+
+
+def test_a_matching_meets_in_one_step_and_others_by_offers_and_answers() -> None:
+    strategy, x = PairwiseExchange(0.25), chance(1).standard_normal((6, 3))
+    pairs = Exchange(0, topology.one_peer_hypercube(2).weights(0), chance())
+    state, nbytes = strategy.mix(strategy.start(x[:2]), pairs)
+    np.testing.assert_allclose(state.x, [0.75 * x[0] + 0.25 * x[1], 0.25 * x[0] + 0.75 * x[1]])
+    assert state.meeting is None
+    assert (nbytes, dict(strategy.ages(state, pairs))) == (2 * (24 + 16), {0: 2})
+    ring = Exchange(0, topology.ring(6).weights(0), chance())
+    state, nbytes = strategy.mix(strategy.start(x), ring)
+    assert dict(strategy.ages(state, ring)) == {0: 12}, "six offers, each with its answer"
+    busy = (12 * (24 + 16) - nbytes) // 24
+    assert 0 < busy < 6
+    np.testing.assert_allclose(state.x.sum(axis=0), x.sum(axis=0), atol=1e-14)
+    late = ring.delayed(np.full(12, 1))
+    state, _ = strategy.mix(strategy.start(x), late)
+    np.testing.assert_array_equal(state.x, x)
+    assert dict(strategy.ages(state, late)) == {1: 6}
+    state, _ = strategy.mix(state, replace(ring, round=1))
+    assert not np.array_equal(state.x, x)
 
 
 def test_of_a_pair_the_smaller_number_asks_and_nobody_asks_nobody() -> None:
