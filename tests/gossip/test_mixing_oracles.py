@@ -355,6 +355,18 @@ def test_diloco_takes_nesterovs_step_along_the_mean_of_those_it_heard() -> None:
         np.testing.assert_allclose(state.x, np.tile(anchor, (4, 1)), atol=1e-13)
 
 
+def test_a_codec_makes_the_packets_of_diloco_smaller_and_keeps_what_it_leaves_out() -> None:
+    strategy, links = Compressed(TopK(0.25), DiLoCo(rate=1.0, momentum=0.0)), topology.complete(3)
+    x, delta = np.zeros((3, 8)), np.tile(np.arange(1.0, 9.0), (3, 1))
+    swarm = Swarm(strategy, links, x, chance())
+    swarm.round(0, delta)
+    np.testing.assert_array_equal(swarm.params(), np.where(delta >= 7.0, delta, 0.0))
+    assert swarm.nbytes < 6 * 8 * 8 / 2
+    for round in range(1, 4):
+        swarm.round(round)
+    np.testing.assert_array_equal(swarm.params(), delta)
+
+
 def test_noloco_pulls_the_anchors_of_a_pair_together() -> None:
     strategy = NoLoCo(alpha=0.3, beta=0.6, gamma=0.9)
     chosen, links = chance(4), topology.random_matching(5, seed=2)
@@ -398,11 +410,28 @@ def test_numbers_outside_their_range_are_refused(make: Any, says: str) -> None:
 
 
 def test_numbers_at_the_edge_of_their_range_are_taken() -> None:
+    assert NoLoCo(alpha=0.5, gamma=1.49).gamma == 1.49
     assert DiLoCo(momentum=0.0).momentum == NoLoCo(alpha=0.0).alpha == 0.0
     assert [PushSum(grid=grid).grid for grid in (4.0, 1.0, 2.0**-40)] == [4.0, 1.0, 2.0**-40]
     assert PairwiseExchange(0.5).share == 0.5
     assert Every(1, DPsgd()).rounds == 1
     assert (DiLoCo().rate, DiLoCo().momentum) == (0.7, 0.9)
+
+
+def test_tracked_steps_have_the_mean_of_the_last_ones() -> None:
+    strategy, links, chosen = GradientTracking(), topology.exponential(5), chance(5)
+    weights, x = links.weights(0).toarray(), chance(1).standard_normal((5, 3))
+    swarm, state = Swarm(strategy, links, x, chance()), strategy.start(x)
+    y, last = np.zeros((5, 3)), np.zeros((5, 3))
+    for round in range(5):
+        delta = chosen.standard_normal((5, 3))
+        swarm.round(round, delta)
+        state, _ = strategy.mix(strategy.local(state, delta, round), Exchange(round, links.weights(0), chance()))
+        y, last = y + delta - last, delta
+        x, y = weights @ (x + y), weights @ y
+        np.testing.assert_allclose(swarm.params(), x, atol=1e-13)
+        np.testing.assert_allclose(state.x, x, atol=1e-13)
+        np.testing.assert_allclose(state.y.mean(axis=0), delta.mean(axis=0), atol=1e-14)
 
 
 # ---- one peer asks another -------------------------------------------------------------------------------------
