@@ -333,6 +333,14 @@ def test_shares_that_are_lost_are_lost_and_those_that_are_late_are_not() -> None
         np.testing.assert_allclose(strategy.mass(state)[0], mass)
         assert strategy.mass(state)[1] == pytest.approx(weight)
     np.testing.assert_allclose(state.x.sum(axis=0), mass)
+    unlike = simulate(topology.random_senders(6, 2, weights="push"), strategy, rounds=100)
+    assert unlike.records[-1].distance < 1e-20
+    assert unlike.records[-1].bias < 1e-12
+
+
+def test_running_sums_are_long_whatever_the_replicas_were() -> None:
+    for strategy in (PushSum(), PlainPushSum()):
+        assert strategy.params(strategy.start(np.ones(2, np.float32))).dtype == np.float64
 
 
 # ---- outer steps -----------------------------------------------------------------------------------------------
