@@ -88,6 +88,13 @@ class Adopter:
     def under_way(self) -> bool:
         return self._adoption is not None
 
+    @property
+    def stage(self) -> str:
+        """Of the module's drawing."""
+        if self._adoption is None:
+            return "needs" if self.needed else "idle"
+        return "pinning" if self._adoption.missing else "asking"
+
     def tick(self, now: float, donors: Collection[PeerId], members: Collection[PeerId]) -> list[Effect]:
         """Begin, go on, or give up. `donors` are alive and have a replica; `members` are all who are alive."""
         if self._adoption is None:
@@ -195,6 +202,7 @@ class Adopter:
         assert adoption is not None
         self._replicator.frozen = False
         self._replicator.k += 1
+        self._replicator.void = self._replicator.k  # origins that had pinned know only where we stand now
         self.preferred = None
         self.needed = not self._has_replica  # what else called for it will call again, if it still does
         self._not_before = now + self._chance.uniform(0, BACKOFF_MAX_S)

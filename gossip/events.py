@@ -114,6 +114,9 @@ class Resumed:
 
     era: int = 0
     """The training, the same number for all: packets and rounds of another one are strangers. Eras only grow."""
+    wait_s: float | None = None
+    """For the first task of this peer, before it follows others without a step; 0 for one that gets none, None where
+    nothing is known of that."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import Any
 from gossip import arguments
 from gossip.arguments import check_fields, flag, instance, number, series
 from gossip.errors import UsageError
-from gossip.events import Effect, Event, Send
-from gossip.messages import PeerId, State
+from gossip.events import Disconnected, Effect, Event, Leaving, Progressed, Send
+from gossip.messages import PeerId, Range, State
 from gossip.simulator import Simulation
 
 
@@ -43,6 +43,10 @@ class Victim(Enum):
     LINKS = "a cut between two random halves, the adopter in the smaller one"
     DONOR = "the donor crashes"
     ADOPTER = "the adopter crashes"
+    ONE_WAY = "a cut as of the links, in one direction"
+    RESTART = "the adopter crashes, and comes back as another at once"
+    LATECOMER = "nobody; somebody comes late, who may adopt from either"
+    ORIGIN = "who answers a pull crashes: others lack what the one who asked gets"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Strike:
     """A fault that waits for a replica to be on its way."""
 
     since: float
-    """It hits when the first one is sent after this time."""
+    """It hits when the first one is sent after this time; for an origin, the first answer to a pull."""
     victim: Victim
     wait: float
     """How long after the replica was sent: it may arrive before, or be cut off."""
@@ -83,6 +87,14 @@ class Faults:
     jumps: tuple[tuple[float, float], ...] = ()
     """(when, how far): the clock of a random peer jumps forward, as after a suspended machine wakes."""
     strikes: tuple[Strike, ...] = ()
+    breaks: float = 0.0
+    """Probability that a connection breaks when a peer crashes, for each of the others: it hears so at once."""
+    disconnections: tuple[float, ...] = ()
+    """The connection of two random peers breaks, though both live."""
+    farewells: tuple[float, ...] = ()
+    """A random peer that has a replica leaves on purpose, and says so."""
+    parts: int = 0
+    """In which a replica comes in, if it does; the one who waits sees each."""
     observer_crashes: tuple[float, ...] = ()
     """Whoever observes is gone."""
     observer_pauses: tuple[tuple[float, float], ...] = ()
@@ -91,6 +103,9 @@ class Faults:
     """(begin, end): whoever observes at the begin is cut off from all others."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        arguments.probability("breaks", self.breaks)
+        arguments.integer("parts", self.parts, 0)
         cut, pair = "tuples of (begin, end, in both directions)", "pairs of seconds"
         for name, check, expected in (
             ("partitions", partial(_parts, checks=(_time, _time, flag), expected=cut), cut),
@@ -101,12 +116,12 @@ class Faults:
             ("observer_cuts", partial(_parts, checks=(_time, _time), expected=pair), pair),
             ("joins", _time, "times in seconds"),
             ("short_lives", _life, "seconds"),
-            ("clocks", None, ""),
+            ("disconnections", _time, "times in seconds"),
+            ("farewells", _time, "times in seconds"),
             ("jumps", partial(_parts, checks=(_time, _time), expected=pair), pair),
             ("strikes", partial(instance, kind=Strike), "strikes"),
         ):
-            value = getattr(self, name)
-            found = flag(name, value) if check is None else series(name, value, check, f"a tuple of {expected}")
+            found = series(name, getattr(self, name), check, f"a tuple of {expected}")
             object.__setattr__(self, name, found)
 
     def clock(self, chance: random.Random) -> tuple[float, float]:
@@ -133,6 +148,7 @@ class Disruption:
         self._note = note
         self._cuts: list[tuple[frozenset[PeerId], bool]] = []
         self._strikes = list(faults.strikes)
+        self._came = 0
         swarm.blocked = self._blocked
         swarm.observers.append(self._observe)
         for begin, end, both in faults.partitions:
@@ -145,6 +161,10 @@ class Disruption:
             swarm.at(time, partial(self._inflict, "a latecomer", partial(self._join, index)))
         for time, seconds in faults.jumps:
             swarm.at(time, partial(self._inflict, "a jump of a clock", partial(self._jump, seconds)))
+        for time in faults.disconnections:
+            swarm.at(time, partial(self._inflict, "a broken connection", self._disconnect))
+        for time in faults.farewells:
+            swarm.at(time, partial(self._inflict, "a farewell", partial(self._crash_any, farewell=True)))
         for time in faults.observer_crashes:
             swarm.at(time, partial(self._inflict, "a crash of the observer", partial(self._to_observer, self._crash)))
         for begin, seconds in faults.observer_pauses:
@@ -176,25 +196,51 @@ class Disruption:
         return any((sender in half) != (receiver in half) and (both or sender in half) for half, both in self._cuts)
 
     def _observe(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
-        if not self._strikes or not self.active:
+        if not self.active or not (self._strikes or self._faults.parts):
             return
         for effect in effects:
-            if isinstance(effect, Send) and isinstance(effect.message, State):
-                due = [strike for strike in self._strikes if self._swarm.now >= strike.since]
+            if isinstance(effect, Send) and isinstance(effect.message, State | Range):
+                gives = isinstance(effect.message, State)
+                due = [
+                    strike
+                    for strike in self._strikes
+                    if self._swarm.now >= strike.since and gives == (strike.victim is not Victim.ORIGIN)
+                ]
                 for strike in due[:1]:
                     self._strikes.remove(strike)
                     self._swarm.at(self._swarm.now + strike.wait, partial(self._strike, strike, me, effect.to))
+                if gives and self._faults.parts:
+                    self._come_in_parts(me, effect.to)
 
-    def _strike(self, strike: Strike, donor: PeerId, adopter: PeerId) -> None:
+    def _come_in_parts(self, donor: PeerId, adopter: PeerId) -> None:
+        """The adopter sees parts of a replica, which itself may be lost."""
+        network = self._swarm.network
+        most = 3 * (network.delay_mean_s + network.replica_mean_s)
+        for _ in range(self._faults.parts):
+            time = self._swarm.now + self._chance.uniform(0, most)
+            self._swarm.at(time, partial(self._come_in, donor, adopter, self._chance.random() < 0.9))
+
+    def _come_in(self, donor: PeerId, adopter: PeerId, arrived: bool) -> None:
+        if adopter in self._swarm.live() and not self._blocked(donor, adopter):
+            self._swarm.happen(adopter, Progressed(donor, arrived))
+
+    def _strike(self, strike: Strike, sender: PeerId, to: PeerId) -> None:
         if not self.active:
             return
         match strike.victim:
             case Victim.LINKS:
-                self._cut(True, self._swarm.now + strike.seconds, adopter)
-            case Victim.DONOR:
-                self._crash(donor)
+                self._cut(True, self._swarm.now + strike.seconds, to)
+            case Victim.ONE_WAY:
+                self._cut(False, self._swarm.now + strike.seconds, to)
+            case Victim.DONOR | Victim.ORIGIN:
+                self._crash(sender)
             case Victim.ADOPTER:
-                self._crash(adopter)
+                self._crash(to)
+            case Victim.RESTART:
+                self._crash(to)
+                self._come_late()
+            case Victim.LATECOMER:
+                self._come_late()
 
     def _to_observer(self, act: Callable[[PeerId], None]) -> None:
         """Between the death of one and the next there is none, and nothing happens."""
@@ -223,19 +269,32 @@ class Disruption:
             self._cuts.remove(cut)
             self._note(f"healed {sorted(cut[0])}")
 
-    def _crash_any(self) -> None:
+    def _crash_any(self, farewell: bool = False) -> None:
         ready = [me for me, host in self._swarm.live().items() if host.machine.ready]
         if ready:
-            self._crash(self._chance.choice(ready))
+            self._crash(self._chance.choice(ready), farewell)
 
-    def _crash(self, me: PeerId) -> None:
+    def _crash(self, me: PeerId, farewell: bool = False) -> None:
         """`me` crashes, unless nobody else has a replica; those of observers do not count: nobody could train."""
         kept = {me, *self._swarm.observing}
         others = [peer for peer, host in self._swarm.live().items() if host.machine.ready and peer not in kept]
         if others and self.active and self._swarm.peers[me].alive:
+            if farewell:
+                self._swarm.happen(me, Leaving())
             self.crashed_at[me] = self._swarm.now
             self._swarm.crash(me)
-            self._note(f"{me} crashed")
+            self._note(f"{me} {'left' if farewell else 'crashed'}")
+            for other in self._swarm.live() if self._faults.breaks else ():
+                if self._chance.random() < self._faults.breaks:
+                    self._swarm.happen(other, Disconnected(me))
+
+    def _disconnect(self) -> None:
+        live = sorted(self._swarm.live())
+        if len(live) > 1:
+            me, other = self._chance.sample(live, 2)
+            self._note(f"the connection of {me} to {other} breaks")
+            self._swarm.happen(me, Disconnected(other))
+            self._swarm.happen(other, Disconnected(me))
 
     def _pause_any(self, seconds: float) -> None:
         self._pause(seconds, self._chance.choice(sorted(self._swarm.live())))
@@ -256,3 +315,10 @@ class Disruption:
         self._swarm.join(me)
         if index < len(self._faults.short_lives) and self._faults.short_lives[index] < float("inf"):
             self._swarm.at(self._swarm.now + self._faults.short_lives[index], partial(self._crash, me))
+
+    def _come_late(self) -> None:
+        """Somebody of whom the script does not know when."""
+        self._came += 1
+        me = PeerId(f"s{self._came:03d}")
+        self._note(f"{me} comes late")
+        self._swarm.join(me)

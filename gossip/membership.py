@@ -257,7 +257,7 @@ class Membership:
                     self._tell(rumor)
             case Standing.SUSPECTED:
                 if contact.standing is Standing.SUSPECTED and not newer:
-                    self._confirm(rumor, contact)
+                    self._confirm(rumor, contact, now)
                 elif (contact.standing is Standing.ALIVE or newer) and not heard:
                     self._suspect(rumor.about, contact, rumor.by, now)
             case Standing.DEAD:
@@ -307,7 +307,7 @@ class Membership:
         probe = contact.probe
         if contact.standing is Standing.SUSPECTED:
             if probe is not None and now >= probe.due:  # it does not answer us either
-                self._confirm(Rumor(peer, Standing.SUSPECTED, contact.incarnation, self.me), contact)
+                self._confirm(Rumor(peer, Standing.SUSPECTED, contact.incarnation, self.me), contact, now)
             if now >= self._dies_at(contact):
                 self._bury(contact)
                 self._tell(Rumor(peer, Standing.DEAD, contact.incarnation, self.me))
@@ -375,11 +375,12 @@ class Membership:
         self._due = min(self._due, now)
         self._tell(Rumor(peer, Standing.SUSPECTED, contact.incarnation, by))
 
-    def _confirm(self, rumor: Rumor, contact: Contact) -> None:
+    def _confirm(self, rumor: Rumor, contact: Contact, now: float) -> None:
         """One more suspects it."""
         if rumor.by not in contact.suspected_by and len(contact.suspected_by) <= self.detection.confirmations_max:
             contact.suspected_by.add(rumor.by)
-            self._due = min(self._due, self._dies_at(contact))
+            # which may be over by now: that is not a deadline that we missed
+            self._due = min(self._due, max(now, self._dies_at(contact)))
             self._tell(rumor)
 
     def _bury(self, contact: Contact) -> None:

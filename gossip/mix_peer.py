@@ -120,8 +120,8 @@ class MixSettings:
     gap_s: float = 0.02
     """From one round to the next where something was."""
     wait_s: float = 10.0
-    """For a packet of a neighbor that has begun the round, and for the first task of a training; who is dead is found
-    sooner."""
+    """For a packet of a neighbor that has begun the round; who is dead is found sooner. And for the first task of a
+    training, where nobody says how long."""
     grace_s: float = 1.0
     """From the end of its last task until a peer is idle: the next task may be about to begin."""
     advert_period_s: float = 0.5
@@ -245,7 +245,6 @@ class MixPeer:
                     self.membership.heard(message.peer, now)
                 case Progressed(peer, arrived=True):
                     self.membership.heard(peer, now)
-        untroubled = self.trouble is None
         effects = self._on(event, now)
         if isinstance(event, Leaving) or self.state is None:
             return effects
@@ -254,8 +253,6 @@ class MixPeer:
             self._news |= self.membership.news
             for peer, gone in self.membership.changes(now):
                 self._reach(peer, gone)
-        if untroubled and self.trouble is not None:
-            effects.append(Warn(self.trouble))
         effects += self._go_on(now)
         while now >= self._round_due():
             effects += self._begin(now)
@@ -334,8 +331,8 @@ class MixPeer:
                 self.acting, self.state = self.strategy, self.strategy.start(self.flat.flatten(payload))
                 self._moved = self._news = True
             case Joined(peer):
-                self._stay(peer, "comes in")
                 self.neighbors.add(peer)
+                self._regroup()
                 if self.membership is not None:
                     self.membership.join(peer, now, known=self.state is not None)
                 self._news = True
@@ -364,8 +361,8 @@ class MixPeer:
                     self._asked[peer] = now + self.settings.pull_timeout_s
             case Closed(epochs):
                 self.identities.drop(epochs)
-            case Resumed(era):
-                self._resume(era, now)
+            case Resumed(era, wait_s):
+                self._resume(era, self.settings.wait_s if wait_s is None else wait_s, now)
             case Tasked(tasks):
                 self._tasks = tasks
                 self._idle_at = float("inf") if tasks else now + self.settings.grace_s
@@ -382,12 +379,12 @@ class MixPeer:
                 return [Publish(Offer(self.me, self.place, {}, rumors))]
         return []
 
-    def _resume(self, era: int, now: float) -> None:
+    def _resume(self, era: int, wait_s: float, now: float) -> None:
         """A training begins, from the replica as it is. Who knows of it already is told nothing new."""
         if self._phase is Phase.TRAINING and era == self._era:
             return
         self._phase, self._settling, self._give_up_at = Phase.TRAINING, None, None
-        self._idle_at = float("inf") if self._tasks else now + self.settings.wait_s
+        self._idle_at = float("inf") if self._tasks else now + wait_s
         if era == self._era or self.state is None:
             self._era = era
             return
@@ -419,7 +416,7 @@ class MixPeer:
         if peer == self.me or gone == (peer in self._departed):
             return
         self._still = 0
-        self._stay(peer, "is gone" if gone else "is back")
+        self._regroup()
         if not gone:
             self._departed.discard(peer)
             self.neighbors.add(peer)
@@ -437,14 +434,10 @@ class MixPeer:
             self._moved = True
             self._put(outbox, answers=True)
 
-    def _stay(self, peer: PeerId, what: str) -> None:
-        """Nobody may come or go, with strategies that cannot bear it."""
-        is_amid = self._phase is not Phase.RESTING and self.rounds > self._first
-        if self.acting.steady and is_amid and self.trouble is None:
-            self.trouble = (
-                f"peer {peer} {what} in the middle of a training with {self.acting!r}, which needs all from the first "
-                "round to the last. Train again, or use DPsgd() or PushSum()"
-            )
+    def _regroup(self) -> None:
+        """Who is whose neighbor may have changed in the middle of an era."""
+        if self.state is not None and self.rounds > self._first:
+            self.state = self.acting.regroup(self.state)
 
     def _on_membership(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
         if self.membership is None:
@@ -600,7 +593,9 @@ class MixPeer:
             held_until = self._held_until(self._open[1])
             if now < held_until:
                 return effects
-            self.given_up += held_until > float("-inf")
+            if held_until > float("-inf"):
+                self.given_up += 1
+                self._regroup()
             self._finish()
         if self._settling is not None and not self._is_owed():
             self._agree()
@@ -731,7 +726,7 @@ class MixPeer:
             check_packet(packet, self._whole, self.flat.size)
             state, outbox = self.acting.receive(self.state, number_of(peer), packet)
             check_result(self.acting.params(state), self.flat.size)
-        except (MismatchError, KeyError, ValueError, TypeError) as error:
+        except (MismatchError, KeyError, ValueError, TypeError, OverflowError) as error:
             self.refused += 1
             is_first = peer not in self._warned_of
             self._warned_of.add(peer)

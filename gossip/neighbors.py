@@ -146,11 +146,11 @@ class Neighbors:
     def _find(self, round: int) -> Links:
         me = number_of(self.me)
         if not self._is_planned:
-            return Links(me, 1.0, {}, {})
+            return Links(me, 1.0, {}, {}, 1)
         planned = self._planned
         by_place = self._plan.links(len(planned), bisect_left(planned, self.me), round)
         live = set(self.live)
         hears = {number_of(planned[j]): weight for j, weight in by_place.hears.items() if planned[j] in live}
         heard_by = {number_of(planned[i]): weight for i, weight in by_place.heard_by.items() if planned[i] in live}
         gone = sum(weight for j, weight in by_place.hears.items() if planned[j] not in live)
-        return Links(me, by_place.own + gone, hears, heard_by)
+        return Links(me, by_place.own + gone, hears, heard_by, sum(peer in live for peer in planned))

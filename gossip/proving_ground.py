@@ -23,11 +23,13 @@ from functools import partial
 
 import numpy as np
 
+from gossip import states
 from gossip.arrays import Array, Packed
 from gossip.events import Adopt, Closed, Computed, Deliver, Effect, Event, Gated, Negative, Own, Received, Send, Warn
 from gossip.faults import Disruption, Faults, Strike, Victim
 from gossip.membership import Detection
 from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, State, StateRequest, Unit, Unknown, Unpin
+from gossip.oracles import Oracles, ViolationError
 from gossip.peer import Settings
 from gossip.simulator import CONGESTED_RETRY_S, Network, SimulatedPeer, Simulation
 
@@ -86,6 +88,16 @@ class Options:
     """As in the peers' settings. Longer than the longest cut, on the fastest clock: a shorter one may end in mutual
     refusal, and so may a cap without room for those that are there."""
     segments_max: int
+    late: float
+    """Probability that a message takes a detour,"""
+    late_mean_s: float
+    """which takes so long."""
+    pulls_max: int
+    """As in the peers' settings."""
+    chunks: int
+    """Units of a partition, which the same task computes one after the other."""
+    stride: int
+    """From one of them to the next; 0 where they follow no rule."""
     observer: PeerId | None
     """The name of the first one, which is the smallest or the largest of all; None where nobody observes."""
 
@@ -111,7 +123,7 @@ class Options:
         strikes = tuple(
             Strike(since, victim, chance.uniform(0, 4) * delay_mean_s, chance.uniform(16, 40))
             for since in times(chance.choice([0, 1, 2]))
-            for victim in chance.choices(list(Victim), [4, 1, 1])
+            for victim in chance.choices([Victim.LINKS, Victim.DONOR, Victim.ADOPTER], [4, 1, 1])
         )
         streams: tuple[tuple[float, float, float], ...] = ()
         if chance.random() < 0.25:
@@ -127,6 +139,33 @@ class Options:
         observer_crashes = watched(2)
         room = 0 if observer is None else 2 * (1 + len(observer_crashes) + peers // 4 + len(strikes))
         closings = random.Random(f"closings {seed}")
+        more = random.Random(f"more {seed}")
+
+        def moments(most: int) -> tuple[float, ...]:
+            return tuple(sorted(more.uniform(5, 50) for _ in range(more.randint(0, most))))
+
+        crashes = times(chance.randint(0, peers // 4))
+        pauses = tuple((begin, chance.uniform(0.5, 20)) for begin in times(chance.randint(0, 2)))
+        observer_pauses = tuple((begin, watching.uniform(0.5, 20)) for begin in watched(1))
+        observer_cuts = tuple((begin, begin + watching.uniform(2, 40)) for begin in watched(1))
+        farewells = moments(1) if more.random() < 0.3 else ()
+        if more.random() < 0.4:  # while the survivors agree on what the dead left
+            joins = (*joins, *(when + more.uniform(3, 10) for when in (*crashes, *farewells)))
+        kinds = [Victim.ONE_WAY, Victim.RESTART, Victim.LATECOMER, Victim.ORIGIN]
+        strikes += tuple(
+            Strike(since, more.choices(kinds, [1, 1, 2, 2])[0], more.uniform(0, 4) * delay_mean_s, more.uniform(16, 40))
+            for since in moments(more.choice([0, 2, 4]))
+        )
+        forget_s = chance.choice([600.0, 600.0, chance.uniform(90, 150)])
+        segments_max = chance.choice([64, 64, 2 * (peers + len(joins)) + chance.randint(2, 8)]) + room
+        if more.random() < 0.25:  # soon enough to see what comes then
+            partitions = [(begin, min(end, begin + 6), both) for begin, end, both in partitions[:1]]
+            pauses = tuple((begin, min(length, 3)) for begin, length in pauses[:1])
+            observer_cuts = tuple((begin, min(end, begin + 6)) for begin, end in observer_cuts)
+            observer_pauses = tuple((begin, min(length, 3)) for begin, length in observer_pauses)
+            strikes = tuple(strike for strike in strikes if strike.victim not in (Victim.LINKS, Victim.ONE_WAY))
+            forget_s = more.uniform(36, 42)
+            segments_max = more.choice([segments_max, more.randint(4, 10)])
         return cls(
             seed=seed,
             peers=peers,
@@ -135,16 +174,20 @@ class Options:
             delay_mean_s=delay_mean_s,
             faults=Faults(
                 partitions=tuple(partitions),
-                crashes=times(chance.randint(0, peers // 4)),
-                pauses=tuple((begin, chance.uniform(0.5, 20)) for begin in times(chance.randint(0, 2))),
+                crashes=crashes,
+                pauses=pauses,
                 joins=joins,
                 short_lives=short_lives,
                 clocks=chance.random() < 0.5,
                 jumps=tuple((when, 10 ** chance.uniform(-1, 2)) for when in times(chance.choice([0, 0, 1, 2]))),
                 strikes=strikes,
+                breaks=more.choice([0.0, 0.5]),
+                disconnections=moments(more.choice([0, 3])),
+                farewells=farewells,
+                parts=more.choice([0, 3]),
                 observer_crashes=observer_crashes,
-                observer_pauses=tuple((begin, watching.uniform(0.5, 20)) for begin in watched(1)),
-                observer_cuts=tuple((begin, begin + watching.uniform(2, 40)) for begin in watched(1)),
+                observer_pauses=observer_pauses,
+                observer_cuts=observer_cuts,
             ),
             streams=streams,
             bursts=tuple((when, chance.randint(5, 30)) for when in times(chance.choice([0, 0, 1, 2]))),
@@ -152,20 +195,21 @@ class Options:
             epochs=closings.choice([1, 2, 3, 4]),
             closes_s=closings.choice([0.1, closings.uniform(0, 15)]),
             fail=chance.choice([0.0, 0.1]),
-            speculate=chance.choice([0.0, 0.2]),
-            forget_s=chance.choice([600.0, 600.0, chance.uniform(90, 150)]),
-            segments_max=chance.choice([64, 64, 2 * (peers + len(joins)) + chance.randint(2, 8)]) + room,
+            speculate=more.choice([0.0, 0.2, 0.6]),
+            forget_s=forget_s,
+            segments_max=segments_max,
             replica_mean_s=chance.choice([0.0, chance.uniform(0.3, 2.0)]),
             busy=chance.random() < 0.5,
+            late=more.choice([0.0, 0.0, more.uniform(0.01, 0.2)]),
+            late_mean_s=more.uniform(1, 8),
+            pulls_max=more.choice([8, 8, 1, 2]),
+            chunks=more.choice([3, 10, 30]),
+            stride=more.choice([1, 4, 0]),
             observer=observer,
         )
 
     def __str__(self) -> str:
         return "\n".join(f"  {f.name} = {getattr(self, f.name)!r}" for f in fields(self))
-
-
-class ViolationError(AssertionError):
-    """Something that must hold does not."""
 
 
 @dataclass
@@ -176,6 +220,10 @@ class Outcome:
     violation: str | None = None
     digest: str = ""
     counts: Counter[str] = field(default_factory=Counter)
+    reached: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(what happened, a state in which it found a peer)."""
+    branches: list[int] = field(default_factory=list)
+    """How often each was taken, where somebody counts."""
     story: list[str] = field(default_factory=list)
 
 
@@ -213,20 +261,35 @@ class ProvingGround:
         """By peer: the k of its adoptions that it did not give up."""
         self._asked: dict[PeerId, set[int]] = {}
         """By peer: the k of those for which it asked a donor."""
+        self._states: dict[PeerId, list[str]] = {}
+        """By peer: what it was in before the event."""
         self._departed: dict[PeerId, set[PeerId]] = {}
         """By peer: whom it takes for dead. For the story."""
-        network = Network(options.loss, options.duplication, options.delay_mean_s, options.replica_mean_s)
+        network = Network(
+            options.loss,
+            options.duplication,
+            options.delay_mean_s,
+            options.replica_mean_s,
+            options.late,
+            options.late_mean_s,
+        )
         self.swarm = Simulation(
             options.peers,
             {"w": np.zeros(NUMBERS, np.int64)},
             seed=options.seed,
             network=network,
             settings=settings
-            or Settings(detection=Detection(), forget_s=options.forget_s, segments_max=options.segments_max),
+            or Settings(
+                detection=Detection(),
+                pulls_max=options.pulls_max,
+                forget_s=options.forget_s,
+                segments_max=options.segments_max,
+            ),
             clock=partial(options.faults.clock, self.chance),
             observer=options.observer,
         )
         self.swarm.observers.append(self._observe)
+        self._oracles = Oracles(self.swarm, self._marks)
         self._founders = frozenset(self.swarm.peers)
         self._disruption = Disruption(self.swarm, options.faults, self.chance, self._note)
         self._write_script()
@@ -253,9 +316,12 @@ class ProvingGround:
 
     def _write_script(self) -> None:
         at, options = self.swarm.at, self.options
+        chunk = 0
         for index in range(options.units):
             epoch = index * options.epochs // options.units
-            unit = Unit(epoch, index // 3, index % 3)
+            within = index % options.chunks
+            chunk = chunk + (options.stride or self.chance.randint(1, 3)) if within else 0
+            unit = Unit(epoch, index // options.chunks, chunk)
             self._open[epoch] = self._open.get(epoch, 0) + 1
             time = (50 * epoch + self.chance.uniform(0, 50)) / options.epochs
             at(time, partial(self._attempt, unit, 0))
@@ -277,6 +343,7 @@ class ProvingGround:
             self.outcome.counts["observers started anew"] += 1
             self._note(f"{me} observes from now on")
         self._check_source()
+        self._oracles.look_from_outside()
         if self.swarm.now < FAULTS_END_S:
             self.swarm.at(self.swarm.now + LOOK_S, self._look)
 
@@ -363,6 +430,10 @@ class ProvingGround:
 
     def _observe(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
         host = self.swarm.peers[me]
+        what = states.name(event)
+        for state in self._states.get(me, ()):
+            self.outcome.reached[what, state] += 1
+        self._states[me] = states.states(host.peer)
         if isinstance(event, Closed):
             self._told[me] = event.epochs
         touched = False
@@ -383,6 +454,7 @@ class ProvingGround:
                     self._note(f"{me} warns: {text}")
         if touched:
             self._check_replica(me, host)
+            self._check_units_kept(me, host)
         if isinstance(event, Received) and isinstance(event.message, Pull):
             pull = event.message
             if pull.k > self._pinned.get(pull.peer, {}).get(me, pull.k):
@@ -494,7 +566,7 @@ class ProvingGround:
 
     def _check_bounds(self, me: PeerId, host: SimulatedPeer) -> None:
         """Everything that grows has a limit."""
-        peer, counts, others = host.peer, self.outcome.counts, len(self.swarm.peers)
+        peer, others = host.peer, len(self.swarm.peers)
         lane = peer.replicator
         boundaries = sum([len(pin.boundaries) for pin in lane.pins.values()])
         for what, kept, most in (
@@ -506,13 +578,19 @@ class ProvingGround:
             ("pins", len(lane.pins), len(peer.members)),
             ("pinned boundaries", boundaries, BOUNDARIES_MAX * len(lane.pins)),
             ("retained updates", host.segments.retained, self._retries.get(me, 0)),
-            ("runs of units", peer.identities.runs, sum(map(len, self._marks.values()))),
-            ("units watched", peer.identities.watched, sum(self._retries.values())),
         ):
-            if kept > counts[f"peak {what}"]:
-                counts[f"peak {what}"] = kept
-            if kept > most:
-                raise ViolationError(f"{me} keeps {kept} {what}, expected at most {most}")
+            self._bound(me, what, kept, most)
+
+    def _check_units_kept(self, me: PeerId, host: SimulatedPeer) -> None:
+        known = host.peer.identities
+        self._bound(me, "runs of units", known.runs, sum(map(len, self._marks.values())))
+        self._bound(me, "units watched", known.watched, sum(self._retries.values()))
+
+    def _bound(self, me: PeerId, what: str, kept: int, most: int) -> None:
+        if kept > self.outcome.counts[f"peak {what}"]:
+            self.outcome.counts[f"peak {what}"] = kept
+        if kept > most:
+            raise ViolationError(f"{me} keeps {kept} {what}, expected at most {most}")
 
     def _tell_departures(self, me: PeerId, host: SimulatedPeer) -> None:
         known = self._departed.setdefault(me, set())
@@ -616,6 +694,7 @@ class ProvingGround:
             if host.drained != ():
                 raise ViolationError(f"{me} did not drain within {DRAIN_TIMEOUT_S:g} s: {host.drained}")
         self.swarm.run(self.swarm.now + ADVERTS_S)
+        self._oracles.check_rest()
         if not self._disruption.crashed_at and any(host.segments.retained for host in self.swarm.live().values()):
             raise ViolationError("updates are retained though everybody knows their units")
         if not self._disruption.crashed_at:

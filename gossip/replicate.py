@@ -102,8 +102,8 @@ class Replicator:
     k: int = 0
     """Of the newest pull or pin, to whomever, or one more since the pin is not needed any more."""
     void: int = 0
-    """Answers to pulls up to this k are not applied: they are of before the replica was adopted. One may begin right
-    after the new frontier all the same, and end where the origin keeps no boundary any more."""
+    """Answers to pulls up to this k are not applied: they are of before an adoption, done or given up. One may begin
+    right after the frontier all the same, and end where the origin keeps no boundary any more."""
     looks_at: float = float("-inf")
     """Before that time there is nobody to ask who was not asked at the last look: when the first pull under way is to
     be given up. Minus infinity when something changed since that look."""
@@ -243,9 +243,9 @@ class Replicator:
         """
         if pin.peer not in self.members:
             return []
-        known = self.pins.get(pin.peer)
-        if known is not None and pin.k < known.k:
-            return []
+        known, reader = self.pins.get(pin.peer), self.readers.get(pin.peer)
+        if pin.k < max(known.k if known else 0, reader.k if reader else 0):
+            return []  # of an adoption that is over: nothing would end it, but an advert from before
         if known is None or known.k != pin.k:
             donor = self.readers.get(pin.donor)
             if donor is None and pin.donor != self.me:
@@ -266,8 +266,8 @@ class Replicator:
         """`peer` asks for the replica as it is now: a member may come out at n. False if it has asked since."""
         if peer not in self.members:
             return True
-        pin = self.pins.get(peer)
-        if pin is not None and pin.k > k:
+        pin, reader = self.pins.get(peer), self.readers.get(peer)
+        if k < max(pin.k if pin else 0, reader.k if reader else 0):
             return False
         if pin is None or pin.k != k:
             self.pins[peer] = Pinning(self.me, k, set())

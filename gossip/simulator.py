@@ -63,6 +63,10 @@ class Network:
     """Mean of the exponential delay."""
     replica_mean_s: float = 0.0
     """Mean of what a whole replica takes longer."""
+    late: float = 0.0
+    """Probability that a delivery takes a detour."""
+    late_mean_s: float = 0.0
+    """Mean of what it takes longer then: questions and answers come when nobody thinks of them any more."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -70,6 +74,8 @@ class Network:
         probability("duplication", self.duplication)
         seconds("delay_mean_s", self.delay_mean_s, zero=True)
         seconds("replica_mean_s", self.replica_mean_s, zero=True)
+        probability("late", self.late)
+        seconds("late_mean_s", self.late_mean_s, zero=True)
 
 
 class Parcel:
@@ -365,6 +371,8 @@ class Simulation:
                 arrival = self.now + self.random.expovariate(1 / self.network.delay_mean_s)
                 if replica and self.network.replica_mean_s:
                     arrival += self.random.expovariate(1 / self.network.replica_mean_s)
+                if self.network.late and self.random.random() < self.network.late:
+                    arrival += self.random.expovariate(1 / self.network.late_mean_s)
                 self.at(arrival, lambda: self._arrive(sender, to, parcel))
 
     def _arrive(self, sender: PeerId, to: PeerId, parcel: Parcel) -> None:

@@ -93,6 +93,8 @@ class Links:
     """The weight it gives to each peer that sends to it: its row of W."""
     heard_by: Mapping[int, float]
     """The weight that each peer it sends to gives to it: its column of W."""
+    peers: int
+    """How many there are, itself included."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Topology:
         row, column = matrix[[peer], :].tocoo(), matrix[:, [peer]].tocoo()
         hears = {int(j): float(w) for j, w in zip(row.coords[1], row.data, strict=True) if j != peer}
         heard_by = {int(i): float(w) for i, w in zip(column.coords[0], column.data, strict=True) if i != peer}
-        return Links(peer, float(matrix[peer, peer]), MappingProxyType(hears), MappingProxyType(heard_by))
+        return Links(peer, float(matrix[peer, peer]), MappingProxyType(hears), MappingProxyType(heard_by), self.peers)
 
     def all_links(self, round: int) -> list[Links]:
         """Every peer's links in `round`, in one pass over the matrix."""
@@ -159,7 +161,7 @@ def all_links(weights: Matrix) -> list[Links]:
         else:
             hears[i][j] = w
             heard_by[j][i] = w
-    return [Links(peer, own[peer], hears[peer], heard_by[peer]) for peer in range(peers)]
+    return [Links(peer, own[peer], hears[peer], heard_by[peer], peers) for peer in range(peers)]
 
 
 def _adjacency(peers: int, receivers: Integers, senders: Integers) -> Matrix:

@@ -336,7 +336,10 @@ class Runtime:
 
     def unregister(self, source: Any) -> None:
         """Undo `register`, before the source is closed."""
-        self._poller.unregister(source)
+        resting = [(until, one) for until, one in self._resting if one is not source]
+        if len(resting) == len(self._resting):
+            self._poller.unregister(source)
+        self._resting = resting
         del self._callbacks[source if isinstance(source, zmq.Socket) else _descriptor(source)]
 
     def happen(self, event: Event) -> None:

@@ -242,7 +242,7 @@ class Agent:
             case "status":
                 self._send_status(message["question"])
             case "begin":
-                self.discipline.resume(message["era"])
+                self.discipline.resume(message["era"], 0.0 if self.me in message["idle"] else message["wait_s"])
             case "settle":
                 self.discipline.settle(message["era"], message["rounds"])
             case "drain":

@@ -98,10 +98,12 @@ def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess
     return process
 
 
-def ensure_agent(settings: AgentSettings, segments_folder: str | None = None) -> AgentClient:
-    """The agent of this executor, started by whichever task comes first. To be called in a Spark Python worker."""
+def ensure_agent(settings: AgentSettings, anchor: int, segments_folder: str | None = None) -> AgentClient:
+    """The agent of this executor, started by whichever task comes first.
+
+    It lives and dies with the process `anchor`, which all tasks of the executor name.
+    """
     settings = replace(settings, segments_folder=segments_folder)
-    anchor = os.getppid()
     folder = localhost.private_folder(f"{settings.run[:12]}-{anchor}")
     with open(os.path.join(folder, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -15,6 +15,8 @@ from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
 from p2p.caution import DeepDistWarning
 from p2p.combine import check_rule
+from p2p.engines import Engine
+from p2p.engines.choice import is_rdd
 from p2p.engines.simulated import SimulatedCluster
 from p2p.model import Model
 from p2p.session import ROLES
@@ -84,12 +86,17 @@ def rhythm(exchange: Any, exchange_s: Any, mode: str, descent: Any, chunk_rows: 
 
 
 def _check_engine(engine: Any, mode: str, peers: int | None) -> None:
-    if not isinstance(engine, SimulatedCluster):
+    wanted = [name for name in vars(Engine) if not name.startswith("_")] + list(Engine.__annotations__)
+    lacking = [] if isinstance(engine, SimulatedCluster) else [name for name in wanted if not hasattr(engine, name)]
+    if lacking:
         raise UsageError(
-            f"engine is a {type(engine).__name__}, expected a SimulatedCluster, or None for Spark and lists"
+            f"engine is a {type(engine).__name__} without {', '.join(sorted(lacking))}, expected a SimulatedCluster, "
+            "one that has what p2p.engines.Engine says, or None for Spark and lists"
         )
     if peers is not None:
-        raise UsageError(f"peers={peers} beside an engine, expected one of them: write SimulatedCluster(peers={peers})")
+        raise UsageError(f"peers={peers} beside an engine, expected one of them: the engine says how many there are")
+    if not isinstance(engine, SimulatedCluster):
+        return
     if mode != "p2p":
         raise UsageError(f"mode={mode!r} on a simulated cluster, expected 'p2p': a master is not simulated")
 
@@ -105,7 +112,7 @@ def mixed(
         return None
     if mode != "p2p":
         raise UsageError(f"discipline='mix' with mode={mode!r}, expected 'p2p': where there is a master, nobody mixes")
-    if engine is not None:
+    if isinstance(engine, SimulatedCluster):
         raise UsageError("discipline='mix' on a simulated cluster, expected Spark or a list of partitions")
     from gossip.mixing import PushSum, Strategy
 
@@ -174,7 +181,7 @@ def _captured(function: Any, ours: Collection[int]) -> str | None:
 
 def partitions(data: Any) -> Any:
     """An RDD as it is, a DataFrame as its RDD, a list of partitions as a list."""
-    if hasattr(data, "mapPartitionsWithIndex"):
+    if is_rdd(data):
         from p2p.engines.spark import check_no_barrier
 
         check_no_barrier(data)

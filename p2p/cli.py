@@ -31,7 +31,7 @@ JAVA_MIN = 17  # Spark 4.0 dropped everything older
 # Distribution -> the module that training imports. All that pyproject.toml requires; that click is there shows itself.
 PACKAGES = {
     "cloudpickle": "cloudpickle",
-    "gensim": "gensim.models.word2vec",
+    "gensim": "gensim.models",
     "networkx": "networkx",
     "numba": "numba",
     "numpy": "numpy",
@@ -50,7 +50,7 @@ print("%d.%d" % sys.version_info[:2], *[name for name in sys.argv[1:] if importl
 """
 
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_MEMORY_BYTES_MIN = 128 << 20  # containers get 64 MiB unless asked; 50,000 words × 100 in word2vec take 40 MB
+SHARED_MEMORY_BYTES_MIN = 128 << 20  # containers get 64 MiB unless asked; two layers of 50,000 rows × 100 take 40 MB
 COMMAND_TIMEOUT_S = 10.0  # a cold `java -version` from a network drive takes a few seconds
 LOOPBACK_TIMEOUT_S = 2.0  # a round trip takes about a millisecond: longer is a firewall, not a slow machine
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux holds 108, the last of them zero
@@ -302,23 +302,29 @@ def simulate(seed: int) -> None:
 @main.command()
 @click.option("--seeds", type=click.IntRange(min=1), default=300, show_default=True, help="How many.")
 @click.option("--first", type=int, default=0, show_default=True, help="The first one.")
-def soak(seeds: int, first: int) -> None:
+@click.option(
+    "--coverage", is_flag=True, help="Print which events found peers in which states, and which branches were taken."
+)
+def soak(seeds: int, first: int, coverage: bool) -> None:
     """Run many simulated bad days over all cores and print what they came to; exit 1 if anything was violated.
 
     Ctrl-C ends it early and prints what was run until then.
     """
     from rich.progress import Progress
 
+    from p2p.soak import branches, reached, table
     from p2p.soak import soak as run_seeds
-    from p2p.soak import table
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("seeds", total=seeds)
-        outcomes = run_seeds(range(first, first + seeds), lambda _: bar.advance(task))
+        outcomes = run_seeds(range(first, first + seeds), lambda _: bar.advance(task), coverage)
     bad = [outcome for outcome in outcomes if outcome.violation is not None]
     for outcome in bad:
         click.echo(f"seed {outcome.options.seed}: {outcome.violation}\n{outcome.options}\n")
     Console().print(table(outcomes))
+    if coverage:
+        Console(width=240).print(reached(outcomes))
+        click.echo("\n".join(branches(outcomes)))
     if len(outcomes) < seeds:
         click.echo(f"stopped after {len(outcomes)} of {seeds} seeds")
     if bad:

@@ -37,7 +37,7 @@ AGREEMENT_MAX = 2.5
 SUM_PEERS_MAX = 2
 """Of 17 million words, three times, exchanged whole every 62,000 words (one peer: 33.6 % of analogies): two peers reach
 34.4 % by sum, 29.9 % by damp; eight 0.3 % by sum, 28.4 % by damp. Four were only tried on 5 million words, where both
-rules do; damp is the one that cannot diverge. `python -m benchmarks.word2vec_quality --combine sum` measures it."""
+rules do; damp is the one that cannot diverge. The benchmark of their quality measures it (`--combine sum`)."""
 
 
 def by_sum(products: Products, peers: int) -> tuple[Floats, Floats]:
@@ -94,15 +94,9 @@ def combined(rule: str, d: Array, m: Array, peers: int) -> Array:
     return np.asarray(own.reshape(shape) * d + others.reshape(shape) * m, d.dtype)
 
 
-def chosen(rule: str | None, peers: int, embeddings: bool) -> str:
-    """The rule to use: the one asked for, else by what the model is and how many peers train.
-
-    Embeddings are summed by two peers and damped by more. Everything else is summed: what an update of the user's own
-    means, and whether it holds the step or its share of one, only the user knows.
-    """
-    if rule is not None:
-        return rule
-    return "damp" if embeddings and peers > SUM_PEERS_MAX else "sum"
+def for_embeddings(peers: int) -> str:
+    """The rule for models of rows that few updates share: summed by two peers, and damped by more."""
+    return "damp" if peers > SUM_PEERS_MAX else "sum"
 
 
 def check_rule(rule: str | None) -> None:

@@ -13,8 +13,9 @@ from functools import partial
 import numpy as np
 import zmq
 
-from gossip.arrays import Array, Bytes, Layout
+from gossip.arrays import Array, Bytes, Layout, Packed
 from gossip.errors import GossipError
+from gossip.flat import Flat
 from gossip.messages import PeerId, State
 from gossip.zmq_runtime import Keys, fetch_state
 from p2p.registrar import Member
@@ -52,6 +53,48 @@ class Envelope:
         return max((_spread(lows[name], highs[name]) for name in lows), default=0.0)
 
 
+class Average:
+    """The weighted mean of replicas as they come, and how far they are apart; one after the other, and none is kept."""
+
+    def __init__(self, flat: Flat) -> None:
+        self._flat = flat
+        self._weights = 0.0
+        self._mean = np.zeros(flat.size)
+        self._squares = 0.0
+        """Sum of the squares of all distances to the mean, times the weights."""
+        self._envelope: Envelope | None = None
+
+    def take_in(self, buffer: Bytes, weight: float) -> None:
+        """One more packed replica. The mean and the sum of squares are updated as Welford does: no digits are lost."""
+        if self._envelope is None:
+            self._envelope = Envelope(self._flat.layout, buffer)
+        self._envelope.widen(0, buffer)
+        if weight <= 0.0:
+            return
+        self._weights += weight
+        apart = self._flat.flatten_buffer(buffer) - self._mean
+        share = weight / self._weights
+        self._mean += share * apart
+        self._squares += weight * (1.0 - share) * float(apart @ apart)
+
+    @property
+    def is_empty(self) -> bool:
+        """There is no mean."""
+        return self._weights == 0.0
+
+    def mean(self) -> Packed:
+        """Each array rounded to its own dtype."""
+        return self._flat.pack(self._mean)
+
+    def distance(self) -> float:
+        """As `Envelope.distance`."""
+        return self._envelope.distance() if self._envelope is not None else 0.0
+
+    def spread(self) -> float:
+        """Root of the weighted mean square of a replica's distance to the mean, over all arrays."""
+        return float(np.sqrt(self._squares / self._weights)) if self._weights else 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Fetched:
     """A copy of an agent's replica."""
@@ -82,19 +125,13 @@ class Fetched:
 def fetch_replica(layout: Layout, member: Member, keys: Keys | None, timeout_s: float) -> Fetched | None:
     """A copy of `member`'s replica; None if it did not give it in time, or it does not fit."""
     buffer = bytearray(layout.nbytes)
-
-    def begin(state: State) -> Callable[[int, Bytes], None]:
-        state.layout.check_fit(layout)
-        return partial(_put, buffer)
-
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        me = PeerId(secrets.token_hex(16))
-        state = fetch_state(context, member.pulls, me, begin, timeout_s=timeout_s, keys=keys)
-    except GossipError:
-        return None
+        state = _read(context, member, layout, partial(_put, buffer), keys, timeout_s)
     finally:
         context.term()
+    if state is None:
+        return None
     return Fetched(layout, buffer, {str(lane): frontier for lane, frontier in state.frontiers.items()})
 
 
@@ -110,11 +147,7 @@ def consensus_distance(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def read(member: Member) -> bool:
-        try:
-            _widen(context, member, envelope, keys)
-        except GossipError:
-            return False
-        return True
+        return _read(context, member, envelope.layout, envelope.widen, keys) is not None
 
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -132,23 +165,33 @@ def read_replicas(
     The same buffer is used for all.
     """
     buffer = bytearray(layout.nbytes)
-
-    def begin(state: State) -> Callable[[int, Bytes], None]:
-        state.layout.check_fit(layout)
-        return partial(_put, buffer)
-
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         for member in members:
-            me = PeerId(secrets.token_hex(16))
-            try:
-                fetch_state(context, member.pulls, me, begin, timeout_s=TIMEOUT_S, keys=keys)
-            except GossipError:
-                yield member, None
-            else:
-                yield member, buffer
+            state = _read(context, member, layout, partial(_put, buffer), keys)
+            yield member, None if state is None else buffer
     finally:
         context.term()
+
+
+def _read(
+    context: zmq.Context[zmq.Socket[bytes]],
+    member: Member,
+    layout: Layout,
+    take: Callable[[int, Bytes], None],
+    keys: Keys | None,
+    timeout_s: float = TIMEOUT_S,
+) -> State | None:
+    """Have `take` put `member`'s replica away, block by block; None if it did not come in time, or does not fit."""
+
+    def begin(state: State) -> Callable[[int, Bytes], None]:
+        state.layout.check_fit(layout)
+        return take
+
+    try:
+        return fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=timeout_s, keys=keys)
+    except GossipError:
+        return None
 
 
 def _put(buffer: bytearray, start: int, data: Bytes) -> None:
@@ -161,13 +204,3 @@ def _spread(low: Array, high: Array) -> float:
     spread = float(np.max(np.subtract(high, low, dtype=np.float64)))
     scale = max(abs(float(np.max(high))), abs(float(np.min(low))))
     return spread / scale if spread else 0.0
-
-
-def _widen(context: zmq.Context[zmq.Socket[bytes]], member: Member, envelope: Envelope, keys: Keys | None) -> None:
-    """Take `member`'s replica in."""
-
-    def begin(state: State) -> Callable[[int, Bytes], None]:
-        state.layout.check_fit(envelope.layout)
-        return envelope.widen
-
-    fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=TIMEOUT_S, keys=keys)

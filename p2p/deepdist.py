@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gossip.arguments import names
 from gossip.errors import UsageError
 from p2p import arguments, engines, evaluation
+from p2p.adapters import Adapter
 from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
 from p2p.model import Model, share_memory
@@ -36,15 +37,16 @@ if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported
 M = TypeVar("M")
 
 EVALUATE_EVERY_S = 60.0
-"""An evaluation of word2vec by analogies takes some ten seconds of a core."""
+"""An evaluation of word vectors by analogies takes some ten seconds of a core."""
 
 
 class DeepDist(Generic[M]):
     """Trains `model` on partitions of data, asynchronously, without a master (or with one: `mode="master"`).
 
-    The model is a gensim Word2Vec, a dict of numpy arrays, or any object with numpy attributes (`parameters` chooses
-    among them). It is changed in place: after the `with` block, and whenever `dd.model` is read, it holds what was
-    learnt. Each session has its own agents, which end with the `with` block.
+    The model is a dict of numpy arrays, any object with numpy attributes (`parameters` chooses among them), or of a
+    class with an adapter of its own (`p2p.adapters`; `adapter` takes any other). It is changed in place: after the
+    `with` block, and whenever `dd.model` is read, it holds what was learnt. Each session has its own agents, which end
+    with the `with` block.
     """
 
     def __init__(
@@ -56,8 +58,9 @@ class DeepDist(Generic[M]):
         topology: str | Topology | Callable[[int], Topology] | None = None,
         mixing: Strategy[Any] | None = None,
         parameters: Sequence[str] | None = None,
+        adapter: Adapter | None = None,
         peers: int | None = None,
-        engine: SimulatedCluster | None = None,
+        engine: SimulatedCluster | engines.Engine | None = None,
         seed: int = 0,
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
@@ -66,17 +69,17 @@ class DeepDist(Generic[M]):
         replica with those of its neighbors, as `mixing` says (default `PushSum()`), on a `topology` (default
         "exponential"): a name, a function of the number of peers, or one for just so many; see `gossip.topology` and
         `gossip.mixing`. Then `dd.model` is the mean of all replicas. `peers`: processes of the local engine (default:
-        one per core, at most one per partition); on Spark every executor is a peer. `engine`: a simulated cluster to
-        train on instead, in this process. `seed`: of the random numbers that gradients draw by `p2p.task.current()`.
-        `progress`: show a bar (default: on a terminal). `drain_timeout_s`: how long `train` may wait at its end for
-        level replicas.
+        one per core, at most one per partition); on Spark every executor is a peer. `engine`: what to train on instead:
+        a simulated cluster, in this process, or any other `p2p.engines.Engine`. `seed`: of the random numbers that
+        gradients draw by `p2p.task.current()`. `progress`: show a bar (default: on a terminal). `drain_timeout_s`: how
+        long `train` may wait at its end for level replicas.
         """
         peers, seed, progress, drain_timeout_s = arguments.of_session(
             mode, peers, engine, seed, progress, drain_timeout_s
         )
         self._mode = mode
         mix = arguments.mixed(discipline, topology, mixing, mode, engine)
-        self._user_model = Model(model, None if parameters is None else names("parameters", parameters))
+        self._user_model = Model(model, None if parameters is None else names("parameters", parameters), adapter)
         self._busy = threading.Lock()
         """Held by the training that runs."""
         self._progress = progress
@@ -85,13 +88,18 @@ class DeepDist(Generic[M]):
         if mix is not None:
             from p2p.mix_session import MixSession
 
-            self._session = MixSession(self._user_model, *mix, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s)
-        elif engine is None:
-            self._session = AgentSession(
-                self._user_model, mode, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s
+            assert not isinstance(engine, SimulatedCluster)
+            self._session = MixSession(
+                self._user_model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
             )
-        else:
+        elif isinstance(engine, SimulatedCluster):
             self._session = engine.session(self._user_model, seed, drain_timeout_s)
+        else:
+            self._session = AgentSession(
+                self._user_model, mode, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
+            )
+        self._any_data = engine is not None and not isinstance(engine, SimulatedCluster)
+        """It is the engine that knows what can be trained on."""
 
     def __enter__(self) -> Self:
         if self._state != "new":
@@ -144,16 +152,18 @@ class DeepDist(Generic[M]):
         `rows` an iterator over one partition, or over `chunk_rows` rows of it; what it returns is the update, None or
         {} for nothing. `descent(model, update)` changes the model's arrays in place; without one, the update is a dict
         of named arrays that are added to the model's. `combine` is how updates of peers that train at the same time
-        add up ("sum", "mean", "damp" or "adasum", see `p2p.combine`); by default word2vec is damped from three peers
-        on, and everything else is summed. Errors of the user's functions are raised here, unchanged.
+        add up ("sum", "mean", "damp" or "adasum", see `p2p.combine`); by default what the model's adapter says: word
+        vectors are damped from three peers on, and everything else is summed. Errors of the user's functions are raised
+        here, unchanged.
 
         `exchange` says when a task publishes what it learned and takes in what others did: "chunk" after every
         `chunk_rows` rows; "partition" once, at the end of the partition; "continuous" every `exchange_s` seconds (1) in
-        the middle of a gradient, which has to train in place and call `p2p.task.pause` (that of word2vec does).
+        the middle of a gradient, which has to train in place and call `p2p.task.pause` (that for word vectors does).
 
         `evaluate(model)` is called in the driver program, in a thread, with copies of the model while the peers train:
         at the beginning, every `evaluate_every_s` seconds (60) and at the end. It returns a number, or a mapping of
-        names to numbers; see `Report.evaluations`. If it fails, the training ends with its error.
+        names to numbers; see `Report.evaluations`. If it fails, the training ends with its error. Where peers mix it is
+        given the mean of all replicas, and each result has how far these are apart.
 
         `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates in the end that living
         peers have, or replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had
@@ -169,7 +179,7 @@ class DeepDist(Generic[M]):
         )
         rhythm = arguments.rhythm(exchange, exchange_s, self._mode, descent, chunk_rows)
         every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
-        partitions = arguments.partitions(data)
+        partitions = data if self._any_data else arguments.partitions(data)
         if not self._busy.acquire(blocking=False):
             raise UsageError("another training of this session is running, expected one at a time: wait for its end")
         try:

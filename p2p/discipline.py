@@ -87,8 +87,9 @@ class Discipline(Protocol):
         """Why no update is dealt with any more; tasks that wait are told so."""
         ...
 
-    def resume(self, era: int) -> None:
-        """A training begins; `era` is the number of what follows."""
+    def resume(self, era: int, wait_s: float | None) -> None:
+        """A training begins; `era` is the number of what follows. The first task may take so long to come: 0 if none
+        will, None where that is not known."""
         ...
 
     def settle(self, era: int, rounds: int) -> None:

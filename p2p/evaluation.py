@@ -2,6 +2,9 @@
 
     observer's replica  -- a copy, under the replica's lock -->  a model of this thread's own  --> evaluate(model)
 
+Where peers mix, the copy is the mean of all their replicas, read from the agents one after the other; and how far these
+are apart is part of the result.
+
 The peers neither wait nor know of it: they train in other processes. What is left of a machine's cores is all it takes.
 """
 
@@ -29,6 +32,18 @@ Evaluate = Callable[[Any], float | Mapping[str, float]]
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What was read for an evaluation, beside the model."""
+
+    merged: int
+    """Updates in it, of all trainings."""
+    consensus_distance: float | None = None
+    """Of the replicas that it is the mean of; None where one was read."""
+    spread: float | None = None
+    """The same; see `Evaluated`."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What to evaluate, and how often."""
 
@@ -38,11 +53,12 @@ class Evaluation:
     show: Callable[[Evaluated], object]
     """Called with each result as it comes, in the thread of the evaluation."""
 
-    def of(self, model: Any, seconds: float, updates: int) -> Evaluated:
+    def of(self, model: Any, seconds: float, updates: int, seen: Seen | None = None) -> Evaluated:
         """Evaluate now."""
+        apart = (None, None) if seen is None else (seen.consensus_distance, seen.spread)
         found = self.evaluate(model)
         values = {str(name): _number(value) for name, value in _named(found).items()}
-        result = Evaluated(seconds, updates, values)
+        result = Evaluated(seconds, updates, values, *apart)
         self.show(result)
         return result
 
@@ -68,11 +84,11 @@ class Evaluator:
         self,
         evaluation: Evaluation | None,
         skeleton: bytes,
-        read: Callable[[Model], int],
+        read: Callable[[Model], Seen],
         cancel: Callable[[], None],
     ) -> None:
-        """`read(model)` copies what has been learned so far into the model, and returns how many updates are merged in
-        it. `cancel` ends the training when `evaluate` fails."""
+        """`read(model)` copies what has been learned so far into the model, and says what it read. `cancel` ends the
+        training when `evaluate` fails."""
         self._evaluation = evaluation
         self._read = read
         self._cancel = cancel
@@ -84,7 +100,7 @@ class Evaluator:
         self._model: Model | None = None
         if evaluation is not None:
             self._model = Model.from_skeleton(skeleton)
-            self._merged_before = read(self._model)
+            self._merged_before = read(self._model).merged
         self._thread = threading.Thread(target=self._run, name="deepdist-evaluation", daemon=True)
 
     def __enter__(self) -> Self:
@@ -126,8 +142,9 @@ class Evaluator:
         assert self._evaluation is not None
         assert self._model is not None
         seconds = time.monotonic() - self._began
-        updates = self._read(self._model) - self._merged_before
-        self._results.append(self._evaluation.of(self._model.model, seconds, updates))
+        seen = self._read(self._model)
+        updates = max(0, seen.merged - self._merged_before)
+        self._results.append(self._evaluation.of(self._model.model, seconds, updates, seen))
 
 
 def checked(evaluate: Any, every_s: Any, otherwise: float) -> float:

@@ -98,7 +98,7 @@ class Lanes:
             self.runtime.connect(peer, Endpoints(member["adverts"], member["pulls"]))
             self.runtime.happen(Joined(peer, reads, read, member["level"]))
 
-    def resume(self, era: int) -> None:
+    def resume(self, era: int, wait_s: float | None) -> None:
         """Lanes never rest."""
 
     def settle(self, era: int, rounds: int) -> None:

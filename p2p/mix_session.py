@@ -12,9 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from gossip.arrays import Array
 from gossip.errors import UsageError
 from gossip.flat import Flat
 from gossip.mixing import Strategy
@@ -22,9 +19,9 @@ from gossip.neighbors import Plan
 from gossip.topology import Topology
 from p2p import engines
 from p2p.agent_client import AgentSettings
-from p2p.consensus import Envelope, read_replicas
+from p2p.consensus import Average, read_replicas
 from p2p.coordinator import Coordinator
-from p2p.evaluation import Evaluation
+from p2p.evaluation import Evaluation, Seen
 from p2p.mixing import parcel
 from p2p.model import Model
 from p2p.registrar import Member, Registrar
@@ -38,6 +35,9 @@ CONSENSUS_DISTANCE = 1e-5
 """Replicas that agree so far, by their sketches, are taken for level."""
 LOOK_S = 0.05
 """How often the sketches are looked at while all drain."""
+FIRST_TASK_S = 2.0
+"""For a peer's first task where some get none, and nobody knows who: Spark hands them out at once. One that comes later
+still takes its steps, a few rounds after those of the others."""
 REST_TIMEOUT_S = 10.0
 """For the last packets to be taken, once all agree."""
 
@@ -55,6 +55,7 @@ class MixSession(AgentSession):
         build: Callable[[int], Topology],
         *,
         peers: int | None,
+        engine: engines.Engine | None = None,
         seed: int,
         drain_timeout_s: float,
     ) -> None:
@@ -62,7 +63,7 @@ class MixSession(AgentSession):
         Raises:
             UsageError: the model holds integers, or the topology does not fit `peers` or the strategy.
         """
-        super().__init__(model, "p2p", peers=peers, seed=seed, drain_timeout_s=drain_timeout_s)
+        super().__init__(model, "p2p", peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
         self._flat = Flat(model.layout)
         self._plan = Plan(build, strategy)
         self._parcel = parcel(strategy, build)
@@ -70,7 +71,7 @@ class MixSession(AgentSession):
         """The number of what the agents are about: a training, or the consensus after it."""
         self._agreed = True
         """The replicas did, at the end of the last training."""
-        self._spread = 0.0
+        self._apart = 0.0
         """Of the replicas when they were read last; relative."""
         self._unread: list[str] = []
         if peers is not None and peers > 1:
@@ -91,18 +92,13 @@ class MixSession(AgentSession):
     ) -> Report:
         if combine not in (None, "sum"):
             raise UsageError(f"combine={combine!r} with discipline='mix', expected None: there replicas are averaged")
-        if evaluation is not None:
-            raise UsageError(
-                "evaluate= with discipline='mix', expected None: while peers mix there is no one model; evaluate "
-                "dd.model between calls of train"
-            )
         if self._registrar is not None and self._shown.is_written():
             # a strategy's state belongs to what was learned before, so all begin anew with what the user wrote
             self.stop()
             self._run, self._epochs, self._shown = secrets.token_hex(16), 0, Shown(self._user_model)
         try:
             return super().train(
-                data, gradient, descent, epochs, chunk_rows, progress, "sum", rhythm, on_incomplete=on_incomplete
+                data, gradient, descent, epochs, chunk_rows, progress, "sum", rhythm, evaluation, on_incomplete
             )
         except BaseException:
             if self._registrar is not None:  # else the agents would go on mixing
@@ -114,26 +110,33 @@ class MixSession(AgentSession):
         registrar, observer = self._registrar, self._observer
         if registrar is None or observer is None or not observer.has_begun:
             return
-        speaking = self._speaking(registrar)
-        total: Array | None = None
-        weights = 0.0
-        envelope: Envelope | None = None
-        self._unread = []
-        for member, buffer in read_replicas(self._flat.layout, speaking, self._keys):
-            if buffer is None:
-                self._unread.append(member.name)
-                continue
-            if envelope is None:
-                envelope = Envelope(self._flat.layout, buffer)
-            envelope.widen(0, buffer)
-            weight = float(member.status.get("weight", 1.0))
-            vector = self._flat.flatten_buffer(buffer).astype(np.float64) * weight
-            total = vector if total is None else np.add(total, vector, out=total)
-            weights += weight
-        if total is not None and envelope is not None and weights > 0.0:
-            observer.replace(self._flat.pack(total / weights))
-            self._spread = envelope.distance()
+        average, self._unread = self._average(registrar)
+        if not average.is_empty:
+            observer.replace(average.mean())
+            self._apart = average.distance()
         self._shown.fill(observer.agent.replica)
+
+    def _average(self, registrar: Registrar) -> tuple[Average, list[str]]:
+        """Of all replicas that live, read one after the other; and whose could not be read."""
+        average, unread = Average(self._flat), []
+        for member, buffer in read_replicas(self._flat.layout, self._speaking(registrar), self._keys):
+            if buffer is None:
+                unread.append(member.name)
+            else:
+                average.take_in(buffer, float(member.status.get("weight", 1.0)))
+        return average, unread
+
+    def _read(self, model: Model) -> Seen:
+        """Copy the mean of all replicas into `model`. While they train, those read first are a little older."""
+        registrar = self._registrar
+        assert registrar is not None
+        registrar.ask_status(STATUS_TIMEOUT_S)  # the weights move as well
+        average, _ = self._average(registrar)
+        if average.is_empty:
+            return super()._read(model)
+        model.load(average.mean().arrays())
+        merged = sum(member.status.get("n", 0) for member in registrar.by_role("peer"))
+        return Seen(merged, average.distance(), average.spread())
 
     def _speaking(self, registrar: Registrar) -> list[Member]:
         """Who is heard, and not taken for dead by most others."""
@@ -144,13 +147,16 @@ class MixSession(AgentSession):
     def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
         return replace(super()._settings(role, registrar), mixing=self._parcel)
 
-    def _begin(self, registrar: Registrar) -> None:
+    def _begin(self, registrar: Registrar, tasks: int) -> None:
         self._show_what_there_is()
         peers = len(self._speaking(registrar))
         if peers > 1:
             self._plan.topology(peers)
         self._era += 1
-        registrar.begin(self._era)
+        assert self._engine is not None
+        without = self._engine.without_task(tasks)
+        idle = {member.peer for member in registrar.by_role("peer") if member.pid in (without or ())}
+        registrar.begin(self._era, idle, FIRST_TASK_S if without is None else None)
 
     def _drain(self, registrar: Registrar, coordinator: Coordinator | None) -> None:
         """Rounds of consensus, until the sketches agree or the time is up; then all rest."""
@@ -212,7 +218,7 @@ class MixSession(AgentSession):
             seconds=seconds,
             updates=sum(member.status.get("n", 0) for member in members) - before,
             updates_lost=end.gone,
-            consensus_distance=self._spread,
+            consensus_distance=self._apart,
             missing=tuple(sorted(missing | set(silent) | set(self._unread))),
             lost={"agent gone": end.gone} if end.gone else {},
             story=tuple(self._story(members, silent)),

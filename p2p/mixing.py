@@ -95,8 +95,8 @@ class Mixing:
             self.runtime.connect(peer, Endpoints(member["adverts"], member["pulls"]))
             self.runtime.happen(Joined(peer))
 
-    def resume(self, era: int) -> None:
-        self._tell(Resumed(era))
+    def resume(self, era: int, wait_s: float | None) -> None:
+        self._tell(Resumed(era, wait_s))
 
     def settle(self, era: int, rounds: int) -> None:
         self._tell(Settling(era, rounds))

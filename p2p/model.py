@@ -1,11 +1,11 @@
 """Models: anything that gives and takes named arrays.
 
-    gensim Word2Vec          wv.vectors, syn1neg and/or syn1, and words_trained (by all peers, in all trainings)
     dict of arrays           its keys
     any other object         its ndarray attributes
     dicts, lists, tuples     their arrays of numbers, by path, such as layers.0.w
     and objects in these
     `parameters`             only those named
+    a class of a library     what its adapter says, see `p2p.adapters`
 
 The named arrays are what is trained and what travels. Everything else of the model is its *skeleton*: it travels once,
 and `p2p.watch` sees to it that nobody takes it for trained.
@@ -13,7 +13,7 @@ and `p2p.watch` sees to it that nobody takes it for trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,35 +23,27 @@ from gossip.arrays import DTYPES, Array, Arrays, Layout, check_finite, check_lik
 from gossip.errors import MismatchError, UsageError
 from gossip.sparse import SUFFIXES
 from gossip.wire import NAME_CHARACTERS_MAX
-from p2p import nesting, skeleton
-from p2p.nesting import Path
+from p2p import skeleton
+from p2p.adapters import PLAIN, Adapter, adapter_of, check_adapter, known
 from p2p.watch import Watch
 
 Light = Callable[[Any], Any]
 """Makes something smaller of a model, with the same named arrays, that a gradient can do with; None if it cannot."""
 
 
-PLAIN = (np.ndarray, np.memmap)
-"""Subclasses, such as numpy.matrix, calculate in ways of their own, and a worker would have a plain array."""
-
-
 class Model:
     """A user's model, seen as named arrays. Names are keys, or attribute paths such as `wv.vectors`."""
 
-    def __init__(self, model: Any, parameters: Sequence[str] | None = None) -> None:
+    def __init__(self, model: Any, parameters: Sequence[str] | None = None, adapter: Adapter | None = None) -> None:
         """Find the arrays. `UsageError` if there are none, or one cannot be trained here."""
         self.model = model
-        if parameters is not None:
-            names = list(parameters)
-        elif _is_word2vec(model):
-            names = list(_word2vec_names(model))
-        else:
-            names = sorted(map(nesting.text, _arrays_within(model)), key=str)
-        self._is(names, [nesting.path_of(model, name) for name in names], _is_word2vec(model))
+        adapter = adapter_of(model) if adapter is None else check_adapter(adapter)
+        names = list(adapter.names(model) if parameters is None else parameters)
+        self._is(adapter, {name: adapter.key(model, name) for name in names})
         if not self.names:
             raise UsageError(
                 f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, an "
-                "object with numpy attributes (name them with parameters=(...)), or a gensim Word2Vec"
+                f"object with numpy attributes (name them with parameters=(...)), or a {' or '.join(known())}"
             )
         for name in self.names:
             self._check_trainable(name)
@@ -76,7 +68,7 @@ class Model:
                 self._set(name, np.array(source, order="C"))
         if self._sent:
             self._part(arrays)
-        self._after_load(self.model)
+        self.adapter.loaded(self.model)
 
     def _part(self, arrays: Arrays) -> None:
         """Give each name an array of its own again, where a gradient has bound two of them to one memory."""
@@ -128,10 +120,10 @@ class Model:
         With `light`, of what it makes of the model: `Gradient`.
         """
         arrays = self.arrays()
-        if "words_trained" in arrays:
-            self.model.words_trained_before = float(arrays["words_trained"][0])
+        self.adapter.sending(self.model, arrays)
         try:
-            return skeleton.dumps((self.lightened(light), self._paths, self.layout, self.embeddings), arrays)
+            bare = self.adapter.bare(self.lightened(light))
+            return skeleton.dumps((bare, self._keys, self.layout, self.adapter), arrays)
         except UsageError:
             raise
         except Exception as error:
@@ -141,8 +133,9 @@ class Model:
     def from_skeleton(cls, sent: bytes) -> Model:
         """A model of the user's own type, or a light one, whose arrays are zeros until `load`."""
         self = cls.__new__(cls)
-        arrays, (self.model, paths, self.layout, word2vec) = skeleton.loads(sent)
-        self._is(paths.keys(), paths.values(), word2vec)
+        arrays, (bare, keys, self.layout, adapter) = skeleton.loads(sent)
+        self.model = adapter.dressed(bare)
+        self._is(adapter, keys)
         self._sent = True
         for name, array in zip(self.names, arrays, strict=True):
             if not _fits(self._find(name), array):  # its class makes something else of what is sent
@@ -154,28 +147,35 @@ class Model:
         lighter = light(self.model) if light is not None else None
         return self.model if lighter is None else lighter
 
-    def _is(self, names: Iterable[str], paths: Iterable[Path], word2vec: bool) -> None:
-        self._paths = dict(zip(names, paths, strict=True))
-        self.names = tuple(self._paths)
+    def _is(self, adapter: Adapter, keys: Mapping[str, Any]) -> None:
+        self.adapter = adapter
+        self._keys = keys
+        self.names = tuple(keys)
         self._sent = False
         """It is a worker's, and no user holds on to its arrays."""
         self.watch = Watch()
-        self._after_load: Callable[[Any], None] = _word2vec_loaded if word2vec else _nothing
-        self.counters = frozenset({"words_trained"} if word2vec else ())
+
+    @property
+    def counters(self) -> frozenset[str]:
         """The arrays that count something: they are summed, whatever becomes of the others."""
-        self.embeddings = word2vec
+        return self.adapter.counters
+
+    @property
+    def caches(self) -> frozenset[str]:
+        """Attributes of its parts that may change without being trained."""
+        return self.adapter.caches
 
     # ------------------------------------------------------------------------------------------------- by name
 
     def _find(self, name: str) -> Any:
-        return nesting.find(self.model, self._paths[name])
+        return self.adapter.find(self.model, self._keys[name])
 
     def _get(self, name: str) -> Array:
         value: Array = self._find(name)
         return value
 
     def _set(self, name: str, array: Array) -> None:
-        nesting.put(self.model, self._paths[name], array)
+        self.adapter.put(self.model, self._keys[name], array)
 
     def _check_distinct(self) -> None:
         """Two names for one array would add every update to it twice."""
@@ -227,34 +227,6 @@ class Model:
                 ) from None
 
 
-def _arrays_within(model: Any) -> list[Path]:
-    """Where arrays are that can be trained: all of the model's own, and of the parts of it those of numbers.
-
-    An array that is there again deeper down, or a view of it, is left out: it stays what it is.
-    """
-    found: dict[Path, Array] = {}
-    if isinstance(model, list | tuple):
-        return []
-    for path, _, part in nesting.walk(model, within_others=False):
-        if not isinstance(part, np.ndarray):
-            continue
-        inner = len(path) > 1
-        if inner and (nesting.is_others(model) or not _is_trainable(part) or _is_part_of_any(part, found.values())):
-            continue
-        found[path] = part
-    return list(found)
-
-
-def _is_trainable(array: Array) -> bool:
-    return type(array) in PLAIN and array.dtype.str in DTYPES and array.dtype.kind != "b"
-
-
-def _is_part_of_any(array: Array, others: Iterable[Array]) -> bool:
-    return any(
-        array is other or (np.shares_memory(array, other) and skeleton.is_within(array, other)) for other in others
-    )
-
-
 def _fits(target: Any, source: Array) -> bool:
     return isinstance(target, np.ndarray) and target.shape == source.shape and target.dtype == source.dtype
 
@@ -262,38 +234,3 @@ def _fits(target: Any, source: Array) -> bool:
 def share_memory(one: Array, other: Array) -> bool:
     """Whether some number belongs to both."""
     return bool(np.may_share_memory(one, other) and np.shares_memory(one, other))
-
-
-def _nothing(model: Any) -> None:
-    """Most models need no care after their arrays changed."""
-
-
-def _is_word2vec(model: Any) -> bool:
-    """By name, so that whoever does not use gensim does not wait for its import."""
-    return "Word2Vec" in _gensim_classes(model)
-
-
-def _gensim_classes(model: Any) -> set[str]:
-    return {c.__name__ for c in type(model).__mro__ if c.__module__.startswith("gensim.")}
-
-
-def _word2vec_names(model: Any) -> tuple[str, ...]:
-    """Both layers and the progress; `syn1neg` serves negative sampling, `syn1` hierarchical softmax."""
-    if others := _gensim_classes(model) & {"FastText", "Doc2Vec"}:
-        raise UsageError(
-            f"a gensim {', '.join(others)} has arrays of its own beside those of Word2Vec: expected a Word2Vec, or "
-            "parameters=(...) with the paths of all arrays to train"
-        )
-    if len(model.wv) == 0:
-        raise UsageError("the Word2Vec model has no vocabulary: call build_vocab first")
-    if not hasattr(model, "words_trained"):
-        model.words_trained = np.zeros(1, np.float64)
-    names = [
-        "wv.vectors",
-        *(name for name in ("syn1", "syn1neg") if isinstance(getattr(model, name, None), np.ndarray)),
-    ]
-    return tuple(sorted([*names, "words_trained"]))
-
-
-def _word2vec_loaded(model: Any) -> None:
-    model.wv.norms = None

@@ -14,7 +14,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,9 +137,12 @@ class Registrar:
                 "Can every host reach every other on any port?"
             )
 
-    def begin(self, era: int) -> None:
-        """Tell every agent, also those that come late, that a training begins; `era` is the number of what follows."""
-        self._say({"op": "begin", "era": era})
+    def begin(self, era: int, idle: Collection[str] = (), wait_s: float | None = None) -> None:
+        """Tell every agent, also those that come late, that a training begins; `era` is the number of what follows.
+
+        The peers that are `idle` get no task; the others may wait `wait_s` for their first.
+        """
+        self._say({"op": "begin", "era": era, "idle": sorted(idle), "wait_s": wait_s})
 
     def settle(self, era: int, rounds: int) -> None:
         """Tell every agent that all updates are computed, and how many rounds of the training somebody has begun."""

@@ -48,9 +48,16 @@ class Evaluated:
     """Of this training, merged in the copy."""
     values: Mapping[str, float]
     """By name; "value" where `evaluate` returned one number."""
+    consensus_distance: float | None = None
+    """Where peers mix, of the replicas whose mean was evaluated, as `Report.consensus_distance`; on a simulated cluster
+    of all that live. None where one replica was read."""
+    spread: float | None = None
+    """Of the same replicas: the root of the mean square of their (Euclidean) distances to the mean, over all arrays.
+    Papers call this, or its square, the consensus distance."""
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        text = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        return text if self.consensus_distance is None else f"{text} (apart {self.consensus_distance:.1e})".lstrip()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ observer adopts that peer's replica while the training goes on.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import time
 import warnings
@@ -31,7 +30,8 @@ from p2p.agent_client import AgentSettings
 from p2p.caution import Cautions, DeepDistWarning
 from p2p.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.coordinator import Coordinator
-from p2p.evaluation import Evaluation, Evaluator
+from p2p.engines.choice import Choice, choice_for
+from p2p.evaluation import Evaluation, Evaluator, Seen
 from p2p.level import Stillness, furthest, lacks
 from p2p.model import Model
 from p2p.observer import Observer, Watch
@@ -144,7 +144,16 @@ class AgentSession:
     _adopts = True
     """An observer that comes later begins with a living peer's replica, and not with the user's model."""
 
-    def __init__(self, model: Model, mode: str, *, peers: int | None, seed: int, drain_timeout_s: float) -> None:
+    def __init__(
+        self,
+        model: Model,
+        mode: str,
+        *,
+        peers: int | None,
+        engine: engines.Engine | None = None,
+        seed: int,
+        drain_timeout_s: float,
+    ) -> None:
         """Nothing is started before the first training; see `DeepDist` for the arguments."""
         self._mode = mode
         self._user_model = model
@@ -153,7 +162,11 @@ class AgentSession:
         self._seed = seed
         self._drain_timeout_s = drain_timeout_s
         self._run = secrets.token_hex(16)
-        self._engine: engines.Engine | None = None
+        self._given = engine
+        """By the user."""
+        self._engine = engine
+        self._choice: Choice | None = None
+        """How the engine was chosen; None for the user's own."""
         self._registrar: Registrar | None = None
         self._observer: Observer | None = None
         self._keys: Keys | None = None
@@ -184,7 +197,7 @@ class AgentSession:
         evaluation: Evaluation | None = None,
         on_incomplete: str = "raise",
     ) -> Report:
-        engine = self._choose_engine(data)
+        engine = self._engine_for(data)
         partitions = engine.partitions(data)
         self._cautions.give(engine.cautions(data), stacklevel=3)
         # a master's descent stays in the driver program, and may hold on to what cannot be sent
@@ -194,7 +207,7 @@ class AgentSession:
         modules = {kind.__module__ for kind in (seen, gradient) if hasattr(kind, "__module__")}
         registrar = self._start(engine, modules - {"__main__"})
         self._cautions.give(registrar.shortages(), stacklevel=3)
-        self._begin(registrar)
+        self._begin(registrar, epochs * partitions)
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = sum(_published(registrar).values())
@@ -268,7 +281,8 @@ class AgentSession:
 
     def stop(self) -> None:
         registrar, observer, engine = self._registrar, self._observer, self._engine
-        self._registrar = self._observer = self._engine = None
+        self._registrar = self._observer = None
+        self._engine = self._given
         retired, self._retired = self._retired, None
         if registrar is not None:
             registrar.stop_agents()
@@ -281,7 +295,7 @@ class AgentSession:
 
     # ------------------------------------------------------------------------------------------------- parts
 
-    def _begin(self, registrar: Registrar) -> None:
+    def _begin(self, registrar: Registrar, tasks: int) -> None:
         """All agents are there, and level: they get what the user wrote into the model since the last training."""
         observer = self._observer
         assert observer is not None
@@ -310,10 +324,10 @@ class AgentSession:
                 )
             time.sleep(WAIT_S)
 
-    def _read(self, model: Model) -> int:
-        """Copy what has been learned so far into `model`; how many updates are merged in it."""
+    def _read(self, model: Model) -> Seen:
+        """Copy what has been learned so far into `model`."""
         replica = self._replica()
-        return refresh(model, replica) if replica is not None else 0
+        return Seen(refresh(model, replica) if replica is not None else 0)
 
     def _replica(self) -> Replica | Fetched | None:
         """The observer's, or a copy of a living peer's where that is not well; None if there is neither."""
@@ -457,21 +471,15 @@ class AgentSession:
                 stacklevel=4,
             )
 
-    def _choose_engine(self, data: Any) -> engines.Engine:
-        on_spark = hasattr(data, "mapPartitionsWithIndex")
+    def _engine_for(self, data: Any) -> engines.Engine:
         if self._engine is None:
-            if on_spark:
-                from p2p.engines.spark import SparkEngine
-
-                if self._peers is not None:
-                    raise UsageError("peers= is for lists of partitions: on Spark every executor is a peer")
-                self._engine = SparkEngine(data.context)
-            else:
-                from p2p.engines.local import LocalEngine
-
-                self._engine = LocalEngine(self._peers or max(1, min(len(data), os.cpu_count() or 1)))
-        elif on_spark != hasattr(self._engine, "context"):
-            raise UsageError("this session trains on Spark or on lists, not on both: make a new DeepDist(model)")
+            choice = self._choice = choice_for(data)
+            self._engine = choice.make(data, self._peers)
+        elif self._choice is not None and not self._choice.fits(data):
+            raise UsageError(
+                f"this session trains on {self._choice.kind}, and data is for {choice_for(data).kind}: make a new "
+                "DeepDist(model)"
+            )
         return self._engine
 
     def _start(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:

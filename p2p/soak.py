@@ -7,10 +7,17 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 
 from rich.table import Table
 
+from gossip import adopt, identity, marks, membership, peer, replicate
+from gossip.branches import Branches
 from gossip.proving_ground import LOST, Outcome, run
+from gossip.states import STATES
+
+CORE = (peer, replicate, adopt, identity, membership, marks)
+"""Whose branches are counted."""
 
 SUMS = (
     "published",
@@ -47,20 +54,63 @@ CHUNK_SEEDS = 4
 """What a process takes at a time: some seconds, which is also how long it goes on after Ctrl-C."""
 
 
-def soak(seeds: Iterable[int], progress: Callable[[Outcome], None]) -> list[Outcome]:
+def soak(seeds: Iterable[int], progress: Callable[[Outcome], None], coverage: bool = False) -> list[Outcome]:
     """Run every seed, on as many processes as there are cores; `progress` hears of each when it is done.
 
-    Ctrl-C ends it early: then those are returned that were done.
+    With `coverage` the branches of the core are counted, which takes half as long again. Ctrl-C ends it early: then
+    those are returned that were done.
     """
     outcomes = []
     with ProcessPoolExecutor(os.cpu_count(), initializer=_leave_interrupts_to_the_parent) as pool:
         try:
-            for outcome in pool.map(run, seeds, chunksize=CHUNK_SEEDS):
+            for outcome in pool.map(run_counted if coverage else run, seeds, chunksize=CHUNK_SEEDS):
                 progress(outcome)
                 outcomes.append(outcome)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
     return outcomes
+
+
+def run_counted(seed: int) -> Outcome:
+    """A day, and which branches of the core it took."""
+    branches = _branches()
+    branches.clear()
+    with branches:
+        outcome = run(seed)
+    outcome.branches = list(branches.taken)
+    return outcome
+
+
+@cache
+def _branches() -> Branches:
+    return Branches(CORE)
+
+
+def reached(outcomes: list[Outcome]) -> Table:
+    """How often each event found a peer in each state."""
+    total = sum((outcome.reached for outcome in outcomes), start=Counter[tuple[str, str]]())
+    result = Table(title="events, by the states in which they found a peer", title_justify="left")
+    result.add_column("event", no_wrap=True)
+    for state in STATES:
+        result.add_column(state, justify="right", no_wrap=True)
+    for event in sorted({event for event, _ in total}):
+        result.add_row(event, *(str(total[event, state] or "-") for state in STATES))
+    return result
+
+
+def branches(outcomes: list[Outcome]) -> list[str]:
+    """How often each branch of the core was taken, a line each, and at the end a line for each module."""
+    places = _branches().places
+    counts = [sum(each) for each in zip(*(outcome.branches for outcome in outcomes), strict=True)]
+    lines = [
+        f"{count:>9}  {place.module}.py:{place.line} {place.function}: {place.text} [{place.way}]"
+        for place, count in zip(places, counts, strict=True)
+    ]
+    for module in CORE:
+        name = module.__name__.rpartition(".")[2]
+        of_module = [count for place, count in zip(places, counts, strict=True) if place.module == name]
+        lines.append(f"{name}.py: {sum(map(bool, of_module))} of {len(of_module)} branches were taken")
+    return lines
 
 
 def table(outcomes: list[Outcome]) -> Table:

@@ -24,10 +24,10 @@ def preload() -> None:
     import pyspark.worker  # noqa: F401
 
     import p2p.task  # noqa: F401
-    from p2p.models import light, skipgram, word2vec, word_counts  # noqa: F401
+    from p2p import adapters
 
-    word_counts.of_rows(["a b"])
-    skipgram.load()
+    for adapter in adapters.everyone():
+        adapter.preload()
     leave_out_what_stays()
 
 

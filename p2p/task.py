@@ -368,7 +368,7 @@ def train_continuously(
         else:
             raise UsageError(
                 f"gradient returned a {type(update).__name__} with exchange='continuous', expected what "
-                "p2p.task.in_place(model).trained({}) returns, as p2p.models.word2vec.gradient does: train the model "
+                "p2p.task.in_place(model).trained({}) returns, as the gradients of p2p.models do: train the model "
                 "in place, or choose exchange='chunk'"
             )
     return TaskResult(counted.count, updates, units, copy.model.watch.told())

@@ -28,8 +28,6 @@ HASHED_BYTES_MAX = 1 << 26
 """Of arrays that are not trained, in one look: some 3 ms. Those beyond are told by who they are."""
 NUMBERS = (bool, int, float, complex, np.number, np.bool_)
 UPDATE_KINDS = "biufc"
-NORMS = "norms"
-"""Of gensim's word vectors: a cache."""
 
 Marks = dict[Path, Any]
 
@@ -39,6 +37,9 @@ class Arrays(Protocol):
 
     @property
     def model(self) -> Any: ...
+
+    @property
+    def caches(self) -> frozenset[str]: ...
 
     def arrays(self) -> Mapping[str, Array]: ...
 
@@ -200,7 +201,7 @@ def _marks(model: Arrays) -> Marks:
         if path in own:
             continue
         array = _as_array(part)
-        if is_others(owner) and (array is None or path[-1] == NORMS):
+        if is_others(owner) and (array is None or path[-1] in model.caches):
             continue
         if array is None:
             marks[path] = _plain(part) or _mark(part)

@@ -102,10 +102,10 @@ def exchange_settings(
     codec: str | None = None,
     counts: int = 1,
 ) -> ExchangeSettings:
-    """How `peers` exchange updates of `model`; `rule` None: the one that is best for it."""
+    """How `peers` exchange updates of `model`; `rule` None: the one that its adapter takes for best."""
     if model.layout.nbytes <= EXACT_BYTES_MAX:
         codec = None
-    return ExchangeSettings(combine.chosen(rule, peers, model.embeddings), peers, rows, codec, counts)
+    return ExchangeSettings(rule or model.adapter.combine(peers), peers, rows, codec, counts)
 
 
 def rows_for(training_s: float, peers: int, row_s: float = ROW_S) -> int:

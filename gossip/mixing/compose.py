@@ -28,7 +28,6 @@ class _Wrapping(Strategy[Any]):
         for name, value in (("_inner", inner), ("needs", inner.needs), ("synchronous", inner.synchronous)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "every_round", inner.every_round)
-        object.__setattr__(self, "steady", inner.steady)
         object.__setattr__(self, "is_bad_example", inner.is_bad_example)
 
     def start(self, x: Array) -> Any:
@@ -83,6 +82,9 @@ class _Wrapping(Strategy[Any]):
 
     def give_up(self, state: Any, neighbor: int, taken: Packet | None = None) -> tuple[Any, Outbox]:
         return self._inner.give_up(state, neighbor, taken)
+
+    def regroup(self, state: Any) -> Any:
+        return self._inner.regroup(state)
 
     def mass(self, state: Any) -> tuple[Array, float]:
         return self._inner.mass(state)

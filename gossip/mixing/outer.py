@@ -28,7 +28,13 @@ class Outer:
     """What a codec left out so far."""
     sent: Array | None = None
     """What it told the others this round."""
-    inbox: Mapping[int, Mapping[str, Array]] = field(default_factory=dict)
+    inbox: Mapping[int, Packet] = field(default_factory=dict)
+    generation: int = 0
+    """How often somebody has come or gone."""
+    newest: int = 0
+    """The newest generation that it knows of, which it enters when the round is over."""
+    is_level: bool = True
+    """The anchors of all were equal in this generation."""
 
 
 def _started(x: Array) -> Outer:
@@ -64,6 +70,10 @@ class DiLoCo(_Outer):
     same parameters and hear all others; then their anchors are equal for ever, whatever a codec leaves out, since each
     takes of itself, too, what it told the others. `Every(500, DiLoCo())` is the paper's setting. Source: Douillard et
     al., arXiv:2311.08105.
+
+    Who comes has the replica of one, and who goes has told some of its last move and others not. So whoever learns of
+    it begins a new generation, as all do who hear of one: they send anchor and momentum, too, until they have
+    those of all, and go on from their mean.
     """
 
     rate: float = 0.7
@@ -94,26 +104,55 @@ class DiLoCo(_Outer):
     def send(self, state: Outer, round: int, links: Links, chance: np.random.Generator) -> tuple[Outer, Outbox]:
         moved = state.x - state.anchor
         if self.codec is None:
-            packet, state = Packet({"values": moved}), replace(state, sent=moved)
+            parts: Mapping[str, Array] = {"values": moved}
+            state = replace(state, sent=moved)
         else:
             encoded, sent, residual = with_feedback(self.codec, state.residual, moved, chance)
-            packet, state = Packet(encoded.parts), replace(state, sent=sent, residual=residual)
+            parts, state = encoded.parts, replace(state, sent=sent, residual=residual)
+        if not state.is_level:
+            parts = {**parts, "anchor": state.anchor, "momentum": state.momentum}
+        packet = Packet(parts, {"generation": state.generation})
         return state, dict.fromkeys(links.heard_by, packet)
 
     def receive(self, state: Outer, sender: int, packet: Packet) -> tuple[Outer, Outbox]:
-        return replace(state, inbox={**state.inbox, sender: packet.arrays}), {}
+        return replace(state, inbox={**state.inbox, sender: packet}), {}
 
     def finish(self, state: Outer, round: int, links: Links) -> Outer:
         assert state.sent is not None
         everything = {links.me: state.sent}
-        for sender, arrays in state.inbox.items():
+        for sender, packet in state.inbox.items():
             if self.codec is None:
-                everything[sender] = arrays["values"]
+                everything[sender] = packet.arrays["values"]
             else:
-                everything[sender] = self.codec.decode(Encoded(arrays, state.x.shape, state.x.dtype))
+                everything[sender] = self.codec.decode(Encoded(packet.arrays, state.x.shape, state.x.dtype))
         # In the order of peers, so that all compute the same to the last bit.
         moved = np.sum([everything[peer] for peer in sorted(everything)], axis=0) / len(everything)
+        state = self._levelled(state, links)
         return self._step(replace(state, sent=None, inbox={}), moved.astype(state.x.dtype, copy=False))
+
+    def _levelled(self, state: Outer, links: Links) -> Outer:
+        """Anchor and momentum are the mean of all, if all have sent them; and the newest generation is entered."""
+        alike = {
+            sender: packet.arrays
+            for sender, packet in state.inbox.items()
+            if packet.scalars["generation"] == state.generation and "anchor" in packet.arrays
+        }
+        newest = max([state.newest, *(int(packet.scalars["generation"]) for packet in state.inbox.values())])
+        if state.is_level:
+            newest = max(newest, state.generation + bool(alike))  # somebody has missed what levelled us
+        elif alike.keys() == state.inbox.keys() == links.hears.keys():
+            alike[links.me] = {"anchor": state.anchor, "momentum": state.momentum}
+            anchor, momentum = (
+                np.sum([alike[peer][name] for peer in sorted(alike)], axis=0) / len(alike)
+                for name in ("anchor", "momentum")
+            )
+            state = replace(state, anchor=anchor, momentum=momentum, is_level=True)
+        if newest > state.generation:
+            state = replace(state, generation=newest, is_level=False)
+        return replace(state, newest=newest)
+
+    def regroup(self, state: Outer) -> Outer:
+        return replace(state, newest=state.newest + 1)
 
     def _step(self, state: Outer, moved: Array) -> Outer:
         momentum = self.momentum * state.momentum + moved
@@ -134,7 +173,7 @@ class DiLoCo(_Outer):
             came = np.bincount(exchange.receivers[arrived], minlength=len(moved))
             equal = exchange.matrix(1.0 / (1.0 + came[exchange.receivers[arrived]]), arrived, keep_rows=True)
             mean = averaged(equal, moved)
-        total = int(nbytes[exchange.senders].sum())
+        total = int((nbytes[exchange.senders] + 8).sum())
         return self._step(state, mean.astype(state.x.dtype, copy=False)), total
 
 
@@ -174,12 +213,12 @@ class NoLoCo(_Outer):
         return state, dict.fromkeys(links.heard_by, packet)
 
     def receive(self, state: Outer, sender: int, packet: Packet) -> tuple[Outer, Outbox]:
-        return replace(state, inbox={**state.inbox, sender: packet.arrays}), {}
+        return replace(state, inbox={**state.inbox, sender: packet}), {}
 
     def finish(self, state: Outer, round: int, links: Links) -> Outer:
         moved, anchor = state.x - state.anchor, state.anchor
-        for arrays in state.inbox.values():  # one partner or none
-            moved, anchor = (moved + arrays["moved"]) / 2.0, (anchor + arrays["anchor"]) / 2.0
+        for packet in state.inbox.values():  # one partner or none
+            moved, anchor = (moved + packet.arrays["moved"]) / 2.0, (anchor + packet.arrays["anchor"]) / 2.0
         return self._step(replace(state, inbox={}), moved, anchor)
 
     def _step(self, state: Outer, moved: Array, mean: Array) -> Outer:

@@ -29,33 +29,39 @@ class RelaySum(Strategy[Relayed]):
 
     Each peer sends its neighbor the sum of its own replica and of what its other neighbors sent. A replica that has not
     arrived yet counts as the own one. Data that differ from peer to peer do no harm, since no replica weighs more than
-    another; but the mean of different starts is not kept, so start all from the same. Source: Vogels et al.,
-    arXiv:2110.04175.
+    another; but the mean of different starts is not kept, so start all from the same.
+
+    A sum is made anew in each round and goes away from its sender, so that what it holds is gone from the tree after as
+    many rounds as this is deep. When the tree changes, a peer therefore only drops the sums of those who are its
+    neighbors no more, and the others' follow. Until then a replica may be in two sums: if they hold more than all
+    peers, the mean is that of what they hold. Source: Vogels et al., arXiv:2110.04175.
     """
 
-    peers: int
-    """How many there are in the tree."""
+    peers: int | None = None
+    """How many there are in the tree at first; None: whatever it has."""
 
     needs = Needs.TREE | Needs.STATIC
     synchronous = True
-    steady = True
     _sends = "sends sums of replicas, and what a codec drops of a replica is lost, not late"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.peers < 2:
-            raise UsageError(f"RelaySum({self.peers}), expected the number of peers of the tree, at least 2")
+        if self.peers is not None and self.peers < 2:
+            raise UsageError(f"{self!r}, expected the number of peers of the tree, at least 2")
 
     def check(self, topology: Topology) -> None:
         super().check(topology)
-        if topology.peers != self.peers:
+        if self.peers is not None and topology.peers != self.peers:
             raise UsageError(f"{self!r} on {topology.name} of {topology.peers} peers, expected {self.peers}")
 
     def check_network(self, *, loss: float = 0.0, delay: int = 0, churn: float = 0.0, crash: float = 0.0) -> None:
         super().check_network(loss=loss, delay=delay, churn=churn, crash=crash)
         for name, share in (("churn", churn), ("crash", crash)):
             if share:
-                raise UsageError(f"{name} {share} with {self!r}, which needs its tree whole; use loss, or PushSum()")
+                raise UsageError(
+                    f"{name} {share} with {self!r}, whose vectorized form needs its tree whole; use loss, PushSum() or "
+                    f"gossip.mix_simulator"
+                )
 
     def says_nothing(self, is_trained: bool) -> str:
         return (
@@ -64,8 +70,6 @@ class RelaySum(Strategy[Relayed]):
         )
 
     def start(self, x: Array) -> Relayed:
-        if x.ndim == 2 and len(x) != self.peers:
-            raise UsageError(f"{self!r} with {len(x)} peers, expected {self.peers}")
         return Relayed(floats(x))
 
     def params(self, state: Relayed) -> Array:
@@ -77,7 +81,7 @@ class RelaySum(Strategy[Relayed]):
     def send(self, state: Relayed, round: int, links: Links, chance: np.random.Generator) -> tuple[Relayed, Outbox]:
         outbox = {}
         for neighbor in links.heard_by:
-            others = [each for sender, each in state.sums.items() if sender != neighbor]
+            others = [each for sender, each in state.sums.items() if sender != neighbor and sender in links.hears]
             total = sum((part for part, _ in others), start=state.x)
             outbox[neighbor] = Packet({"sum": total}, {"count": 1.0 + sum(count for _, count in others)})
         return state, outbox
@@ -87,25 +91,27 @@ class RelaySum(Strategy[Relayed]):
         return replace(state, sums={**state.sums, sender: came}), {}
 
     def finish(self, state: Relayed, round: int, links: Links) -> Relayed:
-        count = 1.0 + sum(count for _, count in state.sums.values())
-        total = sum((part for part, _ in state.sums.values()), start=state.x)
-        return replace(state, x=(total + (self.peers - count) * state.x) / self.peers)
+        sums = {sender: each for sender, each in state.sums.items() if sender in links.hears}
+        count = 1.0 + sum(count for _, count in sums.values())
+        total = sum((part for part, _ in sums.values()), start=state.x)
+        peers = max(links.peers, count)
+        return replace(state, x=(total + (peers - count) * state.x) / peers, sums=sums)
 
     def mix(self, state: Relayed, exchange: Exchange) -> tuple[Relayed, int]:
-        receivers, senders = exchange.receivers, exchange.senders
+        receivers, senders, peers = exchange.receivers, exchange.senders, len(state.x)
         shape = (len(receivers), state.x.shape[1])
         sums, counts = (
             state.links if state.links is not None else (np.zeros(shape, state.x.dtype), np.zeros((shape[0], 1)))
         )
-        heard, number = summed(receivers, sums, self.peers), summed(receivers, counts, self.peers)
-        keys = receivers * self.peers + senders
+        heard, number = summed(receivers, sums, peers), summed(receivers, counts, peers)
+        keys = receivers * peers + senders
         order = np.argsort(keys)
-        back = order[np.searchsorted(keys[order], senders * self.peers + receivers)]
+        back = order[np.searchsorted(keys[order], senders * peers + receivers)]
         sent = state.x[senders] + heard[senders] - sums[back]
         sent_counts = 1.0 + number[senders] - counts[back]
         arrived = exchange.arrived[:, None]
         sums, counts = np.where(arrived, sent, sums), np.where(arrived, sent_counts, counts)
-        total = state.x + summed(receivers, sums, self.peers)
-        count = 1.0 + summed(receivers, counts, self.peers)
-        x = ((total + (self.peers - count) * state.x) / self.peers).astype(state.x.dtype, copy=False)
+        total = state.x + summed(receivers, sums, peers)
+        count = 1.0 + summed(receivers, counts, peers)
+        x = ((total + (peers - count) * state.x) / peers).astype(state.x.dtype, copy=False)
         return replace(state, x=x, links=(sums, counts)), len(receivers) * (state.x[0].nbytes + 8)

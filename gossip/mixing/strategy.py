@@ -25,8 +25,11 @@ it suits the driver. Once the training is over, `consensus` brings the peers tog
 A strategy with `synchronous = True` needs all packets of round m, and none of another round, between `send` and
 `finish` of round m: the driver waits, holds back packets of a neighbor that is ahead, and drops those of a round that
 is over. If it gives up waiting, `finish` gives the weight of what is missing to the own value: a consensus stays one,
-but the mean moves. The others take packets at any time, in any order, twice or never; what that does to the mean stands
-in their docstrings.
+but the mean moves. When somebody comes, goes or comes back it calls `regroup`, and the links of the next round are
+those of the topology of however many there are then; peers know of it one by one, some of them rounds after others.
+
+The other strategies take packets at any time, in any order, twice or never; what that does to the mean stands in their
+docstrings.
 
 Outboxes and replies are `{neighbor: Packet}`, neighbors being the topology's peer numbers. Nothing that a state or a
 packet holds is written to afterwards, so both may share memory.
@@ -167,8 +170,6 @@ class Strategy(Literal, ABC, Generic[S]):
     """It needs all packets of a round before it ends."""
     every_round = False
     """Its correction is wrong unless it mixes after each local step, so that `Every` does not compose with it."""
-    steady = False
-    """What it remembers of its neighbors is wrong for ever if somebody comes or goes in the middle of a training."""
     is_bad_example = False
     """It is known not to keep what it seems to promise, and is here to be measured."""
 
@@ -277,6 +278,13 @@ class Strategy(Literal, ABC, Generic[S]):
         It may come back, and may have taken more than it could tell.
         """
         return state, {}
+
+    def regroup(self, state: S) -> S:
+        """Somebody has come, gone or come back, or a round has ended without all that it needed.
+
+        Others hear of it sooner or later, or not at all. Whoever goes is given up besides, with `give_up`.
+        """
+        return state
 
     def mass(self, state: S) -> tuple[Array, float]:
         """(sum of x over peers, sum of weights) of the vectorized state, what is in flight included.

@@ -1,4 +1,11 @@
-"""Gradient tracking: a second variable follows the mean of all peers' training steps."""
+"""Gradient tracking: a second variable follows the mean of all peers' training steps.
+
+The sum of y - d' over all peers is 0, and must be. Who dies takes its part of it along, and then the others would go on
+for ever by steps that nobody took. So whoever learns that somebody came or went begins a new *generation*: it sets
+y to its own d', for which the sum is 0, and tells the number. Who hears of a newer generation than its own enters it in
+the same way. Tracked steps are mixed within a generation only, replicas always. The newest generation is begun by
+the last who learns of a change, when all others know of it; so its sum is 0, and stays 0.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +28,10 @@ class Tracked:
     x: Array
     y: Array
     last: Array
-    inbox: Mapping[int, tuple[Array, Array]] = field(default_factory=dict)
+    generation: int = 0
+    newest: int = 0
+    """The newest generation that it knows of, which it enters when the round is over."""
+    inbox: Mapping[int, tuple[Array, Array, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,23 +64,29 @@ class GradientTracking(Strategy[Tracked]):
         return replace(state, y=state.y + (delta - state.last), last=delta)
 
     def send(self, state: Tracked, round: int, links: Links, chance: np.random.Generator) -> tuple[Tracked, Outbox]:
-        packet = Packet({"moved": state.x + state.y, "y": state.y})
+        packet = Packet({"moved": state.x + state.y, "y": state.y}, {"generation": state.generation})
         return state, dict.fromkeys(links.heard_by, packet)
 
     def receive(self, state: Tracked, sender: int, packet: Packet) -> tuple[Tracked, Outbox]:
-        came = (packet.arrays["moved"], packet.arrays["y"])
+        came = (packet.arrays["moved"], packet.arrays["y"], int(packet.scalars["generation"]))
         return replace(state, inbox={**state.inbox, sender: came}), {}
 
     def finish(self, state: Tracked, round: int, links: Links) -> Tracked:
         own = links.own + sum(weight for sender, weight in links.hears.items() if sender not in state.inbox)
-        x, y = own * (state.x + state.y), own * state.y
+        x, y, newest = own * (state.x + state.y), own * state.y, state.newest
         for sender, weight in links.hears.items():
             if sender in state.inbox:
-                moved, step = state.inbox[sender]
-                x, y = x + weight * moved, y + weight * step
-        return replace(state, x=x, y=y, inbox={})
+                moved, step, generation = state.inbox[sender]
+                x = x + weight * moved
+                y = y + weight * (step if generation == state.generation else state.y)
+                newest = max(newest, generation)
+        y = state.last if newest > state.generation else y
+        return replace(state, x=x, y=y, generation=newest, newest=newest, inbox={})
+
+    def regroup(self, state: Tracked) -> Tracked:
+        return replace(state, newest=state.newest + 1)
 
     def mix(self, state: Tracked, exchange: Exchange) -> tuple[Tracked, int]:
         weights = exchange.mixing
-        nbytes = len(exchange.values) * 2 * state.x[0].nbytes
+        nbytes = len(exchange.values) * (2 * state.x[0].nbytes + 8)
         return replace(state, x=averaged(weights, state.x + state.y), y=averaged(weights, state.y)), nbytes

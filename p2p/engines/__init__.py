@@ -44,6 +44,10 @@ class Engine(Protocol):
         """
         ...
 
+    def without_task(self, tasks: int) -> Collection[int] | None:
+        """The processes of agents that get none of so many tasks; None if some get none, and it is not known which."""
+        ...
+
     def run(self, job: Job, data: Any, progress: Progress) -> list[TaskResult]:
         """Train every partition, `job.epochs` times; what the user's code raises comes out unchanged."""
         ...
@@ -53,5 +57,5 @@ class Engine(Protocol):
         ...
 
     def stop(self) -> None:
-        """End everything that `start` started."""
+        """End everything that `start` started. It may be started again."""
         ...

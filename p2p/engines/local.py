@@ -87,6 +87,9 @@ class LocalEngine:
             words = "; ".join(filter(None, (seat.failure() for seat in self._seats))) or "see their messages above"
             raise UsageError(f"{self.peers} agents did not start within {START_TIMEOUT_S:g} s: {words}")
 
+    def without_task(self, tasks: int) -> Collection[int]:
+        return {seat.agent.pid for seat in self._seats[tasks:]}
+
     def run(self, job: Job, data: Sequence[Any], progress: Progress) -> list[TaskResult]:
         todo = ((epoch, index) for epoch in range(job.epochs) for index in range(len(data)))
         total = job.epochs * len(data)
@@ -97,21 +100,19 @@ class LocalEngine:
         self._ending.clear()
         sent = parcel.dumps(job)
 
-        def feed(seat: _Seat) -> None:
+        def feed(seat: _Seat, task: tuple[int, int] | None) -> None:
             try:
-                while True:
-                    with lock:
-                        task = None if errors or self._cancelled else next(todo, None)
-                    if task is None:
-                        return
+                while task is not None:
                     result = seat.train(job, sent, *task, data[task[1]], self._ending)
                     with lock:
                         results.append(result)
+                        task = None if errors or self._cancelled else next(todo, None)
             except BaseException as error:  # noqa: BLE001 - raised again by the main thread
                 with lock:
                     errors.append(error)
 
-        threads = [threading.Thread(target=feed, args=(seat,), daemon=True) for seat in self._seats]
+        # the first tasks go to the first seats, so that it is known before who gets none
+        threads = [threading.Thread(target=feed, args=(seat, next(todo, None)), daemon=True) for seat in self._seats]
         for thread in threads:
             thread.start()
         try:

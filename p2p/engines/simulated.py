@@ -37,7 +37,7 @@ from p2p.caution import Cautions, DeepDistWarning
 from p2p.chance import Borrowed
 from p2p.consensus import Envelope
 from p2p.engines import Progress
-from p2p.evaluation import Evaluation
+from p2p.evaluation import Evaluation, Seen
 from p2p.lanes import OWN_ADVERT_GAP_S, PAYLOADS_BYTES_MAX
 from p2p.model import Model
 from p2p.report import Evaluated, IncompleteTraining, PeerReport, Report
@@ -163,7 +163,8 @@ class SimulatedSession:
             """Takes no virtual time."""
             if evaluation is not None:
                 merged = refresh(model, _Replica(swarm.peers[swarm.source()]))
-                evaluations.append(evaluation.of(model.model, swarm.now - begin, max(0, merged - merged_before)))
+                updates, seen = max(0, merged - merged_before), Seen(merged, _distance(swarm))
+                evaluations.append(evaluation.of(model.model, swarm.now - begin, updates, seen))
 
         def evaluate_again() -> None:
             if evaluation is not None and training:

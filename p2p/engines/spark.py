@@ -112,6 +112,9 @@ class SparkEngine:
     def workers(self) -> int:
         return max(self.peers, self.context.defaultParallelism)
 
+    def without_task(self, tasks: int) -> Collection[int] | None:
+        return None if tasks < self.workers else ()
+
     def run(self, job: Job, data: RDD[Any], progress: Progress) -> list[TaskResult]:
         settings = self._settings
         assert settings is not None
@@ -303,7 +306,7 @@ def _agent(settings: AgentSettings) -> Any:
         for old in _agents.values():
             old.close()
         _agents.clear()
-        _agents[settings.run] = ensure_agent(settings, _folder())
+        _agents[settings.run] = ensure_agent(settings, os.getppid(), _folder())
     return _agents[settings.run]
 
 

@@ -31,8 +31,8 @@ LOSSES_RECORDED = 100
 def rates_of(algorithms: Sequence[str], written: Sequence[str]) -> dict[str, tuple[float, ...]]:
     """{algorithm: the rates to try} from rates as one writes them: "0.5", or "relay=4" for one algorithm.
 
-    >>> rates_of(("DPsgd()", "RelaySum(peers)"), ("0.5", "1", "relay=4"))
-    {'DPsgd()': (0.5, 1.0), 'RelaySum(peers)': (4.0,)}
+    >>> rates_of(("DPsgd()", "RelaySum()"), ("0.5", "1", "relay=4"))
+    {'DPsgd()': (0.5, 1.0), 'RelaySum()': (4.0,)}
 
     Raises:
         UsageError: a rate is no number above 0, a name is that of none or several, or an algorithm is left without.
@@ -79,7 +79,7 @@ class Convergence:
     rows: int = 1600
     """Images, or at most so many texts."""
     rate: tuple[str, ...] = ("0.5",)
-    """Learning rates, each of which is tried: "0.5" for all algorithms, "RelaySum(peers)=4" for one, which then takes
+    """Learning rates, each of which is tried: "0.5" for all algorithms, "relay=4" for one, which then takes
     those only that name it."""
     batch: int = 0
     """Rows of a step; 0 for all that a peer has."""

@@ -54,8 +54,7 @@ def canonical(text: str) -> str:
         return "none"
     known = {**STRATEGIES, **CODECS}
     if folded(text) in known:
-        takes_peers = "peers" in inspect.signature(known[folded(text)]).parameters
-        return f"{known[folded(text)].__name__}({'peers' if takes_peers else ''})"
+        return f"{known[folded(text)].__name__}()"
     value = _read(text, Strategy | Codec, known, "algorithm", peers=2)
     tree = ast.parse(text.strip(), mode="eval")
     of_peers = any(isinstance(node, ast.Name) and node.id == "peers" for node in ast.walk(tree))

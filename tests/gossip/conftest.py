@@ -155,7 +155,7 @@ class Swarm:
                     node.runtime.connect(other.me, other.runtime.endpoints)
                     node.runtime.happen(Joined(other.me))
 
-    def turn(self, until: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+    def turn(self, until: Callable[[], bool], timeout_s: float = 60.0) -> bool:
         """Turn all loops until something is true; whether it became so in time."""
         give_up = time.monotonic() + timeout_s
         while not until():

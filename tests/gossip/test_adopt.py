@@ -116,6 +116,32 @@ def test_a_pull_from_before_the_pin_is_void() -> None:
     assert lane.on_pull(Pull(X, 0, 6)) == []
 
 
+def test_a_pin_or_a_request_of_an_adoption_that_is_over_pins_nothing() -> None:
+    """It came late, or twice. An advert from before would end it, and take the reader back to where it was then."""
+    lane = origin(A)
+    lane.join(X, reads=True, read=True, level=True)
+    publish(lane, 2)
+    lane.on_pull(Pull(X, 0, 9))
+    assert lane.on_pin(Pin(X, A, 7)) == []
+    assert not lane.give_to(X, 7)
+    assert lane.pins == {}
+
+
+def test_an_answer_from_before_an_adoption_that_was_given_up_is_not_applied() -> None:
+    one = peer(ready=True)
+    ((_, pull),) = sent(one.handle(Received(Advert(A, 4, {})), 0.1))
+    assert isinstance(pull, Pull)
+    one.handle(Received(Unknown(B, 0, 1)), 0.2)
+    assert one.adopter is not None
+    assert one.adopter.under_way
+    one.handle(Ticked(), 0.2 + GIVE_UP_S)
+    assert not one.adopter.under_way
+    late = Range(A, 1, 4, pull.k, (), UPDATE.layout, UPDATE)
+    effects = one.handle(Received(late), 0.3 + GIVE_UP_S)
+    assert not any(isinstance(effect, Deliver) for effect in effects)
+    assert one.replicator.frontiers()[A] == 0
+
+
 def test_who_does_not_know_the_donor_does_not_pin() -> None:
     lane = origin(A)
     assert lane.on_pin(Pin(X, B, 1)) == []

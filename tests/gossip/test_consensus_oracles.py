@@ -332,7 +332,7 @@ def test_relayed_sums_weigh_every_replica_alike_however_far_it_is() -> None:
     links, hops = topology.graph(tree), dict(nx.all_pairs_shortest_path_length(tree))
     peers = len(tree)
     minima = np.random.default_rng(1).standard_normal((peers, 2))
-    strategy = RelaySum(peers)
+    strategy = RelaySum()
     state = strategy.start(np.zeros((peers, 2)))
     moved: list[Array] = []
     for round in range(300):

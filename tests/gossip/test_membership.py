@@ -317,6 +317,19 @@ def test_confirmations_shorten_suspicion_by_the_logarithm_of_lifeguards_formula(
     assert story.lines[-1] == f"{died_at:.1f}: x is gone"
 
 
+def test_confirmations_that_make_a_suspicion_long_over_are_no_pause_of_our_own() -> None:
+    one = Membership(ME, Detection(), None)
+    one.join(X, 0.0)
+    one.health = 2  # everybody has three times as long
+    one.on_rumors([rumor(SUSPECTED)], 1.0)
+    while one.deadline() < 4.0:
+        tick(one, one.deadline())
+    assert one.contacts[X].standing is SUSPECTED
+    one.on_rumors([rumor(SUSPECTED, by=peer) for peer in (B, C, ME)], 4.0)
+    tick(one, 4.0)
+    assert one.contacts[X].standing is DEAD
+
+
 def test_where_no_confirmation_is_wanted_suspicion_is_short() -> None:
     one = Membership(ME, Detection(confirmations_max=0), random.Random(1))
     one.join(X, 0.0, known=True)

@@ -33,7 +33,7 @@ from gossip.events import (
 from gossip.membership import Detection
 from gossip.messages import Advert, Offer, PacketReply, PacketRequest, PeerId, Pull, State, StateRequest, Unit
 from gossip.mix_peer import ERA, LIGHT, MixPeer, MixSettings
-from gossip.mixing import Choco, DiLoCo, DPsgd, Every, GradientTracking, PairwiseExchange, PushSum, Strategy
+from gossip.mixing import DiLoCo, DPsgd, Every, GradientTracking, PairwiseExchange, PushSum, Strategy
 from gossip.neighbors import Plan, number_of
 
 ME, A, B = PeerId("b"), PeerId("a"), PeerId("c")
@@ -67,7 +67,8 @@ def of(kind: Any, effects: list[Effect]) -> list[Any]:
 
 def packet(sender: PeerId, n: int, round: int, k: int, newest: int | None = None, **arrays: Any) -> Received:
     payload = Packed.of({name: np.asarray(array, np.float64) for name, array in arrays.items()})
-    return Received(PacketReply(sender, n, newest or n, round, k, {}, payload.layout, payload))
+    scalars = {"generation": 0.0}  # as those strategies have it that know of any
+    return Received(PacketReply(sender, n, newest or n, round, k, scalars, payload.layout, payload))
 
 
 def offer(sender: PeerId, rounds: int, n: int) -> Received:
@@ -351,6 +352,32 @@ def test_before_its_first_task_a_peer_is_waited_for_a_little_longer() -> None:
     assert made.rounds == 1
 
 
+def test_who_is_told_that_it_gets_no_task_follows_from_the_start() -> None:
+    made = peer(DPsgd())
+    made.handle(Resumed(0, 0.0), 1.0)
+    assert made.rounds == 0, "nobody has begun a round"
+    made.handle(offer(A, 1, 1), 1.1)
+    assert (made.rounds, made.computed) == (1, 0)
+
+
+def test_a_task_that_comes_unexpected_is_waited_for() -> None:
+    made = peer(DPsgd())
+    made.handle(Resumed(0, 0.0), 1.0)
+    made.handle(Tasked(1), 1.0)
+    made.handle(offer(A, 1, 1), 100.0)
+    assert made.rounds == 0
+
+
+def test_how_long_to_wait_for_the_first_task_may_be_said() -> None:
+    made = peer(DPsgd())
+    made.handle(Resumed(0, 2.0), 1.0)
+    made.handle(offer(A, 1, 1), 1.1)
+    made.handle(Ticked(), 2.9)
+    assert made.rounds == 0
+    made.handle(Ticked(), 3.0)
+    assert made.rounds == 1
+
+
 def test_a_round_of_another_era_is_not_followed_and_its_packet_waits() -> None:
     made = peer(DPsgd())
     made.handle(Resumed(1), 0.0)
@@ -410,15 +437,14 @@ def test_the_next_training_begins_with_a_new_state() -> None:
 
 
 @pytest.mark.parametrize("event", [Departed(B), Joined(PeerId("d"))], ids=["gone", "new"])
-def test_nobody_may_come_or_go_where_copies_of_neighbors_are_held(event: Any) -> None:
-    made = peer(Choco())
-    assert of(Warn, made.handle(event, 0.0)) == [], "before a training anybody may"
-    made = training(Choco())
+def test_a_strategy_is_told_of_who_comes_and_goes_in_the_middle_of_a_training(event: Any) -> None:
+    made = training(GradientTracking())
+    made.handle(event, 0.0)
+    assert made.state.newest == 0, "before the first round nothing is remembered of anybody"
+    made = training(GradientTracking())
     made.handle(Computed(ONES), 0.1)
-    (told,) = of(Warn, made.handle(event, 0.2))
-    assert "in the middle of a training with Choco()" in told.text
-    assert made.trouble == told.text
-    assert of(Warn, made.handle(Ticked(), 1.0)) == []
+    made.handle(event, 0.2)
+    assert made.state.newest == 1
 
 
 def test_a_replica_that_is_no_number_stops_its_peer_and_is_told_once() -> None:

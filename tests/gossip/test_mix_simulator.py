@@ -74,7 +74,7 @@ IN_STEP = [
     (DiLoCo(), topology.complete, 4),
     (Every(4, DiLoCo()), topology.complete, 5),
     (NoLoCo(), topology.random_matching, 6),
-    (RelaySum(6), topology.path, 6),
+    (RelaySum(), topology.path, 6),
 ]
 in_step = pytest.mark.parametrize(
     ("strategy", "build", "peers"), IN_STEP, ids=lambda each: getattr(each, "__name__", repr(each))

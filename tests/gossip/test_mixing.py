@@ -60,7 +60,7 @@ PAIRS: list[tuple[Strategy[Any], Topology]] = [
     (Every(2, NoLoCo()), topology.random_matching(7)),
     (Every(3, CombineThenAdapt()), topology.one_peer_exponential(8)),
     (GradientTracking(), topology.exponential(8)),
-    (RelaySum(9), topology.graph(nx.balanced_tree(2, 3).subgraph(range(9)))),
+    (RelaySum(), topology.graph(nx.balanced_tree(2, 3).subgraph(range(9)))),
     (PlainPushSum(), topology.exponential(7)),
     (OneWayPull(0.3), topology.random_senders(9, 2)),
     (PubSubAveraging(), topology.random_publisher(5)),
@@ -348,7 +348,7 @@ def test_shares_that_arrive_at_once_are_not_written_down() -> None:
         "PairwiseExchange(share=0.25)",
         "ClippedGossip(2.0)",
         "PushSum(grid=0.25)",
-        "RelaySum(7)",
+        "RelaySum()",
         "OneWayPull(amount=0.3)",
         "CompressedReplicas(TopK(0.1))",
     ],
@@ -379,13 +379,20 @@ def test_a_strategy_prints_as_one_writes_it(text: str) -> None:
         (lambda: PairwiseExchange(0.7), "share 0.7"),
         (lambda: PushSum(grid=0.3), "expected a power of two"),
         (lambda: DiLoCo().start(start_of(3)), "start from different parameters"),
-        (lambda: RelaySum(5).start(start_of(4)), "with 4 peers, expected 5"),
         (lambda: DPsgd().start(np.zeros((2, 2, 2))), r"shape \(2, 2, 2\)"),
     ],
 )
 def test_what_does_not_compose_is_refused_when_it_is_put_together(make: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         make()
+
+
+def test_a_sum_over_a_given_number_of_peers_is_of_so_many() -> None:
+    RelaySum(4).check(topology.path(4))
+    with pytest.raises(UsageError, match=r"RelaySum\(peers=3\) on path of 4 peers, expected 3"):
+        RelaySum(3).check(topology.path(4))
+    with pytest.raises(UsageError, match=r"RelaySum\(peers=1\), expected the number of peers of the tree, at least 2"):
+        RelaySum(1)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +404,7 @@ def test_what_does_not_compose_is_refused_when_it_is_put_together(make: Any, say
         (Choco(), topology.exponential(7), "expected the same in both directions"),
         (DiLoCo(), topology.ring(6), "hears 3 of 6 peers"),
         (NoLoCo(), topology.ring(6), "expected one partner"),
-        (RelaySum(6), topology.ring(6), "6 links between 6 peers, expected 5, a tree"),
+        (RelaySum(), topology.ring(6), "6 links between 6 peers, expected 5, a tree"),
         (PairwiseExchange(), topology.directed_ring(6), "expected the same in both directions"),
     ],
 )

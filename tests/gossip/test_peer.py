@@ -34,6 +34,7 @@ from gossip.events import (
 from gossip.marks import packed
 from gossip.messages import Advert, Credit, Mark, PeerId, Pull, Range, State, StateRequest, Unit, Unknown
 from gossip.peer import Peer, Settings
+from gossip.sparse import rows_of
 
 ME, A, B = PeerId("me"), PeerId("a"), PeerId("b")
 UPDATE = Packed.of({"w": np.ones(3)})
@@ -226,6 +227,41 @@ def test_what_does_not_fit_or_is_not_finite_is_not_merged(arrays: dict[str, Any]
     assert peer.replicator.frontiers() == before
     assert Deliver(A, 1, 2, UPDATE) in peer.handle(answer(1, 2), 0.02)
     assert peer.refused == 1
+
+
+@pytest.mark.parametrize("rows", [[3], [-1], [1, 0], [1, 1]])
+def test_rows_that_are_none_of_the_model_s_are_not_merged(rows: list[int]) -> None:
+    peer = Peer(ME, Packed.of({"w": np.ones((3, 2))}).layout)
+    peer.handle(Joined(A), 0.0)
+    peer.handle(Started({}), 0.0)
+    wrong = Packed.of(rows_of("w", np.array(rows), np.ones((len(rows), 2))))
+    (warning,) = peer.handle(answer(1, 1, wrong), 0.01)
+    assert isinstance(warning, Warn)
+    assert warning.text.startswith("updates 1..1 of peer a are not merged: 'w[rows]': expected ascending")
+    right = Packed.of(rows_of("w", np.array([0, 2]), np.ones((2, 2))))
+    assert Deliver(A, 1, 1, right) in peer.handle(answer(1, 1, right), 0.02)
+
+
+@pytest.mark.parametrize(
+    ("segments", "kept"),
+    [(2, [2, 2, 2, 2, 0]), (3, [3, 3, 2, 2, 0]), (4, [4, 4, 2, 2, 0]), (5, [3, 3, 2, 2, 0])],
+)
+def test_the_more_is_kept_for_who_departed_the_sooner_it_is_forgotten(segments: int, kept: list[int]) -> None:
+    """What it would need to go on is dropped then; it adopts a replica if it comes back."""
+    late = [PeerId(f"z{index}") for index in range(segments)]  # all who are left have smaller names
+    peer = started(Settings(segments_max=2), others=(A, *late))
+    for index in range(segments):
+        peer.handle(Received(Pull(late[index], index, 1)), 1.0)
+        peer.handle(Computed(UPDATE), 1.0)
+    assert len(peer.replicator.segments) == segments
+    for one in late:
+        peer.handle(Departed(one), 1.0)
+    seen = []
+    for number, now in enumerate((1.0, 5.9, 6.1, 600.9, 601.1), 1):
+        peer.handle(Received(Advert(A, 0, {ME: segments}, k=number)), now)
+        peer.handle(Ticked(), now)
+        seen.append(len(peer.replicator.segments))
+    assert seen == kept
 
 
 def test_a_peer_without_a_layout_takes_any_arrays_that_are_finite() -> None:

@@ -14,19 +14,59 @@ import pytest
 
 from gossip.adopt import Adopter
 from gossip.arrays import Payload
-from gossip.events import Deliver, Effect, Event, Forget, Joined, Negative, Received, Send, Started, Ticked
+from gossip.events import Deliver, Effect, Event, Fold, Forget, Joined, Negative, Received, Send, Started, Ticked
 from gossip.identity import Identities
 from gossip.marks import Series
-from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unit, Unpin
+from gossip.membership import Contact, Membership
+from gossip.messages import (
+    Mark,
+    Nack,
+    PeerId,
+    Pin,
+    PingRequest,
+    Pinned,
+    Pull,
+    Range,
+    Rumor,
+    State,
+    StateRequest,
+    Unit,
+    Unpin,
+)
 from gossip.peer import Peer
 from gossip.proving_ground import Options, Outcome, run
 from gossip.replicate import Replicator
 from gossip.simulator import Simulation
+from gossip.states import STATES
+
+SELDOM = {
+    "Ack": "alone watching draining",
+    "Advert": "",
+    "Closed": "needs forgetting watching congested draining",
+    "Computed": "new watching congested draining",
+    "Disconnected": "needs asking alone forgetting watching congested draining",
+    "Exhausted": "new needs pinning asking alone suspecting watching congested draining",
+    "Joined": "forgetting watching congested draining",
+    "Nack": "alone watching draining",
+    "Pin": "alone watching draining",
+    "Ping": "alone draining",
+    "PingRequest": "alone watching draining",
+    "Pinned": "needs alone watching draining",
+    "Progressed": "needs alone watching draining",
+    "Pull": "new alone watching draining",
+    "Range": "new alone watching draining",
+    "State": "needs alone watching congested draining",
+    "StateRequest": "new needs alone forgetting watching congested draining",
+    "Ticked": "",
+    "Unknown": "new needs pinning asking alone watching congested draining",
+    "Unpin": "alone forgetting watching congested draining",
+}
+"""By event: in which states it finds no peer on these 40 days, or fewer than ten times. All others are reached."""
 
 
 @pytest.mark.slow
 def test_every_promise_holds_on_a_bad_day(over_all_cores: Callable[..., list[Outcome]]) -> None:
-    # enough to catch every mutant below but two of units; `make soak` runs as many as one likes
+    # enough to catch every mutant below but four; `make soak` runs as many as one likes
     outcomes = over_all_cores(run, range(40))
     assert len(outcomes) == 40
     for outcome in outcomes:
@@ -43,8 +83,16 @@ def test_every_promise_holds_on_a_bad_day(over_all_cores: Callable[..., list[Out
         "epochs dropped",
     ):  # or the promises would hold for nothing
         assert counts[happened] > 0, happened
-    assert counts["doubled"] <= 0.001 * counts["units"]
-    assert counts["absent"] <= 0.01 * counts["units"]  # with the only peer that had them
+    reached = sum((outcome.reached for outcome in outcomes), start=Counter[tuple[str, str]]())
+    missed = {
+        (event, state)
+        for event, seldom in SELDOM.items()
+        for state in STATES
+        if state not in seldom.split() and not reached[event, state]
+    }
+    assert missed == set()
+    assert counts["doubled"] <= 0.003 * counts["units"]
+    assert counts["absent"] <= 0.02 * counts["units"]  # with the only peer that had them
 
 
 # ------------------------------------------------------------------------------------------------------- same again
@@ -380,6 +428,158 @@ class BeginsToCountWhenItAdopts(Identities):
         return super().told(marks, closed, 0)
 
 
+class ServesOldPulls(Replicator):
+    """Serves a pull that is older than what came since."""
+
+    def on_pull(self, pull: Pull) -> list[Effect]:
+        pin, reader = self.pins.get(pull.peer), self.readers.get(pull.peer)
+        return super().on_pull(replace(pull, k=max(pull.k, pin.k if pin else 0, reader.k if reader else 0)))
+
+
+class WaitsForAllPinsButOne(Adopter):
+    """Asks for the replica when one origin has not pinned yet."""
+
+    def _push(self, members: Collection[PeerId]) -> list[Effect]:
+        adoption = self._adoption
+        assert adoption is not None
+        missing = adoption.missing
+        if len(missing & set(members)) == 1:
+            adoption.missing = set()
+        effects = super()._push(members)
+        adoption.missing = missing
+        return effects
+
+
+class PinsNothingWhereAnAdoptingDonorComesOut(Replicator):
+    """Takes over no boundary at which the donor, which adopts itself, may come out."""
+
+    def _renew(self, adopter: PeerId) -> None:
+        pin = self.pins.get(adopter)
+        donor = self.readers.get(pin.donor) if pin is not None else None
+        if donor is not None:
+            self._pin(adopter, {donor.acknowledged, donor.served})
+
+
+class AdoptsWhatHasSeenLess(Adopter):
+    """Adopts a replica that lacks own updates which are not kept any more."""
+
+    def on_state(self, state: State, now: float) -> list[Effect] | None:
+        object.__setattr__(self._replicator, "keeps", lambda after: True)
+        effects = super().on_state(state, now)
+        del self._replicator.__dict__["keeps"]
+        return effects
+
+
+class ForgetsItsOwnUnits(Peer):
+    """Does not note again, after an adoption, what its own lane carries that the donor had not seen."""
+
+    def _learn(self, state: State) -> None:
+        object.__setattr__(self.replicator, "marks", lambda after, through: ())
+        super()._learn(state)
+        del self.replicator.__dict__["marks"]
+
+
+class TakesOldPins(Replicator):
+    """Pins for an adoption that is over, as the pull says that came before the pin did."""
+
+    def on_pin(self, pin: Pin) -> list[Effect]:
+        reader = self.readers.get(pin.peer)
+        if reader is not None:
+            reader.k = min(reader.k, pin.k)
+        return super().on_pin(pin)
+
+
+class AppliesOldAnswers(Adopter):
+    """Applies answers to pulls of before an adoption that it gave up."""
+
+    def _stop(self, now: float) -> list[Effect]:
+        void = self._replicator.void
+        effects = super()._stop(now)
+        self._replicator.void = void
+        return effects
+
+
+class TakesAConfirmationForAPause(Membership):
+    """Takes a suspicion that is over as soon as others confirm it for a deadline that it missed."""
+
+    def _confirm(self, rumor: Rumor, contact: Contact, now: float) -> None:
+        super()._confirm(rumor, contact, float("-inf"))
+
+
+class PingsForNobody(Membership):
+    """Does not ping when others ask it to."""
+
+    def on_ping_request(self, request: PingRequest, now: float) -> list[Effect]:
+        return []
+
+
+class IsSilentOfWhatItPinged(Membership):
+    """Does not say that one for whom it was asked is silent."""
+
+    def tick(self, now: float) -> list[Effect]:
+        return [effect for effect in super().tick(now) if not isinstance(getattr(effect, "message", None), Nack)]
+
+
+class DoesNotObject(Membership):
+    """Lets others take it for dead."""
+
+    def _object_to(self, rumor: Rumor, now: float) -> None:
+        pass
+
+
+class BlamesOthersForItsOwnPause(Membership):
+    """Takes others for silent though it was stopped itself."""
+
+    def _forgive_own_pause(self, now: float) -> None:
+        pass
+
+
+class PullsAgainAtOnce(Replicator):
+    """Pulls again before the answer can be there."""
+
+    def pulls(self, now: float) -> list[Effect]:
+        for origin in self.origins.values():
+            if origin.pull is not None:
+                origin.pull.due -= self.pull_timeout_s / 2
+        return super().pulls(now)
+
+
+class KeepsApartWhatNobodyTellsApart(Replicator):
+    """Sums nothing when a reader moves on."""
+
+    def compact(self) -> list[Effect]:
+        segments = [replace(segment) for segment in self.segments]
+        effects = super().compact()
+        if any(isinstance(effect, Fold) for effect in effects):
+            self.segments = [segment for segment in segments if segment.hi > self.forgotten]
+            effects = [effect for effect in effects if not isinstance(effect, Fold)]
+        return effects
+
+
+class ForgetsNobody(Peer):
+    """Keeps for ever what the dead lack."""
+
+    def _forget_departed(self, now: float) -> list[Effect]:
+        return []
+
+
+class ForgetsThoughItIsNotTheSmallest(Peer):
+    """Forgets the departed whoever else may."""
+
+    def _forget_departed(self, now: float) -> list[Effect]:
+        me, self.me = self.me, PeerId("")
+        effects = super()._forget_departed(now)
+        self.me = me
+        return effects
+
+
+class SaysNothingNew(Peer):
+    """Advertises every so often only, whatever changed."""
+
+    def _advert_gap_s(self) -> float:
+        return self.settings.advert_period_s
+
+
 def asks_the_first_observer(swarm: Simulation, but: Container[PeerId] = ()) -> PeerId:
     """Takes the user's model from the observer of the first moment, dead or alive."""
     return min(swarm.observing, default=min(swarm.live()))
@@ -395,11 +595,12 @@ def asks_whoever_observes(swarm: Simulation, but: Container[PeerId] = ()) -> Pee
 
 source = Simulation.source
 
-REPLICATOR, PEER, ADOPTER, IDENTITIES, SOURCE = (
+REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
     "gossip.peer.Replicator",
     "gossip.simulator.Peer",
     "gossip.peer.Adopter",
     "gossip.peer.Identities",
+    "gossip.peer.Membership",
     "gossip.simulator.Simulation.source",
 )
 """Where a mutant takes the place of the real one."""
@@ -411,40 +612,57 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, SOURCE = (
     [
         (REPLICATOR, ForgetsWhatIsServed, 0),
         (PEER, ForgetsWhoIsGone, 0),
-        (PEER, PublishesBeforeItIsReady, 2),
+        (PEER, PublishesBeforeItIsReady, 1),
         (PEER, StartsWhereTheOthersAre, 0),
         (PEER, KnowsItsFirstMomentOnly, 1),
-        (ADOPTER, GivesNothingWhileItWaits, 5),
-        (ADOPTER, GivesThoughItIsBehind, 5),
-        (PEER, TakesUnknownForAnOldAnswer, 10),
-        (PEER, PinsNothingWhileItAdopts, 2),
-        (REPLICATOR, DropsTheOldest, 0),
-        (REPLICATOR, PinsNothing, 3),
-        (REPLICATOR, PinsOnlyWhereTheDonorStands, 3),
-        (PEER, LetsPinsExpire, 2),
+        (ADOPTER, GivesNothingWhileItWaits, 1),
+        (ADOPTER, GivesThoughItIsBehind, 1),
+        (PEER, TakesUnknownForAnOldAnswer, 16),
+        (PEER, PinsNothingWhileItAdopts, 0),
+        (REPLICATOR, DropsTheOldest, 1),
+        (REPLICATOR, PinsNothing, 0),
+        (REPLICATOR, PinsOnlyWhereTheDonorStands, 179),
+        (PEER, LetsPinsExpire, 1),
         (REPLICATOR, KeepsPinsUntilTheyAreUsed, 0),
         (REPLICATOR, GivesAndKeepsNothing, 2),
-        (PEER, AppliesWhileItAdopts, 5),
+        (PEER, AppliesWhileItAdopts, 0),
         (ADOPTER, AdoptsWhateverComes, 0),
-        (ADOPTER, LosesItsOwn, 2),
+        (ADOPTER, LosesItsOwn, 5),
         (PEER, IgnoresDeadLanes, 2),
         (REPLICATOR, TakesAdvertsForNothing, 0),
-        (REPLICATOR, ServesWhatItLikes, 5),
+        (REPLICATOR, ServesWhatItLikes, 0),
         (PEER, FiltersWhatComesIn, 0),
-        (IDENTITIES, HasNoGate, 7),
+        (IDENTITIES, HasNoGate, 0),
         (PEER, TakesNothingBack, 1),
         (PEER, RetainsForever, 1),
-        (PEER, ReleasesAtOnce, 8),
+        (PEER, ReleasesAtOnce, 1),
         (PEER, DropsNothing, 1),
-        (PEER, DropsAtOnce, 192),
-        (IDENTITIES, ForgetsWhatIsUndecided, 102),
+        (PEER, DropsAtOnce, 0),
+        (IDENTITIES, ForgetsWhatIsUndecided, 141),
         (IDENTITIES, CountsNothingThatIsLate, 4),
         (IDENTITIES, BeginsToCountWhenItAdopts, 0),
+        (REPLICATOR, ServesOldPulls, 12),
+        (ADOPTER, WaitsForAllPinsButOne, 0),
+        (REPLICATOR, PinsNothingWhereAnAdoptingDonorComesOut, 38),
+        (ADOPTER, AdoptsWhatHasSeenLess, 1),
+        (PEER, ForgetsItsOwnUnits, 5),
+        (REPLICATOR, TakesOldPins, 10),
+        (ADOPTER, AppliesOldAnswers, 346),
+        (MEMBERSHIP, TakesAConfirmationForAPause, 122),
+        (MEMBERSHIP, PingsForNobody, 0),
+        (MEMBERSHIP, IsSilentOfWhatItPinged, 0),
+        (MEMBERSHIP, DoesNotObject, 10),
+        (MEMBERSHIP, BlamesOthersForItsOwnPause, 0),
+        (REPLICATOR, PullsAgainAtOnce, 0),
+        (REPLICATOR, KeepsApartWhatNobodyTellsApart, 0),
+        (PEER, ForgetsNobody, 9),
+        (PEER, ForgetsThoughItIsNotTheSmallest, 9),
+        (PEER, SaysNothingNew, 0),
         (SOURCE, asks_the_first_observer, 0),
         (SOURCE, asks_whoever_observes, 0),
     ],
 )
 def test_a_broken_swarm_is_caught(name: str, mutant: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`seed` is the first one from 0 that catches it: so many further ones would have had to be run to find it."""
+    """`seed` catches it: so many days at the most have to be run to find it. Up to 16 it is the first from 0."""
     monkeypatch.setattr(name, mutant)
     assert run(seed).violation is not None

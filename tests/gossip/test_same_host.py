@@ -57,6 +57,32 @@ def has(node: Any, value: float) -> bool:
     return bool((node.arrays()["w"] == value).all())
 
 
+@pytest.mark.parametrize("end", ["listens", "connects"])
+def test_a_process_of_another_user_is_not_linked_to(swarm: Any, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """Whoever else is on this machine can take an abstract name, and connect to one."""
+    one, two = (swarm.add(name, LARGE, links=True) for name in ("one", "two"))
+    real, other_user = same_host._trusted, os.getuid() + 1
+    refused = []
+
+    def seen_from_one(connection: socket.socket) -> socket.socket | None:
+        listens = connection.getsockname() == same_host._address(one.me)
+        if listens == (end == "listens"):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getuid", lambda: other_user)
+                trusted = real(connection)
+            refused.append(connection)
+            return trusted
+        return real(connection)
+
+    monkeypatch.setattr(same_host, "_trusted", seen_from_one)
+    swarm.link()
+    one.publish(LARGE)
+    two.publish(LARGE)
+    assert swarm.turn(lambda: one.frontiers["two"] == 1 and two.frontiers["one"] == 1)
+    assert refused
+    assert all(connection.fileno() == -1 for connection in refused)
+
+
 def test_a_lent_update_reaches_readers_as_a_file(swarm: Any) -> None:
     nodes = linked(swarm, "one", "two", "three")
     files = open_files()

@@ -18,6 +18,7 @@ from gossip.faults import Strike, Victim
 from gossip.mixing import bad
 from gossip.mixing.strategy import Strategy
 from p2p import DeepDist, Faults, Network, SimulatedCluster, arguments
+from p2p.adapters import ByPath
 from p2p.models.word2vec import build_vocab
 from p2p.models.word2vec_training import Settings
 from p2p.models.word2vec_training import train as train_word2vec
@@ -72,6 +73,7 @@ SESSION: Row = {
     "mode": WORD,
     "discipline": WORD,
     "parameters": ["w", [0], ("w", "w"), {"w": 1}, 3],
+    "adapter": ["words", 3, ByPath],
     "peers": OR_NONE,
     "engine": ["simulated", 3, Network()],
     "seed": [*NO_INTEGER, None],
@@ -127,17 +129,19 @@ CLUSTER: Row = {
     "advert_gap_s": SECONDS,
 }
 NETWORK: Row = {
-    **dict.fromkeys(("loss", "duplication"), SHARE),
-    **dict.fromkeys(("delay_mean_s", "replica_mean_s"), FROM_0),
+    **dict.fromkeys(("loss", "duplication", "late"), SHARE),
+    **dict.fromkeys(("delay_mean_s", "replica_mean_s", "late_mean_s"), FROM_0),
 }
 TIMES: list[Any] = [1.0, "1", None, ("1",), (-1.0,), (NAN,), (True,), (INF,)]
 PAIRS: list[Any] = [1.0, (1.0, 2.0), ((1.0,),), ((1.0, NAN),), ((-1.0, 1.0),), (("a", 1.0),)]
 FAULTS: Row = {
     "partitions": [1.0, (1.0, 2.0, True), ((1.0, 2.0),), ((1.0, 2.0, 1),), ((NAN, 2.0, True),)],
-    **dict.fromkeys(("crashes", "joins", "observer_crashes"), TIMES),
+    **dict.fromkeys(("crashes", "joins", "observer_crashes", "disconnections", "farewells"), TIMES),
     "short_lives": [1.0, ("1",), (-1.0,), (NAN,)],
     **dict.fromkeys(("pauses", "jumps", "observer_pauses", "observer_cuts"), PAIRS),
     "clocks": FLAG,
+    "breaks": SHARE,
+    "parts": [*NO_INTEGER, -1, None],
     "strikes": [1.0, (1.0,)],
 }
 STRIKE: Row = {**dict.fromkeys(("since", "wait", "seconds"), FROM_0), "victim": [None, "the donor crashes"]}

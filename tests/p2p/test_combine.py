@@ -9,7 +9,7 @@ import pytest
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
-from p2p.combine import AGREEMENT_MAX, RULES, check_rule, chosen, combined
+from p2p.combine import AGREEMENT_MAX, RULES, check_rule, combined, for_embeddings
 
 PEERS = 4
 
@@ -95,9 +95,7 @@ def test_adasum_is_the_mean_of_equals_and_the_sum_of_orthogonals() -> None:
 
 
 def test_embeddings_of_more_than_two_peers_are_damped() -> None:
-    assert [chosen(None, peers, embeddings=True) for peers in (1, 2, 3, 16)] == ["sum", "sum", "damp", "damp"]
-    assert chosen(None, 16, embeddings=False) == "sum"
-    assert chosen("adasum", 2, embeddings=True) == "adasum"
+    assert [for_embeddings(peers) for peers in (1, 2, 3, 16)] == ["sum", "sum", "damp", "damp"]
 
 
 def test_an_unknown_rule_is_refused_by_name() -> None:

@@ -21,7 +21,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers canno
 
 CYCLES = 10
 WARM_UP_CYCLES = 2
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 def held(place: Any) -> dict[str, Any]:

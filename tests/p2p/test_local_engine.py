@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("pl
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
 
 MODES = ["p2p", "master"]
-LONG_S = 20.0
+LONG_S = 50.0
 
 
 @pytest.fixture(params=MODES)

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -33,11 +34,12 @@ from gossip.mixing import (
 from gossip.vectorized import simulate
 from p2p import DeepDist, SimulatedCluster, UsageError, task
 from p2p.models import word2vec
+from p2p.registrar import Registrar
 from p2p.sketch import BUCKETS, Sketch, distance
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def rows_of(partitions: int, rows: int, classes: int = 3, features: int = 4) -> list[list[Any]]:
@@ -61,6 +63,12 @@ def softmax_gradient(model, rows):
 def descent(model, update):
     for name, value in update.items():
         model[name] -= 0.2 * value
+
+
+def add_to_word2vec(model, update):
+    model.wv.vectors += update["wv.vectors"]
+    model.syn1neg += update["syn1neg"]
+    model.words_trained += update["words_trained"]
 
 
 def accuracy(model, partitions):
@@ -187,32 +195,120 @@ def test_partitions_that_end_unevenly_do_not_move_the_mean() -> None:
 @pytest.mark.sockets
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
-def test_a_model_that_is_no_number_any_more_is_an_error_of_the_training(caplog: pytest.LogCaptureFixture) -> None:
-    def gradient(model, rows):
-        with np.errstate(all="ignore"):
-            return {"w": 1e308 * np.sign(model["w"])}
+def test_peers_without_a_task_are_told_so_before_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[set[str], float | None]] = []
+    begin = Registrar.begin
 
-    with (
-        DeepDist({"w": np.ones(2)}, discipline="mix", mixing=DPsgd(), topology="complete", peers=2) as dd,
-        pytest.raises(UsageError, match=r"no good any more.*smaller learning rate"),
-    ):
-        dd.train([[1] * 20] * 2, gradient, chunk_rows=1)
-    told = [record for record in caplog.records if "no good any more" in record.getMessage()]
-    assert len(told) <= 2, "once of each peer"
+    def noting(self: Registrar, era: int, idle: Any = (), wait_s: float | None = None) -> None:
+        told.append((set(idle), wait_s))
+        begin(self, era, idle, wait_s)
+
+    monkeypatch.setattr(Registrar, "begin", noting)
+    model = {"w": np.zeros(1)}
+    with DeepDist(model, discipline="mix", mixing=DPsgd(), topology="complete", peers=3, progress=False) as dd:
+        report = dd.train([[1, 2, 3]], lambda model, rows: {"w": np.array([float(sum(rows))])}, chunk_rows=1)
+        names = {member.peer: member.name for member in dd._session._registrar.by_role("peer")}  # type: ignore[attr-defined]
+        dd.train([[1]] * 4, lambda model, rows: None)
+    (first, wait_s), (second, _) = told
+    assert {names[peer] for peer in first} == {peer.name for peer in report.peers if not peer.published}
+    assert (len(first), wait_s) == (2, None)
+    assert second == set(), "all have one"
+    np.testing.assert_allclose(model["w"], 6 / 3)
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("place")
+def test_a_worker_that_dies_in_its_task_holds_nobody_up(tmp_path: Path) -> None:
+    """Its connection ends without a word, and the task is tried again by another; its partition is the shorter one."""
+
+    def gradient(model, rows):
+        (row,) = rows
+        if row == 3 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"w": np.array([float(row)])}
+
+    model = {"w": np.zeros(1)}
+    with DeepDist(model, discipline="mix", mixing=DPsgd(), topology="complete", peers=2, progress=False) as dd:
+        report = dd.train([[1, 2, 3, 4], [10] * 20], gradient, chunk_rows=1)
+    assert (tmp_path / "died").exists()
+    assert report.updates == 24
+    np.testing.assert_allclose(model["w"], (10 + 200) / 2, rtol=1e-12)
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("place")
+def test_an_agent_that_dies_in_a_task_holds_nobody_up(tmp_path: Path) -> None:
+    """What it had learned is in the mean with the packets that others took; another agent comes in, and trains on."""
+
+    def gradient(model, rows):
+        (row,) = rows
+        if row == 3:
+            (tmp_path / "begun").touch()
+            while not (tmp_path / "died").exists():
+                time.sleep(0.01)
+        return {"w": np.array([float(row)])}
+
+    with DeepDist({"w": np.zeros(1)}, discipline="mix", mixing=DPsgd(), topology="complete", peers=3) as dd:
+
+        def kill() -> None:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.01)
+            os.kill(dd._session._engine._seats[0].agent.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            (tmp_path / "died").touch()
+
+        killing = threading.Thread(target=kill, daemon=True)
+        killing.start()
+        report = dd.train([[1, 2, 3, 4], [10] * 20, [10] * 30], gradient, chunk_rows=1)
+        killing.join()
+    assert report.rows == 4 + 20 + 30
+    assert [peer.published for peer in report.peers if peer.published >= 20].count(20) == 1
+    assert report.consensus_distance < 1e-4
 
 
 @pytest.mark.sockets
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("mixing", [PushSum(), DPsgd()], ids=repr)
-def test_words_that_anybody_trained_count_in_the_learning_rate_of_all(mixing: Any) -> None:
+@pytest.mark.parametrize("mixing", [DPsgd(), PushSum()], ids=repr)
+def test_a_model_that_is_no_number_any_more_is_an_error_of_the_training(
+    mixing: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """It overflows in the first steps; the error comes long before the last."""
+
+    def gradient(model, rows):
+        with (tmp_path / "calls").open("ab") as file:
+            file.write(b".")
+        return {"w": np.full(2, 1e308)}
+
+    with (
+        DeepDist({"w": np.ones(2)}, discipline="mix", mixing=mixing, topology="complete", peers=2) as dd,
+        pytest.raises(UsageError, match=r"no good any more.*smaller learning rate"),
+    ):
+        dd.train([[1] * 5000] * 2, gradient, chunk_rows=1)
+    assert (tmp_path / "calls").stat().st_size < 5000
+    told = [record for record in caplog.records if "no good any more" in record.getMessage()]
+    assert 1 <= len(told) <= 2, "once of each peer"
+
+
+@pytest.mark.sockets
+@pytest.mark.slow
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("mixing", "step"), [(PushSum(), None), (DPsgd(), None), (DPsgd(), add_to_word2vec)], ids=["clock", "step", "whole"]
+)
+def test_words_that_anybody_trained_count_in_the_learning_rate_of_all(mixing: Any, step: Any) -> None:
+    """Also where updates are whole arrays, since a `descent` makes them."""
     corpus = [[f"word{(3 * row + place) % 20}" for place in range(8)] for row in range(120)]
     model = Word2Vec(sg=1, vector_size=8, min_count=1, sample=0, epochs=2)
     word2vec.build_vocab(model, corpus)
     model.words_trained = np.zeros(1)
     data = [corpus[start::4] for start in range(4)]
     with DeepDist(model, discipline="mix", mixing=mixing, topology="complete", peers=2, progress=False) as dd:
-        dd.train(data, word2vec.gradient, epochs=2, chunk_rows=10)
+        dd.train(data, word2vec.gradient, step, epochs=2, chunk_rows=10)
     assert model.words_trained[0] == pytest.approx(2 * 120 * 8, rel=1e-6)
     assert word2vec.learning_rate(model, word2vec._progress(model) / model.corpus_total_words / 2) < 1.01e-4
 
@@ -254,7 +350,7 @@ def test_a_killed_agent_does_not_stop_the_others(place: Any, tmp_path: Path) -> 
         while any(m.status["departed"] != [victim.peer] for m in others) and time.monotonic() < give_up:
             time.sleep(0.05)
         assert [m.status["departed"] for m in others] == [[victim.peer]] * 2
-        dd._session._begin(dd._session._registrar)  # type: ignore[attr-defined]
+        dd._session._begin(dd._session._registrar, 12)  # type: ignore[attr-defined]
         before = [member.status["rounds"] for member in others]
         while any(m.status["rounds"] < n + 5 for m, n in zip(others, before, strict=True)):
             assert time.monotonic() < give_up

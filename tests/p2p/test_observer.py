@@ -19,6 +19,7 @@ from gossip.wire import encode_header
 from p2p import DeepDist, DeepDistWarning, IncompleteTraining, UsageError, session
 from p2p.level import Stillness, furthest, lacks
 from p2p.observer import Observer
+from p2p.task import in_place
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]
 
@@ -341,6 +342,50 @@ def test_workers_begin_with_what_was_written(tmp_path: Path) -> None:
         assert dd.model["n"].tolist() == written.tolist()
     seen = {path.read_text() for path in tmp_path.iterdir()}
     assert seen == {repr(written.tolist())}
+
+
+def test_what_was_written_waits_for_whoever_stands_still(place: Any, tmp_path: Path, stopped: set[int]) -> None:
+    """Its two parts must not be summed on the way: rounded, nothing of the smaller numbers would be left."""
+
+    def first(model, rows):
+        list(rows)
+        return {"n": np.array([1e8, 1, 1], np.float32)}
+
+    def second(model, rows):
+        list(rows)
+        (tmp_path / "seen").write_text(repr(model["n"].tolist()))
+
+    with DeepDist({"n": np.zeros(3, np.float32)}, peers=1) as dd:
+        dd.train([[1]], first)
+        dd.model["n"][:] = written = np.array([0.1, 3e38, -1e-30], np.float32)
+        stopped.update(place.agents() - {observer_of(dd).pid})
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        wake = threading.Timer(1.5, lambda: [os.kill(pid, signal.SIGCONT) for pid in stopped])
+        wake.start()
+        dd.train([[1]], second)
+        wake.join()
+        assert (tmp_path / "seen").read_text() == repr(written.tolist())
+        assert dd.model["n"].tolist() == written.tolist()
+
+
+def test_a_worker_that_trains_in_place_begins_with_what_was_written(tmp_path: Path) -> None:
+    """It keeps its copy from task to task, and loads it anew only in another training."""
+
+    def gradient(model, rows):
+        copy = in_place(model)
+        with (tmp_path / "seen").open("a") as file:
+            print(model["n"].tolist(), file=file)
+        for _ in rows:
+            model["n"] += 1
+        return copy.trained({})
+
+    with DeepDist({"n": np.zeros(3)}, peers=1) as dd:
+        dd.train([[1], [2]], gradient)
+        dd.model["n"][:] = 100
+        dd.train([[3]], gradient)
+        assert dd.model["n"].tolist() == [101] * 3
+    assert (tmp_path / "seen").read_text().splitlines() == [repr([value] * 3) for value in (0.0, 1.0, 100.0)]
 
 
 def test_what_cannot_be_written_is_refused() -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from p2p.registrar import Member
 from p2p.report import PeerReport, Report
-from p2p.session import _lost
+from p2p.session import _lost, peer_report
 
 PEER = PeerReport("host-a:4711", "peer", 12, 34, 56_700_000, 8_900_000, 2.5, 7.0, 123_000_000)
 OBSERVER = PeerReport("driver:1", "observer", 0, 34, 0, 45_600_000, 0.0, 0.0, 78_000_000)
@@ -82,6 +83,13 @@ def test_an_update_is_lost_with_its_agent_or_was_not_read_in_time(
     observer = Heard("observer", {"a": 5, "dead": 3}, role="observer")
     members = [Heard("a", {"a": published["a"], "dead": 3}), Heard("dead", {}, silent=True), observer]
     assert _lost(members, published, gone, "p2p", lambda member: member.silent) == causes
+
+
+def test_staleness_is_summed_up_by_its_median_and_its_highest_twentieth() -> None:
+    drained = {"staleness": list(range(101))}
+    member = Member("p", "peer", "p", 1, "", "", b"", True, None, 0.0, drained=drained)
+    report = peer_report(member, published=3, applied=4)
+    assert (report.staleness_median, report.staleness_p95) == (50, 95)
 
 
 def test_the_text_is_plain_and_no_line_ends_in_spaces() -> None:

@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import p2p.soak
-from gossip.proving_ground import Options, Outcome
+from gossip.proving_ground import Options, Outcome, run
+from gossip.states import STATES
 from p2p.cli import main
-from p2p.soak import table
+from p2p.soak import branches, reached, run_counted, table
 
 
 def outcome(seed: int, **counts: int) -> Outcome:
@@ -64,3 +65,25 @@ def test_ctrl_c_ends_it_and_tells_what_was_run(monkeypatch: pytest.MonkeyPatch) 
     assert result.exit_code == 0
     assert "stopped after 3 of 50 seeds" in result.output
     assert "30" in result.output
+
+
+def test_events_are_counted_by_the_states_in_which_they_found_a_peer() -> None:
+    one, other = outcome(0), outcome(1)
+    one.reached["Pull", "asking"] = 2
+    other.reached["Pull", "asking"] = 3
+    console = Console(width=240)
+    with console.capture() as captured:
+        console.print(reached([one, other]))
+    (line,) = [line for line in captured.get().splitlines() if "Pull" in line]
+    assert [cell.strip() for cell in line.strip("│ ").split("│")].count("5") == 1
+    assert [cell.strip() for cell in line.strip("│ ").split("│")].count("-") == len(STATES) - 1
+
+
+@pytest.mark.slow
+def test_branches_are_counted_on_a_day_that_is_as_it_was() -> None:
+    day = run_counted(3)
+    assert day.digest == run(3).digest
+    told = branches([day])
+    assert any("replicate.py:" in line and "Replicator.on_pull: pin is not None" in line for line in told)
+    assert told[-6].startswith("peer.py: ")
+    assert told[-6].endswith(" branches were taken")

@@ -14,9 +14,9 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
 """Spark runs speculative copies on another host only; on Linux all of 127.* is this machine."""
-START_TIMEOUT_S = 90.0
-PROGRAM_TIMEOUT_S = 180.0
-GONE_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 180.0
+PROGRAM_TIMEOUT_S = 400.0
+GONE_TIMEOUT_S = 60.0
 
 
 class Cluster:

@@ -1,6 +1,7 @@
 """One partition on a worker: rows to gradient to update, and the errors of the user's code."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from p2p.task import (
 )
 from p2p.update import inflate
 from p2p.user_errors import PartitionError, told
+from p2p.working_copy import ExchangeSettings
 
 
 class Neighbor:
@@ -320,6 +322,36 @@ def test_descent_starts_from_the_replica_and_what_it_changes_is_the_delta(
     np.testing.assert_array_equal(model.model["w"], [100.5, 200.5])
     np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [100, 200])
     np.testing.assert_array_equal(delta_of(model, descent, 0.25, neighbor)["w"], [0.25, 0.25])
+
+
+class Locked(Replica):
+    """A replica that tells of reads without its lock: its agent may be half through a merge."""
+
+    held = unlocked = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        with super().reading():
+            self.held += 1
+            yield
+            self.held -= 1
+
+    def arrays(self) -> Any:
+        self.unlocked += not self.held
+        return super().arrays()
+
+
+@pytest.mark.parametrize("rule", ["sum", "mean"])
+@pytest.mark.parametrize("descent", [None, lambda model, update: add_w(model, update["w"])], ids=["whole", "descent"])
+def test_a_replica_is_read_while_nobody_writes_to_it(model: Model, descent: Any, rule: str) -> None:
+    neighbor = Neighbor({"w": np.array([100.0, 200.0]), "n": np.array([1000], np.int32)})
+    neighbor.replica.close()
+    neighbor.replica = Locked(neighbor.layout)
+    job = job_of(model, lambda model, rows: {"w": np.ones(2)}, descent, exchange=ExchangeSettings(rule, peers=2))
+    neighbor.replica.unlocked = 0
+    run_partition(job, neighbor, 0, 0, [1])
+    assert neighbor.published
+    assert neighbor.replica.unlocked == 0
 
 
 def test_descent_may_put_the_update_itself_into_the_model(model: Model, neighbor: Neighbor) -> None:

@@ -13,6 +13,7 @@ from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
 from gossip.row_stamps import RowStamps
 from gossip.sparse import rows_of
+from p2p.adapters import ByPath
 from p2p.combine import combined
 from p2p.model import Model
 from p2p.row_schedule import RowSchedule
@@ -139,6 +140,19 @@ def test_rows_that_others_changed_are_merged_at_the_next_exchange_whether_due_or
     assert not np.isin(update["w[rows]"], theirs["w[rows]"]).any(), "what others did is not sent back"
 
 
+def test_an_exchange_looks_at_what_came_since_the_last_one_and_not_before() -> None:
+    """Or it would look at ever more rows, in the end at all of them."""
+    model, replica = large(), FakeReplica(large())
+    copy = begin(model, replica, rows=4)
+    rows = np.arange(1000, 3000)
+    replica.add(rows_of("w", rows, np.ones((len(rows), WIDTH), np.float32)))
+    copy.exchange(replica, {})
+    np.testing.assert_array_equal(model["w"][rows], replica.arrays()["w"][rows])
+    replica.arrays()["w"][rows] += 1  # behind the back of the stamps: seen only where it is looked at
+    copy.exchange(replica, {})
+    assert np.count_nonzero(model["w"][rows] == replica.arrays()["w"][rows]) <= 4 * WIDTH
+
+
 def test_an_own_update_is_no_news_unless_another_came_between() -> None:
     model, replica = large(), FakeReplica(large())
     copy = begin(model, replica, rows=4)
@@ -189,7 +203,7 @@ def test_counters_are_summed_whatever_the_rule() -> None:
     initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
     model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
     copy = begin(model, replica, combine="damp", peers=4)
-    copy.model.counters = frozenset({"n"})
+    copy.model.adapter = ByPath(counters=frozenset({"n"}))
     replica.arrays()["n"][...] = 100
     model["n"] += 10
     replica.add(copy.exchange(replica, {"n": np.array([1.0])}))
@@ -200,7 +214,7 @@ def test_where_replicas_are_averaged_a_counter_counts_for_all() -> None:
     initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
     model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
     copy = begin(model, replica, peers=4, counts=4)
-    copy.model.counters = frozenset({"n"})
+    copy.model.adapter = ByPath(counters=frozenset({"n"}))
     for words in (10, 20):
         model["n"] += words
         model["w"] += 1
@@ -221,6 +235,26 @@ def test_numbers_that_are_not_finite_are_not_published(bad: float) -> None:
     model["w"][7, 3] = bad
     with np.errstate(invalid="ignore"), pytest.raises(UsageError, match="1 rows of 'w' NaN or infinite"):
         copy.exchange(replica, {})
+
+
+def test_the_first_task_of_another_training_begins_with_the_replica_anew() -> None:
+    """What the user wrote into the model between trainings comes as an update, but no exchange looks at its rows."""
+    model, replica, loads = large(), FakeReplica(large()), []
+    copy = WorkingCopy(Model(model), ExchangeSettings())
+
+    def load() -> int:
+        loads.append(replica.arrays()["n"][0])
+        copy.model.load(replica.arrays())
+        return replica.merged
+
+    for training, written in [(0, 0.0), (0, 5.0), (7, 9.0), (7, 11.0)]:
+        replica.arrays()["n"][:] = written
+        copy.begin_training(training)
+        copy.begin(replica, load)
+        copy.keep_base()
+        copy.exchange(replica, {})
+        copy.published(replica)
+    assert loads == [0.0, 9.0]
 
 
 def test_a_gradient_that_ended_early_leaves_nothing_behind() -> None:

@@ -100,8 +100,8 @@ def test_each_algorithm_is_tried_at_each_rate_and_the_best_of_each_is_marked(tmp
     assert [(row["algorithm"], row["rate"]) for row in rows] == [
         ("DPsgd()", 0.5),
         ("DPsgd()", 4.0),
-        ("RelaySum(peers)", 0.5),
-        ("RelaySum(peers)", 4.0),
+        ("RelaySum()", 0.5),
+        ("RelaySum()", 4.0),
         ("GradientTracking()", 1.0),
     ]
     assert [row.get("best") for row in rows[2:]] == [False, True, None]
@@ -114,11 +114,11 @@ def test_each_algorithm_is_tried_at_each_rate_and_the_best_of_each_is_marked(tmp
 
 
 def test_rates_are_read_for_all_or_by_algorithm() -> None:
-    algorithms = ("DPsgd()", "Every(4, DPsgd())", "RelaySum(peers)")
+    algorithms = ("DPsgd()", "Every(4, DPsgd())", "RelaySum()")
     assert rates_of(algorithms, ("0.5", "relay=4", "relay-sum=8")) == {
         "DPsgd()": (0.5,),
         "Every(4, DPsgd())": (0.5,),
-        "RelaySum(peers)": (4.0, 8.0),
+        "RelaySum()": (4.0, 8.0),
     }
     assert rates_of(algorithms, ("Every(4, DPsgd())=1", "dpsgd=2", "relay=3"))["Every(4, DPsgd())"] == (1.0,)
 
@@ -136,7 +136,7 @@ def test_rates_are_read_for_all_or_by_algorithm() -> None:
 )
 def test_rates_that_cannot_be_are_refused(written: tuple[str, ...], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        rates_of(("DPsgd()", "RelaySum(peers)"), written)
+        rates_of(("DPsgd()", "RelaySum()"), written)
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_relay_sum_is_ahead_on_trees_with_different_data_with_and_without_loss(t
     for topology in ("path", "binary-tree"):
         for lost in (0.0, 0.3):
             relay, tracking, averaging = (
-                loss[topology, lost, name] for name in ("RelaySum(peers)", "GradientTracking()", "DPsgd()")
+                loss[topology, lost, name] for name in ("RelaySum()", "GradientTracking()", "DPsgd()")
             )
             assert relay + error < tracking < averaging - error
 

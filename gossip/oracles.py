@@ -1,0 +1,581 @@
+"""What must hold of each peer of a simulated swarm after each event, whatever the network does.
+
+These look from outside, at all peers at once, and so see a mistake when it is made and not when it has come to harm,
+which most are mended before:
+
+- the own lane is kept without a gap, and an origin keeps what follows wherever it has let a reader stand;
+- a question is answered, once, and one that is older than what was heard since is not;
+- what is known to be missing is asked for: at once, of one at a time, and not again while the answer may come;
+- who adopts merges nothing meanwhile, and asks a donor only when all whom it hears have pinned;
+- what a peer knows of units is what its replica holds; none is taken back but for an earlier attempt, and nothing is
+  dropped that somebody lacks;
+- who was just heard is not taken for dead, and who was not heard for long is;
+- everybody advertises when something changed and every so often anyway, and nobody is busy without end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from typing import Final
+
+from gossip.events import (
+    Adopt,
+    Closed,
+    Computed,
+    Deliver,
+    Drained,
+    Effect,
+    Event,
+    Fold,
+    Forget,
+    Joined,
+    Keep,
+    Leaving,
+    Negative,
+    Progressed,
+    Publish,
+    Received,
+    Send,
+    Started,
+    Ticked,
+)
+from gossip.membership import LATE_S
+from gossip.messages import (
+    Ack,
+    Advert,
+    Bulk,
+    Mark,
+    Nack,
+    PeerId,
+    Pin,
+    Ping,
+    PingRequest,
+    Pinned,
+    Pull,
+    Range,
+    State,
+    StateRequest,
+    Unit,
+    Unknown,
+    Unpin,
+)
+from gossip.peer import Peer
+from gossip.simulator import Simulation
+
+SLACK_S: Final = 1e-6
+"""Times lose a little when they are added."""
+SLEPT_S: Final = 5.0
+"""Who comes so late was surely late for one of its own deadlines."""
+UNHEARD_SLACK_S: Final = 1.0
+"""Until who is out of reach is noticed: the longest time between two looks."""
+BUSY_MAX: Final = 200
+"""Times that one peer wakes, or messages of one kind from one peer to another, in a second of its clock: adverts come
+50 times a second at the most, and each may be a reason for something else."""
+ADOPTS_MAX: Final = 12
+"""The same of what is sent for an adoption, where everything is repeated after half a second."""
+
+
+class ViolationError(AssertionError):
+    """Something that must hold does not."""
+
+
+class View:
+    """What was seen of one peer."""
+
+    def __init__(self, now: float, time: float) -> None:
+        self.at = now
+        """When something happened to it last, by its own clock."""
+        self.second = -1
+        self.busy: Counter[object] = Counter()
+        """In this second of its clock."""
+        self.advertised_at = now
+        self.awake_at = time
+        """The same by no clock."""
+        self.changed_at: float | None = None
+        """Since when something is new that was not advertised."""
+        self.heard_at: dict[PeerId, float] = {}
+        """By contact, or when it became one, or when we slept last."""
+        self.pulled_at: dict[PeerId, float] = {}
+        """By origin: when the pull was sent that may still be answered."""
+        self.pinned: dict[int, set[PeerId]] = {}
+        """By k of the newest adoption: who said to have pinned for it."""
+        self.asked: set[PeerId] = set()
+        """Whom we heard when that adoption began."""
+        self.newest: dict[PeerId, int] = {}
+        """The highest k that ever came from each."""
+        self.pull_k: dict[PeerId, int] = {}
+        """Of the newest pull of each reader that is known."""
+        self.placed: set[PeerId] = set()
+        """Readers that stand where this origin expects them, and so for as long as it remembers them."""
+        self.relays: dict[tuple[PeerId, int], float] = {}
+        """(who asked, k): when it must have heard at the latest what came of it."""
+        self.away: set[PeerId] = set()
+        self.adopting = False
+        self.closed = 0
+        self.waits_for: set[PeerId] = set()
+        """Whom it knew when it heard of that: who comes later has published nothing of those epochs."""
+        self.dropped = 0
+        self.n = 0
+        self.kept = 0
+        """Segments."""
+        self.forgotten: set[PeerId] = set()
+        self.smallest_since = now
+        """Since when nobody who is gone has a smaller name than all who are here."""
+        self.left = False
+
+
+class Oracles:
+    """Looks at every event of `swarm`."""
+
+    def __init__(self, swarm: Simulation, marks: Mapping[PeerId, Sequence[tuple[Mark, ...]]]) -> None:
+        """`marks` are of each lane's entries, from the first on behind one of none; they grow before this looks."""
+        self._swarm = swarm
+        self._marks = marks
+        self._views: dict[PeerId, View] = {}
+        self.most: Counter[str] = Counter()
+        swarm.observers.append(self._look)
+
+    # ------------------------------------------------------------------------------------------------ after an event
+
+    def _look(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
+        view = self._views.get(me)
+        if view is None:
+            view = self._views[me] = View(now, self._swarm.now)
+        peer = self._swarm.peers[me].peer
+        if isinstance(event, Leaving):
+            view.left = True
+        if view.left:
+            return
+        lane = peer.replicator
+        message = event.message if isinstance(event, Received) else None
+        slept = now > view.at + LATE_S
+        if now > view.at + LATE_S + UNHEARD_SLACK_S + SLEPT_S:
+            self._check_own_pause(view, me, peer, message)
+        view.at = now
+        if int(now) != view.second:
+            view.second, view.busy = int(now), Counter()
+        if isinstance(event, Ticked):
+            self._count(view, me, "wakes", BUSY_MAX)
+        if slept and (detection := peer.settings.detection) is not None:
+            view.relays = dict.fromkeys(view.relays, now + detection.silent_s)
+        if isinstance(message, Pinned):
+            view.pinned.get(message.k, set()).add(message.peer)
+        merged = adopted = shaped = False
+        for effect in effects:
+            match effect:
+                case Deliver(lane=origin):
+                    merged = True
+                    view.pulled_at.pop(origin, None)
+                    if view.adopting and peer.adopter is not None and peer.adopter.under_way and origin != me:
+                        raise ViolationError(f"{me} merges an update of {origin} while it adopts")
+                    if isinstance(effect.payload, Negative):
+                        self._check_withdrawal(me, peer, effect.payload.number)
+                case Adopt():
+                    merged = adopted = True
+                    view.pulled_at.clear()
+                case Keep() | Fold() | Forget():
+                    shaped = True
+                case Publish(Advert()):
+                    view.advertised_at, view.changed_at, view.awake_at = now, None, self._swarm.now
+                case Drained(missing):
+                    self._check_drained(me, peer, missing)
+                case Send(to, sent):
+                    self._check_sent(now, view, me, peer, to, sent)
+        if merged and not any(isinstance(effect, Publish) for effect in effects):
+            view.changed_at = now if view.changed_at is None else view.changed_at
+        if message is not None:
+            self._check_answer(now, view, me, peer, message, effects)
+        if view.relays:
+            self._check_relays(now, view, me, effects)
+        if shaped or lane.n != view.n:
+            self._check_lane(me, peer, view)
+        self._check_liveness(now, view, me, peer)
+        self._check_detection(now, view, me, peer, event, slept)
+        if shaped or isinstance(event, Computed | Joined) or isinstance(message, Pull | Pin | Unpin | StateRequest):
+            self._check_readers(view, me, peer, lane.readers.keys() | lane.pins.keys())
+        elif isinstance(message, Advert):
+            self._check_readers(view, me, peer, {message.peer} & (lane.readers.keys() | lane.pins.keys()))
+        elif peer._gone:
+            self._check_readers(view, me, peer, set())
+        if merged:
+            self._check_reader(me, peer, message.k if isinstance(message, State) and adopted else None)
+        if merged or isinstance(event, Closed):
+            self._check_units(me, peer)
+        if peer.identities.closed != view.closed:
+            view.closed, view.waits_for = peer.identities.closed, set(peer.members)
+        if peer.identities.dropped != view.dropped:
+            if not adopted and not isinstance(event, Started):
+                self._check_dropped(me, peer, view)
+            view.dropped = peer.identities.dropped
+        self._check_forgotten(now, view, me, peer)
+        view.adopting = peer.adopter is not None and peer.adopter.under_way
+        view.kept = len(lane.segments)
+        if view.away != lane.away:
+            for other in view.away ^ lane.away:
+                view.pulled_at.pop(other, None)
+            view.away = set(lane.away)
+
+    def _count(self, view: View, me: PeerId, what: object, most: int) -> None:
+        view.busy[what] += 1
+        if view.busy[what] > most:
+            raise ViolationError(f"{me} does this without end: {what}")
+
+    # ------------------------------------------------------------------------------------------------- the own lane
+
+    def _check_lane(self, me: PeerId, peer: Peer, view: View) -> None:
+        """All that is not forgotten is kept, in the peer's eyes and in the driver's."""
+        lane = peer.replicator
+        if lane.n < view.n:
+            raise ViolationError(f"the lane of {me} goes back from {view.n} to {lane.n}")
+        view.n = lane.n
+        known = tuple((segment.lo, segment.hi) for segment in lane.segments)
+        kept = self._swarm.peers[me].segments.bounds(lane.forgotten + 1, lane.n)
+        if known != kept:
+            raise ViolationError(f"{me} knows of the segments {known}, and has {kept}")
+        ends = [lane.forgotten, *(hi for _, hi in known)]
+        if any(lo != before + 1 for before, (lo, _) in zip(ends, known, strict=False)) or ends[-1] != lane.n:
+            raise ViolationError(f"{me} has forgotten up to {lane.forgotten} of {lane.n}, and keeps {known}")
+        allowed = lane._boundaries()
+        if lane.coalesce and any(hi not in allowed for _, hi in known[:-1]):
+            raise ViolationError(f"{me} keeps {known} apart, where nobody stands: {allowed}")
+
+    def _stands(self, origin: Peer, reader: PeerId, k: int | None = None) -> bool:
+        """The origin expects the reader where it is; with `k`, not for another adoption than that, or 0 for none."""
+        frontier = self._swarm.peers[reader].peer.replicator.origins[origin.me].frontier
+        place = origin.replicator.readers.get(reader)
+        if place is not None and frontier in (place.acknowledged, place.served):
+            return True
+        pin = origin.replicator.pins.get(reader)
+        return pin is not None and frontier in pin.boundaries and (k is None or pin.k == k)
+
+    def _check_readers(self, view: View, me: PeerId, peer: Peer, readers: Set[PeerId]) -> None:
+        """Whoever stood where we expect it does so still, and what follows is kept."""
+        lane, peers = peer.replicator, self._swarm.peers
+        for reader in readers:
+            host = peers.get(reader)
+            if host is None or not host.alive or me not in host.peer.replicator.origins:
+                continue
+            adopter = host.peer.adopter
+            if adopter is not None and adopter.under_way:
+                if not self._stands(peer, reader, 0):
+                    view.placed.discard(reader)  # it came out of one adoption and is in the next
+                continue
+            if self._stands(peer, reader):
+                if host.peer.ready and self._stands(peer, reader, 0):
+                    view.placed.add(reader)
+                if reader in view.placed and not lane.keeps(host.peer.replicator.origins[me].frontier):
+                    raise ViolationError(f"{me} does not keep what follows where {reader} stands")
+            elif reader in view.placed:
+                raise ViolationError(f"{me} does not know where {reader} stands any more")
+        if view.placed:
+            for reader in list(view.placed):
+                member = peer.members.get(reader)
+                if member is None or member.forgotten or not peers[reader].alive:
+                    view.placed.discard(reader)
+                elif reader not in lane.readers and reader not in lane.pins:
+                    raise ViolationError(f"{me} keeps nothing for {reader} any more")
+
+    def _check_reader(self, me: PeerId, peer: Peer, adoption: int | None) -> None:
+        """Where we stand is where the origins expect us, but where we come out of an adoption."""
+        for origin in peer.replicator.origins:
+            view, host = self._views.get(origin), self._swarm.peers.get(origin)
+            if view is None or host is None or not host.alive:
+                continue
+            stands = self._stands(host.peer, me, adoption)
+            if adoption is not None or peer.replicator.frozen:
+                (view.placed.add if stands and not peer.replicator.frozen else view.placed.discard)(me)
+            elif not stands and me in view.placed:
+                raise ViolationError(f"{me} stands in the lane of {origin} where it is not expected")
+
+    # --------------------------------------------------------------------------------------------- questions, answers
+
+    def _check_answer(
+        self, now: float, view: View, me: PeerId, peer: Peer, message: object, effects: list[Effect]
+    ) -> None:
+        match message:
+            case Ping(asker, k):
+                if not any(isinstance(m, Ack) and (m.k, m.about) == (k, me) for m in _sent(effects, asker)):
+                    raise ViolationError(f"{me} does not answer a ping of {asker}")
+            case PingRequest(asker, k, target):
+                if target in peer.members:
+                    if not any(isinstance(m, Ping) for m in _sent(effects, target)):
+                        raise ViolationError(f"{me} does not ping {target} for {asker}")
+                    detection = peer.settings.detection
+                    assert detection is not None
+                    view.relays[asker, k] = now + detection.ping_s
+            case Pull(asker, _, k):
+                self._check_pull(view, me, peer, message, effects)
+                self._newest(view, asker, k)
+            case Pin(asker, _, k):
+                self._check_pin(view, me, peer, message, effects)
+                self._newest(view, asker, k)
+            case StateRequest(asker, k):
+                self._check_given(me, peer, message, [m for m in _sent(effects, asker) if isinstance(m, State)])
+                self._newest(view, asker, k)
+            case Unknown(other, frontier):
+                origin = peer.replicator.origins.get(other)
+                adopts = peer.adopter is None or peer.adopter.needed or peer.adopter.under_way
+                if origin is not None and origin.frontier == frontier and not adopts:
+                    raise ViolationError(f"{other} does not know what follows {frontier}, and {me} does not adopt")
+            case Unpin(asker, k) | Advert(asker, k=k):
+                self._newest(view, asker, k)
+        if isinstance(message, Advert):
+            origin = peer.replicator.origins.get(message.peer)
+            if origin is not None and origin.n < message.n:
+                raise ViolationError(f"{me} was told that {message.peer} is at {message.n}, and does not know it")
+
+    def _check_relays(self, now: float, view: View, me: PeerId, effects: list[Effect]) -> None:
+        for (asker, k), due in list(view.relays.items()):
+            if any(isinstance(m, Ack | Nack) and m.k == k for m in _sent(effects, asker)):
+                del view.relays[asker, k]
+            elif now > due + SLACK_S:
+                raise ViolationError(f"{me} does not tell {asker} what came of a ping")
+
+    def _newest(self, view: View, asker: PeerId, k: int) -> None:
+        view.newest[asker] = max(view.newest.get(asker, 0), k)
+
+    def _check_pull(self, view: View, me: PeerId, peer: Peer, pull: Pull, effects: list[Effect]) -> None:
+        lane, asker = peer.replicator, pull.peer
+        answers = [m for m in _sent(effects, asker) if isinstance(m, Range | Unknown) and m.k == pull.k]
+        for answer in answers:
+            if pull.frontier != (answer.lo - 1 if isinstance(answer, Range) else answer.frontier):
+                raise ViolationError(f"{me} answers {pull} by {answer}")
+        pin = lane.pins.get(asker)
+        if answers and (pull.k < view.pull_k.get(asker, 0) or (pin is not None and pull.k < pin.k)):
+            raise ViolationError(f"{me} answers {pull}, which is older than what came before")
+        if pull.k < view.pull_k.get(asker, 0):
+            return
+        if len(answers) != 1 and pull.k > view.newest.get(asker, 0) and pull.frontier != lane.n:
+            raise ViolationError(f"{me}, at {lane.n}, answers {pull} by {answers}")
+        if asker not in lane.readers:
+            view.pull_k.pop(asker, None)
+        elif not any(isinstance(answer, Unknown) for answer in answers):
+            view.pull_k[asker] = pull.k
+
+    def _check_pin(self, view: View, me: PeerId, peer: Peer, pin: Pin, effects: list[Effect]) -> None:
+        lane, asker = peer.replicator, pin.peer
+        answered = any(isinstance(m, Pinned) and m.k == pin.k for m in _sent(effects, asker))
+        known = lane.pins.get(asker)
+        if answered and (known is None or known.k != pin.k or known.donor != pin.donor):
+            raise ViolationError(f"{me} says to have pinned for {pin}, and has pinned {known}")
+        fits = asker in lane.members and (pin.donor in lane.readers or pin.donor == me)
+        if fits and not answered and pin.k > view.newest.get(asker, 0):
+            raise ViolationError(f"{me} does not pin for {pin}")
+        donor = self._swarm.peers.get(pin.donor)
+        if answered and donor is not None and donor.alive and known is not None and pin.donor in view.placed:
+            frontier = donor.peer.replicator.origins[me].frontier
+            if frontier not in known.boundaries:
+                raise ViolationError(f"{me} has pinned {known} for {asker}, and the donor stands at {frontier}")
+
+    def _check_given(self, me: PeerId, peer: Peer, request: StateRequest, given: list[State]) -> None:
+        """Who gives its replica lacks nothing of a living lane that the other has."""
+        for state in given:
+            for lane, frontier in request.frontiers.items():
+                if lane not in (request.peer, *peer._departed()) and state.frontiers.get(lane, 0) < frontier:
+                    raise ViolationError(f"{me} gives {request.peer} a replica that is behind in lane {lane}")
+
+    def _check_sent(self, now: float, view: View, me: PeerId, peer: Peer, to: PeerId, message: object) -> None:
+        match message:
+            case Pull(_, frontier, _):
+                lane, host = peer.replicator, self._swarm.peers[to]
+                self._count(view, me, (to, "pulls"), BUSY_MAX)
+                if peer.adopter is not None and peer.adopter.under_way:
+                    raise ViolationError(f"{me} pulls while it adopts")
+                if now < view.pulled_at.get(to, float("-inf")) + peer.settings.pull_timeout_s - SLACK_S:
+                    raise ViolationError(f"{me} pulls from {to} again, and was not answered")
+                if frontier != lane.origins[to].frontier or host.peer.replicator.n <= frontier:
+                    raise ViolationError(f"{me} pulls {frontier} from {to}, which has {host.peer.replicator.n}")
+                if sum([origin.pull is not None for origin in lane.origins.values()]) > lane.pulls_max:
+                    raise ViolationError(f"{me} pulls from more than {lane.pulls_max} at a time")
+                view.pulled_at[to] = now
+            case Pin(_, _, k):
+                self._count(view, me, (to, "pins"), ADOPTS_MAX)
+                if k not in view.pinned:
+                    view.pinned, view.asked = {k: set()}, set(peer._readable())
+            case StateRequest(_, k, _, pinned):
+                self._count(view, me, (to, "asks for a replica"), ADOPTS_MAX)
+                said = view.pinned.get(k, set()) | {me}
+                if not said >= set(pinned) or not said >= view.asked & set(peer._readable()) - view.away:
+                    raise ViolationError(f"{me} asks for a replica, names {pinned}, and {said} have pinned")
+            case Ping() | PingRequest():
+                self._count(view, me, (to, "pings"), BUSY_MAX)
+
+    # ----------------------------------------------------------------------------------------------------- in time
+
+    def _check_liveness(self, now: float, view: View, me: PeerId, peer: Peer) -> None:
+        lane, settings = peer.replicator, peer.settings
+        if now > view.advertised_at + settings.advert_period_s + SLACK_S:
+            raise ViolationError(f"{me} has not advertised since {view.advertised_at}")
+        if view.changed_at is not None and now > view.changed_at + settings.advert_gap_s + SLACK_S:
+            raise ViolationError(f"{me} has not advertised what is new since {view.changed_at}")
+        adopter = peer.adopter
+        under_way = adopter is not None and adopter.under_way
+        if lane.frozen != under_way:
+            raise ViolationError(f"{me} {'merges nothing' if lane.frozen else 'is to merge'}, adopting: {under_way}")
+        if under_way or not peer.ready:
+            return
+        waiting = [other for other, o in lane.origins.items() if o.reachable and o.pull is None and o.n > o.frontier]
+        if waiting and sum([o.pull is not None for o in lane.origins.values()]) < lane.pulls_max:
+            raise ViolationError(f"{me} lacks updates of {waiting}, and does not pull")
+
+    def look_from_outside(self) -> None:
+        """At those to whom nothing happens: they must be up to date, too."""
+        for me, host in self._swarm.live().items():
+            view = self._views.get(me)
+            if view is None or view.left or self._swarm.now < host.paused_until:
+                continue
+            late = (self._swarm.now - max(view.awake_at, host.paused_until)) * host.clock_rate
+            if late > host.peer.settings.advert_period_s + 1e-3:
+                raise ViolationError(f"{me} sleeps, and has not advertised for {late:.3f} s")
+
+    def _check_detection(self, now: float, view: View, me: PeerId, peer: Peer, event: Event, slept: bool) -> None:
+        membership = peer.membership
+        if membership is None:
+            return
+        message = event.message if isinstance(event, Received) else None
+        heard_at, away = view.heard_at, peer.replicator.away
+        detection = membership.detection
+        if slept:
+            for other in heard_at:
+                if other not in away:
+                    heard_at[other] = now
+        for other in peer.members:
+            if other not in heard_at:
+                heard_at[other] = now
+        by = event.peer if isinstance(event, Progressed) and event.arrived else getattr(message, "peer", None)
+        if not isinstance(message, Bulk) and by in heard_at:
+            says = message.rumors if isinstance(message, Advert) else ()
+            if by in away and not any(by == rumor.about == rumor.by for rumor in says):
+                raise ViolationError(f"{me} hears {by}, and takes it for dead")
+            heard_at[by] = now
+        for other, at in heard_at.items():
+            if now > at + detection.unheard_s + UNHEARD_SLACK_S and other not in away:
+                raise ViolationError(f"{me} has not heard {other} since {at}, and takes it for alive")
+
+    def _check_own_pause(self, view: View, me: PeerId, peer: Peer, message: object) -> None:
+        """Who was stopped itself blames nobody for that time; a farewell is none of that."""
+        blamed = peer.replicator.away - view.away
+        says = message.rumors if isinstance(message, Advert | Ping | Ack) else ()
+        if blamed - {rumor.about for rumor in says if rumor.about == rumor.by}:
+            raise ViolationError(f"{me} was stopped itself, and takes {blamed} for dead")
+
+    # ------------------------------------------------------------------------------------------------------- units
+
+    def _check_units(self, me: PeerId, peer: Peer) -> None:
+        """What it knows is what its replica holds."""
+        known, standing = peer.identities, self._standing(peer)
+        for unit, attempts in standing.items():
+            if unit.epoch >= known.dropped and known.standing(unit) != attempts:
+                raise ViolationError(
+                    f"{me} takes {set(known.standing(unit))} for the attempts of {tuple(unit)}, and has {attempts}"
+                )
+            if unit.epoch >= known.dropped and not known.knows(unit):
+                raise ViolationError(f"{me} does not know {tuple(unit)}")
+        if known.dropped == 0 and known.units != sum(map(bool, standing.values())):
+            raise ViolationError(f"{me} counts {known.units} units, and has {sum(map(bool, standing.values()))}")
+
+    def _standing(self, peer: Peer) -> dict[Unit, set[tuple[int, PeerId]]]:
+        """The attempts that count in its replica, also where there is none left."""
+        frontiers = peer.replicator.frontiers()
+        standing: dict[Unit, set[tuple[int, PeerId]]] = {}
+        for lane, entries in self._marks.items():
+            for entry in entries[1 : frontiers.get(lane, 0) + 1]:
+                for unit, attempt, withdraws in entry:
+                    attempts = standing.setdefault(unit, set())
+                    if withdraws:
+                        attempts.discard((attempt, lane))
+                    else:
+                        attempts.add((attempt, lane))
+        return standing
+
+    def _check_withdrawal(self, me: PeerId, peer: Peer, number: int) -> None:
+        """An earlier attempt stands in the same replica."""
+        ((unit, attempt, _),) = self._marks[me][number]
+        frontiers = peer.replicator.frontiers()
+        for lane, entries in self._marks.items():
+            for entry in entries[1 : frontiers.get(lane, 0) + 1]:
+                if any(mark.unit == unit and (mark.attempt, lane) < (attempt, me) for mark in entry):
+                    return
+        raise ViolationError(f"{me} takes back {tuple(unit)}, of which it has no earlier attempt")
+
+    def _check_dropped(self, me: PeerId, peer: Peer, view: View) -> None:
+        """Everybody has what this one had of the epochs that it drops, but for what is still to be decided."""
+        own = {retained.unit for retained in peer._retained.values()}
+        for unit, attempts in self._standing(peer).items():
+            open_still = view.dropped <= unit.epoch < peer.identities.dropped and (len(attempts) > 1 or unit in own)
+            if open_still and peer.identities.standing(unit) != attempts:
+                raise ViolationError(f"{me} drops {tuple(unit)}, of which {attempts} stand")
+        epochs, frontiers = peer.identities.dropped, peer.replicator.frontiers()
+        for other, host in self._swarm.live().items():
+            member = peer.members.get(other)
+            if member is None or member.forgotten or not host.peer.ready or other not in view.waits_for:
+                continue
+            theirs = host.peer.replicator.frontiers()
+            for lane, entries in self._marks.items():
+                lacks = [
+                    mark for entry in entries[theirs.get(lane, 0) + 1 : frontiers.get(lane, 0) + 1] for mark in entry
+                ]
+                if any(mark.unit.epoch < epochs and not mark.withdraws for mark in lacks):
+                    raise ViolationError(f"{me} drops {epochs} epochs, of which {other} lacks some in lane {lane}")
+
+    def _check_drained(self, me: PeerId, peer: Peer, missing: tuple[PeerId, ...]) -> None:
+        """Whoever it does not name, and does not take for dead, has all of its lane, and nothing is left to be done."""
+        for other in peer.replicator.readers.keys() - peer._gone - {*missing}:
+            if self._swarm.peers[other].peer.replicator.frontiers().get(me, 0) < peer.replicator.n:
+                raise ViolationError(f"{me} says that all but {missing} have its lane, and {other} has not")
+
+    # ------------------------------------------------------------------------------------------------------ the gone
+
+    def _check_forgotten(self, now: float, view: View, me: PeerId, peer: Peer) -> None:
+        """Nobody is forgotten too soon, or by one of those who must wait for another to do so; but in the end."""
+        if not peer._gone:
+            view.smallest_since = now
+            view.forgotten.clear()
+            return
+        if min([me, *(p for p in peer.members if p not in peer._gone)]) > min(peer._gone):
+            view.smallest_since = now
+        forgotten = {other for other in peer._gone if peer.members[other].forgotten}
+        for other in forgotten - view.forgotten:
+            kept, settings = view.kept + 1, peer.settings
+            if kept > 2 * settings.segments_max:
+                continue
+            patience_s = settings.forget_s if kept <= settings.segments_max else settings.settle_s
+            at = peer.members[other].departed_at
+            if at is None or now < at + patience_s - SLACK_S:
+                raise ViolationError(f"{me} forgets {other}, which is gone since {at}")
+            if min([me, *(p for p in peer.members if p not in peer._gone)]) > min(peer._gone):
+                raise ViolationError(f"{me} forgets {other}, and is not the smallest")
+        view.forgotten = forgotten
+        for other in peer._gone - forgotten:
+            at = peer.members[other].departed_at
+            if at is None or now > max(at, view.smallest_since) + peer.settings.forget_s + SLACK_S:
+                raise ViolationError(f"{me} still keeps what {other} lacks, which is gone since {at}")
+
+    # ------------------------------------------------------------------------------------------------------- the end
+
+    def check_rest(self) -> None:
+        """Nothing is lost or late any more, and all is level and drained: what was kept for a while is gone."""
+        live = self._swarm.live()
+        for me, host in live.items():
+            peer = host.peer
+            lane, _view = peer.replicator, self._views[me]
+            if held := lane.pins.keys() & live.keys():
+                raise ViolationError(f"{me} still keeps what {held} pinned")
+            if peer.adopter is not None and (peer.adopter.needed or peer.adopter.under_way):
+                raise ViolationError(f"{me} still adopts")
+            if peer._gone & live.keys():
+                raise ViolationError(f"{me} takes {peer._gone & live.keys()} for dead, which are alive")
+            for other, contact in peer.membership.contacts.items() if peer.membership is not None else ():
+                theirs = self._swarm.peers[other].peer.membership
+                if theirs is not None and contact.incarnation > theirs.incarnation:
+                    raise ViolationError(f"{me} knows of an incarnation of {other} that it never had")
+            for reader in lane.readers.keys() & live.keys():
+                if (lane.readers[reader].acknowledged, lane.readers[reader].served) != (lane.n, lane.n):
+                    raise ViolationError(
+                        f"{me}, at {lane.n}, does not know that {reader} has all: {lane.readers[reader]}"
+                    )
+
+
+def _sent(effects: list[Effect], to: PeerId) -> list[object]:
+    return [effect.message for effect in effects if isinstance(effect, Send) and effect.to == to]
