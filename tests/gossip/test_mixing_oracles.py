@@ -47,7 +47,7 @@ def chance(seed: int = 0) -> np.random.Generator:
 
 def links_of(me: int, *neighbors: int) -> Links:
     share = 1.0 / (1 + len(neighbors))
-    return Links(me, share, dict.fromkeys(neighbors, share), dict.fromkeys(neighbors, share))
+    return Links(me, share, dict.fromkeys(neighbors, share), dict.fromkeys(neighbors, share), 4)
 
 
 # ---- matrices and exchanges ------------------------------------------------------------------------------------
