@@ -74,9 +74,11 @@ TESTS: dict[str, str] = {
     "topology": "topology",
     "compression": "compression",
     "flat": "flat",
-    "neighbors": "mix_peer mix_simulator",
-    "packets": "mix_peer mix_simulator",
+    "neighbors": "neighbors",
+    "packets": "packets",
     "mix_peer": "mix_peer mix_simulator trace",
+    "mixing.choco": "mixing_oracles mixing churn",
+    "mixing.relay": "mixing_oracles mixing churn",
     "vectorized": "vectorized vectorized_records",
     "contraction": "contraction",
 }
