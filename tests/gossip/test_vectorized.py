@@ -52,7 +52,7 @@ def test_bytes_are_those_of_the_packets() -> None:
     whole = simulate(topology.ring(10), DPsgd(), parameters=100, rounds=3)
     assert [record.nbytes_per_link for record in whole.records] == [800.0] * 3
     few = simulate(topology.ring(10), Compressed(TopK(0.05), Choco()), parameters=100, rounds=3)
-    assert [record.nbytes_per_link for record in few.records] == [5 * (8 + 2)] * 3
+    assert [record.nbytes_per_link for record in few.records] == [5 * (8 + 2) + 3 * 8] * 3, "and three numbers"
 
 
 def test_loss_moves_the_mean_of_plain_averaging_and_not_the_consensus() -> None:
