@@ -297,6 +297,7 @@ def simulated(
         seed=seed,
         start=start,
         gradient=lambda x, round: step(x, order, sign),
+        in_turn=not strategy.synchronous,  # clocks of their own never tick at once
         observe=observe,
     )
     return np.stack(seen)[:, np.argsort(order)]

@@ -146,13 +146,12 @@ class Adopter:
             return []
         return [Send(request.peer, state_of(self._replicator, identities, request))]
 
-    def on_state(self, state: State, now: float) -> list[Effect] | None:
+    def on_state(self, state: State) -> list[Effect] | None:
         """Adopt it, in one step; None if it is not what we asked for, or cannot be used."""
         if not self.expects(state):
             return None
         seen = state.frontiers.get(self.me, 0)
         if not self._replicator.keeps(seen):
-            self._not_before = now
             return None
         assert state.payload is not None
         self._replicator.start({lane: f for lane, f in state.frontiers.items() if lane != self.me})
@@ -181,10 +180,10 @@ class Adopter:
         return self._adoption is not None and (state.peer, state.k) == (self._adoption.donor, self._adoption.k)
 
     def deadline(self) -> float:
-        """When `tick` has something to do."""
+        """When `tick` has something to do, if an adoption is needed or under way."""
         if self._adoption is not None:
             return min(self._adoption.repeats, self._adoption.gives_up)
-        return self._not_before if self.needed else float("inf")
+        return self._not_before
 
     def _push(self, members: Collection[PeerId]) -> list[Effect]:
         adoption = self._adoption

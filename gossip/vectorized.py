@@ -96,6 +96,7 @@ def simulate(
     delay: int = 0,
     staleness: int = 0,
     churn: float = 0.0,
+    in_turn: bool = False,
     check: bool = True,
     observe: Observe | None = None,
 ) -> Result:
@@ -114,6 +115,8 @@ def simulate(
             their packets: with the others, delay costs time and nothing else.
         staleness: `gradient` is given the parameters of this many rounds ago.
         churn: probability that a peer is absent in a round: it neither trains nor mixes, and the others know.
+        in_turn: peers speak one after the other within a round, as those do that go by clocks of their own; else all
+            at once. It matters where one answers another, as in `PairwiseExchange`.
         check: refuse a topology that is not what the strategy needs. Without, one can see what happens.
         observe: called after each round, for what a record does not hold.
 
@@ -151,7 +154,7 @@ def simulate(
             weights = topology.weights(mixing)
             if present is not None:
                 weights = without(weights, ~present, strategy.needs)
-            exchange = Exchange(mixing, weights, chance)
+            exchange = Exchange(mixing, weights, chance, in_turn=in_turn)
             if loss or delay:
                 drawn = partial(_lags, chance=chance, loss=loss, delay=delay)
                 exchange = exchange.delayed(drawn(len(exchange.values)), drawn)

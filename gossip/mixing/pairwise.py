@@ -164,15 +164,22 @@ class PairwiseExchange(Strategy[Paired]):
         before = state.meeting or Meeting(tuple(map(Paired, state.x)))
         peers = [replace(peer, x=row) for peer, row in zip(before.peers, state.x, strict=True)]
         post = _Post(exchange, [*before.flying])
-        for me, links in enumerate(all_links(exchange.weights)):
-            peers[me], outbox = self.send(peers[me], exchange.round, links, exchange.chance)
+        all_of = list(all_links(exchange.weights))
+        everybody = exchange.chance.permutation(len(peers)).tolist() if exchange.in_turn else range(len(peers))
+        for me in everybody:
+            peers[me], outbox = self.send(peers[me], exchange.round, all_of[me], exchange.chance)
             post.put(me, outbox)
+            if exchange.in_turn:
+                self._deliver(peers, post)
+        self._deliver(peers, post)
+        meeting = Meeting(tuple(peers), tuple(post.flying), dict(sorted(post.ages.items())))
+        return replace(state, x=np.stack([peer.x for peer in peers]), meeting=meeting), post.nbytes
+
+    def _deliver(self, peers: list[Paired], post: _Post) -> None:
         while (flight := post.next()) is not None:
             sender, receiver, packet = flight
             peers[receiver], replies = self.receive(peers[receiver], sender, packet)
             post.put(receiver, replies)
-        meeting = Meeting(tuple(peers), tuple(post.flying), dict(sorted(post.ages.items())))
-        return replace(state, x=np.stack([peer.x for peer in peers]), meeting=meeting), post.nbytes
 
     def mass(self, state: Paired) -> tuple[Array, float]:
         """What one side has taken and the other has not heard of is in flight."""

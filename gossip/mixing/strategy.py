@@ -93,6 +93,8 @@ class Exchange:
     """(links,) after how many rounds the packet sent now arrives; -1 for never. None: all arrive at once."""
     later: Callable[[int], Integers] | None = None
     """(count) -> the same of so many packets that are no link's of this round, such as answers. None: at once."""
+    in_turn: bool = False
+    """Peers speak one after the other, in an order that is drawn, and are answered at once; else all speak at once."""
 
     def delayed(self, lag: Integers, later: Callable[[int], Integers] | None = None) -> Exchange:
         """The same with packets that are late or lost."""

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from gossip.adopt import GIVE_UP_S, REPEAT_S
+from gossip.adopt import BACKOFF_MAX_S, GIVE_UP_S, REPEAT_S
 from gossip.arrays import Packed
 from gossip.events import (
     Adopt,
@@ -24,6 +24,7 @@ from gossip.events import (
     Started,
     Ticked,
 )
+from gossip.marks import Mark, Unit, packed
 from gossip.messages import Advert, Message, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unknown, Unpin
 from gossip.peer import RETURN_S, Peer, Settings
 from gossip.replicate import Reader, Replicator
@@ -257,6 +258,25 @@ def test_what_was_pinned_before_goes_when_another_donor_is_chosen_or_nobody_come
         lane.on_pull(Pull(reader, 2, 4))
     assert boundaries(lane) == [2]
     assert lane.forget_reader(X) == [Forget(2)]
+    publish(lane, 1)
+    assert lane.forget_reader(A) == []
+    assert lane.forget_reader(B) == [Forget(3)]
+    assert lane.readers == {}
+
+
+def test_a_pin_follows_a_donor_that_an_adoption_moved() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))
+    publish(lane, 1)
+    lane.on_pull(Pull(B, 0, 1))
+    lane.on_pin(Pin(X, B, 1))
+    lane.on_pull(Pull(B, 2, 2))  # it adopted A's replica while it was cut off
+    assert lane.pins[X].boundaries == {0, 2, 3}
+    publish(lane, 2)
+    lane.acknowledge(B, 5, 9)  # and now that of one who has everything
+    assert lane.pins[X].boundaries == {0, 2, 3, 5}
 
 
 def test_what_is_pinned_for_one_that_died_does_not_grow() -> None:
@@ -342,6 +362,13 @@ def test_a_donor_that_is_behind_stays_silent_until_it_is_not() -> None:
     assert sent(one.handle(request, 0.1)) == []
     one.handle(Received(Range(B, 1, 2, 1, (), UPDATE.layout, UPDATE)), 0.2)
     assert (A, State(ME, {A: 0, B: 2, ME: 0}, 9)) in sent(one.handle(request, 0.3))
+
+
+def test_a_donor_that_has_not_heard_of_a_lane_is_behind_of_whoever_has_some_of_it() -> None:
+    one = peer(ready=True)
+    for seen in (1, 0):
+        answers = sent(one.handle(Received(StateRequest(B, 5, {PeerId("new"): seen}, (ME, A))), 0.4))
+        assert any(isinstance(message, State) for _, message in answers) == (seen == 0)
 
 
 def test_a_donor_need_not_have_all_of_the_lane_of_the_one_that_asks() -> None:
@@ -445,6 +472,30 @@ def test_own_updates_that_the_donor_had_not_seen_are_added() -> None:
     assert one.adopter.done == 1
 
 
+def test_own_attempts_can_be_taken_back_after_an_adoption_whether_the_donor_had_seen_them_or_not() -> None:
+    one = peer(ready=True)
+    units = Unit(0, 0, 0), Unit(0, 0, 1)
+    one.handle(Computed(UPDATE, units[0], 1), 0.1)
+    one.handle(Received(Pull(A, 0, 1)), 0.1)
+    one.handle(Computed(UPDATE, units[1], 1), 0.1)
+    one.handle(Received(Advert(A, 4, {})), 0.1)
+    pins = sent(one.handle(Received(Unknown(A, 0, 1)), 0.2))
+    k = next(message.k for _, message in pins if isinstance(message, Pin))
+    for other in (A, B):
+        one.handle(Received(Pinned(other, k)), 0.3)
+    state = State(A, {A: 4, B: 0, ME: 1}, k, {}, REPLICA.layout, REPLICA, closed=1, units=5)  # it has the first of them
+    assert Deliver(ME, 2, 2, Own(2, 2)) in one.handle(Received(state), 0.5)
+    assert one.identities.units == 6
+    assert one.identities.watched == 2
+    for number, unit in enumerate(units, 1):
+        assert one.identities.standing(unit) == {(1, ME)}
+        marks = packed([Mark(unit, 0)])
+        one.handle(Received(Range(B, number, number, 99, marks, UPDATE.layout, UPDATE)), 0.6)
+        assert one.withdrawn == number
+        assert one.identities.units == 6
+    assert one.identities.watched == 0
+
+
 def test_who_has_a_replica_and_gives_up_another_goes_on_with_its_own() -> None:
     one = peer(ready=True)
     one.handle(Received(Advert(A, 4, {})), 0.1)
@@ -502,6 +553,8 @@ def test_when_time_is_up_the_pins_are_taken_back_and_another_try_follows() -> No
         now = one.deadline()
         told = sent(one.handle(Ticked(), now))
     assert told == [(A, Unpin(ME, k)), (B, Unpin(ME, k))]
+    assert one.adopter is not None
+    assert now < one.adopter.deadline() <= now + BACKOFF_MAX_S
     one.handle(Received(Advert(B, 0, {})), now)
     again: list[tuple[PeerId, Message]] = []
     while not again:
@@ -534,10 +587,10 @@ def test_a_donor_that_falls_silent_is_given_up_for_one_that_is_there() -> None:
 def test_a_replica_that_comes_in_slowly_is_waited_for() -> None:
     one, k = adopting()
     assert one.adopter is not None
-    one.adopter.progressed(B, 5.0)
-    one.adopter.progressed(A, 6.0)
+    one.adopter.progressed(A, 5.0)
+    one.adopter.progressed(B, 6.0)  # who is not asked
     assert sent(one.handle(Ticked(), 0.1 + GIVE_UP_S + 1.0)) == []
-    assert (B, Unpin(ME, k)) in sent(one.handle(Ticked(), 6.0 + GIVE_UP_S))
+    assert (B, Unpin(ME, k)) in sent(one.handle(Ticked(), 5.0 + GIVE_UP_S))
 
 
 def test_when_a_cut_heals_nobody_is_buried_before_the_others_had_time_to_be_heard() -> None:

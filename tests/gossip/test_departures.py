@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,31 @@ import pytest
 
 from gossip.arrays import ArraySpec, Layout, Packed
 from gossip.errors import MismatchError
-from gossip.events import Disconnected, Leaving, Started
+from gossip.events import (
+    Computed,
+    Disconnected,
+    Effect,
+    Joined,
+    Keep,
+    Leaving,
+    Negative,
+    Progressed,
+    Received,
+    Retain,
+    Send,
+    Started,
+    Ticked,
+    Warn,
+)
+from gossip.marks import packed
 from gossip.membership import Detection
-from gossip.messages import PacketReply, PeerId, Range, State
+from gossip.messages import Ack, Advert, Mark, Message, PacketReply, PeerId, Pin, Ping, PingRequest, Range, State, Unit
 from gossip.peer import Peer, Settings
 from gossip.simulator import Network, Simulation
+from gossip.sparse import rows_of
 
 P0, P1, P2, P3 = (PeerId(f"p00{index}") for index in range(4))
+UPDATE = Packed.of({"w": np.ones(4)})
 SETTINGS = Settings(detection=Detection(), settle_s=1.0, forget_s=8.0)
 
 
@@ -136,6 +155,68 @@ def test_two_halves_of_a_cut_are_level_again_when_it_heals(segments_max: int) ->
     assert_level(made, [41.0] * 4)
     assert (sum(adoptions(made)) > 0) == (segments_max == 12)
     assert all(host.peer.refused == 0 for host in made.live().values())
+
+
+def knows(*others: PeerId, detection: Detection | None = None) -> Peer:
+    """A peer by itself that has a replica, and knows these."""
+    one = Peer(P0, UPDATE.layout, Settings(detection=detection, settle_s=1.0), random.Random(1))
+    for other in others:
+        one.handle(Joined(other), 0.0)
+    one.handle(Started({}), 0.0)
+    return one
+
+
+def sent(effects: list[Effect]) -> list[Message]:
+    return [effect.message for effect in effects if isinstance(effect, Send)]
+
+
+def test_the_lane_of_one_whom_nobody_introduced_is_that_of_a_dead_one_until_it_joins() -> None:
+    for joins in (False, True):
+        one = knows(P1)
+        one.handle(Received(Advert(P1, 0, {P3: 2})), 1.0)
+        if joins:
+            one.handle(Joined(P3), 1.5)
+        early = sent(one.handle(Ticked(), 1.9))
+        late = sent(one.handle(Ticked(), 2.1))
+        assert not any(isinstance(message, Pin) for message in early)
+        assert any(isinstance(message, Pin) for message in late) == (not joins)
+
+
+def test_who_sends_a_large_answer_is_heard_while_it_comes_in() -> None:
+    for arrived in (True, False):
+        one = knows(P1, detection=Detection())
+        one.handle(Progressed(P1, arrived), 0.9)
+        assert any(isinstance(message, Ping) for message in sent(one.handle(Ticked(), 1.2))) == (not arrived)
+
+
+def test_an_answer_to_a_ping_for_another_is_passed_on() -> None:
+    one = knows(P1, P2, detection=Detection())
+    (ping,) = sent(one.handle(Received(PingRequest(P1, 7, P2)), 0.1))
+    assert isinstance(ping, Ping)
+    assert Ack(P0, 7, P2) in sent(one.handle(Received(Ack(P2, ping.k, P2)), 0.2))
+
+
+def test_only_later_attempts_may_have_to_be_taken_back_and_each_is_counted() -> None:
+    one = knows(P1)
+    first, second, third = (Unit(0, 0, chunk) for chunk in range(3))
+    assert not any(isinstance(effect, Retain) for effect in one.handle(Computed(UPDATE, first, 0), 0.1))
+    for unit in (second, third):
+        assert any(isinstance(effect, Retain) for effect in one.handle(Computed(UPDATE, unit, 1), 0.1))
+    kept: list[Any] = []
+    for number, unit in enumerate((second, third), 1):
+        marks = packed([Mark(unit, 0)])
+        effects = one.handle(Received(Range(P1, number, number, 1, marks, UPDATE.layout, UPDATE)), 0.2)
+        kept += [effect.payload for effect in effects if isinstance(effect, Keep)]
+    assert kept == [Negative(2), Negative(3)]
+    assert one.withdrawn == 2
+
+
+def test_rows_that_are_none_of_the_model_are_refused() -> None:
+    one = knows(P1)
+    bad = Packed.of(rows_of("w", np.array([4]), np.ones(1)))
+    effects = one.handle(Received(Range(P1, 1, 1, 1, (), bad.layout, bad)), 0.1)
+    assert one.refused == 1
+    assert any(isinstance(effect, Warn) for effect in effects)
 
 
 def test_what_is_wanted_is_what_would_be_applied_and_fits() -> None:

@@ -524,6 +524,36 @@ def test_who_is_only_suspected_in_a_newer_incarnation_is_back_from_the_dead() ->
     assert one.changes(1.6) == [(X, False)]
 
 
+def test_who_finds_one_dead_tells_all_and_a_suspect_hears_of_it_among_no_more_than_fits() -> None:
+    one = Membership(ME, Detection(confirmations_max=0), None)
+    one.join(X, 0.0)
+    others = [PeerId(f"{index:02}") for index in range(2 * RUMORS_MAX)]
+    for peer in others:
+        one.join(peer, 0.0)
+    one.on_rumors([rumor(ALIVE, incarnation=1, about=peer) for peer in others], 0.1)
+    now, said = 0.0, list[Ping]()
+    while one.contacts[X].standing is not DEAD:
+        now = one.deadline()
+        for peer in others:
+            one.heard(peer, now)
+        effects = tick(one, now)
+        said += [each.message for each in effects if isinstance(each, Send) and isinstance(each.message, Ping)]
+    assert {len(ping.rumors) for ping in said} == {RUMORS_MAX}
+    assert said[-1].rumors[0] == rumor(SUSPECTED, by=ME)
+    assert rumor(DEAD, by=ME) in {heard for _ in range(3) for heard in one.rumors()}
+
+
+def test_one_that_was_only_out_of_our_own_reach_is_back_when_we_hear_it() -> None:
+    one = Membership(ME, Detection(), random.Random(1))
+    one.join(X, 0.0, known=False)
+    now = one.deadline()
+    tick(one, now)
+    assert one.changes(now) == [(X, True)]
+    assert one.contacts[X].standing is ALIVE
+    one.heard(X, now + 0.1)
+    assert one.changes(now + 0.1) == [(X, False)]
+
+
 def test_strangers_are_nobodys_rumors() -> None:
     one = Story().one
     one.on_rumors([rumor(standing, 3, about=PeerId("stranger")) for standing in Standing], 0.1)

@@ -323,8 +323,8 @@ class AdoptsWhateverComes(Adopter):
 class LosesItsOwn(Adopter):
     """Does not add its own updates that the donor had not seen."""
 
-    def on_state(self, state: State, now: float) -> list[Effect] | None:
-        effects = super().on_state(state, now)
+    def on_state(self, state: State) -> list[Effect] | None:
+        effects = super().on_state(state)
         return effects and effects[:1]
 
 

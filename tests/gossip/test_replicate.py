@@ -930,6 +930,25 @@ def test_pulls_are_limited_and_the_longest_waiting_goes_first() -> None:
     )
 
 
+def test_one_more_that_is_ahead_waits_until_one_of_the_pulls_is_over() -> None:
+    follow(
+        reader("A B C", pulls_max=2),
+        """
+        A is at 1
+        B is at 1
+        time 0
+          pull A from 0, k=1
+          pull B from 0, k=2
+        C is at 1
+        time 0.1
+        range 1..1 of A
+          deliver 1..1 of A
+        time 0.2
+          pull C from 0, k=3
+        """,
+    )
+
+
 def test_who_does_not_answer_gives_way_to_the_others() -> None:
     follow(
         reader("A B C", pulls_max=1),

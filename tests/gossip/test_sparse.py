@@ -147,6 +147,7 @@ numbers_of_any_size = st.tuples(
 @given(numbers_of_any_size, numbers_of_any_size)
 @example((("|i1", 1), 20), (("|i1", 1), -20))
 @example((("<i4", 1 << 30), 32), (("|i1", 1), 0))
+@example((("|i1", 0), 40), (("|i1", 1), -40))
 def test_a_sum_is_right_however_far_apart_its_units_are(left: Any, right: Any) -> None:
     exact, parts = Fraction(0), []
     for (dtype, number), exponent in (left, right):
@@ -159,6 +160,39 @@ def test_a_sum_is_right_however_far_apart_its_units_are(left: Any, right: Any) -
         assert error < 2 * unit
         assert abs(exact) > 2**28 * unit
     assert total["w[values]"].dtype.str in sparse.INTEGERS
+
+
+def test_each_row_of_a_sum_has_the_unit_that_it_needs() -> None:
+    rows = np.array([2, 5])
+    large = np.array([[1 << 30, -1], [3, 1 << 29]], np.int32), np.array([33, 0], np.int8)
+    small = np.array([[5, -7], [1, 2]], np.int8), np.array([0, -1], np.int8)
+    total = sparse.total(sparse.rows_of("w", rows, *large), sparse.rows_of("w", rows, *small))
+    for row in range(2):
+        unit = Fraction(2) ** int(total["w[exponents]"][row])
+        for column in range(2):
+            exact = sum(int(each[row, column]) * Fraction(2) ** int(units[row]) for each, units in (large, small))
+            error = abs(int(total["w[values]"][row, column]) * unit - exact)
+            assert error == 0 if row == 1 else error < unit
+
+
+def test_a_sum_is_in_the_narrowest_integers_that_hold_it() -> None:
+    def one(number: int) -> dict[str, Any]:
+        return sparse.rows_of("w", np.array([2]), np.array([[number]], np.int8), np.array([0], np.int8))
+
+    for left, right, dtype in ((126, 1, "|i1"), (127, 1, "<i2"), (-127, -1, "|i1"), (-128, -1, "<i2")):
+        assert sparse.total(one(left), one(right))["w[values]"].dtype == dtype
+
+
+def test_an_update_names_each_array_that_it_touches_once() -> None:
+    assert list(sparse.parts(update(3).layout)) == ["count", "v", "w"]
+
+
+def test_an_array_of_which_no_row_is_there_hides_no_other() -> None:
+    none = sparse.rows_of("v", np.zeros(0, np.int32), np.zeros((0, 2)))
+    each = Packed.of(none | sparse.rows_of("w", np.array([1]), np.ones((1, 3), np.float32)))
+    block = bytearray(LAYOUT.nbytes)
+    sparse.add_within(LAYOUT, block, 0, each)
+    assert LAYOUT.views(block)["w"].sum() == 3
 
 
 @pytest.mark.parametrize(("dtype", "wider"), [("|i1", "<i2"), ("<i2", "<i4"), ("<i4", "<i4")])

@@ -165,3 +165,20 @@ def test_both_drivers_run_the_same_swarm_and_the_real_one_plays_again(swarm: Any
     simulation.run_until_drained()
     for name in names:
         np.testing.assert_array_equal(simulation.arrays(name)["w"], expected)
+
+
+def test_a_fingerprint_tells_whatever_differs_and_nothing_else() -> None:
+    a, b, c = (PeerId(name) for name in "abc")
+    events = [
+        Computed(Packed.of({"w": np.array([1.0, 2.0])})),
+        Computed(Packed.of({"w": np.array([3.0, 2.0])})),
+        Computed(Packed.of({"w": np.array([1.0, 3.0])})),
+        Computed(Packed.of({"v": np.array([1.0, 2.0])})),
+        Received(Advert(a, 1, {b: 2, c: 3})),
+        Received(Advert(a, 1, {b: 2, c: 4})),
+        Received(Advert(a, 2, {b: 2, c: 3})),
+        Ticked(),
+    ]
+    assert len({fingerprint(event) for event in events}) == len(events)
+    assert fingerprint(Received(Advert(a, 1, {c: 3, b: 2}))) == fingerprint(events[4])
+    assert fingerprint(Computed(Packed.of({"w": np.array([1.0, 2.0])}))) == fingerprint(events[0])

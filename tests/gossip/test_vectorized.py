@@ -52,7 +52,9 @@ def test_bytes_are_those_of_the_packets() -> None:
     whole = simulate(topology.ring(10), DPsgd(), parameters=100, rounds=3)
     assert [record.nbytes_per_link for record in whole.records] == [800.0] * 3
     few = simulate(topology.ring(10), Compressed(TopK(0.05), Choco()), parameters=100, rounds=3)
-    assert [record.nbytes_per_link for record in few.records] == [5 * (8 + 2) + 3 * 8] * 3, "and three numbers"
+    assert [record.nbytes_per_link for record in few.records] == [5 * (8 + 2) + 3 * 8] * 3, (
+        "with three numbers of copies"
+    )
 
 
 def test_loss_moves_the_mean_of_plain_averaging_and_not_the_consensus() -> None:
@@ -132,7 +134,7 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], says: str) -> None:
 
 @pytest.mark.parametrize("options", [{"loss": 0.1}, {"churn": 0.1}])
 def test_choco_with_packets_that_do_not_come_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"Choco\(\).*drift apart"):
+    with pytest.raises(UsageError, match=r"Choco\(\): its vectorized form holds one public copy"):
         simulate(topology.ring(8), Choco(), **options)
 
 
@@ -155,6 +157,20 @@ def test_what_peers_learn_counts_alike_in_push_sum_and_is_not_lost() -> None:
     )
     np.testing.assert_allclose(result.records[-1].mass, 12 * result.mean, atol=1e-10)
     assert np.max(np.abs(result.mean - minima.mean(axis=0))) < 0.2
+
+
+def test_peers_that_speak_in_turn_are_all_answered() -> None:
+    """Where all ask at once, whoever is asked mostly waits for another itself, and says so."""
+    of_packet = 3 * 8 + 16
+    in_turn, at_once = (
+        simulate(topology.complete(6), PairwiseExchange(), parameters=3, rounds=9, seed=5, in_turn=each)
+        for each in (True, False)
+    )
+    assert [record.nbytes for record in in_turn.records] == [6 * 2 * of_packet] * 9
+    assert all(record.nbytes < 6 * 2 * of_packet for record in at_once.records)
+    np.testing.assert_allclose(in_turn.params.mean(axis=0), in_turn.mean, atol=1e-12)
+    other = simulate(topology.complete(6), PairwiseExchange(), parameters=3, rounds=9, seed=5, in_turn=True)
+    np.testing.assert_array_equal(in_turn.params, other.params)
 
 
 # ---- against plain loops ---------------------------------------------------------------------------------------
@@ -266,7 +282,7 @@ def test_losses_and_delays_are_drawn_for_each_packet_by_itself() -> None:
         ({"start": np.zeros((7, 2))}, r"start of shape \(7, 2\), expected \(8, parameters\)"),
         ({"start": np.zeros(8)}, r"start of shape \(8,\), expected"),
         ({"churn": 0.1, "loss": 0.1, "strategy": GradientTracking()}, "churn 0.1 with GradientTracking"),
-        ({"loss": 0.2, "strategy": Choco()}, "drift apart"),
+        ({"loss": 0.2, "strategy": Choco()}, r"loss 0.2 with Choco\(\): .*holds another"),
     ],
 )
 def test_what_cannot_be_is_refused_by_its_name(options: dict[str, Any], says: str) -> None:
