@@ -79,6 +79,8 @@ TESTS: dict[str, str] = {
     "mix_peer": "mix_peer mix_simulator trace",
     "mixing.choco": "mixing_oracles mixing churn",
     "mixing.relay": "mixing_oracles mixing churn",
+    "mixing.tracking": "mixing_oracles mixing churn",
+    "mixing.outer": "mixing_oracles mixing churn",
     "vectorized": "vectorized vectorized_records",
     "contraction": "contraction",
 }
