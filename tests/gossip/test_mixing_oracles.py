@@ -220,6 +220,22 @@ def test_what_cannot_wait_says_so_and_what_cannot_miss_a_step_too() -> None:
             ClippedGossip(radius)
 
 
+def test_what_the_vectorized_form_cannot_bear_is_said_by_its_name_and_the_rest_is_borne() -> None:
+    for strategy, names in ((Choco(), ("loss", "churn")), (RelaySum(2), ("churn", "crash"))):
+        strategy.check_network()
+        for name in names:
+            with pytest.raises(UsageError, match=f"^{name} 0.1 with "):
+                strategy.check_network(**{name: 0.1})  # type: ignore[arg-type]
+    RelaySum().check_network(loss=0.1)
+    Choco().check_network(crash=0.1)
+    with pytest.raises(UsageError, match="codec is a str, expected a Codec"):
+        Choco(codec="TopK")  # type: ignore[arg-type]
+    assert RelaySum(2).local(RelaySum(2).start(np.array([1.0])), np.array([0.5]), 0).x.tolist() == [1.5]
+    small = Compressed(TopK(0.1), Choco())
+    _, outbox = small.send(small.start(np.arange(100.0)), 0, links_of(0, 1), chance())
+    assert outbox[1].nbytes < 200
+
+
 # ---- averaging -------------------------------------------------------------------------------------------------
 
 
