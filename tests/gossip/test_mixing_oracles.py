@@ -391,6 +391,36 @@ def test_a_codec_makes_the_packets_of_diloco_smaller_and_keeps_what_it_leaves_ou
     np.testing.assert_array_equal(swarm.params(), delta)
 
 
+def test_diloco_levels_anchors_and_momenta_after_somebody_came_and_not_before() -> None:
+    strategy, links, x = DiLoCo(rate=1.0, momentum=0.5), topology.complete(3), np.zeros((3, 2))
+    swarm = Swarm(strategy, links, x, chance())
+    swarm.round(0, np.ones((3, 2)))
+    plain = swarm.nbytes
+    apart = {0: (0.0, 0.0), 1: (3.0, 6.0), 2: (6.0, 0.0)}
+    for peer, (anchor, momentum) in apart.items():
+        held = np.full(2, anchor)
+        swarm.states[peer] = replace(swarm.states[peer], x=held, anchor=held, momentum=np.full(2, momentum))
+    swarm.states[1] = strategy.regroup(swarm.states[1])
+    sizes = []
+    for round in (1, 2, 3, 4):
+        if round == 3:  # one knew of it, then all, and now all send all they have
+            anchor, momentum = (
+                np.mean([getattr(state, name) for state in swarm.states.values()], axis=0)
+                for name in ("anchor", "momentum")
+            )
+        before = swarm.nbytes
+        swarm.round(round)
+        sizes.append(swarm.nbytes - before)
+        assert (len({*swarm.params()[:, 0].tolist()}) == 1) == (round >= 3)
+        if round == 3:
+            for state in swarm.states.values():
+                np.testing.assert_allclose(state.momentum, 0.5 * momentum)
+                np.testing.assert_allclose(state.x, anchor + 0.5 * 0.5 * momentum)
+    # Two arrays more from the one, then from all; and short again.
+    assert sizes == [plain, plain + 2 * 2 * 16, plain + 6 * 2 * 16, plain]
+    assert {state.generation for state in swarm.states.values()} == {1}
+
+
 def test_noloco_pulls_the_anchors_of_a_pair_together() -> None:
     strategy = NoLoCo(alpha=0.3, beta=0.6, gamma=0.9)
     chosen, links = chance(4), topology.random_matching(5, seed=2)
