@@ -71,16 +71,20 @@ TESTS: dict[str, str] = {
     "peer": "peer departures adopt identity trace",
     "trace": "trace",
     "literal": "arguments compression",
-    "topology": "topology mixing consensus_oracles",
-    "compression": "compression mixing vectorized mix_peer consensus_oracles",
-    "flat": "sparse mix_peer mix_simulator",
-    "neighbors": "mix_peer mix_simulator",
-    "packets": "mix_peer mix_simulator",
+    "topology": "topology",
+    "compression": "compression",
+    "flat": "flat",
+    "neighbors": "neighbors",
+    "packets": "packets",
     "mix_peer": "mix_peer mix_simulator trace",
-    "vectorized": "vectorized vectorized_records mixing",
-    "contraction": "consensus_oracles topology",
+    "mixing.choco": "mixing_oracles mixing churn",
+    "mixing.relay": "mixing_oracles mixing churn",
+    "mixing.tracking": "mixing_oracles mixing churn",
+    "mixing.outer": "mixing_oracles mixing churn",
+    "vectorized": "vectorized vectorized_records",
+    "contraction": "contraction",
 }
-MIXING_TESTS = "mixing vectorized mix_peer mix_simulator consensus_oracles"
+MIXING_TESTS = "mixing_oracles mixing"
 PYTEST = ["-q", "-s", "--assert=plain", "-m", "not slow and not sockets and not spark"]
 PYTEST += [part for name in ("p2p.pytest_plugin", "xdist", "cacheprovider") for part in ("-p", f"no:{name}")]
 

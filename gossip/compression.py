@@ -189,8 +189,10 @@ class Int8(Codec):
 def _binary(x: Array, top: float) -> Array:
     """(rows, 1): the smallest power of two of which `top` reach the largest number of each row; 1 for zeros."""
     largest = np.max(np.abs(x), axis=1, keepdims=True, initial=0.0).astype(np.float64)
+    if largest.max(initial=0.0) > top * 2.0**127:
+        raise UsageError(f"a number of {largest.max():.3g} to compress, expected at most {top * 2.0**127:.3g}")
     exponents = np.ceil(np.log2(np.where(largest > 0.0, largest, top) / top))
-    scale: Array = np.exp2(np.clip(exponents, -126.0, 127.0))  # what float32 holds
+    scale: Array = np.exp2(np.maximum(exponents, -126.0))  # the smallest that float32 holds with all its bits
     return scale
 
 
@@ -250,7 +252,7 @@ class TopK(_Sparse):
 
     def _choose(self, x: Array, count: int, chance: np.random.Generator) -> Array:
         cut = x.shape[1] - count
-        return np.sort(np.argpartition(np.abs(x), cut, axis=1)[:, cut:] if cut else np.indices(x.shape)[1], axis=1)
+        return np.sort(np.argpartition(np.abs(x), cut, axis=1)[:, cut:], axis=1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -262,8 +264,7 @@ class RandomK(_Sparse):
 
     def _choose(self, x: Array, count: int, chance: np.random.Generator) -> Array:
         draws = chance.random(x.shape)
-        cut = min(count, x.shape[1] - 1)
-        return np.sort(np.argpartition(draws, cut, axis=1)[:, :count], axis=1)
+        return np.sort(np.argpartition(draws, count - 1, axis=1)[:, :count], axis=1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -277,7 +278,7 @@ class Threshold(Codec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.threshold > 0.0 and math.isfinite(self.threshold)):
+        if self.threshold <= 0.0:
             raise UsageError(f"threshold {self.threshold}, expected more than 0")
 
     def encode(self, array: Array, chance: np.random.Generator) -> Encoded:

@@ -123,7 +123,7 @@ def measure(topology: Topology, strategy: Strategy[Any] | None = None, rounds: i
     exact_after = int(below[0]) if len(below) else None
     last = rounds if exact_after is None else exact_after - 1
     last -= last % topology.period
-    predicted = slem ** (1.0 / topology.period) if slem else 0.0
+    predicted = slem ** (1.0 / topology.period)
     if last == 0:
         return Contraction(predicted, 0.0, topology.period, 0.0, exact_after)
     return Contraction(predicted, float(relative[last]) ** (1.0 / last), last, 0.0, exact_after)
@@ -132,6 +132,9 @@ def measure(topology: Topology, strategy: Strategy[Any] | None = None, rounds: i
 def _measure_random(topology: Topology, strategy: Strategy[Any], rounds: int, seed: int) -> Contraction:
     if topology.expected is None:
         raise UsageError(f"{topology.name} is drawn anew each round and its expected contraction is not known")
+    predicted = typical(topology)
+    if predicted is None:
+        raise UsageError(f"{topology.name} of {topology.peers} peers agrees after few rounds, which is no rate")
     chance = np.random.default_rng(seed)
     result = simulate(
         topology, strategy, rounds=rounds, seed=seed, start=chance.standard_normal((topology.peers, PARAMETERS))
@@ -141,9 +144,7 @@ def _measure_random(topology: Topology, strategy: Strategy[Any], rounds: int, se
     last = len(distances) - 1 if above.all() else int(np.argmin(above)) - 1
     if last < 2:
         raise UsageError(f"{rounds} rounds of {topology.name}, expected enough to take a mean of")
-    measured, predicted = mean_rate(np.sqrt(distances[: last + 1])), typical(topology)
-    if predicted is None:
-        raise UsageError(f"{topology.name} of {topology.peers} peers agrees after few rounds, which is no rate")
+    measured = mean_rate(np.sqrt(distances[: last + 1]))
     exact = None if above.all() else last + 1
     error = math.hypot(measured.error, predicted.error)
     return Contraction(predicted.rate, measured.rate, last, error, exact)

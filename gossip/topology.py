@@ -456,10 +456,9 @@ def _factored_base(peers: int, k: int) -> list[Edges]:
             across *= factor
     factors = _factors(across, k + 1) or []
     rounds: list[Edges] = []
-    if rest > 1:
-        blocks = [_simple_base(list(range(start, start + rest)), k) for start in range(0, peers, rest)]
-        for parallel in zip(*blocks, strict=True):
-            rounds.append({pair: weight for edges in parallel for pair, weight in edges.items()})
+    blocks = [_simple_base(list(range(start, start + rest)), k) for start in range(0, peers, rest)]
+    for parallel in zip(*blocks, strict=True):
+        rounds.append({pair: weight for edges in parallel for pair, weight in edges.items()})
     columns = [_hyper_hypercube(list(range(column, peers, rest)), factors) for column in range(rest)]
     for parallel in zip(*columns, strict=True):
         rounds.append({pair: weight for edges in parallel for pair, weight in edges.items()})
@@ -665,7 +664,9 @@ def changing(
 
 def matrix(weights: Floats | Matrix, name: str = "matrix", needs: Needs = Needs.DOUBLY_STOCHASTIC) -> Topology:
     """A mixing matrix of your own, (peers, peers), the same in every round, checked for `needs`."""
-    own = sparse.csr_array(weights)
+    own = sparse.csr_array(weights, dtype=np.float64, copy=True)
+    own.sum_duplicates()
+    own.eliminate_zeros()  # what is stored is a link
     check(own, needs, name)
     return Topology(name, own.shape[0], 1, lambda round: own)
 
@@ -723,7 +724,7 @@ def named(name: str, peers: int, **options: object) -> Topology:
     """The topology of that name; `options` are the other arguments of its function.
 
     >>> named("ring", peers=16)
-    Topology(name='ring', peers=16, period=1)
+    Topology(name='ring', peers=16, period=1, expected=None)
 
     Raises:
         UsageError: no such name or option (the known ones are listed), or a number of peers that it cannot have.
@@ -875,7 +876,8 @@ def rate(topology: Topology) -> float:
     if topology.expected is not None:
         return math.sqrt(topology.expected)
     value = slem(topology)
-    return 0.0 if value == 0.0 else value ** (1.0 / (topology.period or 1))
+    assert topology.period is not None
+    return math.pow(value, 1.0 / topology.period)
 
 
 def slowest(topology: Topology) -> tuple[float, Floats]:

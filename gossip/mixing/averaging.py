@@ -51,7 +51,7 @@ class _Averaging(Strategy[Averaged]):
         x = own * state.x
         for sender, weight in came.items():
             x = x + weight * state.inbox[sender]
-        return self.rest(replace(state, x=x.astype(state.x.dtype, copy=False), inbox={}))
+        return self.rest(replace(state, x=x, inbox={}))
 
     def rest(self, state: Averaged) -> Averaged:
         return state if state.late is None else replace(state, x=state.x + state.late, late=None)
@@ -105,8 +105,7 @@ class EpidemicLearning(_Averaging):
 
     def finish(self, state: Averaged, round: int, links: Links) -> Averaged:
         count = 1 + len(state.inbox)
-        x = sum(state.inbox.values(), start=state.x) / count
-        return replace(state, x=x.astype(state.x.dtype, copy=False), inbox={})
+        return replace(state, x=sum(state.inbox.values(), start=state.x) / count, inbox={})
 
     def mix(self, state: Averaged, exchange: Exchange) -> tuple[Averaged, int]:
         arrived = exchange.arrived
@@ -135,7 +134,7 @@ class ClippedGossip(_Averaging):
 
     def _clipped(self, difference: Array) -> Array:
         length = np.linalg.norm(difference, axis=-1, keepdims=True)
-        clipped: Array = difference * np.minimum(1.0, self.radius / np.maximum(length, np.finfo(float).tiny))
+        clipped: Array = difference * (self.radius / np.maximum(length, self.radius))
         return clipped
 
     def finish(self, state: Averaged, round: int, links: Links) -> Averaged:
@@ -143,7 +142,7 @@ class ClippedGossip(_Averaging):
         for sender, weight in links.hears.items():
             if sender in state.inbox:
                 x = x + weight * self._clipped(state.inbox[sender] - state.x)
-        return replace(state, x=x.astype(state.x.dtype, copy=False), inbox={})
+        return replace(state, x=x, inbox={})
 
     def mix(self, state: Averaged, exchange: Exchange) -> tuple[Averaged, int]:
         arrived = exchange.arrived

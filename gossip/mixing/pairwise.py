@@ -161,7 +161,7 @@ class PairwiseExchange(Strategy[Paired]):
         return replace(state, x=x), len(up) * 2 * (state.x[0].nbytes + 16)
 
     def _meet(self, state: Paired, exchange: Exchange) -> tuple[Paired, int]:
-        before = state.meeting or Meeting(tuple(Paired(row, me) for me, row in enumerate(state.x)))
+        before = state.meeting or Meeting(tuple(map(Paired, state.x)))
         peers = [replace(peer, x=row) for peer, row in zip(before.peers, state.x, strict=True)]
         post = _Post(exchange, [*before.flying])
         all_of = list(all_links(exchange.weights))

@@ -6,13 +6,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sparse
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gossip import topology
 from gossip.compression import TopK
 from gossip.errors import UsageError
-from gossip.mixing import Choco, Compressed, DPsgd, EpidemicLearning, GradientTracking, PairwiseExchange, PushSum
+from gossip.mixing import (
+    Choco,
+    CombineThenAdapt,
+    Compressed,
+    DPsgd,
+    EpidemicLearning,
+    Every,
+    GradientTracking,
+    PairwiseExchange,
+    PushSum,
+)
 from gossip.mixing.bad import PlainPushSum
-from gossip.vectorized import simulate
+from gossip.vectorized import simulate, without
 
 
 def test_a_seed_repeats_a_simulation_exactly() -> None:
@@ -80,6 +93,9 @@ def test_gradients_are_given_the_parameters_of_as_many_rounds_ago_as_asked() -> 
         given.append(float(x[0, 0]))
         return np.ones_like(x)
 
+    simulate(topology.ring(3), DPsgd(), start=np.zeros((3, 1)), rounds=3, gradient=gradient)
+    assert given == pytest.approx([0, 1, 2])
+    given.clear()
     simulate(topology.ring(3), DPsgd(), start=np.zeros((3, 1)), rounds=6, staleness=2, gradient=gradient)
     assert given == pytest.approx([0, 0, 0, 1, 2, 3])
 
@@ -155,3 +171,150 @@ def test_peers_that_speak_in_turn_are_all_answered() -> None:
     np.testing.assert_allclose(in_turn.params.mean(axis=0), in_turn.mean, atol=1e-12)
     other = simulate(topology.complete(6), PairwiseExchange(), parameters=3, rounds=9, seed=5, in_turn=True)
     np.testing.assert_array_equal(in_turn.params, other.params)
+
+
+# ---- against plain loops ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+@pytest.mark.parametrize("loss", [0.0, 0.999999999])
+def test_each_record_is_what_a_plain_loop_over_dense_matrices_gives(staleness: int, loss: float) -> None:
+    links = topology.random_senders(5, 2, seed=4)
+    start = np.random.default_rng(2).standard_normal((5, 3))
+
+    def gradient(x: Any, round: int) -> Any:
+        return 0.1 * np.cos(x + round)
+
+    strategy = Every(2, CombineThenAdapt())
+    seen: list[tuple[int, Any]] = []
+    result = simulate(
+        links,
+        strategy,
+        start=start,
+        rounds=9,
+        staleness=staleness,
+        gradient=gradient,
+        loss=loss,
+        check=False,
+        observe=lambda round, x: seen.append((round, x)),
+    )
+    x, true = start, start.mean(axis=0)
+    past = [x]
+    assert (result.start.round, result.start.links, result.start.nbytes, result.start.bias) == (-1, 0, 0, 0.0)
+    for round, record in enumerate(result.records):
+        delta = gradient(past[max(0, len(past) - 1 - staleness)], round)
+        true = true + delta.mean(axis=0)
+        packets = 10 if round % 2 else 0
+        mixing = links.weights(round // 2).toarray() if packets and not loss else np.eye(5)
+        x = mixing @ x + delta
+        past.append(x)
+        np.testing.assert_allclose(seen[round][1], x, atol=1e-14)
+        assert seen[round][0] == record.round == round
+        assert record.distance == pytest.approx(sum((row - x.mean(axis=0)) @ (row - x.mean(axis=0)) for row in x))
+        assert record.bias == pytest.approx(np.linalg.norm(x.mean(axis=0) - true), abs=1e-14)
+        np.testing.assert_allclose(record.mass, x.sum(axis=0))
+        np.testing.assert_allclose(record.true_mean, true)
+        assert (record.weight, record.links, record.nbytes) == (5.0, packets, packets * 3 * 8)
+        assert record.nbytes_per_link == (24.0 if packets else 0.0)
+        assert record.ages == ({} if not packets else {-1 if loss else 0: 10})
+    np.testing.assert_allclose(result.distances, [result.start.distance, *(each.distance for each in result.records)])
+    np.testing.assert_allclose(result.mean, true)
+    assert result.staleness == {-1 if loss else 0: 40}
+
+
+def test_by_default_a_hundred_rounds_of_one_parameter_from_normal_numbers() -> None:
+    result = simulate(topology.exponential(400), DPsgd())
+    assert len(result.records) == 100
+    assert result.params.shape == (400, 1)
+    assert result.start.distance == pytest.approx(400, rel=0.3)
+    assert np.array_equal(result.params, simulate(topology.exponential(400), DPsgd(), seed=0).params)
+
+
+def test_as_many_peers_are_absent_as_churn_says_and_what_they_would_have_learned_is_not_expected() -> None:
+    links = topology.matrix(np.eye(50), needs=topology.Needs.ROWS)
+    result = simulate(
+        links, DPsgd(), start=np.zeros((50, 1)), rounds=200, churn=0.3, check=False, gradient=lambda x, _: x * 0 + 1.0
+    )
+    assert abs(result.params.mean() / 200 - 0.7) < 4 * (0.3 * 0.7 / 10_000) ** 0.5
+    assert 1 < np.std(result.params) / (200 * 0.3 * 0.7) ** 0.5 * 1.5 < 2, "each for itself"
+    assert max(record.bias for record in result.records) < 1e-12
+
+
+@given(data=st.data(), needs=st.sampled_from([topology.Needs.ROWS, topology.Needs.COLUMNS]))
+def test_links_of_the_absent_are_cut_and_their_weight_stays_at_home(data: st.DataObject, needs: topology.Needs) -> None:
+    peers = data.draw(st.integers(1, 5))
+    weights = np.array(data.draw(st.lists(st.integers(0, 3), min_size=peers**2, max_size=peers**2)), float)
+    weights = weights.reshape(peers, peers)
+    absent = np.array(data.draw(st.lists(st.booleans(), min_size=peers, max_size=peers)))
+    expected = weights.copy()
+    for i in range(peers):
+        for j in range(peers):
+            if i != j and (absent[i] or absent[j]):
+                home = i if needs is topology.Needs.ROWS else j
+                expected[home, home] += weights[i, j]
+                expected[i, j] = 0.0
+    np.testing.assert_array_equal(without(sparse.csr_array(weights), absent, needs).toarray(), expected)
+
+
+def test_losses_and_delays_are_drawn_for_each_packet_by_itself() -> None:
+    def ages(**options: Any) -> dict[int, int]:
+        result = simulate(topology.complete(30), PushSum(), rounds=40, **options)
+        for record in result.records:
+            assert sum(record.ages.values()) == 870
+        return dict(result.staleness)
+
+    assert ages() == {0: 40 * 870}
+    assert set(ages(delay=1)) == {0, 1}
+    lost = ages(loss=0.1)
+    assert set(lost) == {-1, 0}
+    assert abs(lost[-1] / (40 * 870) - 0.1) < 4 * (0.1 * 0.9 / (40 * 870)) ** 0.5
+    each = [record.ages[-1] for record in simulate(topology.complete(30), PushSum(), rounds=40, loss=0.1).records]
+    assert np.std(each) < 3 * (870 * 0.1 * 0.9) ** 0.5, "one draw for each packet, not for each round"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"loss": -0.001}, "loss -0.001, expected a probability from 0 to less than 1"),
+        ({"churn": 1.0}, "churn 1.0, expected a probability"),
+        ({"delay": -1}, "delay -1, expected a number of rounds from 0"),
+        ({"staleness": -1}, "staleness -1, expected"),
+        ({"start": np.zeros((7, 2))}, r"start of shape \(7, 2\), expected \(8, parameters\)"),
+        ({"start": np.zeros(8)}, r"start of shape \(8,\), expected"),
+        ({"churn": 0.1, "loss": 0.1, "strategy": GradientTracking()}, "churn 0.1 with GradientTracking"),
+        ({"loss": 0.2, "strategy": Choco()}, r"loss 0.2 with Choco\(\): .*holds another"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_name(options: dict[str, Any], says: str) -> None:
+    options = {"strategy": PushSum(), **options}
+    with pytest.raises(UsageError, match=says):
+        simulate(topology.ring(8), **options)
+
+
+def test_no_rounds_are_a_start_and_nothing_else() -> None:
+    start = np.arange(16.0).reshape(8, 2)
+    result = simulate(topology.ring(8), DPsgd(), start=start, rounds=0)
+    assert result.records == ()
+    assert np.array_equal(result.params, start)
+    assert np.array_equal(result.mean, start.mean(axis=0))
+    assert result.start.distance == np.sum((start - start.mean(axis=0)) ** 2)
+    assert result.staleness == {}
+
+
+def test_the_mean_of_short_floats_is_taken_in_long_ones() -> None:
+    start = np.full((1_000, 1), 0.1, np.float32)
+    result = simulate(topology.ring(1_000), DPsgd(), start=start, rounds=1, gradient=lambda x, _: x)
+    assert result.start.bias == 0.0
+    assert result.start.true_mean.dtype == np.float64
+    assert result.start.true_mean[0] == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+    assert result.start.distance < 1e-20
+    assert result.start.ages == {}
+
+
+def test_answers_are_lost_and_late_as_offers_are() -> None:
+    links = topology.random_matching(16, seed=1)
+    result = simulate(links, PairwiseExchange(), rounds=100, loss=0.3)
+    offers = 100 * 8
+    answers = sum(result.staleness.values()) - offers
+    # An answer in seven tenths of the rounds at the most, of which three tenths are lost again.
+    assert result.staleness[-1] > 0.3 * offers + 0.2 * answers
