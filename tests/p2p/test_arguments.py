@@ -175,7 +175,7 @@ STRATEGY: Row = {
     "beta": [*NO_NUMBER, 0.0, None],
     "share": [*NO_NUMBER, 0.0, 0.7, None],
     "grid": [*NO_NUMBER, 0.0, 0.3],
-    "peers": PEERS,
+    "peers": [value for value in PEERS if value is not None],
     "amount": [*NO_NUMBER, 0.0, 1.0, None],
     "scale": [*NO_NUMBER, None],
     "fraction": [*NO_NUMBER, 0.0, 1.5, None],

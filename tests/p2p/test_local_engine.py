@@ -889,9 +889,9 @@ def test_ctrl_c_ends_everything(place: Any, start_program: Any, eventually: Any)
     program.wait_for_training(LONG_S)
     assert len(place.agents()) == 3
     program.press_ctrl_c()
-    assert program.wait(10.0) != 0
+    assert program.wait(LONG_S) != 0
     assert "KeyboardInterrupt" in program.output
-    assert eventually(lambda: place.leftovers() == {}, 10.0), place.leftovers()
+    assert eventually(lambda: place.leftovers() == {}, LONG_S), place.leftovers()
 
 
 def test_a_driver_program_that_is_killed_takes_its_agents_and_workers_along(
@@ -900,8 +900,8 @@ def test_a_driver_program_that_is_killed_takes_its_agents_and_workers_along(
     program = start_program(place, "local_endless")
     program.wait_for_training(LONG_S)
     os.kill(program.process.pid, signal.SIGKILL)
-    program.wait(10.0)
-    assert eventually(lambda: place.processes() == {}, 10.0), place.processes()
+    program.wait(LONG_S)
+    assert eventually(lambda: place.processes() == {}, LONG_S), place.processes()
     assert place.leftovers() == {}
 
 
