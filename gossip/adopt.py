@@ -146,13 +146,12 @@ class Adopter:
             return []
         return [Send(request.peer, state_of(self._replicator, identities, request))]
 
-    def on_state(self, state: State, now: float) -> list[Effect] | None:
+    def on_state(self, state: State) -> list[Effect] | None:
         """Adopt it, in one step; None if it is not what we asked for, or cannot be used."""
         if not self.expects(state):
             return None
         seen = state.frontiers.get(self.me, 0)
         if not self._replicator.keeps(seen):
-            self._not_before = now
             return None
         assert state.payload is not None
         self._replicator.start({lane: f for lane, f in state.frontiers.items() if lane != self.me})

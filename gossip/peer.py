@@ -289,7 +289,7 @@ class Peer:
             case StateRequest():
                 return self._on_state_request(message)
             case State():
-                return self._on_state(message, now)
+                return self._on_state(message)
             case Ping() | PingRequest() | Ack() | Nack():
                 return self._on_membership(message, now)
             case Credit() | Offer() | PacketRequest() | PacketReply():
@@ -517,7 +517,7 @@ class Peer:
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         origin = self.replicator.origins.get(peer)
-        if origin is None or origin.frontier != frontier or self.replicator.frozen:
+        if origin is None or origin.frontier != frontier:
             return []
         if self.adopter is None:
             return [Warn(f"peer {peer} cannot serve what follows update {frontier} of its lane: we stay behind")]
@@ -533,7 +533,7 @@ class Peer:
             return [Send(request.peer, state_of(self.replicator, self.identities, request))]
         return self.adopter.on_request(request, self._departed(), self._readable(), self.identities)
 
-    def _on_state(self, state: State, now: float) -> list[Effect]:
+    def _on_state(self, state: State) -> list[Effect]:
         if self.adopter is None:
             return []
         assert state.payload is not None
@@ -542,7 +542,7 @@ class Peer:
         except MismatchError as error:
             self.refused += 1
             return [Warn(f"the replica of peer {state.peer} is not adopted: {error}")]
-        effects = self.adopter.on_state(state, now)
+        effects = self.adopter.on_state(state)
         if effects is None:
             return []
         self._learn(state)

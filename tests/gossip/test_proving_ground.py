@@ -323,8 +323,8 @@ class AdoptsWhateverComes(Adopter):
 class LosesItsOwn(Adopter):
     """Does not add its own updates that the donor had not seen."""
 
-    def on_state(self, state: State, now: float) -> list[Effect] | None:
-        effects = super().on_state(state, now)
+    def on_state(self, state: State) -> list[Effect] | None:
+        effects = super().on_state(state)
         return effects and effects[:1]
 
 
@@ -463,9 +463,9 @@ class PinsNothingWhereAnAdoptingDonorComesOut(Replicator):
 class AdoptsWhatHasSeenLess(Adopter):
     """Adopts a replica that lacks own updates which are not kept any more."""
 
-    def on_state(self, state: State, now: float) -> list[Effect] | None:
+    def on_state(self, state: State) -> list[Effect] | None:
         object.__setattr__(self._replicator, "keeps", lambda after: True)
-        effects = super().on_state(state, now)
+        effects = super().on_state(state)
         del self._replicator.__dict__["keeps"]
         return effects
 
