@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from gossip.events import Disconnected, Effect, Event, Leaving, Progressed, Publish, Received, Send
+from gossip.events import Disconnected, Effect, Event, Leaving, Progressed, Publish, Received, Send, Ticked
 from gossip.membership import LATE_S, RUMORS_MAX, TRANSMISSIONS_FACTOR, Contact, Detection, Membership
-from gossip.messages import Ack, Advert, Bulk, PeerId, Ping, PingRequest, Rumor, Standing
+from gossip.messages import Ack, Advert, Bulk, Nack, PeerId, Ping, PingRequest, Rumor, Standing
 from gossip.oracles import SLACK_S, ViolationError
 from gossip.simulator import Simulation
 
@@ -32,7 +32,11 @@ class Seen:
     suspected_by: frozenset[PeerId] = frozenset()
     broken: bool = False
     requested: bool = False
-    """Others were asked to ping it since."""
+    """Others were asked to ping it since,"""
+    k: int = 0
+    """by this k,"""
+    silent: set[PeerId] = field(default_factory=set)
+    """of whom these have not said what came of it."""
 
 
 @dataclass
@@ -40,6 +44,8 @@ class Look:
     """What was seen of one peer."""
 
     at: float
+    due: float = float("inf")
+    """When it was to look at the others next."""
     contacts: dict[PeerId, Seen] = field(default_factory=dict)
     incarnation: int = 0
     health: int = 0
@@ -86,6 +92,7 @@ class DetectionOracles:
             if other == by:
                 seen.heard_at = seen.surely_at = now
                 seen.broken = seen.requested = False
+        doubt = look.health + (now >= look.due + LATE_S)
         for effect in effects:
             if isinstance(effect, Send):
                 self._check_sent(look, me, membership, effect, message)
@@ -97,6 +104,12 @@ class DetectionOracles:
                 if contact.standing is Standing.ALIVE and not slept:
                     raise ViolationError(f"the connection of {me} to {other} broke, and it does not suspect it")
             self._check_contact(now, look, me, membership, contact, other, seen, about, by)
+            if isinstance(message, Nack) and (message.about, message.k) == (other, seen.k):
+                seen.silent.discard(message.peer)
+            if contact.standing is Standing.SUSPECTED and seen.standing is Standing.ALIVE:
+                doubt += len(seen.silent)
+            if contact.probe is None or contact.standing is not seen.standing:
+                seen.silent.clear()
             cleared = by == other or slept or (isinstance(message, Ack) and message.about == other)
             cleared = cleared or any(r.standing is Standing.ALIVE and r.incarnation > seen.incarnation for r in about)
             if seen.standing is not Standing.ALIVE and contact.standing is Standing.ALIVE and not cleared:
@@ -110,6 +123,9 @@ class DetectionOracles:
                 seen.alive_since = now
             seen.standing, seen.incarnation = contact.standing, contact.incarnation
             seen.suspected_by = frozenset(contact.suspected_by)
+        if isinstance(event, Ticked) and membership.health != min(doubt, membership.detection.health_max):
+            raise ViolationError(f"{me} doubts itself by {membership.health}, expected {doubt}")
+        look.due = membership.deadline()
         self._check_self(look, me, membership, rumors, isinstance(message, Advert | Ping))
         self._check_told(now, look, me, membership, effects)
 
@@ -214,7 +230,9 @@ class DetectionOracles:
 
     def _check_sent(self, look: Look, me: PeerId, membership: Membership, effect: Send, message: object) -> None:
         if isinstance(effect.message, PingRequest) and effect.message.target in look.contacts:
-            look.contacts[effect.message.target].requested = True
+            target = look.contacts[effect.message.target]
+            target.requested, target.k = True, effect.message.k
+            target.silent.add(effect.to)
         if isinstance(effect.message, Ping) and not isinstance(message, PingRequest):
             contact = membership.contacts[effect.to]
             told = [rumor for rumor in effect.message.rumors if rumor.about == effect.to]

@@ -250,7 +250,8 @@ class Oracles:
             self._check_relays(now, view, me, effects)
         if lane.pins or view.pins:
             released = self._check_pins(view, me, peer, message)
-            shaped = shaped or (released and isinstance(message, Advert | Unpin))
+            gone = any(isinstance(effect, Send) and isinstance(effect.message, Unknown) for effect in effects)
+            shaped = shaped or (released and (gone or isinstance(message, Advert | Unpin)))
         if shaped or lane.n != view.n:
             self._check_lane(me, peer, view)
         if isinstance(message, Advert) and not message.ready and message.peer in lane.readers.keys() - view.readers:
@@ -525,6 +526,8 @@ class Oracles:
                 or (isinstance(message, Pull) and message.k >= k)
                 or (isinstance(message, Advert | Pin | StateRequest) and message.k > k)
             )
+            if over and isinstance(message, Advert) and adopter in lane.readers:
+                view.pull_k[adopter] = max(view.pull_k.get(adopter, 0), k)  # pulls from before are void
             member = peer.members.get(adopter)
             if not over and not (member is not None and member.forgotten):
                 raise ViolationError(f"{me} lets go of what it pinned for {adopter} with {k}, has {pin}")
@@ -572,6 +575,10 @@ class Oracles:
                 raise ViolationError(f"{me} is to adopt a replica, for no reason")
         if stopped:
             self._check_given_up(now, view, me, peer, effects)
+        if stopped or adopted:
+            for other, lane in peer.replicator.origins.items():
+                if peer.replicator.is_next(Range(other, lane.frontier + 1, lane.frontier + 1, view.k, ())):
+                    raise ViolationError(f"{me} would merge what {other} answered before its last adoption")
         if not adopter.under_way:
             return
         if view.donor not in peer._donors():
