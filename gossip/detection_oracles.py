@@ -71,7 +71,7 @@ class DetectionOracles:
     def is_quiet(self) -> bool:
         """Nobody has anything to tell any more, or doubts itself."""
         found = [host.peer.membership for host in self._swarm.live().values()]
-        return not any(membership and (membership._rumors or membership.health) for membership in found)
+        return not any(m is not None and (m.news or m._rumors or m.health) for m in found)
 
     def _look(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
         look = self._looks.setdefault(me, Look(now))

@@ -9,6 +9,9 @@ which most are mended before:
 - who adopts merges nothing meanwhile, and asks a donor only when all whom it hears have pinned;
 - what a peer knows of units is what its replica holds; none is taken back but for an earlier attempt, and nothing is
   dropped that somebody lacks;
+- what is pinned stays until its adopter has used it or given up, and holds all places where the donor may be;
+- nobody adopts without a reason, from one that cannot give, or for longer than it may take; who can give does;
+- an epoch is dropped when all were heard to have as much of it;
 - who was just heard is not taken for dead, and who was not heard for long is;
 - everybody advertises when something changed and every so often anyway, and nobody is busy without end.
 """
@@ -194,7 +197,8 @@ class Oracles:
         if slept and (detection := peer.settings.detection) is not None:
             view.relays = dict.fromkeys(view.relays, now + detection.silent_s)
         if isinstance(message, Advert):
-            view.told[message.peer] = max(view.told.get(message.peer, 0), message.n)
+            if message.peer in lane.origins:  # or it was not introduced yet
+                view.told[message.peer] = max(view.told.get(message.peer, 0), message.n)
             if message.peer in peer.members:
                 view.adverts[message.peer] = message
         if isinstance(event, Progressed):

@@ -66,7 +66,7 @@ SELDOM = {
 
 @pytest.mark.slow
 def test_every_promise_holds_on_a_bad_day(over_all_cores: Callable[..., list[Outcome]]) -> None:
-    # enough to catch every mutant below but four; `make soak` runs as many as one likes
+    # enough to catch every mutant below but two; `make soak` runs as many as one likes
     outcomes = over_all_cores(run, range(40))
     assert len(outcomes) == 40
     for outcome in outcomes:
@@ -727,7 +727,7 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, PinsNothingWhileItAdopts, 0),
         (REPLICATOR, DropsTheOldest, 1),
         (REPLICATOR, PinsNothing, 0),
-        (REPLICATOR, PinsOnlyWhereTheDonorStands, 179),
+        (REPLICATOR, PinsOnlyWhereTheDonorStands, 0),
         (PEER, LetsPinsExpire, 1),
         (REPLICATOR, KeepsPinsUntilTheyAreUsed, 0),
         (REPLICATOR, GivesAndKeepsNothing, 2),
@@ -749,11 +749,11 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (IDENTITIES, BeginsToCountWhenItAdopts, 0),
         (REPLICATOR, ServesOldPulls, 12),
         (ADOPTER, WaitsForAllPinsButOne, 0),
-        (REPLICATOR, PinsNothingWhereAnAdoptingDonorComesOut, 38),
+        (REPLICATOR, PinsNothingWhereAnAdoptingDonorComesOut, 1),
         (ADOPTER, AdoptsWhatHasSeenLess, 1),
         (PEER, ForgetsItsOwnUnits, 5),
         (REPLICATOR, TakesOldPins, 10),
-        (ADOPTER, AppliesOldAnswers, 346),
+        (ADOPTER, AppliesOldAnswers, 0),
         (MEMBERSHIP, TakesAConfirmationForAPause, 122),
         (MEMBERSHIP, PingsForNobody, 0),
         (MEMBERSHIP, IsSilentOfWhatItPinged, 0),
@@ -768,10 +768,10 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, AgreesAtOnce, 0),
         (PEER, TakesTheGoneForLevel, 0),
         (PEER, DrainsThoughItMayTakeBack, 0),
-        (PEER, AdoptsForOldAnswers, 0),
+        (PEER, AdoptsForOldAnswers, 4),
         (REPLICATOR, WaitsThoughItWasAnswered, 0),
-        (REPLICATOR, AsksTheSameFirst, 0),
-        (ADOPTER, GivesToWhomNotAllHavePinned, 0),
+        (REPLICATOR, AsksTheSameFirst, 1),
+        (ADOPTER, GivesToWhomNotAllHavePinned, 1),
         (ADOPTER, TellsNobodyThatItGaveUp, 0),
         (MEMBERSHIP, TellsEachRumorOnce, 0),
         (MEMBERSHIP, BuriesAtTheShortest, 0),
@@ -781,6 +781,6 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
     ],
 )
 def test_a_broken_swarm_is_caught(name: str, mutant: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`seed` catches it: so many days at the most have to be run to find it. Up to 16 it is the first from 0."""
+    """`seed` catches it: so many days at the most have to be run to find it. An earlier one may catch it, too."""
     monkeypatch.setattr(name, mutant)
     assert run(seed).violation is not None
