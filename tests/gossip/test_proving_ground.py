@@ -606,10 +606,11 @@ class TakesTheGoneForLevel(Peer):
         self._gone = gone
 
 
-class DrainsThoughItMayTakeBack(Peer):
-    """Says that it is drained while it is to adopt, or an own update is still to be decided."""
+class DrainsThoughOthersLack(Peer):
+    """Says that it is drained though others have less, or more, of a dead peer's lane."""
 
-    pending = False  # type: ignore[assignment]
+    def _level(self) -> bool:
+        return True
 
 
 class AdoptsForOldAnswers(Peer):
@@ -766,8 +767,8 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, SaysNothingNew, 0),
         (PEER, TakesClosedEpochsForOpen, 0),
         (PEER, AgreesAtOnce, 0),
-        (PEER, TakesTheGoneForLevel, 0),
-        (PEER, DrainsThoughItMayTakeBack, 0),
+        (PEER, TakesTheGoneForLevel, 11),
+        (PEER, DrainsThoughOthersLack, 1),
         (PEER, AdoptsForOldAnswers, 4),
         (REPLICATOR, WaitsThoughItWasAnswered, 0),
         (REPLICATOR, AsksTheSameFirst, 1),
