@@ -153,6 +153,8 @@ class View:
         self.readers: frozenset[PeerId] = frozenset()
         self.question: dict[PeerId, int] = {}
         """The highest k of a pull, pin or request from each."""
+        self.asks_k = 0
+        """Of its newest pull or adoption."""
         self.asked_at: dict[PeerId, float] = {}
         """By origin: the last pull."""
         self.learned: dict[PeerId, int] = {}
@@ -481,7 +483,8 @@ class Oracles:
         if isinstance(message, Pin | StateRequest):
             self._check_begun(now, view, me, peer, message.donor if isinstance(message, Pin) else to, message.k)
         match message:
-            case Pull(_, frontier, _):
+            case Pull(_, frontier, k):
+                self._check_number(view, me, k)
                 if to in peer._gone:
                     raise ViolationError(f"{me} pulls from {to}, which it takes for dead")
                 self._check_turn(now, view, me, peer, to)
@@ -549,6 +552,7 @@ class Oracles:
         """An adoption, from one that lives and has a replica, and has most of the dead lanes if it is for them."""
         if k == view.k:
             return
+        self._check_number(view, me, k)
         advert = view.adverts.get(donor)
         if donor in peer._gone or advert is None or not advert.ready:
             raise ViolationError(f"{me} wants the replica of {donor}, which is dead or has none")
@@ -633,6 +637,12 @@ class Oracles:
                 ranks.append((sum([theirs.get(lane, 0) for lane in dead]), other))
         best = max(ranks)[1]
         return best if best != peer.me else None
+
+    def _check_number(self, view: View, me: PeerId, k: int) -> None:
+        """Each pull and each adoption has its own, and later ones a higher."""
+        if k <= view.asks_k:
+            raise ViolationError(f"{me} asks with {k}, and did with {view.asks_k} before")
+        view.asks_k = k
 
     def _check_turn(self, now: float, view: View, me: PeerId, peer: Peer, to: PeerId) -> None:
         """Whoever waited longest is asked first."""
