@@ -83,6 +83,7 @@ class Contact:
     """The newest it told. Only itself raises it, to object."""
     suspected_at: float = 0.0
     suspected_by: set[PeerId] = field(default_factory=set)
+    """As of the last suspicion, which may be over."""
     broken: bool = False
     """Its connection broke, and it was not heard since."""
     probe: Probe | None = None
@@ -385,14 +386,12 @@ class Membership:
 
     def _bury(self, contact: Contact) -> None:
         contact.standing, contact.probe = Standing.DEAD, None
-        contact.suspected_by.clear()
         self._dirty = True
 
     def _clear(self, contact: Contact, now: float) -> None:
         """It is alive, and to be watched again."""
         if contact.standing is not Standing.ALIVE:
             contact.standing = Standing.ALIVE
-            contact.suspected_by.clear()
             self._dirty = True
             self._due = min(self._due, now)
 

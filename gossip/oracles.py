@@ -9,6 +9,9 @@ which most are mended before:
 - who adopts merges nothing meanwhile, and asks a donor only when all whom it hears have pinned;
 - what a peer knows of units is what its replica holds; none is taken back but for an earlier attempt, and nothing is
   dropped that somebody lacks;
+- what is pinned stays until its adopter has used it or given up, and holds all places where the donor may be;
+- nobody adopts without a reason, from one that cannot give, or for longer than it may take; who can give does;
+- an epoch is dropped when all were heard to have as much of it;
 - who was just heard is not taken for dead, and who was not heard for long is;
 - everybody advertises when something changed and every so often anyway, and nobody is busy without end.
 """
@@ -19,6 +22,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
+from gossip.adopt import GIVE_UP_S, REPEAT_S
 from gossip.events import (
     Adopt,
     Closed,
@@ -27,6 +31,7 @@ from gossip.events import (
     Drained,
     Effect,
     Event,
+    Exhausted,
     Fold,
     Forget,
     Joined,
@@ -36,6 +41,7 @@ from gossip.events import (
     Progressed,
     Publish,
     Received,
+    Release,
     Send,
     Started,
     Ticked,
@@ -60,7 +66,7 @@ from gossip.messages import (
     Unknown,
     Unpin,
 )
-from gossip.peer import Peer
+from gossip.peer import RETURN_S, Peer
 from gossip.simulator import Simulation
 
 SLACK_S: Final = 1e-6
@@ -123,6 +129,39 @@ class View:
         self.smallest_since = now
         """Since when nobody who is gone has a smaller name than all who are here."""
         self.left = False
+        self.adverts: dict[PeerId, Advert] = {}
+        """The last from each, in the order in which they came."""
+        self.told: dict[PeerId, int] = {}
+        """How far each lane is, as its peer said."""
+        self.gone_at: dict[PeerId, float] = {}
+        self.returned_at = float("-inf")
+        self.strangers_at: dict[PeerId, float] = {}
+        self.needs = False
+        """It is to adopt a replica."""
+        self.k = -1
+        """Of the newest adoption,"""
+        self.donor: PeerId | None = None
+        """whose replica it takes,"""
+        self.gives_up_at = 0.0
+        """until when it waits,"""
+        self.progressed_at = float("-inf")
+        """when some of it came in,"""
+        self.pinned_at: float | None = None
+        """since when nobody's pin is missing, and it was not asked for."""
+        self.pins: dict[PeerId, tuple[int, frozenset[int]]] = {}
+        """What is kept for each adopter: k and boundaries."""
+        self.readers: frozenset[PeerId] = frozenset()
+        self.question: dict[PeerId, int] = {}
+        """The highest k of a pull, pin or request from each."""
+        self.asks_k = 0
+        """Of its newest pull or adoption."""
+        self.asked_at: dict[PeerId, float] = {}
+        """By origin: the last pull."""
+        self.learned: dict[PeerId, int] = {}
+        """Where the lanes stood when something was learned of epochs that are over and not dropped."""
+        self.behind: set[PeerId] = set()
+        """Who was not heard to be as far since."""
+        self.exhausted_until: float | None = None
 
 
 class Oracles:
@@ -159,6 +198,25 @@ class Oracles:
             self._count(view, me, "wakes", BUSY_MAX)
         if slept and (detection := peer.settings.detection) is not None:
             view.relays = dict.fromkeys(view.relays, now + detection.silent_s)
+        if isinstance(message, Advert):
+            if message.peer in lane.origins:  # or it was not introduced yet
+                view.told[message.peer] = max(view.told.get(message.peer, 0), message.n)
+            if message.peer in peer.members:
+                view.adverts[message.peer] = message
+        if isinstance(event, Progressed):
+            if event.peer in view.pulled_at:
+                view.pulled_at[event.peer] = now
+            if view.adopting and event.peer == view.donor:
+                view.progressed_at, view.gives_up_at = now, now + GIVE_UP_S
+        if isinstance(event, Exhausted):
+            view.exhausted_until = now + event.timeout_s
+        if isinstance(event, Computed) and view.pins and view.kept > peer.settings.segments_max:
+            raise ViolationError(f"{me} keeps {view.kept} segments while somebody adopts, and publishes more")
+        self._see_the_gone(
+            now, view, me, peer, isinstance(event, Joined | Started) or isinstance(message, Advert | State)
+        )
+        for other in view.away ^ lane.away if view.away != lane.away else ():
+            view.pulled_at.pop(other, None)
         if isinstance(message, Pinned):
             view.pinned.get(message.k, set()).add(message.peer)
         merged = adopted = shaped = False
@@ -169,27 +227,43 @@ class Oracles:
                     view.pulled_at.pop(origin, None)
                     if view.adopting and peer.adopter is not None and peer.adopter.under_way and origin != me:
                         raise ViolationError(f"{me} merges an update of {origin} while it adopts")
+                    if isinstance(message, Range) and message.k <= view.k:
+                        raise ViolationError(f"{me} merges an answer of before its last adoption: {message.k}")
                     if isinstance(effect.payload, Negative):
-                        self._check_withdrawal(me, peer, effect.payload.number)
+                        self._check_withdrawal(now, view, me, peer, effect.payload.number)
                 case Adopt():
                     merged = adopted = True
                     view.pulled_at.clear()
+                    if not isinstance(message, State) or (message.peer, message.k) != (view.donor, view.k):
+                        raise ViolationError(f"{me} adopts what it does not wait for, of {view.donor}")
                 case Keep() | Fold() | Forget():
                     shaped = True
-                case Publish(Advert()):
+                case Publish(Advert(k=k)):
+                    if k <= view.k and not peer.replicator.frozen:
+                        raise ViolationError(f"{me} advertises with {k}, and adopted with {view.k}")
                     view.advertised_at, view.changed_at, view.awake_at = now, None, self._swarm.now
                 case Drained(missing):
-                    self._check_drained(me, peer, missing)
+                    self._check_drained(now, view, me, peer, missing)
+                case Release(number):
+                    self._check_released(me, peer, number, effects)
                 case Send(to, sent):
-                    self._check_sent(now, view, me, peer, to, sent)
+                    self._check_sent(now, view, me, peer, to, sent, message)
         if merged and not any(isinstance(effect, Publish) for effect in effects):
             view.changed_at = now if view.changed_at is None else view.changed_at
         if message is not None:
             self._check_answer(now, view, me, peer, message, effects)
         if view.relays:
             self._check_relays(now, view, me, effects)
+        if lane.pins or view.pins:
+            released = self._check_pins(view, me, peer, message)
+            gone = any(isinstance(effect, Send) and isinstance(effect.message, Unknown) for effect in effects)
+            shaped = shaped or (released and (gone or isinstance(message, Advert | Unpin)))
         if shaped or lane.n != view.n:
             self._check_lane(me, peer, view)
+        if isinstance(message, Advert) and not message.ready and message.peer in lane.readers.keys() - view.readers:
+            raise ViolationError(f"{me} keeps what {message.peer} lacks, which has no replica")
+        view.readers = frozenset(lane.readers)
+        self._check_adoption(now, view, me, peer, message, adopted, effects)
         self._check_liveness(now, view, me, peer)
         self._check_detection(now, view, me, peer, event, slept)
         if shaped or isinstance(event, Computed | Joined) or isinstance(message, Pull | Pin | Unpin | StateRequest):
@@ -200,8 +274,14 @@ class Oracles:
             self._check_readers(view, me, peer, set())
         if merged:
             self._check_reader(me, peer, message.k if isinstance(message, State) and adopted else None)
+            for other, known in lane.origins.items():
+                if known.n < max(known.frontier, view.told.get(other, 0)):
+                    raise ViolationError(f"{me} was told of {view.told.get(other)} of {other}, and knows {known}")
         if merged or isinstance(event, Closed):
             self._check_units(me, peer)
+        if not isinstance(event, Started):
+            late = isinstance(message, Range) and merged and any(s.epoch < view.closed for s in message.marks)
+            self._check_closing(view, me, peer, adopted, late)
         if peer.identities.closed != view.closed:
             view.closed, view.waits_for = peer.identities.closed, set(peer.members)
         if peer.identities.dropped != view.dropped:
@@ -211,9 +291,8 @@ class Oracles:
         self._check_forgotten(now, view, me, peer)
         view.adopting = peer.adopter is not None and peer.adopter.under_way
         view.kept = len(lane.segments)
+        view.needs = peer.adopter is not None and peer.adopter.needed
         if view.away != lane.away:
-            for other in view.away ^ lane.away:
-                view.pulled_at.pop(other, None)
             view.away = set(lane.away)
 
     def _count(self, view: View, me: PeerId, what: object, most: int) -> None:
@@ -306,13 +385,13 @@ class Oracles:
                     view.relays[asker, k] = now + detection.ping_s
             case Pull(asker, _, k):
                 self._check_pull(view, me, peer, message, effects)
-                self._newest(view, asker, k)
+                self._newest(view, asker, k, True)
             case Pin(asker, _, k):
                 self._check_pin(view, me, peer, message, effects)
-                self._newest(view, asker, k)
+                self._newest(view, asker, k, True)
             case StateRequest(asker, k):
-                self._check_given(me, peer, message, [m for m in _sent(effects, asker) if isinstance(m, State)])
-                self._newest(view, asker, k)
+                self._check_given(view, me, peer, message, [m for m in _sent(effects, asker) if isinstance(m, State)])
+                self._newest(view, asker, k, True)
             case Unknown(other, frontier):
                 origin = peer.replicator.origins.get(other)
                 adopts = peer.adopter is None or peer.adopter.needed or peer.adopter.under_way
@@ -332,8 +411,10 @@ class Oracles:
             elif now > due + SLACK_S:
                 raise ViolationError(f"{me} does not tell {asker} what came of a ping")
 
-    def _newest(self, view: View, asker: PeerId, k: int) -> None:
+    def _newest(self, view: View, asker: PeerId, k: int, asks: bool = False) -> None:
         view.newest[asker] = max(view.newest.get(asker, 0), k)
+        if asks:
+            view.question[asker] = max(view.question.get(asker, 0), k)
 
     def _check_pull(self, view: View, me: PeerId, peer: Peer, pull: Pull, effects: list[Effect]) -> None:
         lane, asker = peer.replicator, pull.peer
@@ -346,7 +427,8 @@ class Oracles:
             raise ViolationError(f"{me} answers {pull}, which is older than what came before")
         if pull.k < view.pull_k.get(asker, 0):
             return
-        if len(answers) != 1 and pull.k > view.newest.get(asker, 0) and pull.frontier != lane.n:
+        is_new = pull.k > view.question.get(asker, 0) and pull.k >= view.newest.get(asker, 0)
+        if len(answers) != 1 and is_new and pull.frontier != lane.n:
             raise ViolationError(f"{me}, at {lane.n}, answers {pull} by {answers}")
         if asker not in lane.readers:
             view.pull_k.pop(asker, None)
@@ -360,7 +442,8 @@ class Oracles:
         if answered and (known is None or known.k != pin.k or known.donor != pin.donor):
             raise ViolationError(f"{me} says to have pinned for {pin}, and has pinned {known}")
         fits = asker in lane.members and (pin.donor in lane.readers or pin.donor == me)
-        if fits and not answered and pin.k > view.newest.get(asker, 0):
+        is_new = pin.k > view.question.get(asker, 0) and pin.k >= view.newest.get(asker, 0)
+        if fits and not answered and is_new:
             raise ViolationError(f"{me} does not pin for {pin}")
         donor = self._swarm.peers.get(pin.donor)
         if answered and donor is not None and donor.alive and known is not None and pin.donor in view.placed:
@@ -368,16 +451,43 @@ class Oracles:
             if frontier not in known.boundaries:
                 raise ViolationError(f"{me} has pinned {known} for {asker}, and the donor stands at {frontier}")
 
-    def _check_given(self, me: PeerId, peer: Peer, request: StateRequest, given: list[State]) -> None:
-        """Who gives its replica lacks nothing of a living lane that the other has."""
+    def _check_given(self, view: View, me: PeerId, peer: Peer, request: StateRequest, given: list[State]) -> None:
+        """Who gives its replica lacks nothing of a living lane that the other has; and whoever can give does."""
+        lane, asker, mine = peer.replicator, request.peer, peer.replicator.frontiers()
+        strangers = {*peer._gone, *view.strangers_at}
+        lacks = {other for other, n in request.frontiers.items() if mine.get(other, 0) < n}
+        able = peer.ready and not lacks - strangers - {asker}
+        is_new = request.k > view.question.get(asker, 0) and request.k >= view.newest.get(asker, 0)
+        agreed = asker not in lane.members or set(peer._readable()) <= {*request.pinned, asker}
+        if able and agreed and is_new and asker not in view.away and not given:
+            raise ViolationError(f"{me} could give {asker} its replica, and does not")
+        if given and not (peer.ready and agreed):
+            raise ViolationError(f"{me} gives its replica for {request}, and hears {peer._readable()}")
+        known = view.pins.get(asker, (0, frozenset[int]()))[0]
+        if given and request.k < max(known, view.pull_k.get(asker, 0)):
+            raise ViolationError(f"{me} gives its replica for {request}, which is older than what came before")
+        pin = lane.pins.get(asker)
+        if given and asker in lane.members and (pin is None or pin.k != request.k or lane.n not in pin.boundaries):
+            raise ViolationError(f"{me} gives its replica for {request}, and keeps {pin}")
         for state in given:
-            for lane, frontier in request.frontiers.items():
-                if lane not in (request.peer, *peer._departed()) and state.frontiers.get(lane, 0) < frontier:
-                    raise ViolationError(f"{me} gives {request.peer} a replica that is behind in lane {lane}")
+            over = peer.identities.dropped if request.pinned else peer.identities.closed
+            if (state.closed, state.units) != (over, peer.identities.units):
+                raise ViolationError(f"{me} gives {state.closed} epochs and {state.units} units, and has {over}")
+            for other, frontier in request.frontiers.items():
+                if other not in (request.peer, *peer._departed()) and state.frontiers.get(other, 0) < frontier:
+                    raise ViolationError(f"{me} gives {request.peer} a replica that is behind in lane {other}")
 
-    def _check_sent(self, now: float, view: View, me: PeerId, peer: Peer, to: PeerId, message: object) -> None:
+    def _check_sent(
+        self, now: float, view: View, me: PeerId, peer: Peer, to: PeerId, message: object, cause: object
+    ) -> None:
+        if isinstance(message, Pin | StateRequest):
+            self._check_begun(now, view, me, peer, message.donor if isinstance(message, Pin) else to, message.k)
         match message:
-            case Pull(_, frontier, _):
+            case Pull(_, frontier, k):
+                self._check_number(view, me, k)
+                if to in peer._gone:
+                    raise ViolationError(f"{me} pulls from {to}, which it takes for dead")
+                self._check_turn(now, view, me, peer, to)
                 lane, host = peer.replicator, self._swarm.peers[to]
                 self._count(view, me, (to, "pulls"), BUSY_MAX)
                 if peer.adopter is not None and peer.adopter.under_way:
@@ -389,17 +499,177 @@ class Oracles:
                 if sum([origin.pull is not None for origin in lane.origins.values()]) > lane.pulls_max:
                     raise ViolationError(f"{me} pulls from more than {lane.pulls_max} at a time")
                 view.pulled_at[to] = now
-            case Pin(_, _, k):
+            case Pin():
                 self._count(view, me, (to, "pins"), ADOPTS_MAX)
-                if k not in view.pinned:
-                    view.pinned, view.asked = {k: set()}, set(peer._readable())
             case StateRequest(_, k, _, pinned):
                 self._count(view, me, (to, "asks for a replica"), ADOPTS_MAX)
                 said = view.pinned.get(k, set()) | {me}
+                view.pinned_at = None
+                if now < view.progressed_at + GIVE_UP_S - SLACK_S and not isinstance(cause, Pinned):
+                    raise ViolationError(f"{me} asks for a replica again, of which some came at {view.progressed_at}")
                 if not said >= set(pinned) or not said >= view.asked & set(peer._readable()) - view.away:
                     raise ViolationError(f"{me} asks for a replica, names {pinned}, and {said} have pinned")
             case Ping() | PingRequest():
                 self._count(view, me, (to, "pings"), BUSY_MAX)
+
+    # --------------------------------------------------------------------------------------------- pins, adoptions
+
+    def _check_pins(self, view: View, me: PeerId, peer: Peer, message: object) -> bool:
+        """What is pinned stays until its adopter says that it is over, and holds all places where the donor may be.
+
+        Returns whether some was let go.
+        """
+        lane, by = peer.replicator, getattr(message, "peer", None)
+        for adopter, (k, boundaries) in view.pins.items():
+            pin = lane.pins.get(adopter)
+            if pin is not None and pin.k == k:
+                if not boundaries <= pin.boundaries:
+                    raise ViolationError(f"{me} pinned {set(boundaries)} for {adopter}, and keeps {pin}")
+                if adopter in lane.away & view.away and len(boundaries) < len(pin.boundaries):
+                    raise ViolationError(f"{me} pins more for {adopter}, which it takes for dead: {pin}")
+                continue
+            over = by == adopter and (
+                (isinstance(message, Unpin) and message.k == k)
+                or (isinstance(message, Pull) and message.k >= k)
+                or (isinstance(message, Advert | Pin | StateRequest) and message.k > k)
+            )
+            if over and isinstance(message, Advert) and adopter in lane.readers:
+                view.pull_k[adopter] = max(view.pull_k.get(adopter, 0), k)  # pulls from before are void
+            member = peer.members.get(adopter)
+            if not over and not (member is not None and member.forgotten):
+                raise ViolationError(f"{me} lets go of what it pinned for {adopter} with {k}, has {pin}")
+        for adopter, pin in lane.pins.items():
+            donor = lane.readers.get(pin.donor)
+            if donor is not None and adopter not in lane.away:
+                beyond = lane.pins[pin.donor].boundaries if pin.donor in lane.pins else set[int]()
+                if not {donor.acknowledged, donor.served} | beyond <= pin.boundaries:
+                    raise ViolationError(f"{me} keeps {pin} for {adopter}, and its donor may be at {donor} or {beyond}")
+        before = view.pins
+        view.pins = {adopter: (pin.k, frozenset(pin.boundaries)) for adopter, pin in lane.pins.items()}
+        return any(before[adopter] != view.pins.get(adopter) for adopter in before)
+
+    def _check_begun(self, now: float, view: View, me: PeerId, peer: Peer, donor: PeerId, k: int) -> None:
+        """An adoption, from one that lives and has a replica, and has most of the dead lanes if it is for them."""
+        if k == view.k:
+            return
+        self._check_number(view, me, k)
+        advert = view.adverts.get(donor)
+        if donor in peer._gone or advert is None or not advert.ready:
+            raise ViolationError(f"{me} wants the replica of {donor}, which is dead or has none")
+        best = self._best(now, view, peer)
+        if best is not None and peer.ready and best != donor:
+            raise ViolationError(f"{me} wants the replica of {donor}, and {best} has more of the dead lanes")
+        view.k, view.donor, view.gives_up_at = k, donor, now + GIVE_UP_S
+        view.progressed_at, view.pinned_at = float("-inf"), None
+        view.pinned, view.asked = {k: set()}, set(peer._readable())
+
+    def _check_adoption(
+        self, now: float, view: View, me: PeerId, peer: Peer, message: object, adopted: bool, effects: list[Effect]
+    ) -> None:
+        """It has a reason, goes on while it may come to an end, and no longer."""
+        adopter = peer.adopter
+        if adopter is None:
+            return
+        if adopter.preferred is not None and not adopter.needed:
+            raise ViolationError(f"{me} prefers {adopter.preferred}, and does not adopt")
+        best = self._best(now, view, peer)
+        stopped = view.adopting and not adopter.under_way and not adopted
+        if best is not None and peer.ready and not stopped and not (adopter.needed or adopter.under_way):
+            raise ViolationError(f"{me} has less of the dead lanes than {best}, and does not adopt")
+        if adopter.needed and peer.ready and (not view.needs or stopped or adopted):
+            origin = peer.replicator.origins.get(message.peer) if isinstance(message, Unknown) else None
+            lost = isinstance(message, Unknown) and origin is not None and origin.frontier == message.frontier
+            if best is None and not lost:
+                raise ViolationError(f"{me} is to adopt a replica, for no reason")
+        if stopped:
+            self._check_given_up(now, view, me, peer, effects)
+        if stopped or adopted:
+            for other, lane in peer.replicator.origins.items():
+                if peer.replicator.is_next(Range(other, lane.frontier + 1, lane.frontier + 1, view.k, ())):
+                    raise ViolationError(f"{me} would merge what {other} answered before its last adoption")
+        if not adopter.under_way:
+            return
+        if view.donor not in peer._donors():
+            raise ViolationError(f"{me} still wants the replica of {view.donor}, which is dead or has none")
+        if now > view.gives_up_at + SLACK_S:
+            raise ViolationError(f"{me} wants the replica of {view.donor} for longer than {GIVE_UP_S} s")
+        if view.progressed_at == float("-inf") and adopter.stage == "pinning":
+            pinned = view.asked & set(peer._readable()) <= view.pinned.get(view.k, set())
+            view.pinned_at = (now if view.pinned_at is None else view.pinned_at) if pinned else None
+            if view.pinned_at is not None and now > view.pinned_at + REPEAT_S + SLACK_S:
+                raise ViolationError(f"{me} does not ask {view.donor} for its replica, though all have pinned")
+
+    def _check_given_up(self, now: float, view: View, me: PeerId, peer: Peer, effects: list[Effect]) -> None:
+        if now < view.gives_up_at - SLACK_S and view.donor in peer._donors():
+            raise ViolationError(f"{me} gives up the replica of {view.donor} before {view.gives_up_at}")
+        for other in view.asked:
+            if not any(isinstance(m, Unpin) and m.k == view.k for m in _sent(effects, other)):
+                raise ViolationError(f"{me} gives up adopting, and does not tell {other}")
+
+    def _see_the_gone(self, now: float, view: View, me: PeerId, peer: Peer, look: bool) -> None:
+        """Since when who is gone, and whose lanes are known though nobody introduced them."""
+        if view.gone_at.keys() != peer._gone:
+            if view.gone_at.keys() - peer._gone:
+                view.returned_at = now
+            view.gone_at = {other: view.gone_at.get(other, now) for other in peer._gone}
+        elif not look:
+            return
+        lanes = set(peer.replicator.origins)
+        for other, advert in view.adverts.items():
+            if other not in peer._gone:
+                lanes |= advert.frontiers.keys()
+        strangers = lanes - peer.members.keys() - {me}
+        if strangers != peer._strangers.keys() and peer._started:
+            raise ViolationError(f"{me} knows lanes of {strangers}, and looks after {peer._strangers}")
+        view.strangers_at = {lane: view.strangers_at.get(lane, now) for lane in strangers}
+
+    def _best(self, now: float, view: View, peer: Peer) -> PeerId | None:
+        """Who has most of the lanes of those that are dead for long enough, if it has more than this one."""
+        settled = now - peer.settings.settle_s
+        dead = [lane for lane, at in (*view.gone_at.items(), *view.strangers_at.items()) if at <= settled]
+        if not dead or now < view.returned_at + RETURN_S:
+            return None
+        mine = peer.replicator.frontiers()
+        ranks = [(sum([mine.get(lane, 0) for lane in dead]), peer.me)]
+        for other, advert in view.adverts.items():
+            theirs = advert.all_frontiers
+            if advert.ready and other not in peer._gone and any(theirs.get(d, 0) != mine.get(d, 0) for d in dead):
+                ranks.append((sum([theirs.get(lane, 0) for lane in dead]), other))
+        best = max(ranks)[1]
+        return best if best != peer.me else None
+
+    def _check_number(self, view: View, me: PeerId, k: int) -> None:
+        """Each pull and each adoption has its own, and later ones a higher."""
+        if k <= view.asks_k:
+            raise ViolationError(f"{me} asks with {k}, and did with {view.asks_k} before")
+        view.asks_k = k
+
+    def _check_turn(self, now: float, view: View, me: PeerId, peer: Peer, to: PeerId) -> None:
+        """Whoever waited longest is asked first."""
+        before = view.asked_at.get(to, float("-inf"))
+        view.asked_at[to] = now
+        for other, origin in peer.replicator.origins.items():
+            waits = origin.n > origin.frontier and origin.pull is None and other not in peer._gone
+            if waits and view.asked_at.get(other, float("-inf")) < before:
+                raise ViolationError(f"{me} pulls from {to}, and {other} has waited longer")
+
+    # ------------------------------------------------------------------------------------------------------- closing
+
+    def _check_closing(self, view: View, me: PeerId, peer: Peer, adopted: bool, late: bool) -> None:
+        """Epochs are over for good, and dropped when all were heard to have what this one had when it learned of it."""
+        known = peer.identities
+        if known.closed < view.closed or known.dropped < view.dropped:
+            raise ViolationError(f"{me} takes epochs for open that were over: {known.closed}, {known.dropped}")
+        if known.closed > view.closed or adopted or late:
+            view.learned, view.behind = peer.replicator.frontiers(), set(peer.members)
+        mine = peer.replicator.frontiers() if view.behind else {}
+        for other in list(view.behind):
+            theirs = view.adverts[other].all_frontiers if other in view.adverts else {}
+            level = all(theirs.get(lane, 0) >= min(n, mine.get(lane, 0)) for lane, n in view.learned.items())
+            if peer.members[other].forgotten or (other not in peer._gone and level):
+                view.behind.discard(other)
+        if known.dropped > view.dropped and not adopted and view.behind:
+            raise ViolationError(f"{me} drops epochs, and has not heard that {view.behind} have as much")
 
     # ----------------------------------------------------------------------------------------------------- in time
 
@@ -415,8 +685,13 @@ class Oracles:
             raise ViolationError(f"{me} {'merges nothing' if lane.frozen else 'is to merge'}, adopting: {under_way}")
         if under_way or not peer.ready:
             return
-        waiting = [other for other, o in lane.origins.items() if o.reachable and o.pull is None and o.n > o.frontier]
-        if waiting and sum([o.pull is not None for o in lane.origins.values()]) < lane.pulls_max:
+        asked = {other for other, at in view.pulled_at.items() if now < at + settings.pull_timeout_s + SLACK_S}
+        waiting = [
+            other
+            for other, origin in lane.origins.items()
+            if origin.n > origin.frontier and other not in asked and other not in peer._gone
+        ]
+        if waiting and len(asked) < lane.pulls_max:
             raise ViolationError(f"{me} lacks updates of {waiting}, and does not pull")
 
     def look_from_outside(self) -> None:
@@ -472,6 +747,11 @@ class Oracles:
                 )
             if unit.epoch >= known.dropped and not known.knows(unit):
                 raise ViolationError(f"{me} does not know {tuple(unit)}")
+        own = {retained.unit for retained in peer._retained.values()}
+        for place, of_partition in known._watched.items():
+            for chunk, watched in of_partition.items():
+                if len(watched.standing) < 2 and Unit(*place, chunk) not in own:
+                    raise ViolationError(f"{me} still watches {(*place, chunk)}, of which {watched.standing} stand")
         if known.dropped == 0 and known.units != sum(map(bool, standing.values())):
             raise ViolationError(f"{me} counts {known.units} units, and has {sum(map(bool, standing.values()))}")
 
@@ -489,11 +769,14 @@ class Oracles:
                         attempts.add((attempt, lane))
         return standing
 
-    def _check_withdrawal(self, me: PeerId, peer: Peer, number: int) -> None:
-        """An earlier attempt stands in the same replica."""
+    def _check_withdrawal(self, now: float, view: View, me: PeerId, peer: Peer, number: int) -> None:
+        """An earlier attempt stands in the same replica, of one that lives or whose lane is agreed on."""
         ((unit, attempt, _),) = self._marks[me][number]
         frontiers = peer.replicator.frontiers()
+        agreed = now - 3 * peer.settings.settle_s
         for lane, entries in self._marks.items():
+            if view.gone_at.get(lane, float("-inf")) > agreed:
+                continue
             for entry in entries[1 : frontiers.get(lane, 0) + 1]:
                 if any(mark.unit == unit and (mark.attempt, lane) < (attempt, me) for mark in entry):
                     return
@@ -519,8 +802,37 @@ class Oracles:
                 if any(mark.unit.epoch < epochs and not mark.withdraws for mark in lacks):
                     raise ViolationError(f"{me} drops {epochs} epochs, of which {other} lacks some in lane {lane}")
 
-    def _check_drained(self, me: PeerId, peer: Peer, missing: tuple[PeerId, ...]) -> None:
+    def _check_released(self, me: PeerId, peer: Peer, number: int, effects: list[Effect]) -> None:
+        """What is not taken back stays: all readers have it, and nobody had published an earlier attempt before."""
+        if any(
+            isinstance(e, Deliver) and isinstance(e.payload, Negative) and e.payload.number == number for e in effects
+        ):
+            return
+        ((unit, attempt, _),) = self._marks[me][number]
+        frontiers, many = peer.replicator.frontiers(), len(peer._retained) > peer.settings.segments_max
+        for other, member in peer.members.items():
+            host = self._swarm.peers[other]
+            if not member.reads or not host.alive or (member.forgotten and many):
+                continue
+            if host.peer.replicator.frontiers().get(me, 0) < number:
+                raise ViolationError(f"{me} releases {number}, which {other} lacks")
+            for entry in self._marks.get(other, ())[frontiers.get(other, 0) + 1 :]:
+                if any(mark.unit == unit and (mark.attempt, other) < (attempt, me) for mark in entry):
+                    raise ViolationError(f"{me} releases {number}, of which {other} published an earlier attempt")
+
+    def _check_drained(self, now: float, view: View, me: PeerId, peer: Peer, missing: tuple[PeerId, ...]) -> None:
         """Whoever it does not name, and does not take for dead, has all of its lane, and nothing is left to be done."""
+        if view.exhausted_until is not None and now < view.exhausted_until:
+            adopts = peer.adopter is not None and peer.adopter.needed
+            undecided = [n for n, r in peer._retained.items() if min(peer.identities.standing(r.unit))[1] != me]
+            if adopts or undecided:
+                raise ViolationError(f"{me} drained, and adopts: {adopts}, may take back: {undecided}")
+            mine = peer.replicator.frontiers()
+            for other, advert in view.adverts.items():
+                lanes = advert.all_frontiers if advert.ready and other not in peer._gone else {}
+                if any(mine[lane] != n for lane, n in lanes.items() if lane in mine):
+                    raise ViolationError(f"{me} drained at {mine}, and {other} was at {dict(lanes)}")
+        view.exhausted_until = None
         for other in peer.replicator.readers.keys() - peer._gone - {*missing}:
             if self._swarm.peers[other].peer.replicator.frontiers().get(me, 0) < peer.replicator.n:
                 raise ViolationError(f"{me} says that all but {missing} have its lane, and {other} has not")
@@ -529,6 +841,9 @@ class Oracles:
 
     def _check_forgotten(self, now: float, view: View, me: PeerId, peer: Peer) -> None:
         """Nobody is forgotten too soon, or by one of those who must wait for another to do so; but in the end."""
+        lane, settings = peer.replicator, peer.settings
+        if forgotten := {other for other, member in peer.members.items() if member.forgotten} - peer._gone:
+            raise ViolationError(f"{me} has forgotten {forgotten}, and hears them")
         if not peer._gone:
             view.smallest_since = now
             view.forgotten.clear()
@@ -537,7 +852,7 @@ class Oracles:
             view.smallest_since = now
         forgotten = {other for other in peer._gone if peer.members[other].forgotten}
         for other in forgotten - view.forgotten:
-            kept, settings = view.kept + 1, peer.settings
+            kept = view.kept + 1
             if kept > 2 * settings.segments_max:
                 continue
             patience_s = settings.forget_s if kept <= settings.segments_max else settings.settle_s
@@ -547,9 +862,16 @@ class Oracles:
             if min([me, *(p for p in peer.members if p not in peer._gone)]) > min(peer._gone):
                 raise ViolationError(f"{me} forgets {other}, and is not the smallest")
         view.forgotten = forgotten
+        held = lane.readers.keys() | lane.pins.keys()
+        if held & {other for other, member in peer.members.items() if member.forgotten}:
+            raise ViolationError(f"{me} keeps something for {forgotten}, which it has forgotten")
         for other in peer._gone - forgotten:
             at = peer.members[other].departed_at
-            if at is None or now > max(at, view.smallest_since) + peer.settings.forget_s + SLACK_S:
+            kept = len(lane.segments)
+            patience_s = settings.forget_s if kept <= settings.segments_max else settings.settle_s
+            if kept > 2 * settings.segments_max or at is None:
+                raise ViolationError(f"{me} keeps {kept} segments, and what {other} lacks")
+            if now > max(at, view.smallest_since) + patience_s + SLACK_S:
                 raise ViolationError(f"{me} still keeps what {other} lacks, which is gone since {at}")
 
     # ------------------------------------------------------------------------------------------------------- the end

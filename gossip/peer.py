@@ -517,7 +517,7 @@ class Peer:
 
     def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
         origin = self.replicator.origins.get(peer)
-        if origin is None or origin.frontier != frontier or self.replicator.frozen:
+        if origin is None or origin.frontier != frontier:
             return []
         if self.adopter is None:
             return [Warn(f"peer {peer} cannot serve what follows update {frontier} of its lane: we stay behind")]

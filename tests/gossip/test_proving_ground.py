@@ -66,7 +66,7 @@ SELDOM = {
 
 @pytest.mark.slow
 def test_every_promise_holds_on_a_bad_day(over_all_cores: Callable[..., list[Outcome]]) -> None:
-    # enough to catch every mutant below but four; `make soak` runs as many as one likes
+    # enough to catch every mutant below but two; `make soak` runs as many as one likes
     outcomes = over_all_cores(run, range(40))
     assert len(outcomes) == 40
     for outcome in outcomes:
@@ -463,9 +463,9 @@ class PinsNothingWhereAnAdoptingDonorComesOut(Replicator):
 class AdoptsWhatHasSeenLess(Adopter):
     """Adopts a replica that lacks own updates which are not kept any more."""
 
-    def on_state(self, state: State, now: float) -> list[Effect] | None:
+    def on_state(self, state: State) -> list[Effect] | None:
         object.__setattr__(self._replicator, "keeps", lambda after: True)
-        effects = super().on_state(state, now)
+        effects = super().on_state(state)
         del self._replicator.__dict__["keeps"]
         return effects
 
@@ -580,6 +580,113 @@ class SaysNothingNew(Peer):
         return self.settings.advert_period_s
 
 
+class TakesClosedEpochsForOpen(Peer):
+    """Knows of no more epochs that are over than its donor, after an adoption."""
+
+    def _learn(self, state: State) -> None:
+        super()._learn(state)
+        self.identities.closed = state.closed
+
+
+class AgreesAtOnce(Peer):
+    """Adopts for a dead lane before what its peer had sent can have arrived."""
+
+    def _look_after_dead_lanes(self, now: float) -> None:
+        settings, self.settings = self.settings, replace(self.settings, settle_s=0.0)
+        super()._look_after_dead_lanes(now)
+        self.settings = settings
+
+
+class TakesTheGoneForLevel(Peer):
+    """Drops an epoch though one of whom it heard enough is out of reach by now."""
+
+    def _drop_closed(self) -> None:
+        gone, self._gone = self._gone, set()
+        super()._drop_closed()
+        self._gone = gone
+
+
+class DrainsThoughOthersLack(Peer):
+    """Says that it is drained though others have less, or more, of a dead peer's lane."""
+
+    def _level(self) -> bool:
+        return True
+
+
+class AdoptsForOldAnswers(Peer):
+    """Takes any origin that does not know a frontier for a reason to adopt, also where it stands elsewhere by now."""
+
+    def _on_unknown(self, peer: PeerId, frontier: int) -> list[Effect]:
+        origin = self.replicator.origins.get(peer)
+        return super()._on_unknown(peer, origin.frontier if origin is not None else frontier)
+
+
+class WaitsThoughItWasAnswered(Replicator):
+    """Does not ask for what is next until the pull that was answered is over."""
+
+    def on_range(self, message: Range) -> list[Effect]:
+        pull = self.origins[message.peer].pull
+        effects = super().on_range(message)
+        if effects:
+            self.origins[message.peer].pull = pull
+        return effects
+
+
+class AsksTheSameFirst(Replicator):
+    """Asks by name, and not who waited longest."""
+
+    def pulls(self, now: float) -> list[Effect]:
+        for origin in self.origins.values():
+            origin.pulled_at = float("-inf")
+        return super().pulls(now)
+
+
+class GivesToWhomNotAllHavePinned(Adopter):
+    """Gives its replica though an origin that it hears has not pinned for it."""
+
+    def on_request(
+        self,
+        request: StateRequest,
+        departed: Collection[PeerId],
+        members: Collection[PeerId],
+        identities: Identities,
+    ) -> list[Effect]:
+        return super().on_request(request, departed, (), identities)
+
+
+class TellsNobodyThatItGaveUp(Adopter):
+    """Leaves it to time, what others keep for an adoption that it gave up."""
+
+    def _stop(self, now: float) -> list[Effect]:
+        super()._stop(now)
+        return []
+
+
+class TellsEachRumorOnce(Membership):
+    """Says what is new once, though an advert may be lost."""
+
+    def rumors(self) -> tuple[Rumor, ...]:
+        told = super().rumors()
+        for rumor in told:
+            self._rumors.pop(rumor.about, None)
+        return told
+
+
+class BuriesAtTheShortest(Membership):
+    """Gives nobody the time that one has whom nobody else suspects."""
+
+    def _dies_at(self, contact: Contact) -> float:
+        return contact.suspected_at + self._patient(self.detection.suspicion_min_s)
+
+
+class ObjectsAsItWas(Membership):
+    """Objects without raising its incarnation, which outweighs nothing."""
+
+    def _object_to(self, rumor: Rumor, now: float) -> None:
+        super()._object_to(rumor, now)
+        self.incarnation = 0
+
+
 def asks_the_first_observer(swarm: Simulation, but: Container[PeerId] = ()) -> PeerId:
     """Takes the user's model from the observer of the first moment, dead or alive."""
     return min(swarm.observing, default=min(swarm.live()))
@@ -621,7 +728,7 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, PinsNothingWhileItAdopts, 0),
         (REPLICATOR, DropsTheOldest, 1),
         (REPLICATOR, PinsNothing, 0),
-        (REPLICATOR, PinsOnlyWhereTheDonorStands, 179),
+        (REPLICATOR, PinsOnlyWhereTheDonorStands, 0),
         (PEER, LetsPinsExpire, 1),
         (REPLICATOR, KeepsPinsUntilTheyAreUsed, 0),
         (REPLICATOR, GivesAndKeepsNothing, 2),
@@ -643,11 +750,11 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (IDENTITIES, BeginsToCountWhenItAdopts, 0),
         (REPLICATOR, ServesOldPulls, 12),
         (ADOPTER, WaitsForAllPinsButOne, 0),
-        (REPLICATOR, PinsNothingWhereAnAdoptingDonorComesOut, 38),
+        (REPLICATOR, PinsNothingWhereAnAdoptingDonorComesOut, 1),
         (ADOPTER, AdoptsWhatHasSeenLess, 1),
         (PEER, ForgetsItsOwnUnits, 5),
         (REPLICATOR, TakesOldPins, 10),
-        (ADOPTER, AppliesOldAnswers, 346),
+        (ADOPTER, AppliesOldAnswers, 0),
         (MEMBERSHIP, TakesAConfirmationForAPause, 122),
         (MEMBERSHIP, PingsForNobody, 0),
         (MEMBERSHIP, IsSilentOfWhatItPinged, 0),
@@ -658,11 +765,23 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, ForgetsNobody, 9),
         (PEER, ForgetsThoughItIsNotTheSmallest, 9),
         (PEER, SaysNothingNew, 0),
+        (PEER, TakesClosedEpochsForOpen, 0),
+        (PEER, AgreesAtOnce, 0),
+        (PEER, TakesTheGoneForLevel, 11),
+        (PEER, DrainsThoughOthersLack, 1),
+        (PEER, AdoptsForOldAnswers, 4),
+        (REPLICATOR, WaitsThoughItWasAnswered, 0),
+        (REPLICATOR, AsksTheSameFirst, 1),
+        (ADOPTER, GivesToWhomNotAllHavePinned, 1),
+        (ADOPTER, TellsNobodyThatItGaveUp, 0),
+        (MEMBERSHIP, TellsEachRumorOnce, 0),
+        (MEMBERSHIP, BuriesAtTheShortest, 0),
+        (MEMBERSHIP, ObjectsAsItWas, 0),
         (SOURCE, asks_the_first_observer, 0),
         (SOURCE, asks_whoever_observes, 0),
     ],
 )
 def test_a_broken_swarm_is_caught(name: str, mutant: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`seed` catches it: so many days at the most have to be run to find it. Up to 16 it is the first from 0."""
+    """`seed` catches it: so many days at the most have to be run to find it. An earlier one may catch it, too."""
     monkeypatch.setattr(name, mutant)
     assert run(seed).violation is not None
