@@ -45,9 +45,9 @@ ADVERTS_S = 4.0
 """In which everybody advertises some times, on the slowest clock."""
 PUNCTUAL_S = 0.1
 """Mean delay with which adverts come in time: nobody is suspected then who lives."""
-ADOPTIONS_MAX = 15
-"""By one peer in a run: it may be cut off five times, by partitions and strikes, and some peers crash beside it, and
-each may cost it two. Those that adopt without end do so fifty times a minute."""
+ADOPTIONS_MAX = 24
+"""By one peer in a run: partitions, strikes and jumps of its clock may cut it off ten times, some peers crash beside
+it, and each may cost it two. 16 is the most of 300 days; those that adopt without end do so fifty times a minute."""
 BOUNDARIES_MAX = 200
 """Of one pin: a donor that pulls ten times a second until its adopter is taken for dead makes about that many."""
 LOST = (
@@ -101,6 +101,8 @@ class Options:
     """Units of a partition, which the same task computes one after the other."""
     stride: int
     """From one of them to the next; 0 where they follow no rule."""
+    racing: bool
+    """Units are computed twice at the same time, and some second attempts come when their epoch is long closed."""
     impatient: bool
     """Everybody is told that no more will come when the faults end, and not when all are level: more does."""
     observer: PeerId | None
@@ -171,6 +173,12 @@ class Options:
             strikes = tuple(strike for strike in strikes if strike.victim not in (Victim.LINKS, Victim.ONE_WAY))
             forget_s = more.uniform(36, 42)
             segments_max = more.choice([segments_max, more.randint(4, 10)])
+        epochs = closings.choice([1, 2, 3, 4])
+        closes_s = closings.choice([0.1, closings.uniform(0, 15)])
+        races = random.Random(f"races {seed}")
+        racing = races.random() < 0.2
+        if racing:
+            epochs, closes_s = races.choice([3, 6]), races.choice([0.0, 0.5])
         return cls(
             seed=seed,
             peers=peers,
@@ -197,8 +205,8 @@ class Options:
             streams=streams,
             bursts=tuple((when, chance.randint(5, 30)) for when in times(chance.choice([0, 0, 1, 2]))),
             units=chance.randint(20, 60),
-            epochs=closings.choice([1, 2, 3, 4]),
-            closes_s=closings.choice([0.1, closings.uniform(0, 15)]),
+            epochs=epochs,
+            closes_s=closes_s,
             fail=chance.choice([0.0, 0.1]),
             speculate=more.choice([0.0, 0.2, 0.6]),
             forget_s=forget_s,
@@ -210,6 +218,7 @@ class Options:
             pulls_max=more.choice([8, 8, 1, 2]),
             chunks=more.choice([3, 10, 30]),
             stride=more.choice([1, 4, 0]),
+            racing=racing,
             impatient=random.Random(f"end {seed}").random() < 0.5,
             observer=observer,
         )
@@ -334,7 +343,9 @@ class ProvingGround:
             self._open[epoch] = self._open.get(epoch, 0) + 1
             time = (50 * epoch + self.chance.uniform(0, 50)) / options.epochs
             at(time, partial(self._attempt, unit, 0))
-            if self.chance.random() < options.speculate:
+            if options.racing:
+                at(time + self.chance.uniform(0, 0.2), partial(self._attempt, unit, 1))
+            elif self.chance.random() < options.speculate:
                 at(time + self.chance.uniform(0, 6), partial(self._attempt, unit, 1))
         for begin, end, period in options.streams:
             at(begin, partial(self._stream, end, period, None))
@@ -368,7 +379,7 @@ class ProvingGround:
         if unit in self._done or self.swarm.now > FAULTS_END_S:
             return
         me = self.chance.choice(sorted(self._executors()))
-        seconds = self.chance.uniform(0.2, 4)
+        seconds = self.chance.uniform(0.2, 15 if self.options.racing and attempt else 4)
         if self.chance.random() < self.options.fail:
             self.swarm.at(self.swarm.now + seconds, lambda: self._attempt(unit, attempt + 1))
             return
