@@ -115,6 +115,9 @@ def test_nothing_is_said_before_the_replica_is_in_place() -> None:
     assert peer.handle(Joined(A), 0.0) == []
     assert peer.handle(Received(Advert(A, 5, {})), 1.0) == []
     assert peer.handle(Ticked(), 9.0) == []
+    assert peer.handle(answer(1, 2), 9.0) == []
+    assert peer.handle(Received(StateRequest(A, 1)), 9.0) == []
+    assert not peer.ready
     assert peer.deadline() == FOREVER
     effects = peer.handle(Started({A: 2}), 10.0)
     assert adverts(effects) == [Advert(ME, 0, {A: 2}, k=1)]
