@@ -189,6 +189,34 @@ def test_an_advert_of_after_an_adoption_makes_pulls_of_before_it_void() -> None:
     assert sent(lane.on_pull(Pull(B, 2, 9))) == [(B, Range(ME, 3, 3, 9))]
 
 
+def test_a_reader_that_adopted_what_was_behind_its_last_answer_stands_there() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))
+    publish(lane, 1)
+    lane.on_pull(Pull(B, 0, 1))  # the answer, up to 3, is on its way yet
+    lane.on_pin(Pin(B, A, 7))  # A stands at 2
+    lane.acknowledge(B, 2, 8)
+    assert lane.readers[B] == Reader(2, 2, 8)
+    assert lane.pins == {}
+
+
+def test_a_member_that_says_it_has_everything_is_a_reader_from_there() -> None:
+    for k in (0, 4):
+        lane = origin(A)
+        publish(lane, 3)
+        lane.acknowledge(X, 3, k)
+        assert lane.readers[X] == Reader(3, 3, k)
+
+
+def test_a_pin_that_a_newer_one_overtook_changes_nothing() -> None:
+    lane = origin(A, B)
+    lane.on_pin(Pin(X, A, 3))
+    assert lane.on_pin(Pin(X, B, 2)) == []
+    assert (lane.pins[X].donor, lane.pins[X].k) == (A, 3)
+
+
 def test_who_gave_up_its_adoption_says_by_an_advert_that_it_stands_where_it_stood() -> None:
     """Whatever was pinned for it goes: also if nothing else has changed."""
     lane = origin(A, B)

@@ -357,9 +357,21 @@ def test_late_runs_count_by_the_units_that_they_have() -> None:
     assert known.units == 1 + 4
     assert isinstance(known.units, int)
     assert known.standing(Unit(0, 0, 3)) == {(0, A), (1, B)}
-    known.note(ME, [Series(0, 0, 2, False, runs((1, 5, 2)))])  # and now it is
+    known.note(ME, [Series(0, 0, 2, False, runs((0, 6, 3)))])  # and now it is
     assert known.units == 1 + 4 + 2
     assert known.standing(Unit(0, 0, 3)) == {(0, A), (1, B), (2, ME)}
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_late_run_is_every_so_many_th_unit_from_its_first(first: int) -> None:
+    known = Identities()
+    for lane, attempt in ((A, 0), (B, 1)):
+        known.note(lane, [Mark(Unit(0, 0, chunk), attempt) for chunk in range(9)])
+    known.drop(1)
+    known.note(ME, [Series(0, 0, 2, False, runs((first, first + 6, 3)))])
+    for chunk in range(9):
+        assert ((2, ME) in known.standing(Unit(0, 0, chunk))) == (chunk % 3 == first)
+    assert known.units == 9
 
 
 @pytest.mark.parametrize("step", [1, 977])

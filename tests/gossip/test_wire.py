@@ -255,6 +255,7 @@ def test_marks_of_several_lanes_come_back_from_a_table_that_the_header_announces
     announced = decode_header(frames[0])
     assert isinstance(announced, State)
     assert announced.table[:2] == (7, 11)
+    assert announced.marks == {}
     assert encode_header(announced) == frames[0]
 
 
