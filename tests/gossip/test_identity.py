@@ -336,6 +336,29 @@ def test_units_that_were_watched_before_take_the_room_of_others(monkeypatch: pyt
     assert known.units == 6
 
 
+def test_there_is_room_for_the_units_of_all_pairs_of_attempts_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (0, 1, 2, 3):
+        monkeypatch.setattr("gossip.identity.WATCHED_MAX", room)
+        known = Identities()
+        for lane, attempt, chunks in ((A, 0, (0, 1)), (B, 1, (0,)), (ME, 2, (1,))):
+            known.note(lane, [Mark(Unit(0, 0, chunk), attempt) for chunk in chunks])
+        known.drop(1)
+        assert known.watched == min(room, 2)
+
+
+def test_a_series_that_begins_with_a_unit_that_is_known_counts_that_once() -> None:
+    series = Series(1, 0, 1, False, runs((5, 6, 1), (9, 9, 1)))
+    published, withdrawn = Identities(), Identities()
+    published.note(A, [Series(1, 0, 0, False, runs((0, 5, 1)))])
+    assert published.toil(B, [series]) == 2  # the run that reaches into the other
+    published.note(B, [series])
+    assert published.units == 6 + 2
+    withdrawn.note(B, [Mark(Unit(1, 0, 5), 1, withdraws=True)])
+    assert withdrawn.toil(B, [series]) == 2
+    withdrawn.note(B, [series])
+    assert withdrawn.units == 2
+
+
 def test_only_units_with_two_attempts_that_stand_are_watched() -> None:
     known = Identities()
     for lane, attempt in ((A, 0), (B, 1)):
