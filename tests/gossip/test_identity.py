@@ -371,6 +371,19 @@ def test_only_units_with_two_attempts_that_stand_are_watched() -> None:
     assert known.standing(Unit(0, 7, 0)) == set()
 
 
+def test_what_was_taken_back_before_it_came_does_not_stand_when_it_comes_late() -> None:
+    for dropped in (False, True):
+        known = Identities()
+        for lane, attempt in ((A, 0), (B, 1)):
+            known.note(lane, [Mark(UNIT, attempt)])
+        known.note(ME, [Mark(UNIT, 2, withdraws=True)])
+        if dropped:
+            known.drop(1)
+        known.note(ME, [Mark(UNIT, 2)])
+        assert known.standing(UNIT) == {(0, A), (1, B)}
+        assert known.units == 1
+
+
 def test_late_runs_count_by_the_units_that_they_have() -> None:
     known = Identities()
     for lane, attempt in ((A, 0), (B, 1)):
