@@ -282,13 +282,14 @@ class Elsewhere:
         return self.data[start:stop]
 
 
-def test_arrays_that_are_not_in_memory_travel_with_their_marks() -> None:
-    message = replace(RANGE, marks=irregular(HEADER_RUNS_MAX + 1), layout=LARGE.layout)
-    back = decode(encode(message, Elsewhere(LARGE.layout, bytes(LARGE.buffer))))
-    assert back == replace(message, payload=LARGE)
+@pytest.mark.parametrize("arrays", [WEIGHTS, LARGE], ids=["one block", "blocks"])
+def test_arrays_that_are_not_in_memory_travel_with_their_marks(arrays: Packed) -> None:
+    message = replace(RANGE, marks=irregular(HEADER_RUNS_MAX + 1), layout=arrays.layout)
+    back = decode(encode(message, Elsewhere(arrays.layout, bytes(arrays.buffer))))
+    assert back == replace(message, payload=arrays)
     assert isinstance(back, Range)
     assert back.payload is not None
-    assert bytes(back.payload.buffer) == bytes(LARGE.buffer)
+    assert bytes(back.payload.buffer) == bytes(arrays.buffer)
 
 
 def test_several_blocks_go_in_answer_to_another_pull() -> None:
