@@ -204,7 +204,7 @@ def check_finite(arrays: Arrays) -> None:
     cause too) are the elements looked at one by one.
     """
     for name, array in arrays.items():
-        if array.dtype.kind != "f" or array.size == 0:
+        if array.dtype.kind != "f":
             continue
         flat = array.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):

@@ -175,7 +175,7 @@ class Peer:
         effects: list[Effect] = []
         match event:
             case Received(message):
-                effects += self._on_received(message, now)
+                effects = self._on_received(message, now)
             case Started(frontiers, ready, closed, units):
                 self.replicator.start(frontiers)
                 self.identities = Identities(closed, units)
@@ -196,7 +196,7 @@ class Peer:
             case Returned(peer):
                 self._reach(peer, None, now)
             case Computed(payload, unit, attempt):
-                effects += self._on_computed(payload, unit, attempt)
+                effects = self._on_computed(payload, unit, attempt)
             case Closed(epochs):
                 self._on_closed(epochs)
             case Disconnected(peer):
@@ -585,12 +585,10 @@ class Peer:
     def _drop_closed(self) -> None:
         if self.identities.dropped == self.identities.closed or not self.ready:
             return
-        mine = self.replicator.frontiers()
-        closing = [(lane, min(n, mine.get(lane, 0))) for lane, n in self._closing.items()]
         for peer in list(self._awaited):
             member = self.members[peer]
             theirs = member.frontiers
-            level = peer not in self._gone and all(theirs.get(lane, 0) >= n for lane, n in closing)
+            level = peer not in self._gone and all(theirs.get(lane, 0) >= n for lane, n in self._closing.items())
             if level or member.forgotten:
                 self._awaited.discard(peer)
         if not self._awaited:

@@ -222,7 +222,7 @@ def _sum_parts(base: str, one: dict[str, Array], other: dict[str, Array]) -> dic
         else:
             _add_rows(result, rest[ROWS], rest[VALUES], rest.get(EXPONENTS))
         return {base: result}
-    rows = np.union1d(one[ROWS], other[ROWS]).astype(np.int32, copy=False)
+    rows = np.union1d(one[ROWS], other[ROWS])
     if EXPONENTS in one and EXPONENTS in other:
         return rows_of(base, rows, *_sum_integers(rows, one, other))
     values = np.zeros((len(rows), *one[VALUES].shape[1:]), _dtype_of(one, other))
@@ -275,8 +275,8 @@ def _finest(values: Array, exponents: Array) -> Array:
 
 def _bits(values: Array) -> Array:
     """How many the largest number of each row has."""
-    largest = np.abs(values.astype(np.int64)).max(axis=tuple(range(1, values.ndim)), initial=0)
-    bits: Array = np.frexp(largest.astype(np.float64))[1]
+    largest = np.abs(values.astype(np.float64)).max(axis=tuple(range(1, values.ndim)), initial=0)
+    bits: Array = np.frexp(largest)[1]
     return bits
 
 
@@ -285,7 +285,7 @@ def _fitted(values: Array, exponents: Array) -> tuple[Array, Array]:
     excess = np.maximum(0, _bits(values) - 31)
     if excess.any():
         values >>= excess.reshape(-1, *[1] * (values.ndim - 1))
-        exponents = (exponents + excess).astype(np.int8)
+        exponents = exponents + excess
     return values.astype(_narrowest(values)), exponents
 
 

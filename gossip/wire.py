@@ -491,8 +491,6 @@ def _table(value: Any) -> Table:
     if type(value) is not list or len(value) != 2:
         raise WireError("a field does not say how many series and runs of marks there are")
     table = Table(_count(value[0]), _count(value[1]))
-    if not table.runs and not table.series:
-        return NO_TABLE
     if table.series > table.runs or (table.runs and not table.series):
         raise WireError(f"{table.series} series of {table.runs} runs of marks, of which each has one at least")
     if table_bytes(table) > TABLE_BYTES_MAX:

@@ -143,6 +143,137 @@ def test_an_answer_from_before_an_adoption_that_was_given_up_is_not_applied() ->
     assert one.replicator.frontiers()[A] == 0
 
 
+def test_a_lane_that_a_replica_does_not_hold_is_read_from_its_beginning() -> None:
+    lane = origin(A, B)
+    lane.start({A: 5, B: 4})
+    lane.start({A: 7})
+    assert lane.frontiers() == {A: 7, B: 0, ME: 0}
+    assert {message.frontier for _, message in sent(lane.pulls(1.0)) if isinstance(message, Pull)} == {0}
+
+
+def test_a_lane_that_is_new_with_a_replica_is_asked_for_nothing_until_its_peer_says_more() -> None:
+    lane = origin(A)
+    lane.start({A: 1, X: 3})
+    assert lane.pulls(1.0) == []
+    for n, asked in ((3, []), (4, [X])):
+        lane.heard(X, n)
+        assert [to for to, _ in sent(lane.pulls(1.0))] == asked
+
+
+def test_who_does_not_answer_is_asked_again_when_it_is_back() -> None:
+    lane = origin(A)
+    lane.heard(A, 3)
+    lane.reach(A, False)
+    assert lane.pulls(1.0) == []
+    lane.reach(A, True)
+    assert [to for to, _ in sent(lane.pulls(1.0))] == [A]
+
+
+def test_progress_of_one_that_was_not_asked_changes_nothing() -> None:
+    lane = origin(A)
+    lane.heard(A, 3)
+    lane.progressed(A, 1.0)
+    lane.progressed(X, 1.0)
+    assert lane.deadline() == float("inf")
+
+
+def test_an_advert_of_after_an_adoption_makes_pulls_of_before_it_void() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(B, 0, 3))
+    lane.on_pin(Pin(B, A, 7))
+    lane.acknowledge(B, 2, 8)
+    assert lane.readers[B] == Reader(2, 2, 7)
+    assert lane.on_pull(Pull(B, 2, 6)) == []
+    publish(lane, 1)
+    assert sent(lane.on_pull(Pull(B, 2, 9))) == [(B, Range(ME, 3, 3, 9))]
+
+
+def test_a_reader_that_adopted_what_was_behind_its_last_answer_stands_there() -> None:
+    lane = origin(A, B)
+    publish(lane, 2)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pull(Pull(A, 2, 2))
+    publish(lane, 1)
+    lane.on_pull(Pull(B, 0, 1))  # the answer, up to 3, is on its way yet
+    lane.on_pin(Pin(B, A, 7))  # A stands at 2
+    lane.acknowledge(B, 2, 8)
+    assert lane.readers[B] == Reader(2, 2, 8)
+    assert lane.pins == {}
+
+
+def test_a_member_that_says_it_has_everything_is_a_reader_from_there() -> None:
+    for k in (0, 4):
+        lane = origin(A)
+        publish(lane, 3)
+        lane.acknowledge(X, 3, k)
+        assert lane.readers[X] == Reader(3, 3, k)
+
+
+def test_a_pin_that_a_newer_one_overtook_changes_nothing() -> None:
+    lane = origin(A, B)
+    lane.on_pin(Pin(X, A, 3))
+    assert lane.on_pin(Pin(X, B, 2)) == []
+    assert (lane.pins[X].donor, lane.pins[X].k) == (A, 3)
+
+
+def test_who_gave_up_its_adoption_says_by_an_advert_that_it_stands_where_it_stood() -> None:
+    """Whatever was pinned for it goes: also if nothing else has changed."""
+    lane = origin(A, B)
+    publish(lane, 1)
+    for reader in (A, B):
+        lane.on_pull(Pull(reader, 0, 1))
+        lane.on_pull(Pull(reader, 1, 2))
+    publish(lane, 1)
+    lane.on_pin(Pin(B, A, 7))
+    lane.on_pull(Pull(A, 1, 3))
+    lane.on_pull(Pull(A, 2, 4))
+    assert lane.acknowledge(B, 1, 8) == []
+    assert lane.pins == {}
+    assert lane.acknowledge(B, 2, 8) == [Forget(2)]
+
+
+def test_who_pulls_from_where_it_did_not_pin_is_no_reader_at_once() -> None:
+    lane = origin(A)
+    publish(lane, 1)
+    lane.on_pull(Pull(A, 0, 1))
+    lane.on_pin(Pin(X, A, 1))  # at 0 or 1
+    publish(lane, 2)
+    assert sent(lane.on_pull(Pull(X, 2, 2))) == [(X, Unknown(ME, 2, 2))]
+    assert X not in lane.readers
+    assert lane.pins == {}
+
+
+def test_who_adopts_our_own_replica_may_come_out_where_we_stand_whoever_was_to_give_it_before() -> None:
+    lane = origin(A)
+    publish(lane, 2)
+    lane.on_pin(Pin(X, ME, 1))
+    assert lane.pins[X].boundaries == set()
+    for number in (1, 1, 2):
+        publish(lane, 1)
+        assert lane.give_to(X, number)
+        assert lane.pins[X].donor == ME
+        assert lane.pins[X].k == number
+    assert lane.pins[X].boundaries == {5}
+    lane.pins.clear()
+    lane.on_pin(Pin(X, A, 3))
+    lane.give_to(X, 4)
+    assert (lane.pins[X].donor, lane.pins[X].boundaries) == (ME, {5})
+
+
+def test_without_readers_all_is_forgotten_that_was_published() -> None:
+    lane = origin()
+    publish(lane, 3)
+    assert lane.forgotten == 3
+
+
+def test_an_answer_to_the_last_pull_before_an_adoption_is_void_and_to_the_next_one_not() -> None:
+    lane = origin(A)
+    lane.void = 4
+    for k, applies in ((4, False), (5, True)):
+        assert lane.is_next(Range(A, 1, 1, k, (), UPDATE.layout, UPDATE)) == applies
+
+
 def test_who_does_not_know_the_donor_does_not_pin() -> None:
     lane = origin(A)
     assert lane.on_pin(Pin(X, B, 1)) == []
@@ -331,6 +462,26 @@ def test_donors_that_adopt_from_each_other_are_no_endless_matter() -> None:
     publish(lane, 2)
     lane.give_to(A, 1)
     assert lane.pins[B].boundaries == {0, 2}
+
+
+def test_of_only_two_each_gives_its_replica_to_the_other() -> None:
+    one = peer(ready=True, others=(A,))
+    assert (A, State(ME, {A: 0, ME: 0}, 5)) in sent(one.handle(Received(StateRequest(A, 5, {}, (A,))), 0.3))
+    one = peer(ready=True, others=(A,))
+    assert (A, State(ME, {A: 0, ME: 0}, 5)) in sent(one.handle(Received(StateRequest(A, 5, {}, (A, B))), 0.3))
+
+
+def test_who_is_given_a_replica_without_marks_is_told_of_epochs_that_are_closed_and_who_adopts_of_those_dropped() -> (
+    None
+):
+    one = peer(ready=True, others=(A,))
+    mark = packed([Mark(Unit(0, 0, 0), 0)])
+    one.handle(Received(Range(A, 1, 1, 1, mark, UPDATE.layout, UPDATE)), 0.1)
+    one.identities.close(1)
+    ((_, state),) = sent(one.adopter.on_request(StateRequest(X, 5), set(), [A], one.identities))  # type: ignore[union-attr]
+    assert state == State(ME, {A: 1, ME: 0}, 5, closed=1, units=1)
+    ((_, state),) = sent(one.adopter.on_request(StateRequest(A, 5, {}, (A,)), set(), [A], one.identities))  # type: ignore[union-attr]
+    assert state == State(ME, {A: 1, ME: 0}, 5, {A: mark}, closed=0, units=1)
 
 
 def test_nothing_is_kept_for_a_stranger() -> None:
@@ -607,3 +758,48 @@ def test_when_a_cut_heals_nobody_is_buried_before_the_others_had_time_to_be_hear
     assert not one.pending
     late = one.handle(Received(Advert(A, 1, {B: 5})), 50.0 + RETURN_S)  # B is dead after all
     assert [to for to, message in sent(late) if isinstance(message, Pin)] == [A]
+
+
+def test_one_that_adopted_twice_has_a_replica_and_gives_up_a_third_without_another_try() -> None:
+    one, k = adopting()
+    adopter = one.adopter
+    assert adopter is not None
+    for count in (1, 2):
+        for other in (A, B):
+            one.handle(Received(Pinned(other, k)), count)
+        voided = one.replicator.k
+        one.handle(Received(State(A, {A: 4, B: 0}, k, {}, REPLICA.layout, REPLICA)), count)
+        assert adopter.done == count
+        assert one.replicator.void == voided + 1
+        one.handle(Received(Advert(A, 5, {})), count)
+        one.handle(Received(Advert(B, 0, {}, ready=False)), count)
+        pins = sent(one.handle(Received(Unknown(A, 4, 1)), count))
+        k = next(message.k for _, message in pins if isinstance(message, Pin))
+    one.handle(Ticked(), 2.0 + GIVE_UP_S)
+    assert not adopter.under_way
+    assert not adopter.needed
+
+
+def test_an_adoption_that_failed_may_be_tried_again_at_once_or_a_while_later() -> None:
+    class Spread(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            asked.append((a, b))
+            return a
+
+    asked: list[tuple[float, float]] = []
+    one = Peer(ME, UPDATE.layout, chance=Spread(1))
+    one.handle(Started({}, ready=False), 0.0)
+    one.handle(Joined(A, level=False), 0.0)
+    one.handle(Received(Advert(A, 4, {})), 0.1)
+    one.handle(Ticked(), 0.1 + GIVE_UP_S)
+    assert asked == [(0, BACKOFF_MAX_S)]
+
+
+def test_a_preferred_donor_that_is_there_no_more_is_not_asked() -> None:
+    one = peer(ready=True)
+    adopter = one.adopter
+    assert adopter is not None
+    adopter.preferred = X
+    assert adopter.tick(9.0, [A, B], [A, B]) == []  # nothing calls for it
+    adopter.needed = True
+    assert {message.donor for _, message in sent(adopter.tick(9.0, [A], [A, B])) if isinstance(message, Pin)} == {A}

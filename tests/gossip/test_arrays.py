@@ -236,6 +236,12 @@ def test_integers_truths_and_empty_arrays_are_finite() -> None:
     check_finite({"i": np.full(3, 2**62), "b": np.ones(3, bool), "e": np.zeros((0, 4)), "s": np.array(1.5)})
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (3, 1)])
+def test_few_numbers_are_looked_at_too(shape: tuple[int, ...]) -> None:
+    with pytest.raises(MismatchError):
+        check_finite({"w": np.full(shape, np.nan)})
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_payload_knows_whether_it_is_finite(bad: float) -> None:
     assert Packed.of({"w": np.ones(3), "n": np.ones(2, np.int64)}).is_finite

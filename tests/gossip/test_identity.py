@@ -295,6 +295,121 @@ def test_only_units_among_others_of_the_same_partition_are_toil() -> None:
     assert toil(Series(1, 0, 1, False, runs((1, 9, 2)))) == 0
 
 
+def test_what_is_dropped_hides_no_toil_behind_it() -> None:
+    known = Identities(closed=1)
+    known.note(A, [Series(1, 0, 0, False, runs((0, 10, 2)))])
+    series = Series(0, 0, 1, False, runs((1, 9, 2))), Series(1, 0, 1, False, runs((1, 9, 2)))
+    assert known.toil(B, series) == 5
+
+
+def test_series_of_one_partition_are_toil_where_they_reach_into_any_of_those_before() -> None:
+    known = Identities()
+    series = [Series(1, 0, attempt, False, runs(run)) for attempt, run in enumerate(((0, 9, 1), (20, 29, 1)))]
+    assert known.toil(B, series) == 0
+    among = Series(1, 0, 2, False, runs((15, 18, 1)))
+    assert known.toil(B, [*series, among]) == 4
+    assert known.toil(B, [series[1], series[0], among]) == 10 + 4
+    first = Series(1, 0, 0, False, runs((0, 0, 1))), Series(1, 0, 1, False, runs((0, 0, 1)))
+    assert known.toil(B, first) == 1
+    assert known.toil(B, [first[0], Series(1, 0, 1, False, runs((1, 3, 1)))]) == 0
+
+
+def test_only_own_units_of_epochs_that_are_dropped_are_watched() -> None:
+    known = Identities()
+    for epoch in range(3):
+        known.note(ME, [Mark(Unit(epoch, 0, 0), 1)])
+    known.drop(2, [Unit(epoch, 0, 0) for epoch in range(3)])
+    assert known.watched == 2
+    known.drop(2, [Unit(2, 0, 0)])
+    assert known.watched == 2
+    assert known.standing(Unit(2, 0, 0)) == {(1, ME)}
+
+
+def test_units_that_were_watched_before_take_the_room_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gossip.identity.WATCHED_MAX", 3)
+    known = Identities()
+    for lane, attempt in ((A, 0), (B, 1)):
+        known.note(lane, [Mark(Unit(epoch, 0, chunk), attempt) for epoch in range(3) for chunk in range(2)])
+    for epochs, watched in ((1, 2), (2, 3), (3, 3)):
+        known.drop(epochs)
+        assert known.watched == watched
+    assert known.units == 6
+
+
+def test_there_is_room_for_the_units_of_all_pairs_of_attempts_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (0, 1, 2, 3):
+        monkeypatch.setattr("gossip.identity.WATCHED_MAX", room)
+        known = Identities()
+        for lane, attempt, chunks in ((A, 0, (0, 1)), (B, 1, (0,)), (ME, 2, (1,))):
+            known.note(lane, [Mark(Unit(0, 0, chunk), attempt) for chunk in chunks])
+        known.drop(1)
+        assert known.watched == min(room, 2)
+
+
+def test_a_series_that_begins_with_a_unit_that_is_known_counts_that_once() -> None:
+    series = Series(1, 0, 1, False, runs((5, 6, 1), (9, 9, 1)))
+    published, withdrawn = Identities(), Identities()
+    published.note(A, [Series(1, 0, 0, False, runs((0, 5, 1)))])
+    assert published.toil(B, [series]) == 2  # the run that reaches into the other
+    published.note(B, [series])
+    assert published.units == 6 + 2
+    withdrawn.note(B, [Mark(Unit(1, 0, 5), 1, withdraws=True)])
+    assert withdrawn.toil(B, [series]) == 2
+    withdrawn.note(B, [series])
+    assert withdrawn.units == 2
+
+
+def test_only_units_with_two_attempts_that_stand_are_watched() -> None:
+    known = Identities()
+    for lane, attempt in ((A, 0), (B, 1)):
+        known.note(lane, [Mark(Unit(0, 0, chunk), attempt) for chunk in range(3)])
+    known.note(A, [Mark(Unit(0, 0, 0), 0, withdraws=True)])
+    known.note(B, [Mark(Unit(0, 0, 1), 1, withdraws=True)])
+    known.drop(1)
+    assert known.watched == 1
+    assert known.standing(Unit(0, 0, 2)) == {(0, A), (1, B)}
+    assert known.standing(Unit(0, 7, 0)) == set()
+
+
+def test_what_was_taken_back_before_it_came_does_not_stand_when_it_comes_late() -> None:
+    for dropped in (False, True):
+        known = Identities()
+        for lane, attempt in ((A, 0), (B, 1)):
+            known.note(lane, [Mark(UNIT, attempt)])
+        known.note(ME, [Mark(UNIT, 2, withdraws=True)])
+        if dropped:
+            known.drop(1)
+        known.note(ME, [Mark(UNIT, 2)])
+        assert known.standing(UNIT) == {(0, A), (1, B)}
+        assert known.units == 1
+
+
+def test_late_runs_count_by_the_units_that_they_have() -> None:
+    known = Identities()
+    for lane, attempt in ((A, 0), (B, 1)):
+        known.note(lane, [Mark(Unit(0, 0, 3), attempt)])
+    known.drop(1)
+    known.note(ME, [Series(0, 0, 2, False, runs((2, 4, 2), (6, 9, 3)))])  # 3 is none of them
+    assert known.units == 1 + 4
+    assert isinstance(known.units, int)
+    assert known.standing(Unit(0, 0, 3)) == {(0, A), (1, B)}
+    known.note(ME, [Series(0, 0, 2, False, runs((0, 6, 3)))])  # and now it is
+    assert known.units == 1 + 4 + 2
+    assert known.standing(Unit(0, 0, 3)) == {(0, A), (1, B), (2, ME)}
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_late_run_is_every_so_many_th_unit_from_its_first(first: int) -> None:
+    known = Identities()
+    for lane, attempt in ((A, 0), (B, 1)):
+        known.note(lane, [Mark(Unit(0, 0, chunk), attempt) for chunk in range(9)])
+    known.drop(1)
+    known.note(ME, [Series(0, 0, 2, False, runs((first, first + 6, 3)))])
+    for chunk in range(9):
+        assert ((2, ME) in known.standing(Unit(0, 0, chunk))) == (chunk % 3 == first)
+    assert known.units == 9
+
+
 @pytest.mark.parametrize("step", [1, 977])
 def test_a_million_units_take_little_and_are_looked_at_in_no_time(step: int) -> None:
     known = Identities()

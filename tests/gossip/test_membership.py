@@ -516,6 +516,50 @@ def test_who_was_there_before_us_has_time_to_greet_us() -> None:
     assert one.changes(10.0 + FAR.greeting_s) == [(X, True)]
 
 
+def test_who_was_there_before_us_is_not_looked_at_sooner_for_another() -> None:
+    one = Membership(ME, Detection(), random.Random(1))
+    one.join(X, 0.0, known=False)
+    one.join(A, 0.0)
+    assert [each.to for each in tick(one, FAR.silent_s) if isinstance(each, Send)] == [A]
+    assert one.changes(FAR.silent_s) == []
+    assert X in [each.to for each in tick(one, FAR.greeting_s) if isinstance(each, Send)]
+
+
+def test_each_ping_has_a_number_of_its_own_that_its_answer_names() -> None:
+    story = Story((X, PeerId("y")), relays=False)
+    story.talks.clear()
+    story.until(FAR.silent_s)
+    mine = [ping.k for ping in story.pings]
+    (passed,) = story.one.on_ping_request(PingRequest(A, 7, X), 1.0)
+    assert isinstance(passed, Send)
+    assert isinstance(passed.message, Ping)
+    assert len({*mine, passed.message.k}) == 3
+    story.one.on_ack(Ack(X, mine[0], X), 1.1)
+    assert story.one.contacts[X].probe is None
+    assert story.one.contacts[PeerId("y")].probe is not None
+    story.one.on_ack(Ack(PeerId("y"), mine[0], PeerId("y")), 1.1)  # of another ping
+    assert story.one.contacts[PeerId("y")].probe is not None
+
+
+def test_no_more_are_asked_to_ping_than_wanted() -> None:
+    story = Story((*(PeerId(f"p{index}") for index in range(8)), X)).until(1.5)
+    assert len(story.requests) == FAR.relays_max
+
+
+def test_a_broken_connection_is_our_own_suspicion() -> None:
+    one = Story().one
+    one.disconnected(X, 0.1)
+    assert one.rumors() == (rumor(SUSPECTED, by=ME),)
+
+
+def test_one_that_said_farewell_is_back_when_others_hear_it_in_a_newer_incarnation() -> None:
+    one = Story().one
+    one.on_rumors([rumor(DEAD, by=X)], 0.1)
+    assert one.changes(0.1) == [(X, True)]
+    one.on_rumors([rumor(ALIVE, incarnation=1)], 0.2)
+    assert one.changes(0.2) == [(X, False)]
+
+
 def test_who_is_only_suspected_in_a_newer_incarnation_is_back_from_the_dead() -> None:
     one = Story().one
     one.on_rumors([rumor(DEAD)], 1.5)

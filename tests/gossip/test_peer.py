@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gossip.adopt import GIVE_UP_S
 from gossip.arrays import Packed
 from gossip.events import (
+    Closed,
     Computed,
     Deliver,
     Departed,
@@ -21,19 +24,46 @@ from gossip.events import (
     Effect,
     Event,
     Exhausted,
+    Forget,
+    Gated,
     Joined,
     Keep,
+    Negative,
     Progressed,
     Publish,
     Received,
+    Release,
+    Returned,
     Send,
     Started,
     Ticked,
     Warn,
 )
 from gossip.marks import packed
-from gossip.messages import Advert, Credit, Mark, PeerId, Pull, Range, State, StateRequest, Unit, Unknown
-from gossip.peer import Peer, Settings
+from gossip.membership import Detection
+from gossip.messages import (
+    Ack,
+    Advert,
+    Credit,
+    Mark,
+    Message,
+    Nack,
+    PeerId,
+    Pin,
+    Ping,
+    PingRequest,
+    Pinned,
+    Pull,
+    Range,
+    Rumor,
+    Standing,
+    State,
+    StateRequest,
+    Unit,
+    Unknown,
+    Unpin,
+)
+from gossip.peer import RETURN_S, Peer, Settings
 from gossip.sparse import rows_of
 
 ME, A, B = PeerId("me"), PeerId("a"), PeerId("b")
@@ -85,6 +115,9 @@ def test_nothing_is_said_before_the_replica_is_in_place() -> None:
     assert peer.handle(Joined(A), 0.0) == []
     assert peer.handle(Received(Advert(A, 5, {})), 1.0) == []
     assert peer.handle(Ticked(), 9.0) == []
+    assert peer.handle(answer(1, 2), 9.0) == []
+    assert peer.handle(Received(StateRequest(A, 1)), 9.0) == []
+    assert not peer.ready
     assert peer.deadline() == FOREVER
     effects = peer.handle(Started({A: 2}), 10.0)
     assert adverts(effects) == [Advert(ME, 0, {A: 2}, k=1)]
@@ -541,3 +574,404 @@ def test_a_tick_that_comes_early_does_nothing() -> None:
     peer = started()
     assert peer.handle(Ticked(), 0.1) == []
     assert peer.deadline() == 0.5
+
+
+# ------------------------------------------------------------------------------------------------- who is there
+
+X, Y, Z = PeerId("x"), PeerId("y"), PeerId("z")
+SETTLE_S = Settings().settle_s
+
+
+def sent(effects: list[Effect]) -> list[tuple[PeerId, Message]]:
+    return [(effect.to, effect.message) for effect in effects if isinstance(effect, Send)]
+
+
+def donors(effects: list[Effect]) -> set[PeerId]:
+    """From whom a replica is to be adopted."""
+    return {message.donor for _, message in sent(effects) if isinstance(message, Pin)}
+
+
+def test_a_newcomer_is_told_of_without_delay() -> None:
+    peer = started()
+    peer.handle(Joined(B), 0.01)
+    assert peer.deadline() == pytest.approx(0.02)
+
+
+def test_who_has_no_replica_yet_does_not_wait_for_those_who_may_have_died_before_it_came() -> None:
+    for ready in (False, True):
+        peer = Peer(ME, UPDATE.layout, Settings(detection=Detection()), Random(1))
+        peer.handle(Started({}, ready), 0.0)
+        peer.handle(Joined(A), 0.0)
+        tick_until(peer, Detection().greeting_s)
+        assert (peer.members[A].departed_at is None) == ready
+
+
+def test_a_ping_is_answered_and_what_it_says_of_others_is_told_to_all() -> None:
+    peer = started(Settings(detection=Detection()), others=(A, B), chance=Random(1))
+    said = Rumor(B, Standing.DEAD, 0, B)
+    effects = peer.handle(Received(Ping(A, 7, (said,))), 0.1)
+    ((to, ack),) = sent(effects)
+    assert to == A
+    assert isinstance(ack, Ack)
+    assert (ack.k, ack.about) == (7, ME)
+    (advert,) = adverts(effects)
+    assert advert.rumors == (said,)
+    assert peer.members[B].departed_at == 0.1
+
+
+def test_a_peer_does_not_blame_itself_if_those_it_asked_got_no_answer_either() -> None:
+    peer = started(Settings(detection=Detection()), others=(A, B, X), chance=Random(1))
+    assert peer.membership is not None
+    for to, ping in sent(peer.handle(Ticked(), 1.0)):
+        assert isinstance(ping, Ping)
+        if to != A:
+            peer.handle(Received(Ack(to, ping.k, to)), 1.1)
+    asked = sent(peer.handle(Ticked(), 1.5))
+    assert {to for to, _ in asked} == {B, X}
+    for to, request in asked:
+        assert isinstance(request, PingRequest)
+        peer.handle(Received(Nack(to, request.k, A)), 1.9)
+    peer.handle(Ticked(), 2.0)
+    assert peer.membership.contacts[A].standing is Standing.SUSPECTED
+    assert peer.membership.health == 0
+
+
+def test_a_peer_comes_back_when_somebody_is_to_be_pinged() -> None:
+    peer = started(Settings(detection=Detection(), advert_period_s=60.0))
+    assert peer.deadline() == Detection().silent_s
+
+
+# ------------------------------------------------------------------------------------------- lanes of the dead
+
+FAR = st.dictionaries(st.sampled_from([B, X, Y]), st.integers(0, 2))
+
+
+@given(FAR, st.dictionaries(st.sampled_from([A, PeerId("n"), Z]), FAR, min_size=1))
+def test_the_one_that_has_most_of_the_dead_lanes_gives_its_replica(
+    mine: dict[PeerId, int], theirs: dict[PeerId, dict[PeerId, int]]
+) -> None:
+    """Of those that have as much the one with the largest name, but for who has just the same."""
+    peer = Peer(ME, UPDATE.layout, chance=Random(1))
+    for other in (*theirs, B):
+        peer.handle(Joined(other), 0.0)
+    peer.handle(Started(mine), 0.0)
+    peer.handle(Departed(B), 0.0)  # nobody introduced X and Y
+    for other, frontiers in theirs.items():
+        peer.handle(Received(Advert(other, 0, frontiers)), 0.0)
+    assert donors(peer.handle(Ticked(), SETTLE_S - 0.1)) == set()
+
+    def of(frontiers: dict[PeerId, int]) -> list[int]:
+        return [frontiers.get(lane, 0) for lane in (B, X, Y)]
+
+    others = [(sum(of(frontiers)), other) for other, frontiers in theirs.items() if of(frontiers) != of(mine)]
+    most = max([(sum(of(mine)), ME), *others])[1]
+    assert donors(peer.handle(Ticked(), SETTLE_S)) == {most} - {ME}
+
+
+def test_the_lane_of_a_stranger_is_dead_a_while_after_it_was_first_heard_of() -> None:
+    peer = started(chance=Random(1))
+    peer.handle(Received(Advert(A, 0, {X: 1})), 1.0)
+    peer.handle(Received(Advert(A, 0, {X: 1, Y: 1})), 4.0)
+    assert donors(peer.handle(Ticked(), 0.9 + SETTLE_S)) == set()
+    assert donors(peer.handle(Ticked(), 1.0 + SETTLE_S)) == {A}
+
+
+def test_only_one_that_was_taken_for_dead_and_is_back_puts_off_what_is_done_about_the_dead() -> None:
+    peer = started(others=(A, B), chance=Random(1))
+    peer.handle(Departed(B), 0.5)
+    peer.handle(Received(Advert(A, 0, {X: 2})), 1.0)
+    peer.handle(Returned(A), 0.9 + SETTLE_S)  # it was never away
+    peer.handle(Departed(B), 0.9 + SETTLE_S)  # nor did this one come back
+    assert donors(peer.handle(Ticked(), 1.0 + SETTLE_S)) == {A}
+
+
+def test_a_stranger_is_one_only_while_somebody_alive_knows_its_lane() -> None:
+    peer = started(chance=Random(1))
+    peer.handle(Received(Advert(A, 0, {X: 2})), 1.0)
+    peer.handle(Departed(A), 1.1)
+    peer.handle(Returned(A), 10.0)
+    assert donors(peer.handle(Ticked(), 10.0 + RETURN_S)) == set()
+    assert donors(peer.handle(Ticked(), 9.9 + SETTLE_S)) == set()
+    assert donors(peer.handle(Ticked(), 10.0 + SETTLE_S)) == {A}
+
+
+def test_all_that_was_kept_for_those_who_are_forgotten_is_dropped() -> None:
+    peer = started(others=(A, Y, Z))
+    peer.handle(Computed(UPDATE), 1.0)
+    peer.handle(Received(Pull(Z, 0, 1)), 1.0)
+    peer.handle(Computed(UPDATE), 1.0)
+    peer.handle(Received(Pull(Z, 1, 2)), 1.0)
+    peer.handle(Received(Advert(A, 0, {ME: 2}, k=1)), 1.0)
+    for other in (Y, Z):
+        peer.handle(Departed(other), 1.0)
+    effects = peer.handle(Ticked(), 1.0 + peer.settings.forget_s)
+    assert [effect for effect in effects if isinstance(effect, Forget)] == [Forget(1), Forget(2)]
+
+
+# ---------------------------------------------------------------------------------------------------- readers
+
+
+def test_who_has_no_replica_or_does_not_read_acknowledges_nothing() -> None:
+    for reads, ready in ((True, False), (False, True), (True, True)):
+        peer = Peer(ME, UPDATE.layout)
+        peer.handle(Joined(A, reads=reads), 0.0)
+        peer.handle(Joined(B), 0.0)
+        peer.handle(Started({}), 0.0)
+        peer.handle(Computed(UPDATE), 0.1)
+        peer.handle(Received(Advert(A, 0, {ME: 1}, ready, k=1)), 0.2)
+        frontiers = {reader: state.acknowledged for reader, state in peer.replicator.readers.items()}
+        assert frontiers == {B: 0} | ({A: int(ready)} if reads else {})
+
+
+def test_who_is_forgotten_acknowledges_nothing_until_it_is_back() -> None:
+    peer = started(others=(A, Z))
+    peer.handle(Computed(UPDATE), 1.0)
+    peer.handle(Departed(Z), 1.0)
+    peer.handle(Ticked(), 1.0 + peer.settings.forget_s)
+    for back in (False, True):
+        if back:
+            peer.handle(Returned(Z), 700.0)
+        peer.handle(Received(Advert(Z, 0, {ME: 1}, k=1)), 700.0)
+        assert (Z in peer.replicator.readers) == back
+
+
+def test_pins_end_with_an_unpin_or_with_an_advert_of_after_the_adoption() -> None:
+    for last in (Unpin(A, 3), Advert(A, 0, {ME: 0}, k=4)):
+        peer = started(others=(A, B))
+        assert (A, Pinned(ME, 3)) in sent(peer.handle(Received(Pin(A, B, 3)), 0.1))
+        assert peer.replicator.pins.keys() == {A}
+        peer.handle(Received(last), 0.2)
+        assert peer.replicator.pins == {}
+
+
+def test_who_never_adopts_heeds_no_pins_and_no_replica() -> None:
+    peer = started()
+    assert peer.handle(Received(Pinned(A, 1)), 0.01) == []
+    assert peer.handle(Progressed(A), 0.01) == []
+
+
+# ----------------------------------------------------------------------------------------------------- adoptions
+
+
+def adopting(settings: Settings | None = None) -> tuple[Peer, int]:
+    """One that came late and asks A for its replica, and the k of that."""
+    peer = Peer(ME, UPDATE.layout, settings, Random(1))
+    peer.handle(Started({}, ready=False), 0.0)
+    peer.handle(Joined(A, level=False), 0.0)
+    ((to, pin),) = sent(peer.handle(Received(Advert(A, 4, {})), 0.1))
+    assert to == A
+    assert isinstance(pin, Pin)
+    peer.handle(Received(Pinned(A, pin.k)), 0.1)
+    return peer, pin.k
+
+
+def test_a_replica_that_does_not_fit_or_is_not_finite_is_not_adopted() -> None:
+    peer, k = adopting()
+    for number, arrays in enumerate([{"w": np.ones(4)}, {"w": np.array([1, np.nan, 1])}], 1):
+        bad = Packed.of(arrays)
+        effects = peer.handle(Received(State(A, {A: 4}, k, {}, bad.layout, bad)), 0.2)
+        (warning,) = [effect for effect in effects if isinstance(effect, Warn)]
+        assert warning.text.startswith("the replica of peer a is not adopted: 'w':")
+        assert peer.refused == number
+        assert not peer.ready
+    (advert,) = adverts(peer.handle(Received(State(A, {A: 4}, k, {}, UPDATE.layout, UPDATE)), 0.3))
+    assert advert == Advert(ME, 0, {A: 4}, True, peer.replicator.k)
+
+
+def test_a_replica_on_its_way_is_waited_for() -> None:
+    peer, k = adopting()
+    peer.handle(Progressed(A), 5.0)
+    assert sent(peer.handle(Ticked(), 0.1 + GIVE_UP_S)) == []
+    assert (A, Unpin(ME, k)) in sent(peer.handle(Ticked(), 5.0 + GIVE_UP_S))
+
+
+def test_after_an_adoption_that_failed_the_next_begins_in_time_however_rare_adverts_are() -> None:
+    peer, _ = adopting(Settings(advert_period_s=60.0))
+    peer.handle(Ticked(), 0.1 + GIVE_UP_S)
+    assert peer.adopter is not None
+    assert not peer.adopter.under_way
+    assert peer.deadline() == peer.adopter.deadline()
+    assert donors(peer.handle(Ticked(), peer.deadline())) == {A}
+
+
+def readopts(peer: Peer, state: State, now: float) -> list[Effect]:
+    """Have it adopt this replica, whatever its k."""
+    peer.handle(Received(Advert(state.peer, 1, {})), now)
+    asked = peer.handle(Received(Unknown(state.peer, 0, 1)), now)
+    k = next(message.k for _, message in sent(asked) if isinstance(message, Pin))
+    for other in peer.members:
+        peer.handle(Received(Pinned(other, k)), now)
+    return peer.handle(Received(replace(state, k=k, layout=UPDATE.layout, payload=UPDATE)), now)
+
+
+UNIT = Unit(0, 0, 0)
+
+
+def test_own_units_that_the_donor_had_not_seen_are_known_after_an_adoption() -> None:
+    peer = started(chance=Random(1))
+    peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
+    readopts(peer, State(A, {A: 1}, 0), 0.2)
+    assert peer.identities.standing(UNIT) == {(1, ME)}
+    assert peer.identities.units == 1
+    assert peer.identities.watched == 0
+
+
+def test_an_own_attempt_of_a_dropped_epoch_is_taken_back_for_one_that_came_with_a_replica() -> None:
+    """The epoch was not kept for the donor, which was away: it has not seen our attempt, and knows of the other."""
+    peer = started(others=(A, Z), chance=Random(1))
+    peer.handle(Received(Advert(A, 0, {})), 0.1)
+    peer.handle(Computed(UPDATE, UNIT, 1), 0.2)
+    peer.handle(Departed(Z), 0.3)
+    peer.handle(Closed(1), 0.3)
+    peer.handle(Received(Advert(A, 1, {ME: 1})), 0.4)  # its update may be of an attempt before ours
+    peer.handle(Ticked(), 1.0 + peer.settings.forget_s)
+    peer.handle(Ticked(), 2.0 + peer.settings.forget_s)
+    assert peer.identities.dropped == 1
+    peer.handle(Returned(Z), 700.0)
+    peer.handle(Departed(A), 701.0)
+    effects = readopts(peer, State(Z, {Z: 1}, 0, {Z: packed([Mark(UNIT, 0)])}, units=1), 702.0)
+    assert released(effects) == [1]
+    assert peer.withdrawn == 1
+    assert peer.identities.units == 1
+    assert peer.identities.watched == 0
+
+
+# ------------------------------------------------------------------------------------------- updates taken back
+
+
+def released(effects: list[Effect]) -> list[int]:
+    return [effect.number for effect in effects if isinstance(effect, Release)]
+
+
+def test_updates_are_taken_back_together_and_whatever_waits_before_them() -> None:
+    peer = started(others=(A, B), chance=Random(1))
+    units = [Unit(0, 0, chunk) for chunk in range(3)]
+    for unit in units:
+        peer.handle(Computed(UPDATE, unit, 1), 0.1)
+    marks = packed([Mark(unit, 0) for unit in units[1:]])
+    effects = peer.handle(Received(Range(A, 1, 2, 1, marks, UPDATE.layout, UPDATE)), 0.2)
+    assert [e.payload for e in effects if isinstance(e, Keep)] == [Negative(2), Negative(3)]
+    assert [e.payload for e in effects if isinstance(e, Deliver)] == [UPDATE, Negative(2), Negative(3)]
+    assert released(effects) == [2, 3]
+    assert peer.withdrawn == 2
+
+
+def test_an_update_taken_back_for_a_dead_peer_s_is_told_of_at_once() -> None:
+    peer = started(Settings(advert_period_s=60.0))
+    peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
+    peer.handle(Departed(A), 0.5)
+    peer.handle(Received(Range(A, 1, 1, 1, packed([Mark(UNIT, 0)]), UPDATE.layout, UPDATE)), 0.6)
+    assert released(peer.handle(Ticked(), 0.4 + 3 * SETTLE_S)) == []
+    effects = peer.handle(Ticked(), 0.5 + 3 * SETTLE_S)
+    assert released(effects) == [1]
+    assert [advert.n for advert in adverts(effects)] == [2]
+
+
+def test_an_update_need_not_be_taken_back_any_more_when_all_readers_know_its_unit() -> None:
+    peer = Peer(ME, UPDATE.layout)
+    for other, reads in ((A, False), (B, True), (X, True)):
+        peer.handle(Joined(other, reads=reads), 0.0)
+    peer.handle(Started({}), 0.0)
+    effects = peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
+    effects += peer.handle(Received(Advert(X, 0, {ME: 1})), 0.2)
+    effects += peer.handle(Received(Advert(B, 2, {ME: 1})), 0.2)  # two updates may be of attempts before ours
+    effects += peer.handle(answer(1, 1, lane=B), 0.3)
+    assert released(effects) == []
+    assert released(peer.handle(answer(2, 2, lane=B), 0.4)) == [1]
+
+
+@pytest.mark.parametrize(("updates", "away", "count"), [(2, True, 0), (3, True, 1), (4, True, 2), (4, False, 0)])
+def test_few_updates_are_kept_for_who_is_forgotten_and_all_for_who_is_not(updates: int, away: bool, count: int) -> None:
+    peer = started(Settings(segments_max=2), others=(A, Z))
+    for chunk in range(updates):
+        peer.handle(Computed(UPDATE, Unit(0, 0, chunk), 1), 0.1)
+    effects = peer.handle(Received(Advert(A, 0, {ME: updates})), 0.2)
+    if away:
+        effects += peer.handle(Departed(Z), 0.3)
+    for now in (1.0, 2.0):
+        effects += peer.handle(Ticked(), now + peer.settings.forget_s)
+    assert released(effects) == list(range(1, count + 1))
+
+
+# ------------------------------------------------------------------------------------------- epochs that are over
+
+
+def test_a_session_goes_on_where_its_replica_was_taken() -> None:
+    peer = Peer(ME, UPDATE.layout)
+    peer.handle(Started({}, closed=2, units=5), 0.0)
+    assert peer.identities.units == 5
+    assert Gated(Unit(1, 0, 0)) in peer.handle(Computed(UPDATE, Unit(1, 0, 0)), 0.1)
+    assert peer.handle(Computed(UPDATE, Unit(2, 0, 0)), 0.2) != []
+    assert peer.identities.units == 6
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_epoch_waits_only_for_what_was_there_when_it_was_closed(again: bool) -> None:
+    peer = started(others=(A, B), chance=Random(1))
+    peer.handle(Received(Range(A, 1, 1, 1, packed([Mark(UNIT, 0)]), UPDATE.layout, UPDATE)), 0.1)
+    peer.handle(Closed(1), 0.2)
+    later = packed([Mark(Unit(1, 0, 0), 0)])
+    peer.handle(Received(Range(B, 1, 1, 1, later, UPDATE.layout, UPDATE)), 0.3)
+    if again:
+        peer.handle(Closed(1), 0.3)
+    peer.handle(Received(Advert(A, 1, {})), 0.4)
+    peer.handle(Received(Advert(B, 1, {})), 0.4)
+    peer.handle(Ticked(), 1.0)
+    assert peer.identities.dropped == 0
+    peer.handle(Received(Advert(B, 1, {A: 1})), 1.1)  # while A still has nothing of B
+    peer.handle(Ticked(), 2.0)
+    assert peer.identities.dropped == 1
+
+
+def test_in_a_star_an_epoch_is_dropped_as_soon_as_it_is_closed() -> None:
+    peer = started()
+    peer.handle(Received(Range(A, 1, 1, 1, packed([Mark(UNIT, 0)]), UPDATE.layout, UPDATE)), 0.1)
+    peer.handle(Closed(1), 0.2)
+    assert peer.identities.dropped == 1
+
+
+def test_who_has_no_replica_yet_drops_no_epoch() -> None:
+    peer, k = adopting()
+    peer.handle(Closed(1), 0.2)
+    peer.handle(Ticked(), 1.0)
+    assert peer.identities.dropped == 0
+    peer.handle(Received(State(A, {A: 4}, k, {}, UPDATE.layout, UPDATE)), 1.1)
+    peer.handle(Ticked(), 2.0)
+    assert peer.identities.dropped == 1
+
+
+# ------------------------------------------------------------------------------------------- what is let in, more
+
+
+def test_a_peer_without_a_layout_takes_rows_too() -> None:
+    peer = Peer(ME, None)
+    peer.handle(Joined(A), 0.0)
+    peer.handle(Started({}), 0.0)
+    rows = Packed.of(rows_of("w", np.array([0, 2]), np.ones((2, 2))))
+    assert Deliver(A, 1, 1, rows) in peer.handle(answer(1, 1, rows), 0.01)
+
+
+def test_every_range_that_is_refused_is_counted() -> None:
+    peer = started()
+    for count in (1, 2, 3):
+        peer.handle(answer(1, 1, BAD), 0.01)
+        assert peer.refused == count
+
+
+@pytest.mark.parametrize(("most", "refused"), [(5, 0), (4, 1)])
+@pytest.mark.parametrize("more", [False, True])
+def test_marks_that_are_looked_at_one_by_one_are_few(
+    most: int, refused: int, more: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gossip.peer.TOIL_MAX", most)
+    peer = started(others=(A, B))
+    even = packed([Mark(Unit(0, 1, chunk), 0) for chunk in range(0, 11, 2)])
+    odd = [Mark(Unit(0, 1, chunk), 0) for chunk in range(1, 11, 2)]
+    odd += [Mark(Unit(0, 0, 0), 0)] if more else []
+    for number in (1, 2):  # the second time it is known
+        peer.handle(Received(Range(A, number, number, 1, even, UPDATE.layout, UPDATE)), 0.1)
+    assert peer.refused == 0
+    assert peer.replicator.origins[A].frontier == 2
+    peer.handle(Received(Range(B, 1, 1, 1, packed(odd), UPDATE.layout, UPDATE)), 0.2)
+    assert peer.refused == refused
+    assert peer.identities.units == 6 + (0 if refused else len(odd))

@@ -211,6 +211,64 @@ def test_an_update_of_whole_arrays_is_added_whole() -> None:
     equal(added(each, each), {name: 2 * array for name, array in each.arrays().items()})
 
 
+@pytest.mark.parametrize("rows", [0, 1, 7, 20])
+def test_rows_are_added_piece_by_piece(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for nbytes in (1, 24, 25, 1000):
+        monkeypatch.setattr(sparse, "PIECE_BYTES", nbytes)
+        numbers = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
+        plain = Packed.of(sparse.rows_of("w", np.arange(20)[20 - rows :], numbers))
+        coarse = Packed.of(
+            sparse.rows_of("w", np.arange(rows), numbers.astype(np.int8), np.arange(rows, dtype=np.int8) % 9)
+        )
+        equal(added(plain, coarse), dense(plain, coarse))
+
+
+def test_what_is_added_is_rounded_to_the_model_s_numbers_first() -> None:
+    """Once, as where it is added piece by piece: 32 bits hold no float32."""
+    number = (1 << 24) + 1
+    each = Packed.of(sparse.rows_of("w", np.array([4]), np.full((1, 3), number, np.int32), np.array([0], np.int8)))
+    model = Packed.of({**MODEL, "w": np.ones((20, 3), np.float32)})
+    block = bytearray(model.buffer)
+    sparse.add(LAYOUT, model.buffer, each.layout, each.buffer)
+    sparse.add_within(LAYOUT, block, 0, each)
+    assert model.arrays()["w"][4].tolist() == [float(1 << 24)] * 3
+    assert bytes(block) == bytes(model.buffer)
+    ones = Packed.of(sparse.rows_of("w", np.array([4]), np.ones((1, 3), np.float32)))
+    for left, right in ((each, ones), (ones, each)):
+        total = sparse.total(left.arrays(), right.arrays())
+        assert total["w[values]"].dtype == np.float32
+        assert total["w[values]"].tolist() == [[float(1 << 24)] * 3]
+
+
+def test_minus_an_update_has_the_same_arrays() -> None:
+    for kinds in (("rows", "integers"), ("integers", "whole"), ("whole", "rows")):
+        one = update(5, kinds)
+        assert Layout.of(sparse.negative(one.arrays())) == one.layout
+
+
+def test_a_row_of_several_dimensions_and_one_without_are_summed_like_others() -> None:
+    """Each number by itself: rows of matrices, and rows that are numbers."""
+    chance = np.random.default_rng(3)
+    for shape in ((), (2, 3)):
+        parts = []
+        for rows in ([0, 2, 3], [2, 3, 5]):
+            values = chance.integers(-100, 100, (3, *shape)).astype(np.int8)
+            parts.append(sparse.rows_of("w", np.array(rows), values, np.array([20, -2, 3], np.int8)))
+        total = sparse.total(*parts)
+        got = np.ldexp(total["w[values]"].astype(float), total["w[exponents]"].reshape(-1, *[1] * len(shape)))
+        expected = np.zeros((6, *shape))
+        for each in parts:
+            expected[each["w[rows]"]] += np.ldexp(
+                each["w[values]"].astype(float), each["w[exponents]"].reshape(-1, *[1] * len(shape))
+            )
+        np.testing.assert_array_equal(got, expected[[0, 2, 3, 5]])
+
+
+def test_rows_without_numbers_are_summed_too() -> None:
+    nothing = sparse.rows_of("w", np.array([1, 2]), np.zeros((2, 0), np.int8), np.zeros(2, np.int8))
+    assert sparse.total(nothing, nothing)["w[values]"].shape == (2, 0)
+
+
 def test_few_rows_are_added_to_many_in_little_memory() -> None:
     many, few = (
         sparse.rows_of(
@@ -323,6 +381,8 @@ def bad_rows(rows: list[int]) -> Callable[[], dict[str, Any]]:
         bad_rows([4, 4]),
         bad_rows([-1, 4]),
         bad_rows([4, 20]),
+        lambda: rows_part(w_rows=np.array([0, 5, 3], np.int32), w_values=np.ones((3, 3), np.float32)),
+        lambda: rows_part(**{**INTEGERS, "w_exponents": np.array([0, -65], np.int8)}),
         lambda: rows_part(**{**INTEGERS, "w_exponents": np.array([0, 65], np.int8)}),
     ],
 )
@@ -331,6 +391,31 @@ def test_numbers_that_cannot_be_added_are_refused(arrays: Callable[[], dict[str,
     sparse.check_fit(packed.layout, LAYOUT)
     with pytest.raises(MismatchError):
         sparse.check_rows(packed.layout, packed.arrays(), LAYOUT)
+
+
+def test_integers_in_units_of_their_own_are_for_arrays_of_floats() -> None:
+    for dtype, fits in ((np.float32, True), (np.float64, True), (np.int64, False)):
+        model = Layout.of({"w": np.zeros((20, 3), dtype)})
+        arrays = rows_part(**INTEGERS)
+        if fits:
+            sparse.check_fit(Layout.of(arrays), model)
+        else:
+            with pytest.raises(MismatchError, match="'w' comes in units of powers of two"):
+                sparse.check_fit(Layout.of(arrays), model)
+
+
+def test_an_update_of_whole_arrays_fits_if_its_layout_does() -> None:
+    sparse.check_fit(LAYOUT, LAYOUT)
+    sparse.check_rows(LAYOUT, MODEL, LAYOUT)
+    with pytest.raises(MismatchError, match="'w' is missing"):
+        sparse.check_fit(Layout.of({"v": MODEL["v"], "count": MODEL["count"]}), LAYOUT)
+    with pytest.raises(MismatchError, match="'count': shape"):
+        sparse.check_fit(Layout.of({**rows_part(), "count": np.zeros(2)}), LAYOUT)
+
+
+def test_the_largest_and_the_smallest_units_are_good() -> None:
+    arrays = rows_part(**{**INTEGERS, "w_exponents": np.array([-64, 64], np.int8)})
+    sparse.check_rows(Layout.of(arrays), arrays, LAYOUT)
 
 
 def test_good_ones_are_not() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 
 from gossip.arrays import Arrays, Packed
 from gossip.events import Computed, Deliver, Keep, Received, Send, Ticked
-from gossip.messages import Advert, PeerId, Pull, Range
+from gossip.marks import Mark, Unit, packed
+from gossip.messages import Advert, PeerId, Pull, Range, Rumor, Standing
 from gossip.peer import Peer, Settings
-from gossip.segments import Segments
+from gossip.segments import LentFile, Segments
 from gossip.simulator import Network, Simulation
 from gossip.trace import Recorder, Step, fingerprint, replay
 
@@ -89,6 +92,42 @@ def test_a_recorder_keeps_arrays_as_they_were() -> None:
         np.testing.assert_array_equal(payload.arrays()["w"], np.arange(4))
 
 
+@pytest.fixture
+def in_a_file(tmp_path: Any) -> Iterator[LentFile]:
+    """The same arrays as `SHORT`, in a file, of which only stretches within it can be read."""
+    (tmp_path / "arrays").write_bytes(bytes(8) + SHORT.buffer)
+    descriptor = os.open(tmp_path / "arrays", os.O_RDONLY)
+    yield LentFile(SHORT.layout, descriptor, 8)
+    os.close(descriptor)
+
+
+def test_arrays_in_a_file_are_recorded_as_if_they_were_in_memory(in_a_file: LentFile) -> None:
+    recorder = Recorder()
+    recorder.observe(0.0, PeerId("p"), Computed(in_a_file), [Keep(1, 1, in_a_file)])
+    (step,) = recorder.steps
+    assert step.event == Computed(SHORT)
+    assert step.effects == (fingerprint(Keep(1, 1, SHORT)),)
+
+
+def test_a_fingerprint_reads_like_the_value() -> None:
+    """Whoever looks for where two runs part has these texts before them."""
+    p, q, r = (PeerId(name) for name in "pqr")
+    said = (Rumor(q, Standing.DEAD, 2, r),)
+    assert fingerprint(Advert(p, 3, {r: 1, q: 2}, True, 7, said)) == f"Advert('p',3,{{q:2,r:1}},True,7,{said!r})"
+    assert fingerprint(Send(p, Pull(q, 1, 2))) == "Send('p',Pull('q',1,2))"
+    assert fingerprint(Advert(p, 3, {})) == "Advert('p',3,{},True,0,())"
+
+
+def test_a_kind_of_value_that_was_never_seen_has_a_fingerprint() -> None:
+    @dataclass(frozen=True)
+    class New:
+        number: int
+        name: str
+
+    assert fingerprint(New(1, "x")) == "New(1,'x')"
+    assert fingerprint(New(2, "x")) == "New(2,'x')"
+
+
 def test_equal_values_have_equal_fingerprints_and_others_others() -> None:
     segments = Segments()
     segments.keep(1, 1, SHORT)
@@ -101,6 +140,7 @@ def test_equal_values_have_equal_fingerprints_and_others_others() -> None:
     different = [
         Computed(SHORT),
         Computed(Packed.of({"w": np.arange(4) * 2})),
+        Computed(Packed.of({"w": np.arange(4) ^ [1, 0, 0, 0]})),  # by its first byte
         Computed(Packed.of({"v": np.arange(4)})),
         Computed(Packed.of({"w": np.arange(4.0)})),
         Keep(1, 1, SHORT),
@@ -113,6 +153,13 @@ def test_equal_values_have_equal_fingerprints_and_others_others() -> None:
         Send(q, Pull(q, 1, 1)),
         Send(q, Pull(q, 1, 2)),
         Ticked(),
+        Range(p, 1, 1, 1),
+        Range(p, 1, 1, 1, (), SHORT.layout),
+        Range(p, 1, 1, 1, (), Packed.of({"v": np.arange(4)}).layout),
+        Range(p, 1, 1, 1, packed([Mark(Unit(0, 0, 0), 0)])),
+        Range(p, 1, 1, 1, packed([Mark(Unit(0, 0, 1), 0)])),
+        Advert(p, 1, {}, rumors=(Rumor(q, Standing.DEAD, 2, p),)),
+        Advert(p, 1, {}, rumors=(Rumor(q, Standing.DEAD, 3, p),)),
     ]
     assert len({fingerprint(value) for value in different}) == len(different)
     segments.close()

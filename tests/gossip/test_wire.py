@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import random
 import resource
 import time
@@ -10,7 +11,7 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ from gossip.wire import (
     VERSION,
     Assembly,
     Block,
+    allocate,
     block_count,
     block_span,
     checksum,
@@ -175,7 +177,7 @@ MARKS = packed([Mark(Unit(0, 2, 1), 0), Mark(Unit(0, 2, 1), 1, withdraws=True)])
 RUMORS = (Rumor(PeerId("q"), Standing.DEAD, 2, PeerId("r")),)
 RANGE = Range(PeerId("p"), 3, 7, 5, MARKS, WEIGHTS.layout, WEIGHTS)
 SAMPLES: list[Message] = [
-    Advert(PeerId("p"), 3, {PeerId("q"): 2, PeerId("r"): 1}, True, RUMORS),
+    Advert(PeerId("p"), 3, {PeerId("q"): 2, PeerId("r"): 1}, True, 5, RUMORS),
     Pull(PeerId("p"), 3, 5),
     RANGE,
     Unknown(PeerId("p"), 3, 5),
@@ -221,6 +223,109 @@ def little_memory(room: int = 64 << 20) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------------ round trips
+
+
+@each_kind
+def test_each_kind_has_its_number_and_comes_back(message: Message) -> None:
+    kinds = {kind.replace(" ", ""): number for kind, number in KINDS.items()}
+    frames = encode(message)
+    assert PREFIX.unpack_from(frames[0])[2] == kinds[type(message).__name__.lower()]
+    back = decode(frames)
+    assert back == message
+    if isinstance(message, Bulk):
+        assert isinstance(back, Bulk)
+        assert back.payload == WEIGHTS
+
+
+ONE_RUN, TWO_RUNS = (packed([Mark(Unit(0, 0, chunk), 0) for chunk in chunks])[0].runs for chunks in ((3,), (1, 2, 9)))
+SERIES = (
+    Series(0, 2, 1, False, TWO_RUNS),
+    Series(0, 2, 1, True, ONE_RUN),
+    Series(0, 3, 0, False, TWO_RUNS),
+    Series(1, 0, 0, False, ONE_RUN),
+)
+"""In order; the runs of each begin below the end of those before it."""
+
+
+def test_marks_of_several_lanes_come_back_from_a_table_that_the_header_announces() -> None:
+    by_lane = {PeerId("q"): SERIES, PeerId("r"): SERIES[:1], PeerId("s"): SERIES[2:]}
+    message = State(PeerId("p"), {PeerId("q"): 2}, 5, by_lane, WEIGHTS.layout, WEIGHTS, 3, 9)
+    frames = encode(message)
+    assert decode(frames) == message
+    announced = decode_header(frames[0])
+    assert isinstance(announced, State)
+    assert announced.table[:2] == (7, 11)
+    assert announced.marks == {}
+    assert encode_header(announced) == frames[0]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_header_has_room_for_so_many_runs_and_a_table_has_the_others(more: int) -> None:
+    message = Range(PeerId("p"), 1, 1, 5, irregular(HEADER_RUNS_MAX + more), WEIGHTS.layout, WEIGHTS)
+    frames = encode(message)
+    announced = decode_header(frames[0])
+    assert isinstance(announced, Range)
+    assert announced.table[:2] == ((1, HEADER_RUNS_MAX + 1) if more else (0, 0))
+    assert encode_header(announced) == frames[0]
+    assert decode(frames) == message
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Arrays of which only stretches can be read that are there."""
+
+    layout: Layout
+    data: bytes
+
+    def read(self, start: int, stop: int) -> bytes:
+        assert 0 <= start < stop <= len(self.data)
+        return self.data[start:stop]
+
+
+@pytest.mark.parametrize("arrays", [WEIGHTS, LARGE], ids=["one block", "blocks"])
+def test_arrays_that_are_not_in_memory_travel_with_their_marks(arrays: Packed) -> None:
+    message = replace(RANGE, marks=irregular(HEADER_RUNS_MAX + 1), layout=arrays.layout)
+    back = decode(encode(message, Elsewhere(arrays.layout, bytes(arrays.buffer))))
+    assert back == replace(message, payload=arrays)
+    assert isinstance(back, Range)
+    assert back.payload is not None
+    assert bytes(back.payload.buffer) == bytes(arrays.buffer)
+
+
+def test_several_blocks_go_in_answer_to_another_pull() -> None:
+    message = replace(RANGE, layout=LARGE.layout, payload=LARGE)
+    assert encode_again(encode(message), 9) == encode(replace(message, k=9))
+
+
+def test_a_header_as_long_as_may_be_is_made_and_read() -> None:
+    name = PeerId("n" * (HEADER_BYTES_MAX - len('["",3,5]')))
+    assert len(encode_header(Pull(name, 3, 5))) == PREFIX.size + HEADER_BYTES_MAX
+    with pytest.raises(TooLargeError):
+        encode_header(Pull(name, 3, 50))
+    text = json.dumps(GOOD["pull"])
+    assert decode_header(header(KINDS["pull"], text.ljust(HEADER_BYTES_MAX))) == Pull(PeerId("p"), 3, 5)
+
+
+def test_scalars_as_many_and_as_large_as_may_be_come_back() -> None:
+    largest = float(np.finfo(np.float64).max)
+    for scalars in ({"low": -largest, "high": largest}, {str(number): number for number in range(SCALARS_MAX)}):
+        message = PacketReply(PeerId("p"), 3, 4, 7, 5, scalars)
+        back = decode_header(encode_header(message))
+        assert isinstance(back, PacketReply)
+        assert back.scalars == scalars
+
+
+def test_a_layout_of_as_many_bytes_as_may_be_is_read_however_it_is_cut() -> None:
+    for shape in ((PAYLOAD_BYTES_MAX,), (1, PAYLOAD_BYTES_MAX, 1), (PAYLOAD_BYTES_MAX // 2, 2), (PAYLOAD_BYTES_MAX, 0)):
+        message = Range(PeerId("p"), 1, 1, 1, (), Layout((ArraySpec("w", "|i1", shape),)))
+        assert decode_header(encode_header(message)) == message
+
+
+def test_large_buffers_are_mappings_of_their_own() -> None:
+    for nbytes in (0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1):
+        buffer = allocate(nbytes)
+        assert bytes(buffer) == bytes(nbytes)
+        assert isinstance(buffer, mmap.mmap) == (nbytes >= BLOCK_BYTES)
 
 
 @given(messages)
@@ -469,6 +574,7 @@ BAD_TABLES: list[Any] = [
     "t",
     [],
     [2],
+    [2, 0],
     [2, 5, 0],
     [-1, 5],
     [2, 5.0],
@@ -732,11 +838,16 @@ def test_a_table_is_read_as_it_was_written() -> None:
         ([*HEAD[:5], 1, *HEAD[:5], 1], RUNS, 2),
         ([0, 1, 3, 3, 0, 1, 0, 1, 2, 4, 1, 1], RUNS, 2),
         ([*HEAD[:5], 2, *HEAD[:4], 1, 0], RUNS, 2),
+        ([*HEAD[:5], 1, *HEAD[:5], 2], [*RUNS, 20, 29, 1], 2),
+        ([*HEAD[:5], 3], [*RUNS, 8, 8, 1], 1),
+        ([*HEAD[:5], 1, *HEAD[:4], 1, 2], [*RUNS, 9, 9, 1], 2),
+        ([*HEAD[:5], 2, *HEAD[:4], 1, 1], [5, 9, 2, 8, 9, 1, 1, 1, 1], 2),
+        ([0, 1, 3, 3, 0, 1, 0, 3, 0, 0, 0, 1, 0, 2, 0, 0, 0, 1], [*RUNS, 1, 1, 1], 3),
     ],
 )
 def test_a_table_that_is_not_one_is_refused(head: list[int], runs: list[int], series: int) -> None:
     with pytest.raises(WireError):
-        decode(with_table(head, runs, series))
+        decode(with_table(head, runs, series, len(runs) // 3))
 
 
 @given(
@@ -766,6 +877,8 @@ def test_only_layouts_of_some_size_are_kept() -> None:
         assert isinstance(one, Range)
         assert isinstance(two, Range)
         assert (one.layout is two.layout) == kept
+        assert one.layout == two.layout
+        assert len(one.layout.specs) == arrays
 
 
 def test_a_claim_with_blocks_too_small_for_it_is_refused() -> None:
