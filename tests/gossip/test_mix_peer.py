@@ -172,6 +172,16 @@ def test_who_has_little_weight_left_gives_nothing_away() -> None:
     assert made.weight == before
 
 
+def test_weight_goes_away_down_to_the_limit() -> None:
+    made = active(PushSum(), others=(A,), build=topology.complete)
+    weights = [made.weight]
+    for n in (1, 2, 3):
+        take(made, A, n, float(n))
+        made.handle(Ticked(), float(n))
+        weights.append(made.weight)
+    assert weights == [LIGHT * 2, LIGHT, LIGHT / 2, LIGHT / 2]
+
+
 def test_what_the_departed_did_not_take_comes_back_to_the_last_bit() -> None:
     made = active(PushSum(grid=2.0**-32), build=topology.exponential)
     take(made, A, 0, 0.1)
@@ -787,6 +797,24 @@ def test_in_step_every_answer_waits_for_its_reader_until_the_round_is_over() -> 
     assert take(made, A, 2, 0.2) == []
 
 
+def test_a_packet_is_checked_also_when_an_answer_has_other_arrays() -> None:
+    made = active(Answering())
+    come(made, A, 1, 0, 0.1, 4.0)
+    (request,) = of(PacketRequest, made.handle(offer(B, 1, 1), 0.2))
+    made.handle(packet(B, 1, 0, request.k, x=[1.0]), 0.2)
+    assert (made.received, made.refused) == (1, 1)
+
+
+def test_what_the_consensus_makes_of_the_replica_is_said_also_by_one_that_is_alone() -> None:
+    class Moving(DPsgd):
+        def consensus(self, state: Any) -> Any:
+            return DPsgd(), DPsgd().start(state.x + 1.0)
+
+    made = peer(Moving(), others=())
+    (adopted,) = of(Adopt, made.handle(Settling(), 0.1))
+    np.testing.assert_array_equal(np.frombuffer(adopted.payload.read(0, 16)), [2, 2])
+
+
 def test_at_its_own_pace_a_newer_answer_takes_the_place_of_an_older_and_a_round_that_of_a_round() -> None:
     made = active(AnsweringSoon())
     for n in (1, 2):
@@ -838,6 +866,12 @@ def test_it_offers_its_packets_as_soon_as_it_has_them() -> None:
     assert of(Offer, made.handle(Ticked(), 10.0)) == [Offer(ME, 1, {B: 1}, ())], "a lost offer is made again in time"
 
 
+def test_who_asks_when_a_round_is_due_is_served() -> None:
+    made = active(PushSum())
+    assert of(PacketReply, made.handle(Received(PacketRequest(A, 0, 1)), 1.0))
+    assert made.rounds == 2
+
+
 def test_the_one_who_offers_is_asked() -> None:
     made = active(DPsgd())
     assert made.handle(offer(A, 1, 1), 0.1) == [Send(A, PacketRequest(ME, 0, 1))]
@@ -845,7 +879,7 @@ def test_the_one_who_offers_is_asked() -> None:
 
 def test_it_says_what_its_replica_is_as_soon_as_it_changes() -> None:
     made = MixPeer(ME, ONES.layout, Plan(topology.ring, PushSum()), np.random.default_rng(0), SETTINGS, [A, B])
-    assert made.neighbors.live == (A, ME, B)
+    assert (made.neighbors.live, made.layout) == ((A, ME, B), ONES.layout)
     assert made.handle(Joined(A), 0.0) == []
     assert made.deadline() == float("inf")
     assert of(Adopt, made.handle(Initialized(ONES), 0.0))
@@ -887,7 +921,13 @@ def test_who_takes_packets_is_one_of_a_few_at_a_time() -> None:
     came = packet(asked[0][0], 1, 0, asked[0][1], x=[2.0, 2.0])
     assert [each.to for each in made.handle(came, 0.2) if isinstance(each, Send)] == [PeerId("a")]
     assert made.handle(came, 0.2) == [], "it comes twice, before there was room to say that it had come"
-    assert made.received == 1
+    assert (made.received, made.late) == (1, 0)
+
+
+def test_who_is_asked_does_not_keep_others_from_being_asked() -> None:
+    made = active(DPsgd())
+    for other, requests in ((A, 1), (A, 0), (B, 1)):
+        assert len(of(PacketRequest, made.handle(offer(other, 1, 1), 0.1))) == requests
 
 
 def test_progress_of_a_packet_gives_it_more_time() -> None:
@@ -942,6 +982,31 @@ def test_the_dead_are_not_asked_again() -> None:
     made.handle(offer(A, 1, 1), 0.1)
     made.handle(Departed(A), 0.2)
     assert of(PacketRequest, made.handle(Ticked(), 2.0)) == []
+
+
+def test_the_dead_are_not_asked_when_there_is_room() -> None:
+    settings = MixSettings(pulls_max=1)
+    made = MixPeer(ME, ONES.layout, Plan(topology.ring, DPsgd()), np.random.default_rng(0), settings, [A, B])
+    made.handle(Initialized(ONES), 0.0)
+    made.handle(Settling(), 0.0)
+    (request,) = of(PacketRequest, made.handle(offer(A, 1, 1), 0.1))
+    made.handle(offer(B, 1, 1), 0.1)
+    made.handle(Departed(B), 0.2)
+    effects = made.handle(packet(A, 1, 0, request.k, x=[1.0, 1.0]), 0.3)
+    assert [each.to for each in effects if isinstance(each, Send)] == [A]
+
+
+def test_a_packet_of_the_dead_that_came_early_is_not_taken_in() -> None:
+    made = training(DPsgd())
+    made.handle(Computed(ONES), 0.1)
+    come(made, A, 1, 0, 0.1, 4.0)
+    come(made, A, 2, 1, 0.1, 4.0)
+    made.handle(Departed(A), 0.2)
+    take(made, B, 1, 0.2)
+    come(made, B, 1, 0, 0.2, 4.0)
+    effects = made.handle(Computed(ONES), 0.3)
+    assert (made.rounds, made.received) == (2, 2)
+    assert of(PacketRequest, effects) == []
 
 
 @pytest.mark.parametrize("event", [Departed(B), Joined(PeerId("d")), Computed(ONES)], ids=["gone", "new", "a step"])
@@ -1285,6 +1350,8 @@ def test_pings_are_answered_where_somebody_looks_after_neighbors() -> None:
     ((to, ack),) = sent(Ack, [(0.1, each) for each in effects])
     assert (to, ack.peer, ack.k, ack.about) == (A, ME, 3, ME)
     assert made.departed == [B], "what came with it is believed"
+    made.handle(Received(Ack(A, 3, A, (Rumor(B, Standing.ALIVE, 1, B),))), 0.2)
+    assert made.departed == []
     assert sent(Ack, [(0.1, each) for each in active(DPsgd()).handle(ping, 0.1)]) == []
 
 
