@@ -76,7 +76,7 @@ TESTS: dict[str, str] = {
     "flat": "flat",
     "neighbors": "neighbors",
     "packets": "packets",
-    "mix_peer": "mix_peer mix_simulator trace",
+    "mix_peer": "mix_peer",
     "mixing.choco": "mixing_oracles mixing churn",
     "mixing.relay": "mixing_oracles mixing churn",
     "mixing.tracking": "mixing_oracles mixing churn",

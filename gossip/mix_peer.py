@@ -464,8 +464,7 @@ class MixPeer:
         self._fresh = True
         self._still = 0
         self._pending.append((self._handed, self.flat.flatten(payload)))
-        if not self._tasks:
-            self._idle_at = max(self._idle_at, now + self.settings.grace_s)
+        self._idle_at = max(self._idle_at, now + self.settings.grace_s)
         return []
 
     def _learn(self) -> int | None:
@@ -526,7 +525,7 @@ class MixPeer:
             ahead = self._ahead()
             if ahead > (BEHIND_MAX + len(self.neighbors.live)) * self.acting.interval:
                 self.rounds += ahead - 1
-        taking = self._learn() if self._goes_by_step else None
+        taking = self._learn()  # where rounds are not steps, nothing is left to learn
         self._began_at = now
         self._fresh = False
         self._moved = True
@@ -566,7 +565,7 @@ class MixPeer:
     def _links_to_takers(self, links: Links) -> Links:
         """`links` without those to readers that have not taken what is there for them: their weight stays here."""
         heard_by = {to: weight for to, weight in links.heard_by.items() if not self._waits(self.neighbors.peer(to))}
-        return links if len(heard_by) == len(links.heard_by) else replace(links, heard_by=heard_by)
+        return replace(links, heard_by=heard_by)
 
     def _complain(self) -> list[Effect]:
         without = self.neighbors.without
