@@ -755,7 +755,7 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, ForgetsItsOwnUnits, 5),
         (REPLICATOR, TakesOldPins, 8),
         (ADOPTER, AppliesOldAnswers, 0),
-        (MEMBERSHIP, TakesAConfirmationForAPause, 122),
+        (MEMBERSHIP, TakesAConfirmationForAPause, 21),
         (MEMBERSHIP, PingsForNobody, 0),
         (MEMBERSHIP, IsSilentOfWhatItPinged, 0),
         (MEMBERSHIP, DoesNotObject, 10),
