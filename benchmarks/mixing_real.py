@@ -176,6 +176,14 @@ def draws(strategy: Any) -> bool:
     return "RandomK" in repr(strategy)
 
 
+def answers(strategy: Strategy[Any]) -> bool:
+    """Peers answer each other, and refuse while they wait for an answer themselves: it matters who speaks first.
+
+    With processes nobody speaks at once with another but for chance, so these get their rows one after the other.
+    """
+    return isinstance(strategy, PairwiseExchange)
+
+
 def meaning(strategy: Strategy[Any]) -> str:
     """What a round of it is with processes."""
     settings = MixSettings()
@@ -211,12 +219,12 @@ def step(x: Array, loss: int | Sequence[int], sign: float) -> Array:
     return toward
 
 
-def rows_by_the_clock(folder: Path, partition: int, steps: int, tick_s: float) -> Iterator[int]:
-    """The rows of a partition; `tick_s` apart, and for all partitions at the same time."""
+def rows_by_the_clock(folder: Path, partition: int, steps: int, tick_s: float, after_s: float) -> Iterator[int]:
+    """The rows of a partition; `tick_s` apart, and `after_s` after all partitions were there."""
     (folder / f"there-{partition}").touch()
     while len(there := list(folder.glob("there-*"))) < PEERS:  # so each peer has one partition
         time.sleep(0.002)
-    begin = max(file.stat().st_mtime for file in there) + LEAD_S
+    begin = max(file.stat().st_mtime for file in there) + LEAD_S + after_s
     late_s = 0.0
     for row in range(steps + 1):
         if tick_s:
@@ -239,7 +247,10 @@ def trained(strategy: Strategy[Any], build: Build, steps: int, tick_s: float) ->
         for training in itertools.count():
             folder = Path(tempfile.mkdtemp(prefix="mixing-real-"))
             try:
-                data = [partial(rows_by_the_clock, folder, place, steps, tick_s) for place in range(PEERS)]
+                turns = chance.permutation(PEERS) * (tick_s / PEERS if answers(strategy) else 0.0)
+                data = [
+                    partial(rows_by_the_clock, folder, place, steps, tick_s, turns[place]) for place in range(PEERS)
+                ]
                 losses = chance.permutation(PEERS).tolist()
                 gradient = partial(steps_taken, folder=folder, steps=steps, losses=losses, sign=side(training))
                 dd.train(data, gradient, chunk_rows=1)
@@ -297,7 +308,7 @@ def simulated(
         seed=seed,
         start=start,
         gradient=lambda x, round: step(x, order, sign),
-        in_turn=not strategy.synchronous,  # clocks of their own never tick at once
+        in_turn=answers(strategy),
         observe=observe,
     )
     return np.stack(seen)[:, np.argsort(order)]
