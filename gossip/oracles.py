@@ -157,10 +157,6 @@ class View:
         """Of its newest pull or adoption."""
         self.asked_at: dict[PeerId, float] = {}
         """By origin: the last pull."""
-        self.learned: dict[PeerId, int] = {}
-        """Where the lanes stood when something was learned of epochs that are over and not dropped."""
-        self.behind: set[PeerId] = set()
-        """Who was not heard to be as far since."""
         self.exhausted_until: float | None = None
 
 
@@ -281,7 +277,7 @@ class Oracles:
             self._check_units(me, peer)
         if not isinstance(event, Started):
             late = isinstance(message, Range) and merged and any(s.epoch < view.closed for s in message.marks)
-            self._check_closing(view, me, peer, adopted, late)
+            self._check_closing(view, me, peer)
         if peer.identities.closed != view.closed:
             view.closed, view.waits_for = peer.identities.closed, set(peer.members)
         if peer.identities.dropped != view.dropped:
@@ -466,9 +462,6 @@ class Oracles:
         known = view.pins.get(asker, (0, frozenset[int]()))[0]
         if given and request.k < max(known, view.pull_k.get(asker, 0)):
             raise ViolationError(f"{me} gives its replica for {request}, which is older than what came before")
-        pin = lane.pins.get(asker)
-        if given and asker in lane.members and (pin is None or pin.k != request.k or lane.n not in pin.boundaries):
-            raise ViolationError(f"{me} gives its replica for {request}, and keeps {pin}")
         for state in given:
             over = peer.identities.dropped if request.pinned else peer.identities.closed
             if (state.closed, state.units) != (over, peer.identities.units):
@@ -492,8 +485,6 @@ class Oracles:
                 self._count(view, me, (to, "pulls"), BUSY_MAX)
                 if peer.adopter is not None and peer.adopter.under_way:
                     raise ViolationError(f"{me} pulls while it adopts")
-                if now < view.pulled_at.get(to, float("-inf")) + peer.settings.pull_timeout_s - SLACK_S:
-                    raise ViolationError(f"{me} pulls from {to} again, and was not answered")
                 if frontier != lane.origins[to].frontier or host.peer.replicator.n <= frontier:
                     raise ViolationError(f"{me} pulls {frontier} from {to}, which has {host.peer.replicator.n}")
                 if sum([origin.pull is not None for origin in lane.origins.values()]) > lane.pulls_max:
@@ -576,11 +567,6 @@ class Oracles:
         stopped = view.adopting and not adopter.under_way and not adopted
         if best is not None and peer.ready and not stopped and not (adopter.needed or adopter.under_way):
             raise ViolationError(f"{me} has less of the dead lanes than {best}, and does not adopt")
-        if adopter.needed and peer.ready and (not view.needs or stopped or adopted):
-            origin = peer.replicator.origins.get(message.peer) if isinstance(message, Unknown) else None
-            lost = isinstance(message, Unknown) and origin is not None and origin.frontier == message.frontier
-            if best is None and not lost:
-                raise ViolationError(f"{me} is to adopt a replica, for no reason")
         if stopped:
             self._check_given_up(now, view, me, peer, effects)
         if stopped or adopted:
@@ -655,21 +641,11 @@ class Oracles:
 
     # ------------------------------------------------------------------------------------------------------- closing
 
-    def _check_closing(self, view: View, me: PeerId, peer: Peer, adopted: bool, late: bool) -> None:
-        """Epochs are over for good, and dropped when all were heard to have what this one had when it learned of it."""
+    def _check_closing(self, view: View, me: PeerId, peer: Peer) -> None:
+        """Epochs are over for good."""
         known = peer.identities
         if known.closed < view.closed or known.dropped < view.dropped:
             raise ViolationError(f"{me} takes epochs for open that were over: {known.closed}, {known.dropped}")
-        if known.closed > view.closed or adopted or late:
-            view.learned, view.behind = peer.replicator.frontiers(), set(peer.members)
-        mine = peer.replicator.frontiers() if view.behind else {}
-        for other in list(view.behind):
-            theirs = view.adverts[other].all_frontiers if other in view.adverts else {}
-            level = all(theirs.get(lane, 0) >= min(n, mine.get(lane, 0)) for lane, n in view.learned.items())
-            if peer.members[other].forgotten or (other not in peer._gone and level):
-                view.behind.discard(other)
-        if known.dropped > view.dropped and not adopted and view.behind:
-            raise ViolationError(f"{me} drops epochs, and has not heard that {view.behind} have as much")
 
     # ----------------------------------------------------------------------------------------------------- in time
 
@@ -814,8 +790,6 @@ class Oracles:
             host = self._swarm.peers[other]
             if not member.reads or not host.alive or (member.forgotten and many):
                 continue
-            if host.peer.replicator.frontiers().get(me, 0) < number:
-                raise ViolationError(f"{me} releases {number}, which {other} lacks")
             for entry in self._marks.get(other, ())[frontiers.get(other, 0) + 1 :]:
                 if any(mark.unit == unit and (mark.attempt, other) < (attempt, me) for mark in entry):
                     raise ViolationError(f"{me} releases {number}, of which {other} published an earlier attempt")
@@ -876,27 +850,26 @@ class Oracles:
 
     # ------------------------------------------------------------------------------------------------------- the end
 
-    def check_rest(self) -> None:
-        """Nothing is lost or late any more, and all is level and drained: what was kept for a while is gone."""
+    def restless(self) -> str | None:
+        """What is there yet though it was for a while, when nothing is lost or late any more, and all are level."""
         live = self._swarm.live()
         for me, host in live.items():
             peer = host.peer
-            lane, _view = peer.replicator, self._views[me]
+            lane = peer.replicator
             if held := lane.pins.keys() & live.keys():
-                raise ViolationError(f"{me} still keeps what {held} pinned")
+                return f"{me} still keeps what {held} pinned"
             if peer.adopter is not None and (peer.adopter.needed or peer.adopter.under_way):
-                raise ViolationError(f"{me} still adopts")
+                return f"{me} still adopts"
             if peer._gone & live.keys():
-                raise ViolationError(f"{me} takes {peer._gone & live.keys()} for dead, which are alive")
+                return f"{me} takes {peer._gone & live.keys()} for dead, which are alive"
             for other, contact in peer.membership.contacts.items() if peer.membership is not None else ():
                 theirs = self._swarm.peers[other].peer.membership
                 if theirs is not None and contact.incarnation > theirs.incarnation:
-                    raise ViolationError(f"{me} knows of an incarnation of {other} that it never had")
+                    return f"{me} knows of an incarnation of {other} that it never had"
             for reader in lane.readers.keys() & live.keys():
                 if (lane.readers[reader].acknowledged, lane.readers[reader].served) != (lane.n, lane.n):
-                    raise ViolationError(
-                        f"{me}, at {lane.n}, does not know that {reader} has all: {lane.readers[reader]}"
-                    )
+                    return f"{me}, at {lane.n}, does not know that {reader} has all: {lane.readers[reader]}"
+        return None
 
 
 def _sent(effects: list[Effect], to: PeerId) -> list[object]:

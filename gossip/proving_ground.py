@@ -716,8 +716,11 @@ class ProvingGround:
                 raise ViolationError(f"{me} did not drain within {DRAIN_TIMEOUT_S:g} s: {host.drained}")
         self.swarm.run(self.swarm.now + ADVERTS_S)
         live = self.swarm.live().values()
-        self._oracles.check_rest()
         until = self.swarm.now + DRAIN_TIMEOUT_S
+        while (restless := self._oracles.restless()) is not None:  # who was cut off last adopts now
+            if self.swarm.now >= until:
+                raise ViolationError(restless)
+            self.swarm.run(self.swarm.now + 0.5)
         # adverts of a slow clock or network come too late again and again, for a fast clock
         punctual = not self.options.faults.clocks and self.options.delay_mean_s < PUNCTUAL_S
         while punctual and not self._detection.is_quiet():
