@@ -276,7 +276,6 @@ class Oracles:
         if merged or isinstance(event, Closed):
             self._check_units(me, peer)
         if not isinstance(event, Started):
-            late = isinstance(message, Range) and merged and any(s.epoch < view.closed for s in message.marks)
             self._check_closing(view, me, peer)
         if peer.identities.closed != view.closed:
             view.closed, view.waits_for = peer.identities.closed, set(peer.members)
