@@ -102,6 +102,8 @@ class View:
         """Since when something is new that was not advertised."""
         self.heard_at: dict[PeerId, float] = {}
         """By contact, or when it became one, or when we slept last."""
+        self.arrives_at: dict[PeerId, float] = {}
+        """When a part of an answer came last, perhaps of an old one."""
         self.pulled_at: dict[PeerId, float] = {}
         """By origin: when the pull was sent that may still be answered."""
         self.pinned: dict[int, set[PeerId]] = {}
@@ -200,8 +202,7 @@ class Oracles:
             if message.peer in peer.members:
                 view.adverts[message.peer] = message
         if isinstance(event, Progressed):
-            if event.peer in view.pulled_at:
-                view.pulled_at[event.peer] = now
+            view.arrives_at[event.peer] = now
             if view.adopting and event.peer == view.donor:
                 view.progressed_at, view.gives_up_at = now, now + GIVE_UP_S
         if isinstance(event, Exhausted):
@@ -488,6 +489,8 @@ class Oracles:
                     raise ViolationError(f"{me} pulls {frontier} from {to}, which has {host.peer.replicator.n}")
                 if sum([origin.pull is not None for origin in lane.origins.values()]) > lane.pulls_max:
                     raise ViolationError(f"{me} pulls from more than {lane.pulls_max} at a time")
+                if now < view.pulled_at.get(to, float("-inf")) + peer.settings.pull_timeout_s - SLACK_S:
+                    raise ViolationError(f"{me} pulls from {to} again, and was not answered")
                 view.pulled_at[to] = now
             case Pin():
                 self._count(view, me, (to, "pins"), ADOPTS_MAX)
@@ -660,7 +663,11 @@ class Oracles:
             raise ViolationError(f"{me} {'merges nothing' if lane.frozen else 'is to merge'}, adopting: {under_way}")
         if under_way or not peer.ready:
             return
-        asked = {other for other, at in view.pulled_at.items() if now < at + settings.pull_timeout_s + SLACK_S}
+        asked = {
+            other
+            for other, at in view.pulled_at.items()
+            if now < max(at, view.arrives_at.get(other, at)) + settings.pull_timeout_s + SLACK_S
+        }
         waiting = [
             other
             for other, origin in lane.origins.items()
