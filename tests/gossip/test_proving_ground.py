@@ -597,15 +597,6 @@ class AgreesAtOnce(Peer):
         self.settings = settings
 
 
-class TakesTheGoneForLevel(Peer):
-    """Drops an epoch though one of whom it heard enough is out of reach by now."""
-
-    def _drop_closed(self) -> None:
-        gone, self._gone = self._gone, set()
-        super()._drop_closed()
-        self._gone = gone
-
-
 class DrainsThoughOthersLack(Peer):
     """Says that it is drained though others have less, or more, of a dead peer's lane."""
 
@@ -767,7 +758,6 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, SaysNothingNew, 0),
         (PEER, TakesClosedEpochsForOpen, 0),
         (PEER, AgreesAtOnce, 18),
-        (PEER, TakesTheGoneForLevel, 11),
         (PEER, DrainsThoughOthersLack, 1),
         (PEER, AdoptsForOldAnswers, 9),
         (REPLICATOR, WaitsThoughItWasAnswered, 0),
