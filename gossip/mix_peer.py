@@ -257,6 +257,7 @@ class MixPeer:
         while now >= self._round_due():
             effects += self._begin(now)
             effects += self._go_on(now)
+        effects += self._owed()
         effects += self._requests(now)
         if self._moved:
             self._moved = False
@@ -428,6 +429,7 @@ class MixPeer:
         self._early.pop(peer, None)
         if peer in self.outgoing:
             self.outgoing[peer].waiting.clear()
+            self.outgoing[peer].owed_k = None
         if self.state is not None:
             taken = self.outgoing[peer].last if peer in self.outgoing else None
             self.state, outbox = self.acting.give_up(self.state, number_of(peer), taken)
@@ -684,11 +686,26 @@ class MixPeer:
         if outgoing is None:
             return []
         self.taken = max(self.taken, outgoing.taken(request.n))
-        if not outgoing.waiting:
-            return []
-        reply = outgoing.waiting[0].reply(self.me, outgoing.n, request.k)
+        outgoing.owed_k = None
+        if outgoing.waiting:
+            return [self._reply(request.peer, outgoing, request.k)]
+        if request.n < outgoing.n:
+            outgoing.owed_k = request.k
+        return []
+
+    def _owed(self) -> list[Effect]:
+        """Answers to requests that came when there was nothing to answer them with."""
+        effects: list[Effect] = []
+        for peer, outgoing in self.outgoing.items():
+            if outgoing.owed_k is not None and outgoing.waiting:
+                effects.append(self._reply(peer, outgoing, outgoing.owed_k))
+                outgoing.owed_k = None
+        return effects
+
+    def _reply(self, reader: PeerId, outgoing: Outgoing, k: int) -> Effect:
+        reply = outgoing.waiting[0].reply(self.me, outgoing.n, k)
         outgoing.nbytes += reply.layout.nbytes
-        return [Send(request.peer, reply)]
+        return Send(reader, reply)
 
     def _is_asked(self, reply: PacketReply) -> bool:
         incoming = self.incoming.get(reply.peer)

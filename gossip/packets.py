@@ -8,7 +8,8 @@
 
 An owner that mixes at its own pace has one packet of a round for a reader at most, and one answer to what it received:
 it sends nothing further to a reader that has not taken the last one, and a newer answer takes the place of an older.
-One that mixes in step with others has at most those of the round.
+One that mixes in step with others has at most those of the round. A packet may be gone when it is asked for, as a new
+training has begun meanwhile. Then the next one is sent at once: its reader would not ask again before long.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Outgoing:
     waiting: deque[Waiting] = field(default_factory=deque)
     last: Packet | None = None
     """Of those that began a round, the newest that was taken."""
+    owed_k: int | None = None
+    """Of a request for what had been offered and was gone when it came: the next packet answers it."""
     nbytes: int = 0
     """Of all that was sent to it, sent again or not."""
 

@@ -206,6 +206,32 @@ def test_a_lost_reply_is_asked_for_again() -> None:
     assert not of(Adopt, late)
 
 
+def test_who_asks_for_what_a_new_training_has_made_void_is_sent_the_next_packet() -> None:
+    """It would not ask again before its request is given up."""
+    made = peer(PushSum(), build=topology.exponential)
+    made.handle(Resumed(1), 0.0)
+    assert made.outgoing[A].waiting
+    made.handle(Computed(ONES), 0.01)
+    made.handle(Resumed(2), 0.02)
+    assert made.place == 2 * ERA
+    assert take(made, A, 0, 0.03, k=7) == []
+    (reply,) = [sent for sent in of(PacketReply, made.handle(Ticked(), 0.1)) if sent.k == 7]
+    assert (reply.n, reply.round // ERA) == (2, 2)
+    assert of(PacketReply, made.handle(Ticked(), 1.2)) == [], "it answers once"
+
+
+def test_who_only_says_that_all_came_is_owed_nothing() -> None:
+    made = active(PushSum(), build=topology.exponential)
+    take(made, A, 0, 0.1)
+    take(made, A, 1, 0.1, k=2)
+    assert of(PacketReply, made.handle(Ticked(), 1.0)) == []
+    take(made, A, 1, 1.1, k=3)
+    take(made, A, 2, 1.1, k=4)
+    made.handle(Departed(A), 1.2)
+    made.handle(Returned(A), 1.3)
+    assert of(PacketReply, made.handle(Ticked(), 2.5)) == []
+
+
 def test_who_does_not_know_that_its_packet_came_is_told_again() -> None:
     made = active(DPsgd())
     come(made, A, 1, 0, 0.1, 4.0)
