@@ -12,7 +12,9 @@ after each step, and not only the model in the end.
     on average   it goes by the clock, or draws: the means over trainings of the distance and of the bias are within
                  three standard errors of the simulator's. Where it goes by the clock, rows come by one, too, all 35 ms:
                  so a peer has one round a step. A training in which a row was late is repeated; this wants a machine
-                 with four cores and little else to do
+                 with four cores and little else to do. Peers that answer each other refuse while they wait for an
+                 answer themselves, so it matters who speaks first: they step and speak one after the other, in an
+                 order that is drawn for each step, with processes as in the simulator
     refused      the two do not fit; the simulator says so, too
 
 The distance is the root of the mean square of a replica's distance to the mean, the bias the distance of the mean, or
@@ -85,6 +87,8 @@ SIMULATED = 100
 """Simulations for each of them."""
 TICK_S = 0.035
 """From row to row where rounds go by the clock: longer than the gap after a step, and shorter than a round without."""
+TURN_S = 0.003
+"""From the row of one peer to that of the next where peers answer each other: longer than an exchange takes."""
 LATE_MAX_S = 0.012
 """A row that is later makes another round of it."""
 TRIES = 4
@@ -176,14 +180,6 @@ def draws(strategy: Any) -> bool:
     return "RandomK" in repr(strategy)
 
 
-def answers(strategy: Strategy[Any]) -> bool:
-    """Peers answer each other, and refuse while they wait for an answer themselves: it matters who speaks first.
-
-    With processes nobody speaks at once with another but for chance, so these get their rows one after the other.
-    """
-    return isinstance(strategy, PairwiseExchange)
-
-
 def meaning(strategy: Strategy[Any]) -> str:
     """What a round of it is with processes."""
     settings = MixSettings()
@@ -219,16 +215,16 @@ def step(x: Array, loss: int | Sequence[int], sign: float) -> Array:
     return toward
 
 
-def rows_by_the_clock(folder: Path, partition: int, steps: int, tick_s: float, after_s: float) -> Iterator[int]:
-    """The rows of a partition; `tick_s` apart, and `after_s` after all partitions were there."""
+def rows_by_the_clock(folder: Path, partition: int, tick_s: float, turns: Sequence[int]) -> Iterator[int]:
+    """The rows of a partition, `tick_s` apart, from when all partitions were there; each at its place in `turns`."""
     (folder / f"there-{partition}").touch()
     while len(there := list(folder.glob("there-*"))) < PEERS:  # so each peer has one partition
         time.sleep(0.002)
-    begin = max(file.stat().st_mtime for file in there) + LEAD_S + after_s
+    begin = max(file.stat().st_mtime for file in there) + LEAD_S
     late_s = 0.0
-    for row in range(steps + 1):
+    for row, turn in enumerate(turns):
         if tick_s:
-            due = begin + row * tick_s
+            due = begin + row * tick_s + turn * TURN_S
             time.sleep(max(0.0, due - time.time()))
             late_s = max(late_s, time.time() - due)
         yield row
@@ -247,10 +243,8 @@ def trained(strategy: Strategy[Any], build: Build, steps: int, tick_s: float) ->
         for training in itertools.count():
             folder = Path(tempfile.mkdtemp(prefix="mixing-real-"))
             try:
-                turns = chance.permutation(PEERS) * (tick_s / PEERS if answers(strategy) else 0.0)
-                data = [
-                    partial(rows_by_the_clock, folder, place, steps, tick_s, turns[place]) for place in range(PEERS)
-                ]
+                turns = np.array([chance.permutation(PEERS) * strategy.answers for _ in range(steps + 1)])
+                data = [partial(rows_by_the_clock, folder, place, tick_s, turns[:, place]) for place in range(PEERS)]
                 losses = chance.permutation(PEERS).tolist()
                 gradient = partial(steps_taken, folder=folder, steps=steps, losses=losses, sign=side(training))
                 dd.train(data, gradient, chunk_rows=1)
@@ -308,7 +302,7 @@ def simulated(
         seed=seed,
         start=start,
         gradient=lambda x, round: step(x, order, sign),
-        in_turn=answers(strategy),
+        in_turn=strategy.answers,
         observe=observe,
     )
     return np.stack(seen)[:, np.argsort(order)]

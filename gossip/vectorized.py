@@ -115,8 +115,8 @@ def simulate(
             their packets: with the others, delay costs time and nothing else.
         staleness: `gradient` is given the parameters of this many rounds ago.
         churn: probability that a peer is absent in a round: it neither trains nor mixes, and the others know.
-        in_turn: peers speak one after the other within a round, as those do that go by clocks of their own; else all
-            at once. It matters where one answers another, as in `PairwiseExchange`.
+        in_turn: within a round peers step and speak one after the other, in an order that is drawn, as those do that go
+            by clocks of their own; else all at once. For strategies whose peers answer each other, `PairwiseExchange`.
         check: refuse a topology that is not what the strategy needs. Without, one can see what happens.
         observe: called after each round, for what a record does not hold.
 
@@ -124,6 +124,9 @@ def simulate(
         UsageError: what was asked cannot be; the text says why.
     """
     _check(topology, strategy, start, parameters, rounds, loss, delay, staleness, churn)
+    if in_turn and (delay or not strategy.answers):
+        what = f"delay {delay}" if delay else repr(strategy)
+        raise UsageError(f"in_turn with {what}; it is for strategies whose peers answer each other at once")
     if check:
         strategy.check(topology)
     # Topologies draw from [seed, round]; a third number keeps these apart from them under the same seed.
@@ -137,33 +140,37 @@ def simulate(
     records = []
     for round in range(rounds):
         present = chance.random(topology.peers) >= churn if churn else None
-        if gradient is not None:
-            delta = np.asarray(gradient(past[0], round))
-            if delta.shape != past[0].shape:
-                raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {past[0].shape}")
-            if present is not None:
-                delta = delta * present[:, None]
-            mean = mean + delta.mean(axis=0)
-            state = strategy.local(state, delta, round)
-        mixing = strategy.mixing_round(round)
-        links, nbytes = 0, 0
-        lags: Mapping[int, int] = {}
-        if mixing is None:
-            state = strategy.rest(state)
-        else:
+        nbytes = 0
+        lags: Counter[int] = Counter()
+        for speaker in chance.permutation(topology.peers).tolist() if in_turn else (None,):
+            if gradient is not None:
+                seen = strategy.params(state) if in_turn and not staleness else past[0]
+                delta = np.asarray(gradient(seen, round))
+                if delta.shape != seen.shape:
+                    raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {seen.shape}")
+                if present is not None:
+                    delta = delta * present[:, None]
+                if speaker is not None:
+                    delta = delta * (np.arange(topology.peers) == speaker)[:, None]
+                mean = mean + delta.mean(axis=0)
+                state = strategy.local(state, delta, round)
+            mixing = strategy.mixing_round(round)
+            if mixing is None:
+                state = strategy.rest(state)
+                continue
             weights = topology.weights(mixing)
             if present is not None:
                 weights = without(weights, ~present, strategy.needs)
-            exchange = Exchange(mixing, weights, chance, in_turn=in_turn)
+            exchange = Exchange(mixing, weights, chance, speaker=speaker)
             if loss or delay:
                 drawn = partial(_lags, chance=chance, loss=loss, delay=delay)
                 exchange = exchange.delayed(drawn(len(exchange.values)), drawn)
-            state, nbytes = strategy.mix(state, exchange)
-            if nbytes:
-                lags = strategy.ages(state, exchange)
-                links = sum(lags.values())
-                ages.update(lags)
-        records.append(_record(strategy, state, round, mean, links, nbytes, lags))
+            state, sent = strategy.mix(state, exchange)
+            if sent:
+                nbytes += sent
+                lags.update(strategy.ages(state, exchange))
+        ages.update(lags)
+        records.append(_record(strategy, state, round, mean, sum(lags.values()), nbytes, lags))
         if observe is not None:
             observe(round, strategy.params(state))
         past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]

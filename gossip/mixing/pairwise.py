@@ -77,6 +77,7 @@ class PairwiseExchange(Strategy[Paired]):
 
     needs = Needs.ROWS | Needs.COLUMNS | Needs.NONNEGATIVE | Needs.SYMMETRIC
     synchronous = False
+    answers = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,7 +153,8 @@ class PairwiseExchange(Strategy[Paired]):
         wanted = exchange.receivers > exchange.senders
         up, other = exchange.senders[wanted], exchange.receivers[wanted]
         is_matching = len(np.unique(np.concatenate([up, other]))) == 2 * len(up)
-        if state.meeting is not None or exchange.lag is not None or not is_matching:
+        apart = state.meeting is not None or exchange.lag is not None or exchange.speaker is not None
+        if apart or not is_matching:
             return self._meet(state, exchange)
         moved = self.share * (state.x[up] - state.x[other])
         x = state.x.copy()
@@ -165,12 +167,9 @@ class PairwiseExchange(Strategy[Paired]):
         peers = [replace(peer, x=row) for peer, row in zip(before.peers, state.x, strict=True)]
         post = _Post(exchange, [*before.flying])
         all_of = list(all_links(exchange.weights))
-        everybody = exchange.chance.permutation(len(peers)).tolist() if exchange.in_turn else range(len(peers))
-        for me in everybody:
+        for me in range(len(peers)) if exchange.speaker is None else (exchange.speaker,):
             peers[me], outbox = self.send(peers[me], exchange.round, all_of[me], exchange.chance)
             post.put(me, outbox)
-            if exchange.in_turn:
-                self._deliver(peers, post)
         self._deliver(peers, post)
         meeting = Meeting(tuple(peers), tuple(post.flying), dict(sorted(post.ages.items())))
         return replace(state, x=np.stack([peer.x for peer in peers]), meeting=meeting), post.nbytes

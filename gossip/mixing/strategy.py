@@ -93,8 +93,8 @@ class Exchange:
     """(links,) after how many rounds the packet sent now arrives; -1 for never. None: all arrive at once."""
     later: Callable[[int], Integers] | None = None
     """(count) -> the same of so many packets that are no link's of this round, such as answers. None: at once."""
-    in_turn: bool = False
-    """Peers speak one after the other, in an order that is drawn, and are answered at once; else all speak at once."""
+    speaker: int | None = None
+    """Only this peer speaks, and is answered at once; None: all speak at once."""
 
     def delayed(self, lag: Integers, later: Callable[[int], Integers] | None = None) -> Exchange:
         """The same with packets that are late or lost."""
@@ -170,6 +170,8 @@ class Strategy(Literal, ABC, Generic[S]):
     """What the mixing matrix must be."""
     synchronous: bool
     """It needs all packets of a round before it ends."""
+    answers = False
+    """Peers answer each other, so that it matters who speaks first."""
     every_round = False
     """Its correction is wrong unless it mixes after each local step, so that `Every` does not compose with it."""
     is_bad_example = False

@@ -173,6 +173,36 @@ def test_peers_that_speak_in_turn_are_all_answered() -> None:
     np.testing.assert_array_equal(in_turn.params, other.params)
 
 
+def test_peers_in_turn_step_from_what_those_before_them_made_of_their_replicas() -> None:
+    """Against a plain loop over the same draws: a peer steps, and meets a neighbor, before the next one does."""
+    minima = np.random.default_rng(3).standard_normal((4, 2))
+    found = simulate(
+        topology.complete(4),
+        PairwiseExchange(),
+        rounds=7,
+        seed=5,
+        start=np.zeros((4, 2)),
+        gradient=lambda x, round: 0.5 * (minima - x),
+        in_turn=True,
+    )
+    chance, x = np.random.default_rng([5, 1, 1]), np.zeros((4, 2))
+    for _ in range(7):
+        for me in chance.permutation(4).tolist():
+            x[me] += 0.5 * (minima[me] - x[me])
+            other = [peer for peer in range(4) if peer != me][int(chance.integers(3))]
+            x[[me, other]] = (x[me] + x[other]) / 2
+    np.testing.assert_allclose(found.params, x, atol=1e-12)
+    np.testing.assert_allclose(found.params.mean(axis=0), found.mean, atol=1e-12)
+
+
+def test_peers_in_turn_are_refused_where_nobody_answers_or_answers_are_late() -> None:
+    """What a round in turn would be there is not defined."""
+    with pytest.raises(UsageError, match=r"in_turn with DPsgd\(\); it is for strategies whose peers answer"):
+        simulate(topology.ring(4), DPsgd(), rounds=1, in_turn=True)
+    with pytest.raises(UsageError, match="in_turn with delay 2; it is for"):
+        simulate(topology.ring(4), PairwiseExchange(), rounds=1, delay=2, in_turn=True)
+
+
 # ---- against plain loops ---------------------------------------------------------------------------------------
 
 
