@@ -35,7 +35,6 @@ from p2p.models import skipgram
 from p2p.models.lexicon import Lexicon
 from p2p.models.word2vec import batches
 from p2p.replica import Replica
-from p2p.task import refresh
 from p2p.working_copy import CODECS, WorkingCopy, exchange_settings
 
 SETTINGS = ((0.050, 0.10), (0.500, 0.02))
@@ -112,7 +111,7 @@ class Way:
         at, chunk = 0, 50
         for exchange in range(exchanges + 4):
             for copy, replica in zip(self.copies, (self.replica, self.other), strict=True):
-                copy.begin(replica, lambda copy=copy, replica=replica: refresh(copy.model, replica))
+                copy.begin(replica)
                 copy.keep_base()
                 some = [rows[(at + index) % len(rows)] for index in range(chunk)]
                 at += chunk

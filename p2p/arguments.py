@@ -18,9 +18,9 @@ from p2p.combine import check_rule
 from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
 from p2p.engines.simulated import SimulatedCluster
+from p2p.job import Rhythm
 from p2p.model import Model
 from p2p.session import ROLES
-from p2p.task import Rhythm
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from gossip.arrays import Layout, Packed
 from p2p import localhost
 from p2p.agent_client import AgentClient
+from p2p.delta import write_delta
+from p2p.job import Descent
 from p2p.model import Model
-from p2p.task import Descent, write_delta
 from p2p.update import inflate
 from p2p.user_errors import original
 

@@ -25,10 +25,12 @@ from p2p import arguments, engines, evaluation
 from p2p.adapters import Adapter
 from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
+from p2p.job import Descent, Gradient
 from p2p.model import Model, share_memory
 from p2p.report import Evaluated, Report
 from p2p.session import AgentSession, Session
-from p2p.task import Descent, Gradient
+from p2p.training import Training
+from p2p.watchers import Watcher, check_watchers
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
@@ -143,6 +145,7 @@ class DeepDist(Generic[M]):
         exchange_s: float | None = None,
         evaluate: Evaluate | None = None,
         evaluate_every_s: float | None = None,
+        watchers: Sequence[Watcher] = (),
         on_incomplete: Literal["raise", "warn"] = "raise",
     ) -> Report:
         """Train on every partition of `data`, `epochs` times, and wait until all replicas are level.
@@ -165,6 +168,8 @@ class DeepDist(Generic[M]):
         names to numbers; see `Report.evaluations`. If it fails, the training ends with its error. Where peers mix it is
         given the mean of all replicas, and each result has how far these are apart.
 
+        `watchers` are shown copies of the model in the same way, each every so often; see `p2p.watchers.Watcher`.
+
         `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates in the end that living
         peers have, or replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had
         pulled it is a figure of the report, and a warning above 1 % of the updates.
@@ -179,6 +184,7 @@ class DeepDist(Generic[M]):
         )
         rhythm = arguments.rhythm(exchange, exchange_s, self._mode, descent, chunk_rows)
         every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
+        checked_watchers = check_watchers(watchers)
         partitions = data if self._any_data else arguments.partitions(data)
         if not self._busy.acquire(blocking=False):
             raise UsageError("another training of this session is running, expected one at a time: wait for its end")
@@ -187,9 +193,20 @@ class DeepDist(Generic[M]):
             self._user_model.check_numbers()
             arguments.warn_of_captured(self._user_model, gradient, descent)
             with self._bar() as (show, tell):
-                wanted = None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell)
                 report = self._session.train(
-                    partitions, gradient, descent, epochs, chunk_rows, show, combine, rhythm, wanted, on_incomplete
+                    Training(
+                        data=partitions,
+                        gradient=gradient,
+                        descent=descent,
+                        epochs=epochs,
+                        chunk_rows=chunk_rows,
+                        combine=combine,
+                        rhythm=rhythm,
+                        evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell),
+                        watchers=checked_watchers,
+                        on_incomplete=on_incomplete,
+                        progress=show,
+                    )
                 )
             self._user_model.check_numbers(trained=True)
             return report

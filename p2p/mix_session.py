@@ -21,7 +21,6 @@ from p2p import engines
 from p2p.agent_client import AgentSettings
 from p2p.consensus import Average, read_replicas
 from p2p.coordinator import Coordinator
-from p2p.evaluation import Evaluation, Seen
 from p2p.mixing import parcel
 from p2p.model import Model
 from p2p.registrar import Member, Registrar
@@ -29,7 +28,8 @@ from p2p.report import PeerReport, Report
 from p2p.session import STATUS_TIMEOUT_S, AgentSession, End, peer_report
 from p2p.shown import Shown
 from p2p.sketch import distance
-from p2p.task import BY_CHUNK, Descent, Gradient, Rhythm
+from p2p.training import Training
+from p2p.watchers import Seen
 
 CONSENSUS_DISTANCE = 1e-5
 """Replicas that agree so far, by their sketches, are taken for level."""
@@ -77,29 +77,17 @@ class MixSession(AgentSession):
         if peers is not None and peers > 1:
             self._plan.topology(peers)
 
-    def train(
-        self,
-        data: Any,
-        gradient: Gradient,
-        descent: Descent | None,
-        epochs: int,
-        chunk_rows: int | None,
-        progress: engines.Progress,
-        combine: str | None = None,
-        rhythm: Rhythm = BY_CHUNK,
-        evaluation: Evaluation | None = None,
-        on_incomplete: str = "raise",
-    ) -> Report:
-        if combine not in (None, "sum"):
-            raise UsageError(f"combine={combine!r} with discipline='mix', expected None: there replicas are averaged")
+    def train(self, training: Training) -> Report:
+        if training.combine not in (None, "sum"):
+            raise UsageError(
+                f"combine={training.combine!r} with discipline='mix', expected None: there replicas are averaged"
+            )
         if self._registrar is not None and self._shown.is_written():
             # a strategy's state belongs to what was learned before, so all begin anew with what the user wrote
             self.stop()
             self._run, self._epochs, self._shown = secrets.token_hex(16), 0, Shown(self._user_model)
         try:
-            return super().train(
-                data, gradient, descent, epochs, chunk_rows, progress, "sum", rhythm, evaluation, on_incomplete
-            )
+            return super().train(replace(training, combine="sum"))
         except BaseException:
             if self._registrar is not None:  # else the agents would go on mixing
                 self._registrar.call_off(self._epochs)
@@ -136,7 +124,7 @@ class MixSession(AgentSession):
             return super()._read(model)
         model.load(average.mean().arrays())
         merged = sum(member.status.get("n", 0) for member in registrar.by_role("peer"))
-        return Seen(merged, average.distance(), average.spread())
+        return Seen(merged=merged, consensus_distance=average.distance(), spread=average.spread())
 
     def _speaking(self, registrar: Registrar) -> list[Member]:
         """Who is heard, and not taken for dead by most others."""

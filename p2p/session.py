@@ -31,17 +31,19 @@ from p2p.caution import Cautions, DeepDistWarning
 from p2p.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.coordinator import Coordinator
 from p2p.engines.choice import Choice, choice_for
-from p2p.evaluation import Evaluation, Evaluator, Seen
+from p2p.job import Descent, Job, codec_of
 from p2p.level import Stillness, furthest, lacks
 from p2p.model import Model
 from p2p.observer import Observer, Watch
+from p2p.ports import refresh
 from p2p.registrar import Member, Registrar
 from p2p.replica import Replica
 from p2p.report import IncompleteTraining, PeerReport, Report
 from p2p.row_order import other_rows
 from p2p.shown import Shown
-from p2p.task import BY_CHUNK, Descent, Gradient, Job, Rhythm, codec_of, refresh
-from p2p.working_copy import exchange_settings
+from p2p.training import Training
+from p2p.watchers import Done, Seen, Watching
+from p2p.working_copy import ExchangeSettings, exchange_settings
 
 log = logging.getLogger("p2p")
 
@@ -65,20 +67,8 @@ ROLES = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
 class Session(Protocol):
     """What `DeepDist` needs of where it trains. Its arguments have been checked."""
 
-    def train(
-        self,
-        data: Any,
-        gradient: Gradient,
-        descent: Descent | None,
-        epochs: int,
-        chunk_rows: int | None,
-        progress: engines.Progress,
-        combine: str | None = None,
-        rhythm: Rhythm = BY_CHUNK,
-        evaluation: Evaluation | None = None,
-        on_incomplete: str = "raise",
-    ) -> Report:
-        """Train on `data`, an RDD or a list of partitions, and wait until all replicas are level.
+    def train(self, training: Training) -> Report:
+        """Train, and wait until all replicas are level.
 
         Raises:
             IncompleteTraining: the model lacks what living peers have; a warning where `on_incomplete` is "warn".
@@ -184,21 +174,10 @@ class AgentSession:
         self._retired: Observer | None = None
         """The observer before this one. Somebody may still read what it held."""
 
-    def train(
-        self,
-        data: Any,
-        gradient: Gradient,
-        descent: Descent | None,
-        epochs: int,
-        chunk_rows: int | None,
-        progress: engines.Progress,
-        combine: str | None = None,
-        rhythm: Rhythm = BY_CHUNK,
-        evaluation: Evaluation | None = None,
-        on_incomplete: str = "raise",
-    ) -> Report:
+    def train(self, training: Training) -> Report:
+        data, gradient, descent = training.data, training.gradient, training.descent
         engine = self._engine_for(data)
-        partitions = engine.partitions(data)
+        partitions = training.epochs * engine.partitions(data)
         self._cautions.give(engine.cautions(data), stacklevel=3)
         # a master's descent stays in the driver program, and may hold on to what cannot be sent
         sent = None if self._mode == "master" else descent
@@ -207,67 +186,67 @@ class AgentSession:
         modules = {kind.__module__ for kind in (seen, gradient) if hasattr(kind, "__module__")}
         registrar = self._start(engine, modules - {"__main__"})
         self._cautions.give(registrar.shortages(), stacklevel=3)
-        self._begin(registrar, epochs * partitions)
+        self._begin(registrar, partitions)
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = sum(_published(registrar).values())
         units_before = max((member.status.get("units", 0) for member in registrar.members.values()), default=0)
         applied: set[tuple[int, int, int]] = set()
-        counts = engine.peers if self._averages else 1
         begin = time.monotonic()
         job = Job(
-            self._run,
-            self._mode,
-            skeleton if light is None else self._user_model.skeleton(light),
-            gradient,
-            sent,
-            epochs,
-            partitions,
-            chunk_rows,
-            engine.peers,
-            self._seed,
-            self._epochs,
-            exchange_settings(self._user_model, combine, engine.peers, codec=codec_of(rhythm), counts=counts),
-            rhythm,
-            engine.workers,
+            run=self._run,
+            mode=self._mode,
+            skeleton=skeleton if light is None else self._user_model.skeleton(light),
+            gradient=gradient,
+            descent=sent,
+            epochs=training.epochs,
+            partitions=partitions // training.epochs,
+            chunk_rows=training.chunk_rows,
+            peers=engine.peers,
+            seed=self._seed,
+            epochs_before=self._epochs,
+            exchange=self._exchange(training, engine),
+            rhythm=training.rhythm,
+            workers=engine.workers,
         )
-        self._epochs += epochs
+        self._epochs += training.epochs
         registrar.open = False
         self._running = True
         try:
-            progress(0, epochs * partitions)
+            done = Done(training.progress, partitions)
             with (
                 self._coordinator(engine, skeleton, descent, applied, job.epochs_before) as coordinator,
-                Evaluator(evaluation, skeleton, self._read, engine.cancel) as evaluator,
+                Watching(training.all_watchers, skeleton, self._read, done, engine.cancel) as watching,
                 self._watch(),
             ):
                 try:
-                    results = engine.run(job, data, progress)
+                    results = engine.run(job, data, done)
                 except Exception:
                     if coordinator is not None and coordinator.error is not None:
                         raise coordinator.error from None
-                    if evaluator.error is not None:
-                        raise evaluator.error from None
+                    if watching.error is not None:
+                        raise watching.error from None
                     raise
-                if evaluator.error is not None:
-                    raise evaluator.error
+                if watching.error is not None:
+                    raise watching.error
                 self._drain(registrar, coordinator)
                 self._check_rows(job.epochs_before)
-                seconds = time.monotonic() - begin  # a last evaluation may take longer
+                seconds = time.monotonic() - begin  # a last look may take longer
             self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
             for cautions in (*(result.cautions for result in results), coordinator.cautions if coordinator else {}):
                 self._cautions.give(cautions, stacklevel=3)
             accepted = sum(result.units for result in results)
             end = self._end(registrar, accepted, len(applied), before, units_before)
             report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)
-            report = replace(report, evaluations=evaluator.finish())
+            watching.finish()
+            report = replace(report, evaluations=training.evaluations)
         except BaseException:
             self._show_what_there_is()
             raise
         finally:
             self._running = False
             registrar.open = True
-        self._judge(report, end, accepted, on_incomplete)
+        self._judge(report, end, accepted, training.on_incomplete)
         return report
 
     def refresh(self) -> None:
@@ -294,6 +273,11 @@ class AgentSession:
             engine.stop()
 
     # ------------------------------------------------------------------------------------------------- parts
+
+    def _exchange(self, training: Training, engine: engines.Engine) -> ExchangeSettings:
+        counts = engine.peers if self._averages else 1
+        codec = codec_of(training.rhythm)
+        return exchange_settings(self._user_model, training.combine, engine.peers, codec=codec, counts=counts)
 
     def _begin(self, registrar: Registrar, tasks: int) -> None:
         """All agents are there, and level: they get what the user wrote into the model since the last training."""
@@ -327,7 +311,7 @@ class AgentSession:
     def _read(self, model: Model) -> Seen:
         """Copy what has been learned so far into `model`."""
         replica = self._replica()
-        return Seen(refresh(model, replica) if replica is not None else 0)
+        return Seen(merged=refresh(model, replica) if replica is not None else 0)
 
     def _replica(self) -> Replica | Fetched | None:
         """The observer's, or a copy of a living peer's where that is not well; None if there is neither."""

@@ -15,7 +15,7 @@ from gossip.arrays import Arrays, check_finite
 from gossip.errors import MismatchError, UsageError
 from p2p.agent_client import AgentClient
 from p2p.model import Model
-from p2p.task import Held, refresh
+from p2p.ports import Held, refresh
 
 
 class Shown:

@@ -23,17 +23,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gossip.arrays import Array, Arrays
 from gossip.errors import UsageError
-from gossip.row_stamps import RowStamps
 from gossip.sparse import rows_of
 from p2p import combine, row_merge
 from p2p.model import Model
+from p2p.ports import Readable, refresh
 from p2p.row_schedule import RowSchedule
 
 CODECS: dict[str, str | None] = {"int8": "|i1", "int16": "<i2", "float": None}
@@ -65,18 +65,6 @@ SAMPLE_ROWS = 1000
 
 Merged = tuple[Array, Array, Array, Array]
 """Of rows: how much each has changed, which are sent, their values, their exponents."""
-
-
-class Readable(Protocol):
-    """A replica, as a working copy sees it."""
-
-    @property
-    def merged(self) -> int: ...
-
-    @property
-    def stamps(self) -> RowStamps: ...
-
-    def arrays(self) -> Arrays: ...
 
 
 @dataclass(frozen=True)
@@ -156,12 +144,12 @@ class WorkingCopy:
         """How many updates the copy has seen."""
         return self._merged_at
 
-    def begin(self, replica: Readable, load: Callable[[], int]) -> int:
-        """Before a gradient. Returns how many updates the copy has seen; `load()` copies the replica, if need be."""
+    def begin(self, replica: Readable) -> int:
+        """Before a gradient. Returns how many updates the copy has seen."""
         if self._base is None or replica != self._replica or not self._level:
             self._base, self._replica = None, replica
             self._seen = replica.stamps.count
-            self._merged_at = load()
+            self._merged_at = refresh(self.model, replica)
         self._level = False
         self._training_began = self._now()
         return self._merged_at

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from p2p.agent_client import AgentSettings
+from p2p.job import Job, Progress, TaskResult
 from p2p.registrar import Registrar
-from p2p.task import Job, TaskResult
 
-Progress = Callable[[int, int], None]
-"""Called with (partitions done, partitions in all, epochs counted in)."""
+__all__ = ["Engine", "Progress"]
 
 
 class Engine(Protocol):

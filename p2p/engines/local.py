@@ -28,9 +28,10 @@ from gossip.errors import UsageError
 from p2p import chance, localhost, parcel
 from p2p.agent_client import AgentClient, AgentGoneError, AgentSettings, failure, start_agent
 from p2p.engines import Progress
+from p2p.job import Job, TaskResult
 from p2p.localhost import Process
 from p2p.registrar import Registrar
-from p2p.task import Job, TaskResult, run_partition
+from p2p.task import run_partition
 from p2p.user_errors import PartitionError, told
 
 log = logging.getLogger("p2p")

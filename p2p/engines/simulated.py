@@ -33,26 +33,19 @@ from gossip.row_stamps import RowStamps
 from gossip.simulator import Network, SimulatedPeer, Simulation
 from p2p import chance
 from p2p.agent import STALENESS_SAMPLES_MAX
+from p2p.attempt import Attempt
 from p2p.caution import Cautions, DeepDistWarning
 from p2p.chance import Borrowed
 from p2p.consensus import Envelope
-from p2p.engines import Progress
-from p2p.evaluation import Evaluation, Seen
+from p2p.job import Job, Progress, TaskResult, codec_of
 from p2p.lanes import OWN_ADVERT_GAP_S, PAYLOADS_BYTES_MAX
 from p2p.model import Model
-from p2p.report import Evaluated, IncompleteTraining, PeerReport, Report
-from p2p.task import (
-    BY_CHUNK,
-    Descent,
-    Gradient,
-    Job,
-    Rhythm,
-    TaskResult,
-    codec_of,
-    refresh,
-    train_chunks,
-)
+from p2p.ports import refresh
+from p2p.report import IncompleteTraining, PeerReport, Report
+from p2p.task import train_chunks
+from p2p.training import Training
 from p2p.user_errors import PartitionError
+from p2p.watchers import Done, Moment, Watcher
 from p2p.working_copy import WorkingCopy, exchange_settings, rows_for
 
 OBSERVER = PeerId("observer")
@@ -130,25 +123,14 @@ class SimulatedSession:
         self._swarm: Simulation | None = None
         self._shown: Shown | None = None
 
-    def train(
-        self,
-        data: Any,
-        gradient: Gradient,
-        descent: Descent | None,
-        epochs: int,
-        chunk_rows: int | None,
-        progress: Progress,
-        combine: str | None = None,
-        rhythm: Rhythm = BY_CHUNK,
-        evaluation: Evaluation | None = None,
-        on_incomplete: str = "raise",
-    ) -> Report:
+    def train(self, training: Training) -> Report:
+        data = training.data
         if hasattr(data, "mapPartitionsWithIndex"):
             raise UsageError(
                 "a simulated cluster trains on a list of partitions, not on an RDD: give it some of the rows, as in "
                 "rdd.sample(False, 0.01).glom().collect()"
             )
-        if rhythm.when == "continuous":
+        if training.rhythm.when == "continuous":
             raise UsageError(
                 "exchange='continuous' on a simulated cluster, where no time passes within a gradient: expected "
                 "'chunk' or 'partition'"
@@ -157,21 +139,27 @@ class SimulatedSession:
         swarm, disruption = self._start()
         begin, members, before = swarm.now, swarm.live(), set(swarm.peers)
         model = Model.from_skeleton(self._user_model.skeleton())
-        evaluations: list[Evaluated] = []
+        done = Done(training.progress, training.epochs * len(data))
 
-        def evaluate() -> None:
+        def look(watcher: Watcher, ended: bool = False) -> None:
             """Takes no virtual time."""
-            if evaluation is not None:
-                merged = refresh(model, _Replica(swarm.peers[swarm.source()]))
-                updates, seen = max(0, merged - merged_before), Seen(merged, _distance(swarm))
-                evaluations.append(evaluation.of(model.model, swarm.now - begin, updates, seen))
+            merged = refresh(model, _Replica(swarm.peers[swarm.source()]))
+            moment = Moment(
+                seconds=swarm.now - begin,
+                updates=max(0, merged - merged_before),
+                partitions_done=done.count,
+                partitions=done.partitions,
+                ended=ended,
+                consensus_distance=_distance(swarm),
+            )
+            watcher.look(model.model, moment)
 
-        def evaluate_again() -> None:
-            if evaluation is not None and training:
-                evaluate()
-                swarm.at(swarm.now + evaluation.every_s, evaluate_again)
+        def look_again(watcher: Watcher) -> None:
+            if running:
+                look(watcher)
+                swarm.at(swarm.now + watcher.every_s, partial(look_again, watcher))
 
-        training = True
+        running = True
         with self._observed(swarm):
             try:
                 disruption.active = True
@@ -179,20 +167,22 @@ class SimulatedSession:
                 source = swarm.peers[swarm.source()]
                 merged_before, units_before = _Replica(source).merged, source.peer.identities.units
                 published_before = _published(swarm)
-                job = self._job(gradient, descent, epochs, len(data), chunk_rows, combine, rhythm)
-                evaluate_again()
-                scheduler = Scheduler(self._cluster, swarm, self._chance, job, data, progress, self._staleness)
+                job = self._job(training)
+                for watcher in training.all_watchers:
+                    look_again(watcher)
+                scheduler = Scheduler(self._cluster, swarm, self._chance, job, data, done, self._staleness)
                 try:
                     results = scheduler.run()
                 finally:
                     scheduler.stop()
             finally:
-                training = False
+                running = False
                 disruption.end()
             self._run_until_level(swarm, swarm.now + self._level_timeout_s)
         for result in results:
             self._cautions.give(result.cautions, stacklevel=3)
-        evaluate()
+        for watcher in training.all_watchers:
+            look(watcher, ended=True)
         self.refresh()
         source = swarm.peers[swarm.source()]
         members |= {me: host for me, host in swarm.peers.items() if me not in before}
@@ -212,13 +202,13 @@ class SimulatedSession:
             lost={cause: count for cause, count in lost.items() if count},
             digest=swarm.digest.hexdigest(),
             story=tuple(self._story),
-            evaluations=tuple(evaluations),
+            evaluations=training.evaluations,
         )
         if report.lost.get("agent gone", 0) > LOST_SHARE_MAX * report.updates:
             warnings.warn(_lost_text(report), DeepDistWarning, stacklevel=3)
         if unmerged or not swarm.is_level(but=swarm.observing):
             text = _incomplete_text(swarm, unmerged, report.missing, self._level_timeout_s)
-            if on_incomplete == "raise":
+            if training.on_incomplete == "raise":
                 raise IncompleteTraining(text, report)
             warnings.warn(text, DeepDistWarning, stacklevel=3)
         return report
@@ -235,40 +225,31 @@ class SimulatedSession:
             for host in swarm.peers.values():
                 host.segments.close()
 
-    def _job(
-        self,
-        gradient: Gradient,
-        descent: Descent | None,
-        epochs: int,
-        partitions: int,
-        chunk_rows: int | None,
-        combine: str | None,
-        rhythm: Rhythm,
-    ) -> Job:
+    def _job(self, training: Training) -> Job:
         cluster = self._cluster
         job = Job(
-            f"simulated {cluster.seed}",
-            "p2p",
-            self._user_model.skeleton(),
-            gradient,
-            descent,
-            epochs,
-            partitions,
-            chunk_rows,
-            cluster.peers,
-            self._seed,
-            self._epochs,
-            exchange_settings(
+            run=f"simulated {cluster.seed}",
+            mode="p2p",
+            skeleton=self._user_model.skeleton(),
+            gradient=training.gradient,
+            descent=training.descent,
+            epochs=training.epochs,
+            partitions=len(training.data),
+            chunk_rows=training.chunk_rows,
+            peers=cluster.peers,
+            seed=self._seed,
+            epochs_before=self._epochs,
+            exchange=exchange_settings(
                 self._user_model,
-                combine,
+                training.combine,
                 cluster.peers,
                 rows_for(cluster.seconds_per_chunk, cluster.peers),
-                codec_of(rhythm),
+                codec_of(training.rhythm),
             ),
-            rhythm,
-            cluster.peers * cluster.tasks_per_peer,
+            rhythm=training.rhythm,
+            workers=cluster.peers * cluster.tasks_per_peer,
         )
-        self._epochs += epochs
+        self._epochs += training.epochs
         return job
 
     @contextmanager
@@ -435,13 +416,13 @@ class Task:
     partition: int
     attempts: int = 0
     """Begun so far; the next one gets this number."""
-    copies: list[Attempt] = field(default_factory=list)
+    copies: list[RunningAttempt] = field(default_factory=list)
     """Running now."""
     result: TaskResult | None = None
 
 
 @dataclass(eq=False)
-class Attempt:
+class RunningAttempt:
     """A task on an executor."""
 
     task: Task
@@ -484,13 +465,12 @@ class Scheduler:
         self._stopped = False
         self._error: Exception | None = None
         """Of the user's code."""
-        self._running: dict[PeerId, list[Attempt]] = {}
+        self._running: dict[PeerId, list[RunningAttempt]] = {}
         self._models: dict[PeerId, list[WorkingCopy]] = {}
         """Those that no task uses now: as on Spark, a worker keeps its model from task to task."""
 
     def run(self) -> list[TaskResult]:
         """Until every task is done. What the user's code raises comes out as it is, with a note that says where."""
-        self._progress(0, len(self._tasks))
         self._beat()
         self._swarm.run_while(lambda: self._left > 0 and self._error is None)
         if self._error is not None:
@@ -546,11 +526,14 @@ class Scheduler:
             with borrowed:
                 chance.seed(self._job.seed, self._job.epochs_before + task.epoch, task.partition)
                 source = rows() if callable(rows) else rows
-            chunks = train_chunks(self._job, neighbor, model, task.epoch, task.partition, source, number)
+            this = Attempt(job=self._job, agent=neighbor, epoch=task.epoch, partition=task.partition, number=number)
+            chunks = train_chunks(this, model, source)
         except Exception as error:  # noqa: BLE001 - raised again by `run`
             self._fail(error, task, executor)
             return
-        attempt = Attempt(task, executor, model, chunks, borrowed, fails=self._chance.random() < self._cluster.fail)
+        attempt = RunningAttempt(
+            task, executor, model, chunks, borrowed, fails=self._chance.random() < self._cluster.fail
+        )
         task.copies.append(attempt)
         self._running.setdefault(executor, []).append(attempt)
         if number == 0 and self._chance.random() < self._cluster.speculate:
@@ -558,7 +541,7 @@ class Scheduler:
             self._swarm.at(later, partial(self._try_again, task))
         self._swarm.at(self._swarm.now, partial(self._advance, attempt))
 
-    def _advance(self, attempt: Attempt) -> None:
+    def _advance(self, attempt: RunningAttempt) -> None:
         """The end of a chunk, and the begin of the next one."""
         host = self._swarm.peers[attempt.executor]
         if self._stopped or not host.alive or attempt not in attempt.task.copies:
@@ -591,7 +574,7 @@ class Scheduler:
         seconds = self._chance.uniform(0.5, 1.5) * self._cluster.seconds_per_chunk
         self._swarm.at(self._swarm.now + seconds, partial(self._advance, attempt))
 
-    def _finish(self, attempt: Attempt, result: TaskResult) -> None:
+    def _finish(self, attempt: RunningAttempt, result: TaskResult) -> None:
         self._end(attempt)
         task = attempt.task
         if task.result is None:
@@ -602,7 +585,7 @@ class Scheduler:
                 self._swarm.at(self._swarm.now + self._chance.expovariate(1 / KILL_MEAN_S), partial(self._kill, copy))
         self._assign()
 
-    def _kill(self, attempt: Attempt) -> None:
+    def _kill(self, attempt: RunningAttempt) -> None:
         attempt.killed = True
 
     def _try_again(self, task: Task) -> None:
@@ -611,7 +594,7 @@ class Scheduler:
             self._waiting.appendleft(task)
             self._assign()
 
-    def _end(self, attempt: Attempt) -> None:
+    def _end(self, attempt: RunningAttempt) -> None:
         attempt.task.copies.remove(attempt)
         self._running[attempt.executor].remove(attempt)
         self._models[attempt.executor].append(attempt.model)
@@ -649,7 +632,7 @@ class _Replica:
 
 
 class _Neighbor:
-    """What stands in for the agent beside a task; see `p2p.task.Neighbor`."""
+    """What stands in for the agent beside a task; see `p2p.ports.Neighbor`."""
 
     def __init__(self, swarm: Simulation, me: PeerId, staleness: dict[PeerId, deque[int]]) -> None:
         self._swarm, self._me = swarm, me

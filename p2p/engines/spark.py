@@ -28,9 +28,10 @@ from gossip.zmq_runtime import is_loopback
 from p2p import chance, parcel
 from p2p.agent_client import AgentGoneError, AgentSettings, ensure_agent
 from p2p.engines import Progress
+from p2p.job import Job, TaskResult
 from p2p.registrar import Registrar
 from p2p.row_order import in_order
-from p2p.task import Job, TaskResult, run_partition
+from p2p.task import run_partition
 from p2p.user_errors import PartitionError, Seal
 
 START_TIMEOUT_S = 120.0

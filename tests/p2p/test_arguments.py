@@ -19,10 +19,10 @@ from gossip.mixing import bad
 from gossip.mixing.strategy import Strategy
 from p2p import DeepDist, Faults, Network, SimulatedCluster, arguments
 from p2p.adapters import ByPath
+from p2p.job import Rhythm
 from p2p.models.word2vec import build_vocab
 from p2p.models.word2vec_training import Settings
 from p2p.models.word2vec_training import train as train_word2vec
-from p2p.task import Rhythm
 
 NAN, INF = math.nan, math.inf
 NO_NUMBER: list[Any] = [True, np.bool_(True), "1", NAN, INF, [1], np.array(1), 1j]
@@ -95,6 +95,7 @@ TRAINING: Row = {
     "exchange_s": SECONDS,
     "evaluate": FUNCTION,
     "evaluate_every_s": SECONDS,
+    "watchers": [None, 3, "text", [3], [None], {1: 2}],
     "on_incomplete": [*WORD, None],
 }
 WORDS: Row = {

@@ -16,9 +16,10 @@ from p2p import DeepDist, UsageError, localhost
 from p2p.agent_client import AgentClient
 from p2p.coordinator import Coordinator
 from p2p.engines.local import LocalEngine, _Worker
+from p2p.job import Job, TaskResult
 from p2p.model import Model
 from p2p.session import _all_taken
-from p2p.task import Job, TaskResult, current, run_partition
+from p2p.task import current, run_partition
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]
 
@@ -588,17 +589,15 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
         dd.train([[1]], lambda model, rows: {"w": np.ones(1)}, add)
         applied: set[tuple[int, int, int]] = set()
         job = Job(
-            dd._session._run,
-            "master",
-            Model(tiny()).skeleton(),
-            lambda model, rows: {"w": np.ones(1)},
-            None,
-            1,
-            1,
-            1,
-            2,
-            0,
-            1,
+            run=dd._session._run,
+            mode="master",
+            skeleton=Model(tiny()).skeleton(),
+            gradient=lambda model, rows: {"w": np.ones(1)},
+            partitions=1,
+            chunk_rows=1,
+            peers=2,
+            seed=0,
+            epochs_before=1,
         )
         folders = [seat._folder for seat in dd._session._engine._seats]
         coordinator = Coordinator(dd._session._observer.folder, job.skeleton, add, lambda: None, applied)

@@ -11,10 +11,13 @@ import pytest
 from gossip.arrays import Array, Arrays, Layout, Packed
 from gossip.errors import UsageError
 from p2p import DeepDist, SimulatedCluster
+from p2p.attempt import Attempt
+from p2p.continuous import Continuous
+from p2p.job import Job, Rhythm, TaskResult
 from p2p.model import Model
 from p2p.replica import Replica
 from p2p.row_order import in_order, numbered
-from p2p.task import Job, Rhythm, TaskResult, in_place, pause, run_partition, train_continuously
+from p2p.task import in_place, pause, run_partition
 from p2p.user_errors import PartitionError
 from p2p.working_copy import ExchangeSettings, WorkingCopy, exchange_settings
 
@@ -81,9 +84,13 @@ def counting(model: dict[str, Array], rows: Iterable[int]) -> Any:
     return copy.trained({})
 
 
+def job_of(model: Model, gradient: Any, **options: Any) -> Job:
+    return Job(run="run", mode="p2p", skeleton=model.skeleton(), gradient=gradient, peers=1, seed=0, **options)
+
+
 def job(gradient: Callable[[Any, Iterator[Any]], Any], rhythm: Rhythm) -> Job:
     settings = exchange_settings(model(), None, 1)
-    return Job("run", "p2p", model().skeleton(), gradient, None, 1, 1, None, 1, 0, 0, settings, rhythm)
+    return job_of(model(), gradient, partitions=1, exchange=settings, rhythm=rhythm)
 
 
 def train(
@@ -97,7 +104,8 @@ def train(
     """By a worker process of its own."""
     work = job(gradient, Rhythm("continuous", every_s))
     copy = WorkingCopy(Model.from_skeleton(work.skeleton), work.exchange)
-    return train_continuously(work, neighbor, copy, 0, 0, rows, attempt, Clock(), fingerprint)
+    this = Attempt(job=work, agent=neighbor, epoch=0, partition=0, number=attempt, fingerprint=fingerprint)
+    return Continuous(this, copy, Clock()).train(rows)
 
 
 # ------------------------------------------------------------------------------------------------------ between tasks
@@ -114,7 +122,7 @@ def test_what_changed_little_waits_for_the_end_of_the_last_partition(rhythm: Rhy
 
     model = Model({"w": np.ones((ROWS, WIDTH), np.float32)})
     settings = ExchangeSettings(rows=64)
-    work = Job("run", "p2p", model.skeleton(), gradient, None, 1, 2, None, 1, 0, 0, settings, rhythm)
+    work = job_of(model, gradient, partitions=2, exchange=settings, rhythm=rhythm)
     neighbor = Neighbor(model)
     for partition, changed in enumerate(([1000], [1000, 1001, 2001, 2002])):
         run_partition(work, neighbor, 0, partition, [1000 + partition, 2001 + partition])

@@ -27,7 +27,7 @@ from p2p.engines.spark import (
     driver_address,
     own_address,
 )
-from p2p.task import Job, Rhythm
+from p2p.job import Job, Rhythm
 from p2p.user_errors import PartitionError, Seal
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -566,7 +566,17 @@ def test_rows_that_cannot_be_put_in_order_are_refused(shuffled: Any) -> None:
 def test_rows_are_put_in_order_where_chunks_hang_on_it(
     order: Any, chunk_rows: int | None, when: Any, by_chance: bool
 ) -> None:
-    job = Job("run", "p2p", b"", print, None, 1, 1, chunk_rows, 1, 0, rhythm=Rhythm(when))
+    job = Job(
+        run="run",
+        mode="p2p",
+        skeleton=b"",
+        gradient=print,
+        partitions=1,
+        chunk_rows=chunk_rows,
+        peers=1,
+        seed=0,
+        rhythm=Rhythm(when),
+    )
     assert cuts_rows_by_chance(order, job) == by_chance
 
 

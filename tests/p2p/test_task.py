@@ -10,19 +10,13 @@ import pytest
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
+from p2p.delta import write_delta
+from p2p.job import Job, Rhythm, TaskResult
 from p2p.model import Model
+from p2p.ports import refresh
 from p2p.replica import Replica
 from p2p.row_order import in_order, numbered
-from p2p.task import (
-    Job,
-    Rhythm,
-    TaskResult,
-    current,
-    in_place,
-    refresh,
-    run_partition,
-    write_delta,
-)
+from p2p.task import current, in_place, run_partition
 from p2p.update import inflate
 from p2p.user_errors import PartitionError, told
 from p2p.working_copy import ExchangeSettings
@@ -90,7 +84,17 @@ runs = iter(range(1_000_000))
 
 
 def job_of(model: Model, gradient: Any, descent: Any = None, **changes: Any) -> Job:
-    job = Job(f"run {next(runs)}", "p2p", model.skeleton(), gradient, descent, 2, 5, None, 3, 7)
+    job = Job(
+        run=f"run {next(runs)}",
+        mode="p2p",
+        skeleton=model.skeleton(),
+        gradient=gradient,
+        descent=descent,
+        epochs=2,
+        partitions=5,
+        peers=3,
+        seed=7,
+    )
     return replace(job, **changes)
 
 
