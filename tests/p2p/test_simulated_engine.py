@@ -37,6 +37,7 @@ from p2p import (
 )
 from p2p.model import Model
 from p2p.task import current
+from p2p.training import Training
 
 pytest_plugins = ["pytester"]
 
@@ -344,11 +345,15 @@ def test_a_model_that_lacks_updates_of_living_peers_is_no_success() -> None:
     assert model["chunks"] == [1]
 
 
+def training(data: Any, **options: Any) -> Training:
+    return Training(data=data, gradient=tell, progress=lambda done, of: None, **options)
+
+
 def test_an_incomplete_model_is_taken_by_who_asks_for_it() -> None:
     model = Model(integers())
     session = SLOW.session(model, 0, 0.2)
     with pytest.warns(DeepDistWarning, match="lacks 2 updates of living peers"):
-        report = session.train([[1], [2], [3]], tell, None, 1, None, lambda done, of: None, on_incomplete="warn")
+        report = session.train(training([[1], [2], [3]], on_incomplete="warn"))
     assert report.updates == 3
     session.stop()
 
@@ -618,7 +623,7 @@ def check_what_the_user_gets(seed: int) -> Counter[str]:
         for _ in range(2):
             incomplete = ""
             try:
-                report = session.train(PARTITIONS, tell, None, 2, 3, lambda done, of: None)
+                report = session.train(training(PARTITIONS, epochs=2, chunk_rows=3))
             except IncompleteTraining as error:
                 incomplete, report = str(error), error.report
             living = ledger.living()
