@@ -27,6 +27,7 @@ class _Wrapping(Strategy[Any]):
     def _wrap(self, inner: Strategy[Any]) -> None:
         for name, value in (("_inner", inner), ("needs", inner.needs), ("synchronous", inner.synchronous)):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "answers", inner.answers)
         object.__setattr__(self, "every_round", inner.every_round)
         object.__setattr__(self, "is_bad_example", inner.is_bad_example)
 

@@ -195,6 +195,11 @@ def test_peers_in_turn_step_from_what_those_before_them_made_of_their_replicas()
     np.testing.assert_allclose(found.params.mean(axis=0), found.mean, atol=1e-12)
 
 
+def test_peers_in_turn_step_in_every_round_and_speak_in_some() -> None:
+    every = simulate(topology.complete(6), Every(3, PairwiseExchange()), rounds=7, seed=5, in_turn=True)
+    assert [record.nbytes > 0 for record in every.records] == [False, False, True, False, False, True, False]
+
+
 def test_peers_in_turn_are_refused_where_nobody_answers_or_answers_are_late() -> None:
     """What a round in turn would be there is not defined."""
     with pytest.raises(UsageError, match=r"in_turn with DPsgd\(\); it is for strategies whose peers answer"):
