@@ -6,14 +6,13 @@ The checks of single values are those of `gossip.arguments`; here is what goes w
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
-from p2p.caution import DeepDistWarning
+from p2p.caution import warn
 from p2p.combine import check_rule
 from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
@@ -160,11 +159,9 @@ def warn_of_captured(model: Model, gradient: Any, descent: Any) -> None:
     ours = {id(model.model), *map(id, model.arrays().values())}
     for role, called in (("gradient", gradient), ("descent", descent)):
         if name := _captured(called, ours):
-            warnings.warn(
+            warn(
                 f"{role} uses {name!r}, which is of the model given to DeepDist: what it sees where it runs is a copy "
-                f"that nobody trains. Use its own argument, as in def {role}(model, ...)",
-                DeepDistWarning,
-                stacklevel=3,
+                f"that nobody trains. Use its own argument, as in def {role}(model, ...)"
             )
 
 

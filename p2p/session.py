@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,7 +26,7 @@ from gossip.errors import UsageError
 from gossip.zmq_runtime import Keys, is_loopback
 from p2p import engines, localhost
 from p2p.agent_client import AgentSettings
-from p2p.caution import Cautions, DeepDistWarning
+from p2p.caution import Cautions, warn
 from p2p.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.coordinator import Coordinator
 from p2p.engines.choice import Choice, choice_for
@@ -178,14 +177,14 @@ class AgentSession:
         data, gradient, descent = training.data, training.gradient, training.descent
         engine = self._engine_for(data)
         partitions = training.epochs * engine.partitions(data)
-        self._cautions.give(engine.cautions(data), stacklevel=3)
+        self._cautions.give(engine.cautions(data))
         # a master's descent stays in the driver program, and may hold on to what cannot be sent
         sent = None if self._mode == "master" else descent
         light = getattr(gradient, "light", None) if sent is None else None
         seen = type(self._user_model.lightened(light))
         modules = {kind.__module__ for kind in (seen, gradient) if hasattr(kind, "__module__")}
         registrar = self._start(engine, modules - {"__main__"})
-        self._cautions.give(registrar.shortages(), stacklevel=3)
+        self._cautions.give(registrar.shortages())
         self._begin(registrar, partitions)
         skeleton = self._user_model.skeleton()
         registrar.ask_status(STATUS_TIMEOUT_S)
@@ -232,9 +231,9 @@ class AgentSession:
                 self._drain(registrar, coordinator)
                 self._check_rows(job.epochs_before)
                 seconds = time.monotonic() - begin  # a last look may take longer
-            self._cautions.give(registrar.shortages(), stacklevel=3)  # of hosts that came meanwhile
+            self._cautions.give(registrar.shortages())  # of hosts that came meanwhile
             for cautions in (*(result.cautions for result in results), coordinator.cautions if coordinator else {}):
-                self._cautions.give(cautions, stacklevel=3)
+                self._cautions.give(cautions)
             accepted = sum(result.units for result in results)
             end = self._end(registrar, accepted, len(applied), before, units_before)
             report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)
@@ -445,14 +444,12 @@ class AgentSession:
         if text is not None:
             if on_incomplete == "raise":
                 raise IncompleteTraining(text, report)
-            warnings.warn(text, DeepDistWarning, stacklevel=4)
+            warn(text)
         elif report.updates_lost > LOST_SHARE_MAX * accepted:
-            warnings.warn(
+            warn(
                 f"{report.updates_lost} of {accepted} updates died with their agents before anybody had pulled them: "
                 "the model lacks what they had learned. Somebody ends these agents: see the executors' logs, and how "
-                "much memory they may use",
-                DeepDistWarning,
-                stacklevel=4,
+                "much memory they may use"
             )
 
     def _engine_for(self, data: Any) -> engines.Engine:

@@ -11,7 +11,6 @@ left to chance is drawn from one seed: the same seed gives the same run, and the
 from __future__ import annotations
 
 import random
-import warnings
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,7 +33,7 @@ from gossip.simulator import Network, SimulatedPeer, Simulation
 from p2p import chance
 from p2p.agent import STALENESS_SAMPLES_MAX
 from p2p.attempt import Attempt
-from p2p.caution import Cautions, DeepDistWarning
+from p2p.caution import Cautions, warn
 from p2p.chance import Borrowed
 from p2p.consensus import Envelope
 from p2p.job import Job, Progress, TaskResult, codec_of
@@ -180,7 +179,7 @@ class SimulatedSession:
                 disruption.end()
             self._run_until_level(swarm, swarm.now + self._level_timeout_s)
         for result in results:
-            self._cautions.give(result.cautions, stacklevel=3)
+            self._cautions.give(result.cautions)
         for watcher in training.all_watchers:
             look(watcher, ended=True)
         self.refresh()
@@ -205,12 +204,12 @@ class SimulatedSession:
             evaluations=training.evaluations,
         )
         if report.lost.get("agent gone", 0) > LOST_SHARE_MAX * report.updates:
-            warnings.warn(_lost_text(report), DeepDistWarning, stacklevel=3)
+            warn(_lost_text(report))
         if unmerged or not swarm.is_level(but=swarm.observing):
             text = _incomplete_text(swarm, unmerged, report.missing, self._level_timeout_s)
             if training.on_incomplete == "raise":
                 raise IncompleteTraining(text, report)
-            warnings.warn(text, DeepDistWarning, stacklevel=3)
+            warn(text)
         return report
 
     def refresh(self) -> None:
@@ -284,7 +283,7 @@ class SimulatedSession:
             self._run_until_level(swarm, give_up, but=swarm.observing)
             if round and not swarm.is_level(but=swarm.observing):
                 text = "what was written into dd.model has not reached all peers yet: some may begin without it"
-                warnings.warn(text, DeepDistWarning, stacklevel=4)
+                warn(text)
                 break
             me = swarm.source(but=swarm.observing)
             host = swarm.peers[me]

@@ -24,8 +24,8 @@ def test_a_caution_is_given_once_per_session_by_name() -> None:
     cautions = Cautions()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cautions.give({"one": "first", "two": "second"}, stacklevel=1)
-        cautions.give({"one": "in other words", "three": "third"}, stacklevel=1)
+        cautions.give({"one": "first", "two": "second"})
+        cautions.give({"one": "in other words", "three": "third"})
     assert [str(warning.message) for warning in caught] == ["first", "second", "third"]
     assert {warning.filename for warning in caught} == {__file__}
 
@@ -79,8 +79,8 @@ def leave(model: Any, update: Any) -> None:
 
 @pytest.mark.parametrize(
     "session",
-    [{"engine": SimulatedCluster(2)}, {"peers": 1}, {"peers": 1, "mode": "master"}],
-    ids=["simulated", "p2p", "master"],
+    [{"engine": SimulatedCluster(2)}, {"peers": 1}, {"peers": 1, "mode": "master"}, {"peers": 1, "discipline": "mix"}],
+    ids=["simulated", "p2p", "master", "mix"],
 )
 def test_what_workers_and_master_notice_reaches_the_line_that_trains(place: object, session: dict[str, Any]) -> None:
     with DeepDist({"w": np.zeros(2)}, progress=False, **session) as dd, warnings.catch_warnings(record=True) as caught:
