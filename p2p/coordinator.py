@@ -1,16 +1,22 @@
 """Master mode: the coordinator in the driver program owns the model.
 
-Workers send it their updates, `descent` runs here, one update after the other, and the hub's lane carries what it
-changed to every worker. Of the attempts of one chunk the first that comes is applied, and no other.
+    workers' lanes -> hub's queue -> HubQueue --\
+    whatever else brings updates -> a feeder ----> submit -> descent, one after the other -> the hub's lane -> workers
+
+`descent` runs here, and the hub's lane carries what it changed to every worker. Of the attempts of one chunk the first
+that comes is applied, and no other.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
 
 from gossip.arrays import Layout, Packed
+from gossip.errors import UsageError
 from p2p import localhost
 from p2p.agent_client import AgentClient
 from p2p.delta import write_delta
@@ -20,8 +26,20 @@ from p2p.update import inflate
 from p2p.user_errors import original
 
 
+class Feeder(Protocol):
+    """What brings updates to the coordinator of a training."""
+
+    def start(self, coordinator: Coordinator) -> None:
+        """From now on `coordinator.submit` may be called, from any thread."""
+        ...
+
+    def stop(self) -> None:
+        """The tasks are over: bring nothing any more, and return when no `submit` is under way."""
+        ...
+
+
 class Coordinator:
-    """A thread that takes updates from the hub's queue and applies `descent`, for the time of one training."""
+    """Applies `descent` to the updates that feeders bring, for the time of one training."""
 
     def __init__(
         self,
@@ -38,59 +56,130 @@ class Coordinator:
         a training that failed, or was cut short, belongs to one of the session's `epochs_before`, and is dropped.
         """
         self.error: Exception | None = None
+        self.fed = 0
+        """Updates applied that were of no task."""
         self._applied = applied
         self._epochs_before = epochs_before
         self._descent = descent
         self._on_error = on_error
         self._model = Model.from_skeleton(skeleton)
         self._agent = AgentClient(folder)
-        self._queue = AgentClient(folder)
-        """A connection of its own, to be interrupted while it waits."""
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="deepdist-coordinator", daemon=True)
-        self._thread.start()
+        self._closed = False
+        self._lock = threading.Lock()
+        """Held while an update is applied."""
 
     @property
     def cautions(self) -> dict[str, str]:
         """What the user should hear of `descent`, by name."""
         return self._model.watch.told()
 
+    def submit(
+        self, update: Any, unit: tuple[int, int, int] | None = None, worker: str = "", merged_at: int | None = None
+    ) -> bool:
+        """Apply one update, as `descent` takes it; from any thread. False if its unit of work was applied before.
+
+        `worker` says whose it is, in errors. `merged_at`: updates in the model that it was computed from, where that is
+        known. What `descent` raises ends the training, and comes out here.
+
+        Raises:
+            UsageError: the training is over.
+        """
+        with self._lock:
+            if self.error is not None:
+                raise self.error
+            if self._closed:
+                raise UsageError(f"an update of {worker or 'a feeder'} after the end of its training, expected none")
+            if unit is not None and (unit in self._applied or unit[0] < self._epochs_before):
+                return False
+            hand_over = self._agent.hand_over()
+            staleness = 0 if merged_at is None else self._agent.replica.merged - merged_at
+            try:
+                write_delta(self._model, self._descent, update, self._agent.replica, hand_over)
+            except BaseException as error:
+                error.add_note(f"in descent, in the driver program, for an update of {worker or 'a feeder'}")
+                self.fail(error)
+                raise
+            self._agent.publish(hand_over, staleness=staleness)
+            if unit is None:
+                self.fed += 1
+            else:
+                self._applied.add(unit)
+            return True
+
+    def fail(self, error: BaseException) -> None:
+        """End the training by this error, unless there was another before."""
+        if self.error is None and not self._closed:
+            self.error = original(error)
+            self._on_error()
+
     def close(self) -> None:
         """End; an update that is being applied is finished first."""
-        self._closing = True
+        with self._lock:
+            self._closed = True
+            self._agent.close()
+
+
+@contextmanager
+def feeding(feeders: Iterable[Feeder], coordinator: Coordinator | None) -> Iterator[None]:
+    """They bring updates within."""
+    with ExitStack() as started:
+        for feeder in feeders:
+            assert coordinator is not None
+            started.callback(feeder.stop)
+            feeder.start(coordinator)
+        yield
+
+
+def check_feeders(feeders: Any, mode: str) -> tuple[Feeder, ...]:
+    """Raise `UsageError` for what is none, and for any where there is no master."""
+    if not isinstance(feeders, list | tuple):
+        raise UsageError(f"feeders is a {type(feeders).__name__}, expected a list of p2p.coordinator.Feeder")
+    for index, feeder in enumerate(feeders):
+        if not (callable(getattr(feeder, "start", None)) and callable(getattr(feeder, "stop", None))):
+            raise UsageError(
+                f"feeders[{index}] is a {type(feeder).__name__}, expected a p2p.coordinator.Feeder: start(coordinator) "
+                "and stop()"
+            )
+    if feeders and mode != "master":
+        raise UsageError(f"feeders with mode={mode!r}, expected mode='master': they bring updates to the master")
+    return tuple(feeders)
+
+
+class HubQueue:
+    """The feeder of workers' updates: a thread that takes them from the queue of the hub agent."""
+
+    def __init__(self, folder: str) -> None:
+        self._queue = AgentClient(folder)
+        """A connection of its own, to be interrupted while it waits."""
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self, coordinator: Coordinator) -> None:
+        self._thread = threading.Thread(target=self._run, args=(coordinator,), name="deepdist-coordinator", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
         self._queue.interrupt()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._queue.close()
-        self._agent.close()
 
-    def _run(self) -> None:
+    def _run(self, coordinator: Coordinator) -> None:
         try:
-            while not self._closing:
+            while not self._stopping:
                 message, (descriptor,) = self._queue.ask({"op": "take"})
-                self._apply(localhost.layout_from_json(message["layout"]), descriptor, message["lane"])
+                layout = localhost.layout_from_json(message["layout"])
+                self._submit(coordinator, layout, descriptor, message["lane"])
         except BaseException as error:  # noqa: BLE001 - whatever descent raises, train() raises
-            if not self._closing:
-                self._fail(original(error))
+            if not self._stopping:
+                coordinator.fail(error)
 
-    def _apply(self, layout: Layout, descriptor: int, worker: str) -> None:
+    def _submit(self, coordinator: Coordinator, layout: Layout, descriptor: int, lane: str) -> None:
         try:
             packed = Packed(layout, bytearray(os.pread(descriptor, layout.nbytes, 0)))
         finally:
             os.close(descriptor)
         update, extra = inflate(packed.arrays())
         unit = (extra["epoch"], extra["partition"], extra["chunk"])
-        if unit in self._applied or unit[0] < self._epochs_before:
-            return
-        hand_over = self._agent.hand_over()
-        staleness = self._agent.replica.merged - extra["merged_at"]
-        try:
-            write_delta(self._model, self._descent, update, self._agent.replica, hand_over)
-        except BaseException as error:
-            error.add_note(f"in descent, in the driver program, for an update of worker {worker}")
-            raise
-        self._agent.publish(hand_over, staleness=staleness)
-        self._applied.add(unit)
-
-    def _fail(self, error: Exception) -> None:
-        self.error = error
-        self._on_error()
+        coordinator.submit(update, unit, f"worker {lane}", extra["merged_at"])

@@ -23,6 +23,7 @@ from gossip.arguments import names
 from gossip.errors import UsageError
 from p2p import arguments, engines, evaluation
 from p2p.adapters import Adapter
+from p2p.coordinator import Feeder, check_feeders
 from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
 from p2p.job import Descent, Gradient
@@ -146,6 +147,7 @@ class DeepDist(Generic[M]):
         evaluate: Evaluate | None = None,
         evaluate_every_s: float | None = None,
         watchers: Sequence[Watcher] = (),
+        feeders: Sequence[Feeder] = (),
         on_incomplete: Literal["raise", "warn"] = "raise",
     ) -> Report:
         """Train on every partition of `data`, `epochs` times, and wait until all replicas are level.
@@ -170,6 +172,9 @@ class DeepDist(Generic[M]):
 
         `watchers` are shown copies of the model in the same way, each every so often; see `p2p.watchers.Watcher`.
 
+        `feeders` bring updates to a master (`mode="master"`) from elsewhere than the tasks, while these run; see
+        `p2p.coordinator.Feeder`.
+
         `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates in the end that living
         peers have, or replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had
         pulled it is a figure of the report, and a warning above 1 % of the updates.
@@ -184,7 +189,7 @@ class DeepDist(Generic[M]):
         )
         rhythm = arguments.rhythm(exchange, exchange_s, self._mode, descent, chunk_rows)
         every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
-        checked_watchers = check_watchers(watchers)
+        checked_watchers, checked_feeders = check_watchers(watchers), check_feeders(feeders, self._mode)
         partitions = data if self._any_data else arguments.partitions(data)
         if not self._busy.acquire(blocking=False):
             raise UsageError("another training of this session is running, expected one at a time: wait for its end")
@@ -204,6 +209,7 @@ class DeepDist(Generic[M]):
                         rhythm=rhythm,
                         evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell),
                         watchers=checked_watchers,
+                        feeders=checked_feeders,
                         on_incomplete=on_incomplete,
                         progress=show,
                     )

@@ -28,7 +28,7 @@ from p2p import engines, localhost
 from p2p.agent_client import AgentSettings
 from p2p.caution import Cautions, warn
 from p2p.consensus import Fetched, consensus_distance, fetch_replica
-from p2p.coordinator import Coordinator
+from p2p.coordinator import Coordinator, HubQueue, feeding
 from p2p.engines.choice import Choice, choice_for
 from p2p.job import Descent, Job, codec_of
 from p2p.level import Stillness, furthest, lacks
@@ -219,7 +219,8 @@ class AgentSession:
                 self._watch(),
             ):
                 try:
-                    results = engine.run(job, data, done)
+                    with feeding(training.feeders, coordinator):
+                        results = engine.run(job, data, done)
                 except Exception:
                     if coordinator is not None and coordinator.error is not None:
                         raise coordinator.error from None
@@ -238,7 +239,8 @@ class AgentSession:
             end = self._end(registrar, accepted, len(applied), before, units_before)
             report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)
             watching.finish()
-            report = replace(report, evaluations=training.evaluations)
+            fed = coordinator.fed if coordinator is not None else 0
+            report = replace(report, evaluations=training.evaluations, updates=report.updates + fed)
         except BaseException:
             self._show_what_there_is()
             raise
@@ -523,9 +525,11 @@ class AgentSession:
             yield None
             return
         assert self._observer is not None
-        coordinator = Coordinator(self._observer.folder, skeleton, descent, engine.cancel, applied, epochs_before)
+        folder = self._observer.folder
+        coordinator = Coordinator(folder, skeleton, descent, engine.cancel, applied, epochs_before)
         try:
-            yield coordinator
+            with feeding([HubQueue(folder)], coordinator):
+                yield coordinator
         finally:
             coordinator.close()
 

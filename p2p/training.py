@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from p2p.coordinator import Feeder
 from p2p.evaluation import Evaluation
 from p2p.job import BY_CHUNK, Descent, Gradient, Progress, Rhythm
 from p2p.report import Evaluated
@@ -28,6 +29,8 @@ class Training:
     evaluation: Evaluation | None = None
     watchers: tuple[Watcher, ...] = ()
     """Beside the evaluation."""
+    feeders: tuple[Feeder, ...] = ()
+    """Of a master: what brings it updates, beside the tasks."""
     on_incomplete: Literal["raise", "warn"] = "raise"
     progress: Progress
 

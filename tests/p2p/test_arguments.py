@@ -96,6 +96,7 @@ TRAINING: Row = {
     "evaluate": FUNCTION,
     "evaluate_every_s": SECONDS,
     "watchers": [None, 3, "text", [3], [None], {1: 2}],
+    "feeders": [None, 3, "text", [3], [None], {1: 2}],
     "on_incomplete": [*WORD, None],
 }
 WORDS: Row = {

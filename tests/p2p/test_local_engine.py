@@ -14,7 +14,7 @@ import pytest
 
 from p2p import DeepDist, UsageError, localhost
 from p2p.agent_client import AgentClient
-from p2p.coordinator import Coordinator
+from p2p.coordinator import Coordinator, HubQueue
 from p2p.engines.local import LocalEngine, _Worker
 from p2p.job import Job, TaskResult
 from p2p.model import Model
@@ -542,13 +542,13 @@ def test_a_gradient_that_cannot_be_sent_is_an_error() -> None:
 def test_an_update_that_the_master_has_begun_to_apply_counts_when_a_worker_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    close = Coordinator.close
+    stop = HubQueue.stop
 
-    def announced(coordinator: Coordinator) -> None:
+    def announced(queue: HubQueue) -> None:
         (tmp_path / "closing").touch()
-        close(coordinator)
+        stop(queue)
 
-    monkeypatch.setattr(Coordinator, "close", announced)
+    monkeypatch.setattr(HubQueue, "stop", announced)
 
     def gradient(model, rows):
         if current().chunk == 1:
@@ -600,7 +600,10 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
             epochs_before=1,
         )
         folders = [seat._folder for seat in dd._session._engine._seats]
-        coordinator = Coordinator(dd._session._observer.folder, job.skeleton, add, lambda: None, applied)
+        folder = dd._session._observer.folder
+        coordinator = Coordinator(folder, job.skeleton, add, lambda: None, applied)
+        queue = HubQueue(folder)
+        queue.start(coordinator)
         try:
             for attempt, folder in enumerate([*folders, folders[0]]):
                 agent = AgentClient(folder)
@@ -609,6 +612,7 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
                 assert result == TaskResult(rows=3, updates=0 if attempt == 2 else 3, units=3), attempt
             assert eventually(lambda: dd.model["w"] == [4] and _all_taken(dd._session._registrar), LONG_S)
         finally:
+            queue.stop()
             coordinator.close()
         assert applied == {(1, 0, 0), (1, 0, 1), (1, 0, 2)}
     assert model["w"] == [4]

@@ -1,0 +1,117 @@
+"""A feeder of one's own: updates that no task has computed, from threads of the driver program, for a master."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossip.errors import UsageError
+from p2p import DeepDist
+from p2p.coordinator import Coordinator
+
+pytestmark = [pytest.mark.slow, pytest.mark.sockets, pytest.mark.usefixtures("place")]
+THREADS = 3
+
+
+class Drip:
+    """Each thread submits ones, as long as the training runs."""
+
+    def __init__(self, value: Any = 1.0) -> None:
+        self.value = value
+        self.applied = 0
+        self.coordinator: Coordinator | None = None
+        self.errors: list[Exception] = []
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run, args=(f"drip {number}",)) for number in range(THREADS)]
+
+    def start(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, name: str) -> None:
+        assert self.coordinator is not None
+        while not self._stopping.wait(0.005):
+            try:
+                applied = self.coordinator.submit({"w": np.full(2, self.value)}, worker=name)
+            except Exception as error:  # noqa: BLE001 - what it is told
+                self.errors.append(error)
+                return
+            with self._lock:
+                self.applied += applied
+
+
+def one_each(model: Any, rows: Iterator[int]) -> dict[str, Any]:
+    time.sleep(0.02)
+    return {"w": np.full(2, float(len(list(rows))))}
+
+
+def add(model: Any, update: Any) -> None:
+    model["w"] += update["w"]
+
+
+def test_updates_of_tasks_and_of_a_feeder_are_applied_once_each() -> None:
+    drip = Drip()
+    with DeepDist({"w": np.zeros(2)}, "master", peers=2, progress=False) as dd:
+        report = dd.train([[1]] * 40, one_each, add, feeders=[drip])
+        assert drip.errors == []
+        assert drip.applied > THREADS
+        assert dd.model["w"].tolist() == [40.0 + drip.applied] * 2
+        assert (report.updates, report.updates_lost) == (40 + drip.applied, 0)
+        assert drip.coordinator is not None
+        with pytest.raises(UsageError, match="an update of late after the end of its training, expected none"):
+            drip.coordinator.submit({"w": np.ones(2)}, worker="late")
+        dd.train([[1]] * 2, one_each, add)
+        assert dd.model["w"].tolist() == [42.0 + drip.applied] * 2
+
+
+def test_a_unit_of_work_counts_once_whoever_brings_it() -> None:
+    class Again:
+        def start(self, coordinator: Coordinator) -> None:
+            self.first = coordinator.submit({"w": np.ones(2)}, (0, 7, 0), "again")
+            self.second = coordinator.submit({"w": np.ones(2)}, (0, 7, 0), "again")
+
+        def stop(self) -> None:
+            """Has nothing under way."""
+
+    again = Again()
+    with DeepDist({"w": np.zeros(2)}, "master", peers=1, progress=False) as dd:
+        dd.train([[1]], one_each, add, feeders=[again])
+        assert (again.first, again.second) == (True, False)
+        assert dd.model["w"].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [(np.nan, UsageError, "the update's 'w'"), ("a word", Exception, "dtype")],
+    ids=["NaN", "a word"],
+)
+def test_an_update_that_descent_cannot_take_ends_the_training_and_is_told_to_its_feeder(
+    value: Any, kind: type[Exception], message: str
+) -> None:
+    drip = Drip(value)
+    with DeepDist({"w": np.zeros(2)}, "master", peers=1, progress=False) as dd:
+        with pytest.raises(kind, match=message) as caught:
+            dd.train([[1]] * 1000, one_each, add, feeders=[drip])
+        assert caught.value.__notes__[0].startswith("in descent, in the driver program, for an update of drip ")
+        assert len(drip.errors) == THREADS
+        assert np.isfinite(dd.model["w"]).all()
+
+
+def test_without_a_master_there_is_nothing_to_feed() -> None:
+    with (
+        DeepDist({"w": np.zeros(2)}, progress=False) as dd,
+        pytest.raises(UsageError, match="feeders with mode='p2p', expected mode='master'"),
+    ):
+        dd.train([[1]], one_each, feeders=[Drip()])
