@@ -255,6 +255,10 @@ def _is_final(job: Job, error: Exception) -> bool:
     return job.mode == "master" and isinstance(error, AgentGoneError)
 
 
+WORKER = "from p2p.engines.local import main; main()"
+"""What a worker process runs, with two arguments: its end of the pipe, and the driver program's process."""
+
+
 class WorkerGoneError(RuntimeError):
     """A worker process has ended."""
 
@@ -272,7 +276,7 @@ class _Worker:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         environment.setdefault("PYTHONHASHSEED", "0")  # a set of rows has the same order when it is tried again
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from p2p.engines.local import main; main()", str(theirs.fileno())],
+            [sys.executable, "-c", WORKER, str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -320,7 +324,7 @@ class _Worker:
 def main() -> None:
     """A worker process: train what comes in until the driver program is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver program ends us
-    localhost.leave_with(Process(os.getppid()))
+    localhost.leave_with(Process(int(sys.argv[2])))  # the parent by now may be another, if that one is gone
     connection = Connection(int(sys.argv[1]))
     trainer = _Trainer()
     while True:

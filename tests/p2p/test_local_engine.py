@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from p2p import DeepDist, UsageError, localhost
 from p2p.agent_client import AgentClient
 from p2p.coordinator import Coordinator, HubQueue
-from p2p.engines.local import LocalEngine, _Worker
+from p2p.engines.local import WORKER, LocalEngine, _Worker
 from p2p.job import Job, TaskResult
 from p2p.model import Model
 from p2p.session import _all_taken
@@ -895,6 +897,23 @@ def test_ctrl_c_ends_everything(place: Any, start_program: Any, eventually: Any)
     assert program.wait(LONG_S) != 0
     assert "KeyboardInterrupt" in program.output
     assert eventually(lambda: place.leftovers() == {}, LONG_S), place.leftovers()
+
+
+def test_a_worker_whose_driver_program_is_gone_before_it_looks_ends() -> None:
+    """It may have been sent a task already."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(LONG_S)
+    ours, theirs = Pipe()
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(theirs.fileno()), str(gone.pid)], pass_fds=[theirs.fileno()]
+    )
+    try:
+        assert worker.wait(LONG_S) == 1
+    finally:
+        worker.kill()
+        worker.wait(LONG_S)
+        ours.close()
+        theirs.close()
 
 
 def test_a_driver_program_that_is_killed_takes_its_agents_and_workers_along(
