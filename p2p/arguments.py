@@ -12,20 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
+from p2p import evaluation
 from p2p.caution import warn
 from p2p.combine import check_rule
+from p2p.coordinator import check_feeders
 from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
 from p2p.engines.simulated import SimulatedCluster
-from p2p.job import Rhythm
+from p2p.job import Progress, Rhythm
 from p2p.model import Model
+from p2p.report import Evaluated
 from p2p.session import ROLES
+from p2p.training import Training
+from p2p.watchers import check_watchers
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
     from gossip.topology import Topology
 
 INCOMPLETE = ("raise", "warn")
+EVALUATE_EVERY_S = 60.0
+"""An evaluation of word vectors by analogies takes some ten seconds of a core."""
 
 
 def of_session(
@@ -44,10 +51,28 @@ def of_session(
     )
 
 
-def of_training(
-    gradient: Any, descent: Any, epochs: Any, chunk_rows: Any, combine: Any, mode: str, on_incomplete: Any = "raise"
-) -> tuple[int, int | None]:
-    """`epochs` and `chunk_rows` as they are to be used."""
+def training(
+    *,
+    mode: str,
+    any_data: bool,
+    data: Any,
+    gradient: Any,
+    descent: Any,
+    epochs: Any,
+    chunk_rows: Any,
+    combine: Any,
+    exchange: Any,
+    exchange_s: Any,
+    evaluate: Any,
+    evaluate_every_s: Any,
+    watchers: Any,
+    feeders: Any,
+    on_incomplete: Any,
+    progress: Progress,
+    tell: Callable[[Evaluated], object],
+) -> Training:
+    """What `train` was asked for. `any_data`: it is the engine that knows what can be trained on. `tell` is called with
+    each evaluation as it comes."""
     function("gradient", gradient, "gradient(model, rows)")
     if descent is not None:
         function("descent", descent, "descent(model, update) or None")
@@ -58,7 +83,21 @@ def of_training(
     if combine is not None and mode == "master":
         raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
     one_of("on_incomplete", on_incomplete, INCOMPLETE)
-    return epochs, chunk_rows
+    every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
+    return Training(
+        rhythm=rhythm(exchange, exchange_s, mode, descent, chunk_rows),
+        watchers=check_watchers(watchers),
+        feeders=check_feeders(feeders, mode),
+        data=data if any_data else partitions(data),
+        gradient=gradient,
+        descent=descent,
+        epochs=epochs,
+        chunk_rows=chunk_rows,
+        combine=combine,
+        evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell),
+        on_incomplete=on_incomplete,
+        progress=progress,
+    )
 
 
 def rhythm(exchange: Any, exchange_s: Any, mode: str, descent: Any, chunk_rows: int | None) -> Rhythm:

@@ -47,18 +47,17 @@ class Coordinator:
         skeleton: bytes,
         descent: Descent | None,
         on_error: Callable[[], None],
-        applied: set[tuple[int, int, int]],
         epochs_before: int = 0,
     ) -> None:
-        """`folder` is the hub agent's; `on_error` is called, once, when `descent` failed: see `error`.
-
-        `applied` are the training's units of work that `descent` has taken; it grows here. What is still under way of
-        a training that failed, or was cut short, belongs to one of the session's `epochs_before`, and is dropped.
+        """`folder` is the hub agent's; `on_error` is called, once, when `descent` failed: see `error`. What is
+        still under way of a training that failed, or was cut short, belongs to one of the session's `epochs_before`,
+        and is dropped.
         """
         self.error: Exception | None = None
         self.fed = 0
         """Updates applied that were of no task."""
-        self._applied = applied
+        self.applied: set[tuple[int, int, int]] = set()
+        """The training's units of work that `descent` has taken."""
         self._epochs_before = epochs_before
         self._descent = descent
         self._on_error = on_error
@@ -89,7 +88,7 @@ class Coordinator:
                 raise self.error
             if self._closed:
                 raise UsageError(f"an update of {worker or 'a feeder'} after the end of its training, expected none")
-            if unit is not None and (unit in self._applied or unit[0] < self._epochs_before):
+            if unit is not None and (unit in self.applied or unit[0] < self._epochs_before):
                 return False
             hand_over = self._agent.hand_over()
             staleness = 0 if merged_at is None else self._agent.replica.merged - merged_at
@@ -103,7 +102,7 @@ class Coordinator:
             if unit is None:
                 self.fed += 1
             else:
-                self._applied.add(unit)
+                self.applied.add(unit)
             return True
 
     def fail(self, error: BaseException) -> None:

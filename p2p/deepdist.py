@@ -21,9 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gossip.arguments import names
 from gossip.errors import UsageError
-from p2p import arguments, engines, evaluation
+from p2p import arguments, engines
 from p2p.adapters import Adapter
-from p2p.coordinator import Feeder, check_feeders
+from p2p.coordinator import Feeder
 from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
 from p2p.job import Descent, Gradient
@@ -31,16 +31,13 @@ from p2p.model import Model, share_memory
 from p2p.report import Evaluated, Report
 from p2p.session import AgentSession, Session
 from p2p.training import Training
-from p2p.watchers import Watcher, check_watchers
+from p2p.watchers import Watcher
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
     from gossip.topology import Topology
 
 M = TypeVar("M")
-
-EVALUATE_EVERY_S = 60.0
-"""An evaluation of word vectors by analogies takes some ten seconds of a core."""
 
 
 class DeepDist(Generic[M]):
@@ -184,36 +181,36 @@ class DeepDist(Generic[M]):
                 f"train() outside of its session, which is {self._state}: write "
                 "`with DeepDist(model) as dd: dd.train(...)`"
             )
-        epochs, chunk_rows = arguments.of_training(
-            gradient, descent, epochs, chunk_rows, combine, self._mode, on_incomplete
-        )
-        rhythm = arguments.rhythm(exchange, exchange_s, self._mode, descent, chunk_rows)
-        every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
-        checked_watchers, checked_feeders = check_watchers(watchers), check_feeders(feeders, self._mode)
-        partitions = data if self._any_data else arguments.partitions(data)
+        with self._bar() as (show, tell):
+            training = arguments.training(
+                mode=self._mode,
+                any_data=self._any_data,
+                data=data,
+                gradient=gradient,
+                descent=descent,
+                epochs=epochs,
+                chunk_rows=chunk_rows,
+                combine=combine,
+                exchange=exchange,
+                exchange_s=exchange_s,
+                evaluate=evaluate,
+                evaluate_every_s=evaluate_every_s,
+                watchers=watchers,
+                feeders=feeders,
+                on_incomplete=on_incomplete,
+                progress=show,
+                tell=tell,
+            )
+            return self._train(training)
+
+    def _train(self, training: Training) -> Report:
         if not self._busy.acquire(blocking=False):
             raise UsageError("another training of this session is running, expected one at a time: wait for its end")
         try:
             self._user_model.check_unchanged()
             self._user_model.check_numbers()
-            arguments.warn_of_captured(self._user_model, gradient, descent)
-            with self._bar() as (show, tell):
-                report = self._session.train(
-                    Training(
-                        data=partitions,
-                        gradient=gradient,
-                        descent=descent,
-                        epochs=epochs,
-                        chunk_rows=chunk_rows,
-                        combine=combine,
-                        rhythm=rhythm,
-                        evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell),
-                        watchers=checked_watchers,
-                        feeders=checked_feeders,
-                        on_incomplete=on_incomplete,
-                        progress=show,
-                    )
-                )
+            arguments.warn_of_captured(self._user_model, training.gradient, training.descent)
+            report = self._session.train(training)
             self._user_model.check_numbers(trained=True)
             return report
         finally:

@@ -25,7 +25,7 @@ from p2p.mixing import parcel
 from p2p.model import Model
 from p2p.registrar import Member, Registrar
 from p2p.report import PeerReport, Report
-from p2p.session import STATUS_TIMEOUT_S, AgentSession, End, peer_report
+from p2p.session import STATUS_TIMEOUT_S, AgentSession, Before, End, peer_report
 from p2p.shown import Shown
 from p2p.sketch import distance
 from p2p.training import Training
@@ -174,7 +174,7 @@ class MixSession(AgentSession):
         for name, trouble in troubles.items():
             raise UsageError(f"{name} cannot mix: {trouble}")
 
-    def _end(self, registrar: Registrar, accepted: int, applied: int, before: int, units_before: int) -> End:
+    def _end(self, registrar: Registrar, accepted: int, before: Before, coordinator: Coordinator | None) -> End:
         self._show_what_there_is()
         apart = [] if self._agreed else [f"the replicas did not agree to {CONSENSUS_DISTANCE:g}"]
         if self._unread:
@@ -182,7 +182,7 @@ class MixSession(AgentSession):
         return End(
             None if self._observer is None else self._observer.agent.replica,
             {},
-            gone=self._gone(registrar, accepted, before),
+            gone=self._gone(registrar, accepted, before.published),
             late=self._late(registrar.speaking()),
             apart="; ".join(apart),
         )
@@ -195,7 +195,7 @@ class MixSession(AgentSession):
         untaken: int = sum(max(0, member.status.get("n", 0) - member.status.get("taken", 0)) for member in dead)
         return max(0, accepted - told) + untaken
 
-    def _report(self, registrar: Registrar, end: End, rows: int, before: int, seconds: float) -> Report:
+    def _report(self, registrar: Registrar, end: End, rows: int, before: Before, seconds: float) -> Report:
         members = sorted(registrar.by_role("peer"), key=lambda member: member.name)
         silent = [member.name for member in members if registrar.is_silent(member)]
         missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
@@ -204,7 +204,7 @@ class MixSession(AgentSession):
             mode="p2p",
             rows=rows,
             seconds=seconds,
-            updates=sum(member.status.get("n", 0) for member in members) - before,
+            updates=sum(member.status.get("n", 0) for member in members) - before.published,
             updates_lost=end.gone,
             consensus_distance=self._apart,
             missing=tuple(sorted(missing | set(silent) | set(self._unread))),

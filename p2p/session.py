@@ -84,6 +84,18 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
+class Before:
+    """How things stand when a training begins."""
+
+    published: int
+    """Updates of the session's trainings so far."""
+    units: int
+    """That count in the replica which has most of them."""
+    at: float
+    """By `time.monotonic`."""
+
+
+@dataclass(frozen=True)
 class End:
     """What the model has when a training ends."""
 
@@ -174,32 +186,31 @@ class AgentSession:
         """The observer before this one. Somebody may still read what it held."""
 
     def train(self, training: Training) -> Report:
-        data, gradient, descent = training.data, training.gradient, training.descent
-        engine = self._engine_for(data)
-        partitions = training.epochs * engine.partitions(data)
-        self._cautions.give(engine.cautions(data))
+        engine = self._engine_for(training.data)
+        partitions = engine.partitions(training.data)
+        self._cautions.give(engine.cautions(training.data))
         # a master's descent stays in the driver program, and may hold on to what cannot be sent
-        sent = None if self._mode == "master" else descent
-        light = getattr(gradient, "light", None) if sent is None else None
+        sent = None if self._mode == "master" else training.descent
+        light = getattr(training.gradient, "light", None) if sent is None else None
         seen = type(self._user_model.lightened(light))
-        modules = {kind.__module__ for kind in (seen, gradient) if hasattr(kind, "__module__")}
+        modules = {kind.__module__ for kind in (seen, training.gradient) if hasattr(kind, "__module__")}
         registrar = self._start(engine, modules - {"__main__"})
         self._cautions.give(registrar.shortages())
-        self._begin(registrar, partitions)
-        skeleton = self._user_model.skeleton()
+        self._begin(registrar, training.epochs * partitions)
         registrar.ask_status(STATUS_TIMEOUT_S)
-        before = sum(_published(registrar).values())
-        units_before = max((member.status.get("units", 0) for member in registrar.members.values()), default=0)
-        applied: set[tuple[int, int, int]] = set()
-        begin = time.monotonic()
+        before = Before(
+            sum(_published(registrar).values()),
+            max((member.status.get("units", 0) for member in registrar.members.values()), default=0),
+            time.monotonic(),
+        )
         job = Job(
             run=self._run,
             mode=self._mode,
-            skeleton=skeleton if light is None else self._user_model.skeleton(light),
-            gradient=gradient,
+            skeleton=self._user_model.skeleton(light),
+            gradient=training.gradient,
             descent=sent,
             epochs=training.epochs,
-            partitions=partitions // training.epochs,
+            partitions=partitions,
             chunk_rows=training.chunk_rows,
             peers=engine.peers,
             seed=self._seed,
@@ -212,15 +223,25 @@ class AgentSession:
         registrar.open = False
         self._running = True
         try:
-            done = Done(training.progress, partitions)
+            return self._run_job(training, engine, registrar, job, before)
+        finally:
+            self._running = False
+            registrar.open = True
+
+    def _run_job(
+        self, training: Training, engine: engines.Engine, registrar: Registrar, job: Job, before: Before
+    ) -> Report:
+        """Have the tasks run, and all that goes with them; then see what came of it."""
+        try:
+            done = Done(training.progress, job.epochs * job.partitions)
             with (
-                self._coordinator(engine, skeleton, descent, applied, job.epochs_before) as coordinator,
-                Watching(training.all_watchers, skeleton, self._read, done, engine.cancel) as watching,
+                self._coordinator(engine, training.descent, job.epochs_before) as coordinator,
+                Watching(training.all_watchers, self._user_model.skeleton, self._read, done, engine.cancel) as watching,
                 self._watch(),
             ):
                 try:
                     with feeding(training.feeders, coordinator):
-                        results = engine.run(job, data, done)
+                        results = engine.run(job, training.data, done)
                 except Exception:
                     if coordinator is not None and coordinator.error is not None:
                         raise coordinator.error from None
@@ -231,12 +252,12 @@ class AgentSession:
                     raise watching.error
                 self._drain(registrar, coordinator)
                 self._check_rows(job.epochs_before)
-                seconds = time.monotonic() - begin  # a last look may take longer
+                seconds = time.monotonic() - before.at  # a last look may take longer
             self._cautions.give(registrar.shortages())  # of hosts that came meanwhile
             for cautions in (*(result.cautions for result in results), coordinator.cautions if coordinator else {}):
                 self._cautions.give(cautions)
             accepted = sum(result.units for result in results)
-            end = self._end(registrar, accepted, len(applied), before, units_before)
+            end = self._end(registrar, accepted, before, coordinator)
             report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)
             watching.finish()
             fed = coordinator.fed if coordinator is not None else 0
@@ -244,9 +265,6 @@ class AgentSession:
         except BaseException:
             self._show_what_there_is()
             raise
-        finally:
-            self._running = False
-            registrar.open = True
         self._judge(report, end, accepted, training.on_incomplete)
         return report
 
@@ -380,17 +398,17 @@ class AgentSession:
         self._stillness = Stillness()
         self._behind = False
 
-    def _end(self, registrar: Registrar, accepted: int, applied: int, before: int, units_before: int) -> End:
+    def _end(self, registrar: Registrar, accepted: int, before: Before, coordinator: Coordinator | None) -> End:
         """What the model has in the end, which is filled here, from whichever replica lacks least.
 
-        `accepted` units were handed over by the tasks of this training, and a master's `descent` has `applied` so many.
+        `accepted` units were handed over by the tasks of this training.
         """
         observer = self._observer
         living = registrar.speaking()
         if self._mode != "p2p":
             assert observer is not None
             self._shown.fill(observer.agent.replica)
-            not_applied = max(0, accepted - applied)
+            not_applied = max(0, accepted - (len(coordinator.applied) if coordinator is not None else 0))
             return End(observer.agent.replica, {}, not_applied=not_applied, late=self._late(living))
         stopped = [m for m in registrar.by_role("peer") if registrar.is_silent(m) and registrar.is_here(m)]
         all_of = furthest([*map(_front, living), *({m.peer: m.status.get("n", 0)} for m in stopped)])
@@ -407,7 +425,7 @@ class AgentSession:
             self._behind = observer is None or member.peer != observer.peer
             lacking = lacks(front, all_of)
             names = {m.peer: m.name for m in registrar.members.values()}
-            gone = max(0, accepted - (member.status.get("units", 0) - units_before))
+            gone = max(0, accepted - (member.status.get("units", 0) - before.units))
             return End(
                 replica,
                 {names.get(lane, lane): count for lane, count in lacking.items()},
@@ -516,9 +534,7 @@ class AgentSession:
     def _coordinator(
         self,
         engine: engines.Engine,
-        skeleton: bytes,
         descent: Descent | None,
-        applied: set[tuple[int, int, int]],
         epochs_before: int,
     ) -> Iterator[Coordinator | None]:
         if self._mode != "master":
@@ -526,7 +542,8 @@ class AgentSession:
             return
         assert self._observer is not None
         folder = self._observer.folder
-        coordinator = Coordinator(folder, skeleton, descent, engine.cancel, applied, epochs_before)
+        skeleton = self._user_model.skeleton()
+        coordinator = Coordinator(folder, skeleton, descent, engine.cancel, epochs_before)
         try:
             with feeding([HubQueue(folder)], coordinator):
                 yield coordinator
@@ -544,7 +561,7 @@ class AgentSession:
         self._asked = registrar.drain(self._drain_timeout_s, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
-    def _report(self, registrar: Registrar, end: End, rows: int, before: int, seconds: float) -> Report:
+    def _report(self, registrar: Registrar, end: End, rows: int, before: Before, seconds: float) -> Report:
         members = sorted(
             registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
         )
@@ -560,7 +577,7 @@ class AgentSession:
             mode=self._mode,
             rows=rows,
             seconds=seconds,
-            updates=sum(published.values()) - before,
+            updates=sum(published.values()) - before.published,
             updates_lost=sum(lost.values()),
             consensus_distance=distance,
             missing=tuple(sorted(missing | set(unread))),

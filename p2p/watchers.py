@@ -97,13 +97,13 @@ class Watching:
     def __init__(
         self,
         watchers: Sequence[Watcher],
-        skeleton: bytes,
+        skeleton: Callable[[], bytes],
         read: Callable[[Model], Seen],
         done: Done,
         cancel: Callable[[], None],
     ) -> None:
-        """`read(model)` copies what has been learned so far into the model, and says what it read. `cancel` ends the
-        training when a watcher fails."""
+        """`skeleton()` is of the model that watchers are shown. `read(model)` copies what has been learned so far into
+        it, and says what it read. `cancel` ends the training when a watcher fails."""
         self._watchers = watchers
         self._read = read
         self._done = done
@@ -114,7 +114,7 @@ class Watching:
         self._merged_before = 0
         self._model: Model | None = None
         if watchers:
-            self._model = Model.from_skeleton(skeleton)
+            self._model = Model.from_skeleton(skeleton())
             self._merged_before = read(self._model).merged
         self._thread = threading.Thread(target=self._run, name="deepdist-watchers", daemon=True)
 

@@ -17,7 +17,7 @@ from gossip.errors import UsageError
 from gossip.faults import Strike, Victim
 from gossip.mixing import bad
 from gossip.mixing.strategy import Strategy
-from p2p import DeepDist, Faults, Network, SimulatedCluster, arguments
+from p2p import DeepDist, Faults, Network, SimulatedCluster
 from p2p.adapters import ByPath
 from p2p.job import Rhythm
 from p2p.models.word2vec import build_vocab
@@ -301,9 +301,9 @@ def test_numpy_s_numbers_are_taken_and_become_python_s() -> None:
 
 
 def test_a_training_that_may_be_incomplete_says_so() -> None:
-    assert arguments.of_training(gradient, None, 1, None, None, "p2p", "warn") == (1, None)
+    trained(on_incomplete="warn")
     with pytest.raises(UsageError, match="on_incomplete='ignore', expected 'raise' or 'warn'"):
-        arguments.of_training(gradient, None, 1, None, None, "p2p", "ignore")
+        trained(on_incomplete="ignore")
 
 
 @pytest.mark.parametrize(

@@ -589,7 +589,6 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
     model = tiny()
     with DeepDist(model, "master", peers=2) as dd:
         dd.train([[1]], lambda model, rows: {"w": np.ones(1)}, add)
-        applied: set[tuple[int, int, int]] = set()
         job = Job(
             run=dd._session._run,
             mode="master",
@@ -603,7 +602,7 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
         )
         folders = [seat._folder for seat in dd._session._engine._seats]
         folder = dd._session._observer.folder
-        coordinator = Coordinator(folder, job.skeleton, add, lambda: None, applied)
+        coordinator = Coordinator(folder, job.skeleton, add, lambda: None)
         queue = HubQueue(folder)
         queue.start(coordinator)
         try:
@@ -616,7 +615,7 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
         finally:
             queue.stop()
             coordinator.close()
-        assert applied == {(1, 0, 0), (1, 0, 1), (1, 0, 2)}
+        assert coordinator.applied == {(1, 0, 0), (1, 0, 1), (1, 0, 2)}
     assert model["w"] == [4]
 
 
