@@ -145,23 +145,13 @@ def simulate(
         for speaker in chance.permutation(topology.peers).tolist() if in_turn else (None,):
             if gradient is not None:
                 seen = strategy.params(state) if in_turn and not staleness else past[0]
-                delta = np.asarray(gradient(seen, round))
-                if delta.shape != seen.shape:
-                    raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {seen.shape}")
-                if present is not None:
-                    delta = delta * present[:, None]
-                if speaker is not None:
-                    delta = delta * (np.arange(topology.peers) == speaker)[:, None]
+                delta = _delta(gradient, seen, round, present, speaker)
                 mean = mean + delta.mean(axis=0)
                 state = strategy.local(state, delta, round)
-            mixing = strategy.mixing_round(round)
-            if mixing is None:
+            exchange = _exchange(topology, strategy, round, chance, present, speaker)
+            if exchange is None:
                 state = strategy.rest(state)
                 continue
-            weights = topology.weights(mixing)
-            if present is not None:
-                weights = without(weights, ~present, strategy.needs)
-            exchange = Exchange(mixing, weights, chance, speaker=speaker)
             if loss or delay:
                 drawn = partial(_lags, chance=chance, loss=loss, delay=delay)
                 exchange = exchange.delayed(drawn(len(exchange.values)), drawn)
@@ -175,6 +165,36 @@ def simulate(
             observe(round, strategy.params(state))
         past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]
     return Result(tuple(records), first, strategy.params(state), mean, dict(sorted(ages.items())))
+
+
+def _delta(gradient: Gradient, seen: Array, round: int, present: Bools | None, speaker: int | None) -> Array:
+    """What the peers that are present add, or only the one that speaks."""
+    delta = np.asarray(gradient(seen, round))
+    if delta.shape != seen.shape:
+        raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {seen.shape}")
+    if present is not None:
+        delta = delta * present[:, None]
+    if speaker is not None:
+        delta = delta * (np.arange(len(delta)) == speaker)[:, None]
+    return delta
+
+
+def _exchange(
+    topology: Topology,
+    strategy: Strategy[Any],
+    round: int,
+    chance: np.random.Generator,
+    present: Bools | None,
+    speaker: int | None,
+) -> Exchange | None:
+    """Among those that are present; None in a round without mixing."""
+    mixing = strategy.mixing_round(round)
+    if mixing is None:
+        return None
+    weights = topology.weights(mixing)
+    if present is not None:
+        weights = without(weights, ~present, strategy.needs)
+    return Exchange(mixing, weights, chance, speaker=speaker)
 
 
 def _check(

@@ -453,17 +453,24 @@ def test_a_job_that_cannot_be_opened_on_a_worker_says_why() -> None:
         assert dd.model["w"] == [1]
 
 
-def test_what_was_learned_before_an_error_stays_and_is_not_counted_again(mode: Any) -> None:
+def test_what_was_learned_before_an_error_stays_and_is_not_counted_again(mode: Any, tmp_path: Path) -> None:
+    """Of a master: what it has applied; the rest of a training that fails is dropped."""
+
     def gradient(model, rows):
         if current().chunk == 2:
+            meet(tmp_path, "failing", 3)
             raise UnreadableError("chunk 2")
         return {"w": np.array([float(sum(rows))])}
+
+    def descent(model, update):
+        model["w"] += update["w"]
+        (tmp_path / f"applied-{update['w'][0]:g}").touch()
 
     model = tiny()
     with DeepDist(model, mode, peers=1) as dd:
         with pytest.raises(UnreadableError):
-            dd.train([[10, 20, 30]], gradient, chunk_rows=1)
-        report = dd.train([[1], [2]], gradient)
+            dd.train([[10, 20, 30]], gradient, descent, chunk_rows=1)
+        report = dd.train([[1], [2]], gradient, descent)
     assert model["w"] == [33]
     assert report.updates == 2
     assert report.updates_lost == 0
