@@ -136,81 +136,62 @@ class SimulatedSession:
             )
         self._user_model.check_unchanged()
         swarm, disruption = self._start()
-        begin, members, before = swarm.now, swarm.live(), set(swarm.peers)
-        model = Model.from_skeleton(self._user_model.skeleton())
+        before = set(swarm.peers)
+        members, begin = swarm.live(), swarm.now
         done = Done(training.progress, training.epochs * len(data))
-
-        def look(watcher: Watcher, ended: bool = False) -> None:
-            """Takes no virtual time."""
-            merged = refresh(model, _Replica(swarm.peers[swarm.source()]))
-            moment = Moment(
-                seconds=swarm.now - begin,
-                updates=max(0, merged - merged_before),
-                partitions_done=done.count,
-                partitions=done.partitions,
-                ended=ended,
-                consensus_distance=_distance(swarm),
-            )
-            watcher.look(model.model, moment)
-
-        def look_again(watcher: Watcher) -> None:
-            if running:
-                look(watcher)
-                swarm.at(swarm.now + watcher.every_s, partial(look_again, watcher))
-
-        running = True
+        looks = _Looks(training.all_watchers, swarm, Model.from_skeleton(self._user_model.skeleton()), done)
         with self._observed(swarm):
             try:
                 disruption.active = True
                 self._publish_written(swarm)
-                source = swarm.peers[swarm.source()]
-                merged_before, units_before = _Replica(source).merged, source.peer.identities.units
+                units_before = swarm.peers[swarm.source()].peer.identities.units
                 published_before = _published(swarm)
                 job = self._job(training)
-                for watcher in training.all_watchers:
-                    look_again(watcher)
+                looks.begin()
                 scheduler = Scheduler(self._cluster, swarm, self._chance, job, data, done, self._staleness)
                 try:
                     results = scheduler.run()
                 finally:
                     scheduler.stop()
             finally:
-                running = False
+                looks.end()
                 disruption.end()
             self._run_until_level(swarm, swarm.now + self._level_timeout_s)
         for result in results:
             self._cautions.give(result.cautions)
-        for watcher in training.all_watchers:
-            look(watcher, ended=True)
+        looks.finish()
         self.refresh()
-        source = swarm.peers[swarm.source()]
         members |= {me: host for me, host in swarm.peers.items() if me not in before}
-        unmerged, unread = _unmerged(swarm, source), _unread(swarm)
         accepted = sum(result.units for result in results)
-        gone = accepted - (source.peer.identities.units - units_before) - sum(unmerged.values())
-        lost = {"agent gone": max(0, gone), "not read in time": unread}
         report = Report(
             peers=tuple(self._peer_report(me, host) for me, host in members.items()),
             mode="p2p",
             rows=sum(result.rows for result in results),
             seconds=swarm.now - begin,
             updates=_published(swarm) - published_before,
-            updates_lost=sum(lost.values()),
             consensus_distance=_distance(swarm),
             missing=_missing(swarm, members),
-            lost={cause: count for cause, count in lost.items() if count},
+            lost=(lost := _lost(swarm, accepted, units_before)),
+            updates_lost=sum(lost.values()),
             digest=swarm.digest.hexdigest(),
             story=tuple(self._story),
             evaluations=training.evaluations,
         )
+        self._judge(report, training.on_incomplete)
+        return report
+
+    def _judge(self, report: Report, on_incomplete: str) -> None:
+        """Raise, or warn, if the model lacks anything that is not lost with the dead; warn of what is."""
+        swarm = self._swarm
+        assert swarm is not None
         if report.lost.get("agent gone", 0) > LOST_SHARE_MAX * report.updates:
             warn(_lost_text(report))
+        unmerged = _unmerged(swarm, swarm.peers[swarm.source()])
         if unmerged or not swarm.is_level(but=swarm.observing):
             text = _incomplete_text(swarm, unmerged, report.missing, self._level_timeout_s)
-            if training.on_incomplete == "raise":
+            if on_incomplete == "raise":
                 raise IncompleteTraining(text, report)
             warn(text)
-        return report
 
     def refresh(self) -> None:
         if self._swarm is not None:
@@ -340,6 +321,56 @@ class SimulatedSession:
             staleness_p95=float(np.percentile(staleness, 95)),
             memory_peak_bytes=0,
         )
+
+
+class _Looks:
+    """The watchers of one training. Looking takes no virtual time."""
+
+    def __init__(self, watchers: Sequence[Watcher], swarm: Simulation, model: Model, done: Done) -> None:
+        """They are shown `model`, filled from whoever has most."""
+        self._watchers = watchers
+        self._swarm = swarm
+        self._model = model
+        self._done = done
+        self._began = swarm.now
+        self._merged_before = 0
+        self._running = False
+
+    def begin(self) -> None:
+        """Look now, and every so often."""
+        self._running = True
+        self._merged_before = self._source().merged
+        for watcher in self._watchers:
+            self._look_again(watcher)
+
+    def end(self) -> None:
+        """What is in the simulation's script of it yet does not happen."""
+        self._running = False
+
+    def finish(self) -> None:
+        """Look at the model as it is in the end."""
+        for watcher in self._watchers:
+            self._look(watcher, ended=True)
+
+    def _look_again(self, watcher: Watcher) -> None:
+        if self._running:
+            self._look(watcher)
+            self._swarm.at(self._swarm.now + watcher.every_s, partial(self._look_again, watcher))
+
+    def _look(self, watcher: Watcher, *, ended: bool = False) -> None:
+        merged = refresh(self._model, self._source())
+        moment = Moment(
+            seconds=self._swarm.now - self._began,
+            updates=max(0, merged - self._merged_before),
+            partitions_done=self._done.count,
+            partitions=self._done.partitions,
+            ended=ended,
+            consensus_distance=_distance(self._swarm),
+        )
+        watcher.look(self._model.model, moment)
+
+    def _source(self) -> _Replica:
+        return _Replica(self._swarm.peers[self._swarm.source()])
 
 
 # ----------------------------------------------------------------------------------------------------- the user's model
@@ -671,6 +702,14 @@ class _Neighbor:
 
 def _published(swarm: Simulation) -> int:
     return sum(host.peer.replicator.n for host in swarm.peers.values())
+
+
+def _lost(swarm: Simulation, accepted: int, units_before: int) -> dict[str, int]:
+    """Updates that some replica never got, by cause; `accepted` units were handed over by tasks."""
+    source = swarm.peers[swarm.source()]
+    gone = accepted - (source.peer.identities.units - units_before) - sum(_unmerged(swarm, source).values())
+    lost = {"agent gone": max(0, gone), "not read in time": _unread(swarm)}
+    return {cause: count for cause, count in lost.items() if count}
 
 
 def _unread(swarm: Simulation) -> int:
