@@ -278,7 +278,7 @@ def test_drained_pairs_have_kept_the_mean(strategy: Strategy[Any], build: Any, t
     swarm.resume()
     swarm.run(10.0)
     swarm.network = Network(delay_mean_s=0.01)
-    swarm.run(14.0)
+    swarm.run(30.0)
     swarm.run_until_drained(100.0)
     np.testing.assert_allclose(swarm.params().mean(axis=0), x.mean(axis=0), atol=tolerance)
     assert swarm.distance() < 0.1 * np.ptp(x, axis=0).max()
@@ -306,7 +306,7 @@ def test_the_living_agree_though_peers_crash_pause_come_late_and_are_cut_off(str
     swarm.resume()
     if strategy.synchronous:
         swarm.settle()
-    swarm.run(30.0)
+    swarm.run(40.0)
     assert len(disruption.crashed_at) == 1
     assert len(swarm.live()) == 9
     for me in swarm.live():
