@@ -57,10 +57,10 @@ TESTS: dict[str, str] = {
     # Which files of tests/gossip try a module; the quick part of them.
     "errors": "errors",
     "arguments": "arguments",
-    "arrays": "arrays sparse",
+    "arrays": "arrays rows",
     "marks": "marks identity",
-    "sparse": "sparse row_stamps",
-    "row_stamps": "row_stamps sparse",
+    "updates.rows": "rows stamps",
+    "updates.stamps": "stamps rows",
     "messages": "wire",
     "events": "peer",
     "wire": "wire peer",

@@ -28,7 +28,7 @@ from rich.table import Table
 from gossip.arrays import Layout, Packed
 from gossip.messages import PeerId, Range
 from gossip.segments import Segments
-from gossip.sparse import check_fit, check_rows
+from gossip.updates.rows import check_fit, check_rows
 from gossip.wire import decode, encode
 from p2p.model import Model
 from p2p.models import skipgram

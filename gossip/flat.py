@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
-from gossip import sparse
 from gossip.arrays import Array, Bytes, Layout, Packed, Payload
 from gossip.errors import UsageError
+from gossip.updates import rows as sparse
 
 
 class Flat:
@@ -38,7 +38,7 @@ class Flat:
         return sum(spec.nbytes // np.dtype(spec.dtype).itemsize for spec in self.layout.specs)
 
     def flatten(self, payload: Payload) -> Array:
-        """(size,) numbers of a payload of this layout, or of rows of its arrays (`gossip.sparse`): a copy.
+        """(size,) numbers of a payload of this layout, or of rows of its arrays (`gossip.updates.rows`): a copy.
 
         Raises:
             MismatchError: another layout.

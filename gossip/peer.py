@@ -70,7 +70,7 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.replicate import Replicator
-from gossip.sparse import check_fit, check_rows, is_sparse
+from gossip.updates.rows import check_fit, check_rows, is_sparse
 
 RETURN_S = 2.0
 """When a cut heals, all who were cut off are heard again within some adverts: nobody is buried before that."""

@@ -20,7 +20,7 @@ import numpy as np
 from gossip.arrays import Array, Bytes, Layout, Packed, Payload, piece_is_finite
 from gossip.errors import UsageError
 from gossip.events import Negative, Own
-from gossip.sparse import add_within, check_fit, is_sparse, negative, read_whole, total
+from gossip.updates.rows import add_within, check_fit, is_sparse, negative, read_whole, total
 from gossip.wire import BLOCK_BYTES, allocate
 
 ROWS_BYTES_MAX = 1 << 22

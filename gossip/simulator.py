@@ -41,10 +41,10 @@ from gossip.events import (
 )
 from gossip.messages import Message, PeerId, Range, State
 from gossip.peer import Peer, Settings
-from gossip.row_stamps import RowStamps
 from gossip.segments import Segments
-from gossip.sparse import add, read_whole
 from gossip.trace import Digest, Observe, fingerprint
+from gossip.updates.rows import add, read_whole
+from gossip.updates.stamps import RowStamps
 from gossip.wire import decode, encode, encode_again
 
 CONGESTED_RETRY_S = 0.05

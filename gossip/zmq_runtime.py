@@ -77,8 +77,8 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.segments import FileSegment, LentFile, LentSum, MemorySegment, RangeSum, Segments
-from gossip.sparse import check_fit, check_rows
 from gossip.trace import Observe
+from gossip.updates.rows import check_fit, check_rows
 from gossip.wire import (
     BLOCK_BYTES,
     HEADER_BYTES_MAX,

@@ -24,9 +24,9 @@ from typing import Any
 
 from gossip.arrays import Array, Bytes, Layout, Payload
 from gossip.errors import UsageError, ran_out_of_files
-from gossip.row_stamps import RowStamps, stamps_bytes
 from gossip.segments import PIECE_BYTES
-from gossip.sparse import add, read_whole
+from gossip.updates.rows import add, read_whole
+from gossip.updates.stamps import RowStamps, stamps_bytes
 from gossip.wire import BLOCK_BYTES
 from p2p import open_files
 

@@ -21,7 +21,7 @@ import numpy as np
 from gossip.arguments import one_of, seconds
 from gossip.arrays import Array, Arrays, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
-from gossip.row_stamps import RowStamps
+from gossip.updates.stamps import RowStamps
 from p2p import chance
 from p2p.garbage import leave_out_what_stays
 from p2p.model import Model

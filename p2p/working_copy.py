@@ -1,6 +1,6 @@
 """A worker's own copy of the model, trained in place and kept level with the replica a few rows at a time.
 
-An exchange looks at the rows that others have changed since the last one (`gossip.row_stamps`), and at those that
+An exchange looks at the rows that others have changed since the last one (`gossip.updates.stamps`), and at those that
 training here should have changed enough by now (`p2p.row_schedule`): it costs as much as these, whatever the size of
 the model. For each of them
 
@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from gossip.arrays import Array, Arrays
 from gossip.errors import UsageError
-from gossip.row_stamps import RowStamps
-from gossip.sparse import rows_of
+from gossip.updates.rows import rows_of
+from gossip.updates.stamps import RowStamps
 from p2p import combine, row_merge
 from p2p.model import Model
 from p2p.row_schedule import RowSchedule

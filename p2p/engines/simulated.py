@@ -29,8 +29,8 @@ from gossip.faults import Disruption, Faults
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
 from gossip.peer import Settings
-from gossip.row_stamps import RowStamps
 from gossip.simulator import Network, SimulatedPeer, Simulation
+from gossip.updates.stamps import RowStamps
 from p2p import chance
 from p2p.agent import STALENESS_SAMPLES_MAX
 from p2p.caution import Cautions, DeepDistWarning

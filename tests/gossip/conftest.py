@@ -21,8 +21,8 @@ from gossip.mix_peer import MixPeer, MixSettings
 from gossip.neighbors import Plan
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
-from gossip.sparse import add, is_sparse, read_whole
 from gossip.trace import Observe
+from gossip.updates.rows import add, is_sparse, read_whole
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq_runtime import Runtime
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError, UsageError
 from gossip.segments import LENT_FILES_MAX, FilePayload, LentFile, RangeSum, Segments
-from gossip.sparse import add, read_whole, rows_of
+from gossip.updates.rows import add, read_whole, rows_of
 from gossip.wire import BLOCK_BYTES
 
 NAMED = {"w": np.zeros((3, 5), np.int64), "b": np.zeros(9, np.int32), "e": np.zeros((0, 2))}

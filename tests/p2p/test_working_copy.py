@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossip import sparse
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
-from gossip.row_stamps import RowStamps
-from gossip.sparse import rows_of
+from gossip.updates import rows as sparse
+from gossip.updates.rows import rows_of
+from gossip.updates.stamps import RowStamps
 from p2p.adapters import ByPath
 from p2p.combine import combined
 from p2p.model import Model

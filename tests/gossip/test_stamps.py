@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from gossip.arrays import Layout, Packed
-from gossip.row_stamps import RowStamps, stamps_bytes
-from gossip.sparse import rows_of
+from gossip.updates.rows import rows_of
+from gossip.updates.stamps import RowStamps, stamps_bytes
 
 MODEL = Layout.of({"v": np.zeros((50, 3), np.float32), "u": np.zeros((20, 2, 2)), "n": np.zeros(4)})
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from gossip import sparse
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError
 from gossip.events import Computed, Negative
@@ -22,6 +21,7 @@ from gossip.flat import Flat
 from gossip.messages import PeerId, Range
 from gossip.segments import Segments
 from gossip.simulator import Network, Simulation
+from gossip.updates import rows as sparse
 from gossip.wire import decode, encode
 
 MODEL = {"w": np.zeros((20, 3), np.float32), "v": np.zeros((7, 2), np.float64), "count": np.zeros(1, np.float64)}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip.arrays import ArraySpec, Bytes, Layout
-from gossip.sparse import changed_rows, is_sparse
+from gossip.updates.rows import changed_rows, is_sparse
 
 COUNT_BYTES = 8
 
