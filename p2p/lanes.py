@@ -69,7 +69,7 @@ class Lanes:
         # in the star of a master nobody but the hub has a replica to give
         chance = None if hub or worker else random.Random(house.me)
         self.peer = Peer(house.me, None if hub else house.layout, settings, chance)
-        segments = Segments(SEGMENTS_MEMORY_BYTES_MAX, house.settings.segments_folder)
+        segments = Segments(SEGMENTS_MEMORY_BYTES_MAX, house.settings.segments_folder, model=house.layout)
         self.runtime = Runtime(
             self.peer, self, segments, address=house.address, keys=house.keys, links=house.settings.links
         )

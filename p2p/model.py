@@ -21,7 +21,7 @@ import numpy as np
 
 from gossip.arrays import DTYPES, Array, Arrays, Layout, check_finite, check_like
 from gossip.errors import MismatchError, UsageError
-from gossip.updates.rows import SUFFIXES
+from gossip.updates import KINDS
 from gossip.wire import NAME_CHARACTERS_MAX
 from p2p import skeleton
 from p2p.adapters import PLAIN, Adapter, adapter_of, check_adapter, known
@@ -189,13 +189,14 @@ class Model:
                     )
 
     def _check_trainable(self, name: str) -> None:
-        characters_max = NAME_CHARACTERS_MAX - max(map(len, SUFFIXES))
+        suffixes = tuple(suffix for kind in KINDS for suffix in kind.suffixes)
+        characters_max = NAME_CHARACTERS_MAX - max(map(len, suffixes))
         if not isinstance(name, str) or not 0 < len(name) <= characters_max:
             raise UsageError(
                 f"an array of the model has the name {name!r:.40}, expected text of at most {characters_max} characters"
             )
-        if name.endswith(SUFFIXES):
-            raise UsageError(f"an array of the model has the name {name!r}, expected one without {', '.join(SUFFIXES)}")
+        if name.endswith(suffixes):
+            raise UsageError(f"an array of the model has the name {name!r}, expected one without {', '.join(suffixes)}")
         value = self._find(name)
         if not isinstance(value, np.ndarray):
             raise UsageError(f"{name!r} of the model is a {type(value).__name__}, expected a numpy array")
