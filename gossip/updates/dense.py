@@ -47,7 +47,7 @@ class Dense:
     def negative(self, update: Payload) -> Payload:
         return NegativePayload(update)
 
-    def changed_rows(self, update: Payload) -> Iterator[tuple[str, Array | None]]:
+    def changed_rows(self, model: Layout, update: Payload) -> Iterator[tuple[str, Array | None]]:
         for spec in update.layout.specs:
             yield spec.name, None
 

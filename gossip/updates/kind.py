@@ -65,7 +65,7 @@ class Kind(Protocol):
         """What takes back an update exactly. It may read it later, as long as that is there."""
         ...
 
-    def changed_rows(self, update: Payload) -> Iterator[tuple[str, Array | None]]:
+    def changed_rows(self, model: Layout, update: Payload) -> Iterator[tuple[str, Array | None]]:
         """(name, rows) of each array of the model that it touches: (n,) numbers along its first axis, in any order and
         as often as may be; None where it may be all of them."""
         ...

@@ -121,7 +121,7 @@ class Rows:
             window[rows[chosen] - top] = values.reshape(-1, width)
             np.add(target, window.reshape(-1)[first - top * width :][: target.size], out=target)
 
-    def changed_rows(self, update: Payload) -> Iterator[tuple[str, Array | None]]:
+    def changed_rows(self, model: Layout, update: Payload) -> Iterator[tuple[str, Array | None]]:
         for name, part in read_whole(update).arrays().items():
             base, suffix = _split(name)
             if suffix in ("", ROWS):

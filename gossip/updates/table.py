@@ -56,7 +56,7 @@ def merge(model: Layout, buffer: Any, stamps: RowStamps, payload: Payload, kinds
     """Add an update to the packed `buffer` of a replica in place, and stamp the rows that it changes."""
     kind = kind_of(payload.layout, kinds)
     update = payload if kind.in_blocks else read_whole(payload)
-    stamps.stamp(kind.changed_rows(update))
+    stamps.stamp(kind.changed_rows(model, update))
     kind.add(model, buffer, update)
     stamps.done()
 

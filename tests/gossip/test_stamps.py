@@ -23,7 +23,7 @@ def update_of(**rows: list[int]) -> Packed:
 
 
 def add(stamps: RowStamps, update: Packed) -> None:
-    stamps.stamp(kind_of(update.layout).changed_rows(update))
+    stamps.stamp(kind_of(update.layout).changed_rows(MODEL, update))
     stamps.done()
 
 
@@ -43,7 +43,7 @@ def test_rows_changed_since_a_count_are_found_and_no_others() -> None:
 def test_a_row_that_is_being_changed_while_somebody_looks_is_found_again() -> None:
     stamps = RowStamps(MODEL)
     update = update_of(v=[3])
-    stamps.stamp(kind_of(update.layout).changed_rows(update))
+    stamps.stamp(kind_of(update.layout).changed_rows(MODEL, update))
     noted = stamps.count  # the writer is between the stamp and its end: what is read of the row may be old
     assert stamps.since("v", 0).tolist() == [3]
     stamps.done()
