@@ -104,6 +104,15 @@ class Neighbor(Protocol):
         """Hand an update over. False if its unit was there before."""
         ...
 
+    def leave(self, left: Arrays) -> None:
+        """Leave what a codec has left of this worker's updates with the agent, in the place of what was left there
+        before. It publishes that when the training ends, or this worker."""
+        ...
+
+    def take_back(self) -> None:
+        """It goes with the next updates: the agent is not to publish it."""
+        ...
+
 
 EXCHANGE = ExchangeSettings()
 
@@ -267,6 +276,8 @@ def train_chunks(
     if fingerprint is not None:
         _published(job, agent, epoch, partition, fingerprint)
     updates = units = chunks = 0
+    if copy.has_left:
+        agent.take_back()
     for chunk, chunk_rows in enumerate(_chunks(counted, job.chunk_rows)):
         info = TaskInfo(job.run, epoch, job.epochs, partition, job.partitions, chunk, job.peers, job.seed)
         unit = (job.epochs_before + epoch, partition, numbered(fingerprint or 0, chunk))
@@ -292,6 +303,8 @@ def train_chunks(
         unit = (job.epochs_before + epoch, partition, numbered(fingerprint or 0, chunks))
         updates += agent.publish(agent.pack(rest), copy.merged_at, unit=unit, attempt=attempt)
         units += 1
+    if copy.has_left:
+        agent.leave(copy.left())
     return TaskResult(counted.count, updates, units, copy.model.watch.told())
 
 
@@ -422,7 +435,13 @@ def _publish(
     if job.exchange.combine != "sum":
         with agent.replica.reading():
             copy.correct(hand_over.arrays(), agent.replica.arrays())
-    return agent.publish(hand_over, merged_at, unit=unit, attempt=attempt)
+    if copy.model.codec is None:
+        return agent.publish(hand_over, merged_at, unit=unit, attempt=attempt)
+    coded, residual = copy.encoded(hand_over.arrays())
+    published = agent.publish(agent.pack(coded), merged_at, unit=unit, attempt=attempt)
+    if published:
+        copy.leave(residual)
+    return published
 
 
 def _begin(job: Job, copy: WorkingCopy, replica: Readable) -> int:

@@ -1,12 +1,18 @@
-"""A kind of update that nobody else knows of: single numbers of an array. And what every kind has to keep to."""
+"""A kind of update that nobody else knows of: single numbers of an array. And what every kind has to keep to.
+
+At the end a codec of a few lines, which trains by that kind.
+"""
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,6 +31,12 @@ from gossip.updates.dense import Dense
 from gossip.updates.rows import Rows, rows_of
 from gossip.updates.stamps import RowStamps
 from gossip.wire import decode, encode
+from p2p import DeepDist, SimulatedCluster
+from p2p.codec import packed
+from p2p.model import Model
+from p2p.replica import Replica
+from p2p.task import Job, run_partition
+from p2p.working_copy import ExchangeSettings, WorkingCopy
 
 PLACES, NUMBERS = "[places]", "[numbers]"
 
@@ -100,6 +112,26 @@ class Singles:
             if spec.name + PLACES in parts:
                 width = max(1, int(np.prod(spec.shape[1:])))
                 yield spec.name, parts[spec.name + PLACES] // width if spec.shape else None
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The `k` largest numbers of each array; the others are left for later."""
+
+    k: int
+
+    kinds = (Singles(),)
+
+    def encode(self, delta: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        update: dict[str, Array] = {}
+        left: dict[str, Array] = {}
+        for name, change in delta.items():
+            left[name] = rest = np.array(residual[name] + change)
+            flat = rest.reshape(-1)
+            places = np.sort(np.argsort(-np.abs(flat), kind="stable")[: self.k]).astype(np.int64)
+            update |= {name + PLACES: places, name + NUMBERS: flat[places]}
+            flat[places] = 0
+        return update, left
 
 
 def base(name: str) -> str:
@@ -401,3 +433,300 @@ def test_kinds_are_found_in_order_and_two_of_the_same_names_are_refused() -> Non
     assert isinstance(kind_of(rows(1).layout, ALL), Rows)
     with pytest.raises(UsageError, match=r"Singles.* both have arrays that end in '\[places\]'"):
         with_kinds([Singles(), Singles(3)])
+
+
+# ----------------------------------------------------------------------------------------- a codec trains by the kind
+
+
+PARTITIONS = [[(part, row) for row in range(6)] for part in range(5)]
+"""Rows: (partition, number)."""
+
+
+def step(part: int, row: int) -> dict[str, Any]:
+    """What is learned of a row, in whole numbers: much in a few places, little in all others."""
+    chance = np.random.default_rng([part, row])
+    numbers = {name: chance.integers(1, 4, array.shape).astype(array.dtype) for name, array in MODEL.items()}
+    numbers["w"][chance.integers(20)] += 100
+    return numbers
+
+
+def gradient(model: Any, rows: Iterator[tuple[int, int]]) -> Any:
+    total = {name: np.zeros_like(array) for name, array in MODEL.items()}
+    for part, row in rows:
+        for name, change in step(part, row).items():
+            total[name] = total[name] + change
+    return total
+
+
+def descent(model: Any, update: Any) -> None:
+    for name, change in update.items():
+        model[name] += change
+
+
+def everything(epochs: int = 1) -> dict[str, Any]:
+    steps = [step(*row) for rows in PARTITIONS for row in rows]
+    return {name: epochs * sum(each[name] for each in steps) for name in MODEL}
+
+
+def fresh() -> dict[str, Any]:
+    return {name: array.copy() for name, array in MODEL.items()}
+
+
+def test_what_a_codec_leaves_goes_with_the_next_update_and_nothing_is_lost() -> None:
+    model = fresh()
+    copy = WorkingCopy(Model(model, codec=TopK(2)), ExchangeSettings())
+    copy.begin_training(1)
+    replica = Packed.of(MODEL)
+
+    def publish(update: Arrays, residual: Arrays) -> None:
+        merge(LAYOUT, replica.buffer, RowStamps(LAYOUT), Packed.of(update), ALL)
+        copy.leave(residual)
+
+    for row in range(4):
+        delta = step(0, row)
+        coded, residual = copy.encoded(delta)
+        assert sum(len(part) for name, part in coded.items() if name.endswith(PLACES)) <= 2 * len(MODEL)
+        if row == 2:  # another attempt was first: it is as if it had not been
+            continue
+        publish(coded, residual)
+        for array in delta.values():
+            array[...] = 99  # the next one is written there
+    publish(copy.left(), {})
+    steps = [step(0, row) for row in (0, 1, 3)]
+    equal(replica.arrays(), {name: sum(each[name] for each in steps) for name in MODEL})
+    assert not copy.has_left
+    copy.encoded(step(0, 0))
+    assert not copy.has_left
+    copy.leave(copy.encoded(step(0, 0))[1])
+    assert copy.left()["w[rows]"].tolist() == [*range(20)]
+    copy.begin_training(2)
+    assert not copy.has_left
+
+
+def test_what_is_left_of_arrays_without_rows_is_told_whole() -> None:
+    model = {"b": np.zeros(5), "n": np.zeros(4, np.int64)}
+    copy = WorkingCopy(Model(model, codec=TopK(1)), ExchangeSettings())
+    copy.leave(copy.encoded({"b": np.arange(5.0), "n": np.zeros(4, np.int64)})[1])
+    update = copy.left()
+    assert isinstance(kind_of(Layout.of(update), ALL), Dense)
+    assert update["b"].tolist() == [0, 1, 2, 3, 0]
+
+
+class Beside:
+    """Stands in for the agent beside a task: merges at once what it does not refuse, and keeps what is left."""
+
+    def __init__(self, refused: tuple[int, int, int] | None = None) -> None:
+        self.replica = Replica(LAYOUT, kinds=ALL)
+        self.refused = refused
+        self.kept: Packed | None = None
+
+    def knows(self, unit: tuple[int, int, int]) -> bool:
+        return False
+
+    def furthest(self, epoch: int, partition: int) -> int:
+        return -1
+
+    def hand_over(self) -> Replica:
+        return Replica(LAYOUT)
+
+    def pack(self, arrays: Arrays) -> Packed:
+        return Packed.of(arrays)
+
+    def publish(
+        self, update: Any, merged_at: int = 0, staleness: Any = None, unit: Any = None, attempt: int = 0
+    ) -> bool:
+        if unit == self.refused:
+            return False
+        self.replica.add(update)
+        return True
+
+    def leave(self, left: Arrays) -> None:
+        assert self.kept is None
+        self.kept = Packed.of(left)
+
+    def take_back(self) -> None:
+        self.kept = None
+
+
+def job(gradient: Any, run: str) -> Job:
+    return Job(run, "p2p", Model(fresh(), codec=TopK(2)).skeleton(), gradient, None, 1, 2, 1, 1, 0)
+
+
+def test_an_update_that_came_too_late_leaves_what_was_left_before_it() -> None:
+    agent = Beside(refused=(0, 1, 1))
+    for part in range(2):
+        result = run_partition(job(gradient, "late"), agent, 0, part, PARTITIONS[part][:3])
+        assert result.updates == (3, 2)[part]
+    assert agent.kept is not None
+    agent.replica.add(agent.kept)
+    steps = [step(*row) for row in PARTITIONS[0][:3] + PARTITIONS[1][:3:2]]
+    equal(agent.replica.arrays(), {name: sum(each[name] for each in steps) for name in MODEL})
+
+
+def test_what_was_left_at_the_end_of_a_partition_goes_with_the_next_one() -> None:
+    def some(model: Any, rows: Iterator[int]) -> Any:
+        w = np.zeros_like(model["w"])
+        w[: sum(rows), 0] = 1
+        return {"w": w}
+
+    agent = Beside()
+    run_partition(job(some, "next"), agent, 0, 0, [3])
+    assert agent.replica.arrays()["w"].sum() == 2
+    assert agent.kept is not None
+    assert agent.kept.arrays()["w[rows]"].tolist() == [2]
+    run_partition(job(some, "next"), agent, 0, 1, [1])
+    assert agent.replica.arrays()["w"][:, 0].tolist() == [2, 1, 1] + 17 * [0]
+    assert agent.kept is None
+
+
+@pytest.mark.parametrize("descent", [None, descent], ids=["added", "descent"])
+@pytest.mark.parametrize("how", [{}, {"chunk_rows": 2}, {"exchange": "partition"}], ids=str)
+def test_a_simulated_cluster_trains_by_a_codec_and_a_kind_of_ones_own(descent: Any, how: Any) -> None:
+    network = Network(loss=0.1, duplication=0.1)
+    model = fresh()
+    cluster = SimulatedCluster(peers=3, seed=4, network=network)
+    with DeepDist(model, codec=TopK(2), engine=cluster, progress=False) as dd:
+        dd.train(PARTITIONS, gradient, descent, **how)
+        equal(dd.model, everything())
+        dd.model["w"][0] += 5  # goes to all peers as a dense update
+        dd.train(PARTITIONS, gradient, descent, **how)
+    expected = everything(2)
+    expected["w"][0] += 5
+    equal(model, expected)
+
+
+@dataclass(frozen=True)
+class Tens:
+    """Rows in eight bits, in units of a power of two each: of a kind that all know."""
+
+    kinds = ()
+
+    def encode(self, delta: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        update: dict[str, Array] = {}
+        left: dict[str, Array] = {}
+        for name, change in delta.items():
+            whole = np.array(residual[name] + change)
+            left[name] = np.zeros_like(whole)
+            if whole.ndim < 2:
+                update[name] = whole
+                continue
+            flat = whole.reshape(len(whole), -1)
+            exponents = np.frexp(np.abs(flat).max(axis=1))[1] - 4  # so that something is left
+            values = np.rint(np.ldexp(flat, -exponents[:, None]))
+            left[name][...] = (flat - np.ldexp(values, exponents[:, None])).reshape(whole.shape)
+            numbers = values.reshape(whole.shape).astype(np.int8)
+            update |= rows_of(name, np.arange(len(whole)), numbers, exponents.astype(np.int8))
+        return update, left
+
+
+def test_a_codec_may_make_updates_of_a_kind_that_all_know() -> None:
+    model = fresh()
+    cluster = SimulatedCluster(peers=3, seed=5, network=Network(loss=0.1, duplication=0.1))
+    with DeepDist(model, codec=Tens(), engine=cluster, progress=False) as dd:
+        dd.train(PARTITIONS, gradient, descent, chunk_rows=1)
+    equal(model, everything())
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
+def test_agents_train_by_a_codec_and_a_kind_of_ones_own() -> None:
+    model = fresh()
+    with DeepDist(model, codec=TopK(2), peers=2, progress=False) as dd:
+        report = dd.train(PARTITIONS, gradient, descent, chunk_rows=2, epochs=2)
+        assert (report.missing, report.consensus_distance) == ((), 0.0)
+    equal(model, everything(2))
+
+
+def two_places(model: Any, rows: Iterator[int]) -> Any:
+    change = np.zeros_like(model["w"])
+    for row in rows:
+        change[row, [0, 499]] += 1
+    return {"w": change}
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"engine": SimulatedCluster(peers=2, seed=3)},
+        pytest.param({"peers": 2}, marks=[pytest.mark.slow, pytest.mark.sockets]),
+    ],
+    ids=["simulated", "agents"],
+)
+def test_an_update_takes_the_bytes_of_what_the_codec_chose(where: Any) -> None:
+    model = {"w": np.zeros((200, 500))}
+    with DeepDist(model, codec=TopK(2), progress=False, **where) as dd:
+        report = dd.train([[row] for row in range(10)], two_places, descent)
+    assert model["w"].sum() == 20.0
+    assert report.updates == 10  # and none for what was left, which is nothing
+    replica = model["w"].nbytes  # which the agents get of the driver program's at their start
+    assert sum(peer.bytes_out for peer in report.peers if peer.role == "peer") < 0.1 * replica
+
+
+def test_kinds_come_to_an_agent_as_their_code() -> None:
+    """It does not have to find this file."""
+    program = (
+        "import sys; from p2p.codec import unpacked; kind = unpacked(sys.stdin.read())[0]; "
+        "assert not any('test_update_kind' in name for name in sys.modules), sys.modules; "
+        "print(kind, kind.suffixes, kind.total({}, {}))"
+    )
+    sent = packed((Singles(7),))
+    done = subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("Singles(sum_max=7) ('[places]', '[numbers]') {}\n", "")
+    assert __name__ not in cloudpickle.list_registry_pickle_by_value()
+
+
+def test_what_is_no_codec_is_refused_by_what_it_lacks() -> None:
+    with pytest.raises(
+        UsageError, match=r"codec is a type without kinds, encode, expected what p2p\.codec\.Codec says"
+    ):
+        DeepDist(fresh(), codec=int)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"codec is the class TopK, expected an object of it: TopK\(\)"):
+        DeepDist(fresh(), codec=TopK)  # type: ignore[arg-type]
+    for kinds, words in (
+        (Singles(), "codec.kinds is a Singles, expected a tuple"),
+        ((3,), "a kind of the codec's is a int without suffixes, in_blocks, .*expected what gossip.updates.Kind says"),
+        ((Dense(),), "read in_blocks, .*expected False"),
+        ((Singles(), Singles(3)), "both have arrays that end in"),
+    ):
+        codec = TopK(2)
+        object.__setattr__(codec, "kinds", kinds)
+        with pytest.raises(UsageError, match=words):
+            DeepDist(fresh(), codec=codec)
+    with pytest.raises(UsageError, match=r"'w\[places\]', expected one without .*\[places\], "):
+        DeepDist({"w[places]": np.zeros(1)}, codec=TopK(2))
+    DeepDist({"w[places]": np.zeros(1)})
+    for how in ({"discipline": "mix"}, {"mode": "master"}):
+        with pytest.raises(UsageError, match=r"a codec with .*expected None"):
+            DeepDist(fresh(), codec=TopK(2), **how)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Wrong(TopK):
+    """What it makes does not fit."""
+
+    what: str = ""
+
+    def encode(self, delta: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        update, left = super().encode(delta, residual)
+        match self.what:
+            case "places":
+                return {**update, "w" + PLACES: update["w" + PLACES] + 100}, left
+            case "shape":
+                return update, {**left, "w": left["w"][1:]}
+        left["w"][0] = np.nan
+        return update, left
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("places", r"places of 'w'.* below 60"),
+        ("shape", r"'w': shape \(19, 3\), expected \(20, 3\)"),
+        ("number", r"'w': 3 of 60 numbers are NaN or infinite, expected none"),
+    ],
+)
+def test_a_codec_that_makes_what_cannot_be_added_is_told_so(what: str, words: str) -> None:
+    engine, codec = SimulatedCluster(peers=2, seed=1), Wrong(2, what)
+    words = rf"what Wrong made of an update does not fit: {words}"
+    with DeepDist(fresh(), codec=codec, engine=engine, progress=False) as dd, pytest.raises(UsageError, match=words):
+        dd.train(PARTITIONS, gradient, descent)
