@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.exchange import Swarm
-from gossip.sparse import rows_of
+from gossip.updates.rows import rows_of
 from p2p.agent_client import AgentClient
 
 MEGABYTES, MEGABYTES_QUICK = 64, 8

@@ -28,7 +28,7 @@ from rich.table import Table
 from gossip.arrays import Layout, Packed
 from gossip.messages import PeerId, Range
 from gossip.segments import Segments
-from gossip.sparse import check_fit, check_rows
+from gossip.updates import check
 from gossip.wire import decode, encode
 from p2p.model import Model
 from p2p.models import skipgram
@@ -142,9 +142,7 @@ class Way:
 
         def receive() -> Any:
             payload = decode(frames).payload
-            check_fit(payload.layout, self.layout)
-            assert payload.is_finite
-            check_rows(payload.layout, payload.arrays(), self.layout)
+            check(payload, self.layout)
             return payload
 
         payload = self._time("receive, check", receive)

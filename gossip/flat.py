@@ -10,16 +10,18 @@ from functools import cached_property
 
 import numpy as np
 
-from gossip import sparse
 from gossip.arrays import Array, Bytes, Layout, Packed, Payload
 from gossip.errors import UsageError
+from gossip.updates import KINDS, kind_of, read_whole
+from gossip.updates.table import Kinds
 
 
 class Flat:
     """How the arrays of one layout lie in a vector: one after the other, in the widest of their dtypes."""
 
-    def __init__(self, layout: Layout) -> None:
-        """
+    def __init__(self, layout: Layout, kinds: Kinds = KINDS) -> None:
+        """`kinds`: of updates, which are flattened as what they add.
+
         Raises:
             UsageError: an array holds no floats; the mean of integers is none.
         """
@@ -30,6 +32,7 @@ class Flat:
                     "(array.astype(np.float64)), leave it out with parameters=(...), or use discipline='replicate'"
                 )
         self.layout = layout
+        self.kinds = kinds
         self.dtype = np.result_type(*(spec.dtype for spec in layout.specs)) if layout.specs else np.dtype(np.float64)
 
     @cached_property
@@ -38,20 +41,20 @@ class Flat:
         return sum(spec.nbytes // np.dtype(spec.dtype).itemsize for spec in self.layout.specs)
 
     def flatten(self, payload: Payload) -> Array:
-        """(size,) numbers of a payload of this layout, or of rows of its arrays (`gossip.sparse`): a copy.
+        """(size,) numbers that an update adds, of any kind: a copy.
 
         Raises:
-            MismatchError: another layout.
+            MismatchError: it is none of this model.
         """
-        if sparse.is_sparse(payload.layout):
-            packed = sparse.read_whole(payload)
-            sparse.check_fit(packed.layout, self.layout)
-            sparse.check_rows(packed.layout, packed.arrays(), self.layout)
-            whole = bytearray(self.layout.nbytes)
-            sparse.add(self.layout, whole, packed.layout, packed.buffer)
-            return self.flatten_buffer(whole)
-        payload.layout.check_fit(self.layout)
-        return self.flatten_buffer(payload.read(0, self.layout.nbytes))
+        kind = kind_of(payload.layout, self.kinds)
+        kind.check_fit(payload.layout, self.layout)
+        if kind.in_blocks:
+            return self.flatten_buffer(payload.read(0, self.layout.nbytes))
+        packed = read_whole(payload)
+        kind.check(packed, self.layout)
+        whole = bytearray(self.layout.nbytes)
+        kind.add(self.layout, whole, packed)
+        return self.flatten_buffer(whole)
 
     def flatten_buffer(self, buffer: Bytes) -> Array:
         """(size,) numbers of a packed buffer of this layout: a copy."""

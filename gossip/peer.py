@@ -70,7 +70,8 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.replicate import Replicator
-from gossip.sparse import check_fit, check_rows, is_sparse
+from gossip.updates import KINDS, check, kind_of
+from gossip.updates.table import Kinds
 
 RETURN_S = 2.0
 """When a cut heals, all who were cut off are heard again within some adverts: nobody is buried before that."""
@@ -102,6 +103,8 @@ class Settings:
     """After a departure: until then, a peer that was only cut off can go on where it stood."""
     segments_max: int = 64
     """Own segments to keep. Beyond, who departed is forgotten sooner; and while somebody adopts, publishing waits."""
+    kinds: Kinds = KINDS
+    """Of updates that are merged here, from a task or from others; all peers of a run have the same."""
 
 
 @dataclass
@@ -246,7 +249,7 @@ class Peer:
             case Range():
                 wanted = self.replicator.is_next(header)
                 if wanted and self.layout is not None:
-                    check_fit(header.layout, self.layout)
+                    kind_of(header.layout, self.settings.kinds).check_fit(header.layout, self.layout)
             case State():
                 wanted = self.adopter is not None and self.adopter.expects(header)
                 if wanted and self.layout is not None:
@@ -503,11 +506,9 @@ class Peer:
 
     def _check(self, payload: Update) -> None:
         if self.layout is not None:
-            check_fit(payload.layout, self.layout)
-        if not payload.is_finite:
+            check(payload, self.layout, self.settings.kinds)
+        elif not payload.is_finite:
             check_finite(payload.arrays())  # which says where
-        if self.layout is not None and is_sparse(payload.layout):  # others are not read into memory for it
-            check_rows(payload.layout, payload.arrays(), self.layout)
 
     def _check_marks(self, message: Range) -> None:
         """A run of marks costs no more than one mark, unless it reaches into others of the same partition."""

@@ -2,8 +2,13 @@
 
 Small logs stay in memory. Beyond `memory_bytes_max` the oldest segments move to an unlinked temporary file, so that a
 reader that stands still costs its origin disk space and no memory. Everything is read, summed and moved in blocks.
-Files that were lent are a segment without being copied, and rows wait beside whole arrays. Beyond a limit the oldest of
-these files are summed into a new one, which is lent to readers in its turn and never written to again.
+Files that were lent are a segment without being copied, and updates of other kinds wait beside whole arrays. Beyond a
+limit the oldest of these files are summed into a new one, which is lent to readers in its turn and never written to
+again.
+
+How updates add up is their kind's to say (`gossip.updates`). Here two sorts of kinds are told apart: those that are
+read block by block, as whole arrays are, and those that are summed in memory. What does not add up there, as it is of
+several kinds, is summed as whole arrays.
 """
 
 from __future__ import annotations
@@ -12,23 +17,21 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from gossip.arrays import Array, Bytes, Layout, Packed, Payload, piece_is_finite
 from gossip.errors import UsageError
 from gossip.events import Negative, Own
-from gossip.sparse import add_within, check_fit, is_sparse, negative, read_whole, total
+from gossip.updates import KINDS, kind_of, read_whole, total
+from gossip.updates.dense import PIECE_BYTES
+from gossip.updates.table import Kinds
 from gossip.wire import BLOCK_BYTES, allocate
 
-ROWS_BYTES_MAX = 1 << 22
-"""Rows that wait beside whole arrays of one segment; more are added to them."""
+BESIDE_BYTES_MAX = 1 << 22
+"""Of updates that wait beside whole arrays of one segment; more are added to them."""
 LENT_FILES_MAX = 8
 """Lent files to keep as they are: a range of more parts than a message over a link takes goes as bytes."""
-PIECE_BYTES = 1 << 19
-"""Of a file that is looked at or added: 64 MB take 18 ms in pieces of 512 KiB, and 22 in smaller or larger ones."""
 
 
 class FilePayload:
@@ -129,14 +132,16 @@ class FileSegment(FilePayload):
 
 
 class LentSum(Lent):
-    """The sum of lent files with whole arrays, and of rows."""
+    """The sum of lent files with whole arrays, and of updates of other kinds."""
 
-    def __init__(self, layout: Layout, files: list[LentFile], rows: Sequence[Packed] = ()) -> None:
-        self.layout, self.files, self.rows = layout, files, rows
+    def __init__(
+        self, layout: Layout, files: list[LentFile], others: Sequence[Packed] = (), kinds: Kinds = KINDS
+    ) -> None:
+        self.layout, self.files, self.others, self.kinds = layout, files, others, kinds
 
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop)."""
-        return _sum(self.layout, self.files, self.rows, start, stop)
+        return _sum(self.layout, [*self.files, *self.others], start, stop, self.kinds)
 
     def close(self) -> None:
         for file in self.files:
@@ -150,26 +155,44 @@ class Entry:
     lo: int
     hi: int
     segment: MemorySegment | FileSegment | LentSum
-    rows: Packed | None = None
+    beside: list[Packed] = field(default_factory=list)
     """To be added to whole arrays: small updates wait beside a large one, which need not be copied for them."""
 
     @property
     def memory_bytes(self) -> int:
-        return self.segment.memory_bytes + (self.rows.layout.nbytes if self.rows is not None else 0)
+        return self.segment.memory_bytes + self.beside_bytes
+
+    @property
+    def beside_bytes(self) -> int:
+        return sum(part.layout.nbytes for part in self.beside)
+
+
+Cut = tuple[tuple[int, int], ...]
+"""First and last update of some segments."""
 
 
 class Segments:
     """All segments of one lane, oldest first."""
 
     def __init__(
-        self, memory_bytes_max: int = 1 << 26, directory: str | None = None, lent_bytes_max: int = 1 << 28
+        self,
+        memory_bytes_max: int = 1 << 26,
+        directory: str | None = None,
+        lent_bytes_max: int = 1 << 28,
+        *,
+        model: Layout | None = None,
+        kinds: Kinds = KINDS,
     ) -> None:
         """`directory` is where the temporary files go; by default the system's. Of what is lent, the newest
         `lent_bytes_max` stay as they are, and one update at least; the rest is copied, so that its owner can use its
-        memory again."""
+        memory again. `kinds`: of updates that are kept here. `model` is what these are added to, to be given where some
+        of them do not add up but as whole arrays."""
+        self.kinds = kinds
+        self._model = model
         self._entries: list[Entry] = []
         self._retained: dict[int, MemorySegment | FileSegment] = {}
-        self._last_sum: RowsSum | None = None
+        self._last_sums: tuple[Cut, list[Packed]] = ((), [])
+        """What was summed in memory last, and of which segments."""
         self._memory_bytes_max = memory_bytes_max
         self._directory = directory
         self._lent_bytes_max = lent_bytes_max
@@ -190,8 +213,8 @@ class Segments:
         first, *others = [entry for entry in self._entries if lo <= entry.lo and entry.hi <= hi]
         for entry in others:
             self._add(first, entry.segment)
-            if entry.rows is not None:
-                self._add(first, entry.rows)
+            for part in entry.beside:
+                self._add(first, part)
             entry.segment.close()
             self._entries.remove(entry)
         first.hi = hi
@@ -202,20 +225,24 @@ class Segments:
             entry.segment.close()
             self._entries.remove(entry)
 
-    def sum(self, lo: int, hi: int) -> RangeSum | RowsSum | None:
+    def sum(self, lo: int, hi: int) -> RangeSum | Packed | None:
         """Updates lo..hi as one payload; None if segments do not end there.
 
-        Whole arrays are summed block by block when they are read. Rows alone are summed at once: only their sum tells
-        which they are.
+        Whole arrays are summed block by block when they are read. Rows alone, for one, are summed at once: only their
+        sum tells which they are.
         """
         entries = self._within(lo, hi)
         if not entries:
             return None
-        layouts = [entry.segment.layout for entry in entries]
-        whole = next((layout for layout in layouts if not is_sparse(layout)), None)
-        return self._sum_rows(entries) if whole is None else RangeSum(self, lo, hi, whole)
+        whole = next((entry.segment.layout for entry in entries if self.in_blocks(entry.segment)), None)
+        if whole is None:
+            sums = self._sums(entries)
+            if len(sums) == 1:
+                return sums[0]
+            whole = self._whole
+        return RangeSum(self, lo, hi, whole)
 
-    def bounds(self, lo: int, hi: int) -> tuple[tuple[int, int], ...]:
+    def bounds(self, lo: int, hi: int) -> Cut:
         """First and last update of each segment of lo..hi: while these are the same, so is the sum, to the last bit."""
         return tuple((entry.lo, entry.hi) for entry in self._within(lo, hi))
 
@@ -236,9 +263,7 @@ class Segments:
                 return total
             case Negative(number):
                 retained = self._retained[number]
-                if is_sparse(retained.layout):
-                    return Packed.of(negative(read_whole(retained).arrays()))
-                return NegativePayload(retained)
+                return kind_of(retained.layout, self.kinds).negative(retained)
         return payload
 
     def copy(self, payload: Payload) -> MemorySegment | FileSegment:
@@ -300,43 +325,65 @@ class Segments:
         in_memory = self.memory_bytes + payload.layout.nbytes <= self._memory_bytes_max
         return (None if in_memory else _filed(payload, self._directory)) or _copied(payload)
 
-    def _sum_rows(self, entries: list[Entry]) -> RowsSum:
-        """The sum of updates of which some are of rows. Readers often want the same."""
+    def in_blocks(self, payload: Payload) -> bool:
+        """It is read block by block, as whole arrays are."""
+        return kind_of(payload.layout, self.kinds).in_blocks
+
+    @property
+    def _whole(self) -> Layout:
+        """The layout of whole arrays."""
+        assert self._model is not None, "updates that add up as whole arrays only need the model's layout"
+        return self._model
+
+    def _sums(self, entries: list[Entry]) -> list[Packed]:
+        """Sums of updates of which none is read in blocks, as few as there can be. Readers often want the same."""
         cut = tuple((entry.lo, entry.hi) for entry in entries)
-        if self._last_sum is None or self._last_sum.cut != cut:
-            first, *others = [read_whole(entry.segment) for entry in entries]
-            for other in others:
-                first = Packed.of(total(first.arrays(), other.arrays()))
-            self._last_sum = RowsSum(first.layout, first.buffer, cut)
-        return self._last_sum
+        if self._last_sums[0] != cut:
+            sums: list[Packed] = []
+            for entry in entries:
+                self._gather(sums, read_whole(entry.segment))
+            self._last_sums = cut, sums
+        return self._last_sums[1]
+
+    def _gather(self, sums: list[Packed], update: Packed) -> None:
+        """Add an update to the first of `sums` to which it can be added, or put it behind them."""
+        for at, one in enumerate(sums):
+            found = total(one, update, self.kinds)
+            if found is not None:
+                sums[at] = found
+                return
+        sums.append(update)
 
     def _add(self, entry: Entry, source: Payload) -> None:
-        kinds = is_sparse(entry.segment.layout), is_sparse(source.layout)
-        if all(kinds):
-            self._replace(entry, Packed.of(total(read_whole(entry.segment).arrays(), read_whole(source).arrays())))
-        elif kinds[1]:
-            check_fit(source.layout, entry.segment.layout)
-            self._add_rows(entry, source)
-        elif kinds[0]:
-            check_fit(entry.segment.layout, source.layout)
-            rows, entry.segment = entry.segment, _borrowed(source) or self._placed(source)
-            self._add_rows(entry, rows)
-            rows.close()
+        kinds = [kind_of(payload.layout, self.kinds) for payload in (entry.segment, source)]
+        whole = [kind.in_blocks for kind in kinds]
+        if not any(whole):
+            sums = [read_whole(entry.segment)]
+            self._gather(sums, read_whole(source))
+            self._replace(entry, sums[0] if len(sums) == 1 else Whole(self._whole, sums, self.kinds))
+        elif not whole[1]:
+            kinds[1].check_fit(source.layout, entry.segment.layout)
+            self._add_beside(entry, source)
+        elif not whole[0]:
+            kinds[0].check_fit(entry.segment.layout, source.layout)
+            before, entry.segment = entry.segment, _borrowed(source) or self._placed(source)
+            self._add_beside(entry, before)
+            before.close()
         else:
-            source.layout.check_fit(entry.segment.layout)
+            kinds[1].check_fit(source.layout, entry.segment.layout)
             borrowed = _borrowed(source) if isinstance(entry.segment, LentSum) else None
             if isinstance(entry.segment, LentSum) and borrowed is not None:
                 entry.segment.files += borrowed.files
             else:
                 self._add_whole(self._own(entry), source)
 
-    def _add_rows(self, entry: Entry, source: Payload) -> None:
-        """Keep rows beside whole arrays, until they are many."""
-        rows = Packed(source.layout, bytes(source.read(0, source.layout.nbytes)))
-        entry.rows = rows if entry.rows is None else Packed.of(total(entry.rows.arrays(), rows.arrays()))
-        if entry.rows.layout.nbytes > min(ROWS_BYTES_MAX, self._memory_bytes_max):
-            rows, entry.rows = entry.rows, None
-            self._add_whole(self._own(entry), WholeRows(entry.segment.layout, rows))
+    def _add_beside(self, entry: Entry, source: Payload) -> None:
+        """Keep an update beside whole arrays, until there is much."""
+        self._gather(entry.beside, Packed(source.layout, bytes(source.read(0, source.layout.nbytes))))
+        if entry.beside_bytes > min(BESIDE_BYTES_MAX, self._memory_bytes_max):
+            beside, entry.beside = entry.beside, []
+            for part in beside:
+                self._add_whole(self._own(entry), part)
 
     def _own(self, entry: Entry) -> MemorySegment | FileSegment:
         """The entry's segment, or a copy in its place if it is lent: what is added to."""
@@ -350,16 +397,16 @@ class Segments:
         entry.segment.close()
         entry.segment = segment
 
-    @staticmethod
-    def _add_whole(target: MemorySegment | FileSegment, source: Payload) -> None:
-        nbytes = target.layout.nbytes
+    def _add_whole(self, target: MemorySegment | FileSegment, source: Payload) -> None:
+        """Add an update of any kind to whole arrays."""
+        kind, nbytes = kind_of(source.layout, self.kinds), target.layout.nbytes
         for start in range(0, nbytes, BLOCK_BYTES):
             stop = min(start + BLOCK_BYTES, nbytes)
             if isinstance(target, MemorySegment):
-                target.layout.add(target.buffer, source.read(start, stop), start, stop - start, target_start=0)
+                kind.add_within(target.layout, memoryview(target.buffer)[start:stop], start, source)
             else:
                 block = bytearray(target.read(start, stop))
-                target.layout.add(block, source.read(start, stop), start, stop - start)
+                kind.add_within(target.layout, block, start, source)
                 target.write(start, block)
 
     def _spill(self, wanted: int) -> None:
@@ -377,8 +424,9 @@ def _borrowed(payload: Payload) -> LentSum | None:
     """The payload where it is, if it is lent."""
     if not isinstance(payload, LentFile | LentSum):
         return None
-    files, rows = ([payload], ()) if isinstance(payload, LentFile) else (payload.files, payload.rows)
-    return LentSum(payload.layout, [file.again() for file in files], rows)
+    if isinstance(payload, LentFile):
+        return LentSum(payload.layout, [payload.again()])
+    return LentSum(payload.layout, [file.again() for file in payload.files], payload.others, payload.kinds)
 
 
 def _copied(payload: Payload) -> MemorySegment:
@@ -407,39 +455,14 @@ def _copy(payload: Payload, segment: MemorySegment | FileSegment) -> None:
         segment.write(start, payload.read(start, min(start + BLOCK_BYTES, payload.layout.nbytes)))
 
 
-class NegativePayload:
-    """Minus another payload."""
+class Whole:
+    """Updates of any kinds as whole arrays of the model."""
 
-    def __init__(self, payload: Payload) -> None:
-        self._payload, self.layout = payload, payload.layout
-
-    def read(self, start: int, stop: int) -> Bytes:
-        """A fresh copy of bytes [start, stop), negated by dtype."""
-        data = bytearray(self._payload.read(start, stop))
-        for dtype, low, high in self.layout.pieces(start, stop):
-            numbers = np.frombuffer(data, dtype, (high - low) // np.dtype(dtype).itemsize, low - start)
-            np.subtract(np.zeros((), dtype), numbers, out=numbers)
-        return data
-
-
-@dataclass(frozen=True)
-class RowsSum(Packed):
-    """Updates of which some are of rows, summed."""
-
-    cut: tuple[tuple[int, int], ...]
-    """The segments that it is the sum of."""
-
-
-class WholeRows:
-    """Rows as whole arrays, zero elsewhere."""
-
-    def __init__(self, layout: Layout, rows: Packed) -> None:
-        self.layout, self._rows = layout, rows
+    def __init__(self, layout: Layout, updates: Sequence[Payload], kinds: Kinds) -> None:
+        self.layout, self._updates, self._kinds = layout, updates, kinds
 
     def read(self, start: int, stop: int) -> Bytes:
-        block = bytearray(stop - start)
-        add_within(self.layout, block, start, self._rows)
-        return block
+        return _sum(self.layout, self._updates, start, stop, self._kinds)
 
 
 class RangeSum:
@@ -447,44 +470,46 @@ class RangeSum:
 
     def __init__(self, segments: Segments, lo: int, hi: int, layout: Layout) -> None:
         self._segments, self.lo, self.hi, self.layout = segments, lo, hi, layout
-        self._rows_of: tuple[tuple[tuple[int, int], ...], list[Packed]] | None = None
+        self._others_of: tuple[Cut, list[Packed]] = ((), [])
 
     def lent(self) -> tuple[list[LentFile], list[Packed]] | None:
-        """The files and rows that this range is the sum of, if all whole arrays of it are lent."""
+        """The files that this range is the sum of, and updates of other kinds; None unless all whole arrays of it are
+        lent."""
         entries = self._segments._within(self.lo, self.hi)
-        segments = [entry.segment for entry in entries if not is_sparse(entry.segment.layout)]
+        segments = [entry.segment for entry in entries if self._segments.in_blocks(entry.segment)]
         lent = [segment for segment in segments if isinstance(segment, LentSum)]
         files = [file for segment in lent for file in segment.files]
-        return (files, self._rows(entries)) if files and len(lent) == len(segments) else None
+        return (files, self._others(entries)) if files and len(lent) == len(segments) else None
 
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop); `UsageError` if the range is gone."""
         entries = self._segments._within(self.lo, self.hi)
         if not entries:
             raise UsageError(f"updates {self.lo}..{self.hi} are no longer kept")
-        segments = [entry.segment for entry in entries if not is_sparse(entry.segment.layout)]
-        rows = self._rows(entries)
-        return _sum(self.layout, segments, rows, start, stop)
+        segments = [entry.segment for entry in entries if self._segments.in_blocks(entry.segment)]
+        return _sum(self.layout, [*segments, *self._others(entries)], start, stop, self._segments.kinds)
 
-    def _rows(self, entries: list[Entry]) -> list[Packed]:
+    def _others(self, entries: list[Entry]) -> list[Packed]:
         """What is to be added to whole arrays; read once, as long as the segments are the same."""
-        bounds = tuple((entry.lo, entry.hi) for entry in entries)
-        if self._rows_of is None or self._rows_of[0] != bounds:
-            rows = [read_whole(entry.segment) for entry in entries if is_sparse(entry.segment.layout)]
-            self._rows_of = bounds, rows + [entry.rows for entry in entries if entry.rows is not None]
-        return self._rows_of[1]
+        cut = tuple((entry.lo, entry.hi) for entry in entries)
+        if self._others_of[0] != cut:
+            others = [read_whole(entry.segment) for entry in entries if not self._segments.in_blocks(entry.segment)]
+            self._others_of = cut, others + [part for entry in entries for part in entry.beside]
+        return self._others_of[1]
 
 
-def _sum(layout: Layout, wholes: Sequence[Payload], rows: Sequence[Packed], start: int, stop: int) -> Bytes:
-    """Bytes [start, stop) of a sum, as a fresh copy."""
-    first = wholes[0].read(start, stop)
-    if len(wholes) == 1 and not rows and isinstance(first, bytes):
-        return first  # from a file: it is a copy
-    block = bytearray(first)
-    for whole in wholes[1:]:
-        layout.add(block, whole.read(start, stop), start, stop - start)
-    for part in rows:
-        add_within(layout, block, start, part)
+def _sum(layout: Layout, updates: Sequence[Payload], start: int, stop: int, kinds: Kinds) -> Bytes:
+    """Bytes [start, stop) of the sum of updates of a model of `layout`, as a fresh copy. Whole arrays come first."""
+    first, others = updates[0], updates[1:]
+    if not kind_of(first.layout, kinds).in_blocks:
+        block, others = bytearray(stop - start), updates
+    else:
+        data = first.read(start, stop)
+        if not others and isinstance(data, bytes):
+            return data  # from a file: it is a copy
+        block = bytearray(data)
+    for update in others:
+        kind_of(update.layout, kinds).add_within(layout, block, start, update)
     return block
 
 

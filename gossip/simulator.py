@@ -41,10 +41,11 @@ from gossip.events import (
 )
 from gossip.messages import Message, PeerId, Range, State
 from gossip.peer import Peer, Settings
-from gossip.row_stamps import RowStamps
 from gossip.segments import Segments
-from gossip.sparse import add, read_whole
 from gossip.trace import Digest, Observe, fingerprint
+from gossip.updates import KINDS, merge
+from gossip.updates.stamps import RowStamps
+from gossip.updates.table import Kinds
 from gossip.wire import decode, encode, encode_again
 
 CONGESTED_RETRY_S = 0.05
@@ -115,11 +116,11 @@ class SameRange(Parcel):
 class SimulatedPeer:
     """A peer with the things its driver owns: replica, segments, and what it said."""
 
-    def __init__(self, machine: StateMachine, replica: Packed) -> None:
+    def __init__(self, machine: StateMachine, replica: Packed, kinds: Kinds = KINDS) -> None:
         self.machine = machine
         self.replica = replica
         self.stamps = RowStamps(replica.layout)
-        self.segments = Segments()
+        self.segments = Segments(model=replica.layout, kinds=kinds)
         self.ranges: WeakValueDictionary[tuple[tuple[int, int], ...], Parcel] = WeakValueDictionary()
         """Of its lane, under way to readers, by the segments that they are the sum of."""
         self.gated = 0
@@ -319,10 +320,8 @@ class Simulation:
                     for other in self._audience(me):
                         self._carry(me, other, parcel)
                 case Deliver(_, _, _, payload):
-                    whole = read_whole(host.segments.resolve(payload))
-                    host.stamps.stamp(whole.layout, whole.buffer)
-                    add(self.layout, host.replica.buffer, whole.layout, whole.buffer)
-                    host.stamps.done()
+                    update = host.segments.resolve(payload)
+                    merge(self.layout, host.replica.buffer, host.stamps, update, host.segments.kinds)
                 case Adopt(payload):
                     host.replica = Packed(self.layout, bytearray(payload.read(0, self.layout.nbytes)))
                 case Keep(lo, hi, payload):
@@ -420,7 +419,8 @@ class Simulation:
         self.happen(me, Joined(other, reads=reads, read=read, level=level))
 
     def _add(self, me: PeerId) -> None:
-        host = self.peers[me] = SimulatedPeer(self._make(me, self.random.getrandbits(64)), Packed.of(self._initial))
+        machine, kinds = self._make(me, self.random.getrandbits(64)), (self._settings or Settings()).kinds
+        host = self.peers[me] = SimulatedPeer(machine, Packed.of(self._initial), kinds)
         host.clock_rate, host.clock_ahead = self._clock()
 
     def _make(self, me: PeerId, seed: int) -> StateMachine:

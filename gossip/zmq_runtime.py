@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import zmq
 
 from gossip import same_host
-from gossip.arrays import Bytes, Packed, Payload, check_finite
+from gossip.arrays import Bytes, Packed, Payload
 from gossip.errors import MismatchError, TooLargeError, UsageError, WireError
 from gossip.events import (
     Adopt,
@@ -77,8 +77,8 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.segments import FileSegment, LentFile, LentSum, MemorySegment, RangeSum, Segments
-from gossip.sparse import check_fit, check_rows
 from gossip.trace import Observe
+from gossip.updates import check
 from gossip.wire import (
     BLOCK_BYTES,
     HEADER_BYTES_MAX,
@@ -742,9 +742,9 @@ class Runtime:
                 raise WireError(f"{type(message).__name__} among the answers of a link")
 
     def _lent(self, message: Range, packet: same_host.Packet) -> LentFile | LentSum:
-        """The sum of the parts; the rows among them are looked at here, the sum before it is merged."""
+        """The sum of the parts; those that are no whole arrays are looked at here, the sum before it is merged."""
         files: list[LentFile] = []
-        rows: list[Packed] = []
+        others: list[Packed] = []
         for part in packet.parts:
             described = decode_header(part.frame) if part.frame else message
             if not isinstance(described, Range):
@@ -760,12 +760,11 @@ class Runtime:
             if not part.frame:
                 files.append(file)
                 continue
-            check_fit(file.layout, message.layout)
-            check_finite(file.arrays())
-            check_rows(file.layout, file.arrays(), message.layout)
-            rows.append(Packed(file.layout, file.read(0, file.layout.nbytes)))
+            update = Packed(file.layout, file.read(0, file.layout.nbytes))
+            check(update, message.layout, self._segments.kinds)
+            others.append(update)
         if not files:
-            raise WireError("a range of rows without the whole arrays to which they are added")
+            raise WireError("a range of parts without the whole arrays to which they are added")
         kept: list[LentFile] = []
         try:
             kept += (file.again() for file in files)  # those of the packet are closed with it
@@ -773,7 +772,7 @@ class Runtime:
             for file in kept:
                 file.close()
             raise MismatchError(f"no room for another open file: {error}") from None
-        return kept[0] if len(kept) == 1 and not rows else LentSum(message.layout, kept, rows)
+        return kept[0] if len(kept) == 1 and not others else LentSum(message.layout, kept, others, self._segments.kinds)
 
     def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
         while monitor.poll(0):

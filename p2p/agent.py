@@ -3,7 +3,8 @@
     tasks of this executor --- Unix socket --->  agent  <--- ZeroMQ --->  the other agents
                            <-- shared memory --         <--- addresses --- registrar (driver program)
 
-It runs no user code but, where agents mix, a strategy of the user's own: an exception, a slow `descent` or an
+It runs no user code but, where agents mix, a strategy of the user's own, and with a codec of the user's own the kinds
+of its updates: an exception, a slow `descent` or an
 interpreter lock held for seconds cannot stop the sockets. It lives as long as its *anchor*: on Spark the daemon that
 forks the Python workers of one executor, elsewhere the driver program. It ignores Ctrl-C, which is the driver program's
 to handle.
@@ -36,6 +37,8 @@ from gossip.errors import GossipError, UsageError, ran_out_of_files
 from gossip.events import Closed, Computed, Exhausted, Leaving
 from gossip.messages import PeerId, Unit
 from gossip.segments import FilePayload, LentFile
+from gossip.updates import KINDS
+from gossip.updates.table import Kinds
 from gossip.zmq_runtime import Keys, open_socket
 from p2p import localhost, open_files
 from p2p.agent_client import LEAVE_SIGNALS, START_TIMEOUT_S, AgentSettings
@@ -60,7 +63,8 @@ STALENESS_SAMPLES_MAX = 10_000
 class Waiting:
     """A task that waits for an answer."""
 
-    connection: socket.socket
+    connection: socket.socket | None
+    """None: nobody does."""
     descriptors: list[int]
     number: int
     """Of its update, among all that were handed over."""
@@ -76,7 +80,7 @@ class Agent:
         self.me = PeerId(settings.peer or secrets.token_hex(16))
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._shortage = shortage(self.layout.nbytes)
-        self.replica = Replica(self.layout)
+        self.replica = Replica(self.layout, kinds=_kinds(settings.kinds))
         self.anchor = Process(settings.anchor)
         self.submitted = 0
         """Updates that tasks handed over."""
@@ -109,6 +113,8 @@ class Agent:
         self.runtime = self.discipline.runtime
         self._listener = socket.socket(socket.AF_UNIX)
         self._waiting: deque[Waiting] = deque()
+        self._left: dict[socket.socket, FilePayload] = {}
+        """What codecs have left of the updates of workers, to be published when no more of these come."""
         self._roster_version = 0
         self._stopping = False
         self._refused: str | None = None
@@ -247,6 +253,8 @@ class Agent:
                 self.discipline.settle(message["era"], message["rounds"])
             case "drain":
                 self._epochs_closed = message["epochs"]
+                for worker in list(self._left):
+                    self._publish_left(worker)
                 self._drain_s = message["timeout_s"]
                 self._begin_drain()
             case "stop":
@@ -348,6 +356,21 @@ class Agent:
         self.runtime.unregister(connection)
         connection.close()
         self.discipline.hang_up(connection)
+        if connection in self._left:
+            self._publish_left(connection)
+
+    def _publish_left(self, connection: socket.socket) -> None:
+        """It is of units that count already, so it is none itself."""
+        payload = self._left.pop(connection)
+        self.submitted += 1
+        self._waiting.append(Waiting(None, [payload.descriptor], self.submitted))
+        self.runtime.happen(Computed(payload))
+        self._answer_waiting()
+
+    def _drop_left(self, connection: socket.socket) -> None:
+        payload = self._left.pop(connection, None)
+        if payload is not None:
+            os.close(payload.descriptor)
 
     def _on_local(self, connection: socket.socket, message: Json, descriptors: list[int]) -> None:
         match message["op"]:
@@ -380,6 +403,14 @@ class Agent:
                 self._waiting.append(Waiting(connection, descriptors, self.submitted))
                 self.runtime.happen(Computed(payload, unit, message["attempt"]))
                 self._answer_waiting()
+            case "leave":
+                self._drop_left(connection)
+                layout = localhost.layout_from_json(message["layout"])
+                self._left[connection] = FilePayload(layout, descriptors[0], HEADER_BYTES)
+                localhost.send(connection, {"ok": True})
+            case "take back":
+                self._drop_left(connection)
+                localhost.send(connection, {"ok": True})
             case "known":
                 unit = Unit(*message["unit"])
                 known = unit.epoch < self._epochs_closed or self.discipline.knows(unit)
@@ -407,6 +438,8 @@ class Agent:
                 os.close(descriptor)
             gated = first.number in self.discipline.gated_updates
             self.discipline.gated_updates.discard(first.number)
+            if first.connection is None:
+                continue
             try:
                 localhost.send(first.connection, {"published": not gated} if trouble is None else {"error": trouble})
             except OSError:
@@ -418,8 +451,11 @@ def check_request(message: Json, descriptors: list[int]) -> None:
     files = 0
     try:
         match message["op"]:
-            case "hello" | "loaded" | "take" | "begins" | "ends":
+            case "hello" | "loaded" | "take" | "begins" | "ends" | "take back":
                 pass
+            case "leave":
+                files = 1
+                localhost.layout_from_json(message["layout"])
             case "publish":
                 files = 1
                 localhost.layout_from_json(message["layout"])
@@ -492,6 +528,14 @@ def _discipline(house: House, settings: AgentSettings) -> Discipline:
     from p2p.mixing import Mixing  # with scipy and networkx, 40 MB that replicas in lanes do not need
 
     return Mixing(house, settings.mixing)
+
+
+def _kinds(sent: str | None) -> Kinds:
+    if sent is None:
+        return KINDS
+    from p2p.codec import unpacked  # with cloudpickle, which other agents do not need
+
+    return unpacked(sent)
 
 
 def main() -> None:

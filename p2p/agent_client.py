@@ -66,6 +66,9 @@ class AgentSettings:
     segments_folder: str | None = None
     mixing: str | None = None
     """What `p2p.mixing.parcel` makes of the strategy and its topology; None for lanes."""
+    kinds: str | None = None
+    """What `p2p.codec.packed` makes of kinds of updates that agents do not know by themselves; None if there are none.
+    """
     links: bool = True
     """Agents of one machine hand each other files; False: they exchange bytes over ZeroMQ, as those of two do."""
     adopts: bool = False
@@ -296,6 +299,21 @@ class AgentClient:
         if update is self._hand_over:
             message["lent"], self._hand_over = True, None
         return bool(self.ask(message, (update.descriptor,))[0]["published"])
+
+    def leave(self, left: Arrays) -> None:
+        """Have the agent publish what a codec has left, when the training ends or this worker; see `take_back`."""
+        file = Replica(Layout.of(left))
+        try:
+            for name, view in file.arrays().items():
+                view[...] = left[name]
+            self.ask({"op": "leave", "layout": localhost.layout_to_json(file.layout)}, (file.descriptor,))
+            del view  # which would keep the file's memory
+        finally:
+            file.close()
+
+    def take_back(self) -> None:
+        """Nothing is left with the agent any more."""
+        self.ask({"op": "take back"})
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -139,6 +139,17 @@ def _check_engine(engine: Any, mode: str, peers: int | None) -> None:
         raise UsageError(f"mode={mode!r} on a simulated cluster, expected 'p2p': a master is not simulated")
 
 
+def check_coded(codec: Any, discipline: str, mode: str) -> None:
+    """A codec goes with replicas that take updates of each other."""
+    if codec is not None and discipline == "mix":
+        raise UsageError(
+            "a codec with discipline='mix', expected None: there replicas travel, and "
+            "mixing=gossip.mixing.Compressed(...) makes these smaller"
+        )
+    if codec is not None and mode == "master":
+        raise UsageError("a codec with mode='master', expected None: what a gradient returned travels as it is there")
+
+
 def mixed(
     discipline: str, topology: Any, mixing: Any, mode: str, engine: Any
 ) -> tuple[Strategy[Any], Callable[[int], Topology]] | None:

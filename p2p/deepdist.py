@@ -23,6 +23,7 @@ from gossip.arguments import names
 from gossip.errors import UsageError
 from p2p import arguments, engines
 from p2p.adapters import Adapter
+from p2p.codec import Codec
 from p2p.coordinator import Feeder
 from p2p.engines.simulated import SimulatedCluster
 from p2p.evaluation import Evaluate
@@ -59,6 +60,7 @@ class DeepDist(Generic[M]):
         mixing: Strategy[Any] | None = None,
         parameters: Sequence[str] | None = None,
         adapter: Adapter | None = None,
+        codec: Codec | None = None,
         peers: int | None = None,
         engine: SimulatedCluster | engines.Engine | None = None,
         seed: int = 0,
@@ -70,16 +72,19 @@ class DeepDist(Generic[M]):
         "exponential"): a name, a function of the number of peers, or one for just so many; see `gossip.topology` and
         `gossip.mixing`. Then `dd.model` is the mean of all replicas. `peers`: processes of the local engine (default:
         one per core, at most one per partition); on Spark every executor is a peer. `engine`: what to train on instead:
-        a simulated cluster, in this process, or any other `p2p.engines.Engine`. `seed`: of the random numbers that
-        gradients draw by `p2p.task.current()`. `progress`: show a bar (default: on a terminal). `drain_timeout_s`: how
-        long `train` may wait at its end for level replicas.
+        a simulated cluster, in this process, or any other `p2p.engines.Engine`. `codec`: how updates of `gradient` and
+        `descent` travel (`p2p.codec`); None: as whole arrays. What is trained in place travels as rows anyway. `seed`:
+        of the random numbers that gradients draw by `p2p.task.current()`. `progress`: show a bar (default: on a
+        terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
         """
         peers, seed, progress, drain_timeout_s = arguments.of_session(
             mode, peers, engine, seed, progress, drain_timeout_s
         )
         self._mode = mode
         mix = arguments.mixed(discipline, topology, mixing, mode, engine)
-        self._user_model = Model(model, None if parameters is None else names("parameters", parameters), adapter)
+        arguments.check_coded(codec, discipline, mode)
+        chosen = None if parameters is None else names("parameters", parameters)
+        self._user_model = Model(model, chosen, adapter, codec)
         self._busy = threading.Lock()
         """Held by the training that runs."""
         self._progress = progress

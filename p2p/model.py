@@ -21,10 +21,10 @@ import numpy as np
 
 from gossip.arrays import DTYPES, Array, Arrays, Layout, check_finite, check_like
 from gossip.errors import MismatchError, UsageError
-from gossip.sparse import SUFFIXES
 from gossip.wire import NAME_CHARACTERS_MAX
 from p2p import skeleton
 from p2p.adapters import PLAIN, Adapter, adapter_of, check_adapter, known
+from p2p.codec import Codec, check_codec, kinds_of
 from p2p.watch import Watch
 
 Light = Callable[[Any], Any]
@@ -34,12 +34,20 @@ Light = Callable[[Any], Any]
 class Model:
     """A user's model, seen as named arrays. Names are keys, or attribute paths such as `wv.vectors`."""
 
-    def __init__(self, model: Any, parameters: Sequence[str] | None = None, adapter: Adapter | None = None) -> None:
-        """Find the arrays. `UsageError` if there are none, or one cannot be trained here."""
+    def __init__(
+        self,
+        model: Any,
+        parameters: Sequence[str] | None = None,
+        adapter: Adapter | None = None,
+        codec: Codec | None = None,
+    ) -> None:
+        """Find the arrays. `UsageError` if there are none, or one cannot be trained here. `codec` goes to the workers
+        with the model."""
         self.model = model
+        codec = None if codec is None else check_codec(codec)
         adapter = adapter_of(model) if adapter is None else check_adapter(adapter)
         names = list(adapter.names(model) if parameters is None else parameters)
-        self._is(adapter, {name: adapter.key(model, name) for name in names})
+        self._is(adapter, {name: adapter.key(model, name) for name in names}, codec)
         if not self.names:
             raise UsageError(
                 f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, an "
@@ -123,7 +131,7 @@ class Model:
         self.adapter.sending(self.model, arrays)
         try:
             bare = self.adapter.bare(self.lightened(light))
-            return skeleton.dumps((bare, self._keys, self.layout, self.adapter), arrays)
+            return skeleton.dumps((bare, self._keys, self.layout, self.adapter, self.codec), arrays)
         except UsageError:
             raise
         except Exception as error:
@@ -133,9 +141,9 @@ class Model:
     def from_skeleton(cls, sent: bytes) -> Model:
         """A model of the user's own type, or a light one, whose arrays are zeros until `load`."""
         self = cls.__new__(cls)
-        arrays, (bare, keys, self.layout, adapter) = skeleton.loads(sent)
+        arrays, (bare, keys, self.layout, adapter, codec) = skeleton.loads(sent)
         self.model = adapter.dressed(bare)
-        self._is(adapter, keys)
+        self._is(adapter, keys, codec)
         self._sent = True
         for name, array in zip(self.names, arrays, strict=True):
             if not _fits(self._find(name), array):  # its class makes something else of what is sent
@@ -147,8 +155,9 @@ class Model:
         lighter = light(self.model) if light is not None else None
         return self.model if lighter is None else lighter
 
-    def _is(self, adapter: Adapter, keys: Mapping[str, Any]) -> None:
+    def _is(self, adapter: Adapter, keys: Mapping[str, Any], codec: Codec | None) -> None:
         self.adapter = adapter
+        self.codec = codec
         self._keys = keys
         self.names = tuple(keys)
         self._sent = False
@@ -189,13 +198,14 @@ class Model:
                     )
 
     def _check_trainable(self, name: str) -> None:
-        characters_max = NAME_CHARACTERS_MAX - max(map(len, SUFFIXES))
+        suffixes = tuple(suffix for kind in kinds_of(self.codec) for suffix in kind.suffixes)
+        characters_max = NAME_CHARACTERS_MAX - max(map(len, suffixes))
         if not isinstance(name, str) or not 0 < len(name) <= characters_max:
             raise UsageError(
                 f"an array of the model has the name {name!r:.40}, expected text of at most {characters_max} characters"
             )
-        if name.endswith(SUFFIXES):
-            raise UsageError(f"an array of the model has the name {name!r}, expected one without {', '.join(SUFFIXES)}")
+        if name.endswith(suffixes):
+            raise UsageError(f"an array of the model has the name {name!r}, expected one without {', '.join(suffixes)}")
         value = self._find(name)
         if not isinstance(value, np.ndarray):
             raise UsageError(f"{name!r} of the model is a {type(value).__name__}, expected a numpy array")

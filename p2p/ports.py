@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from gossip.arrays import Array, Arrays
-from gossip.row_stamps import RowStamps
+from gossip.updates.stamps import RowStamps
 from p2p.model import Model
 
 
@@ -71,6 +71,15 @@ class Neighbor(Protocol):
         attempt: int = 0,
     ) -> bool:
         """Hand an update over. False if its unit was there before."""
+        ...
+
+    def leave(self, left: Arrays) -> None:
+        """Leave what a codec has left of this worker's updates with the agent, in the place of what was left there
+        before. It publishes that when the training ends, or this worker."""
+        ...
+
+    def take_back(self) -> None:
+        """It goes with the next updates: the agent is not to publish it."""
         ...
 
 

@@ -24,9 +24,9 @@ from typing import Any
 
 from gossip.arrays import Array, Bytes, Layout, Payload
 from gossip.errors import UsageError, ran_out_of_files
-from gossip.row_stamps import RowStamps, stamps_bytes
-from gossip.segments import PIECE_BYTES
-from gossip.sparse import add, read_whole
+from gossip.updates import KINDS, merge
+from gossip.updates.stamps import RowStamps, stamps_bytes
+from gossip.updates.table import Kinds
 from gossip.wire import BLOCK_BYTES
 from p2p import open_files
 
@@ -98,9 +98,10 @@ def _own_lock(descriptor: int) -> tuple[int, Callable[[int, int], object]]:
 class Replica:
     """A mapped replica. `descriptor` stays open as long as this object is used."""
 
-    def __init__(self, layout: Layout, descriptor: int | None = None) -> None:
-        """Create one of zeros, or attach to the one behind `descriptor`."""
+    def __init__(self, layout: Layout, descriptor: int | None = None, kinds: Kinds = KINDS) -> None:
+        """Create one of zeros, or attach to the one behind `descriptor`; `kinds`: of updates that are merged."""
         self.layout = layout
+        self.kinds = kinds
         stamps_at = -(-(HEADER_BYTES + layout.nbytes) // STAMPS_ALIGNMENT) * STAMPS_ALIGNMENT
         nbytes = stamps_at + stamps_bytes(layout)
         descriptor = anonymous_file(nbytes) if descriptor is None else descriptor
@@ -129,16 +130,8 @@ class Replica:
         return bytes(self.buffer[start:stop])
 
     def add(self, payload: Payload) -> None:
-        """Merge a payload of this layout, or of rows of it, in place. The caller holds the writer's lock."""
-        if payload.layout != self.layout:
-            whole = read_whole(payload)
-            self.stamps.stamp(whole.layout, whole.buffer)
-            add(self.layout, self.buffer, whole.layout, whole.buffer)
-            self.stamps.done()
-            return
-        for start in range(0, self.layout.nbytes, PIECE_BYTES):
-            stop = min(start + PIECE_BYTES, self.layout.nbytes)
-            self.layout.add(self.buffer, payload.read(start, stop), start, stop - start, target_start=0)
+        """Merge an update in place. The caller holds the writer's lock."""
+        merge(self.layout, self.buffer, self.stamps, payload, self.kinds)
 
     def replace(self, payload: Payload) -> None:
         """Take over a payload of this layout, block by block. The caller holds the writer's lock."""

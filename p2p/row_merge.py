@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip.arrays import Array
-from gossip.sparse import EXPONENT_MAX
+from gossip.updates.rows import EXPONENT_MAX
 from p2p.compiled import compiled
 
 

@@ -27,6 +27,7 @@ from gossip.zmq_runtime import Keys, is_loopback
 from p2p import engines, localhost
 from p2p.agent_client import AgentSettings
 from p2p.caution import Cautions, warn
+from p2p.codec import packed
 from p2p.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.coordinator import Coordinator, HubQueue, feeding
 from p2p.engines.choice import Choice, choice_for
@@ -528,7 +529,9 @@ class AgentSession:
     def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
         keys = (self._keys.public, self._keys.secret) if self._keys is not None else None
         layout = localhost.layout_to_json(self._user_model.layout)
-        return AgentSettings(self._run, role, registrar.endpoint, layout, keys)
+        codec = self._user_model.codec
+        kinds = None if codec is None else packed(codec.kinds)
+        return AgentSettings(self._run, role, registrar.endpoint, layout, keys, kinds=kinds)
 
     @contextmanager
     def _coordinator(

@@ -1,6 +1,6 @@
 """A worker's own copy of the model, trained in place and kept level with the replica a few rows at a time.
 
-An exchange looks at the rows that others have changed since the last one (`gossip.row_stamps`), and at those that
+An exchange looks at the rows that others have changed since the last one (`gossip.updates.stamps`), and at those that
 training here should have changed enough by now (`p2p.row_schedule`): it costs as much as these, whatever the size of
 the model. For each of them
 
@@ -28,10 +28,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip.arrays import Array, Arrays
-from gossip.errors import UsageError
-from gossip.sparse import rows_of
+from gossip.arrays import Array, Arrays, Layout, Packed, check_finite
+from gossip.errors import MismatchError, UsageError
+from gossip.updates import check
+from gossip.updates.rows import rows_of
 from p2p import combine, row_merge
+from p2p.codec import kinds_of
 from p2p.model import Model
 from p2p.ports import Readable, refresh
 from p2p.row_schedule import RowSchedule
@@ -130,6 +132,8 @@ class WorkingCopy:
         self._training = 0
         self._level = False
         """All that training changed has been exchanged, or is kept for later."""
+        self._residual: Arrays = {}
+        """What the model's codec has left of updates that were not trained in place; empty before the first."""
 
     # ------------------------------------------------------------------------------------------------- for the task
 
@@ -137,7 +141,7 @@ class WorkingCopy:
         """A task of training `number` is next. At the first of another one the copy begins with the replica anew: what
         the user wrote into the model since then is in no row that an exchange would look at."""
         if number != self._training:
-            self._training, self._level = number, False
+            self._training, self._level, self._residual = number, False, {}
 
     @property
     def merged_at(self) -> int:
@@ -259,6 +263,45 @@ class WorkingCopy:
             if name not in self.model.counters:
                 others = theirs[name] - self._base[name]
                 change[...] = combine.combined(self.settings.combine, change, others, self.settings.peers)
+
+    def encoded(self, delta: Arrays) -> tuple[Arrays, Arrays]:
+        """(update, residual) of what is to be published of whole arrays, by the model's codec; `leave` the residual if
+        the update counts.
+
+        Raises:
+            UsageError: the codec made what cannot be added to the model.
+        """
+        codec = self.model.codec
+        assert codec is not None
+        before = self._residual or {name: np.zeros_like(change) for name, change in delta.items()}
+        update, residual = codec.encode(delta, before)
+        try:
+            check(Packed.of(update), self.model.layout, kinds_of(codec))
+            Layout.of(residual).check_fit(self.model.layout)
+            check_finite(residual)
+        except MismatchError as error:
+            raise UsageError(f"what {type(codec).__name__} made of an update does not fit: {error}") from None
+        return update, residual
+
+    def leave(self, residual: Arrays) -> None:
+        """Of what was encoded this goes with the next update."""
+        self._residual = residual
+
+    @property
+    def has_left(self) -> bool:
+        """The codec has left something so far."""
+        return any(left.any() for left in self._residual.values())
+
+    def left(self) -> dict[str, Array]:
+        """That, as an update that takes it as it is: rows of which something is left, and other arrays whole."""
+        update: dict[str, Array] = {}
+        for name, left in self._residual.items():
+            if left.ndim < 2:
+                update[name] = left
+            else:
+                rows = np.flatnonzero(left.any(axis=tuple(range(1, left.ndim))))
+                update.update(rows_of(name, rows, left[rows]))
+        return update
 
     def count(self, delta: Arrays) -> None:
         """Make what counters count in an update what is to be published of it, in place."""

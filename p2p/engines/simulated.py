@@ -28,13 +28,14 @@ from gossip.faults import Disruption, Faults
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
 from gossip.peer import Settings
-from gossip.row_stamps import RowStamps
 from gossip.simulator import Network, SimulatedPeer, Simulation
+from gossip.updates.stamps import RowStamps
 from p2p import chance
 from p2p.agent import STALENESS_SAMPLES_MAX
 from p2p.attempt import Attempt
 from p2p.caution import Cautions, warn
 from p2p.chance import Borrowed
+from p2p.codec import kinds_of
 from p2p.consensus import Envelope
 from p2p.job import Job, Progress, TaskResult, codec_of
 from p2p.lanes import OWN_ADVERT_GAP_S, PAYLOADS_BYTES_MAX
@@ -289,6 +290,7 @@ class SimulatedSession:
                 advert_own_gap_s=cluster.advert_gap_s or OWN_ADVERT_GAP_S,
                 pulls_max=max(1, PAYLOADS_BYTES_MAX // max(1, layout.nbytes)),
                 detection=Detection(),
+                kinds=kinds_of(self._user_model.codec),
             )
             self._shown = Shown(self._user_model)
             self._swarm = Simulation(
@@ -498,6 +500,7 @@ class Scheduler:
         self._running: dict[PeerId, list[RunningAttempt]] = {}
         self._models: dict[PeerId, list[WorkingCopy]] = {}
         """Those that no task uses now: as on Spark, a worker keeps its model from task to task."""
+        self._kept: Kept = {}
 
     def run(self) -> list[TaskResult]:
         """Until every task is done. What the user's code raises comes out as it is, with a note that says where."""
@@ -505,6 +508,9 @@ class Scheduler:
         self._swarm.run_while(lambda: self._left > 0 and self._error is None)
         if self._error is not None:
             raise self._error
+        for executor, kept in self._kept.items():
+            for update in kept.values():
+                self._swarm.happen(executor, Computed(update))
         return [task.result for task in self._tasks if task.result is not None]
 
     def stop(self) -> None:
@@ -549,7 +555,7 @@ class Scheduler:
         models = self._models.setdefault(executor, [])
         model = models.pop() if models else WorkingCopy(Model.from_skeleton(self._job.skeleton), self._job.exchange)
         number, task.attempts = task.attempts, task.attempts + 1
-        neighbor = _Neighbor(self._swarm, executor, self._staleness)
+        neighbor = _Neighbor(self._swarm, executor, self._staleness, self._kept, id(model))
         rows = self._data[task.partition]
         borrowed = Borrowed()
         try:
@@ -661,11 +667,19 @@ class _Replica:
         return nullcontext()
 
 
+Kept = dict[PeerId, dict[int, Packed]]
+"""By executor and worker: what codecs have left, to be published when all tasks are done."""
+
+
 class _Neighbor:
     """What stands in for the agent beside a task; see `p2p.ports.Neighbor`."""
 
-    def __init__(self, swarm: Simulation, me: PeerId, staleness: dict[PeerId, deque[int]]) -> None:
+    def __init__(
+        self, swarm: Simulation, me: PeerId, staleness: dict[PeerId, deque[int]], kept: Kept, worker: int
+    ) -> None:
+        """Who trains is a `worker` of the executor `me`, which keeps what its workers leave."""
         self._swarm, self._me = swarm, me
+        self._kept, self._worker = kept.setdefault(me, {}), worker
         self._host = swarm.peers[me]
         self._staleness = staleness.setdefault(me, deque(maxlen=STALENESS_SAMPLES_MAX))
         self.replica = _Replica(self._host)
@@ -695,6 +709,12 @@ class _Neighbor:
         gated = self._host.gated
         self._swarm.happen(self._me, Computed(update, None if unit is None else Unit(*unit), attempt))
         return self._host.gated == gated
+
+    def leave(self, left: Arrays) -> None:
+        self._kept[self._worker] = Packed.of(left)
+
+    def take_back(self) -> None:
+        self._kept.pop(self._worker, None)
 
 
 # --------------------------------------------------------------------------------------------------------- the figures

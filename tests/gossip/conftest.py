@@ -21,9 +21,9 @@ from gossip.mix_peer import MixPeer, MixSettings
 from gossip.neighbors import Plan
 from gossip.peer import Peer, Settings
 from gossip.segments import Segments
-from gossip.sparse import add, is_sparse, read_whole
 from gossip.trace import Observe
-from gossip.wire import BLOCK_BYTES
+from gossip.updates import merge
+from gossip.updates.stamps import RowStamps
 from gossip.zmq_runtime import Runtime
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, print_blob=True)
@@ -52,14 +52,7 @@ class MemoryHost:
         pass
 
     def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
-        layout = self.replica.layout
-        if is_sparse(payload.layout):
-            whole = read_whole(payload)
-            add(layout, self.replica.buffer, whole.layout, whole.buffer)
-            return
-        for start in range(0, layout.nbytes, BLOCK_BYTES):
-            length = min(BLOCK_BYTES, layout.nbytes - start)
-            layout.add(self.replica.buffer, payload.read(start, start + length), start, length, target_start=0)
+        merge(self.replica.layout, self.replica.buffer, RowStamps(self.replica.layout), payload)
 
     def state(self) -> Payload:
         return self.replica

@@ -31,7 +31,7 @@ from gossip.membership import Detection
 from gossip.messages import Ack, Advert, Mark, Message, PacketReply, PeerId, Pin, Ping, PingRequest, Range, State, Unit
 from gossip.peer import Peer, Settings
 from gossip.simulator import Network, Simulation
-from gossip.sparse import rows_of
+from gossip.updates.rows import rows_of
 
 P0, P1, P2, P3 = (PeerId(f"p00{index}") for index in range(4))
 UPDATE = Packed.of({"w": np.ones(4)})

@@ -10,7 +10,7 @@ import pytest
 from gossip.arrays import Array, Layout, Packed
 from gossip.errors import MismatchError, UsageError
 from gossip.flat import Flat, PackedLater
-from gossip.sparse import rows_of
+from gossip.updates.rows import rows_of
 
 MODEL: dict[str, Any] = {
     "w": np.arange(6, dtype=np.float32).reshape(3, 2),

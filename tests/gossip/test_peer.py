@@ -64,7 +64,7 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.peer import RETURN_S, Peer, Settings
-from gossip.sparse import rows_of
+from gossip.updates.rows import rows_of
 
 ME, A, B = PeerId("me"), PeerId("a"), PeerId("b")
 UPDATE = Packed.of({"w": np.ones(3)})

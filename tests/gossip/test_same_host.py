@@ -20,7 +20,7 @@ from gossip.errors import MismatchError, WireError
 from gossip.events import Computed
 from gossip.messages import Advert, PeerId, Pull, Range
 from gossip.segments import LentFile
-from gossip.sparse import rows_of
+from gossip.updates.rows import rows_of
 from gossip.wire import BLOCK_BYTES, encode_header
 
 pytestmark = [pytest.mark.sockets, pytest.mark.skipif(sys.platform != "linux", reason="there are no links")]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError, UsageError
 from gossip.segments import LENT_FILES_MAX, FilePayload, LentFile, RangeSum, Segments
-from gossip.sparse import add, read_whole, rows_of
+from gossip.updates import kind_of, read_whole
+from gossip.updates.rows import rows_of
 from gossip.wire import BLOCK_BYTES
 
 NAMED = {"w": np.zeros((3, 5), np.int64), "b": np.zeros(9, np.int32), "e": np.zeros((0, 2))}
@@ -307,7 +308,7 @@ def test_rows_and_whole_arrays_in_one_lane_are_summed(memory_bytes_max: int, kin
             n += 1
             payload = update(n) if kind in ("whole", "lent") else rows_update(n)
             any_whole |= kind in ("whole", "lent")
-            add(LAYOUT, expected.buffer, payload.layout, payload.buffer)
+            kind_of(payload.layout).add(LAYOUT, expected.buffer, payload)
             file = lent(payload)
             first = first if kind == "rows onto the last" and n > 1 else n
             segments.keep(first, n, file if kind == "lent" else payload)
@@ -324,7 +325,7 @@ def test_rows_and_whole_arrays_in_one_lane_are_summed(memory_bytes_max: int, kin
         elif total is not None:
             whole = read_whole(total)
             got = Packed.of(NAMED)
-            add(LAYOUT, got.buffer, whole.layout, whole.buffer)
+            kind_of(whole.layout).add(LAYOUT, got.buffer, whole)
             assert got == expected
     segments.close()
     assert open_files() == files

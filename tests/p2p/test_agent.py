@@ -167,6 +167,30 @@ def test_an_update_is_written_over_when_nobody_reads_it_any_more(swarm: Swarm) -
     client.close()
 
 
+def test_what_workers_leave_is_published_at_their_end_or_the_training_s_and_not_what_they_take_back(
+    swarm: Swarm,
+) -> None:
+    swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    replica = swarm.observer.agent.replica
+    workers = [AgentClient(swarm.folders[0]) for _ in range(3)]
+    for factor, worker in zip((1, 10, 100), workers, strict=True):
+        worker.leave({"w": np.full(3, 5.0 * factor)})
+        worker.leave({"w": np.full(3, 1.0 * factor)})  # in the place of the former
+    workers[2].take_back()
+    for count, total, end in (
+        (1, 1.0, workers[0].close),
+        (2, 11.0, lambda: swarm.registrar.drain(TIMEOUT_S, 1)),
+    ):
+        end()
+        assert swarm.registrar.wait(lambda: replica.merged == count, TIMEOUT_S)  # noqa: B023 - it is called here
+        assert (replica.arrays()["w"] == INITIAL["w"] + total).all()
+    for worker in workers[1:]:
+        worker.close()
+    swarm.registrar.drain(TIMEOUT_S, 2)
+    assert replica.merged == 2
+
+
 def test_epochs_that_are_drained_leave_their_count_and_nothing_else(
     swarm: Swarm, eventually: Callable[[Callable[[], bool], float], bool]
 ) -> None:
@@ -276,6 +300,8 @@ PUBLISH = {"op": "publish", "layout": [["w", "<f8", 3]], "merged_at": 0, "unit":
         ({"op": "furthest", "epoch": 1}, "KeyError: 'partition'"),
         (PUBLISH, "0 open files came with it, expected 1"),
         ({**PUBLISH, "layout": 3}, "TypeError"),
+        ({"op": "leave", "layout": []}, "0 open files came with it, expected 1"),
+        ({"op": "leave", "layout": 3}, "TypeError"),
         ({**PUBLISH, "unit": [{}, 0, 0]}, "expected a whole number"),
     ],
 )

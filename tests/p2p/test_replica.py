@@ -17,8 +17,8 @@ import pytest
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
-from gossip.row_stamps import stamps_bytes
-from gossip.segments import PIECE_BYTES
+from gossip.updates.dense import PIECE_BYTES
+from gossip.updates.stamps import stamps_bytes
 from p2p import replica as module
 from p2p.replica import HEADER_BYTES, Replica, anonymous_file
 

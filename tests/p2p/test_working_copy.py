@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossip import sparse
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
-from gossip.row_stamps import RowStamps
-from gossip.sparse import rows_of
+from gossip.updates import check, merge
+from gossip.updates.rows import rows_of
+from gossip.updates.stamps import RowStamps
 from p2p.adapters import ByPath
 from p2p.combine import combined
 from p2p.model import Model
@@ -44,12 +44,8 @@ class FakeReplica:
 
     def add(self, update: dict[str, Any]) -> None:
         packed = Packed.of(update)
-        sparse.check_fit(packed.layout, self.packed.layout)
-        assert packed.is_finite
-        sparse.check_rows(packed.layout, packed.arrays(), self.packed.layout)
-        self.stamps.stamp(packed.layout, packed.buffer)
-        sparse.add(self.packed.layout, self.packed.buffer, packed.layout, packed.buffer)
-        self.stamps.done()
+        check(packed, self.packed.layout)
+        merge(self.packed.layout, self.packed.buffer, self.stamps, packed)
         self.merged += 1
 
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from gossip import sparse
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError
 from gossip.events import Computed, Negative
@@ -22,10 +21,14 @@ from gossip.flat import Flat
 from gossip.messages import PeerId, Range
 from gossip.segments import Segments
 from gossip.simulator import Network, Simulation
+from gossip.updates import check, kind_of, read_whole
+from gossip.updates import rows as of_rows
+from gossip.updates.rows import EXPONENT_MAX, INTEGERS, Rows, rows_of
 from gossip.wire import decode, encode
 
 MODEL = {"w": np.zeros((20, 3), np.float32), "v": np.zeros((7, 2), np.float64), "count": np.zeros(1, np.float64)}
 LAYOUT = Layout.of(MODEL)
+ROWS = Rows()
 KINDS = ("rows", "integers", "whole", "nothing")
 
 
@@ -38,9 +41,9 @@ def part(name: str, kind: str, chance: np.random.Generator) -> dict[str, Any]:
         return {name: chance.integers(-50, 50, shape).astype(dtype)}
     rows = np.sort(chance.choice(shape[0], chance.integers(0, shape[0] + 1), replace=False))
     if kind == "rows":
-        return sparse.rows_of(name, rows, chance.integers(-50, 50, (len(rows), shape[1])).astype(dtype))
+        return rows_of(name, rows, chance.integers(-50, 50, (len(rows), shape[1])).astype(dtype))
     values = chance.integers(-127, 128, (len(rows), shape[1])).astype(np.int8)
-    return sparse.rows_of(name, rows, values, chance.integers(-4, 3, len(rows)).astype(np.int8))
+    return rows_of(name, rows, values, chance.integers(-4, 3, len(rows)).astype(np.int8))
 
 
 def update(seed: int, kinds: tuple[str, str] = ("rows", "integers")) -> Packed:
@@ -68,8 +71,8 @@ def dense(*updates: Packed) -> dict[str, Any]:
 def added(*payloads: Any) -> dict[str, Any]:
     model = Packed.of(MODEL)
     for payload in payloads:
-        whole = sparse.read_whole(payload)
-        sparse.add(LAYOUT, model.buffer, whole.layout, whole.buffer)
+        whole = read_whole(payload)
+        kind_of(whole.layout).add(LAYOUT, model.buffer, whole)
     return model.arrays()
 
 
@@ -86,7 +89,7 @@ updates = st.tuples(st.integers(0, 10_000), st.tuples(st.sampled_from(KINDS), st
 
 @given(updates)
 def test_an_update_of_rows_is_flat_as_the_whole_arrays_are(one: Packed) -> None:
-    assume(sparse.is_sparse(one.layout))
+    assume(ROWS.claims(one.layout))
     whole = Packed.of({name: array.astype(MODEL[name].dtype) for name, array in dense(one).items()})
     np.testing.assert_array_equal(Flat(LAYOUT).flatten(one), Flat(LAYOUT).flatten(whole))
 
@@ -94,14 +97,14 @@ def test_an_update_of_rows_is_flat_as_the_whole_arrays_are(one: Packed) -> None:
 @given(given_updates=st.lists(updates, max_size=4))
 def test_adding_rows_is_adding_arrays_that_are_zero_elsewhere(given_updates: list[Packed]) -> None:
     equal(
-        added(*[each for each in given_updates if sparse.is_sparse(each.layout)]),
-        dense(*[each for each in given_updates if sparse.is_sparse(each.layout)]),
+        added(*[each for each in given_updates if ROWS.claims(each.layout)]),
+        dense(*[each for each in given_updates if ROWS.claims(each.layout)]),
     )
 
 
 @given(left=updates, right=updates)
 def test_a_total_is_exactly_the_sum(left: Packed, right: Packed) -> None:
-    total = Packed.of(sparse.total(left.arrays(), right.arrays()))
+    total = Packed.of(ROWS.total(left.arrays(), right.arrays()))
     equal(dense(total), dense(left, right))
     for name, array in total.arrays().items():
         if name.endswith("[rows]"):
@@ -110,16 +113,16 @@ def test_a_total_is_exactly_the_sum(left: Packed, right: Packed) -> None:
 
 @given(one=updates)
 def test_an_update_and_its_negative_cancel(one: Packed) -> None:
-    equal(dense(one, Packed.of(sparse.negative(one.arrays()))), dense())
+    equal(dense(one, read_whole(ROWS.negative(one))), dense())
 
 
 def test_rows_of_one_update_only_keep_their_numbers_and_units() -> None:
-    low = [np.iinfo(dtype).min for dtype in sparse.INTEGERS]
-    for dtype, number in zip(sparse.INTEGERS, low, strict=True):
-        one = sparse.rows_of("w", np.array([2, 5]), np.array([[number], [1]], dtype), np.array([-3, 4], np.int8))
-        other = sparse.rows_of("w", np.array([5, 9]), np.array([[2], [3]], np.int8), np.array([3, 7], np.int8))
+    low = [np.iinfo(dtype).min for dtype in INTEGERS]
+    for dtype, number in zip(INTEGERS, low, strict=True):
+        one = rows_of("w", np.array([2, 5]), np.array([[number], [1]], dtype), np.array([-3, 4], np.int8))
+        other = rows_of("w", np.array([5, 9]), np.array([[2], [3]], np.int8), np.array([3, 7], np.int8))
         for left, right in ((one, other), (other, one)):
-            total = sparse.total(left, right)
+            total = ROWS.total(left, right)
             assert total["w[rows]"].tolist() == [2, 5, 9]
             assert total["w[values]"].tolist() == [[number], [2 + 2], [3]]
             assert total["w[exponents]"].tolist() == [-3, 3, 7]
@@ -128,19 +131,19 @@ def test_rows_of_one_update_only_keep_their_numbers_and_units() -> None:
 
 def test_integers_that_do_not_fit_eight_bits_take_sixteen_or_more() -> None:
     values = np.full((1, 3), 127, np.int8)
-    one = sparse.rows_of("w", np.array([4]), values, np.array([0], np.int8))
-    finer = sparse.rows_of("w", np.array([4]), values, np.array([-20], np.int8))
-    assert sparse.total(one, one)["w[values]"].dtype == np.int16
-    total = sparse.total(one, finer)
+    one = rows_of("w", np.array([4]), values, np.array([0], np.int8))
+    finer = rows_of("w", np.array([4]), values, np.array([-20], np.int8))
+    assert ROWS.total(one, one)["w[values]"].dtype == np.int16
+    total = ROWS.total(one, finer)
     assert total["w[values]"].dtype == np.int32
     assert total["w[values]"][0, 0] * 2.0**-20 == 127 + 127 * 2.0**-20
 
 
 numbers_of_any_size = st.tuples(
-    st.sampled_from(sparse.INTEGERS).flatmap(
+    st.sampled_from(INTEGERS).flatmap(
         lambda dtype: st.tuples(st.just(dtype), st.integers(np.iinfo(dtype).min, np.iinfo(dtype).max))
     ),
-    st.integers(-sparse.EXPONENT_MAX, sparse.EXPONENT_MAX - 2),
+    st.integers(-EXPONENT_MAX, EXPONENT_MAX - 2),
 )
 
 
@@ -152,21 +155,21 @@ def test_a_sum_is_right_however_far_apart_its_units_are(left: Any, right: Any) -
     exact, parts = Fraction(0), []
     for (dtype, number), exponent in (left, right):
         exact += Fraction(number) * Fraction(2) ** exponent
-        parts.append(sparse.rows_of("w", np.array([2]), np.array([[number]], dtype), np.array([exponent], np.int8)))
-    total = sparse.total(*parts)
+        parts.append(rows_of("w", np.array([2]), np.array([[number]], dtype), np.array([exponent], np.int8)))
+    total = ROWS.total(*parts)
     unit = Fraction(2) ** int(total["w[exponents]"][0])
     error = abs(int(total["w[values]"][0, 0]) * unit - exact)
     if error:  # only what 31 bits do not hold is lost
         assert error < 2 * unit
         assert abs(exact) > 2**28 * unit
-    assert total["w[values]"].dtype.str in sparse.INTEGERS
+    assert total["w[values]"].dtype.str in INTEGERS
 
 
 def test_each_row_of_a_sum_has_the_unit_that_it_needs() -> None:
     rows = np.array([2, 5])
     large = np.array([[1 << 30, -1], [3, 1 << 29]], np.int32), np.array([33, 0], np.int8)
     small = np.array([[5, -7], [1, 2]], np.int8), np.array([0, -1], np.int8)
-    total = sparse.total(sparse.rows_of("w", rows, *large), sparse.rows_of("w", rows, *small))
+    total = ROWS.total(rows_of("w", rows, *large), rows_of("w", rows, *small))
     for row in range(2):
         unit = Fraction(2) ** int(total["w[exponents]"][row])
         for column in range(2):
@@ -177,29 +180,25 @@ def test_each_row_of_a_sum_has_the_unit_that_it_needs() -> None:
 
 def test_a_sum_is_in_the_narrowest_integers_that_hold_it() -> None:
     def one(number: int) -> dict[str, Any]:
-        return sparse.rows_of("w", np.array([2]), np.array([[number]], np.int8), np.array([0], np.int8))
+        return rows_of("w", np.array([2]), np.array([[number]], np.int8), np.array([0], np.int8))
 
     for left, right, dtype in ((126, 1, "|i1"), (127, 1, "<i2"), (-127, -1, "|i1"), (-128, -1, "<i2")):
-        assert sparse.total(one(left), one(right))["w[values]"].dtype == dtype
-
-
-def test_an_update_names_each_array_that_it_touches_once() -> None:
-    assert list(sparse.parts(update(3).layout)) == ["count", "v", "w"]
+        assert ROWS.total(one(left), one(right))["w[values]"].dtype == dtype
 
 
 def test_an_array_of_which_no_row_is_there_hides_no_other() -> None:
-    none = sparse.rows_of("v", np.zeros(0, np.int32), np.zeros((0, 2)))
-    each = Packed.of(none | sparse.rows_of("w", np.array([1]), np.ones((1, 3), np.float32)))
+    none = rows_of("v", np.zeros(0, np.int32), np.zeros((0, 2)))
+    each = Packed.of(none | rows_of("w", np.array([1]), np.ones((1, 3), np.float32)))
     block = bytearray(LAYOUT.nbytes)
-    sparse.add_within(LAYOUT, block, 0, each)
+    ROWS.add_within(LAYOUT, block, 0, each)
     assert LAYOUT.views(block)["w"].sum() == 3
 
 
 @pytest.mark.parametrize(("dtype", "wider"), [("|i1", "<i2"), ("<i2", "<i4"), ("<i4", "<i4")])
 def test_minus_the_lowest_number_takes_more_bits(dtype: str, wider: str) -> None:
     lowest = int(np.iinfo(dtype).min)
-    one = sparse.rows_of("w", np.array([2]), np.array([[lowest, 1]], dtype), np.array([0], np.int8))
-    negative = sparse.negative(one)
+    one = rows_of("w", np.array([2]), np.array([[lowest, 1]], dtype), np.array([0], np.int8))
+    negative = read_whole(ROWS.negative(Packed.of(one))).arrays()
     assert negative["w[values]"].tolist() == [[min(-lowest, np.iinfo("<i4").max), -1]]  # more than 32 there are not
     assert negative["w[values]"].dtype == wider
 
@@ -214,28 +213,26 @@ def test_an_update_of_whole_arrays_is_added_whole() -> None:
 @pytest.mark.parametrize("rows", [0, 1, 7, 20])
 def test_rows_are_added_piece_by_piece(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for nbytes in (1, 24, 25, 1000):
-        monkeypatch.setattr(sparse, "PIECE_BYTES", nbytes)
+        monkeypatch.setattr(of_rows, "PIECE_BYTES", nbytes)
         numbers = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
-        plain = Packed.of(sparse.rows_of("w", np.arange(20)[20 - rows :], numbers))
-        coarse = Packed.of(
-            sparse.rows_of("w", np.arange(rows), numbers.astype(np.int8), np.arange(rows, dtype=np.int8) % 9)
-        )
+        plain = Packed.of(rows_of("w", np.arange(20)[20 - rows :], numbers))
+        coarse = Packed.of(rows_of("w", np.arange(rows), numbers.astype(np.int8), np.arange(rows, dtype=np.int8) % 9))
         equal(added(plain, coarse), dense(plain, coarse))
 
 
 def test_what_is_added_is_rounded_to_the_model_s_numbers_first() -> None:
     """Once, as where it is added piece by piece: 32 bits hold no float32."""
     number = (1 << 24) + 1
-    each = Packed.of(sparse.rows_of("w", np.array([4]), np.full((1, 3), number, np.int32), np.array([0], np.int8)))
+    each = Packed.of(rows_of("w", np.array([4]), np.full((1, 3), number, np.int32), np.array([0], np.int8)))
     model = Packed.of({**MODEL, "w": np.ones((20, 3), np.float32)})
     block = bytearray(model.buffer)
-    sparse.add(LAYOUT, model.buffer, each.layout, each.buffer)
-    sparse.add_within(LAYOUT, block, 0, each)
+    ROWS.add(LAYOUT, model.buffer, each)
+    ROWS.add_within(LAYOUT, block, 0, each)
     assert model.arrays()["w"][4].tolist() == [float(1 << 24)] * 3
     assert bytes(block) == bytes(model.buffer)
-    ones = Packed.of(sparse.rows_of("w", np.array([4]), np.ones((1, 3), np.float32)))
+    ones = Packed.of(rows_of("w", np.array([4]), np.ones((1, 3), np.float32)))
     for left, right in ((each, ones), (ones, each)):
-        total = sparse.total(left.arrays(), right.arrays())
+        total = ROWS.total(left.arrays(), right.arrays())
         assert total["w[values]"].dtype == np.float32
         assert total["w[values]"].tolist() == [[float(1 << 24)] * 3]
 
@@ -243,7 +240,7 @@ def test_what_is_added_is_rounded_to_the_model_s_numbers_first() -> None:
 def test_minus_an_update_has_the_same_arrays() -> None:
     for kinds in (("rows", "integers"), ("integers", "whole"), ("whole", "rows")):
         one = update(5, kinds)
-        assert Layout.of(sparse.negative(one.arrays())) == one.layout
+        assert ROWS.negative(one).layout == one.layout
 
 
 def test_a_row_of_several_dimensions_and_one_without_are_summed_like_others() -> None:
@@ -253,8 +250,8 @@ def test_a_row_of_several_dimensions_and_one_without_are_summed_like_others() ->
         parts = []
         for rows in ([0, 2, 3], [2, 3, 5]):
             values = chance.integers(-100, 100, (3, *shape)).astype(np.int8)
-            parts.append(sparse.rows_of("w", np.array(rows), values, np.array([20, -2, 3], np.int8)))
-        total = sparse.total(*parts)
+            parts.append(rows_of("w", np.array(rows), values, np.array([20, -2, 3], np.int8)))
+        total = ROWS.total(*parts)
         got = np.ldexp(total["w[values]"].astype(float), total["w[exponents]"].reshape(-1, *[1] * len(shape)))
         expected = np.zeros((6, *shape))
         for each in parts:
@@ -265,20 +262,18 @@ def test_a_row_of_several_dimensions_and_one_without_are_summed_like_others() ->
 
 
 def test_rows_without_numbers_are_summed_too() -> None:
-    nothing = sparse.rows_of("w", np.array([1, 2]), np.zeros((2, 0), np.int8), np.zeros(2, np.int8))
-    assert sparse.total(nothing, nothing)["w[values]"].shape == (2, 0)
+    nothing = rows_of("w", np.array([1, 2]), np.zeros((2, 0), np.int8), np.zeros(2, np.int8))
+    assert ROWS.total(nothing, nothing)["w[values]"].shape == (2, 0)
 
 
 def test_few_rows_are_added_to_many_in_little_memory() -> None:
     many, few = (
-        sparse.rows_of(
-            "w", np.arange(0, 60_000, 60_000 // count), np.ones((count, 100), np.int8), np.zeros(count, np.int8)
-        )
+        rows_of("w", np.arange(0, 60_000, 60_000 // count), np.ones((count, 100), np.int8), np.zeros(count, np.int8))
         for count in (60_000, 100)
     )
     tracemalloc.start()
     try:
-        total = sparse.total(many, few)
+        total = ROWS.total(many, few)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -305,13 +300,13 @@ def test_the_log_sums_rows_whatever_it_is_cut_into(
     expected = dense(*sent[first - 1 :])
     total = segments.sum(first, len(sent))
     assert total is not None
-    equal(dense(sparse.read_whole(total)), expected)
+    equal(dense(read_whole(total)), expected)
     segments.fold(first, len(sent))
     folded = segments.sum(first, len(sent))
     assert folded is not None
-    equal(dense(sparse.read_whole(folded)), expected)
+    equal(dense(read_whole(folded)), expected)
     segments.retain(1, sent[0])
-    equal(dense(sparse.read_whole(segments.resolve(Negative(1))), sent[0]), dense())
+    equal(dense(read_whole(segments.resolve(Negative(1))), sent[0]), dense())
     segments.close()
 
 
@@ -344,7 +339,7 @@ def rows_part(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in parts.items() if value is not None}
 
 
-INTEGERS = {"w_values": np.ones((2, 3), np.int8), "w_exponents": np.zeros(2, np.int8)}
+IN_INTEGERS = {"w_values": np.ones((2, 3), np.int8), "w_exponents": np.zeros(2, np.int8)}
 
 
 @pytest.mark.parametrize(
@@ -360,14 +355,14 @@ INTEGERS = {"w_values": np.ones((2, 3), np.int8), "w_exponents": np.zeros(2, np.
         (rows_part(w_values=np.ones((3, 3), np.float32)), "expected 2 rows"),
         (rows_part(w_values=np.ones((2, 3))), "expected dtype float32"),
         (rows_part(w_values=np.ones((2, 3), np.int8)), "expected dtype float32"),
-        (rows_part(**{**INTEGERS, "w_exponents": np.zeros(3, np.int8)}), "an int8 exponent each row"),
-        (rows_part(**{**INTEGERS, "w_values": np.ones((2, 3), np.float32)}), "expected integers"),
+        (rows_part(**{**IN_INTEGERS, "w_exponents": np.zeros(3, np.int8)}), "an int8 exponent each row"),
+        (rows_part(**{**IN_INTEGERS, "w_values": np.ones((2, 3), np.float32)}), "expected integers"),
         ({**rows_part(), "count": np.zeros(2)}, "shape"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_named(arrays: dict[str, Any], words: str) -> None:
     with pytest.raises(MismatchError, match=words):
-        sparse.check_fit(Layout.of(arrays), LAYOUT)
+        ROWS.check_fit(Layout.of(arrays), LAYOUT)
 
 
 def bad_rows(rows: list[int]) -> Callable[[], dict[str, Any]]:
@@ -382,47 +377,46 @@ def bad_rows(rows: list[int]) -> Callable[[], dict[str, Any]]:
         bad_rows([-1, 4]),
         bad_rows([4, 20]),
         lambda: rows_part(w_rows=np.array([0, 5, 3], np.int32), w_values=np.ones((3, 3), np.float32)),
-        lambda: rows_part(**{**INTEGERS, "w_exponents": np.array([0, -65], np.int8)}),
-        lambda: rows_part(**{**INTEGERS, "w_exponents": np.array([0, 65], np.int8)}),
+        lambda: rows_part(**{**IN_INTEGERS, "w_exponents": np.array([0, -65], np.int8)}),
+        lambda: rows_part(**{**IN_INTEGERS, "w_exponents": np.array([0, 65], np.int8)}),
     ],
 )
 def test_numbers_that_cannot_be_added_are_refused(arrays: Callable[[], dict[str, Any]]) -> None:
     packed = Packed.of(arrays())
-    sparse.check_fit(packed.layout, LAYOUT)
+    ROWS.check_fit(packed.layout, LAYOUT)
     with pytest.raises(MismatchError):
-        sparse.check_rows(packed.layout, packed.arrays(), LAYOUT)
+        ROWS.check(packed, LAYOUT)
 
 
 def test_integers_in_units_of_their_own_are_for_arrays_of_floats() -> None:
     for dtype, fits in ((np.float32, True), (np.float64, True), (np.int64, False)):
         model = Layout.of({"w": np.zeros((20, 3), dtype)})
-        arrays = rows_part(**INTEGERS)
+        arrays = rows_part(**IN_INTEGERS)
         if fits:
-            sparse.check_fit(Layout.of(arrays), model)
+            ROWS.check_fit(Layout.of(arrays), model)
         else:
             with pytest.raises(MismatchError, match="'w' comes in units of powers of two"):
-                sparse.check_fit(Layout.of(arrays), model)
+                ROWS.check_fit(Layout.of(arrays), model)
 
 
 def test_an_update_of_whole_arrays_fits_if_its_layout_does() -> None:
-    sparse.check_fit(LAYOUT, LAYOUT)
-    sparse.check_rows(LAYOUT, MODEL, LAYOUT)
+    check(Packed.of(MODEL), LAYOUT)
     with pytest.raises(MismatchError, match="'w' is missing"):
-        sparse.check_fit(Layout.of({"v": MODEL["v"], "count": MODEL["count"]}), LAYOUT)
+        check(Packed.of({"v": MODEL["v"], "count": MODEL["count"]}), LAYOUT)
     with pytest.raises(MismatchError, match="'count': shape"):
-        sparse.check_fit(Layout.of({**rows_part(), "count": np.zeros(2)}), LAYOUT)
+        ROWS.check_fit(Layout.of({**rows_part(), "count": np.zeros(2)}), LAYOUT)
 
 
 def test_the_largest_and_the_smallest_units_are_good() -> None:
-    arrays = rows_part(**{**INTEGERS, "w_exponents": np.array([-64, 64], np.int8)})
-    sparse.check_rows(Layout.of(arrays), arrays, LAYOUT)
+    arrays = rows_part(**{**IN_INTEGERS, "w_exponents": np.array([-64, 64], np.int8)})
+    ROWS.check(Packed.of(arrays), LAYOUT)
 
 
 def test_good_ones_are_not() -> None:
     for seed in range(20):
         one = update(seed)
-        sparse.check_fit(one.layout, LAYOUT)
-        sparse.check_rows(one.layout, one.arrays(), LAYOUT)
+        ROWS.check_fit(one.layout, LAYOUT)
+        ROWS.check(one, LAYOUT)
 
 
 def test_nothing_of_a_file_is_left(tmp_path: Path) -> None:
@@ -439,9 +433,9 @@ def test_rows_are_added_to_a_part_of_the_model_as_to_all_of_it(step: int, kinds:
     for seed in range(20):
         each = update(seed, kinds)
         whole, parts = bytearray(LAYOUT.nbytes), bytearray()
-        sparse.add(LAYOUT, whole, each.layout, each.buffer)
+        ROWS.add(LAYOUT, whole, each)
         for start in range(0, LAYOUT.nbytes, step):
             block = bytearray(min(step, LAYOUT.nbytes - start))
-            sparse.add_within(LAYOUT, block, start, each)
+            ROWS.add_within(LAYOUT, block, start, each)
             parts += block
         assert parts == whole

@@ -1,4 +1,4 @@
-"""Updates that touch some rows only: they travel, and are kept and summed, as row numbers and rows.
+"""Rows: an update that touches some rows only. They travel, and are kept and summed, as row numbers and rows.
 
 An update names, for each array of the model, nothing (it did not change), the whole array under its own name, or
 
@@ -13,12 +13,14 @@ them touched, and every replica adds the same numbers whoever of its neighbors i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, Arrays, ArraySpec, Bytes, Layout, Packed, Payload, check_like
+from gossip.arrays import Array, Arrays, ArraySpec, Layout, Packed, Payload, Update, check_like
 from gossip.errors import MismatchError
+from gossip.updates.kind import read_whole
 
 ROWS, VALUES, EXPONENTS = "[rows]", "[values]", "[exponents]"
 SUFFIXES = (ROWS, VALUES, EXPONENTS)
@@ -35,39 +37,114 @@ PIECE_BYTES = 1 << 18
 """Rows are added in pieces of about so many bytes: what is gathered stays in the cache until it is written back."""
 
 
-def is_sparse(layout: Layout) -> bool:
-    """Whether an update of this layout holds rows of some array."""
-    return any(spec.name.endswith(ROWS) for spec in layout.specs)
-
-
 def rows_of(name: str, rows: Array, values: Array, exponents: Array | None = None) -> dict[str, Array]:
     """Rows of the array `name` as part of an update; `rows` are ascending and distinct."""
     part = {name + ROWS: rows.astype(np.int32, copy=False), name + VALUES: values}
     return part if exponents is None else {**part, name + EXPONENTS: exponents}
 
 
-# -------------------------------------------------------------------------------------------------------- checking
+@dataclass(frozen=True)
+class Rows:
+    """Updates of some rows of some arrays, beside others that are whole."""
 
+    suffixes = SUFFIXES
+    in_blocks = False
 
-def check_fit(layout: Layout, model: Layout) -> None:
-    """Raise `MismatchError` unless `layout` is the model's, or one of rows and whole arrays of the model."""
-    if not is_sparse(layout):
-        layout.check_fit(model)
-        return
-    theirs = {spec.name: spec for spec in model.specs}
-    mine = {spec.name: spec for spec in layout.specs}
-    for name, spec in mine.items():
-        base, suffix = _split(name)
-        if base not in theirs:
-            raise MismatchError(f"{base!r} is not one of the model's arrays {sorted(theirs)}")
-        if not suffix:
-            check_like(name, spec, theirs[name])
-        elif base in mine:
-            raise MismatchError(f"{base!r} is there as a whole and as rows, expected one of them")
-        elif suffix == ROWS:
-            _check_rows_like(base, mine, theirs[base])
-        elif base + ROWS not in mine:
-            raise MismatchError(f"{name!r} comes without {base + ROWS!r}")
+    def claims(self, layout: Layout) -> bool:
+        return any(spec.name.endswith(ROWS) for spec in layout.specs)
+
+    # ------------------------------------------------------------------------------------------------------ checking
+
+    def check_fit(self, layout: Layout, model: Layout) -> None:
+        theirs = {spec.name: spec for spec in model.specs}
+        mine = {spec.name: spec for spec in layout.specs}
+        for name, spec in mine.items():
+            base, suffix = _split(name)
+            if base not in theirs:
+                raise MismatchError(f"{base!r} is not one of the model's arrays {sorted(theirs)}")
+            if not suffix:
+                check_like(name, spec, theirs[name])
+            elif base in mine:
+                raise MismatchError(f"{base!r} is there as a whole and as rows, expected one of them")
+            elif suffix == ROWS:
+                _check_rows_like(base, mine, theirs[base])
+            elif base + ROWS not in mine:
+                raise MismatchError(f"{name!r} comes without {base + ROWS!r}")
+
+    def check(self, update: Update, model: Layout) -> None:
+        """Rows are rows of the model, and exponents within their limits."""
+        counts = {spec.name: spec.shape[0] for spec in model.specs if spec.shape}
+        for name, array in update.arrays().items():
+            base, suffix = _split(name)
+            if suffix == ROWS and array.size:
+                if array[0] < 0 or array[-1] >= counts[base] or not np.all(array[1:] > array[:-1]):
+                    raise MismatchError(f"{name!r}: expected ascending numbers of rows below {counts[base]}")
+            elif suffix == EXPONENTS and array.size and (array.min() < -EXPONENT_MAX or array.max() > EXPONENT_MAX):
+                raise MismatchError(
+                    f"{name!r}: {array.min()} to {array.max()}, expected {-EXPONENT_MAX} to {EXPONENT_MAX}"
+                )
+
+    # -------------------------------------------------------------------------------------------------------- adding
+
+    def add(self, model: Layout, buffer: Any, update: Payload) -> None:
+        targets, parts = model.views(buffer), read_whole(update).arrays()
+        for name, part in parts.items():
+            base, suffix = _split(name)
+            if not suffix:
+                np.add(targets[name], part, out=targets[name])
+            elif suffix == ROWS and part.size:
+                _add_rows(targets[base], part, parts[base + VALUES], parts.get(base + EXPONENTS))
+
+    def add_within(self, model: Layout, block: Any, start: int, update: Payload) -> None:
+        parts = read_whole(update).arrays()
+        stop = start + len(block)
+        for spec, offset in zip(model.specs, model.offsets, strict=True):
+            low, high = max(start, offset), min(stop, offset + spec.nbytes)
+            if low >= high or not (spec.name in parts or spec.name + ROWS in parts):
+                continue
+            target = np.frombuffer(block, spec.dtype, (high - low) // np.dtype(spec.dtype).itemsize, low - start)
+            first = (low - offset) // target.itemsize
+            if spec.name in parts:
+                np.add(target, parts[spec.name].reshape(-1)[first : first + target.size], out=target)
+                continue
+            width = spec.nbytes // target.itemsize // spec.shape[0]
+            top, bottom = first // width, -(-(first + target.size) // width)
+            rows = parts[spec.name + ROWS]
+            chosen = slice(*np.searchsorted(rows, (top, bottom)))
+            if chosen.start == chosen.stop:
+                continue
+            exponents = parts.get(spec.name + EXPONENTS)
+            values = floats(
+                parts[spec.name + VALUES][chosen], None if exponents is None else exponents[chosen], target.dtype
+            )
+            window = np.zeros((bottom - top, width), target.dtype)
+            window[rows[chosen] - top] = values.reshape(-1, width)
+            np.add(target, window.reshape(-1)[first - top * width :][: target.size], out=target)
+
+    def changed_rows(self, model: Layout, update: Payload) -> Iterator[tuple[str, Array | None]]:
+        for name, part in read_whole(update).arrays().items():
+            base, suffix = _split(name)
+            if suffix in ("", ROWS):
+                yield base, part if suffix else None
+
+    # ------------------------------------------------------------------------------------------------------- summing
+
+    def total(self, left: Arrays, right: Arrays) -> dict[str, Array]:
+        """Rows that either touched. Never None."""
+        bases = sorted({_split(name)[0] for name in (*left, *right)})
+        result: dict[str, Array] = {}
+        for base in bases:
+            one, other = (_part(arrays, base) for arrays in (left, right))
+            result.update(_sum_parts(base, one, other))
+        return result
+
+    def negative(self, update: Payload) -> Packed:
+        return Packed.of(
+            {
+                name: array if _split(name)[1] in (ROWS, EXPONENTS) else _negated(array)
+                for name, array in read_whole(update).arrays().items()
+            }
+        )
 
 
 def _check_rows_like(base: str, mine: Mapping[str, ArraySpec], expected: ArraySpec) -> None:
@@ -88,45 +165,6 @@ def _check_rows_like(base: str, mine: Mapping[str, ArraySpec], expected: ArraySp
         raise MismatchError(f"{base!r} comes in units of powers of two, expected none for {expected}")
 
 
-def check_rows(layout: Layout, arrays: Arrays, model: Layout) -> None:
-    """Raise `MismatchError` for rows that are not rows of `model`, and for exponents out of range."""
-    if not is_sparse(layout):
-        return
-    counts = {spec.name: spec.shape[0] for spec in model.specs if spec.shape}
-    for name, array in arrays.items():
-        base, suffix = _split(name)
-        if suffix == ROWS and array.size:
-            if array[0] < 0 or array[-1] >= counts[base] or not np.all(array[1:] > array[:-1]):
-                raise MismatchError(f"{name!r}: expected ascending numbers of rows below {counts[base]}")
-        elif suffix == EXPONENTS and array.size and (array.min() < -EXPONENT_MAX or array.max() > EXPONENT_MAX):
-            raise MismatchError(f"{name!r}: {array.min()} to {array.max()}, expected {-EXPONENT_MAX} to {EXPONENT_MAX}")
-
-
-# ---------------------------------------------------------------------------------------------------------- adding
-
-
-def add(model: Layout, buffer: Any, layout: Layout, data: Bytes) -> None:
-    """Add the whole packed update `data` of `layout` to the packed `buffer` of the model, in place."""
-    if not is_sparse(layout):
-        model.add(buffer, data, 0, model.nbytes)
-        return
-    targets, parts = model.views(buffer), layout.views(data)
-    for name, part in parts.items():
-        base, suffix = _split(name)
-        if not suffix:
-            np.add(targets[name], part, out=targets[name])
-        elif suffix == ROWS and part.size:
-            _add_rows(targets[base], part, parts[base + VALUES], parts.get(base + EXPONENTS))
-
-
-def changed_rows(layout: Layout, data: Bytes) -> Iterator[tuple[str, Array]]:
-    """(name, rows), each (n,), of the arrays of which the packed update `data` has rows."""
-    for name, part in layout.views(data).items():
-        base, suffix = _split(name)
-        if suffix == ROWS:
-            yield base, part
-
-
 def _add_rows(target: Array, rows: Array, values: Array, exponents: Array | None) -> None:
     step = max(1, PIECE_BYTES // max(1, target[:1].nbytes))
     for start in range(0, len(rows), step):
@@ -136,68 +174,12 @@ def _add_rows(target: Array, rows: Array, values: Array, exponents: Array | None
         target[rows[piece]] = some
 
 
-def add_within(model: Layout, block: Any, start: int, update: Packed) -> None:
-    """Add the part of a sparse `update` that lies within bytes [start, start + len(block)) of the packed model."""
-    parts = update.arrays()
-    stop = start + len(block)
-    for spec, offset in zip(model.specs, model.offsets, strict=True):
-        low, high = max(start, offset), min(stop, offset + spec.nbytes)
-        if low >= high or not (spec.name in parts or spec.name + ROWS in parts):
-            continue
-        target = np.frombuffer(block, spec.dtype, (high - low) // np.dtype(spec.dtype).itemsize, low - start)
-        first = (low - offset) // target.itemsize
-        if spec.name in parts:
-            np.add(target, parts[spec.name].reshape(-1)[first : first + target.size], out=target)
-            continue
-        width = spec.nbytes // target.itemsize // spec.shape[0]
-        top, bottom = first // width, -(-(first + target.size) // width)
-        rows = parts[spec.name + ROWS]
-        chosen = slice(*np.searchsorted(rows, (top, bottom)))
-        if chosen.start == chosen.stop:
-            continue
-        exponents = parts.get(spec.name + EXPONENTS)
-        values = floats(
-            parts[spec.name + VALUES][chosen], None if exponents is None else exponents[chosen], target.dtype
-        )
-        window = np.zeros((bottom - top, width), target.dtype)
-        window[rows[chosen] - top] = values.reshape(-1, width)
-        np.add(target, window.reshape(-1)[first - top * width :][: target.size], out=target)
-
-
 def floats(values: Array, exponents: Array | None, dtype: Any) -> Array:
     """The rows as plain numbers."""
     if exponents is None:
         return values
     units = np.ldexp(np.ones((), dtype), exponents.astype(np.int32))
     return np.multiply(values, units.reshape(-1, *[1] * (values.ndim - 1)), dtype=dtype)
-
-
-# --------------------------------------------------------------------------------------------------------- summing
-
-
-def total(left: Arrays, right: Arrays) -> dict[str, Array]:
-    """The sum of two updates of one model, as new arrays; rows that either touched."""
-    bases = sorted({_split(name)[0] for name in (*left, *right)})
-    result: dict[str, Array] = {}
-    for base in bases:
-        one, other = (_part(arrays, base) for arrays in (left, right))
-        result.update(_sum_parts(base, one, other))
-    return result
-
-
-def negative(arrays: Arrays) -> dict[str, Array]:
-    """Minus an update, as new arrays."""
-    return {
-        name: array.copy() if _split(name)[1] in (ROWS, EXPONENTS) else _negated(array)
-        for name, array in arrays.items()
-    }
-
-
-def read_whole(payload: Payload) -> Packed:
-    """An update in memory."""
-    if isinstance(payload, Packed):
-        return payload
-    return Packed(payload.layout, payload.read(0, payload.layout.nbytes))
 
 
 def _negated(array: Array) -> Array:
@@ -302,13 +284,3 @@ def _split(name: str) -> tuple[str, str]:
             if name.endswith(suffix):
                 return name.removesuffix(suffix), suffix
     return name, ""
-
-
-def parts(layout: Layout) -> Iterator[str]:
-    """The model's arrays that an update of this layout touches."""
-    seen = set()
-    for spec in layout.specs:
-        base = _split(spec.name)[0]
-        if base not in seen:
-            seen.add(base)
-            yield base

@@ -10,13 +10,13 @@ one dimension, where a stamp would be larger than what it is for.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip.arrays import ArraySpec, Bytes, Layout
-from gossip.sparse import changed_rows, is_sparse
+from gossip.arrays import Array, ArraySpec, Layout
 
 COUNT_BYTES = 8
 
@@ -35,12 +35,12 @@ class RowStamps:
         """Updates so far."""
         return int(self._count[0])
 
-    def stamp(self, layout: Layout, data: Bytes) -> None:
-        """Before the packed update `data` of `layout` is added."""
-        if is_sparse(layout):
-            for name, rows in changed_rows(layout, data):
-                if name in self._stamps:
-                    self._stamps[name][rows] = self.count + 1
+    def stamp(self, changed: Iterable[tuple[str, Array | None]]) -> None:
+        """Before an update is added, which changes these rows: (name, rows), None for an array that may change whole
+        (`Kind.changed_rows`)."""
+        for name, rows in changed:
+            if rows is not None and name in self._stamps:
+                self._stamps[name][rows] = self.count + 1
 
     def done(self) -> None:
         """After it was added."""

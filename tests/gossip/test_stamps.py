@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from gossip.arrays import Layout, Packed
-from gossip.row_stamps import RowStamps, stamps_bytes
-from gossip.sparse import rows_of
+from gossip.updates import kind_of
+from gossip.updates.rows import rows_of
+from gossip.updates.stamps import RowStamps, stamps_bytes
 
 MODEL = Layout.of({"v": np.zeros((50, 3), np.float32), "u": np.zeros((20, 2, 2)), "n": np.zeros(4)})
 
@@ -22,7 +23,7 @@ def update_of(**rows: list[int]) -> Packed:
 
 
 def add(stamps: RowStamps, update: Packed) -> None:
-    stamps.stamp(update.layout, update.buffer)
+    stamps.stamp(kind_of(update.layout).changed_rows(MODEL, update))
     stamps.done()
 
 
@@ -42,7 +43,7 @@ def test_rows_changed_since_a_count_are_found_and_no_others() -> None:
 def test_a_row_that_is_being_changed_while_somebody_looks_is_found_again() -> None:
     stamps = RowStamps(MODEL)
     update = update_of(v=[3])
-    stamps.stamp(update.layout, update.buffer)
+    stamps.stamp(kind_of(update.layout).changed_rows(MODEL, update))
     noted = stamps.count  # the writer is between the stamp and its end: what is read of the row may be old
     assert stamps.since("v", 0).tolist() == [3]
     stamps.done()

@@ -1,0 +1,10 @@
+"""Updates: how what was learned travels, is kept, summed and added to a model.
+
+An update is a set of named arrays. Of which *kind* it is, its arrays' names say; `gossip.updates.table` has the kinds
+that every peer knows, and finds that of an update. `gossip.updates.kind` says what a kind has to do.
+"""
+
+from gossip.updates.kind import Kind, read_whole
+from gossip.updates.table import KINDS, check, kind_of, merge, total, with_kinds
+
+__all__ = ["KINDS", "Kind", "check", "kind_of", "merge", "read_whole", "total", "with_kinds"]

@@ -1,0 +1,70 @@
+"""Which kinds of updates there are, and what is done with an update whatever its kind.
+
+The kinds of a run are a tuple, tried in order: the first that claims an update's layout is its kind. `KINDS` are those
+that every peer knows; with `with_kinds(...)` others go before them. The tuple is given to the peers of a run
+(`gossip.peer.Settings.kinds`) and to whoever owns a replica: there is no registry that an import could fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gossip.arrays import Layout, Packed, Payload, Update, check_finite
+from gossip.errors import UsageError
+from gossip.updates.dense import Dense
+from gossip.updates.kind import Kind, read_whole
+from gossip.updates.rows import Rows
+from gossip.updates.stamps import RowStamps
+
+Kinds = tuple[Kind, ...]
+
+KINDS: Kinds = (Rows(), Dense())
+
+
+def with_kinds(more: Iterable[Kind]) -> Kinds:
+    """`KINDS`, behind others.
+
+    Raises:
+        UsageError: two of them have names of arrays in common, so that updates could be of either.
+    """
+    kinds = (*more, *KINDS)
+    seen: dict[str, Kind] = {}
+    for kind in kinds:
+        for suffix in kind.suffixes:
+            if suffix in seen:
+                raise UsageError(f"{kind!r} and {seen[suffix]!r} both have arrays that end in {suffix!r}")
+            seen[suffix] = kind
+    return kinds
+
+
+def kind_of(layout: Layout, kinds: Kinds = KINDS) -> Kind:
+    """The kind of updates of this layout."""
+    return next(kind for kind in kinds if kind.claims(layout))
+
+
+def check(update: Update, model: Layout, kinds: Kinds = KINDS) -> None:
+    """Raise `MismatchError` unless an update that anybody may have sent can be added to `model`."""
+    kind = kind_of(update.layout, kinds)
+    kind.check_fit(update.layout, model)
+    if not update.is_finite:
+        check_finite(update.arrays())  # which says where
+    kind.check(update, model)
+
+
+def merge(model: Layout, buffer: Any, stamps: RowStamps, payload: Payload, kinds: Kinds = KINDS) -> None:
+    """Add an update to the packed `buffer` of a replica in place, and stamp the rows that it changes."""
+    kind = kind_of(payload.layout, kinds)
+    update = payload if kind.in_blocks else read_whole(payload)
+    stamps.stamp(kind.changed_rows(model, update))
+    kind.add(model, buffer, update)
+    stamps.done()
+
+
+def total(one: Packed, other: Packed, kinds: Kinds = KINDS) -> Packed | None:
+    """The sum of two updates in memory; None where only whole arrays hold it."""
+    kind = kind_of(one.layout, kinds)
+    if kind is not kind_of(other.layout, kinds):
+        return None
+    found = kind.total(one.arrays(), other.arrays())
+    return None if found is None else Packed.of(found)
