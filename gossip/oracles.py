@@ -132,7 +132,7 @@ class View:
         """Since when nobody who is gone has a smaller name than all who are here."""
         self.left = False
         self.adverts: dict[PeerId, Advert] = {}
-        """The last from each, in the order in which they came."""
+        """The newest from each."""
         self.told: dict[PeerId, int] = {}
         """How far each lane is, as its peer said."""
         self.gone_at: dict[PeerId, float] = {}
@@ -199,7 +199,8 @@ class Oracles:
         if isinstance(message, Advert):
             if message.peer in lane.origins:  # or it was not introduced yet
                 view.told[message.peer] = max(view.told.get(message.peer, 0), message.n)
-            if message.peer in peer.members:
+            newest = view.adverts.get(message.peer)
+            if message.peer in peer.members and (newest is None or message.k >= newest.k):
                 view.adverts[message.peer] = message
         if isinstance(event, Progressed):
             view.arrives_at[event.peer] = now
