@@ -614,18 +614,16 @@ class Oracles:
 
     def _best(self, now: float, view: View, peer: Peer) -> PeerId | None:
         """Who has most of the lanes of those that are dead for long enough, if it has more than this one."""
-        settled = now - peer.settings.settle_s
-        dead = [lane for lane, at in (*view.gone_at.items(), *view.strangers_at.items()) if at <= settled]
+        since = (*view.gone_at.items(), *view.strangers_at.items())
+        dead = [lane for lane, at in since if now >= at + peer.settings.settle_s]  # as it reckons, to the last bit
         if not dead or now < view.returned_at + RETURN_S:
             return None
-        mine = peer.replicator.frontiers()
-        ranks = [(sum([mine.get(lane, 0) for lane in dead]), peer.me)]
+        ranks: dict[PeerId, Mapping[PeerId, int]] = {peer.me: peer.replicator.frontiers()}
         for other, advert in view.adverts.items():
-            theirs = advert.all_frontiers
-            if advert.ready and other not in peer._gone and any(theirs.get(d, 0) != mine.get(d, 0) for d in dead):
-                ranks.append((sum([theirs.get(lane, 0) for lane in dead]), other))
-        best = max(ranks)[1]
-        return best if best != peer.me else None
+            if advert.ready and other not in peer._gone:
+                ranks[other] = advert.all_frontiers
+        most = max([(sum([lanes.get(lane, 0) for lane in dead]), other) for other, lanes in ranks.items()])[1]
+        return most if any(ranks[most].get(lane, 0) != ranks[peer.me].get(lane, 0) for lane in dead) else None
 
     def _check_number(self, view: View, me: PeerId, k: int) -> None:
         """Each pull and each adoption has its own, and later ones a higher."""

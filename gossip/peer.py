@@ -396,16 +396,14 @@ class Peer:
             return
         if not self.ready or self.adopter is None or self.adopter.under_way:
             return
-        mine = self.replicator.frontiers()
-        best, best_peer = (sum(mine.get(lane, 0) for lane in dead), self.me), None
-        for peer in self._donors():
-            theirs = self.members[peer].frontiers
-            rank = (sum(theirs.get(lane, 0) for lane in dead), peer)
-            if rank > best and any(theirs.get(lane, 0) != mine.get(lane, 0) for lane in dead):
-                best, best_peer = rank, peer
-        if best_peer is not None:
+        ranks = {
+            self.me: self.replicator.frontiers(),
+            **{peer: self.members[peer].frontiers for peer in self._donors()},
+        }
+        best = max(ranks, key=lambda peer: (sum(ranks[peer].get(lane, 0) for lane in dead), peer))
+        if any(ranks[best].get(lane, 0) != ranks[self.me].get(lane, 0) for lane in dead):
             self.adopter.needed = True
-            self.adopter.preferred = best_peer
+            self.adopter.preferred = best
 
     # ------------------------------------------------------------------------------------------------------- lanes
 

@@ -650,7 +650,7 @@ FAR = st.dictionaries(st.sampled_from([B, X, Y]), st.integers(0, 2))
 def test_the_one_that_has_most_of_the_dead_lanes_gives_its_replica(
     mine: dict[PeerId, int], theirs: dict[PeerId, dict[PeerId, int]]
 ) -> None:
-    """Of those that have as much the one with the largest name, but for who has just the same."""
+    """Of those that have as much the one with the largest name; who has just the same as that one adopts nothing."""
     peer = Peer(ME, UPDATE.layout, chance=Random(1))
     for other in (*theirs, B):
         peer.handle(Joined(other), 0.0)
@@ -663,9 +663,21 @@ def test_the_one_that_has_most_of_the_dead_lanes_gives_its_replica(
     def of(frontiers: dict[PeerId, int]) -> list[int]:
         return [frontiers.get(lane, 0) for lane in (B, X, Y)]
 
-    others = [(sum(of(frontiers)), other) for other, frontiers in theirs.items() if of(frontiers) != of(mine)]
-    most = max([(sum(of(mine)), ME), *others])[1]
-    assert donors(peer.handle(Ticked(), SETTLE_S)) == {most} - {ME}
+    most = max([(sum(of(frontiers)), other) for other, frontiers in {**theirs, ME: mine}.items()])[1]
+    wanted = {most} if of({**theirs, ME: mine}[most]) != of(mine) else set()
+    assert donors(peer.handle(Ticked(), SETTLE_S)) == wanted
+
+
+def test_who_has_the_same_as_the_one_that_has_most_does_not_adopt_from_the_next() -> None:
+    """It would adopt from the first then, and from the next again, as long as there are the two."""
+    peer = started(others=(A, B, X, PeerId("n")), chance=Random(1))
+    for dead in (A, B):
+        peer.handle(Departed(dead), 0.0)
+    peer.handle(answer(1, 2), 0.1)
+    peer.handle(answer(1, 1, lane=B), 0.1)
+    peer.handle(Received(Advert(X, 0, {A: 2, B: 1})), 0.2)
+    peer.handle(Received(Advert(PeerId("n"), 0, {A: 1, B: 2})), 0.2)
+    assert donors(peer.handle(Ticked(), SETTLE_S)) == set()
 
 
 def test_the_lane_of_a_stranger_is_dead_a_while_after_it_was_first_heard_of() -> None:
