@@ -939,6 +939,16 @@ def test_an_update_is_kept_until_who_was_out_of_reach_has_said_again_that_it_has
     assert released(peer.handle(Received(Advert(A, 0, {ME: 1})), 0.7)) == [1]
 
 
+def test_the_advert_that_brings_one_back_may_be_of_before_and_is_not_believed_alone() -> None:
+    peer = started(Settings(detection=Detection()), others=(A,), chance=Random(1))
+    peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
+    tick_until(peer, 60.0)
+    assert peer.members[A].departed_at is not None
+    assert released(peer.handle(Received(Advert(A, 0, {ME: 1})), 60.1)) == []
+    assert peer.members[A].departed_at is None
+    assert released(peer.handle(Received(Advert(A, 0, {ME: 1})), 60.2)) == [1]
+
+
 def test_an_update_is_kept_until_who_adopts_has_come_out_with_it() -> None:
     peer = started(others=(A, B))
     peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
