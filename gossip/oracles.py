@@ -8,10 +8,11 @@ which most are mended before:
 - what is known to be missing is asked for: at once, of one at a time, and not again while the answer may come;
 - who adopts merges nothing meanwhile, and asks a donor only when all whom it hears have pinned;
 - what a peer knows of units is what its replica holds; none is taken back but for an earlier attempt, and nothing is
-  dropped that somebody lacks;
-- what is pinned stays until its adopter has used it or given up, and holds all places where the donor may be;
+  released or dropped that somebody lacks;
+- what is pinned stays until its adopter has used it or given up, and holds all places where the donor may be, and the
+  one where a replica that was given stands;
 - nobody adopts without a reason, from one that cannot give, or for longer than it may take; who can give does;
-- an epoch is dropped when all were heard to have as much of it;
+- an epoch is dropped when all, by the newest that was heard of each, have as much of it;
 - who was just heard is not taken for dead, and who was not heard for long is;
 - everybody advertises when something changed and every so often anyway, and nobody is busy without end.
 """
@@ -132,7 +133,7 @@ class View:
         """Since when nobody who is gone has a smaller name than all who are here."""
         self.left = False
         self.adverts: dict[PeerId, Advert] = {}
-        """The last from each, in the order in which they came."""
+        """The newest from each."""
         self.told: dict[PeerId, int] = {}
         """How far each lane is, as its peer said."""
         self.gone_at: dict[PeerId, float] = {}
@@ -159,6 +160,10 @@ class View:
         """Of its newest pull or adoption."""
         self.asked_at: dict[PeerId, float] = {}
         """By origin: the last pull."""
+        self.learned: dict[PeerId, int] = {}
+        """Where the lanes stood when something was learned of epochs that are over and not dropped,"""
+        self.awaited: set[PeerId] = set()
+        """and whom it knew then."""
         self.exhausted_until: float | None = None
 
 
@@ -199,7 +204,8 @@ class Oracles:
         if isinstance(message, Advert):
             if message.peer in lane.origins:  # or it was not introduced yet
                 view.told[message.peer] = max(view.told.get(message.peer, 0), message.n)
-            if message.peer in peer.members:
+            newest = view.adverts.get(message.peer)
+            if message.peer in peer.members and (newest is None or message.k >= newest.k):
                 view.adverts[message.peer] = message
         if isinstance(event, Progressed):
             view.arrives_at[event.peer] = now
@@ -277,7 +283,8 @@ class Oracles:
         if merged or isinstance(event, Closed):
             self._check_units(me, peer)
         if not isinstance(event, Started):
-            self._check_closing(view, me, peer)
+            late = isinstance(message, Range) and merged and any(s.epoch < view.closed for s in message.marks)
+            self._check_closing(view, me, peer, adopted, late, effects)
         if peer.identities.closed != view.closed:
             view.closed, view.waits_for = peer.identities.closed, set(peer.members)
         if peer.identities.dropped != view.dropped:
@@ -462,7 +469,12 @@ class Oracles:
         known = view.pins.get(asker, (0, frozenset[int]()))[0]
         if given and request.k < max(known, view.pull_k.get(asker, 0)):
             raise ViolationError(f"{me} gives its replica for {request}, which is older than what came before")
+        pin = lane.pins.get(asker)
         for state in given:
+            # it may have taken something back since, in the same step: then it is further itself
+            kept = pin is not None and pin.k == request.k and state.frontiers[me] in pin.boundaries
+            if asker in lane.members and not kept:
+                raise ViolationError(f"{me} gives {state.frontiers[me]} updates for {request}, and keeps {pin}")
             over = peer.identities.dropped if request.pinned else peer.identities.closed
             if (state.closed, state.units) != (over, peer.identities.units):
                 raise ViolationError(f"{me} gives {state.closed} epochs and {state.units} units, and has {over}")
@@ -569,6 +581,11 @@ class Oracles:
         stopped = view.adopting and not adopter.under_way and not adopted
         if best is not None and peer.ready and not stopped and not (adopter.needed or adopter.under_way):
             raise ViolationError(f"{me} has less of the dead lanes than {best}, and does not adopt")
+        if adopter.needed and peer.ready and (not view.needs or stopped or adopted):
+            origin = peer.replicator.origins.get(message.peer) if isinstance(message, Unknown) else None
+            lost = isinstance(message, Unknown) and origin is not None and origin.frontier == message.frontier
+            if best is None and not lost:
+                raise ViolationError(f"{me} is to adopt a replica, for no reason")
         if stopped:
             self._check_given_up(now, view, me, peer, effects)
         if stopped or adopted:
@@ -613,18 +630,16 @@ class Oracles:
 
     def _best(self, now: float, view: View, peer: Peer) -> PeerId | None:
         """Who has most of the lanes of those that are dead for long enough, if it has more than this one."""
-        settled = now - peer.settings.settle_s
-        dead = [lane for lane, at in (*view.gone_at.items(), *view.strangers_at.items()) if at <= settled]
+        since = (*view.gone_at.items(), *view.strangers_at.items())
+        dead = [lane for lane, at in since if now >= at + peer.settings.settle_s]  # as it reckons, to the last bit
         if not dead or now < view.returned_at + RETURN_S:
             return None
-        mine = peer.replicator.frontiers()
-        ranks = [(sum([mine.get(lane, 0) for lane in dead]), peer.me)]
+        ranks: dict[PeerId, Mapping[PeerId, int]] = {peer.me: peer.replicator.frontiers()}
         for other, advert in view.adverts.items():
-            theirs = advert.all_frontiers
-            if advert.ready and other not in peer._gone and any(theirs.get(d, 0) != mine.get(d, 0) for d in dead):
-                ranks.append((sum([theirs.get(lane, 0) for lane in dead]), other))
-        best = max(ranks)[1]
-        return best if best != peer.me else None
+            if advert.ready and other not in peer._gone:
+                ranks[other] = advert.all_frontiers
+        most = max([(sum([lanes.get(lane, 0) for lane in dead]), other) for other, lanes in ranks.items()])[1]
+        return most if any(ranks[most].get(lane, 0) != ranks[peer.me].get(lane, 0) for lane in dead) else None
 
     def _check_number(self, view: View, me: PeerId, k: int) -> None:
         """Each pull and each adoption has its own, and later ones a higher."""
@@ -643,11 +658,26 @@ class Oracles:
 
     # ------------------------------------------------------------------------------------------------------- closing
 
-    def _check_closing(self, view: View, me: PeerId, peer: Peer) -> None:
-        """Epochs are over for good."""
-        known = peer.identities
+    def _check_closing(
+        self, view: View, me: PeerId, peer: Peer, adopted: bool, late: bool, effects: list[Effect]
+    ) -> None:
+        """Epochs are over for good, and dropped when all are heard to have what this one had when it learned of it.
+
+        Nobody needs to have what it took back at that: it is a unit less, whoever has dropped the epoch.
+        """
+        known, lane = peer.identities, peer.replicator
         if known.closed < view.closed or known.dropped < view.dropped:
             raise ViolationError(f"{me} takes epochs for open that were over: {known.closed}, {known.dropped}")
+        if known.closed > view.closed or adopted or late:
+            withdrawn = sum(isinstance(e, Deliver) and isinstance(e.payload, Negative) for e in effects)
+            view.learned, view.awaited = {**lane.frontiers(), me: lane.n - withdrawn}, set(peer.members)
+        if known.dropped == view.dropped or adopted:
+            return
+        for other in view.awaited:
+            theirs = view.adverts[other].all_frontiers if other in view.adverts else {}
+            lacks = [lane for lane, n in view.learned.items() if theirs.get(lane, 0) < n]
+            if not peer.members[other].forgotten and (other in peer._gone or lacks):
+                raise ViolationError(f"{me} drops {known.dropped} epochs, and has not heard that {other} has as much")
 
     # ----------------------------------------------------------------------------------------------------- in time
 
@@ -796,6 +826,8 @@ class Oracles:
             host = self._swarm.peers[other]
             if not member.reads or not host.alive or (member.forgotten and many):
                 continue
+            if host.peer.replicator.frontiers().get(me, 0) < number:
+                raise ViolationError(f"{me} releases {number}, which {other} lacks")
             for entry in self._marks.get(other, ())[frontiers.get(other, 0) + 1 :]:
                 if any(mark.unit == unit and (mark.attempt, other) < (attempt, me) for mark in entry):
                     raise ViolationError(f"{me} releases {number}, of which {other} published an earlier attempt")

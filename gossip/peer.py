@@ -116,6 +116,8 @@ class Member:
     ready: bool = False
     frontiers: Mapping[PeerId, int] = field(default_factory=dict)
     """Of its newest advert."""
+    k: int = 0
+    """Of the same: an adoption raises it, and may take its frontiers back in lanes of the dead."""
     departed_at: float | None = None
     forgotten: bool = False
 
@@ -127,7 +129,8 @@ class Retained:
     unit: Unit
     attempt: int
     known_to: dict[PeerId, int] = field(default_factory=dict)
-    """Readers that have it, and how far their lane was then: what they publish later is gated by it."""
+    """Readers that have it, and how far their lane was then: what they publish later is gated by it. Not those that
+    adopt or are out of reach: they may come out of that without it, and publish the unit."""
 
 
 class Peer:
@@ -171,7 +174,7 @@ class Peer:
         self._closing: dict[PeerId, int] = {}
         """How far each lane was here when the last was learned of epochs that are closed, and not dropped yet."""
         self._awaited: set[PeerId] = set()
-        """Who had less of some lane when it was last heard."""
+        """Who must have as much before these are dropped."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
@@ -396,16 +399,14 @@ class Peer:
             return
         if not self.ready or self.adopter is None or self.adopter.under_way:
             return
-        mine = self.replicator.frontiers()
-        best, best_peer = (sum(mine.get(lane, 0) for lane in dead), self.me), None
-        for peer in self._donors():
-            theirs = self.members[peer].frontiers
-            rank = (sum(theirs.get(lane, 0) for lane in dead), peer)
-            if rank > best and any(theirs.get(lane, 0) != mine.get(lane, 0) for lane in dead):
-                best, best_peer = rank, peer
-        if best_peer is not None:
+        ranks = {
+            self.me: self.replicator.frontiers(),
+            **{peer: self.members[peer].frontiers for peer in self._donors()},
+        }
+        best = max(ranks, key=lambda peer: (sum(ranks[peer].get(lane, 0) for lane in dead), peer))
+        if any(ranks[best].get(lane, 0) != ranks[self.me].get(lane, 0) for lane in dead):
             self.adopter.needed = True
-            self.adopter.preferred = best_peer
+            self.adopter.preferred = best
 
     # ------------------------------------------------------------------------------------------------------- lanes
 
@@ -429,6 +430,8 @@ class Peer:
         """Take back what came second, and release what nobody can come before any more."""
         effects: list[Effect] = []
         for number, retained in list(self._retained.items()):
+            for peer in (*self._gone, *self.replicator.pins):
+                retained.known_to.pop(peer, None)
             earlier = self._earlier(retained)
             if any(self._stands(lane, now) for lane in earlier):
                 mark = Mark(retained.unit, retained.attempt, withdraws=True)
@@ -474,16 +477,22 @@ class Peer:
         if self.membership is not None:
             self.membership.on_rumors(advert.rumors, now)
         if member is not None:
-            member.ready = advert.ready
-            member.frontiers = advert.all_frontiers
+            if advert.k >= member.k:  # else it is of before a pull or an adoption
+                member.ready, member.frontiers, member.k = advert.ready, advert.all_frontiers, advert.k
+                self._note_known(advert, seen)
             unknown = advert.frontiers.keys() - self.members.keys()
             self._lanes_changed |= bool(self._strangers) or not unknown <= {self.me}
-            for number, retained in self._retained.items():
-                if seen >= number:
-                    retained.known_to.setdefault(advert.peer, advert.n)
         if member is None or not member.reads or not advert.ready or member.forgotten:
             return []
         return self.replicator.acknowledge(advert.peer, seen, advert.k)
+
+    def _note_known(self, advert: Advert, seen: int) -> None:
+        """Which of the updates that may have to be taken back its peer has; that may be fewer than it had."""
+        for number, retained in self._retained.items():
+            if seen < number:
+                retained.known_to.pop(advert.peer, None)
+            elif advert.peer not in self._gone:
+                retained.known_to.setdefault(advert.peer, advert.n)
 
     def _on_range(self, message: Range) -> list[Effect]:
         if not self.ready or not self.replicator.is_next(message):
@@ -586,16 +595,16 @@ class Peer:
     def _drop_closed(self) -> None:
         if self.identities.dropped == self.identities.closed or not self.ready:
             return
-        for peer in list(self._awaited):
-            member = self.members[peer]
-            theirs = member.frontiers
-            level = peer not in self._gone and all(theirs.get(lane, 0) >= n for lane, n in self._closing.items())
-            if level or member.forgotten:
-                self._awaited.discard(peer)
-        if not self._awaited:
-            retained = [retained.unit for retained in self._retained.values()]
-            self.identities.drop(self.identities.closed, retained)
-            self._closing = {}
+        awaited = [peer for peer in self._awaited if not self.members[peer].forgotten]
+        if not self._gone.isdisjoint(awaited):
+            return
+        for peer in awaited:  # all at once: who had as much may have less again, of the lanes of the dead
+            theirs = self.members[peer].frontiers
+            if any(theirs.get(lane, 0) < n for lane, n in self._closing.items()):
+                return
+        retained = [retained.unit for retained in self._retained.values()]
+        self.identities.drop(self.identities.closed, retained)
+        self._closing, self._awaited = {}, set()
 
     # ------------------------------------------------------------------------------------------------------- timers
 

@@ -650,7 +650,7 @@ FAR = st.dictionaries(st.sampled_from([B, X, Y]), st.integers(0, 2))
 def test_the_one_that_has_most_of_the_dead_lanes_gives_its_replica(
     mine: dict[PeerId, int], theirs: dict[PeerId, dict[PeerId, int]]
 ) -> None:
-    """Of those that have as much the one with the largest name, but for who has just the same."""
+    """Of those that have as much the one with the largest name; who has just the same as that one adopts nothing."""
     peer = Peer(ME, UPDATE.layout, chance=Random(1))
     for other in (*theirs, B):
         peer.handle(Joined(other), 0.0)
@@ -663,9 +663,21 @@ def test_the_one_that_has_most_of_the_dead_lanes_gives_its_replica(
     def of(frontiers: dict[PeerId, int]) -> list[int]:
         return [frontiers.get(lane, 0) for lane in (B, X, Y)]
 
-    others = [(sum(of(frontiers)), other) for other, frontiers in theirs.items() if of(frontiers) != of(mine)]
-    most = max([(sum(of(mine)), ME), *others])[1]
-    assert donors(peer.handle(Ticked(), SETTLE_S)) == {most} - {ME}
+    most = max([(sum(of(frontiers)), other) for other, frontiers in {**theirs, ME: mine}.items()])[1]
+    wanted = {most} if of({**theirs, ME: mine}[most]) != of(mine) else set()
+    assert donors(peer.handle(Ticked(), SETTLE_S)) == wanted
+
+
+def test_who_has_the_same_as_the_one_that_has_most_does_not_adopt_from_the_next() -> None:
+    """It would adopt from the first then, and from the next again, as long as there are the two."""
+    peer = started(others=(A, B, X, PeerId("n")), chance=Random(1))
+    for dead in (A, B):
+        peer.handle(Departed(dead), 0.0)
+    peer.handle(answer(1, 2), 0.1)
+    peer.handle(answer(1, 1, lane=B), 0.1)
+    peer.handle(Received(Advert(X, 0, {A: 2, B: 1})), 0.2)
+    peer.handle(Received(Advert(PeerId("n"), 0, {A: 1, B: 2})), 0.2)
+    assert donors(peer.handle(Ticked(), SETTLE_S)) == set()
 
 
 def test_the_lane_of_a_stranger_is_dead_a_while_after_it_was_first_heard_of() -> None:
@@ -683,6 +695,16 @@ def test_only_one_that_was_taken_for_dead_and_is_back_puts_off_what_is_done_abou
     peer.handle(Returned(A), 0.9 + SETTLE_S)  # it was never away
     peer.handle(Departed(B), 0.9 + SETTLE_S)  # nor did this one come back
     assert donors(peer.handle(Ticked(), 1.0 + SETTLE_S)) == {A}
+
+
+def test_what_an_overtaken_advert_says_of_a_dead_lane_is_no_reason_to_adopt() -> None:
+    """Its peer has adopted another replica since; asked for its own again and again, it would give that."""
+    peer = started(others=(A, B), chance=Random(1))
+    peer.handle(Departed(B), 0.0)
+    peer.handle(Received(Advert(A, 0, {B: 0}, k=3)), 0.1)
+    peer.handle(Received(Advert(A, 0, {B: 2}, k=1)), 0.2)
+    assert donors(peer.handle(Ticked(), SETTLE_S)) == set()
+    assert donors(peer.handle(Received(Advert(A, 0, {B: 2}, k=3)), SETTLE_S + 0.1)) == {A}
 
 
 def test_a_stranger_is_one_only_while_somebody_alive_knows_its_lane() -> None:
@@ -880,6 +902,65 @@ def test_an_update_need_not_be_taken_back_any_more_when_all_readers_know_its_uni
     assert released(peer.handle(answer(2, 2, lane=B), 0.4)) == [1]
 
 
+def test_an_update_is_kept_for_a_reader_that_had_it_and_adopted_a_replica_without_it() -> None:
+    """It does not know the unit any more, and may publish an attempt that goes before ours."""
+    peer = started(others=(A, B))
+    peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
+    effects = peer.handle(Received(Advert(A, 0, {ME: 1}, k=1)), 0.2)
+    effects += peer.handle(Received(Advert(A, 0, {}, k=3)), 0.3)
+    effects += peer.handle(Received(Advert(A, 0, {ME: 1}, k=1)), 0.4)  # of before
+    effects += peer.handle(Received(Advert(B, 0, {ME: 1})), 0.5)
+    assert released(effects) == []
+    effects = peer.handle(Received(Range(A, 1, 1, 1, packed([Mark(UNIT, 0)]), UPDATE.layout, UPDATE)), 0.6)
+    assert released(effects) == [1]
+    assert peer.withdrawn == 1
+
+
+def test_an_update_is_released_when_who_adopted_a_replica_without_it_has_it_again() -> None:
+    peer = started(others=(A, B))
+    peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
+    peer.handle(Received(Advert(A, 0, {ME: 1}, k=1)), 0.2)
+    peer.handle(Received(Advert(A, 1, {}, k=3)), 0.3)
+    peer.handle(Received(Advert(B, 0, {ME: 1})), 0.4)
+    effects = peer.handle(Received(Advert(A, 1, {ME: 1}, k=4)), 0.5)
+    assert released(effects) == []  # what it published meanwhile is not here yet
+    assert released(peer.handle(answer(1, 1), 0.6)) == [1]
+
+
+def test_an_update_is_kept_until_who_was_out_of_reach_has_said_again_that_it_has_it() -> None:
+    peer = started(others=(A, B))
+    peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
+    effects = peer.handle(Received(Advert(A, 0, {ME: 1})), 0.2)
+    effects += peer.handle(Departed(A), 0.3)
+    effects += peer.handle(Received(Advert(B, 0, {ME: 1})), 0.4)
+    effects += peer.handle(Received(Advert(A, 0, {ME: 1})), 0.5)  # late: it is still out of reach
+    effects += peer.handle(Returned(A), 0.6)
+    assert released(effects) == []
+    assert released(peer.handle(Received(Advert(A, 0, {ME: 1})), 0.7)) == [1]
+
+
+def test_the_advert_that_brings_one_back_may_be_of_before_and_is_not_believed_alone() -> None:
+    peer = started(Settings(detection=Detection()), others=(A,), chance=Random(1))
+    peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
+    tick_until(peer, 60.0)
+    assert peer.members[A].departed_at is not None
+    assert released(peer.handle(Received(Advert(A, 0, {ME: 1})), 60.1)) == []
+    assert peer.members[A].departed_at is None
+    assert released(peer.handle(Received(Advert(A, 0, {ME: 1})), 60.2)) == [1]
+
+
+def test_an_update_is_kept_until_who_adopts_has_come_out_with_it() -> None:
+    peer = started(others=(A, B))
+    peer.handle(Computed(UPDATE, UNIT, 1), 0.1)
+    effects = peer.handle(Received(Advert(A, 0, {ME: 1}, k=1)), 0.2)
+    effects += peer.handle(Received(Pin(A, B, 2)), 0.3)
+    effects += peer.handle(Received(Advert(A, 0, {ME: 1}, k=2)), 0.4)
+    effects += peer.handle(Received(Advert(B, 0, {ME: 1})), 0.5)
+    effects += peer.handle(Received(Pull(A, 0, 4)), 0.6)
+    assert released(effects) == []
+    assert released(peer.handle(Received(Advert(A, 0, {ME: 1}, k=4)), 0.7)) == [1]
+
+
 @pytest.mark.parametrize(("updates", "away", "count"), [(2, True, 0), (3, True, 1), (4, True, 2), (4, False, 0)])
 def test_few_updates_are_kept_for_who_is_forgotten_and_all_for_who_is_not(updates: int, away: bool, count: int) -> None:
     peer = started(Settings(segments_max=2), others=(A, Z))
@@ -920,6 +1001,25 @@ def test_an_epoch_waits_only_for_what_was_there_when_it_was_closed(again: bool) 
     assert peer.identities.dropped == 0
     peer.handle(Received(Advert(B, 1, {A: 1})), 1.1)  # while A still has nothing of B
     peer.handle(Ticked(), 2.0)
+    assert peer.identities.dropped == 1
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_epoch_is_kept_for_one_that_had_as_much_and_has_less_again_or_is_out_of_reach(gone: bool) -> None:
+    """Who adopts a replica without some of it could publish another attempt, and then adopt ours."""
+    peer = started(others=(A, B), chance=Random(1))
+    peer.handle(Received(Range(B, 1, 1, 1, packed([Mark(UNIT, 0)]), UPDATE.layout, UPDATE)), 0.1)
+    peer.handle(Closed(1), 0.2)
+    peer.handle(Received(Advert(A, 0, {B: 1}, k=1)), 0.3)
+    peer.handle(Ticked(), 1.0)
+    peer.handle(Departed(A) if gone else Received(Advert(A, 0, {}, k=3)), 1.1)
+    peer.handle(Received(Advert(A, 0, {B: 1}, k=1)), 1.2)  # of before
+    peer.handle(Received(Advert(B, 1, {})), 1.3)
+    peer.handle(Ticked(), 2.0)
+    assert peer.identities.dropped == 0
+    peer.handle(Returned(A), 2.1)
+    peer.handle(Received(Advert(A, 0, {B: 1}, k=3)), 2.2)
+    peer.handle(Ticked(), 3.0)
     assert peer.identities.dropped == 1
 
 

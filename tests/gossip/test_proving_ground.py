@@ -19,6 +19,7 @@ from gossip.identity import Identities
 from gossip.marks import Series
 from gossip.membership import Contact, Membership
 from gossip.messages import (
+    Advert,
     Mark,
     Nack,
     PeerId,
@@ -390,6 +391,25 @@ class ReleasesAtOnce(Peer):
         return True
 
 
+class RemembersWhoHadAnUpdate(Peer):
+    """Takes a reader that had an update for one that has it for ever."""
+
+    def _settled(self, retained: Any) -> bool:
+        had = vars(retained).setdefault("had", {})
+        had.update({**retained.known_to, **had})
+        retained.known_to = dict(had)
+        return super()._settled(retained)
+
+
+class BelievesOvertakenAdverts(Peer):
+    """Takes the advert that came last for the newest."""
+
+    def _on_advert(self, advert: Advert, now: float) -> list[Effect]:
+        if advert.peer in self.members:
+            self.members[advert.peer].k = 0
+        return super()._on_advert(advert, now)
+
+
 class DropsNothing(Peer):
     """Keeps all units of epochs that are over."""
 
@@ -403,6 +423,26 @@ class DropsAtOnce(Peer):
     def _await_everybody(self) -> None:
         super()._await_everybody()
         self._awaited = set()
+
+
+class DropsWhatSomeHaveNoMore(Peer):
+    """Drops an epoch when each was level at some time, whoever has less again."""
+
+    def _drop_closed(self) -> None:
+        for peer in self._awaited - self._gone:
+            theirs = self.members[peer].frontiers
+            if all(theirs.get(lane, 0) >= n for lane, n in self._closing.items()):
+                self._awaited.discard(peer)
+        super()._drop_closed()
+
+
+class TakesTheGoneForLevel(Peer):
+    """Drops an epoch though one of whom it heard enough is out of reach by now."""
+
+    def _drop_closed(self) -> None:
+        gone, self._gone = self._gone, set()
+        super()._drop_closed()
+        self._gone = gone
 
 
 class ForgetsWhatIsUndecided(Identities):
@@ -597,6 +637,23 @@ class AgreesAtOnce(Peer):
         self.settings = settings
 
 
+class AdoptsFromTheNext(Peer):
+    """Has the same of the dead lanes as the one that has most, and adopts from the next."""
+
+    def _look_after_dead_lanes(self, now: float) -> None:
+        mine, dead = self.replicator.frontiers(), self._departed()
+        same = [
+            self.members[peer]
+            for peer in self._donors()
+            if all(self.members[peer].frontiers.get(lane, 0) == mine.get(lane, 0) for lane in dead)
+        ]
+        for member in same:
+            member.ready = False
+        super()._look_after_dead_lanes(now)
+        for member in same:
+            member.ready = True
+
+
 class DrainsThoughOthersLack(Peer):
     """Says that it is drained though others have less, or more, of a dead peer's lane."""
 
@@ -715,14 +772,14 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, KnowsItsFirstMomentOnly, 1),
         (ADOPTER, GivesNothingWhileItWaits, 1),
         (ADOPTER, GivesThoughItIsBehind, 5),
-        (PEER, TakesUnknownForAnOldAnswer, 16),
+        (PEER, TakesUnknownForAnOldAnswer, 38),
         (PEER, PinsNothingWhileItAdopts, 0),
         (REPLICATOR, DropsTheOldest, 1),
         (REPLICATOR, PinsNothing, 0),
         (REPLICATOR, PinsOnlyWhereTheDonorStands, 0),
         (PEER, LetsPinsExpire, 1),
         (REPLICATOR, KeepsPinsUntilTheyAreUsed, 0),
-        (REPLICATOR, GivesAndKeepsNothing, 2),
+        (REPLICATOR, GivesAndKeepsNothing, 0),
         (PEER, AppliesWhileItAdopts, 0),
         (ADOPTER, AdoptsWhateverComes, 0),
         (ADOPTER, LosesItsOwn, 5),
@@ -734,8 +791,12 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, TakesNothingBack, 1),
         (PEER, RetainsForever, 1),
         (PEER, ReleasesAtOnce, 1),
+        (PEER, RemembersWhoHadAnUpdate, 101),
+        (PEER, BelievesOvertakenAdverts, 16),
         (PEER, DropsNothing, 1),
         (PEER, DropsAtOnce, 0),
+        (PEER, DropsWhatSomeHaveNoMore, 4),
+        (PEER, TakesTheGoneForLevel, 1),
         (IDENTITIES, ForgetsWhatIsUndecided, 141),
         (IDENTITIES, CountsNothingThatIsLate, 4),
         (IDENTITIES, BeginsToCountWhenItAdopts, 0),
@@ -757,9 +818,10 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (PEER, ForgetsThoughItIsNotTheSmallest, 9),
         (PEER, SaysNothingNew, 0),
         (PEER, TakesClosedEpochsForOpen, 0),
-        (PEER, AgreesAtOnce, 18),
+        (PEER, AgreesAtOnce, 0),
+        (PEER, AdoptsFromTheNext, 38),
         (PEER, DrainsThoughOthersLack, 1),
-        (PEER, AdoptsForOldAnswers, 9),
+        (PEER, AdoptsForOldAnswers, 4),
         (REPLICATOR, WaitsThoughItWasAnswered, 0),
         (REPLICATOR, AsksTheSameFirst, 1),
         (ADOPTER, GivesToWhomNotAllHavePinned, 1),
