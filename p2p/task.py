@@ -18,7 +18,7 @@ from p2p.attempt import Attempt
 from p2p.continuous import Continuous
 from p2p.delta import write_delta
 from p2p.garbage import leave_out_what_stays
-from p2p.job import Job, TaskResult
+from p2p.job import Job, TaskInfo, TaskResult
 from p2p.model import Model
 from p2p.ports import Neighbor
 from p2p.replica import Replica
@@ -27,7 +27,7 @@ from p2p.update import flatten
 from p2p.watch import is_nothing
 from p2p.working_copy import Trained, WorkingCopy
 
-__all__ = ["current", "in_place", "pause", "run_partition", "train_chunks"]
+__all__ = ["TaskInfo", "current", "in_place", "pause", "run_partition", "train_chunks"]
 
 _copies: dict[int, WorkingCopy] = {}
 """The copy of the running training's model, kept by a worker process from task to task."""
