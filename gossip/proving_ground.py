@@ -45,9 +45,9 @@ ADVERTS_S = 4.0
 """In which everybody advertises some times, on the slowest clock."""
 PUNCTUAL_S = 0.1
 """Mean delay with which adverts come in time: nobody is suspected then who lives."""
-ADOPTIONS_MAX = 24
+ADOPTIONS_MAX = 12
 """By one peer in a run: partitions, strikes and jumps of its clock may cut it off ten times, some peers crash beside
-it, and each may cost it two. 20 is the most of 300 days; those that adopt without end do so fifty times a minute."""
+it. 6 is the most of 300 days; those that adopt without end do so fifty times a minute."""
 BOUNDARIES_MAX = 200
 """Of one pin: a donor that pulls ten times a second until its adopter is taken for dead makes about that many."""
 LOST = (
