@@ -31,6 +31,10 @@ SETTLED_TIMEOUT_S = 60.0
 Seen = TypeVar("Seen")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite", action="store_true", help="write what comes of stories into their files")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse names that differ from one process to the next: tests that run side by side are told apart by name."""
     for item in items:
