@@ -1,4 +1,4 @@
-"""Stories of one replicator, in `stories/replicate`: a line says what happens, those indented below it what comes of it.
+"""Stories of one replicator, in `stories/replicate`: a line says what happens, indented ones below it what comes of it.
 
 origin A B              the first line: a lane with these readers and nothing in it ("updates not summed")
 reader A B              or one who reads these lanes and has nothing of them ("2 pulls at a time")
