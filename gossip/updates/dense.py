@@ -62,6 +62,6 @@ class NegativePayload:
         """A fresh copy of bytes [start, stop), negated by dtype."""
         data = bytearray(self._payload.read(start, stop))
         for dtype, low, high in self.layout.pieces(start, stop):
-            numbers = np.frombuffer(data, dtype, (high - low) // np.dtype(dtype).itemsize, low - start)
-            np.subtract(np.zeros((), dtype), numbers, out=numbers)
+            numbers = np.frombuffer(data, dtype, (high - low) // dtype.itemsize, low - start)
+            np.subtract(0, numbers, out=numbers)
         return data

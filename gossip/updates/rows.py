@@ -39,7 +39,7 @@ PIECE_BYTES = 1 << 18
 
 def rows_of(name: str, rows: Array, values: Array, exponents: Array | None = None) -> dict[str, Array]:
     """Rows of the array `name` as part of an update; `rows` are ascending and distinct."""
-    part = {name + ROWS: rows.astype(np.int32, copy=False), name + VALUES: values}
+    part = {name + ROWS: np.asarray(rows, np.int32), name + VALUES: values}
     return part if exponents is None else {**part, name + EXPONENTS: exponents}
 
 

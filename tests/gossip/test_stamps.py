@@ -70,3 +70,15 @@ def test_numbers_of_an_array_of_one_dimension_have_no_stamps() -> None:
     add(stamps, Packed.of(rows_of("n", np.array([1, 2]), np.ones(2)) | rows_of("v", np.array([4]), np.ones((1, 3)))))
     assert (stamps.count, stamps.since("v", 0).tolist()) == (1, [4])
     assert stamps_bytes(Layout.of({"n": np.zeros(1000)})) == stamps_bytes(Layout.of({}))
+
+
+def test_stamps_tell_updates_apart_however_many_there_were() -> None:
+    memory = bytearray(stamps_bytes(MODEL))
+    many = (1 << 62) + 1  # more than a float64 counts one by one
+    memory[:8] = many.to_bytes(8, "little")
+    stamps = RowStamps(MODEL, memory)
+    assert stamps.count == many
+    for row in (3, 4):
+        add(stamps, update_of(v=[row]))
+    assert stamps.count == many + 2
+    assert [stamps.since("v", many + more).tolist() for more in range(3)] == [[3, 4], [4], []]
