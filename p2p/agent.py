@@ -367,10 +367,19 @@ class Agent:
         self.runtime.happen(Computed(payload))
         self._answer_waiting()
 
-    def _drop_left(self, connection: socket.socket) -> None:
-        payload = self._left.pop(connection, None)
-        if payload is not None:
-            os.close(payload.descriptor)
+    def _keep_left(self, connection: socket.socket, message: Json, rest: list[int], gated: bool) -> None:
+        """What a codec has left of an update; of one that does not count, what was left before stays."""
+        if gated:
+            for descriptor in rest:
+                os.close(descriptor)
+            return
+        if connection in self._left and not message["follows"]:
+            self._publish_left(connection)
+        before = self._left.pop(connection, None)
+        if before is not None:
+            os.close(before.descriptor)
+        if rest:
+            self._left[connection] = FilePayload(localhost.layout_from_json(message["left"]), rest[0], HEADER_BYTES)
 
     def _on_local(self, connection: socket.socket, message: Json, descriptors: list[int]) -> None:
         match message["op"]:
@@ -388,10 +397,11 @@ class Agent:
                 self._hello()
                 localhost.send(connection, {"ok": True})
             case "publish" if message["unit"] is not None and message["unit"][0] < self._epochs_closed:
-                os.close(descriptors[0])
+                for descriptor in descriptors:
+                    os.close(descriptor)
                 localhost.send(connection, {"published": False})
             case "publish":
-                (descriptor,) = descriptors
+                descriptor, *rest = descriptors
                 self.staleness.append(max(0, message.get("staleness", self.replica.merged - message["merged_at"])))
                 self.submitted += 1
                 layout = localhost.layout_from_json(message["layout"])
@@ -402,15 +412,9 @@ class Agent:
                 descriptors = [*{descriptor, payload.descriptor}]
                 self._waiting.append(Waiting(connection, descriptors, self.submitted))
                 self.runtime.happen(Computed(payload, unit, message["attempt"]))
+                if "follows" in message:
+                    self._keep_left(connection, message, rest, self.submitted in self.discipline.gated_updates)
                 self._answer_waiting()
-            case "leave":
-                self._drop_left(connection)
-                layout = localhost.layout_from_json(message["layout"])
-                self._left[connection] = FilePayload(layout, descriptors[0], HEADER_BYTES)
-                localhost.send(connection, {"ok": True})
-            case "take back":
-                self._drop_left(connection)
-                localhost.send(connection, {"ok": True})
             case "known":
                 unit = Unit(*message["unit"])
                 known = unit.epoch < self._epochs_closed or self.discipline.knows(unit)
@@ -451,14 +455,16 @@ def check_request(message: Json, descriptors: list[int]) -> None:
     files = 0
     try:
         match message["op"]:
-            case "hello" | "loaded" | "take" | "begins" | "ends" | "take back":
+            case "hello" | "loaded" | "take" | "begins" | "ends":
                 pass
-            case "leave":
-                files = 1
-                localhost.layout_from_json(message["layout"])
             case "publish":
                 files = 1
                 localhost.layout_from_json(message["layout"])
+                if "follows" in message:
+                    _whole(message["follows"])
+                    if "left" in message:
+                        files = 2
+                        localhost.layout_from_json(message["left"])
                 if message["unit"] is not None:
                     _unit(message["unit"])
                 _whole(message["merged_at"], message["attempt"], message.get("staleness", 0))

@@ -25,6 +25,7 @@ from gossip.arrays import Arrays, ArraySpec, Layout
 from gossip.errors import UsageError
 from p2p import localhost
 from p2p.localhost import Json
+from p2p.ports import Left
 from p2p.replica import Replica
 
 log = logging.getLogger("p2p")
@@ -281,11 +282,13 @@ class AgentClient:
         staleness: int | None = None,
         unit: tuple[int, int, int] | None = None,
         attempt: int = 0,
+        left: Left | None = None,
     ) -> bool:
         """Hand an update over; returns when it is in the agent's lane and replica. False if its unit was there before.
 
         `merged_at` is the replica's `merged` when the model was copied that the update was computed from; it tells how
         stale the update is. Who knows better says `staleness`. `unit` and `attempt` are the update's logical identity.
+        `left`: see `p2p.ports.Neighbor`.
         """
         message: Json = {
             "op": "publish",
@@ -298,22 +301,20 @@ class AgentClient:
             message["staleness"] = staleness
         if update is self._hand_over:
             message["lent"], self._hand_over = True, None
-        return bool(self.ask(message, (update.descriptor,))[0]["published"])
-
-    def leave(self, left: Arrays) -> None:
-        """Have the agent publish what a codec has left, when the training ends or this worker; see `take_back`."""
-        file = Replica(Layout.of(left))
+        if left is None:
+            return bool(self.ask(message, (update.descriptor,))[0]["published"])
+        message["follows"] = left.follows
+        if left.arrays is None:
+            return bool(self.ask(message, (update.descriptor,))[0]["published"])
+        file = Replica(Layout.of(left.arrays))
         try:
             for name, view in file.arrays().items():
-                view[...] = left[name]
-            self.ask({"op": "leave", "layout": localhost.layout_to_json(file.layout)}, (file.descriptor,))
+                view[...] = left.arrays[name]
             del view  # which would keep the file's memory
+            message["left"] = localhost.layout_to_json(file.layout)
+            return bool(self.ask(message, (update.descriptor, file.descriptor))[0]["published"])
         finally:
             file.close()
-
-    def take_back(self) -> None:
-        """Nothing is left with the agent any more."""
-        self.ask({"op": "take back"})
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gossip.arrays import Array, Arrays
@@ -40,6 +41,16 @@ class Readable(Held, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Left:
+    """What a codec has left of a worker's updates."""
+
+    arrays: Arrays | None
+    """As an update that adds it as it is; None if nothing is left."""
+    follows: bool
+    """What the worker left before is in this or in its update; else both are to count."""
+
+
 class Neighbor(Protocol):
     """What a task needs of the agent beside it, a process or simulated; see `p2p.agent_client.AgentClient`."""
 
@@ -69,17 +80,13 @@ class Neighbor(Protocol):
         staleness: int | None = None,
         unit: tuple[int, int, int] | None = None,
         attempt: int = 0,
+        left: Left | None = None,
     ) -> bool:
-        """Hand an update over. False if its unit was there before."""
-        ...
+        """Hand an update over. False if its unit was there before.
 
-    def leave(self, left: Arrays) -> None:
-        """Leave what a codec has left of this worker's updates with the agent, in the place of what was left there
-        before. It publishes that when the training ends, or this worker."""
-        ...
-
-    def take_back(self) -> None:
-        """It goes with the next updates: the agent is not to publish it."""
+        `left`: what a codec has left of it. The agent publishes that when this worker ends, or the training, unless
+        another update of the same worker comes before.
+        """
         ...
 
 

@@ -71,8 +71,6 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
     if attempt.fingerprint is not None:
         attempt.published()
     updates = units = chunks = 0
-    if copy.has_left:
-        agent.take_back()
     for chunk, chunk_rows in enumerate(_chunks(counted, job.chunk_rows)):
         info, unit = attempt.info(chunk), attempt.unit(chunk)
         chunks = chunk + 1
@@ -98,8 +96,6 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
         unit = attempt.unit(chunks)
         updates += agent.publish(agent.pack(rest), copy.merged_at, unit=unit, attempt=attempt.number)
         units += 1
-    if copy.has_left:
-        agent.leave(copy.left())
     return TaskResult(counted.count, updates, units, copy.model.watch.told())
 
 
@@ -135,7 +131,8 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
     if copy.model.codec is None:
         return agent.publish(hand_over, merged_at, unit=unit, attempt=attempt.number)
     coded, residual = copy.encoded(hand_over.arrays())
-    published = agent.publish(agent.pack(coded), merged_at, unit=unit, attempt=attempt.number)
+    left = copy.left(residual)
+    published = agent.publish(agent.pack(coded), merged_at, unit=unit, attempt=attempt.number, left=left)
     if published:
         copy.leave(residual)
     return published

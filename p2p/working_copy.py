@@ -35,7 +35,7 @@ from gossip.updates.rows import rows_of
 from p2p import combine, row_merge
 from p2p.codec import kinds_of
 from p2p.model import Model
-from p2p.ports import Readable, refresh
+from p2p.ports import Left, Readable, refresh
 from p2p.row_schedule import RowSchedule
 
 CODECS: dict[str, str | None] = {"int8": "|i1", "int16": "<i2", "float": None}
@@ -287,21 +287,18 @@ class WorkingCopy:
         """Of what was encoded this goes with the next update."""
         self._residual = residual
 
-    @property
-    def has_left(self) -> bool:
-        """The codec has left something so far."""
-        return any(left.any() for left in self._residual.values())
-
-    def left(self) -> dict[str, Array]:
-        """That, as an update that takes it as it is: rows of which something is left, and other arrays whole."""
+    def left(self, residual: Arrays) -> Left:
+        """A residual of `encoded`, for the agent to keep: rows of which something is left, and other arrays whole."""
+        if not any(left.any() for left in residual.values()):
+            return Left(None, follows=bool(self._residual))
         update: dict[str, Array] = {}
-        for name, left in self._residual.items():
+        for name, left in residual.items():
             if left.ndim < 2:
                 update[name] = left
             else:
                 rows = np.flatnonzero(left.any(axis=tuple(range(1, left.ndim))))
                 update.update(rows_of(name, rows, left[rows]))
-        return update
+        return Left(update, follows=bool(self._residual))
 
     def count(self, delta: Arrays) -> None:
         """Make what counters count in an update what is to be published of it, in place."""

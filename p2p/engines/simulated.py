@@ -40,7 +40,7 @@ from p2p.consensus import Envelope
 from p2p.job import Job, Progress, TaskResult, codec_of
 from p2p.lanes import OWN_ADVERT_GAP_S, PAYLOADS_BYTES_MAX
 from p2p.model import Model
-from p2p.ports import refresh
+from p2p.ports import Left, refresh
 from p2p.report import IncompleteTraining, PeerReport, Report
 from p2p.task import train_chunks
 from p2p.training import Training
@@ -704,17 +704,19 @@ class _Neighbor:
         staleness: int | None = None,
         unit: tuple[int, int, int] | None = None,
         attempt: int = 0,
+        left: Left | None = None,
     ) -> bool:
         self._staleness.append(max(0, self.replica.merged - merged_at) if staleness is None else staleness)
         gated = self._host.gated
         self._swarm.happen(self._me, Computed(update, None if unit is None else Unit(*unit), attempt))
-        return self._host.gated == gated
-
-    def leave(self, left: Arrays) -> None:
-        self._kept[self._worker] = Packed.of(left)
-
-    def take_back(self) -> None:
-        self._kept.pop(self._worker, None)
+        published = self._host.gated == gated
+        if published and left is not None:
+            before = self._kept.pop(self._worker, None)
+            if before is not None and not left.follows:
+                self._swarm.happen(self._me, Computed(before))
+            if left.arrays is not None:
+                self._kept[self._worker] = Packed.of(left.arrays)
+        return published
 
 
 # --------------------------------------------------------------------------------------------------------- the figures

@@ -25,6 +25,7 @@ from p2p import agent_client, localhost
 from p2p.agent_client import AgentClient, AgentGoneError, AgentSettings, is_free, start_agent
 from p2p.localhost import Process
 from p2p.observer import Observer
+from p2p.ports import Left
 from p2p.registrar import SILENT_S, Member, Registrar
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]
@@ -167,20 +168,27 @@ def test_an_update_is_written_over_when_nobody_reads_it_any_more(swarm: Swarm) -
     client.close()
 
 
-def test_what_workers_leave_is_published_at_their_end_or_the_training_s_and_not_what_they_take_back(
-    swarm: Swarm,
-) -> None:
+def test_what_workers_leave_is_published_at_their_end_or_the_training_s_unless_something_follows(swarm: Swarm) -> None:
     swarm.add()
     swarm.registrar.wait_for_roster(TIMEOUT_S)
     replica = swarm.observer.agent.replica
     workers = [AgentClient(swarm.folders[0]) for _ in range(3)]
-    for factor, worker in zip((1, 10, 100), workers, strict=True):
-        worker.leave({"w": np.full(3, 5.0 * factor)})
-        worker.leave({"w": np.full(3, 1.0 * factor)})  # in the place of the former
-    workers[2].take_back()
+
+    def publish(number: int, left: float | None, *, follows: bool = True, unit: tuple[int, int, int]) -> bool:
+        update = workers[number].hand_over()
+        update.arrays()["w"][...] = 0.5
+        arrays = None if left is None else {"w": np.full(3, left)}
+        return workers[number].publish(update, unit=unit, left=Left(arrays, follows=follows))
+
+    for number, left in ((0, 1.0), (1, 10.0), (2, 100.0)):
+        assert publish(number, 5 * left, follows=False, unit=(0, number, 0))
+        assert publish(number, left, unit=(0, number, 1))  # in the place of the former
+    assert publish(2, None, unit=(0, 2, 2))
+    assert not publish(1, 7.0, unit=(0, 0, 0)), "what it leaves does not count either"
+    assert not publish(1, None, unit=(0, 0, 1))
     for count, total, end in (
-        (1, 1.0, workers[0].close),
-        (2, 11.0, lambda: swarm.registrar.drain(TIMEOUT_S, 1)),
+        (8, 4.5, workers[0].close),
+        (9, 14.5, lambda: swarm.registrar.drain(TIMEOUT_S, 1)),
     ):
         end()
         assert swarm.registrar.wait(lambda: replica.merged == count, TIMEOUT_S)  # noqa: B023 - it is called here
@@ -188,7 +196,23 @@ def test_what_workers_leave_is_published_at_their_end_or_the_training_s_and_not_
     for worker in workers[1:]:
         worker.close()
     swarm.registrar.drain(TIMEOUT_S, 2)
-    assert replica.merged == 2
+    assert replica.merged == 9
+
+
+def test_what_a_worker_left_counts_when_it_begins_anew(swarm: Swarm) -> None:
+    """As after an error in user code: its copy of the model is another, and knows of nothing."""
+    swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    replica = swarm.observer.agent.replica
+    worker = AgentClient(swarm.folders[0])
+    for unit, left, follows in ((0, 1.0, False), (1, 10.0, False), (2, 100.0, True)):
+        update = worker.hand_over()
+        update.arrays()["w"][...] = 0.5
+        assert worker.publish(update, unit=(0, 0, unit), left=Left({"w": np.full(3, left)}, follows=follows))
+    swarm.registrar.drain(TIMEOUT_S, 1)
+    assert swarm.registrar.wait(lambda: replica.merged == 5, TIMEOUT_S)
+    assert (replica.arrays()["w"] == INITIAL["w"] + 1.5 + 1.0 + 100.0).all()
+    worker.close()
 
 
 def test_epochs_that_are_drained_leave_their_count_and_nothing_else(
@@ -300,8 +324,8 @@ PUBLISH = {"op": "publish", "layout": [["w", "<f8", 3]], "merged_at": 0, "unit":
         ({"op": "furthest", "epoch": 1}, "KeyError: 'partition'"),
         (PUBLISH, "0 open files came with it, expected 1"),
         ({**PUBLISH, "layout": 3}, "TypeError"),
-        ({"op": "leave", "layout": []}, "0 open files came with it, expected 1"),
-        ({"op": "leave", "layout": 3}, "TypeError"),
+        ({**PUBLISH, "follows": True, "left": []}, "0 open files came with it, expected 2"),
+        ({**PUBLISH, "follows": "yes"}, "'yes', expected a whole number"),
         ({**PUBLISH, "unit": [{}, 0, 0]}, "expected a whole number"),
     ],
 )

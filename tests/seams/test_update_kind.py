@@ -5,11 +5,14 @@ At the end a codec of a few lines, which trains by that kind.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -35,6 +38,7 @@ from p2p import DeepDist, SimulatedCluster
 from p2p.codec import packed
 from p2p.job import Job
 from p2p.model import Model
+from p2p.ports import Left
 from p2p.replica import Replica
 from p2p.task import run_partition
 from p2p.working_copy import ExchangeSettings, WorkingCopy
@@ -492,23 +496,30 @@ def test_what_a_codec_leaves_goes_with_the_next_update_and_nothing_is_lost() -> 
         publish(coded, residual)
         for array in delta.values():
             array[...] = 99  # the next one is written there
-    publish(copy.left(), {})
+    assert copy.left({}).follows
+    rest = copy.left(copy._residual).arrays
+    assert rest is not None
+    publish(rest, {})
     steps = [step(0, row) for row in (0, 1, 3)]
     equal(replica.arrays(), {name: sum(each[name] for each in steps) for name in MODEL})
-    assert not copy.has_left
-    copy.encoded(step(0, 0))
-    assert not copy.has_left
-    copy.leave(copy.encoded(step(0, 0))[1])
-    assert copy.left()["w[rows]"].tolist() == [*range(20)]
+    residual = copy.encoded(step(0, 0))[1]
+    left = copy.left(residual)
+    assert not left.follows, "nothing was left before"
+    assert left.arrays is not None
+    assert left.arrays["w[rows]"].tolist() == [*range(20)]
+    copy.leave(residual)
+    assert copy.left(residual).follows
+    nothing = {name: np.zeros_like(array) for name, array in residual.items()}
+    assert copy.left(nothing).arrays is None
     copy.begin_training(2)
-    assert not copy.has_left
+    assert not copy.left(residual).follows, "another training begins with nothing left"
 
 
 def test_what_is_left_of_arrays_without_rows_is_told_whole() -> None:
     model = {"b": np.zeros(5), "n": np.zeros(4, np.int64)}
     copy = WorkingCopy(Model(model, codec=TopK(1)), ExchangeSettings())
-    copy.leave(copy.encoded({"b": np.arange(5.0), "n": np.zeros(4, np.int64)})[1])
-    update = copy.left()
+    update = copy.left(copy.encoded({"b": np.arange(5.0), "n": np.zeros(4, np.int64)})[1]).arrays
+    assert update is not None
     assert isinstance(kind_of(Layout.of(update), ALL), Dense)
     assert update["b"].tolist() == [0, 1, 2, 3, 0]
 
@@ -534,19 +545,21 @@ class Beside:
         return Packed.of(arrays)
 
     def publish(
-        self, update: Any, merged_at: int = 0, staleness: Any = None, unit: Any = None, attempt: int = 0
+        self,
+        update: Any,
+        merged_at: int = 0,
+        staleness: Any = None,
+        unit: Any = None,
+        attempt: int = 0,
+        left: Left | None = None,
     ) -> bool:
         if unit == self.refused:
             return False
         self.replica.add(update)
+        assert left is not None
+        assert self.kept is None or left.follows
+        self.kept = None if left.arrays is None else Packed.of(left.arrays)
         return True
-
-    def leave(self, left: Arrays) -> None:
-        assert self.kept is None
-        self.kept = Packed.of(left)
-
-    def take_back(self) -> None:
-        self.kept = None
 
 
 def job(gradient: Any, run: str) -> Job:
@@ -579,6 +592,14 @@ def test_what_was_left_at_the_end_of_a_partition_goes_with_the_next_one() -> Non
     run_partition(job(some, "next"), agent, 0, 1, [1])
     assert agent.replica.arrays()["w"][:, 0].tolist() == [2, 1, 1] + 17 * [0]
     assert agent.kept is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_attempts_that_fail_on_a_simulated_cluster_lose_nothing_that_was_left(seed: int) -> None:
+    model = fresh()
+    with DeepDist(model, codec=TopK(2), engine=SimulatedCluster(peers=3, seed=seed, fail=0.4), progress=False) as dd:
+        dd.train(PARTITIONS, gradient, chunk_rows=1)
+    equal(model, everything())
 
 
 @pytest.mark.parametrize("descent", [None, descent], ids=["added", "descent"])
@@ -637,6 +658,51 @@ def test_agents_train_by_a_codec_and_a_kind_of_ones_own() -> None:
         report = dd.train(PARTITIONS, gradient, descent, chunk_rows=2, epochs=2)
         assert (report.missing, report.consensus_distance) == ((), 0.0)
     equal(model, everything(2))
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
+@pytest.mark.parametrize("peers", [1, 2])
+def test_a_worker_that_is_killed_loses_nothing_that_its_codec_had_left(peers: int, tmp_path: Path) -> None:
+    """Neither of this partition nor of those before: what was left of an update is with the agent as soon as that."""
+
+    def killed(model: Any, rows: Iterator[tuple[int, int]]) -> Any:
+        rows = list(rows)  # type: ignore[assignment]
+        if (2, 2) in rows:
+            try:
+                (tmp_path / "killed").touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return gradient(model, rows)
+
+    model = fresh()
+    with DeepDist(model, codec=TopK(1), peers=peers, progress=False) as dd:
+        report = dd.train(PARTITIONS, killed, chunk_rows=1, epochs=2)
+    assert (tmp_path / "killed").exists()
+    assert report.updates_lost == 0
+    equal(model, everything(2))
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
+def test_what_was_left_before_an_error_stays() -> None:
+    def fails(model: Any, rows: Iterator[tuple[int, int]]) -> Any:
+        rows = list(rows)  # type: ignore[assignment]
+        if (1, 2) in rows:
+            raise ZeroDivisionError("of the user")
+        return gradient(model, rows)
+
+    model = fresh()
+    with DeepDist(model, codec=TopK(1), peers=1, progress=False) as dd:
+        with pytest.raises(ZeroDivisionError):
+            dd.train(PARTITIONS[:2], fails, chunk_rows=1)
+        dd.train(PARTITIONS[2:], gradient, chunk_rows=1)
+    steps = [
+        step(*row) for row in [*PARTITIONS[0], *PARTITIONS[1][:2], *(row for rows in PARTITIONS[2:] for row in rows)]
+    ]
+    equal(model, {name: sum(each[name] for each in steps) for name in MODEL})
 
 
 def two_places(model: Any, rows: Iterator[int]) -> Any:
