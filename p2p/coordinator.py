@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+from gossip.arguments import integer
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
+from gossip.marks import Unit
 from p2p import localhost
 from p2p.agent_client import AgentClient
 from p2p.delta import write_delta
@@ -24,6 +26,7 @@ from p2p.job import Descent
 from p2p.model import Model
 from p2p.update import inflate
 from p2p.user_errors import original
+from p2p.watch import is_nothing
 
 
 class Feeder(Protocol):
@@ -56,8 +59,12 @@ class Coordinator:
         self.error: Exception | None = None
         self.fed = 0
         """Updates applied that were of no task."""
-        self.applied: set[tuple[int, int, int]] = set()
-        """The training's units of work that `descent` has taken."""
+        self.applied: set[Unit] = set()
+        """The training's units of work that `descent` has taken, of tasks,"""
+        self._fed: set[Hashable] = set()
+        """and of other feeders."""
+        self._applying: int | None = None
+        """The thread in which `descent` runs."""
         self._epochs_before = epochs_before
         self._descent = descent
         self._on_error = on_error
@@ -72,37 +79,52 @@ class Coordinator:
         """What the user should hear of `descent`, by name."""
         return self._model.watch.told()
 
-    def submit(
-        self, update: Any, unit: tuple[int, int, int] | None = None, worker: str = "", merged_at: int | None = None
-    ) -> bool:
-        """Apply one update, as `descent` takes it; from any thread. False if its unit of work was applied before.
+    def submit(self, update: Any, unit: Hashable | None = None, worker: str = "", merged_at: int | None = None) -> bool:
+        """Apply one update, as `descent` takes it; from any thread. False if it is nothing (None or {}), or its unit of
+        work was applied before.
 
+        `unit`: whatever tells it from others of this training, so that it counts once; a `Unit` is that of a task.
         `worker` says whose it is, in errors. `merged_at`: updates in the model that it was computed from, where that is
         known. What `descent` raises ends the training, and comes out here.
 
         Raises:
-            UsageError: the training is over.
+            UsageError: the training is over, or this is called from `descent`.
         """
+        whose = worker or "a feeder"
+        if self._applying == threading.get_ident():
+            raise UsageError(f"submit() for {whose} was called from descent, expected other threads than its own")
+        if merged_at is not None:
+            merged_at = integer("merged_at", merged_at)
+        if is_nothing(update):
+            return False
+        if self._descent is None and not isinstance(update, Mapping):
+            raise UsageError(f"an update of {whose} is a {type(update).__name__}, expected a dict of named arrays")
         with self._lock:
             if self.error is not None:
                 raise self.error
             if self._closed:
-                raise UsageError(f"an update of {worker or 'a feeder'} after the end of its training, expected none")
-            if unit is not None and (unit in self.applied or unit[0] < self._epochs_before):
+                raise UsageError(f"an update of {whose} after the end of its training, expected none")
+            known = self.applied if isinstance(unit, Unit) else self._fed  # which may have tuples that look like them
+            if unit in known or (isinstance(unit, Unit) and unit.epoch < self._epochs_before):
                 return False
             hand_over = self._agent.hand_over()
-            staleness = 0 if merged_at is None else self._agent.replica.merged - merged_at
+            staleness = 0 if merged_at is None else max(0, self._agent.replica.merged - merged_at)
+            self._applying = threading.get_ident()
             try:
                 write_delta(self._model, self._descent, update, self._agent.replica, hand_over)
             except BaseException as error:
-                error.add_note(f"in descent, in the driver program, for an update of {worker or 'a feeder'}")
+                error.add_note(f"in descent, in the driver program, for an update of {whose}")
                 self.fail(error)
                 raise
+            finally:
+                self._applying = None
             self._agent.publish(hand_over, staleness=staleness)
-            if unit is None:
-                self.fed += 1
-            else:
+            if isinstance(unit, Unit):
                 self.applied.add(unit)
+                return True
+            self.fed += 1
+            if unit is not None:
+                self._fed.add(unit)
             return True
 
     def fail(self, error: BaseException) -> None:
@@ -120,13 +142,43 @@ class Coordinator:
 
 @contextmanager
 def feeding(feeders: Iterable[Feeder], coordinator: Coordinator | None) -> Iterator[None]:
-    """They bring updates within."""
-    with ExitStack() as started:
+    """They bring updates within. What is raised where one is stopped does not hide what was raised before."""
+    started: list[Feeder] = []
+    try:
         for feeder in feeders:
             assert coordinator is not None
-            started.callback(feeder.stop)
-            feeder.start(coordinator)
+            with _named(feeder, "start(coordinator)"):
+                feeder.start(coordinator)
+            started.append(feeder)
         yield
+    except BaseException as error:
+        for failed in _stopped(started):
+            error.add_note(f"a feeder failed as well: {failed!r}")
+        raise
+    for failed in _stopped(started):
+        raise failed
+
+
+def _stopped(feeders: Sequence[Feeder]) -> list[Exception]:
+    """Stop them all; returns what they raised."""
+    errors = []
+    for feeder in reversed(feeders):
+        try:
+            with _named(feeder, "stop()"):
+                feeder.stop()
+        except Exception as error:  # noqa: BLE001 - raised by the caller, or noted
+            errors.append(error)
+    return errors
+
+
+@contextmanager
+def _named(feeder: Feeder, call: str) -> Iterator[None]:
+    """Errors say whose they are."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"in {call} of the feeder {type(feeder).__name__}")
+        raise
 
 
 def check_feeders(feeders: Any, mode: str) -> tuple[Feeder, ...]:
@@ -134,7 +186,8 @@ def check_feeders(feeders: Any, mode: str) -> tuple[Feeder, ...]:
     if not isinstance(feeders, list | tuple):
         raise UsageError(f"feeders is a {type(feeders).__name__}, expected a list of p2p.coordinator.Feeder")
     for index, feeder in enumerate(feeders):
-        if not (callable(getattr(feeder, "start", None)) and callable(getattr(feeder, "stop", None))):
+        is_one = callable(getattr(feeder, "start", None)) and callable(getattr(feeder, "stop", None))
+        if not is_one or isinstance(feeder, type):
             raise UsageError(
                 f"feeders[{index}] is a {type(feeder).__name__}, expected a p2p.coordinator.Feeder: start(coordinator) "
                 "and stop()"
@@ -180,5 +233,5 @@ class HubQueue:
         finally:
             os.close(descriptor)
         update, extra = inflate(packed.arrays())
-        unit = (extra["epoch"], extra["partition"], extra["chunk"])
+        unit = Unit(extra["epoch"], extra["partition"], extra["chunk"])
         coordinator.submit(update, unit, f"worker {lane}", extra["merged_at"])

@@ -10,6 +10,7 @@ The peers neither wait nor know of it: they train in other processes. What is le
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from typing import Any, Protocol, Self
 from gossip.arguments import seconds
 from gossip.errors import UsageError
 from p2p.model import Model
+from p2p.user_errors import original
 
 CANCEL_S = 0.2
 """How often an engine is asked to end."""
@@ -56,7 +58,8 @@ class Watcher(Protocol):
     """Between the beginnings of two looks, at least; virtual seconds on a simulated cluster."""
 
     def look(self, model: Any, moment: Moment) -> object:
-        """Look at a copy of the user's model, which is read anew for each look, so it may be changed.
+        """Look at a copy of the user's model. It may be changed, and is read anew for each look of any watcher, so keep
+        copies of its arrays where they are to last.
 
         Called at the beginning, every `every_s` and at the end: in a thread of the driver program while the training
         runs, in the caller's at its end. What it raises ends the training.
@@ -109,6 +112,7 @@ class Watching:
         self._done = done
         self._cancel = cancel
         self.error: Exception | None = None
+        """In the words of `look`."""
         self._ended = threading.Event()
         self._began = time.monotonic()
         self._merged_before = 0
@@ -145,12 +149,11 @@ class Watching:
             if self._ended.is_set():
                 return
             watcher = self._watchers[index := due.index(at)]
-            due[index] = time.monotonic() + watcher.every_s
+            due[index] = time.monotonic() + float(watcher.every_s)
             try:
                 self._look(watcher)
-            except Exception as error:  # noqa: BLE001 - raised again by the main thread
-                error.add_note(f"in {watcher}, while the training ran")
-                self.error = error
+            except BaseException as error:  # noqa: BLE001 - raised again by the main thread, which sys.exit() is not to end
+                self.error = original(error)
                 while not self._ended.is_set():  # the engine may not have begun yet
                     self._cancel()
                     self._ended.wait(CANCEL_S)
@@ -168,7 +171,20 @@ class Watching:
             consensus_distance=seen.consensus_distance,
             spread=seen.spread,
         )
-        watcher.look(self._model.model, moment)
+        look(watcher, self._model.model, moment)
+
+
+def look(watcher: Watcher, model: Any, moment: Moment) -> None:
+    """Have it look; its errors say whose they are."""
+    try:
+        watcher.look(model, moment)
+    except BaseException as error:
+        try:
+            name = str(watcher)
+        except Exception:  # noqa: BLE001 - what it raised first matters more
+            name = type(watcher).__name__
+        error.add_note(f"in {name}, {'at the end of the training' if moment.ended else 'while the training ran'}")
+        raise
 
 
 def check_watchers(watchers: Any) -> tuple[Watcher, ...]:
@@ -177,9 +193,10 @@ def check_watchers(watchers: Any) -> tuple[Watcher, ...]:
         raise UsageError(f"watchers is a {type(watchers).__name__}, expected a list of p2p.watchers.Watcher")
     for index, watcher in enumerate(watchers):
         name = f"watchers[{index}]"
-        if not callable(getattr(watcher, "look", None)) or not hasattr(watcher, "every_s"):
+        is_one = callable(getattr(watcher, "look", None)) and hasattr(watcher, "every_s")
+        if not is_one or isinstance(watcher, type) or inspect.iscoroutinefunction(watcher.look):
             raise UsageError(
-                f"{name} is a {type(watcher).__name__}, expected a p2p.watchers.Watcher: every_s, and "
+                f"{name} is a {type(watcher).__name__}, expected a p2p.watchers.Watcher: every_s, and a function "
                 "look(model, moment)"
             )
         seconds(f"{name}.every_s", watcher.every_s)

@@ -45,7 +45,7 @@ from p2p.report import IncompleteTraining, PeerReport, Report
 from p2p.task import train_chunks
 from p2p.training import Training
 from p2p.user_errors import PartitionError
-from p2p.watchers import Done, Moment, Watcher
+from p2p.watchers import Done, Moment, Watcher, look
 from p2p.working_copy import WorkingCopy, exchange_settings, rows_for
 
 OBSERVER = PeerId("observer")
@@ -357,7 +357,7 @@ class _Looks:
     def _look_again(self, watcher: Watcher) -> None:
         if self._running:
             self._look(watcher)
-            self._swarm.at(self._swarm.now + watcher.every_s, partial(self._look_again, watcher))
+            self._swarm.at(self._swarm.now + float(watcher.every_s), partial(self._look_again, watcher))
 
     def _look(self, watcher: Watcher, *, ended: bool = False) -> None:
         merged = refresh(self._model, self._source())
@@ -369,7 +369,7 @@ class _Looks:
             ended=ended,
             consensus_distance=_distance(self._swarm),
         )
-        watcher.look(self._model.model, moment)
+        look(watcher, self._model.model, moment)
 
     def _source(self) -> _Replica:
         return _Replica(self._swarm.peers[self._swarm.source()])

@@ -76,20 +76,79 @@ def test_updates_of_tasks_and_of_a_feeder_are_applied_once_each() -> None:
         assert dd.model["w"].tolist() == [42.0 + drip.applied] * 2
 
 
-def test_a_unit_of_work_counts_once_whoever_brings_it() -> None:
-    class Again:
-        def start(self, coordinator: Coordinator) -> None:
-            self.first = coordinator.submit({"w": np.ones(2)}, (0, 7, 0), "again")
-            self.second = coordinator.submit({"w": np.ones(2)}, (0, 7, 0), "again")
+class Once:
+    """Calls `then(coordinator)` when it is started."""
 
-        def stop(self) -> None:
-            """Has nothing under way."""
+    def __init__(self, then: Any, stop: Any = lambda: None) -> None:
+        self.then, self.stop = then, stop
+        self.told: Any = None
 
-    again = Again()
+    def start(self, coordinator: Coordinator) -> None:
+        self.told = self.then(coordinator)
+
+
+def test_a_unit_of_work_counts_once_in_each_training() -> None:
+    def again(coordinator: Coordinator) -> list[bool]:
+        ones = {"w": np.ones(2)}
+        return [coordinator.submit(ones, unit) for unit in ((0, 0, 0), (0, 0, 0), "a line", "a line")]
+
+    feeder = Once(again)
     with DeepDist({"w": np.zeros(2)}, "master", peers=1, progress=False) as dd:
-        dd.train([[1]], one_each, add, feeders=[again])
-        assert (again.first, again.second) == (True, False)
-        assert dd.model["w"].tolist() == [2.0, 2.0]
+        for training in (1, 2):
+            report = dd.train([[1]], one_each, add, feeders=[feeder])
+            assert feeder.told == [True, False, True, False], "it is not the unit of a task, whatever it looks like"
+            assert (report.updates, report.updates_lost) == (3, 0)
+            assert dd.model["w"].tolist() == [3.0 * training] * 2
+
+
+def test_nothing_is_no_update_and_what_is_none_is_told() -> None:
+    def nothings(coordinator: Coordinator) -> list[bool]:
+        with pytest.raises(UsageError, match="an update of me is a list, expected a dict of named arrays"):
+            coordinator.submit([1.0], worker="me")
+        with pytest.raises(UsageError, match=r"merged_at=2\.5"):
+            coordinator.submit({"w": np.ones(2)}, merged_at=2.5)  # type: ignore[arg-type]
+        return [coordinator.submit(nothing) for nothing in (None, {})]
+
+    feeder = Once(nothings)
+    with DeepDist({"w": np.zeros(2)}, "master", peers=1, progress=False) as dd:
+        report = dd.train([[1]], one_each, feeders=[feeder])
+        assert feeder.told == [False, False]
+        assert report.updates == 1
+
+
+def test_errors_of_feeders_say_whose_they_are_and_hide_no_others() -> None:
+    def fails(*_: Any) -> None:
+        raise ConnectionError("no broker")
+
+    def gradient(model: Any, rows: Any) -> Any:
+        raise ZeroDivisionError("of the user")
+
+    nothing = Once(lambda coordinator: None, fails)
+    with DeepDist({"w": np.zeros(2)}, "master", peers=1, progress=False) as dd:
+        with pytest.raises(ConnectionError) as caught:
+            dd.train([[1]], one_each, add, feeders=[Once(fails, lambda: 1 / 0)])
+        assert caught.value.__notes__ == ["in start(coordinator) of the feeder Once"], (
+            "what did not start is not stopped"
+        )
+        with pytest.raises(ConnectionError) as caught:
+            dd.train([[1]], one_each, add, feeders=[nothing])
+        assert caught.value.__notes__ == ["in stop() of the feeder Once"]
+        with pytest.raises(ZeroDivisionError) as caught_too:
+            dd.train([[1]], gradient, add, feeders=[nothing])
+        assert caught_too.value.__notes__[-1] == "a feeder failed as well: ConnectionError('no broker')"
+
+
+def test_descent_may_not_submit() -> None:
+    known: list[Coordinator] = []
+
+    def descent(model: Any, update: Any) -> None:
+        known[0].submit({"w": np.ones(2)})
+
+    with (
+        DeepDist({"w": np.zeros(2)}, "master", peers=1, progress=False) as dd,
+        pytest.raises(UsageError, match="was called from descent, expected other threads"),
+    ):
+        dd.train([[1]], one_each, descent, feeders=[Once(known.append)])
 
 
 @pytest.mark.parametrize(
@@ -115,3 +174,11 @@ def test_without_a_master_there_is_nothing_to_feed() -> None:
         pytest.raises(UsageError, match="feeders with mode='p2p', expected mode='master'"),
     ):
         dd.train([[1]], one_each, feeders=[Drip()])
+
+
+def test_a_class_is_no_feeder() -> None:
+    with (
+        DeepDist({"w": np.zeros(2)}, "master", progress=False) as dd,
+        pytest.raises(UsageError, match=r"feeders\[0\] is a type, expected a p2p\.coordinator\.Feeder"),
+    ):
+        dd.train([[1]], one_each, add, feeders=[Drip])  # type: ignore[list-item]

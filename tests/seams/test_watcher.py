@@ -33,12 +33,29 @@ class Diary:
 class Impatient(Diary):
     """Has seen enough when something was learned."""
 
+    kind: type[BaseException] = TimeoutError
+
     def look(self, model: Any, moment: Moment) -> None:
         if model["w"][0]:
-            raise TimeoutError("that will do")
+            raise self.kind("that will do")
 
     def __str__(self) -> str:
         return "impatience"
+
+
+class Leaving(Impatient):
+    kind = SystemExit
+
+
+class Nameless(Impatient):
+    def __str__(self) -> str:
+        raise KeyError("no name")
+
+
+class Last(Diary):
+    def look(self, model: Any, moment: Moment) -> None:
+        if moment.ended:
+            raise TimeoutError("that will do")
 
 
 def one_each(model: Any, rows: Iterator[int]) -> dict[str, Any]:
@@ -102,12 +119,32 @@ def test_watchers_of_agents_look_while_they_train(options: dict[str, Any]) -> No
 @pytest.mark.slow
 @pytest.mark.sockets
 @pytest.mark.usefixtures("place")
-def test_a_watcher_that_raises_ends_the_training_by_its_name() -> None:
+@pytest.mark.parametrize(
+    ("watcher", "kind", "name"),
+    [
+        (Impatient, TimeoutError, "impatience"),
+        (Leaving, RuntimeError, "impatience"),
+        (Nameless, TimeoutError, "Nameless"),
+    ],
+)
+def test_a_watcher_that_raises_ends_the_training_by_its_name(watcher: Any, kind: Any, name: str) -> None:
     with DeepDist({"w": np.zeros(1)}, peers=1, progress=False) as dd:
-        with pytest.raises(TimeoutError, match="that will do") as caught:
-            dd.train([[1]] * 1000, one_each, watchers=[Impatient(0.05)])
-        assert caught.value.__notes__ == ["in impatience, while the training ran"]
+        with pytest.raises(kind, match="that will do") as caught:
+            dd.train([[1]] * 1000, one_each, watchers=[watcher(np.float32(0.05))])
+        assert caught.value.__notes__ == [f"in {name}, while the training ran"]
         assert 0 < dd.model["w"][0] < 1000
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("where", [{"peers": 1}, {"engine": SimulatedCluster(2)}], ids=["agents", "simulated"])
+def test_a_last_look_that_fails_says_so(where: Any) -> None:
+    with DeepDist({"w": np.zeros(1)}, progress=False, **where) as dd:
+        with pytest.raises(TimeoutError) as caught:
+            dd.train([[1]], one_each, watchers=[Last(9.0)])
+        assert [note.partition("Last(")[0] for note in caught.value.__notes__] == ["in "]
+        assert caught.value.__notes__[0].endswith(", at the end of the training")
 
 
 def test_an_incomplete_training_has_its_evaluations() -> None:
@@ -122,10 +159,11 @@ def test_an_incomplete_training_has_its_evaluations() -> None:
     ("watchers", "message"),
     [
         (Diary(1.0), r"watchers is a Diary, expected a list of p2p\.watchers\.Watcher"),
-        ([Diary(1.0), 3], r"watchers\[1\] is a int, expected a p2p\.watchers\.Watcher: every_s, and look"),
+        ([Diary(1.0), 3], r"watchers\[1\] is a int, expected a p2p\.watchers\.Watcher: every_s, and a function look"),
+        ([Diary], r"watchers\[0\] is a type, expected"),
         ([Diary(0)], r"watchers\[0\]\.every_s=0, expected more than 0 seconds"),
     ],
-    ids=["no list", "no watcher", "no time"],
+    ids=["no list", "no watcher", "a class", "no time"],
 )
 def test_what_is_no_watcher_is_refused(watchers: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
