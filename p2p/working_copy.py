@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from gossip.arrays import Array, Arrays, Layout, Packed, check_finite
 from gossip.errors import MismatchError, UsageError
-from gossip.updates import check
+from gossip.updates import check, rehearse
 from gossip.updates.rows import rows_of
 from p2p import combine, row_merge
 from p2p.codec import kinds_of
@@ -134,6 +134,8 @@ class WorkingCopy:
         """All that training changed has been exchanged, or is kept for later."""
         self._residual: Arrays = {}
         """What the model's codec has left of updates that were not trained in place; empty before the first."""
+        self._rehearsed = False
+        """The kind of these updates was."""
 
     # ------------------------------------------------------------------------------------------------- for the task
 
@@ -279,6 +281,9 @@ class WorkingCopy:
             check(Packed.of(update), self.model.layout, kinds_of(codec))
             Layout.of(residual).check_fit(self.model.layout)
             check_finite(residual)
+            if not self._rehearsed:
+                rehearse(Packed.of(update), self.model.layout, kinds_of(codec))
+                self._rehearsed = True
         except MismatchError as error:
             raise UsageError(f"what {type(codec).__name__} made of an update does not fit: {error}") from None
         return update, residual

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from gossip.arrays import Layout, Packed, Payload, Update, check_finite
 from gossip.errors import UsageError
 from gossip.updates.dense import Dense
@@ -59,6 +61,32 @@ def merge(model: Layout, buffer: Any, stamps: RowStamps, payload: Payload, kinds
     stamps.stamp(kind.changed_rows(model, update))
     kind.add(model, buffer, update)
     stamps.done()
+
+
+def rehearse(update: Packed, model: Layout, kinds: Kinds) -> None:
+    """Do with an update, where nothing can be lost, what peers will do with it: its kind may not be one of `KINDS`, and
+    what that raises within a peer would end it.
+
+    Raises:
+        UsageError: the kind does not keep to what `Kind` says.
+    """
+    kind = kind_of(update.layout, kinds)
+    if kind in KINDS:
+        return
+    try:
+        whole, block = bytearray(model.nbytes), bytearray(model.nbytes)
+        list(kind.changed_rows(model, update))
+        kind.add(model, whole, update)
+        kind.add_within(model, block, 0, update)
+        if whole != block:
+            raise UsageError(f"add_within of {kind!r} adds other numbers than add")
+        kind.total(update.arrays(), update.arrays())
+        kind.add(model, whole, read_whole(kind.negative(update)))
+        if np.frombuffer(whole, np.uint8).any():
+            raise UsageError(f"negative of {kind!r} does not take back what add adds")
+    except Exception as error:
+        error.add_note(f"in a rehearsal of {kind!r}, a kind of updates, before it is sent to any peer")
+        raise
 
 
 def total(one: Packed, other: Packed, kinds: Kinds = KINDS) -> Packed | None:

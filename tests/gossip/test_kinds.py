@@ -12,7 +12,7 @@ import pytest
 
 from gossip.arrays import Array, Arrays, Bytes, Layout, Packed, Payload, Update
 from gossip.errors import MismatchError, UsageError
-from gossip.updates import KINDS, check, dense, kind_of, merge, read_whole, total, with_kinds
+from gossip.updates import KINDS, check, dense, kind_of, merge, read_whole, rehearse, total, with_kinds
 from gossip.updates.dense import Dense
 from gossip.updates.rows import ROWS, rows_of
 from gossip.updates.stamps import RowStamps
@@ -236,3 +236,35 @@ def test_updates_of_one_kind_have_a_total_unless_it_has_none_for_them() -> None:
 def test_updates_of_several_kinds_have_no_total() -> None:
     for one, other in ((rows(), plus(w=1)), (plus(w=1), rows()), (plus(w=1), Packed.of(whole(1)))):
         assert total(one, other, ALL) is None
+
+
+@dataclass(frozen=True)
+class TakesNothingBack(Plus):
+    def negative(self, update: Payload) -> Payload:
+        return update
+
+
+@dataclass(frozen=True)
+class OddInBlocks(Plus):
+    def add_within(self, model: Layout, block: Any, start: int, update: Payload) -> None:
+        """Adds nothing."""
+
+
+@dataclass(frozen=True)
+class HasNoSum(Plus):
+    def total(self, left: Arrays, right: Arrays) -> Arrays | None:
+        raise ZeroDivisionError("of the user")
+
+
+def test_a_kind_is_rehearsed_before_peers_hear_of_it() -> None:
+    update = Packed.of({"w[plus]": np.float32(2)})
+    rehearse(update, LAYOUT, ALL)
+    rehearse(Packed.of(MODEL), LAYOUT, with_kinds([HasNoSum()]))  # which is of a kind that all know
+    for kind, error, words in (
+        (TakesNothingBack(), UsageError, "negative of TakesNothingBack(.*) does not take back what add adds"),
+        (OddInBlocks(), UsageError, "add_within of OddInBlocks(.*) adds other numbers than add"),
+        (HasNoSum(), ZeroDivisionError, "of the user"),
+    ):
+        with pytest.raises(error, match=words) as caught:
+            rehearse(update, LAYOUT, with_kinds([kind]))
+        assert caught.value.__notes__[0].startswith(f"in a rehearsal of {kind!r}")
