@@ -29,6 +29,10 @@ from p2p.user_errors import original
 from p2p.watch import is_nothing
 
 
+CANCEL_S = 0.2
+"""How often an engine is asked to end."""
+
+
 class Feeder(Protocol):
     """What brings updates to the coordinator of a training."""
 
@@ -52,7 +56,7 @@ class Coordinator:
         on_error: Callable[[], None],
         epochs_before: int = 0,
     ) -> None:
-        """`folder` is the hub agent's; `on_error` is called, once, when `descent` failed: see `error`. What is
+        """`folder` is the hub agent's; `on_error` ends the tasks when `descent` failed: see `error`. What is
         still under way of a training that failed, or was cut short, belongs to one of the session's `epochs_before`,
         and is dropped.
         """
@@ -70,7 +74,7 @@ class Coordinator:
         self._on_error = on_error
         self._model = Model.from_skeleton(skeleton)
         self._agent = AgentClient(folder)
-        self._closed = False
+        self._closed = threading.Event()
         self._lock = threading.Lock()
         """Held while an update is applied."""
 
@@ -102,7 +106,7 @@ class Coordinator:
         with self._lock:
             if self.error is not None:
                 raise self.error
-            if self._closed:
+            if self._closed.is_set():
                 raise UsageError(f"an update of {whose} after the end of its training, expected none")
             known = self.applied if isinstance(unit, Unit) else self._fed  # which may have tuples that look like them
             if unit in known or (isinstance(unit, Unit) and unit.epoch < self._epochs_before):
@@ -129,14 +133,19 @@ class Coordinator:
 
     def fail(self, error: BaseException) -> None:
         """End the training by this error, unless there was another before."""
-        if self.error is None and not self._closed:
+        if self.error is None and not self._closed.is_set():
             self.error = original(error)
+            threading.Thread(target=self._end_tasks, name="deepdist-coordinator-error", daemon=True).start()
+
+    def _end_tasks(self) -> None:
+        while not self._closed.is_set():  # the engine may not have begun yet, when a feeder is that quick
             self._on_error()
+            self._closed.wait(CANCEL_S)
 
     def close(self) -> None:
         """End; an update that is being applied is finished first."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             self._agent.close()
 
 

@@ -168,6 +168,18 @@ def test_an_update_that_descent_cannot_take_ends_the_training_and_is_told_to_its
         assert np.isfinite(dd.model["w"]).all()
 
 
+def test_an_update_that_fails_before_the_tasks_begin_ends_the_training() -> None:
+    def too_early(coordinator: Coordinator) -> None:
+        with pytest.raises(UsageError):
+            coordinator.submit({"w": np.full(2, np.nan)})
+
+    with DeepDist({"w": np.zeros(2)}, "master", peers=1, progress=False) as dd:
+        with pytest.raises(UsageError, match="the update's 'w'"):
+            dd.train([[1]] * 1000, one_each, add, feeders=[Once(too_early)])
+        dd.train([[1]], one_each, add)
+        assert np.isfinite(dd.model["w"]).all()
+
+
 def test_without_a_master_there_is_nothing_to_feed() -> None:
     with (
         DeepDist({"w": np.zeros(2)}, progress=False) as dd,
