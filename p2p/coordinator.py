@@ -28,7 +28,6 @@ from p2p.update import inflate
 from p2p.user_errors import original
 from p2p.watch import is_nothing
 
-
 CANCEL_S = 0.2
 """How often an engine is asked to end."""
 
