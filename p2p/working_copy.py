@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 
 from gossip.arrays import Array, Arrays, Layout, Packed, check_finite
 from gossip.errors import MismatchError, UsageError
-from gossip.updates import check, rehearse
+from gossip.updates import check, merge, rehearse
 from gossip.updates.rows import rows_of
+from gossip.updates.stamps import RowStamps
 from p2p import combine, row_merge
 from p2p.codec import kinds_of
 from p2p.model import Model
@@ -276,17 +277,44 @@ class WorkingCopy:
         codec = self.model.codec
         assert codec is not None
         before = self._residual or {name: np.zeros_like(change) for name, change in delta.items()}
-        update, residual = codec.encode(delta, before)
+        made = codec.encode(delta, before)
+        name = type(codec).__name__
+        if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, Mapping) for part in made)):
+            raise UsageError(
+                f"{name}.encode returned {made!r:.80}, expected (update, new residual), two dicts of arrays"
+            )
+        update, residual = made
         try:
             check(Packed.of(update), self.model.layout, kinds_of(codec))
+        except MismatchError as error:
+            raise UsageError(f"what {name} made of an update does not fit: {error}") from None
+        try:
             Layout.of(residual).check_fit(self.model.layout)
             check_finite(residual)
-            if not self._rehearsed:
-                rehearse(Packed.of(update), self.model.layout, kinds_of(codec))
-                self._rehearsed = True
         except MismatchError as error:
-            raise UsageError(f"what {type(codec).__name__} made of an update does not fit: {error}") from None
+            raise UsageError(f"the residual that {name} made does not fit: {error}") from None
+        for part, left in residual.items():
+            if np.may_share_memory(left, delta[part]):
+                raise UsageError(f"the residual that {name} made of {part!r} is in the delta's memory, expected a copy")
+        if not self._rehearsed:
+            rehearse(Packed.of(update), self.model.layout, kinds_of(codec))
+            self._check_sum(update, residual, delta, before)
+            self._rehearsed = True
         return update, residual
+
+    def _check_sum(self, update: Arrays, residual: Arrays, delta: Arrays, before: Arrays) -> None:
+        """Raise `UsageError` unless the update and what is left make up what there was."""
+        layout, codec = self.model.layout, self.model.codec
+        buffer = bytearray(layout.nbytes)
+        merge(layout, buffer, RowStamps(layout), Packed.of(update), kinds_of(codec))
+        for name, added in layout.views(buffer).items():
+            wanted, found = delta[name] + before[name], added + residual[name]
+            room = 16 * np.finfo(wanted.dtype).eps if wanted.dtype.kind == "f" else 0.0
+            if np.any(np.abs(found - wanted) > room * (np.abs(added) + np.abs(residual[name]) + np.abs(wanted))):
+                raise UsageError(
+                    f"{type(codec).__name__}.encode loses something of {name!r}: its update and its residual do not add "
+                    "up to the delta and the residual that it was given"
+                )
 
     def leave(self, residual: Arrays) -> None:
         """Of what was encoded this goes with the next update."""

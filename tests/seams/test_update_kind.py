@@ -809,6 +809,12 @@ class Wrong(TopK):
                 return {**update, "w" + PLACES: update["w" + PLACES] + 100}, left
             case "shape":
                 return update, {**left, "w": left["w"][1:]}
+            case "loss":
+                return update, {**left, "w": np.zeros_like(left["w"])}
+            case "memory":
+                return update, {**left, "w": delta["w"]}
+            case "one":
+                return update  # type: ignore[return-value]
         left["w"][0] = np.nan
         return update, left
 
@@ -816,13 +822,15 @@ class Wrong(TopK):
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("places", r"places of 'w'.* below 60"),
-        ("shape", r"'w': shape \(19, 3\), expected \(20, 3\)"),
-        ("number", r"'w': 3 of 60 numbers are NaN or infinite, expected none"),
+        ("places", r"what Wrong made of an update does not fit: .*places of 'w'.* below 60"),
+        ("shape", r"the residual that Wrong made does not fit: 'w': shape \(19, 3\), expected \(20, 3\)"),
+        ("number", r"the residual that Wrong made does not fit: 'w': 3 of 60 numbers are NaN or infinite"),
+        ("loss", r"Wrong\.encode loses something of 'w': its update and its residual do not add up"),
+        ("memory", r"the residual that Wrong made of 'w' is in the delta's memory, expected a copy"),
+        ("one", r"Wrong\.encode returned \{.*, expected \(update, new residual\), two dicts of arrays"),
     ],
 )
 def test_a_codec_that_makes_what_cannot_be_added_is_told_so(what: str, words: str) -> None:
     engine, codec = SimulatedCluster(peers=2, seed=1), Wrong(2, what)
-    words = rf"what Wrong made of an update does not fit: {words}"
     with DeepDist(fresh(), codec=codec, engine=engine, progress=False) as dd, pytest.raises(UsageError, match=words):
         dd.train(PARTITIONS, gradient, descent)
