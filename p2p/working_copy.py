@@ -312,8 +312,8 @@ class WorkingCopy:
             room = 16 * np.finfo(wanted.dtype).eps if wanted.dtype.kind == "f" else 0.0
             if np.any(np.abs(found - wanted) > room * (np.abs(added) + np.abs(residual[name]) + np.abs(wanted))):
                 raise UsageError(
-                    f"{type(codec).__name__}.encode loses something of {name!r}: its update and its residual do not add "
-                    "up to the delta and the residual that it was given"
+                    f"{type(codec).__name__}.encode loses something of {name!r}: its update and its residual do not "
+                    "add up to the delta and the residual that it was given"
                 )
 
     def leave(self, residual: Arrays) -> None:
