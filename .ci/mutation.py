@@ -54,7 +54,7 @@ MEMORY_BYTES_MAX = 3 << 30
 """What a mutant may take in, for those that fill a list without end."""
 
 TESTS: dict[str, str] = {
-    # Which files of tests/gossip try a module; the quick part of them.
+    # Which files of tests/gossip, in whatever folder, try a module; the quick part of them.
     "errors": "errors",
     "arguments": "arguments",
     "arrays": "arrays rows",
@@ -67,25 +67,25 @@ TESTS: dict[str, str] = {
     "messages": "wire",
     "events": "peer",
     "wire": "wire peer",
-    "replicate": "replicate adopt",
+    "lanes.replicate": "replicate adopt",
     "identity": "identity",
     "membership": "membership",
-    "adopt": "adopt departures identity",
-    "peer": "peer departures adopt identity trace",
+    "lanes.adopt": "adopt departures identity",
+    "lanes.peer": "peer departures adopt identity trace",
     "trace": "trace",
     "literal": "arguments compression",
     "topology": "topology",
     "compression": "compression",
-    "flat": "flat",
-    "neighbors": "neighbors",
-    "packets": "packets",
-    "mix_peer": "mix_peer",
+    "mixing.flat": "flat",
+    "mixing.neighbors": "neighbors",
+    "mixing.packets": "packets",
+    "mixing.peer": "mix_peer",
     "mixing.choco": "mixing_oracles mixing churn",
     "mixing.relay": "mixing_oracles mixing churn",
     "mixing.tracking": "mixing_oracles mixing churn",
     "mixing.outer": "mixing_oracles mixing churn",
-    "vectorized": "vectorized vectorized_records",
-    "contraction": "contraction",
+    "sim.vectorized": "vectorized vectorized_records",
+    "sim.contraction": "contraction",
 }
 MIXING_TESTS = "mixing_oracles mixing"
 PYTEST = ["-q", "-s", "--assert=plain", "-m", "not slow and not sockets and not spark"]
@@ -410,7 +410,7 @@ def _try_one(module: str, again: bool, budget_s: float, every: int) -> int:
     sys.meta_path.insert(0, Finder(f"gossip.{module}"))
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
     names = TESTS.get(module) or MIXING_TESTS
-    files = [f"tests/gossip/test_{name}.py" for name in names.split()]
+    files = [str(next((ROOT / "tests" / "gossip").rglob(f"test_{name}.py"))) for name in names.split()]
     return int(pytest.main([*PYTEST, *files], plugins=[Trial(module, again, budget_s, every)]))
 
 

@@ -42,7 +42,7 @@ from benchmarks import chaos_processes
 from gossip.arrays import Bytes, Layout
 from gossip.errors import UsageError
 from gossip.messages import PeerId, State
-from gossip.zmq_runtime import fetch_state
+from gossip.zmq.runtime import fetch_state
 from p2p import localhost
 from p2p.agent_client import AgentClient, AgentSettings, start_agent
 from p2p.observer import Observer
@@ -71,7 +71,7 @@ LOG_MEMORY_BYTES = 16 << 20
 """Target: the same while agents are killed. What the dead had not read is kept for ten minutes, in case they were only
 cut off: so much of it in memory (SEGMENTS_MEMORY_BYTES_MAX of p2p.agent) and the rest in files ..."""
 FILES_MODELS_MAX = 128
-"""... and so many models in all (twice `segments_max` of gossip.peer.Settings)."""
+"""... and so many models in all (twice `segments_max` of gossip.lanes.peer.Settings)."""
 SLOWDOWN_MAX = 0.05
 """Target: what the others lose of their throughput while one is frozen."""
 TIMEOUT_S = 60.0

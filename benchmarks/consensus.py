@@ -2,10 +2,10 @@
 
     python -m benchmarks.consensus [--quick] [--json FILE] [--svg FILE] [--check]
 
-The same strategies in three forms: all peers at once (`gossip.vectorized`, sparse products), peer by peer with
+The same strategies in three forms: all peers at once (`gossip.sim.vectorized`, sparse products), peer by peer with
 messages in lock-step (`gossip.mixing.rounds`), and the peers of production on virtual time, where every message is
-encoded, travels and is decoded (`gossip.mix_simulator`; push-sum, until the last peer has begun its last round). Each
-figure is from a process of its own, so that its peak of memory is its own, and the median of three runs. The last lines
+encoded, travels and is decoded (`gossip.sim.mix_simulator`; push-sum, until the last peer has begun its last round).
+Each figure is from a process of its own, so that its peak of memory is its own, and the median of three runs. The last lines
 are the large runs that are held against the targets, once: 10,000 peers x 100 parameters x 200 rounds at once on the
 static exponential graph, and 1,000 peers x 20 rounds of events, of whom each sends to one other in a round.
 """
@@ -27,13 +27,13 @@ from rich.table import Table
 
 from gossip import topology
 from gossip.arrays import Array
-from gossip.mix_simulator import MixSimulation
 from gossip.mixing import DPsgd, PushSum
+from gossip.mixing.neighbors import Plan
 from gossip.mixing.rounds import Swarm
-from gossip.neighbors import Plan
-from gossip.simulator import Network
+from gossip.sim.mix_simulator import MixSimulation
+from gossip.sim.simulator import Network
+from gossip.sim.vectorized import simulate
 from gossip.topology import Topology
-from gossip.vectorized import simulate
 
 SECONDS_MAX = 60.0
 BYTES_MAX = 4e9

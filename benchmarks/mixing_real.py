@@ -48,7 +48,6 @@ from gossip import topology
 from gossip.arrays import Array
 from gossip.compression import Float16, RandomK, TopK
 from gossip.errors import UsageError
-from gossip.mix_peer import MixSettings
 from gossip.mixing import (
     Choco,
     ClippedGossip,
@@ -65,8 +64,9 @@ from gossip.mixing import (
     RelaySum,
     Strategy,
 )
+from gossip.mixing.peer import MixSettings
+from gossip.sim.vectorized import simulate
 from gossip.topology import Topology
-from gossip.vectorized import simulate
 from p2p import DeepDist, task
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers know no benchmarks

@@ -27,9 +27,9 @@ from rich.table import Table
 
 from gossip.arrays import Layout, Packed
 from gossip.messages import PeerId, Range
-from gossip.segments import Segments
 from gossip.updates import check
 from gossip.wire import decode, encode
+from gossip.zmq.segments import Segments
 from p2p.model import Model
 from p2p.models import skipgram
 from p2p.models.lexicon import Lexicon

@@ -27,9 +27,9 @@ from rich.table import Table
 from gossip.arrays import Packed
 from gossip.events import Closed, Computed, Joined, Received, Send, Started, Ticked
 from gossip.identity import Identities
+from gossip.lanes.peer import Peer
 from gossip.marks import packed
 from gossip.messages import Advert, Mark, PeerId, Range, State, StateRequest, Unit
-from gossip.peer import Peer
 from gossip.wire import body_bytes, decode, encode
 
 UNITS = 10_000_000

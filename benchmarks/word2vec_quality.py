@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.wikipedia import TEXT, Sentences, options, parse, unpack
-from gossip.simulator import Network
+from gossip.sim.simulator import Network
 from p2p import DeepDist
 from p2p.engines.simulated import SimulatedCluster
 from p2p.models.word2vec import build_vocab, gradient

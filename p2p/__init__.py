@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gossip.errors import UsageError
-    from gossip.faults import Faults
-    from gossip.simulator import Network
+    from gossip.sim.faults import Faults
+    from gossip.sim.simulator import Network
     from p2p.caution import DeepDistWarning
     from p2p.deepdist import DeepDist
     from p2p.engines.simulated import SimulatedCluster
@@ -32,9 +32,9 @@ __all__ = [
 _ROOMS = {
     "DeepDist": "p2p.deepdist",
     "DeepDistWarning": "p2p.caution",
-    "Faults": "gossip.faults",
+    "Faults": "gossip.sim.faults",
     "IncompleteTraining": "p2p.report",
-    "Network": "gossip.simulator",
+    "Network": "gossip.sim.simulator",
     "Report": "p2p.report",
     "SimulatedCluster": "p2p.engines.simulated",
     "UsageError": "gossip.errors",

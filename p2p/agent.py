@@ -36,10 +36,10 @@ import zmq
 from gossip.errors import GossipError, UsageError, ran_out_of_files
 from gossip.events import Closed, Computed, Exhausted, Leaving
 from gossip.messages import PeerId, Unit
-from gossip.segments import FilePayload, LentFile
 from gossip.updates import KINDS
 from gossip.updates.table import Kinds
-from gossip.zmq_runtime import Keys, open_socket
+from gossip.zmq.runtime import Keys, open_socket
+from gossip.zmq.segments import FilePayload, LentFile
 from p2p import localhost, open_files
 from p2p.agent_client import LEAVE_SIGNALS, START_TIMEOUT_S, AgentSettings
 from p2p.discipline import Discipline, House

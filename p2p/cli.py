@@ -289,7 +289,7 @@ main.add_command(_Lab("lab", help="Ask the simulators what happens to consensus 
 @click.option("--seed", type=int, required=True, help="Of the bad day to repeat.")
 def simulate(seed: int) -> None:
     """Tell the story of one simulated bad day: its options, its events, and whether anything was violated."""
-    from gossip.proving_ground import run
+    from gossip.sim.proving_ground import run
 
     outcome = run(seed, tell=True)
     click.echo(f"options\n{outcome.options}\n\nstory\n" + "\n".join(outcome.story))

@@ -15,9 +15,9 @@ import zmq
 
 from gossip.arrays import Array, Bytes, Layout, Packed
 from gossip.errors import GossipError
-from gossip.flat import Flat
 from gossip.messages import PeerId, State
-from gossip.zmq_runtime import Keys, fetch_state
+from gossip.mixing.flat import Flat
+from gossip.zmq.runtime import Keys, fetch_state
 from p2p.registrar import Member
 from p2p.replica import Replica
 

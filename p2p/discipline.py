@@ -18,7 +18,7 @@ import zmq
 
 from gossip.arrays import Bytes, Layout
 from gossip.messages import PeerId, State, Unit
-from gossip.zmq_runtime import Keys, Runtime, fetch_state
+from gossip.zmq.runtime import Keys, Runtime, fetch_state
 from p2p.agent_client import AgentSettings
 from p2p.localhost import Json
 from p2p.replica import Replica

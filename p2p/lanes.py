@@ -14,12 +14,12 @@ from collections import deque
 
 from gossip.arrays import Layout, Payload
 from gossip.events import Event, Joined, Received, Started
+from gossip.lanes.peer import Peer, Settings
 from gossip.membership import Detection
 from gossip.messages import PeerId, Range, Unit
-from gossip.peer import Peer, Settings
-from gossip.segments import Segments
 from gossip.wire import BLOCK_BYTES
-from gossip.zmq_runtime import Endpoints, Runtime
+from gossip.zmq.runtime import Endpoints, Runtime
+from gossip.zmq.segments import Segments
 from p2p import localhost
 from p2p.agent_client import START_TIMEOUT_S
 from p2p.discipline import House, Spans

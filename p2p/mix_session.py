@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from gossip.errors import UsageError
-from gossip.flat import Flat
 from gossip.mixing import Strategy
-from gossip.neighbors import Plan
+from gossip.mixing.flat import Flat
+from gossip.mixing.neighbors import Plan
 from gossip.topology import Topology
 from p2p import engines
 from p2p.agent_client import AgentSettings

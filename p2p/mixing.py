@@ -24,12 +24,12 @@ from gossip.errors import UsageError
 from gossip.events import Event, Initialized, Joined, Resumed, Settling, Tasked
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
-from gossip.mix_peer import ERA, MixPeer, MixSettings
 from gossip.mixing import Strategy
-from gossip.neighbors import Plan
-from gossip.segments import Segments
+from gossip.mixing.neighbors import Plan
+from gossip.mixing.peer import ERA, MixPeer, MixSettings
 from gossip.topology import Topology
-from gossip.zmq_runtime import Endpoints, Runtime
+from gossip.zmq.runtime import Endpoints, Runtime
+from gossip.zmq.segments import Segments
 from p2p.agent_client import START_TIMEOUT_S
 from p2p.discipline import House, Spans
 from p2p.localhost import Json

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gossip.errors import UsageError
-from gossip.zmq_runtime import Keys, is_loopback
+from gossip.zmq.runtime import Keys, is_loopback
 from p2p import engines, localhost
 from p2p.agent_client import AgentSettings
 from p2p.caution import Cautions, warn

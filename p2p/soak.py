@@ -11,10 +11,11 @@ from functools import cache
 
 from rich.table import Table
 
-from gossip import adopt, identity, marks, membership, peer, replicate
-from gossip.branches import Branches
-from gossip.proving_ground import LOST, Outcome, run
-from gossip.states import STATES
+from gossip import identity, marks, membership
+from gossip.lanes import adopt, peer, replicate
+from gossip.sim.branches import Branches
+from gossip.sim.proving_ground import LOST, Outcome, run
+from gossip.sim.states import STATES
 
 CORE = (peer, replicate, adopt, identity, membership, marks)
 """Whose branches are counted."""

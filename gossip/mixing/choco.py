@@ -82,7 +82,7 @@ class Choco(Strategy[Copies]):
                 raise UsageError(
                     f"{name} {share} with {self!r}: its vectorized form holds one public copy of each peer, and a "
                     f"neighbor that a packet did not reach holds another; use PushSum(), or DPsgd() with symmetric "
-                    f"weights, or gossip.mix_simulator"
+                    f"weights, or gossip.sim.mix_simulator"
                 )
 
     def _step(self, size: int) -> float:

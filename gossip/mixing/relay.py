@@ -60,7 +60,7 @@ class RelaySum(Strategy[Relayed]):
             if share:
                 raise UsageError(
                     f"{name} {share} with {self!r}, whose vectorized form needs its tree whole; use loss, PushSum() or "
-                    f"gossip.mix_simulator"
+                    f"gossip.sim.mix_simulator"
                 )
 
     def says_nothing(self, is_trained: bool) -> str:

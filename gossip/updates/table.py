@@ -2,7 +2,7 @@
 
 The kinds of a run are a tuple, tried in order: the first that claims an update's layout is its kind. `KINDS` are those
 that every peer knows; with `with_kinds(...)` others go before them. The tuple is given to the peers of a run
-(`gossip.peer.Settings.kinds`) and to whoever owns a replica: there is no registry that an import could fill.
+(`gossip.lanes.peer.Settings.kinds`) and to whoever owns a replica: there is no registry that an import could fill.
 """
 
 from __future__ import annotations

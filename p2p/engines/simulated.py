@@ -2,7 +2,7 @@
 
     scheduler, in the manner of Spark  ->  executors: one task at a time each, a chunk takes virtual seconds
                                              |  copy of the replica at its begin, published at its end
-                                           peers of `gossip.simulator`: the same peer and codec as in production
+                                           peers of `gossip.sim.simulator`: the same peer and codec as in production
 
 Nothing is sent to another process, so a gradient may note down what it sees, and a debugger stops in it. All that is
 left to chance is drawn from one seed: the same seed gives the same run, and the same model to the last bit.
@@ -24,11 +24,11 @@ from gossip.arguments import check_fields, instance, integer, probability, secon
 from gossip.arrays import Array, Arrays, Layout, Packed, check_finite
 from gossip.errors import MismatchError, UsageError
 from gossip.events import Computed
-from gossip.faults import Disruption, Faults
+from gossip.lanes.peer import Settings
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
-from gossip.peer import Settings
-from gossip.simulator import Network, SimulatedPeer, Simulation
+from gossip.sim.faults import Disruption, Faults
+from gossip.sim.simulator import Network, SimulatedPeer, Simulation
 from gossip.updates.stamps import RowStamps
 from p2p import chance
 from p2p.agent import STALENESS_SAMPLES_MAX

@@ -17,8 +17,8 @@ from gossip import topology as topologies
 from gossip.arrays import Array
 from gossip.errors import UsageError
 from gossip.mixing import CombineThenAdapt, DPsgd
+from gossip.sim.vectorized import Gradient
 from gossip.topology import DENSE_PEERS_MAX, Floats, Needs, Topology
-from gossip.vectorized import Gradient
 from p2p.experiments import rates
 from p2p.experiments.grid import Case, Grid, canonical
 from p2p.experiments.results import Row, Step

@@ -13,8 +13,8 @@ import numpy as np
 from gossip import topology
 from gossip.errors import UsageError
 from gossip.mixing import Strategy
+from gossip.sim.vectorized import simulate
 from gossip.topology import Topology
-from gossip.vectorized import simulate
 from p2p.experiments import strategies
 from p2p.experiments.strategies import codec_named, compressed, strategy_named
 

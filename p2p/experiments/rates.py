@@ -2,15 +2,15 @@
 
 Measured is the contraction of |X - mean| per round, over the later half of the rounds in which the distance is above
 rounding: from a random start, the slowest part has outlived the others there, which is what theory is about; from the
-slowest direction (`gossip.contraction`) all rounds are alike. The steps are whole periods of the topology. Where
+slowest direction (`gossip.sim.contraction`) all rounds are alike. The steps are whole periods of the topology. Where
 already the first period ends within rounding, the mean is reached exactly in finite time, no rate can be read off the
 distances, and 0 is reported with the round in which it was reached; a method that is only fast, not exact, is still
 above rounding then and gets its rate.
 
 Where the links are drawn anew in each round, measured is the mean logarithm over all rounds above rounding: the rate at
 which this run fell. The ratio of one round is no measure: under loss a distance may be nearly nothing for a round and
-come back. Predicted beside it is the rate of a typical run of plain averaging (`gossip.contraction.typical`); the root
-of the expected ratio of squares, which has a formula, is the mean over all runs, and most lie far below it.
+come back. Predicted beside it is the rate of a typical run of plain averaging (`gossip.sim.contraction.typical`); the
+root of the expected ratio of squares, which has a formula, is the mean over all runs, and most lie far below it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from gossip import topology as topologies
-from gossip.contraction import FLOOR, mean_rate, typical
 from gossip.errors import UsageError
 from gossip.mixing import CombineThenAdapt, DPsgd, PairwiseExchange, PushSum, Strategy
+from gossip.sim.contraction import FLOOR, mean_rate, typical
 from gossip.topology import Floats, Needs, Topology
 
 ROUNDING = FLOOR

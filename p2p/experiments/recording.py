@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip.arrays import Array
+from gossip.sim.vectorized import Record
 from gossip.topology import Floats
-from gossip.vectorized import Record
 from p2p.experiments.results import Step
 
 Columns = NDArray[np.intp]

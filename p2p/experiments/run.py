@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gossip.arrays import Array
+from gossip.sim.vectorized import Gradient, Result, simulate, without
 from gossip.topology import Floats, Needs, Topology
-from gossip.vectorized import Gradient, Result, simulate, without
 from p2p.experiments.grid import Case
 from p2p.experiments.recording import Parts, Recorder, histogram
 from p2p.experiments.results import Row, Step

@@ -16,15 +16,15 @@ from hypothesis import Phase, settings
 
 from gossip.arrays import Arrays, Packed, Payload
 from gossip.events import Computed, Event, Exhausted, Initialized, Joined, Started
+from gossip.lanes.peer import Peer, Settings
 from gossip.messages import PeerId, Unit
-from gossip.mix_peer import MixPeer, MixSettings
-from gossip.neighbors import Plan
-from gossip.peer import Peer, Settings
-from gossip.segments import Segments
+from gossip.mixing.neighbors import Plan
+from gossip.mixing.peer import MixPeer, MixSettings
 from gossip.trace import Observe
 from gossip.updates import merge
 from gossip.updates.stamps import RowStamps
-from gossip.zmq_runtime import Runtime
+from gossip.zmq.runtime import Runtime
+from gossip.zmq.segments import Segments
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, print_blob=True)
 # Mutants are many: a failure is not made smaller, and what few examples find is enough.

@@ -30,9 +30,9 @@ from gossip.events import (
     Ticked,
 )
 from gossip.identity import Identities
+from gossip.lanes.peer import Peer
 from gossip.marks import Series, packed
 from gossip.messages import Advert, Mark, PeerId, Pin, Pinned, Range, Unit
-from gossip.peer import Peer
 from gossip.wire import decode, encode
 
 ME, A, B = PeerId("me"), PeerId("a"), PeerId("z")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossip.peer import Settings
+from gossip.lanes.peer import Settings
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow]
 

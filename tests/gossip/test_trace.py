@@ -13,12 +13,12 @@ import pytest
 
 from gossip.arrays import Arrays, Packed
 from gossip.events import Computed, Deliver, Keep, Received, Send, Ticked
+from gossip.lanes.peer import Peer, Settings
 from gossip.marks import Mark, Unit, packed
 from gossip.messages import Advert, PeerId, Pull, Range, Rumor, Standing
-from gossip.peer import Peer, Settings
-from gossip.segments import LentFile, Segments
-from gossip.simulator import Network, Simulation
+from gossip.sim.simulator import Network, Simulation
 from gossip.trace import Recorder, Step, fingerprint, replay
+from gossip.zmq.segments import LentFile, Segments
 
 SETTINGS = Settings(advert_period_s=0.3)
 INITIAL = {"w": np.zeros(4, np.int64)}

@@ -14,9 +14,9 @@ from pyspark import RDDBarrier
 
 from gossip import compression, mixing, topology
 from gossip.errors import UsageError
-from gossip.faults import Strike, Victim
 from gossip.mixing import bad
 from gossip.mixing.strategy import Strategy
+from gossip.sim.faults import Strike, Victim
 from p2p import DeepDist, Faults, Network, SimulatedCluster
 from p2p.adapters import ByPath
 from p2p.job import Rhythm

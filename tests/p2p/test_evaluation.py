@@ -13,8 +13,8 @@ import pytest
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
-from gossip.flat import Flat
 from gossip.mixing import DPsgd, Every
+from gossip.mixing.flat import Flat
 from p2p import DeepDist, Report, SimulatedCluster
 from p2p.consensus import Average
 

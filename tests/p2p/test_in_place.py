@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossip.simulator import Network
+from gossip.sim.simulator import Network
 from p2p import DeepDist
 from p2p.engines.simulated import SimulatedCluster
 from p2p.task import in_place

@@ -31,7 +31,7 @@ from gossip.mixing import (
     PairwiseExchange,
     PushSum,
 )
-from gossip.vectorized import simulate
+from gossip.sim.vectorized import simulate
 from p2p import DeepDist, SimulatedCluster, UsageError, task
 from p2p.models import word2vec
 from p2p.registrar import Registrar

@@ -22,9 +22,9 @@ import pytest
 
 from gossip.arrays import Packed
 from gossip.events import Computed, Deliver, Effect, Event, Negative, Own
-from gossip.faults import Disruption, Strike, Victim
 from gossip.messages import PeerId
-from gossip.simulator import Simulation
+from gossip.sim.faults import Disruption, Strike, Victim
+from gossip.sim.simulator import Simulation
 from p2p import (
     DeepDist,
     DeepDistWarning,
@@ -844,7 +844,7 @@ def test_the_fixture_makes_clusters_and_shows_them_when_a_test_fails(pytester: p
 
 
 def test_the_plugin_costs_other_runs_of_pytest_nothing() -> None:
-    heavy = ("numpy", "zmq", "rich", "cloudpickle", "pyspark", "gensim", "gossip.peer")
+    heavy = ("numpy", "zmq", "rich", "cloudpickle", "pyspark", "gensim", "gossip.lanes.peer")
     program = f"import sys, p2p.pytest_plugin; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import p2p.soak
-from gossip.proving_ground import Options, Outcome, run
-from gossip.states import STATES
+from gossip.sim.proving_ground import Options, Outcome, run
+from gossip.sim.states import STATES
 from p2p.cli import main
 from p2p.soak import branches, reached, run_counted, table
 

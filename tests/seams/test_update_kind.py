@@ -24,16 +24,16 @@ from hypothesis import strategies as st
 from gossip.arrays import Array, Arrays, Layout, Packed, Payload, Update
 from gossip.errors import MismatchError, UsageError
 from gossip.events import Computed, Negative
-from gossip.flat import Flat
+from gossip.lanes.peer import Settings
 from gossip.messages import PeerId, Range, Unit
-from gossip.peer import Settings
-from gossip.segments import Segments
-from gossip.simulator import Network, Simulation
+from gossip.mixing.flat import Flat
+from gossip.sim.simulator import Network, Simulation
 from gossip.updates import KINDS, Kind, check, kind_of, merge, read_whole, total, with_kinds
 from gossip.updates.dense import Dense
 from gossip.updates.rows import Rows, rows_of
 from gossip.updates.stamps import RowStamps
 from gossip.wire import decode, encode
+from gossip.zmq.segments import Segments
 from p2p import DeepDist, SimulatedCluster
 from p2p.codec import packed
 from p2p.job import Job

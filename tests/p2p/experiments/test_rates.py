@@ -7,7 +7,7 @@ import pytest
 
 from gossip import topology
 from gossip.mixing import Choco, DPsgd, PairwiseExchange, PushSum, bad
-from gossip.vectorized import simulate
+from gossip.sim.vectorized import simulate
 from p2p.experiments.rates import measured, predicted
 
 

@@ -1,0 +1,208 @@
+"""Adopting another peer's replica: for one that came late, one that an origin does not know any more, and those that
+have less of a dead peer's lane than others.
+
+    idle --begin--> pinning --all pinned--> asking --State--> idle
+                       |                       |
+                       +----- time is up ------+--> idle, and again after a random while
+
+While it lasts nothing is pulled or applied here, so that the donor catches up with what is here; own updates go on, and
+those that the donor had not seen are added to what is adopted. A donor that is behind does not answer until it is not.
+Everybody who waits still answers pins, and everybody who has a replica still gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gossip.events import Adopt, Deliver, Effect, Own, Send
+from gossip.identity import Identities
+from gossip.lanes.replicate import Replicator
+from gossip.messages import PeerId, Pin, Pinned, State, StateRequest, Unpin
+
+REPEAT_S = 0.5
+"""Between two pins, or two requests, of which the first may be lost."""
+GIVE_UP_S = 6.0
+BACKOFF_MAX_S = 2.0
+
+
+def state_of(replicator: Replicator, identities: Identities, request: StateRequest) -> State:
+    """Our replica for one that asks. Who adopts it names those that have pinned; others get no marks: they publish
+    nothing, or begin when the epochs before are over."""
+    frontiers, units = replicator.frontiers(), identities.units
+    if request.pinned:
+        marks, closed = identities.by_lane(), identities.dropped
+        return State(replicator.me, frontiers, request.k, marks, closed=closed, units=units)
+    return State(replicator.me, frontiers, request.k, closed=identities.closed, units=units)
+
+
+class Chance(Protocol):
+    """Where random numbers come from; `random.Random` is one."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """A number between the two."""
+        ...
+
+    def choice(self, seq: Sequence[PeerId]) -> PeerId:
+        """One of these."""
+        ...
+
+
+@dataclass
+class Adoption:
+    """One that is under way."""
+
+    donor: PeerId
+    k: int
+    missing: set[PeerId]
+    """Who has not pinned yet."""
+    members: tuple[PeerId, ...]
+    gives_up: float
+    repeats: float
+
+
+class Adopter:
+    """The side that adopts, and the donor's answer."""
+
+    def __init__(self, me: PeerId, replicator: Replicator, chance: Chance) -> None:
+        self.me = me
+        self.needed = False
+        """Something came up that only an adoption mends."""
+        self.preferred: PeerId | None = None
+        """The donor that has most of the dead lanes."""
+        self.done = 0
+        """Adoptions so far."""
+        self._has_replica = True
+        self._replicator = replicator
+        self._chance = chance
+        self._adoption: Adoption | None = None
+        self._not_before = float("-inf")
+
+    def start_without_replica(self) -> None:
+        """There is nothing here yet but what will be adopted."""
+        self._has_replica = False
+        self.needed = True
+
+    @property
+    def under_way(self) -> bool:
+        return self._adoption is not None
+
+    @property
+    def stage(self) -> str:
+        """Of the module's drawing."""
+        if self._adoption is None:
+            return "needs" if self.needed else "idle"
+        return "pinning" if self._adoption.missing else "asking"
+
+    def tick(self, now: float, donors: Collection[PeerId], members: Collection[PeerId]) -> list[Effect]:
+        """Begin, go on, or give up. `donors` are alive and have a replica; `members` are all who are alive."""
+        if self._adoption is None:
+            if not self.needed or now < self._not_before or not donors:
+                return []
+            preferred = self.preferred
+            donor = preferred if preferred in donors and preferred else self._chance.choice(sorted(donors))
+            self._replicator.k += 1
+            self._replicator.frozen = True
+            self._adoption = Adoption(
+                donor, self._replicator.k, set(members), tuple(sorted(members)), now + GIVE_UP_S, now
+            )
+        adoption = self._adoption
+        if now >= adoption.gives_up or adoption.donor not in donors:
+            return self._stop(now)
+        if now < adoption.repeats:
+            return []
+        adoption.repeats = now + REPEAT_S
+        return self._push(members)
+
+    def on_pinned(self, message: Pinned, members: Collection[PeerId]) -> list[Effect]:
+        """One more member keeps what we shall need."""
+        adoption = self._adoption
+        if adoption is None or message.k != adoption.k or message.peer not in adoption.missing:
+            return []
+        adoption.missing.discard(message.peer)
+        return self._push(members) if not adoption.missing & set(members) else []
+
+    def on_request(
+        self,
+        request: StateRequest,
+        departed: Collection[PeerId],
+        members: Collection[PeerId],
+        identities: Identities,
+    ) -> list[Effect]:
+        """Give our replica to one that asks, if it has nothing of a living lane that we have not.
+
+        Nor may it have taken for dead whom we hear: that origin keeps nothing of what we give for it.
+        """
+        if request.peer in self._replicator.members and not set(members) <= {*request.pinned, request.peer}:
+            return []
+        mine = self._replicator.frontiers()
+        behind = any(
+            mine.get(lane, 0) < frontier
+            for lane, frontier in request.frontiers.items()
+            if lane != request.peer and lane not in departed
+        )
+        if behind or not self._replicator.give_to(request.peer, request.k):
+            return []
+        return [Send(request.peer, state_of(self._replicator, identities, request))]
+
+    def on_state(self, state: State) -> list[Effect] | None:
+        """Adopt it, in one step; None if it is not what we asked for, or cannot be used."""
+        if not self.expects(state):
+            return None
+        seen = state.frontiers.get(self.me, 0)
+        if not self._replicator.keeps(seen):
+            return None
+        assert state.payload is not None
+        self._replicator.start({lane: f for lane, f in state.frontiers.items() if lane != self.me})
+        self._replicator.frozen = False
+        self._replicator.k += 1
+        self._replicator.void = self._replicator.k
+        self._adoption = None
+        self.needed = False
+        self._has_replica = True
+        self.preferred = None
+        self.done += 1
+        effects: list[Effect] = [Adopt(state.payload)]
+        if seen < self._replicator.n:
+            own = Own(seen + 1, self._replicator.n)
+            effects.append(Deliver(self.me, own.lo, own.hi, own))
+        return effects
+
+    def progressed(self, peer: PeerId, now: float) -> None:
+        """Part of the replica came in: it is on its way, and not to be asked for again."""
+        if self._adoption is not None and peer == self._adoption.donor:
+            self._adoption.gives_up = now + GIVE_UP_S
+            self._adoption.repeats = now + GIVE_UP_S
+
+    def expects(self, state: State) -> bool:
+        """This is the replica that was asked for."""
+        return self._adoption is not None and (state.peer, state.k) == (self._adoption.donor, self._adoption.k)
+
+    def deadline(self) -> float:
+        """When `tick` has something to do, if an adoption is needed or under way."""
+        if self._adoption is not None:
+            return min(self._adoption.repeats, self._adoption.gives_up)
+        return self._not_before
+
+    def _push(self, members: Collection[PeerId]) -> list[Effect]:
+        adoption = self._adoption
+        assert adoption is not None
+        missing = adoption.missing & set(members)
+        if missing:
+            return [Send(peer, Pin(self.me, adoption.donor, adoption.k)) for peer in sorted(missing)]
+        mine = self._replicator.frontiers()
+        del mine[self.me]
+        pinned = (self.me, *(peer for peer in adoption.members if peer not in adoption.missing))
+        return [Send(adoption.donor, StateRequest(self.me, adoption.k, mine, pinned))]
+
+    def _stop(self, now: float) -> list[Effect]:
+        adoption, self._adoption = self._adoption, None
+        assert adoption is not None
+        self._replicator.frozen = False
+        self._replicator.k += 1
+        self._replicator.void = self._replicator.k  # origins that had pinned know only where we stand now
+        self.preferred = None
+        self.needed = not self._has_replica  # what else called for it will call again, if it still does
+        self._not_before = now + self._chance.uniform(0, BACKOFF_MAX_S)
+        return [Send(peer, Unpin(self.me, adoption.k)) for peer in adoption.members]

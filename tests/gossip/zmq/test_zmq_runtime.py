@@ -1,0 +1,877 @@
+"""Real sockets on loopback, all in this process: what strangers send, who reads slowly, and what is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from gossip.arrays import Arrays, Bytes, Layout, Packed
+from gossip.errors import UsageError
+from gossip.events import Computed, Effect, Event, Joined
+from gossip.lanes.peer import Settings
+from gossip.membership import Detection
+from gossip.messages import Ack, Advert, Credit, PeerId, Ping, Pull, Range, State, StateRequest, Unknown
+from gossip.wire import (
+    BLOCK_BYTES,
+    BLOCK_PREFIX,
+    MAGIC,
+    PREFIX,
+    VERSION,
+    checksum,
+    decode_block,
+    decode_header,
+    encode,
+    encode_block,
+    encode_header,
+)
+from gossip.zmq.runtime import WINDOW_BLOCKS, Endpoints, Keys, fetch_state, open_socket
+
+pytestmark = pytest.mark.sockets
+
+ROGUE = PeerId("rogue")
+UPDATE = {"w": np.ones(3)}
+ANSWERING = Settings(
+    advert_period_s=0.05, advert_gap_s=0.002, detection=Detection(silent_s=1e9, unheard_s=1e9, greeting_s=1e9)
+)
+"""Such a peer answers pings, and misses nobody."""
+
+
+def large(blocks: int) -> Arrays:
+    """An update of so many blocks."""
+    return {"w": np.arange(blocks * BLOCK_BYTES // 8)}
+
+
+def header(kind: int, fields: Any) -> bytes:
+    data = json.dumps(fields).encode()
+    return PREFIX.pack(MAGIC, VERSION, kind, len(data), zlib.crc32(data, kind)) + data
+
+
+def hear(swarm: Any, rogue: zmq.Socket[bytes]) -> list[bytes]:
+    assert swarm.turn(lambda: rogue.poll(0))
+    return rogue.recv_multipart()
+
+
+def received(swarm: Any, rogue: zmq.Socket[bytes], count: int) -> list[list[bytes]]:
+    """So many messages, and whatever else comes before the answer to a ping that is sent after them."""
+    messages = [hear(swarm, rogue) for _ in range(count)]
+    rogue.send(encode_header(Ping(ROGUE, 1)))
+    while len(another := hear(swarm, rogue)) > 1 or not isinstance(decode_header(another[0]), Ack):
+        messages.append(another)
+    return messages
+
+
+JUNK = [
+    b"",
+    b"x",
+    b"GET / HTTP/1.1\r\n\r\n",
+    bytes(1000),
+    random.Random(1).randbytes(200),
+    encode_header(Pull(ROGUE, 0, 1))[:-1],
+    encode_header(Pull(ROGUE, 0, 1)) + b"x",
+    header(2, ["rogue", -1, 1]),
+    header(2, ["rogue", True, 1]),
+    header(2, [["rogue"], 0, 1]),
+    header(2, ["\ud800", 0, 1]),
+    header(9, ["rogue", 0, 1]),
+    header(3, ["rogue", 1, 1, 1, [], [["w", "|i1", 1 << 62]]]),
+    header(3, ["rogue", 1, 1, 1, [], [["w", "O", 1]]]),
+    b"gs\x01\x02" + b"\xff" * 8 + b"[" * 100_000,
+]
+
+
+class RogueOrigin:
+    """Sockets in the place of a peer's, which `node` reads from; its adverts and answers are ours to invent."""
+
+    def __init__(self, swarm: Any, node: Any) -> None:
+        self.swarm, self.node = swarm, node
+        self.adverts = swarm.rogue(zmq.XPUB)
+        self.pulls = swarm.rogue(zmq.ROUTER)
+        ports = [socket.bind_to_random_port("tcp://127.0.0.1") for socket in (self.adverts, self.pulls)]
+        self.endpoints = Endpoints(*(f"tcp://127.0.0.1:{port}" for port in ports))
+        node.runtime.connect(ROGUE, self.endpoints)
+        node.runtime.happen(Joined(ROGUE))
+        assert swarm.turn(lambda: self.adverts.poll(0))
+        assert self.adverts.recv() == b"\x01"  # the subscription
+
+    def advertise(self, *frames: bytes) -> None:
+        self.adverts.send_multipart(frames)
+
+    def pulled(self) -> Pull:
+        """The next pull that comes in."""
+        assert self.swarm.turn(lambda: self.pulls.poll(0))
+        name, frame = self.pulls.recv_multipart()
+        assert name == self.node.me.encode()
+        message = decode_header(frame)
+        assert isinstance(message, Pull)
+        return message
+
+    def answer(self, *frames: Bytes) -> None:
+        self.pulls.send_multipart([self.node.me.encode(), *frames])
+
+
+def nothing_changed(node: Any) -> bool:
+    return bool(
+        (node.arrays()["w"] == 0).all()
+        and node.runtime.peer.replicator.n == 0
+        and set(node.frontiers.values()) == {0}
+        and node.runtime.peer.refused == 0
+    )
+
+
+def goes_on(swarm: Any, node: Any) -> bool:
+    """Whether the node still learns what another publishes."""
+    other = swarm.add("other")
+    swarm.link()
+    other.publish(UPDATE)
+    return bool(swarm.turn(lambda: node.frontiers.get(other.me) == 1)) and bool((node.arrays()["w"] == 1).all())
+
+
+# --------------------------------------------------------------------------------------------------------- strangers
+
+
+def test_junk_among_the_requests_is_counted_and_changes_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    stranger = swarm.rogue(zmq.DEALER, "rogue")
+    stranger.connect(node.runtime.endpoints.pulls)
+    junk = [
+        *([frame] for frame in JUNK),
+        [encode_header(Pull(ROGUE, 0, 1)), b""],
+        [b"", encode_header(Pull(ROGUE, 0, 1))],
+        [b"x"] * 100,
+        [encode_header(Pull(PeerId("somebody else"), 0, 1))],
+        [encode_header(Advert(ROGUE, 1, {}))],
+        [encode_header(Unknown(ROGUE, 0, 1))],
+        [encode_header(Range(ROGUE, 1, 1, 1))],
+        encode(Range(ROGUE, 1, 1, 1), Packed.of(UPDATE)),
+    ]
+    for frames in junk:
+        stranger.send_multipart(frames)
+    assert swarm.turn(lambda: node.runtime.malformed == len(junk))
+    assert len(node.host.warnings) == len(junk)
+    assert all(text.startswith("a malformed message was dropped: ") for text in node.host.warnings)
+    assert nothing_changed(node)
+    assert goes_on(swarm, node)
+
+
+def test_a_socket_without_a_name_may_ask_for_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    for kind in (zmq.DEALER, zmq.REQ):
+        stranger = swarm.rogue(kind)
+        stranger.connect(node.runtime.endpoints.pulls)
+        stranger.send(encode_header(StateRequest(PeerId("node"), 1)))
+    assert swarm.turn(lambda: node.runtime.malformed == 2)
+    assert goes_on(swarm, node)
+
+
+def test_well_formed_requests_of_strangers_change_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    stranger = swarm.rogue(zmq.DEALER, "rogue")
+    stranger.connect(node.runtime.endpoints.pulls)
+    stranger.send(encode_header(Credit(ROGUE, 1, 1 << 62)))
+    stranger.send(encode_header(Pull(ROGUE, 1 << 62, 1 << 62)))
+    assert swarm.turn(lambda: stranger.poll(0))
+    assert decode_header(stranger.recv()) == Unknown(PeerId("node"), 1 << 62, 1 << 62)
+    assert node.runtime.malformed == 0
+    assert nothing_changed(node)
+    assert goes_on(swarm, node)
+
+
+def test_junk_among_the_adverts_is_counted_and_changes_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    origin = RogueOrigin(swarm, node)
+    junk = [
+        *([frame] for frame in JUNK),
+        [encode_header(Advert(ROGUE, 1, {})), b""],
+        [b"x"] * 100,
+        [encode_header(Pull(ROGUE, 0, 1))],
+        encode(Range(ROGUE, 1, 1, 1), Packed.of(UPDATE)),
+    ]
+    for frames in junk:
+        origin.advertise(*frames)
+    assert swarm.turn(lambda: node.runtime.malformed == len(junk))
+    assert len(node.host.warnings) == len(junk)
+    assert nothing_changed(node)
+    assert goes_on(swarm, node)
+
+
+def test_junk_among_the_answers_is_counted_and_changes_nothing(swarm: Any) -> None:
+    node = swarm.add("node")
+    origin = RogueOrigin(swarm, node)
+    origin.advertise(encode_header(Advert(ROGUE, 1, {})))
+    pull = origin.pulled()
+    assert pull == Pull(node.me, 0, 1)
+    update = Packed.of(UPDATE)
+    head, prefix, data = encode(Range(ROGUE, 1, 1, pull.k), update)
+    junk: list[list[Bytes]] = [
+        *([frame] for frame in JUNK),
+        [b"x", b"y"],
+        [b"", b""],
+        [b"x"] * 100,
+        [encode_header(Advert(ROGUE, 1, {}))],
+        [encode_header(Pull(ROGUE, 0, 1))],
+        [encode_header(Range(PeerId("somebody else"), 1, 1, 1, (), update.layout))],
+    ]
+    for frames in junk:
+        origin.answer(*frames)
+    origin.answer(encode_header(State(ROGUE, {}, 1, {}, update.layout)))  # nobody asked: ignored, not malformed
+    damaged = bytearray(data)
+    damaged[5] ^= 1
+    origin.answer(head)
+    blocks: list[list[Bytes]] = [
+        [prefix, damaged],
+        [prefix[:-1], data],
+        [prefix, data[:-1]],
+        [prefix, b""],
+        [BLOCK_PREFIX.pack(pull.k, 1, checksum(data)), data],
+        [*encode_block(pull.k, 0, bytes(data) + b"x")],
+        [*encode_block(pull.k, 0, bytes(BLOCK_BYTES + 1))],
+    ]
+    for frames in blocks:
+        origin.answer(*frames)
+    assert swarm.turn(lambda: node.runtime.malformed == len(junk) + len(blocks))
+    assert nothing_changed(node)
+    origin.answer(prefix, data)  # the good block of the answer that was damaged
+    assert swarm.turn(lambda: node.frontiers[ROGUE] == 1)
+    np.testing.assert_array_equal(node.arrays()["w"], UPDATE["w"])
+
+
+def test_an_answer_that_does_not_fit_is_not_even_received(swarm: Any) -> None:
+    node = swarm.add("node")
+    origin = RogueOrigin(swarm, node)
+    origin.advertise(encode_header(Advert(ROGUE, 1, {})))
+    k = origin.pulled().k
+    for arrays in ({"w": np.ones(4)}, {"w": np.ones(3, np.float32)}, {"v": np.ones(3)}, {}):
+        origin.answer(encode_header(Range(ROGUE, 1, 1, k, (), Layout.of(arrays))))
+    origin.answer(header(3, ["rogue", 1, 1, k, [], [["w", "<f8", 1 << 32]], [0, 0]]))
+    assert swarm.turn(lambda: len(node.host.warnings) == 5)
+    assert "'w': shape (4,), expected (3,)" in node.host.warnings[0]
+    assert "'w': shape (4294967296,), expected (3,)" in node.host.warnings[4]
+    assert nothing_changed(node)
+    assert goes_on(swarm, node)
+
+
+def test_numbers_that_are_not_finite_are_refused_and_counted(swarm: Any) -> None:
+    node = swarm.add("node")
+    origin = RogueOrigin(swarm, node)
+    origin.advertise(encode_header(Advert(ROGUE, 1, {})))
+    head, prefix, data = encode(Range(ROGUE, 1, 1, origin.pulled().k), Packed.of({"w": np.array([1, np.nan, 1])}))
+    origin.answer(head)
+    origin.answer(prefix, data)
+    assert swarm.turn(lambda: node.runtime.peer.refused == 1)
+    assert "1 of 3 numbers are NaN" in node.host.warnings[0]
+    assert (node.arrays()["w"] == 0).all()
+    assert node.frontiers[ROGUE] == 0
+
+
+def test_a_claim_of_more_memory_than_there_is_is_dropped(swarm: Any) -> None:
+    node = swarm.add("node", any_layout=True)
+    origin = RogueOrigin(swarm, node)
+    origin.advertise(encode_header(Advert(ROGUE, 1, {})))
+    k = origin.pulled().k
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 35, hard))
+    try:
+        origin.answer(header(3, ["rogue", 1, 1, k, [], [["w", "|i1", 1 << 36]], [0, 0]]))
+        assert swarm.turn(lambda: node.host.warnings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert f"no room for {1 << 36} bytes" in node.host.warnings[0]
+
+
+def ask_for_replicas(swarm: Any, node: Any, names: list[str]) -> list[bool]:
+    """Let strangers ask for the replica, who take nothing of it; who of them is given one."""
+    given = []
+    for name in names:
+        stranger = swarm.rogue(zmq.DEALER, name)
+        stranger.connect(node.runtime.endpoints.pulls)
+        stranger.send(encode_header(StateRequest(PeerId(name), 1)))
+        before = node.runtime.bytes_in
+        assert swarm.turn(lambda before=before: node.runtime.bytes_in > before)
+        given.append(PeerId(name) in node.runtime._outgoing)
+        stranger.close(linger=0)
+    return given
+
+
+def test_strangers_that_ask_for_the_replica_and_take_nothing_are_few_and_not_for_long(
+    swarm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gossip.zmq.runtime.STATES_MAX", 8)
+    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 1e9)
+    node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
+    given = ask_for_replicas(swarm, node, [f"s{index}" for index in range(10)])
+    assert given == 8 * [True] + 2 * [False]
+    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 0.0)
+    swarm.turn_for(0.02)
+    assert not node.runtime._outgoing
+    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 1e9)
+    assert ask_for_replicas(swarm, node, ["later"]) == [True]
+
+
+def test_copies_for_strangers_take_no_more_room_than_they_may(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
+    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 1e9)
+    nbytes = node.host.replica.layout.nbytes
+    monkeypatch.setattr("gossip.zmq.runtime.STRANGERS_BYTES_MAX", 2 * nbytes)
+    assert ask_for_replicas(swarm, node, ["a", "b", "c"]) == [True, True, False]
+
+
+def test_one_stranger_is_given_a_replica_of_any_size(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
+    monkeypatch.setattr("gossip.zmq.runtime.STRANGERS_BYTES_MAX", 1)
+    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 1e9)
+    assert ask_for_replicas(swarm, node, ["a", "b"]) == [True, False]
+
+
+def test_who_is_gone_for_good_is_not_listened_for_until_it_speaks_again(
+    swarm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    two.publish(UPDATE)
+    assert swarm.turn(lambda: one.frontiers.get(two.me) == 1)
+    swarm.nodes.remove(two)
+    two.runtime.close()
+    assert swarm.turn(lambda: two.me in one.runtime._broken)
+    swarm.turn_for(0.02)
+    assert two.me in one.runtime._dealers
+    monkeypatch.setattr("gossip.zmq.runtime.SILENT_S", 0.0)
+    assert swarm.turn(lambda: two.me not in one.runtime._dealers)
+    assert not one.runtime._broken
+    monkeypatch.undo()
+    again = swarm.rogue(zmq.DEALER, "two")
+    again.connect(one.runtime.endpoints.pulls)
+    again.send(encode_header(Ping(PeerId("two"), 1)))
+    assert swarm.turn(lambda: two.me in one.runtime._dealers)
+
+
+def test_what_outgrows_a_header_is_told_once_and_the_peer_lives_on(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    monkeypatch.setattr("gossip.wire.HEADER_BYTES_MAX", 20)
+    one.runtime.happen(Computed(Packed.of(UPDATE)))
+    swarm.turn_for(0.6)
+    told = [warning for warning in one.host.warnings if "Advert is not sent" in warning]
+    assert len(told) == 1
+    monkeypatch.undo()
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+
+
+# ------------------------------------------------------------------------------------------------------ slow readers
+
+
+def test_who_never_grants_credit_gets_one_window_and_the_others_get_everything(swarm: Any) -> None:
+    initial = {"w": np.zeros_like(large(12)["w"])}
+    origin, reader = swarm.add("origin", initial, settings=ANSWERING), swarm.add("reader", initial)
+    origin.runtime.happen(Joined(ROGUE, read=False))
+    swarm.link()
+    stalled = swarm.rogue(zmq.DEALER, "rogue")
+    stalled.connect(origin.runtime.endpoints.pulls)
+    origin.publish(large(12))
+    stalled.send(encode_header(Pull(ROGUE, 0, 1)))
+    assert swarm.turn(lambda: reader.frontiers.get(origin.me) == 1)
+    np.testing.assert_array_equal(reader.arrays()["w"], large(12)["w"])
+
+    head, *blocks = received(swarm, stalled, 1 + WINDOW_BLOCKS)
+    message = decode_header(head[0])
+    assert isinstance(message, Range)
+    assert (message.lo, message.hi) == (1, 1)
+    assert [decode_block(*block).index for block in blocks] == list(range(WINDOW_BLOCKS))
+    stalled.send(encode_header(Credit(ROGUE, message.k + 1, 12)))  # for another answer
+    stalled.send(encode_header(Credit(ROGUE, message.k, 3)))
+    assert [decode_block(*block).index for block in received(swarm, stalled, 3)] == [8, 9, 10]
+    stalled.send(encode_header(Credit(ROGUE, message.k, 2)))  # an old one
+    assert received(swarm, stalled, 0) == []
+
+
+def test_who_asks_and_asks_and_reads_nothing_does_not_stop_the_others(swarm: Any) -> None:
+    initial = {"w": np.zeros_like(large(12)["w"])}
+    origin, reader = swarm.add("origin", initial), swarm.add("reader", initial)
+    origin.runtime.happen(Joined(ROGUE, read=False))
+    stalled = swarm.rogue(zmq.DEALER, "rogue")
+    stalled.setsockopt(zmq.RCVHWM, 1)
+    stalled.setsockopt(zmq.RCVBUF, 4096)
+    stalled.connect(origin.runtime.endpoints.pulls)
+    swarm.link()
+    origin.publish(large(12))
+    for k in range(1, 12):  # until its queue is full
+        stalled.send(encode_header(Pull(ROGUE, 0, k)))
+        for _ in range(20):
+            origin.runtime.poll(0.001)
+    assert swarm.turn(lambda: reader.frontiers.get(origin.me) == 1)
+
+
+def test_a_reader_that_vanishes_amid_an_answer_does_no_harm(swarm: Any) -> None:
+    initial = {"w": np.zeros_like(large(12)["w"])}
+    origin, reader = swarm.add("origin", initial), swarm.add("reader", initial)
+    origin.runtime.happen(Joined(ROGUE, read=False))
+    swarm.link()
+    gone = swarm.rogue(zmq.DEALER, "rogue")
+    gone.connect(origin.runtime.endpoints.pulls)
+    origin.publish(large(12))
+    gone.send(encode_header(Pull(ROGUE, 0, 1)))
+    assert swarm.turn(lambda: gone.poll(0))
+    gone.send(encode_header(Credit(ROGUE, 1, 1)))
+    gone.close(linger=0)
+    assert swarm.turn(lambda: reader.frontiers.get(origin.me) == 1)
+    origin.exhaust(0.1)
+    assert swarm.turn(lambda: origin.host.missing is not None)
+    assert origin.host.missing == (ROGUE,)
+
+
+def test_an_answer_to_a_reader_that_has_moved_on_is_dropped(swarm: Any) -> None:
+    origin = swarm.add("origin", {"w": np.zeros_like(large(12)["w"])}, settings=ANSWERING)
+    origin.runtime.happen(Joined(ROGUE, read=False))
+    stranger = swarm.rogue(zmq.DEALER, "rogue")
+    stranger.connect(origin.runtime.endpoints.pulls)
+    origin.publish(large(12))
+    stranger.send(encode_header(Pull(ROGUE, 0, 1)))
+    assert swarm.turn(lambda: stranger.poll(0))
+    stranger.send(encode_header(Pull(ROGUE, 1, 2)))  # and the range is forgotten
+    stranger.send(encode_header(Credit(ROGUE, 1, 8)))
+    assert len(received(swarm, stranger, 0)) <= 1 + WINDOW_BLOCKS
+    origin.publish(large(12))
+    stranger.send(encode_header(Pull(ROGUE, 1, 3)))
+    message = decode_header(hear(swarm, stranger)[0])
+    assert isinstance(message, Range)
+    assert (message.lo, message.hi) == (2, 2)
+
+
+def test_own_updates_are_published_in_their_order_whenever_the_replica_is_free(swarm: Any) -> None:
+    published: list[float] = []
+
+    def observe(now: float, peer: PeerId, event: Event, effects: list[Effect]) -> None:
+        if isinstance(event, Computed):
+            published.append(event.payload.arrays()["w"][0])
+
+    node = swarm.add("node", observe=observe)
+    free = iter([False, False])  # and from then on
+    node.host.acquire = lambda event: next(free, True)
+    node.publish({"w": np.full(3, 1.0)})
+    node.publish({"w": np.full(3, 2.0)})
+    assert swarm.turn(lambda: not node.runtime.holds)
+    assert published == [1.0, 2.0]
+
+
+def test_nothing_is_merged_while_somebody_reads_the_replica(swarm: Any) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    two.host.is_read = True
+    one.publish(UPDATE)
+    assert swarm.turn(lambda: two.runtime.holds)
+    two.publish({"w": np.full(3, 10.0)})
+    swarm.turn_for(0.05)
+    assert (two.arrays()["w"] == 0).all()
+    assert two.frontiers == {one.me: 0, two.me: 0}
+    two.host.is_read = False
+    assert swarm.turn(lambda: all(node.frontiers == {one.me: 1, two.me: 1} for node in (one, two)))
+    for node in (one, two):
+        np.testing.assert_array_equal(node.arrays()["w"], [11, 11, 11])
+    assert not two.runtime.holds
+
+
+def test_an_answer_that_waits_for_the_replica_is_not_asked_for_again(swarm: Any) -> None:
+    settings = Settings(advert_period_s=0.05, pull_timeout_s=0.3)
+    one, two = (swarm.add(name, {"w": np.zeros(40_000)}, settings=settings) for name in ("one", "two"))
+    swarm.link()
+    two.host.is_read = True
+    one.publish({"w": np.ones(40_000)})
+    assert swarm.turn(lambda: two.runtime.holds)
+    received = two.runtime.bytes_in
+    swarm.turn_for(0.8)
+    assert two.runtime.bytes_in - received < 8 * 40_000
+    two.host.is_read = False
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+
+
+def test_answers_that_wait_for_the_replica_are_not_written_over(swarm: Any) -> None:
+    one, two, reader = (swarm.add(name, {"w": np.zeros(40_000)}) for name in ("one", "two", "reader"))
+    swarm.link()
+    reader.host.is_read = True
+    for number, node in ((1, one), (10, two)):
+        received = reader.runtime.bytes_in
+        node.publish({"w": np.full(40_000, float(number))})
+        assert swarm.turn(lambda received=received: reader.runtime.bytes_in > received + 8 * 40_000)
+    assert reader.frontiers == {one.me: 0, two.me: 0, reader.me: 0}
+    reader.host.is_read = False
+    assert swarm.turn(lambda: reader.frontiers == {one.me: 1, two.me: 1, reader.me: 0})
+    assert (reader.arrays()["w"] == 11).all()
+
+
+def test_the_kernel_looks_after_every_connection(swarm: Any) -> None:
+    """A host that loses its power says nothing, and nothing else would ever tell."""
+    for server in (False, True):
+        with open_socket(swarm.context, zmq.DEALER, server=server) as opened:
+            idle_s, interval_s, probes = (
+                opened.getsockopt(option)
+                for option in (zmq.TCP_KEEPALIVE_IDLE, zmq.TCP_KEEPALIVE_INTVL, zmq.TCP_KEEPALIVE_CNT)
+            )
+            assert opened.getsockopt(zmq.TCP_KEEPALIVE) == 1
+            assert 0 < idle_s + interval_s * probes <= 5
+            assert 0 < opened.getsockopt(zmq.TCP_MAXRT) <= 5000
+
+
+# -------------------------------------------------------------------------------------------------------------- keys
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::", "example.org"])
+def test_an_address_that_others_can_reach_needs_keys(swarm: Any, address: str) -> None:
+    with pytest.raises(UsageError, match="can be reached from other machines"):
+        swarm.add("node", address=address)
+
+
+def test_peers_with_the_same_keys_read_each_other_and_a_stranger_gets_nothing(swarm: Any) -> None:
+    keys = Keys.generate()
+    one, two, three = swarm.add("one", keys=keys), swarm.add("two", keys=keys), swarm.add("three")
+    four = swarm.add("four", keys=Keys.generate())
+    swarm.link()
+    one.publish(UPDATE)
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+    stranger = swarm.rogue(zmq.DEALER, "rogue")
+    stranger.connect(one.runtime.endpoints.pulls)
+    stranger.send(encode_header(StateRequest(ROGUE, 1)))
+    swarm.turn_for(0.3)
+    assert not stranger.poll(0)
+    assert three.frontiers[one.me] == four.frontiers[one.me] == 0
+    assert three.runtime.bytes_in == four.runtime.bytes_in == 0
+
+
+# --------------------------------------------------------------------------------------------------------- processes
+
+
+def in_child(action: Callable[[], object]) -> str:
+    """What comes of it in a forked child."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)  # ends a child that hangs
+        try:
+            action()
+            outcome = "nothing was raised"
+        except BaseException as error:  # noqa: BLE001  the parent looks at it
+            outcome = f"{type(error).__name__}: {error}"
+        os.write(writer, outcome.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as outcome_file:
+        outcome = outcome_file.read()
+    os.waitpid(child, 0)
+    return outcome
+
+
+USES: dict[str, Callable[[Any], None]] = {
+    "poll": lambda node: node.runtime.poll(0.0),
+    "happen": lambda node: node.publish(UPDATE),
+    "connect": lambda node: node.runtime.connect(ROGUE, node.runtime.endpoints),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_sockets_inherited_by_a_fork_are_not_used(swarm: Any, use: str) -> None:
+    node = swarm.add("node")
+    assert in_child(lambda: USES[use](node)).startswith("UsageError: these sockets belong to process")
+    assert goes_on(swarm, node)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_sockets_of_another_thread_are_not_used(swarm: Any, use: str) -> None:
+    node = swarm.add("node")
+    raised: list[UsageError] = []
+
+    def run() -> None:
+        try:
+            USES[use](node)
+        except UsageError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert "belong to another thread" in str(*raised)
+
+
+def held() -> tuple[int, list[str]]:
+    """Open descriptors of this process, and the names of its threads."""
+    names = []
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            names.append(Path(f"/proc/self/task/{thread}/comm").read_text().strip())
+    return len(os.listdir("/proc/self/fd")), sorted(names)
+
+
+def test_a_closed_runtime_leaves_no_thread_and_no_descriptor(swarm: Any, settled: Any) -> None:
+    def cycle() -> None:
+        nodes = [swarm.add(name) for name in ("one", "two")]
+        swarm.link()
+        nodes[0].publish(UPDATE)
+        assert swarm.turn(lambda: nodes[1].frontiers.get(nodes[0].me) == 1)
+        for node in nodes:
+            node.runtime.close()
+        swarm.nodes.clear()
+
+    cycle()
+    before = held()
+    for _ in range(20):
+        cycle()
+    assert settled(held, before) == before
+
+
+def test_a_runtime_that_is_closed_amid_an_answer_leaves_nothing_either(swarm: Any, settled: Any) -> None:
+    initial = {"w": np.zeros_like(large(12)["w"])}
+
+    def cycle() -> None:
+        origin, reader = swarm.add("origin", initial), swarm.add("reader", initial)
+        swarm.link()
+        origin.publish(large(12))
+        assert swarm.turn(lambda: reader.runtime.bytes_in > BLOCK_BYTES)
+        assert reader.frontiers[origin.me] == 0
+        for node in (origin, reader):
+            node.runtime.close()
+        swarm.nodes.clear()
+
+    cycle()  # pyzmq starts a thread of its own with the first block that it does not copy, numpy with the first product
+    before = held()
+    for _ in range(3):
+        cycle()
+    assert settled(held, before) == before
+
+
+SLOW_READER = """
+import time, zmq
+from gossip.zmq.runtime import open_socket
+context = zmq.Context()
+with open_socket(context, zmq.PUSH, server=True) as origin, open_socket(context, zmq.PULL) as reader:
+    reader.connect(f"tcp://127.0.0.1:{origin.bind_to_random_port('tcp://127.0.0.1')}")
+    sent = received = 0
+    while origin.poll(300, zmq.POLLOUT):
+        origin.send(bytes(100_000))
+        sent += 1
+    time.sleep(3)
+    while reader.poll(500):
+        reader.recv()
+        received += 1
+    print(sent > 32, received == sent)
+context.term()
+"""
+
+
+@pytest.mark.slow
+def test_who_reads_nothing_for_seconds_lives_on_and_loses_nothing() -> None:
+    # in a process of its own, since heartbeats of libzmq ended it
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_READER],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
+
+
+def test_other_sources_are_polled_too_until_they_are_unregistered(swarm: Any) -> None:
+    node = swarm.add("node")
+    reader, writer = os.pipe()
+    got: list[bytes] = []
+    node.runtime.register(reader, lambda: got.append(os.read(reader, 100)))
+    os.write(writer, b"one")
+    assert swarm.turn(lambda: got == [b"one"])
+    node.runtime.unregister(reader)
+    os.write(writer, b"two")
+    swarm.turn_for(0.02)
+    assert got == [b"one"]
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize(("rest_s", "heard"), [(0.01, [b"one"]), (1e9, [])], ids=["a moment", "for ever"])
+def test_a_source_that_rests_is_heard_later(swarm: Any, rest_s: float, heard: list[bytes]) -> None:
+    node = swarm.add("node")
+    resting, other = os.pipe(), os.pipe()
+    got: list[bytes] = []
+    also: list[bytes] = []
+    node.runtime.register(resting[0], lambda: got.append(os.read(resting[0], 100)))
+    node.runtime.register(other[0], lambda: also.append(os.read(other[0], 100)))
+    node.runtime.rest(resting[0], rest_s)
+    os.write(resting[1], b"one")
+    os.write(other[1], b"two")
+    assert swarm.turn(lambda: also == [b"two"] and got == heard)
+    node.runtime.unregister(resting[0])
+    node.runtime.unregister(other[0])
+    for descriptor in (*resting, *other):
+        os.close(descriptor)
+
+
+def test_connecting_twice_is_connecting_once(swarm: Any) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    swarm.link()
+    one.publish(UPDATE)
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+    assert (two.arrays()["w"] == 1).all()
+
+
+# ------------------------------------------------------------------------------------------------- a whole replica
+
+
+class Fetch:
+    """`fetch_state` in a thread of its own, into a buffer."""
+
+    def __init__(self, swarm: Any, endpoint: str, name: str, **options: float) -> None:
+        self.begun = 0
+        self.layout = Layout(())
+        self.buffer = bytearray()
+        self.outcome: State | UsageError | None = None
+
+        def begin(state: State) -> Callable[[int, Bytes], None]:
+            self.begun += 1
+            self.layout = state.layout
+            self.buffer = bytearray(state.layout.nbytes)
+            return take
+
+        def take(start: int, data: Bytes) -> None:
+            self.buffer[start : start + len(data)] = data
+
+        def fetch() -> None:
+            try:
+                self.outcome = fetch_state(swarm.context, endpoint, PeerId(name), begin, **options)
+            except UsageError as error:
+                self.outcome = error
+
+        self.thread = threading.Thread(target=fetch)
+        self.thread.start()
+
+    def arrays(self) -> dict[str, Any]:
+        return self.layout.views(self.buffer)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2.5, 20])
+def test_a_replica_is_fetched_whole_with_its_frontiers(swarm: Any, blocks: float) -> None:
+    initial = {"w": np.arange(int(blocks * BLOCK_BYTES) // 8), "b": np.arange(3.0)}
+    node = swarm.add("node", initial)
+    node.runtime.happen(Joined(PeerId("other")))
+    node.publish({"w": np.ones_like(initial["w"]), "b": np.ones(3)})
+    fetch = Fetch(swarm, node.runtime.endpoints.pulls, "joiner", timeout_s=20.0)
+    assert swarm.turn(lambda: fetch.outcome is not None)
+    fetch.thread.join()
+    assert isinstance(fetch.outcome, State)
+    assert fetch.outcome.frontiers == {"node": 1, "other": 0}
+    assert fetch.begun == 1
+    np.testing.assert_array_equal(fetch.arrays()["w"], initial["w"] + 1)
+    np.testing.assert_array_equal(fetch.arrays()["b"], initial["b"] + 1)
+    assert node.runtime.malformed == 0
+
+
+def test_a_replica_that_is_interrupted_is_fetched_again_from_its_beginning(swarm: Any) -> None:
+    packed = Packed.of(large(3))
+    donor = swarm.rogue(zmq.ROUTER)
+    port = donor.bind_to_random_port("tcp://127.0.0.1")
+    fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=20.0, retry_s=0.1)
+    for frames_sent in (3, 7):  # header and one block; header and all three
+        assert donor.poll(60_000)
+        name, frame = donor.recv_multipart()
+        request = decode_header(frame)
+        assert isinstance(request, StateRequest)
+        head, *blocks = encode(State(ROGUE, {ROGUE: 4}, request.k), packed)
+        donor.send_multipart([name, head])
+        donor.send_multipart([name, *encode_block(request.k - 1, 0, bytes(BLOCK_BYTES))])  # overtaken by the request
+        for prefix, data in zip(blocks[: frames_sent - 1 : 2], blocks[1:frames_sent:2], strict=True):
+            donor.send_multipart([name, prefix, data])
+    fetch.thread.join(60)
+    assert isinstance(fetch.outcome, State)
+    assert fetch.outcome.frontiers == {"rogue": 4}
+    assert fetch.begun == 2
+    np.testing.assert_array_equal(fetch.arrays()["w"], large(3)["w"])
+
+
+def test_an_answer_to_an_earlier_request_is_a_replica_too(swarm: Any) -> None:
+    """A donor that takes longer to answer than its asker waits would else never be heard."""
+    packed = Packed.of(large(2))
+    donor = swarm.rogue(zmq.ROUTER)
+    port = donor.bind_to_random_port("tcp://127.0.0.1")
+    fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=20.0, retry_s=0.01)
+    requests = []
+    for _ in range(3):
+        assert donor.poll(60_000)
+        name, frame = donor.recv_multipart()
+        requests.append(decode_header(frame))
+    assert isinstance(requests[0], StateRequest)
+    head, *blocks = encode(State(ROGUE, {ROGUE: 4}, requests[0].k), packed)
+    donor.send_multipart([name, head])
+    for prefix, data in zip(blocks[::2], blocks[1::2], strict=True):
+        donor.send_multipart([name, prefix, data])
+    fetch.thread.join(60)
+    assert isinstance(fetch.outcome, State)
+    assert fetch.outcome.frontiers == {"rogue": 4}
+    np.testing.assert_array_equal(fetch.arrays()["w"], large(2)["w"])
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        lambda k: [b"a", b"b", b"c"],
+        lambda k: [b"a", b"b"],
+        lambda k: [b"nonsense"],
+        lambda k: [*encode_block(k, 0, b"short")],
+        lambda k: [*encode_block(k, 0, bytes(1000))],
+    ],
+    ids=["three frames", "no block", "no header", "short block", "long block"],
+)
+def test_a_malformed_answer_is_not_taken_for_a_replica(swarm: Any, junk: Callable[[int], list[bytes]]) -> None:
+    packed = Packed.of(UPDATE)
+    donor = swarm.rogue(zmq.ROUTER)
+    port = donor.bind_to_random_port("tcp://127.0.0.1")
+    fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=20.0, retry_s=0.1)
+    for is_junk in (True, False):
+        assert donor.poll(60_000)
+        name, frame = donor.recv_multipart()
+        request = decode_header(frame)
+        assert isinstance(request, StateRequest)
+        head, *block = encode(State(ROGUE, {}, request.k), packed)
+        donor.send_multipart([name, head])
+        donor.send_multipart([name, *(junk(request.k) if is_junk else block)])
+    fetch.thread.join(60)
+    assert isinstance(fetch.outcome, State)
+    np.testing.assert_array_equal(fetch.arrays()["w"], UPDATE["w"])
+
+
+def test_a_fetch_ends_in_time_however_often_it_asks(swarm: Any) -> None:
+    closed = swarm.rogue(zmq.ROUTER)
+    port = closed.bind_to_random_port("tcp://127.0.0.1")
+    closed.close()
+    fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=0.5, retry_s=0.005)
+    fetch.thread.join(60)
+    assert isinstance(fetch.outcome, UsageError)
+
+
+def test_a_replica_that_nobody_gives_is_not_waited_for_for_ever(swarm: Any) -> None:
+    silent = swarm.rogue(zmq.ROUTER)
+    port = silent.bind_to_random_port("tcp://127.0.0.1")
+    fetch = Fetch(swarm, f"tcp://127.0.0.1:{port}", "joiner", timeout_s=0.2, retry_s=0.05)
+    fetch.thread.join(60)
+    assert isinstance(fetch.outcome, UsageError)
+    assert f"no replica came from tcp://127.0.0.1:{port} within 0.2 s" in str(fetch.outcome)
+
+
+def test_traffic_is_counted(swarm: Any) -> None:
+    one, two = swarm.add("one"), swarm.add("two")
+    swarm.link()
+    one.runtime.happen(Computed(Packed.of(UPDATE)))
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+    assert one.runtime.bytes_out > 64
+    assert two.runtime.bytes_in > 64
