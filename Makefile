@@ -41,7 +41,7 @@ test-lowest: RESOLUTION = lowest-direct
 test-newest test-lowest: test-%: environment java
 	@.ci/environment .venv-$* $(RESOLUTION)
 	.venv-$*/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not spark"
-	.venv-$*/bin/python -m pytest tests/p2p/test_spark_engine.py -k "executor_is_a_peer or error_of_the_user"
+	.venv-$*/bin/python -m pytest tests/p2p/engines/test_spark_engine.py -k "executor_is_a_peer or error_of_the_user"
 
 environment:
 	@PYTHON="$(PYTHON)" .ci/environment .venv

@@ -43,10 +43,10 @@ from gossip.arrays import Bytes, Layout
 from gossip.errors import UsageError
 from gossip.messages import PeerId, State
 from gossip.zmq.runtime import fetch_state
-from p2p import localhost
-from p2p.agent_client import AgentClient, AgentSettings, start_agent
-from p2p.observer import Observer
-from p2p.registrar import Member, Registrar
+from p2p.agent import local_socket
+from p2p.agent.client import AgentClient, AgentSettings, start_agent
+from p2p.driver.observer import Observer
+from p2p.driver.registrar import Member, Registrar
 
 AGENTS = 5
 FLOATS = 250_000
@@ -69,7 +69,7 @@ GROWTH_MAX_BYTES = 2e6
 """Target: growth of an agent between the second and the last third of a time: two models, which are two buffers."""
 LOG_MEMORY_BYTES = 16 << 20
 """Target: the same while agents are killed. What the dead had not read is kept for ten minutes, in case they were only
-cut off: so much of it in memory (SEGMENTS_MEMORY_BYTES_MAX of p2p.agent) and the rest in files ..."""
+cut off: so much of it in memory (SEGMENTS_MEMORY_BYTES_MAX of p2p.agent.process) and the rest in files ..."""
 FILES_MODELS_MAX = 128
 """... and so many models in all (twice `segments_max` of gossip.lanes.peer.Settings)."""
 SLOWDOWN_MAX = 0.05
@@ -146,7 +146,7 @@ class Swarm:
         self.run = secrets.token_hex(16)
         initial = {"slots": np.zeros(SLOTS, np.float32), "w": np.zeros(FLOATS - SLOTS, np.float32)}
         self.layout = Layout.of(initial)
-        layout = localhost.layout_to_json(self.layout)
+        layout = local_socket.layout_to_json(self.layout)
         self.registrar = Registrar(self.run)
         self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout))
         self.observer.load(initial)
@@ -168,7 +168,7 @@ class Swarm:
             thread.start()
 
     def _start(self, place: int) -> None:
-        folder = localhost.private_folder(f"{self.run[:12]}-{len(self.lives)}")
+        folder = local_socket.private_folder(f"{self.run[:12]}-{len(self.lives)}")
         begin = time.monotonic()
         self.lives.append(Life(place, folder, start_agent(self.settings, os.getpid(), folder), begin))
 

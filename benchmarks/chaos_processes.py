@@ -45,7 +45,7 @@ from rich.table import Table
 
 from benchmarks import executors
 from p2p import DeepDist, IncompleteTraining, Report
-from p2p.localhost import Process
+from p2p.agent.local_socket import Process
 
 ENGINES = ("lists", "spark")
 KINDS = ("agent", "worker", "executor", "driver")
@@ -68,7 +68,12 @@ END_S = 30.0
 EXECUTORS_TIMEOUT_S = 60.0
 POLL_S = 0.005
 
-COMMANDS = {"agent": "p2p.agent", "worker": "", "executor": "CoarseGrainedExecutorBackend", "driver": "p2p.agent"}
+COMMANDS = {
+    "agent": "p2p.agent.process",
+    "worker": "",
+    "executor": "CoarseGrainedExecutorBackend",
+    "driver": "p2p.agent.process",
+}
 """What the command line of a process must hold that is to get a signal."""
 SHOWN_MAX = 90
 """Characters of what was raised or warned."""

@@ -5,9 +5,9 @@
 The same strategies in three forms: all peers at once (`gossip.sim.vectorized`, sparse products), peer by peer with
 messages in lock-step (`gossip.mixing.rounds`), and the peers of production on virtual time, where every message is
 encoded, travels and is decoded (`gossip.sim.mix_simulator`; push-sum, until the last peer has begun its last round).
-Each figure is from a process of its own, so that its peak of memory is its own, and the median of three runs. The last lines
-are the large runs that are held against the targets, once: 10,000 peers x 100 parameters x 200 rounds at once on the
-static exponential graph, and 1,000 peers x 20 rounds of events, of whom each sends to one other in a round.
+Each figure is from a process of its own, so that its peak of memory is its own, and the median of three runs. The last
+lines are the large runs that are held against the targets, once: 10,000 peers x 100 parameters x 200 rounds at once on
+the static exponential graph, and 1,000 peers x 20 rounds of events, of whom each sends to one other in a round.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def measure_apart(form: str, name: str, peers: int, rounds: int) -> Figure:
 
 def draw(figures: list[Figure]) -> str:
     """Seconds per round by number of peers, as SVG."""
-    from p2p.experiments.plots import Line, Plot, svg
+    from p2p.lab.reports.plots import Line, Plot, svg
 
     lines = []
     for color, (form, name, _) in enumerate(FORMS):

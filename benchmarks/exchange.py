@@ -33,11 +33,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gossip.arrays import Layout
-from p2p import localhost
-from p2p.agent_client import AgentClient, AgentSettings, start_agent
-from p2p.consensus import consensus_distance
-from p2p.observer import Observer
-from p2p.registrar import Registrar
+from p2p.agent import local_socket
+from p2p.agent.client import AgentClient, AgentSettings, start_agent
+from p2p.driver.consensus import consensus_distance
+from p2p.driver.observer import Observer
+from p2p.driver.registrar import Registrar
 
 MEMORY_FACTOR = 3
 MEMORY_EXTRA_BYTES = 60e6
@@ -69,13 +69,13 @@ class Swarm:
         """Without `links` the agents exchange bytes over sockets, as those of several machines do."""
         self.run = secrets.token_hex(16)
         self.initial = {"w": np.zeros(floats, np.float32)}
-        layout = localhost.layout_to_json(Layout.of(self.initial))
+        layout = local_socket.layout_to_json(Layout.of(self.initial))
         self.registrar = Registrar(self.run)
         settings = AgentSettings(self.run, "observer", self.registrar.endpoint, layout, links=links)
         self.observer = Observer(settings)
         self.observer.load(self.initial)
         assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
-        self.folders = [localhost.private_folder(f"{self.run[:12]}-{index}") for index in range(count)]
+        self.folders = [local_socket.private_folder(f"{self.run[:12]}-{index}") for index in range(count)]
         settings = replace(settings, role="peer")
         self.processes: list[subprocess.Popen[bytes]] = [
             start_agent(settings, os.getpid(), folder) for folder in self.folders

@@ -40,7 +40,7 @@ import numpy as np
 
 from benchmarks.exchange import Swarm
 from gossip.updates.rows import rows_of
-from p2p.agent_client import AgentClient
+from p2p.agent.client import AgentClient
 
 MEGABYTES, MEGABYTES_QUICK = 64, 8
 REPEATS, REPEATS_QUICK = 7, 3

@@ -67,7 +67,8 @@ from gossip.mixing import (
 from gossip.mixing.peer import MixSettings
 from gossip.sim.vectorized import simulate
 from gossip.topology import Topology
-from p2p import DeepDist, task
+from p2p import DeepDist
+from p2p.worker import task
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers know no benchmarks
 

@@ -30,12 +30,11 @@ from gossip.messages import PeerId, Range
 from gossip.updates import check
 from gossip.wire import decode, encode
 from gossip.zmq.segments import Segments
-from p2p.model import Model
-from p2p.models import skipgram
-from p2p.models.lexicon import Lexicon
-from p2p.models.word2vec import batches
-from p2p.replica import Replica
-from p2p.working_copy import CODECS, WorkingCopy, exchange_settings
+from p2p.adapters.model import Model
+from p2p.agent.replica import Replica
+from p2p.models.word2vec.lexicon import Lexicon
+from p2p.models.word2vec.partition import batches, skipgram
+from p2p.worker.working_copy import CODECS, WorkingCopy, exchange_settings
 
 SETTINGS = ((0.050, 0.10), (0.500, 0.02))
 """(seconds of training between two exchanges, target: the most that an exchange may cost of them)."""

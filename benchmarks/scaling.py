@@ -349,8 +349,8 @@ def _whole_s(model: Any) -> Cost:
     from gossip.arrays import Layout, Packed
     from gossip.messages import PeerId, Range
     from gossip.wire import decode, encode
-    from p2p.model import Model
-    from p2p.replica import Replica
+    from p2p.adapters.model import Model
+    from p2p.agent.replica import Replica
 
     arrays = Model(model).arrays()
     layout = Layout.of(arrays)
@@ -448,7 +448,7 @@ def main() -> int:
 
 def pulls_of_an_agent(model_bytes: float) -> int:
     """How many pulls an agent has under way for a model of this size."""
-    from p2p.lanes import PAYLOADS_BYTES_MAX
+    from p2p.agent.lanes import PAYLOADS_BYTES_MAX
 
     return max(1, int(PAYLOADS_BYTES_MAX // model_bytes))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from p2p.models.corpus import FileRange, cuts
+from p2p.models.word2vec.corpus import FileRange, cuts
 
 TEXT = "enwiki2015/enwiki2015.text8size.txt.gz"
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -20,8 +20,9 @@ from gensim.models import Word2Vec
 from gensim.test.utils import datapath
 
 from p2p import DeepDist
-from p2p.models import evaluation, word2vec
-from p2p.models.corpus import rows, sentences
+from p2p.models import word2vec
+from p2p.models.word2vec import questions
+from p2p.models.word2vec.corpus import rows, sentences
 
 EPSILON = 1e-8
 WORDS_FOR_ANALOGIES = 10_000_000  # with much less hardly any comes out right
@@ -86,7 +87,7 @@ def main():
     for name, array in arrays(model).items():
         setattr(model, SUMS[name], np.zeros_like(array))
     seen = list(islice(rows(data), 2000))
-    analogies = evaluation.of("analogies")
+    analogies = questions.of("analogies")
     print(f"{model.corpus_total_words:,} words, {len(model.wv):,} in the vocabulary")
     if model.corpus_total_words < WORDS_FOR_ANALOGIES:
         print("The text is too small to learn analogies from: look at the words next to each other.")

@@ -13,31 +13,58 @@ if TYPE_CHECKING:
     from gossip.errors import UsageError
     from gossip.sim.faults import Faults
     from gossip.sim.simulator import Network
+    from gossip.updates import Kind
+    from p2p.adapters import Adapter, ByPath
     from p2p.caution import DeepDistWarning
+    from p2p.codec import Codec
     from p2p.deepdist import DeepDist
-    from p2p.engines.simulated import SimulatedCluster
+    from p2p.driver.coordinator import Feeder
+    from p2p.driver.watchers import Watcher
+    from p2p.engines import Engine
     from p2p.report import IncompleteTraining, Report
+    from p2p.sessions.simulated import SimulatedCluster
+    from p2p.worker.task import current, in_place, pause
 
 __all__ = [
+    "Adapter",
+    "ByPath",
+    "Codec",
     "DeepDist",
     "DeepDistWarning",
+    "Engine",
     "Faults",
+    "Feeder",
     "IncompleteTraining",
+    "Kind",
     "Network",
     "Report",
     "SimulatedCluster",
     "UsageError",
+    "Watcher",
+    "current",
+    "in_place",
+    "pause",
 ]
 
 _ROOMS = {
+    "Adapter": "p2p.adapters",
+    "ByPath": "p2p.adapters",
+    "Codec": "p2p.codec",
     "DeepDist": "p2p.deepdist",
     "DeepDistWarning": "p2p.caution",
+    "Engine": "p2p.engines",
     "Faults": "gossip.sim.faults",
+    "Feeder": "p2p.driver.coordinator",
     "IncompleteTraining": "p2p.report",
+    "Kind": "gossip.updates",
     "Network": "gossip.sim.simulator",
     "Report": "p2p.report",
-    "SimulatedCluster": "p2p.engines.simulated",
+    "SimulatedCluster": "p2p.sessions.simulated",
     "UsageError": "gossip.errors",
+    "Watcher": "p2p.driver.watchers",
+    "current": "p2p.worker.task",
+    "in_place": "p2p.worker.task",
+    "pause": "p2p.worker.task",
 }
 
 

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
-from p2p import evaluation
+from p2p.adapters.model import Model
 from p2p.caution import warn
-from p2p.combine import check_rule
-from p2p.coordinator import check_feeders
+from p2p.driver import evaluation
+from p2p.driver.coordinator import check_feeders
+from p2p.driver.watchers import check_watchers
 from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
-from p2p.engines.simulated import SimulatedCluster
-from p2p.job import Progress, Rhythm
-from p2p.model import Model
 from p2p.report import Evaluated
-from p2p.session import ROLES
-from p2p.training import Training
-from p2p.watchers import check_watchers
+from p2p.sessions.agents import ROLES
+from p2p.sessions.simulated import SimulatedCluster
+from p2p.sessions.training import Training
+from p2p.worker.combine import check_rule
+from p2p.worker.job import Progress, Rhythm
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
@@ -129,7 +129,7 @@ def _check_engine(engine: Any, mode: str, peers: int | None) -> None:
     if lacking:
         raise UsageError(
             f"engine is a {type(engine).__name__} without {', '.join(sorted(lacking))}, expected a SimulatedCluster, "
-            "one that has what p2p.engines.Engine says, or None for Spark and lists"
+            "one that has what p2p.Engine says, or None for Spark and lists"
         )
     if peers is not None:
         raise UsageError(f"peers={peers} beside an engine, expected one of them: the engine says how many there are")

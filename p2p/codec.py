@@ -48,11 +48,11 @@ class Codec(Protocol):
 
 def check_codec(codec: Any) -> Codec:
     """`codec`, if it has all that a codec has, and its kinds too; else `UsageError`."""
-    _check(codec, Codec, "codec", "p2p.codec.Codec")
+    _check(codec, Codec, "codec", "p2p.Codec")
     if not isinstance(codec.kinds, tuple):
         raise UsageError(f"codec.kinds is a {type(codec.kinds).__name__}, expected a tuple of kinds of updates")
     for kind in codec.kinds:
-        _check(kind, Kind, "a kind of the codec's", "gossip.updates.Kind")
+        _check(kind, Kind, "a kind of the codec's", "p2p.Kind")
         if kind.in_blocks:
             raise UsageError(f"{kind!r} is read in_blocks, which only the kind of whole arrays is: expected False")
     found: Codec = codec

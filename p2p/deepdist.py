@@ -4,7 +4,7 @@ with DeepDist(model, mode="p2p") as dd:
     dd.train(data, gradient, descent)
     dd.model
 
-It checks what it is given; a session (`p2p.session`) does the work.
+It checks what it is given; a session (`p2p.sessions.agents`) does the work.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from gossip.arguments import names
 from gossip.errors import UsageError
 from p2p import arguments, engines
 from p2p.adapters import Adapter
+from p2p.adapters.model import Model, share_memory
 from p2p.codec import Codec
-from p2p.coordinator import Feeder
-from p2p.engines.simulated import SimulatedCluster
-from p2p.evaluation import Evaluate
-from p2p.job import Descent, Gradient
-from p2p.model import Model, share_memory
+from p2p.driver.coordinator import Feeder
+from p2p.driver.evaluation import Evaluate
+from p2p.driver.watchers import Watcher
 from p2p.report import Evaluated, Report
-from p2p.session import AgentSession, Session
-from p2p.training import Training
-from p2p.watchers import Watcher
+from p2p.sessions.agents import AgentSession, Session
+from p2p.sessions.simulated import SimulatedCluster
+from p2p.sessions.training import Training
+from p2p.worker.job import Descent, Gradient
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
@@ -72,9 +72,9 @@ class DeepDist(Generic[M]):
         "exponential"): a name, a function of the number of peers, or one for just so many; see `gossip.topology` and
         `gossip.mixing`. Then `dd.model` is the mean of all replicas. `peers`: processes of the local engine (default:
         one per core, at most one per partition); on Spark every executor is a peer. `engine`: what to train on instead:
-        a simulated cluster, in this process, or any other `p2p.engines.Engine`. `codec`: how updates of `gradient` and
+        a simulated cluster, in this process, or any other `p2p.Engine`. `codec`: how updates of `gradient` and
         `descent` travel (`p2p.codec`); None: as whole arrays. What is trained in place travels as rows anyway. `seed`:
-        of the random numbers that gradients draw by `p2p.task.current()`. `progress`: show a bar (default: on a
+        of the random numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a
         terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
         """
         peers, seed, progress, drain_timeout_s = arguments.of_session(
@@ -91,7 +91,7 @@ class DeepDist(Generic[M]):
         self._state = "new"  # then "open", then "ended"
         self._session: Session
         if mix is not None:
-            from p2p.mix_session import MixSession
+            from p2p.sessions.mixing import MixSession
 
             assert not isinstance(engine, SimulatedCluster)
             self._session = MixSession(
@@ -159,23 +159,23 @@ class DeepDist(Generic[M]):
         `rows` an iterator over one partition, or over `chunk_rows` rows of it; what it returns is the update, None or
         {} for nothing. `descent(model, update)` changes the model's arrays in place; without one, the update is a dict
         of named arrays that are added to the model's. `combine` is how updates of peers that train at the same time
-        add up ("sum", "mean", "damp" or "adasum", see `p2p.combine`); by default what the model's adapter says: word
-        vectors are damped from three peers on, and everything else is summed. Errors of the user's functions are raised
-        here, unchanged.
+        add up ("sum", "mean", "damp" or "adasum", see `p2p.worker.combine`); by default what the model's adapter
+        says: word vectors are damped from three peers on, and everything else is summed. Errors of the user's functions
+        are raised here, unchanged.
 
         `exchange` says when a task publishes what it learned and takes in what others did: "chunk" after every
         `chunk_rows` rows; "partition" once, at the end of the partition; "continuous" every `exchange_s` seconds (1) in
-        the middle of a gradient, which has to train in place and call `p2p.task.pause` (that for word vectors does).
+        the middle of a gradient, which has to train in place and call `p2p.pause` (that for word vectors does).
 
         `evaluate(model)` is called in the driver program, in a thread, with copies of the model while the peers train:
         at the beginning, every `evaluate_every_s` seconds (60) and at the end. It returns a number, or a mapping of
         names to numbers; see `Report.evaluations`. If it fails, the training ends with its error. Where peers mix it is
         given the mean of all replicas, and each result has how far these are apart.
 
-        `watchers` are shown copies of the model in the same way, each every so often; see `p2p.watchers.Watcher`.
+        `watchers` are shown copies of the model in the same way, each every so often; see `p2p.Watcher`.
 
         `feeders` bring updates to a master (`mode="master"`) from elsewhere than the tasks, while these run; see
-        `p2p.coordinator.Feeder`.
+        `p2p.Feeder`.
 
         `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates in the end that living
         peers have, or replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had

@@ -7,7 +7,7 @@ cloudpickle sends a function as its code, which knows its file and its line. Som
 the file is not on the other machine, or is a cell of a notebook, the line cannot be read there.
 
 A parcel runs code when it is opened. It is opened only as it comes from the driver program of the same user, and in the
-other direction as `p2p.user_errors` says.
+other direction as `p2p.worker.errors` says.
 """
 
 from __future__ import annotations

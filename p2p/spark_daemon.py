@@ -16,14 +16,14 @@ import sys
 
 from pyspark.daemon import manager
 
-from p2p.garbage import leave_out_what_stays
+from p2p.worker.garbage import leave_out_what_stays
 
 
 def preload() -> None:
     """Import what workers need, and load the compiled loops; where none have been kept, that takes some seconds."""
     import pyspark.worker  # noqa: F401
 
-    import p2p.task  # noqa: F401
+    import p2p.worker.task  # noqa: F401
     from p2p import adapters
 
     for adapter in adapters.everyone():

@@ -144,7 +144,7 @@ class Place:
 
     def agents(self) -> set[int]:
         """The pids of the living agents with our mark."""
-        return {pid for pid, command in self.processes().items() if "p2p.agent" in command}
+        return {pid for pid, command in self.processes().items() if "p2p.agent.process" in command}
 
     def agent_folders(self) -> dict[str, list[str]]:
         """What is left of the folders in which agents and tasks meet: the files of each, and notes of failed starts."""

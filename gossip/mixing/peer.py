@@ -64,6 +64,7 @@ from gossip.events import (
     Tasked,
     Warn,
 )
+from gossip.flat import Flat, PackedLater
 from gossip.identity import Identities
 from gossip.membership import Detection, Membership
 from gossip.messages import (
@@ -82,7 +83,6 @@ from gossip.messages import (
     StateRequest,
     Unit,
 )
-from gossip.mixing.flat import Flat, PackedLater
 from gossip.mixing.neighbors import Neighbors, Plan, number_of
 from gossip.mixing.packets import Incoming, Outgoing, check_packet, check_result, check_size, open_packet
 from gossip.mixing.strategy import Outbox, Strategy

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from p2p.agent_client import AgentSettings
-from p2p.job import Job, Progress, TaskResult
-from p2p.registrar import Registrar
+from p2p.agent.client import AgentSettings
+from p2p.driver.registrar import Registrar
+from p2p.worker.job import Job, Progress, TaskResult
 
 __all__ = ["Engine", "Progress"]
 

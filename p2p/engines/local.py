@@ -25,14 +25,15 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from gossip.errors import UsageError
-from p2p import chance, localhost, parcel
-from p2p.agent_client import AgentClient, AgentGoneError, AgentSettings, failure, start_agent
+from p2p import chance, parcel
+from p2p.agent import local_socket
+from p2p.agent.client import AgentClient, AgentGoneError, AgentSettings, failure, start_agent
+from p2p.agent.local_socket import Process
+from p2p.driver.registrar import Registrar
 from p2p.engines import Progress
-from p2p.job import Job, TaskResult
-from p2p.localhost import Process
-from p2p.registrar import Registrar
-from p2p.task import run_partition
-from p2p.user_errors import PartitionError, told
+from p2p.worker.errors import PartitionError, told
+from p2p.worker.job import Job, TaskResult
+from p2p.worker.task import run_partition
 
 log = logging.getLogger("p2p")
 
@@ -231,7 +232,7 @@ class _Seat:
             self._begin_worker()
 
     def _begin_agent(self) -> None:
-        self._folder = localhost.private_folder(f"{self._settings.run[:12]}-{self._index}-{self._agents}")
+        self._folder = local_socket.private_folder(f"{self._settings.run[:12]}-{self._index}-{self._agents}")
         self._agents += 1
         self.agent = start_agent(self._settings, os.getpid(), self._folder)
 
@@ -324,7 +325,7 @@ class _Worker:
 def main() -> None:
     """A worker process: train what comes in until the driver program is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver program ends us
-    localhost.leave_with(Process(int(sys.argv[2])))  # the parent by now may be another, if that one is gone
+    local_socket.leave_with(Process(int(sys.argv[2])))  # the parent by now may be another, if that one is gone
     connection = Connection(int(sys.argv[1]))
     trainer = _Trainer()
     while True:

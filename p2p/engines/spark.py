@@ -26,13 +26,13 @@ from pyspark.accumulators import _accumulatorRegistry
 from gossip.errors import UsageError
 from gossip.zmq.runtime import is_loopback
 from p2p import chance, parcel
-from p2p.agent_client import AgentGoneError, AgentSettings, ensure_agent
+from p2p.agent.client import AgentGoneError, AgentSettings, ensure_agent
+from p2p.driver.registrar import Registrar
 from p2p.engines import Progress
-from p2p.job import Job, TaskResult
-from p2p.registrar import Registrar
 from p2p.row_order import in_order
-from p2p.task import run_partition
-from p2p.user_errors import PartitionError, Seal
+from p2p.worker.errors import PartitionError, Seal
+from p2p.worker.job import Job, TaskResult
+from p2p.worker.task import run_partition
 
 START_TIMEOUT_S = 120.0
 """For all executors to come and start their agents: a busy cluster hands them out one by one."""

@@ -19,10 +19,10 @@ from gossip.mixing.strategy import Strategy
 from gossip.sim.faults import Strike, Victim
 from p2p import DeepDist, Faults, Network, SimulatedCluster
 from p2p.adapters import ByPath
-from p2p.job import Rhythm
 from p2p.models.word2vec import build_vocab
-from p2p.models.word2vec_training import Settings
-from p2p.models.word2vec_training import train as train_word2vec
+from p2p.models.word2vec.training import Settings
+from p2p.models.word2vec.training import train as train_word2vec
+from p2p.worker.job import Rhythm
 
 NAN, INF = math.nan, math.inf
 NO_NUMBER: list[Any] = [True, np.bool_(True), "1", NAN, INF, [1], np.array(1), 1j]

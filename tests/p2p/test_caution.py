@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from p2p import DeepDist, DeepDistWarning, SimulatedCluster
+from p2p.agent.replica import SHARED_MEMORY_SPARE_BYTES, shortage
 from p2p.caution import Cautions
-from p2p.registrar import Registrar
-from p2p.replica import SHARED_MEMORY_SPARE_BYTES, shortage
+from p2p.driver.registrar import Registrar
 
 
 def hello(host: str, pid: int, lacking: str | None) -> dict[str, object]:

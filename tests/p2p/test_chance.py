@@ -10,7 +10,7 @@ import numpy as np
 
 from p2p import DeepDist, SimulatedCluster
 from p2p.chance import Borrowed, seed
-from p2p.task import current
+from p2p.worker.task import current
 
 PARTITIONS, CHUNKS, EPOCHS = 3, 2, 2
 

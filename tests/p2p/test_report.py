@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from p2p.registrar import Member
+from p2p.driver.registrar import Member
 from p2p.report import PeerReport, Report
-from p2p.session import _lost, peer_report
+from p2p.sessions.agents import _lost, peer_report
 
 PEER = PeerReport("host-a:4711", "peer", 12, 34, 56_700_000, 8_900_000, 2.5, 7.0, 123_000_000)
 OBSERVER = PeerReport("driver:1", "observer", 0, 34, 0, 45_600_000, 0.0, 0.0, 78_000_000)

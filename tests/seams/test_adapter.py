@@ -12,7 +12,7 @@ import pytest
 
 from p2p import DeepDist, SimulatedCluster, UsageError
 from p2p.adapters import ByPath
-from p2p.model import Model
+from p2p.adapters.model import Model
 
 
 class Ledger:
@@ -102,7 +102,7 @@ def test_an_adapter_refuses_what_it_cannot_train() -> None:
     with pytest.raises(UsageError, match="a ledger without 'entries'"):
         DeepDist(Ledger(debit=3), adapter=LedgerAdapter())
     with pytest.raises(
-        UsageError, match=r"adapter is a type without counters, .*expected one that has what p2p\.adapters"
+        UsageError, match=r"adapter is a type without counters, .*expected one that has what p2p\.Adapter"
     ):
         DeepDist(Ledger(debit=3, entries=1), adapter=int)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="'credit' of the model is a NoneType, expected a numpy array"):

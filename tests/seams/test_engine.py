@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from p2p import DeepDist, UsageError
-from p2p.agent_client import AgentClient, AgentSettings, ensure_agent
+from p2p.agent.client import AgentClient, AgentSettings, ensure_agent
+from p2p.driver.registrar import Registrar
 from p2p.engines import Progress
-from p2p.job import Job, TaskResult
-from p2p.registrar import Registrar
-from p2p.task import run_partition
+from p2p.worker.job import Job, TaskResult
+from p2p.worker.task import run_partition
 
 pytestmark = [pytest.mark.slow, pytest.mark.sockets, pytest.mark.usefixtures("place")]
 

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from gossip.arrays import Array, Arrays, Layout, Packed, Payload, Update
 from gossip.errors import MismatchError, UsageError
 from gossip.events import Computed, Negative
+from gossip.flat import Flat
 from gossip.lanes.peer import Settings
 from gossip.messages import PeerId, Range, Unit
-from gossip.mixing.flat import Flat
 from gossip.sim.simulator import Network, Simulation
 from gossip.updates import KINDS, Kind, check, kind_of, merge, read_whole, total, with_kinds
 from gossip.updates.dense import Dense
@@ -35,13 +35,13 @@ from gossip.updates.stamps import RowStamps
 from gossip.wire import decode, encode
 from gossip.zmq.segments import Segments
 from p2p import DeepDist, SimulatedCluster
+from p2p.adapters.model import Model
+from p2p.agent.ports import Left
+from p2p.agent.replica import Replica
 from p2p.codec import packed
-from p2p.job import Job
-from p2p.model import Model
-from p2p.ports import Left
-from p2p.replica import Replica
-from p2p.task import run_partition
-from p2p.working_copy import ExchangeSettings, WorkingCopy
+from p2p.worker.job import Job
+from p2p.worker.task import run_partition
+from p2p.worker.working_copy import ExchangeSettings, WorkingCopy
 
 PLACES, NUMBERS = "[places]", "[numbers]"
 
@@ -772,15 +772,13 @@ def test_kinds_come_to_an_agent_as_their_code() -> None:
 
 
 def test_what_is_no_codec_is_refused_by_what_it_lacks() -> None:
-    with pytest.raises(
-        UsageError, match=r"codec is a type without kinds, encode, expected what p2p\.codec\.Codec says"
-    ):
+    with pytest.raises(UsageError, match=r"codec is a type without kinds, encode, expected what p2p\.Codec says"):
         DeepDist(fresh(), codec=int)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"codec is the class TopK, expected an object of it: TopK\(\)"):
         DeepDist(fresh(), codec=TopK)  # type: ignore[arg-type]
     for kinds, words in (
         (Singles(), "codec.kinds is a Singles, expected a tuple"),
-        ((3,), "a kind of the codec's is a int without suffixes, in_blocks, .*expected what gossip.updates.Kind says"),
+        ((3,), "a kind of the codec's is a int without suffixes, in_blocks, .*expected what p2p.Kind says"),
         ((Dense(),), "read in_blocks, .*expected False"),
         ((Singles(), Singles(3)), "both have arrays that end in"),
     ):

@@ -13,7 +13,7 @@ import pytest
 from gossip.errors import UsageError
 from gossip.mixing import DPsgd, Every
 from p2p import DeepDist, IncompleteTraining, SimulatedCluster
-from p2p.watchers import Moment
+from p2p.driver.watchers import Moment
 
 
 @dataclass
@@ -158,8 +158,8 @@ def test_an_incomplete_training_has_its_evaluations() -> None:
 @pytest.mark.parametrize(
     ("watchers", "message"),
     [
-        (Diary(1.0), r"watchers is a Diary, expected a list of p2p\.watchers\.Watcher"),
-        ([Diary(1.0), 3], r"watchers\[1\] is a int, expected a p2p\.watchers\.Watcher: every_s, and a function look"),
+        (Diary(1.0), r"watchers is a Diary, expected a list of p2p\.Watcher"),
+        ([Diary(1.0), 3], r"watchers\[1\] is a int, expected a p2p\.Watcher: every_s, and a function look"),
         ([Diary], r"watchers\[0\] is a type, expected"),
         ([Diary(0)], r"watchers\[0\]\.every_s=0, expected more than 0 seconds"),
     ],

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError
 from gossip.events import Computed, Negative
+from gossip.flat import Flat
 from gossip.messages import PeerId, Range
-from gossip.mixing.flat import Flat
 from gossip.sim.simulator import Network, Simulation
 from gossip.updates import check, kind_of, read_whole
 from gossip.updates import rows as of_rows

@@ -32,7 +32,10 @@ def agents() -> list[int]:
     found = []
     for process in Path("/proc").iterdir():
         try:
-            if b"p2p.agent" in (process / "cmdline").read_bytes() and mark in (process / "environ").read_bytes():
+            if (
+                b"p2p.agent.process" in (process / "cmdline").read_bytes()
+                and mark in (process / "environ").read_bytes()
+            ):
                 found.append(int(process.name))
         except (OSError, ValueError):
             pass  # not a process, or it ended meanwhile

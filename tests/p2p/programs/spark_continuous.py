@@ -8,7 +8,7 @@ from pyspark import TaskContext
 from spark_context import spark_context, write_results
 
 from p2p import DeepDist
-from p2p.task import current, in_place, pause
+from p2p.worker.task import current, in_place, pause
 
 PARTITIONS, ROWS, EPOCHS = 4, 60, 2
 

@@ -14,7 +14,7 @@ from p2p.models.word2vec import build_vocab, gradient
 
 def found(rows):
     """What a worker has before its first rows, and the threads of the daemon that it was forked from."""
-    from p2p.models import skipgram
+    from p2p.models.word2vec import skipgram
 
     return [
         {

@@ -14,7 +14,7 @@ from pyspark import TaskContext
 from spark_context import spark_context, write_results
 
 from p2p import DeepDist
-from p2p.task import current
+from p2p.worker.task import current
 
 PARTITIONS, CHUNKS, EPOCHS = 8, 4, 3
 

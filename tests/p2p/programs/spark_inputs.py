@@ -14,9 +14,8 @@ from pyspark.sql import SparkSession
 from spark_context import agents, spark_context, write_results
 
 from p2p import DeepDist, UsageError
-from p2p.models import corpus
-from p2p.models.word2vec import build_vocab, train
-from p2p.task import current
+from p2p.models.word2vec import build_vocab, corpus, train
+from p2p.worker.task import current
 
 LINE = "the cat sat on the mat\n"
 

@@ -12,7 +12,7 @@ from spark_context import agents, spark_context, write_results
 
 from p2p import DeepDist, UsageError
 from p2p.engines.spark import _kept
-from p2p.task import current
+from p2p.worker.task import current
 
 
 def gradient(model, rows):

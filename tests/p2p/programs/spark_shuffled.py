@@ -13,8 +13,8 @@ from spark_context import spark_context, write_results
 
 from p2p import DeepDist, UsageError
 from p2p.engines.spark import order_of
-from p2p.models.corpus import sentences
-from p2p.task import current, in_place, pause
+from p2p.models.word2vec.corpus import sentences
+from p2p.worker.task import current, in_place, pause
 
 ROWS, CHUNK, PARTITIONS = 1000, 20, 4
 HERE = Path(os.environ["TMPDIR"])

@@ -20,7 +20,7 @@ from pyspark import TaskContext
 from spark_context import spark_context, write_results
 
 from p2p import DeepDist
-from p2p.task import current
+from p2p.worker.task import current
 
 HERE = Path(os.environ["TMPDIR"])
 PARTITIONS, CHUNKS, CHUNK_ROWS, EPOCHS = 6, 10, 20, 2

@@ -1,0 +1,141 @@
+"""What an agent does with updates: the part of it that has the peer. There are two, and an agent has one of them.
+
+    p2p.agent.lanes     every update at every peer, exactly once (and a master's star, which is made of lanes too)
+    p2p.agent.mixing    replicas averaged with those of neighbors
+
+The agent around it is the same: its life, the registrar, the tasks.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import zmq
+
+from gossip.arrays import Bytes, Layout
+from gossip.messages import PeerId, State, Unit
+from gossip.zmq.runtime import Keys, Runtime, fetch_state
+from p2p.agent.client import AgentSettings
+from p2p.agent.local_socket import Json
+from p2p.agent.replica import Replica
+
+Spans = Mapping[tuple[int, int], tuple[int, int]]
+"""By (epoch, partition), the lowest and the highest chunk."""
+
+
+@dataclass(frozen=True)
+class House:
+    """What the agent lends to its discipline."""
+
+    settings: AgentSettings
+    me: PeerId
+    layout: Layout
+    replica: Replica
+    context: zmq.Context[zmq.Socket[bytes]]
+    keys: Keys | None
+    address: str
+    """The interface towards the registrar."""
+    names: Mapping[PeerId, str]
+    """Of all on the roster."""
+    drained: Callable[[list[str]], None]
+    """Tell the registrar so, and whose agents (by name) did not take everything."""
+    warn: Callable[[str], None]
+    """Tell the user."""
+
+    def fetch(self, endpoint: str, timeout_s: float) -> State:
+        """Take over the replica of the agent at `endpoint` (of pulls)."""
+
+        def begin(state: State) -> Callable[[int, Bytes], None]:
+            state.layout.check_fit(self.layout)
+
+            def take(start: int, data: Bytes) -> None:
+                self.replica.buffer[start : start + len(data)] = data
+
+            return take
+
+        me = PeerId(secrets.token_hex(16))
+        return fetch_state(self.context, endpoint, me, begin, timeout_s=timeout_s, keys=self.keys)
+
+
+class Discipline(Protocol):
+    """What the agent asks of it. It is the runtime's host as well."""
+
+    runtime: Runtime
+    gated_updates: set[int]
+    """Numbers of the updates that were handed over though their units had been published before. Whoever answers their
+    tasks takes them out."""
+
+    def load(self) -> None:
+        """The replica holds the user's arrays: begin."""
+        ...
+
+    def enter(self, members: list[Json], level: bool) -> None:
+        """Begin from somebody's replica. `members` are all on the roster; the driver program's agent comes first.
+        Not `level`: a training is running."""
+        ...
+
+    def join(self, member: Json) -> None:
+        """`member` is new on the roster."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no update is dealt with any more; tasks that wait are told so."""
+        ...
+
+    def resume(self, era: int, wait_s: float | None) -> None:
+        """A training begins; `era` is the number of what follows. The first task may take so long to come: 0 if none
+        will, None where that is not known."""
+        ...
+
+    def settle(self, era: int, rounds: int) -> None:
+        """All updates of the training are computed; somebody has begun so many rounds of it."""
+        ...
+
+    def begins(self, connection: socket.socket) -> None:
+        """The task behind the connection trains a partition from now on."""
+        ...
+
+    def ends(self, connection: socket.socket) -> None:
+        """It does not any more."""
+        ...
+
+    def turn(self) -> float:
+        """Called after each turn of the loop; how long the next one may wait, in seconds."""
+        ...
+
+    def has_settled(self, number: int) -> bool:
+        """The update that was handed over as `number` is dealt with, and its task may go on."""
+        ...
+
+    def knows(self, unit: Unit) -> bool:
+        """Some attempt of this unit has been published."""
+        ...
+
+    def furthest(self, epoch: int, partition: int) -> int:
+        """The highest chunk of this partition that has been published; -1 if none was."""
+        ...
+
+    def spans(self, epoch: int) -> Spans:
+        """Of all partitions that something counts of, from this epoch on."""
+        ...
+
+    def departed(self) -> list[PeerId]:
+        """The peers that are taken for dead."""
+        ...
+
+    def figures(self, asked: bool) -> Json:
+        """For the registrar; `asked` for, and not only the usual ones."""
+        ...
+
+    def take(self, connection: socket.socket) -> None:
+        """The coordinator of a master wants the next update."""
+        ...
+
+    def hang_up(self, connection: socket.socket) -> None:
+        """Whoever was behind the connection is gone."""
+        ...

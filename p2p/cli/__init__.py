@@ -1,0 +1,1 @@
+"""The command line: `deepdist doctor`, `simulate`, `soak` and `lab`."""

@@ -1,0 +1,87 @@
+"""The command `deepdist`: each command imports what it needs when it is called, since `doctor` has to run where numpy
+does not.
+"""
+
+import sys
+
+import click
+from rich.console import Console
+
+from p2p.cli.doctor import examine
+
+
+@click.group()
+@click.version_option(package_name="deepdist-p2p")
+def main() -> None:
+    """Train a model on Apache Spark, peer to peer."""
+
+
+@main.command()
+def doctor() -> None:
+    """Look for what training needs on this machine, and say what to do about what is missing."""
+    sys.exit(0 if examine() else 1)
+
+
+class _Lab(click.Group):
+    """The laboratory's commands; loaded when asked for, since `doctor` has to run where numpy does not."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return _lab().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _lab().get_command(ctx, cmd_name)
+
+
+def _lab() -> click.Group:
+    from p2p.lab.cli import lab
+
+    return lab
+
+
+main.add_command(_Lab("lab", help="Ask the simulators what happens to consensus and training if ..."))
+
+
+@main.command()
+@click.option("--seed", type=int, required=True, help="Of the bad day to repeat.")
+def simulate(seed: int) -> None:
+    """Tell the story of one simulated bad day: its options, its events, and whether anything was violated."""
+    from gossip.sim.proving_ground import run
+
+    outcome = run(seed, tell=True)
+    click.echo(f"options\n{outcome.options}\n\nstory\n" + "\n".join(outcome.story))
+    click.echo("\n" + "\n".join(f"{name}: {count}" for name, count in sorted(outcome.counts.items())))
+    click.echo(f"digest {outcome.digest}")
+    if outcome.violation is not None:
+        raise click.ClickException(outcome.violation)
+
+
+@main.command()
+@click.option("--seeds", type=click.IntRange(min=1), default=300, show_default=True, help="How many.")
+@click.option("--first", type=int, default=0, show_default=True, help="The first one.")
+@click.option(
+    "--coverage", is_flag=True, help="Print which events found peers in which states, and which branches were taken."
+)
+def soak(seeds: int, first: int, coverage: bool) -> None:
+    """Run many simulated bad days over all cores and print what they came to; exit 1 if anything was violated.
+
+    Ctrl-C ends it early and prints what was run until then.
+    """
+    from rich.progress import Progress
+
+    from p2p.cli.soak import branches, reached, table
+    from p2p.cli.soak import soak as run_seeds
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("seeds", total=seeds)
+        outcomes = run_seeds(range(first, first + seeds), lambda _: bar.advance(task), coverage)
+    bad = [outcome for outcome in outcomes if outcome.violation is not None]
+    for outcome in bad:
+        click.echo(f"seed {outcome.options.seed}: {outcome.violation}\n{outcome.options}\n")
+    Console().print(table(outcomes))
+    if coverage:
+        Console(width=240).print(reached(outcomes))
+        click.echo("\n".join(branches(outcomes)))
+    if len(outcomes) < seeds:
+        click.echo(f"stopped after {len(outcomes)} of {seeds} seeds")
+    if bad:
+        raise click.ClickException(f"{len(bad)} seeds violated a promise; repeat one by deepdist simulate --seed N")

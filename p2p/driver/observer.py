@@ -1,0 +1,167 @@
+"""The driver program's own agent: an observer (or the hub, in master mode) whose replica is `dd.model`.
+
+It pulls from every peer like any other; no weight passes through it on the way between two peers. It may die or stand
+still like any other, too: then `Watch` starts the next one, which adopts a living peer's replica while the training
+goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from gossip.arrays import Arrays, Payload
+from gossip.errors import UsageError
+from gossip.messages import PeerId
+from p2p.agent import local_socket
+from p2p.agent.client import AgentClient, AgentSettings, start_agent
+
+log = logging.getLogger("p2p")
+
+STOP_TIMEOUT_S = 5.0
+WAIT_S = 0.001
+"""While somebody reads the replica."""
+ADOPT_WAIT_S = 0.02
+LOOK_S = 0.25
+"""How often it is looked whether the observer is well."""
+RETRY_S = 5.0
+"""After an observer that could not begin."""
+SLEPT_S = 2.0
+"""Who looked last so long ago was stopped itself, and what it has not heard meanwhile says nothing."""
+AWAKE_S = 6.0
+"""After that, until everybody has been heard again."""
+RESTARTS_MAX = 20
+"""In one training: what kills so many will kill the next one, too."""
+
+
+class Observer:
+    """Starts the agent; `load` or `adopt` has it begin, and `close` ends it."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self.folder = local_socket.private_folder(f"{settings.run[:12]}-{settings.role}-{secrets.token_hex(4)}")
+        self._process: subprocess.Popen[bytes] = start_agent(settings, os.getpid(), self.folder)
+        self._agent: AgentClient | None = None
+
+    @property
+    def agent(self) -> AgentClient:
+        """The connection to it, once it has begun."""
+        assert self._agent is not None
+        return self._agent
+
+    @property
+    def has_begun(self) -> bool:
+        """It holds a replica."""
+        return self._agent is not None
+
+    def load(self, initial: Arrays) -> None:
+        """Wait for the agent, and have it begin with these arrays; `UsageError` if it could not start."""
+        agent = AgentClient(self.folder, process=self._process)
+        for name, array in agent.replica.arrays().items():
+            np.copyto(array, initial[name])
+        agent.ask({"op": "loaded"})
+        self._agent = agent
+
+    def adopt(self, given_up: Callable[[], bool]) -> None:
+        """Wait until the agent, of settings that adopt, has a living peer's replica.
+
+        `UsageError` if it does not get one, or nobody wants it any more.
+        """
+        while not os.path.exists(os.path.join(self.folder, "agent.sock")):
+            if given_up() or not self.alive:
+                raise UsageError("the driver program's new agent did not begin: see its messages above")
+            time.sleep(ADOPT_WAIT_S)
+        self._agent = AgentClient(self.folder)
+
+    def replace(self, payload: Payload) -> None:
+        """Have the agent hold these arrays; only where it merges nothing itself."""
+        while not self.agent.replica.acquire():
+            time.sleep(WAIT_S)
+        try:
+            self.agent.replica.replace(payload)
+            self.agent.replica.merged += 1
+        finally:
+            self.agent.replica.release()
+
+    @property
+    def peer(self) -> PeerId:
+        return PeerId(self.agent.about["peer"])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Its process runs, or is stopped."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """Wait for the agent, which was asked to stop; end it if it does not."""
+        if self._agent is None:
+            self._process.kill()  # it has not said where it is, and cannot be asked
+        else:
+            self._agent.close()
+        self._end(STOP_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing. Its replica stays readable for who has it open."""
+        self._process.kill()
+        self._end(None)
+
+    def _end(self, timeout_s: float | None) -> None:
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Watch:
+    """Looks after the observer for the time of one training, in a thread of its own."""
+
+    def __init__(self, is_well: Callable[[], bool], replace: Callable[[Callable[[], bool]], None]) -> None:
+        """`replace(given_up)` puts another in the place of an observer that is not well, and stops trying when
+        `given_up()`; `UsageError` if that fails."""
+        self._is_well = is_well
+        self._replace = replace
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="deepdist-watch-observer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        restarts, looked_at, slept_at = 0, time.monotonic(), float("-inf")
+        while restarts < RESTARTS_MAX and not self._ended.wait(LOOK_S):
+            before, looked_at = looked_at, time.monotonic()
+            if looked_at - before > SLEPT_S:
+                slept_at = looked_at
+            if looked_at - slept_at < AWAKE_S or self._is_well():
+                continue
+            restarts += 1
+            try:
+                self._replace(self._ended.is_set)
+            except UsageError as error:
+                if self._ended.is_set():
+                    return  # nobody waits for the next one any more
+                log.warning("the driver program's own agent was not replaced: %s", error)
+                self._ended.wait(RETRY_S)  # meanwhile the model is read from the peers
+            looked_at = time.monotonic()

@@ -1,0 +1,302 @@
+"""The registrar: a thread in the driver program that knows where the agents are, and nothing else of the training.
+
+Agents say hello and get the roster, again whenever somebody comes. Who comes while nothing is in flight is level with
+the others; who comes while a training runs is told to adopt a replica (a master's workers are refused then). Training
+goes on without it; it carries addresses, figures and requests to drain or stop, never a weight.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from gossip.errors import UsageError
+from gossip.zmq.runtime import Keys, check_address, open_socket
+from p2p.agent.local_socket import Process
+
+log = logging.getLogger("p2p")
+
+SILENT_S = 5.0
+"""Agents report twice a second."""
+POLL_MS = 20
+"""How soon a request of the driver program leaves."""
+
+
+@dataclass
+class Member:
+    """An agent as the registrar knows it."""
+
+    peer: str
+    role: str
+    name: str
+    pid: int
+    adverts: str
+    pulls: str
+    route: bytes
+    level: bool
+    """It came while nothing was in flight, and began with all that had been learned; others adopt a replica."""
+    shortage: str | None
+    """What its host lacks, for the user to hear."""
+    heard_at: float
+    """When it last said something."""
+    status: dict[str, Any] = field(default_factory=dict)
+    """Its newest figures."""
+    drained: dict[str, Any] | None = None
+    """Its answer to the newest request to drain."""
+
+
+class Registrar:
+    """Start with `start`, end with `close`. Its methods may be called from any thread."""
+
+    def __init__(self, run: str, address: str = "127.0.0.1", keys: Keys | None = None) -> None:
+        """`address` is an interface of the driver program's host that the agents can reach; see `Keys`."""
+        check_address(address, keys)
+        self.run = run
+        self.members: Mapping[str, Member] = {}
+        """Never changed, but replaced by another, so that any thread may go through it."""
+        self.version = 0
+        self._forgotten: set[str] = set()
+        """Agents that are off the roster for good."""
+        self.open = True
+        """No training is running: who comes now copies the observer's replica. Later ones adopt one, in flight."""
+        self._said: tuple[dict[str, Any], ...] = ()
+        """Of the training that runs, to be heard by all, also by whoever comes late."""
+        self._requests: queue.SimpleQueue[tuple[bytes, dict[str, Any]]] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._question = 0
+        self._given_up: str | None = None
+        self._context = zmq.Context()
+        self._socket = open_socket(self._context, zmq.ROUTER, keys, server=True)
+        self._socket.setsockopt(zmq.SNDHWM, 1000)
+        self._socket.setsockopt(zmq.RCVHWM, 1000)
+        self._socket.bind(f"tcp://{address}:*")
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._thread = threading.Thread(target=self._serve, name="deepdist-registrar", daemon=True)
+        self._thread.start()
+
+    def by_role(self, *roles: str) -> list[Member]:
+        """The members with one of `roles`, in the order they came."""
+        return [member for member in self.members.values() if member.role in roles]
+
+    def shortages(self) -> dict[str, str]:
+        """What the hosts of agents lack, one text per host."""
+        found: dict[str, str] = {}
+        for member in self.members.values():
+            host = member.name.rpartition(":")[0]
+            if member.shortage is not None:
+                found.setdefault(f"shared memory of {host}", f"on {host}, {member.shortage}")
+        return found
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `condition` holds (looked at whenever an agent said something); False if time runs out.
+
+        `UsageError` with the reason when the session was given up.
+        """
+        with self._changed:
+            holds = self._changed.wait_for(lambda: self._given_up is not None or condition(), timeout_s)
+            if self._given_up is not None:
+                raise UsageError(self._given_up)
+            return holds
+
+    def is_silent(self, member: Member) -> bool:
+        """Nothing was heard of it for so long that it is gone."""
+        return time.monotonic() - member.heard_at > SILENT_S
+
+    def is_here(self, member: Member) -> bool:
+        """Its process is on this machine, and is there, though it may be stopped."""
+        return member.name == f"{socket.gethostname()}:{member.pid}" and Process(member.pid).alive
+
+    def speaking(self) -> list[Member]:
+        """Those that were heard of lately."""
+        return [member for member in list(self.members.values()) if not self.is_silent(member)]
+
+    def _answers(self, member: Member) -> bool:
+        """It is alive, and has a replica itself."""
+        return bool(member.status) and not self.is_silent(member)
+
+    def wait_for_roster(self, timeout_s: float) -> None:
+        """Wait until every agent knows of every other. `UsageError` names those that do not."""
+
+        def late() -> list[str]:
+            return [m.name for m in self.speaking() if m.status.get("roster_version") != self.version]
+
+        if not self.wait(lambda: not late(), timeout_s):
+            raise UsageError(
+                f"after {timeout_s:g} s these agents have not connected to all others: {', '.join(late())}. "
+                "Can every host reach every other on any port?"
+            )
+
+    def begin(self, era: int, idle: Collection[str] = (), wait_s: float | None = None) -> None:
+        """Tell every agent, also those that come late, that a training begins; `era` is the number of what follows.
+
+        The peers that are `idle` get no task; the others may wait `wait_s` for their first.
+        """
+        self._say({"op": "begin", "era": era, "idle": sorted(idle), "wait_s": wait_s})
+
+    def settle(self, era: int, rounds: int) -> None:
+        """Tell every agent that all updates are computed, and how many rounds of the training somebody has begun."""
+        self._say(*self._said, {"op": "settle", "era": era, "rounds": rounds})
+
+    def _say(self, *messages: dict[str, Any]) -> None:
+        """Send the last of `messages` to every agent, and all of them to whoever comes late."""
+        with self._changed:
+            self._said = messages
+            self._to_all(messages[-1])
+
+    def call_off(self, epochs: int) -> None:
+        """Tell every agent that a training has ended early; nobody waits for it."""
+        self._said = ()
+        self._to_all({"op": "drain", "timeout_s": 0.0, "epochs": epochs})
+
+    def drain(self, timeout_s: float, epochs: int = 0) -> list[Member]:
+        """Have everybody read everything; each answers when its lane is read by all, or with who is missing.
+
+        Returns whom it asked. The first `epochs` epochs of the session are trained: what copies of their tasks still
+        compute is not taken.
+        """
+        self._said = ()
+        for member in list(self.members.values()):
+            member.drained = None
+        asked = self._to_all({"op": "drain", "timeout_s": timeout_s, "epochs": epochs})
+        self.wait(lambda: all(m.drained is not None for m in asked if not self.is_silent(m)), timeout_s + 5.0)
+        return asked
+
+    def ask_status(self, timeout_s: float) -> None:
+        """Have every agent's figures as of now. Those of an agent that does not answer in time stay as they are."""
+        self._question += 1
+        asked = self._to_all({"op": "status", "question": self._question})
+        self.wait(
+            lambda: all(m.status.get("question") == self._question for m in asked if not self.is_silent(m)), timeout_s
+        )
+
+    def forget(self, peers: set[str]) -> None:
+        """Take agents that are gone off the roster. One that only stood still is told to leave when it speaks again:
+        those that came meanwhile know nothing of it."""
+        with self._changed:
+            self._forgotten |= peers
+            self.members = {peer: member for peer, member in self.members.items() if peer not in peers}
+
+    def lose(self, pids: set[int]) -> None:
+        """These agents of this machine have ended, as their parent knows: nobody is to wait for them."""
+        with self._changed:
+            for member in self.members.values():
+                if member.pid in pids:
+                    member.heard_at = -math.inf
+            self._changed.notify_all()
+
+    def give_up(self, why: str) -> None:
+        """The session cannot begin: whoever waits here hears why, and so do agents."""
+        with self._changed:
+            self._given_up = why
+            self._to_all({"op": "refused", "why": why})
+            self._changed.notify_all()
+
+    def stop_agents(self) -> None:
+        """Ask every agent to leave."""
+        self._to_all({"op": "stop"})
+
+    def close(self) -> None:
+        """Send what is left to be sent, and end."""
+        self._closing = True
+        self._thread.join()
+        self._socket.close(linger=200)
+        self._context.term()
+
+    # ------------------------------------------------------------------------------------------------------- thread
+
+    def _to_all(self, message: dict[str, Any]) -> list[Member]:
+        """Send to every agent; returns whom. Who comes later knows nothing of it, and is not to be waited for."""
+        members = list(self.members.values())
+        for member in members:
+            self._requests.put((member.route, message))
+        return members
+
+    def _serve(self) -> None:
+        while True:
+            closing = self._closing
+            if self._socket.poll(POLL_MS):
+                route, *frames = self._socket.recv_multipart()
+                try:
+                    message = json.loads(frames[0])
+                    with self._changed:
+                        self._on_message(route, message)
+                        self._changed.notify_all()
+                except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+                    log.warning("the registrar dropped a malformed message: %r", error)
+            while not self._requests.empty():
+                route, request = self._requests.get()
+                self._socket.send_multipart([route, json.dumps(request).encode()])
+            if closing:
+                return
+
+    def _on_message(self, route: bytes, message: dict[str, Any]) -> None:
+        if message["peer"] in self._forgotten:
+            self._requests.put((route, {"op": "stop"}))
+            return
+        if message["op"] == "hello":
+            self._on_hello(route, message)
+            return
+        member = self.members.get(message["peer"])
+        if member is None:
+            return
+        member.heard_at = time.monotonic()
+        match message["op"]:
+            case "status":
+                # the figures never go back, and the answer to a question counts as one until the next
+                question = max(message["question"], member.status.get("question", 0))
+                member.status = {**message, "question": question}
+            case "drained":
+                member.drained = message
+            case "warning":
+                log.warning("%s: %s", member.name, message["text"])
+
+    def _on_hello(self, route: bytes, message: dict[str, Any]) -> None:
+        why = self._given_up
+        if why is not None:
+            pass
+        elif message["run"] != self.run:
+            why = f"agent {message['name']} belongs to another session"
+        elif message["role"] == "worker" and not self.open:
+            why = (
+                f"agent {message['name']} came while a training was running, which a master does not take in. "
+                "Expected: all executors are there when dd.train() begins. Start with a fixed number of executors "
+                "(spark.dynamicAllocation.enabled=false, spark.scheduler.minRegisteredResourcesRatio=1.0), or use "
+                "mode='p2p'"
+            )
+        if why is not None:
+            self._requests.put((route, {"op": "refused", "why": why}))
+            return
+        peer = message["peer"]
+        member = Member(
+            peer,
+            message["role"],
+            message["name"],
+            message["pid"],
+            message["adverts"],
+            message["pulls"],
+            route,
+            self.open and not message.get("adopts", False),
+            message["shortage"],
+            time.monotonic(),
+        )
+        self.members = {**self.members, peer: member}
+        self.version += 1
+        fields = ("peer", "role", "name", "adverts", "pulls", "level")
+        roster = [
+            {**{name: getattr(member, name) for name in fields}, "answers": self._answers(member)}
+            for member in self.members.values()
+        ]
+        self._to_all({"op": "roster", "version": self.version, "members": roster})
+        for said in self._said:
+            self._requests.put((route, said))

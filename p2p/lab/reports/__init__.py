@@ -1,0 +1,1 @@
+"""What the laboratory says of its results: a page with plots."""

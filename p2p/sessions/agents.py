@@ -1,0 +1,670 @@
+"""A session with agents: registrar, observer and engine, and the order in which a training happens.
+
+    driver program: registrar (addresses), observer (what `dd.model` shows)        engine: tasks and agents
+
+The observer is one replica among others: where it is not well, the model is read from a living peer, and the next
+observer adopts that peer's replica while the training goes on.
+
+`Session` is what stands behind `DeepDist`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from gossip.errors import UsageError
+from gossip.zmq.runtime import Keys, is_loopback
+from p2p import engines
+from p2p.adapters.model import Model
+from p2p.agent import local_socket
+from p2p.agent.client import AgentSettings
+from p2p.agent.ports import refresh
+from p2p.agent.replica import Replica
+from p2p.caution import Cautions, warn
+from p2p.codec import packed
+from p2p.driver.consensus import Fetched, consensus_distance, fetch_replica
+from p2p.driver.coordinator import Coordinator, HubQueue, feeding
+from p2p.driver.level import Stillness, furthest, lacks
+from p2p.driver.observer import Observer, Watch
+from p2p.driver.registrar import Member, Registrar
+from p2p.driver.shown import Shown
+from p2p.driver.watchers import Done, Seen, Watching
+from p2p.engines.choice import Choice, choice_for
+from p2p.report import IncompleteTraining, PeerReport, Report
+from p2p.row_order import other_rows
+from p2p.sessions.training import Training
+from p2p.worker.job import Descent, Job, codec_of
+from p2p.worker.working_copy import ExchangeSettings, exchange_settings
+
+log = logging.getLogger("p2p")
+
+ROSTER_TIMEOUT_S = 60.0
+STATUS_TIMEOUT_S = 5.0
+WAIT_S = 0.05
+"""How soon the driver program notices that the master has taken every update, or everybody what the user wrote."""
+HAND_IN_ROUNDS_MAX = 4
+"""What the user wrote is in all replicas after two, but for numbers of very different size."""
+FETCH_TIMEOUT_S = 10.0
+"""For the replica of a peer that may have died; then another is asked."""
+STUCK_S, STUCK_BYTES_S = 15.0, 10e6
+"""An observer that lacks updates and does not move for so long, or for as long as a model takes at that rate, is cut
+off from the peers."""
+LOST_SHARE_MAX = 0.01
+"""A larger part of the updates is not lost without a warning."""
+ROLES = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
+"""By mode: the role of the executors' agents, and of the driver program's."""
+
+
+class Session(Protocol):
+    """What `DeepDist` needs of where it trains. Its arguments have been checked."""
+
+    def train(self, training: Training) -> Report:
+        """Train, and wait until all replicas are level.
+
+        Raises:
+            IncompleteTraining: the model lacks what living peers have; a warning where `on_incomplete` is "warn".
+        """
+        ...
+
+    def refresh(self) -> None:
+        """Copy what has reached the driver program into the user's model."""
+        ...
+
+    def stop(self) -> None:
+        """End everything that `train` started."""
+        ...
+
+
+@dataclass(frozen=True)
+class Before:
+    """How things stand when a training begins."""
+
+    published: int
+    """Updates of the session's trainings so far."""
+    units: int
+    """That count in the replica which has most of them."""
+    at: float
+    """By `time.monotonic`."""
+
+
+@dataclass(frozen=True)
+class End:
+    """What the model has when a training ends."""
+
+    replica: Replica | Fetched | None
+    """It was filled from this."""
+    lacking: Mapping[str, int]
+    """By agent: updates that are in some living replica, and not in this one."""
+    gone: int = 0
+    """Units that tasks handed over, and that are in no living replica."""
+    stopped: tuple[str, ...] = ()
+    """Agents that stand still: their processes are there."""
+    not_applied: int = 0
+    """Updates that a master's `descent` did not take."""
+    late: tuple[str, ...] = ()
+    """Living agents that did not drain in time."""
+    apart: str = ""
+    """What else is the matter."""
+
+    def text(self, timeout_s: float) -> str | None:
+        """Why the training is incomplete; None if it is not."""
+        what = []
+        if self.lacking:
+            lacking = ", ".join(f"{count} of {name}" for name, count in sorted(self.lacking.items()))
+            what.append(f"it lacks {sum(self.lacking.values())} updates that living agents have: {lacking}")
+        if self.stopped and self.gone:
+            what.append(f"it lacks {self.gone} updates of agents that stand still: {', '.join(self.stopped)}")
+        if self.not_applied:
+            what.append(f"descent did not take {self.not_applied} updates within {timeout_s:g} s")
+        if self.apart:
+            what.append(self.apart)
+        if self.late and not what:
+            what.append(f"after {timeout_s:g} s these agents had not read everything: {', '.join(self.late)}")
+        if not what:
+            return None
+        return (
+            f"the training is incomplete; of the model in dd.model: {'; '.join(what)}. Give it more time "
+            f"(drain_timeout_s={timeout_s:g}), see whether all hosts reach each other, or take it as it is: "
+            'train(..., on_incomplete="warn")'
+        )
+
+
+class AgentSession:
+    """Trains with agents: processes on this machine, or on the executors of Spark."""
+
+    _averages = False
+    """What counts is the mean of all replicas, and not that all have the same."""
+    _adopts = True
+    """An observer that comes later begins with a living peer's replica, and not with the user's model."""
+
+    def __init__(
+        self,
+        model: Model,
+        mode: str,
+        *,
+        peers: int | None,
+        engine: engines.Engine | None = None,
+        seed: int,
+        drain_timeout_s: float,
+    ) -> None:
+        """Nothing is started before the first training; see `DeepDist` for the arguments."""
+        self._mode = mode
+        self._user_model = model
+        self._shown = Shown(model)
+        self._peers = peers
+        self._seed = seed
+        self._drain_timeout_s = drain_timeout_s
+        self._run = secrets.token_hex(16)
+        self._given = engine
+        """By the user."""
+        self._engine = engine
+        self._choice: Choice | None = None
+        """How the engine was chosen; None for the user's own."""
+        self._registrar: Registrar | None = None
+        self._observer: Observer | None = None
+        self._keys: Keys | None = None
+        self._cautions = Cautions()
+        self._epochs = 0
+        """Begun in this session."""
+        self._running = False
+        """A training is: what is shown of the model moves."""
+        self._stillness = Stillness()
+        """Of the observer."""
+        self._behind = False
+        """The observer lacked something at the end of the last training."""
+        self._asked: list[Member] = []
+        """To drain, at the end of the last training."""
+        self._retired: Observer | None = None
+        """The observer before this one. Somebody may still read what it held."""
+
+    def train(self, training: Training) -> Report:
+        engine = self._engine_for(training.data)
+        partitions = engine.partitions(training.data)
+        self._cautions.give(engine.cautions(training.data))
+        # a master's descent stays in the driver program, and may hold on to what cannot be sent
+        sent = None if self._mode == "master" else training.descent
+        light = getattr(training.gradient, "light", None) if sent is None else None
+        seen = type(self._user_model.lightened(light))
+        modules = {kind.__module__ for kind in (seen, training.gradient) if hasattr(kind, "__module__")}
+        registrar = self._start(engine, modules - {"__main__"})
+        self._cautions.give(registrar.shortages())
+        self._begin(registrar, training.epochs * partitions)
+        registrar.ask_status(STATUS_TIMEOUT_S)
+        before = Before(
+            sum(_published(registrar).values()),
+            max((member.status.get("units", 0) for member in registrar.members.values()), default=0),
+            time.monotonic(),
+        )
+        job = Job(
+            run=self._run,
+            mode=self._mode,
+            skeleton=self._user_model.skeleton(light),
+            gradient=training.gradient,
+            descent=sent,
+            epochs=training.epochs,
+            partitions=partitions,
+            chunk_rows=training.chunk_rows,
+            peers=engine.peers,
+            seed=self._seed,
+            epochs_before=self._epochs,
+            exchange=self._exchange(training, engine),
+            rhythm=training.rhythm,
+            workers=engine.workers,
+        )
+        self._epochs += training.epochs
+        registrar.open = False
+        self._running = True
+        try:
+            return self._run_job(training, engine, registrar, job, before)
+        finally:
+            self._running = False
+            registrar.open = True
+
+    def _run_job(
+        self, training: Training, engine: engines.Engine, registrar: Registrar, job: Job, before: Before
+    ) -> Report:
+        """Have the tasks run, and all that goes with them; then see what came of it."""
+        try:
+            done = Done(training.progress, job.epochs * job.partitions)
+            with (
+                self._coordinator(engine, training.descent, job.epochs_before) as coordinator,
+                Watching(training.all_watchers, self._user_model.skeleton, self._read, done, engine.cancel) as watching,
+                self._watch(),
+            ):
+                try:
+                    with feeding(training.feeders, coordinator):
+                        results = engine.run(job, training.data, done)
+                except Exception:
+                    if coordinator is not None and coordinator.error is not None:
+                        raise coordinator.error from None
+                    if watching.error is not None:
+                        raise watching.error from None
+                    raise
+                if watching.error is not None:
+                    raise watching.error
+                self._drain(registrar, coordinator)
+                self._check_rows(job.epochs_before)
+                seconds = time.monotonic() - before.at  # a last look may take longer
+            self._cautions.give(registrar.shortages())  # of hosts that came meanwhile
+            for cautions in (*(result.cautions for result in results), coordinator.cautions if coordinator else {}):
+                self._cautions.give(cautions)
+            accepted = sum(result.units for result in results)
+            end = self._end(registrar, accepted, before, coordinator)
+            report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)
+            watching.finish()
+            fed = coordinator.fed if coordinator is not None else 0
+            report = replace(report, evaluations=training.evaluations, updates=report.updates + fed)
+        except BaseException:
+            self._show_what_there_is()
+            raise
+        self._judge(report, end, accepted, training.on_incomplete)
+        return report
+
+    def refresh(self) -> None:
+        observer = self._observer
+        if self._running:
+            self._show_what_there_is()
+            return
+        replica = observer.agent.replica if observer is not None and observer.has_begun else None
+        if replica is not None and self._shown.holds(replica) and not self._shown.is_written():
+            self._shown.fill(replica)  # of a training that failed, something may have come in since
+
+    def stop(self) -> None:
+        registrar, observer, engine = self._registrar, self._observer, self._engine
+        self._registrar = self._observer = None
+        self._engine = self._given
+        retired, self._retired = self._retired, None
+        if registrar is not None:
+            registrar.stop_agents()
+            registrar.close()
+        for one in (retired, observer):
+            if one is not None:
+                one.close()
+        if engine is not None:
+            engine.stop()
+
+    # ------------------------------------------------------------------------------------------------- parts
+
+    def _exchange(self, training: Training, engine: engines.Engine) -> ExchangeSettings:
+        counts = engine.peers if self._averages else 1
+        codec = codec_of(training.rhythm)
+        return exchange_settings(self._user_model, training.combine, engine.peers, codec=codec, counts=counts)
+
+    def _begin(self, registrar: Registrar, tasks: int) -> None:
+        """All agents are there, and level: they get what the user wrote into the model since the last training."""
+        observer = self._observer
+        assert observer is not None
+        if not self._shown.is_written():
+            self._shown.fill(observer.agent.replica)
+            return
+        rounds = 0
+        while rounds < HAND_IN_ROUNDS_MAX and self._shown.hand_in(observer.agent):
+            rounds += 1
+            self._wait_for_own_lane(registrar, observer)
+
+    def _wait_for_own_lane(self, registrar: Registrar, observer: Observer) -> None:
+        """Until everybody has applied what the observer has published."""
+        give_up = time.monotonic() + self._drain_timeout_s
+        while True:
+            registrar.ask_status(STATUS_TIMEOUT_S)
+            speaking = registrar.speaking()
+            n = registrar.members[observer.peer].status.get("n", 0)
+            late = [m.name for m in speaking if _front(m).get(observer.peer, 0) < n]
+            if not late:
+                return
+            if time.monotonic() > give_up:
+                raise UsageError(
+                    f"what was written into the model since the last training did not reach {', '.join(late)} within "
+                    f"{self._drain_timeout_s:g} s (drain_timeout_s); nothing was trained"
+                )
+            time.sleep(WAIT_S)
+
+    def _read(self, model: Model) -> Seen:
+        """Copy what has been learned so far into `model`."""
+        replica = self._replica()
+        return Seen(merged=refresh(model, replica) if replica is not None else 0)
+
+    def _replica(self) -> Replica | Fetched | None:
+        """The observer's, or a copy of a living peer's where that is not well; None if there is neither."""
+        registrar, observer = self._registrar, self._observer
+        if registrar is None or self._is_well():
+            return observer.agent.replica if observer is not None and observer.has_begun else None
+        peers = sorted(registrar.by_role("peer"), key=lambda member: -sum(_front(member).values()))
+        for member in peers:
+            if not registrar.is_silent(member):
+                fetched = fetch_replica(self._user_model.layout, member, self._keys, FETCH_TIMEOUT_S)
+                if fetched is not None:
+                    return fetched
+        return observer.agent.replica if observer is not None and observer.has_begun else None
+
+    def _show_what_there_is(self) -> None:
+        replica = self._replica()
+        if replica is not None:
+            self._shown.fill(replica)
+
+    def _is_well(self) -> bool:
+        """The observer is there, and hears the peers."""
+        registrar, observer = self._registrar, self._observer
+        if registrar is None or observer is None or not observer.has_begun:
+            return False
+        if self._mode != "p2p":
+            return True  # who has the only model cannot be replaced by one that adopts
+        member = registrar.members.get(observer.peer)
+        if not observer.alive or member is None or registrar.is_silent(member):
+            return False
+        all_of = furthest(_front(other) for other in registrar.speaking())
+        still_s = self._stillness.seconds(_front(member), all_of, time.monotonic())
+        return still_s < STUCK_S + self._user_model.layout.nbytes / STUCK_BYTES_S
+
+    def _watch(self) -> AbstractContextManager[object]:
+        """The observer is replaced meanwhile, should it die or stand still."""
+        return Watch(self._is_well, self._replace_observer) if self._mode == "p2p" else nullcontext()
+
+    def _replace_observer(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """End the observer, if it is still there, and have the next one adopt a living peer's replica."""
+        registrar = self._registrar
+        assert registrar is not None
+        old, self._observer = self._observer, None
+        if old is not None:
+            log.warning("the driver program's own agent is gone or stands still: the next one takes its place")
+            if old.has_begun:
+                registrar.forget({old.peer})
+            old.kill()
+            if self._retired is not None:
+                self._retired.close()
+            self._retired = old
+        donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
+        adopts = self._adopts and bool(donors)
+        peer = secrets.token_hex(16)
+        new = Observer(replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts, peer=peer))
+        try:
+            if adopts:
+                new.adopt(given_up)
+            else:
+                new.load(self._user_model.arrays())
+        except BaseException:
+            new.kill()
+            registrar.forget({peer})  # also where it had not spoken yet: what it said last may be on its way
+            raise
+        self._observer = new
+        self._stillness = Stillness()
+        self._behind = False
+
+    def _end(self, registrar: Registrar, accepted: int, before: Before, coordinator: Coordinator | None) -> End:
+        """What the model has in the end, which is filled here, from whichever replica lacks least.
+
+        `accepted` units were handed over by the tasks of this training.
+        """
+        observer = self._observer
+        living = registrar.speaking()
+        if self._mode != "p2p":
+            assert observer is not None
+            self._shown.fill(observer.agent.replica)
+            not_applied = max(0, accepted - (len(coordinator.applied) if coordinator is not None else 0))
+            return End(observer.agent.replica, {}, not_applied=not_applied, late=self._late(living))
+        stopped = [m for m in registrar.by_role("peer") if registrar.is_silent(m) and registrar.is_here(m)]
+        all_of = furthest([*map(_front, living), *({m.peer: m.status.get("n", 0)} for m in stopped)])
+        for member in sorted(living, key=lambda m: (sum(lacks(_front(m), all_of).values()), m.role == "peer")):
+            replica: Replica | Fetched | None
+            if observer is not None and observer.has_begun and member.peer == observer.peer:
+                replica, front = observer.agent.replica if observer.alive else None, _front(member)
+            elif member.role == "peer":
+                replica = fetch_replica(self._user_model.layout, member, self._keys, FETCH_TIMEOUT_S)
+                front = replica.front if replica is not None else {}
+            if replica is None:
+                continue
+            self._shown.fill(replica)
+            self._behind = observer is None or member.peer != observer.peer
+            lacking = lacks(front, all_of)
+            names = {m.peer: m.name for m in registrar.members.values()}
+            gone = max(0, accepted - (member.status.get("units", 0) - before.units))
+            return End(
+                replica,
+                {names.get(lane, lane): count for lane, count in lacking.items()},
+                gone=gone,
+                stopped=tuple(m.name for m in stopped),
+                late=self._late(living),
+            )
+        last = next((o for o in (observer, self._retired) if o is not None and o.has_begun), None)
+        replica = last.agent.replica if last is not None else None
+        if replica is not None:
+            self._shown.fill(replica)
+        return End(replica, {}, apart="no agent lives any more, and it holds what the driver program's last one had")
+
+    def _check_rows(self, epochs_before: int) -> None:
+        """Attempts that ran side by side, and did not hear of each other in time, may have got different rows."""
+        torn = {
+            (epoch, partition)
+            for member in self._asked
+            for epoch, partition in (member.drained or {}).get("torn", ())
+            if epoch >= epochs_before
+        }
+        if torn:
+            epoch = min(epoch for epoch, _ in torn)
+            raise other_rows(epoch - epochs_before, [partition for where, partition in torn if where == epoch])
+
+    def _late(self, living: Sequence[Member]) -> tuple[str, ...]:
+        """Who of the living did not answer the request to drain, or is named by another's answer."""
+        names = {member.name for member in living}
+        silent = {member.name for member in self._asked if member.drained is None}
+        named = {name for member in self._asked for name in (member.drained or {}).get("missing", ())}
+        return tuple(sorted(names & (silent | named)))
+
+    def _judge(self, report: Report, end: End, accepted: int, on_incomplete: str) -> None:
+        """Raise, or warn, if the model lacks anything that is not lost with the dead; warn of what is."""
+        text = end.text(self._drain_timeout_s)
+        if text is not None:
+            if on_incomplete == "raise":
+                raise IncompleteTraining(text, report)
+            warn(text)
+        elif report.updates_lost > LOST_SHARE_MAX * accepted:
+            warn(
+                f"{report.updates_lost} of {accepted} updates died with their agents before anybody had pulled them: "
+                "the model lacks what they had learned. Somebody ends these agents: see the executors' logs, and how "
+                "much memory they may use"
+            )
+
+    def _engine_for(self, data: Any) -> engines.Engine:
+        if self._engine is None:
+            choice = self._choice = choice_for(data)
+            self._engine = choice.make(data, self._peers)
+        elif self._choice is not None and not self._choice.fits(data):
+            raise UsageError(
+                f"this session trains on {self._choice.kind}, and data is for {choice_for(data).kind}: make a new "
+                "DeepDist(model)"
+            )
+        return self._engine
+
+    def _start(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
+        first = self._registrar is None
+        try:
+            return self._start_agents(engine, modules)
+        except BaseException:
+            if first:  # half a session is none: another training begins anew
+                self.stop()
+                self._run = secrets.token_hex(16)
+            raise
+
+    def _start_agents(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
+        worker_role, driver_role = ROLES[self._mode]
+        if self._registrar is not None and (self._behind or not self._is_well()):
+            self._registrar.open = False  # who comes meanwhile has nobody to begin with but the peers
+            try:
+                self._replace_observer()
+            finally:
+                self._registrar.open = True
+        with ThreadPoolExecutor(1, "deepdist-observer") as pool:
+            loading: Future[None] | None = None
+            if self._registrar is None:
+                if not is_loopback(engine.address):
+                    self._keys = Keys.generate()
+                self._registrar = Registrar(self._run, engine.address, self._keys)
+                self._observer = Observer(self._settings(driver_role, self._registrar))
+                # beside the executors' agents, which wait for it
+                loading = pool.submit(self._observer.load, self._user_model.arrays())
+                loading.add_done_callback(partial(_tell_failure, self._registrar))
+            try:
+                engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
+            except UsageError:
+                if loading is not None:
+                    loading.result()  # it may say why the others waited in vain
+                raise
+            if loading is not None:
+                loading.result()
+        registrar = self._registrar
+        if not registrar.wait(lambda: bool(registrar.by_role(driver_role)), ROSTER_TIMEOUT_S):
+            raise UsageError("the driver program's own agent did not reach the registrar: see its messages above")
+        registrar.wait_for_roster(ROSTER_TIMEOUT_S)
+        return registrar
+
+    def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
+        keys = (self._keys.public, self._keys.secret) if self._keys is not None else None
+        layout = local_socket.layout_to_json(self._user_model.layout)
+        codec = self._user_model.codec
+        kinds = None if codec is None else packed(codec.kinds)
+        return AgentSettings(self._run, role, registrar.endpoint, layout, keys, kinds=kinds)
+
+    @contextmanager
+    def _coordinator(
+        self,
+        engine: engines.Engine,
+        descent: Descent | None,
+        epochs_before: int,
+    ) -> Iterator[Coordinator | None]:
+        if self._mode != "master":
+            yield None
+            return
+        assert self._observer is not None
+        folder = self._observer.folder
+        skeleton = self._user_model.skeleton()
+        coordinator = Coordinator(folder, skeleton, descent, engine.cancel, epochs_before)
+        try:
+            with feeding([HubQueue(folder)], coordinator):
+                yield coordinator
+        finally:
+            coordinator.close()
+
+    def _drain(self, registrar: Registrar, coordinator: Coordinator | None) -> None:
+        """Until everybody has everything, or the time is up."""
+        if coordinator is not None:
+            give_up = time.monotonic() + self._drain_timeout_s
+            while time.monotonic() < give_up and not coordinator.error and not _all_taken(registrar):
+                time.sleep(WAIT_S)
+            if coordinator.error is not None:
+                raise coordinator.error
+        self._asked = registrar.drain(self._drain_timeout_s, self._epochs)
+        registrar.ask_status(STATUS_TIMEOUT_S)
+
+    def _report(self, registrar: Registrar, end: End, rows: int, before: Before, seconds: float) -> Report:
+        members = sorted(
+            registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
+        )
+        others = [m for m in registrar.speaking() if self._observer is None or m.peer != self._observer.peer]
+        distance, unread = (0.0, []) if end.replica is None else consensus_distance(end.replica, others, self._keys)
+        published = _published(registrar)
+        missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
+        lost = _lost(members, published, end.gone, self._mode, registrar.is_silent)
+        if end.not_applied:
+            lost = {"not read in time": end.not_applied}
+        return Report(
+            peers=tuple(_peer_report(member, self._mode) for member in members),
+            mode=self._mode,
+            rows=rows,
+            seconds=seconds,
+            updates=sum(published.values()) - before.published,
+            updates_lost=sum(lost.values()),
+            consensus_distance=distance,
+            missing=tuple(sorted(missing | set(unread))),
+            lost=lost,
+        )
+
+
+def _tell_failure(registrar: Registrar, loading: Future[None]) -> None:
+    error = loading.exception()
+    if error is not None:
+        registrar.give_up(str(error))
+
+
+def _all_taken(registrar: Registrar) -> bool:
+    """The master's `descent` has taken every update of every worker. Asks them now."""
+    registrar.ask_status(STATUS_TIMEOUT_S)
+    (hub,) = registrar.by_role("hub")
+    taken = hub.status["frontiers"]
+    return hub.status["waiting"] == 0 and all(
+        taken.get(worker.peer, 0) >= worker.status["n"] for worker in registrar.by_role("worker")
+    )
+
+
+def _published(registrar: Registrar) -> dict[str, int]:
+    """Updates that gradients led to, by lane; those of a master's hub are made of them.
+
+    An agent that died may not have said how far its lane was: then others know more of it.
+    """
+    heard = [member.status.get("frontiers", {}) for member in registrar.members.values()]
+    return {
+        member.peer: max(member.status.get("n", 0), *(frontiers.get(member.peer, 0) for frontiers in heard))
+        for member in registrar.by_role("peer", "worker")
+    }
+
+
+def _front(member: Member) -> Mapping[str, int]:
+    """How far its replica has applied each lane, as it said last."""
+    front: Mapping[str, int] = member.status.get("frontiers", {})
+    return front
+
+
+def _peer_report(member: Member, mode: str) -> PeerReport:
+    status = member.status
+    frontiers = status.get("frontiers", {})
+    own = status.get("n", 0)
+    if mode == "p2p" or member.role == "worker":
+        applied = sum(frontiers.values()) - (own if member.role == "worker" else 0)
+    else:
+        applied = own
+    return peer_report(member, own, applied)
+
+
+def peer_report(member: Member, published: int, applied: int) -> PeerReport:
+    """The figures that all agents have, with those that depend on what they do."""
+    status = member.status
+    staleness = (member.drained or {}).get("staleness") or [0]
+    return PeerReport(
+        name=member.name,
+        role=member.role,
+        published=published,
+        applied=applied,
+        bytes_out=status.get("bytes_out", 0),
+        bytes_in=status.get("bytes_in", 0),
+        staleness_median=float(np.median(staleness)),
+        staleness_p95=float(np.percentile(staleness, 95)),
+        memory_peak_bytes=status.get("memory_peak_bytes", 0),
+    )
+
+
+def _lost(
+    members: list[Member], published: dict[str, int], gone: int, mode: str, is_silent: Callable[[Member], bool]
+) -> dict[str, int]:
+    """Updates that some replica (of the master: the hub) never got, by cause.
+
+    `gone` are those that the driver program's replica never got, as far as tasks told: an agent that dies may not have
+    said how far its lane was.
+    """
+    silent = {member.peer for member in members if is_silent(member)}
+    readers = [m for m in members if m.peer not in silent and (mode == "p2p" or m.role == "hub")]
+    unread = {
+        lane: max(0, n - min((m.status.get("frontiers", {}).get(lane, 0) for m in readers), default=0))
+        for lane, n in published.items()
+    }
+    late = sum(count for lane, count in unread.items() if lane not in silent)
+    dead = max(gone, sum(unread.values())) - late
+    return {cause: count for cause, count in (("agent gone", dead), ("not read in time", late)) if count}

@@ -1,0 +1,1 @@
+"""What runs in the processes of the tasks: user code, the differences it makes, and their way to the agent."""

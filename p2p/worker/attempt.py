@@ -1,0 +1,48 @@
+"""An attempt at one partition of one epoch: its units of work, and what earlier ones have published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2p import chance
+from p2p.agent.ports import Neighbor
+from p2p.row_order import numbered, other_rows, taken_apart
+from p2p.worker.errors import PartitionError
+from p2p.worker.job import Job, TaskInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One of those that are made until one succeeds; several may run at the same time."""
+
+    job: Job
+    agent: Neighbor
+    epoch: int
+    partition: int
+    number: int = 0
+    """It grows from one attempt to the next."""
+    fingerprint: int | None = None
+    """Of the rows, where another attempt might get others; see `p2p.row_order`."""
+
+    def info(self, chunk: int = 0) -> TaskInfo:
+        """What user code is told."""
+        job = self.job
+        return TaskInfo(job.run, self.epoch, job.epochs, self.partition, job.partitions, chunk, job.peers, job.seed)
+
+    def unit(self, chunk: int) -> tuple[int, int, int]:
+        """The unit of work that is published with a chunk: (epoch of the session, partition, number)."""
+        return self.job.epochs_before + self.epoch, self.partition, numbered(self.fingerprint or 0, chunk)
+
+    def seed(self, chunk: int) -> None:
+        """From here on user code draws the numbers of this chunk, whichever attempt it is."""
+        chance.seed(self.job.seed, self.job.epochs_before + self.epoch, self.partition, chunk)
+
+    def published(self) -> int:
+        """The highest number that earlier attempts have published, 0 if none; an error if their rows were others."""
+        furthest = self.agent.furthest(self.job.epochs_before + self.epoch, self.partition)
+        if furthest < 0:
+            return 0
+        of_rows, number = taken_apart(furthest)
+        if of_rows != (self.fingerprint or 0):
+            raise PartitionError.of(other_rows(self.epoch, [self.partition]), self.epoch, self.partition)
+        return number

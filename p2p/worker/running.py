@@ -1,0 +1,87 @@
+"""User code, while it runs in a task: what it finds there, and how its errors leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from p2p.worker.errors import PartitionError
+from p2p.worker.job import TaskInfo
+from p2p.worker.working_copy import WorkingCopy
+
+_current: ContextVar[TaskInfo | None] = ContextVar("deepdist_task", default=None)
+_in_place: ContextVar[WorkingCopy | None] = ContextVar("deepdist_working_copy", default=None)
+_pause: ContextVar[Callable[[int], bool] | None] = ContextVar("deepdist_pause", default=None)
+
+
+def current() -> TaskInfo | None:
+    """The running task, when called by a gradient or descent on a worker; else None."""
+    return _current.get()
+
+
+def in_place(model: Any) -> WorkingCopy | None:
+    """For a gradient that trains its model in place: what keeps track of the change, cheaper than a copy of it all.
+
+    To be called before the first change; the gradient then returns `trained(...)` of it. None outside of a task of
+    `DeepDist`, and for another model than the task's.
+    """
+    copy = _in_place.get()
+    if copy is None or copy.model.model is not model:
+        return None
+    copy.keep_base()
+    return copy
+
+
+def pause(untrained: int = 0) -> bool:
+    """For a gradient that trains in place: say that nothing is half done, so that this is a moment to exchange.
+
+    `untrained` of the rows that were read are not in the model yet: another attempt begins with them. Returns whether
+    there was an exchange, which changes the model's arrays. There is none but with `exchange="continuous"`.
+    """
+    exchange = _pause.get()
+    return exchange is not None and exchange(untrained)
+
+
+class CountedRows:
+    """Rows, counted, and whether reading them failed."""
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._rows = iter(rows)
+        self.count = 0
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            row = next(self._rows)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+        self.count += 1
+        return row
+
+
+@contextmanager
+def running(
+    info: TaskInfo, rows: CountedRows, copy: WorkingCopy, exchange: Callable[[int], bool] | None = None
+) -> Iterator[None]:
+    """User code runs within: it finds the task by `current`, and its errors say where they happened.
+
+    `exchange(untrained)` is what `pause` calls.
+    """
+    tokens = ((_current, _current.set(info)), (_in_place, _in_place.set(copy)), (_pause, _pause.set(exchange)))
+    try:
+        yield
+    except BaseException as error:  # also sys.exit(): what would end the worker without a word
+        if error is rows.error:
+            raise  # the rows could not be read: Spark knows best what to do
+        raise PartitionError.of(error, info.epoch, info.partition) from error
+    finally:
+        for variable, token in tokens:
+            variable.reset(token)  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""Gradients that train in place, on a simulated cluster: nothing is lost, and replicas stay equal whatever the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossip.sim.simulator import Network
+from p2p import DeepDist
+from p2p.sessions.simulated import SimulatedCluster
+from p2p.worker.task import in_place
+
+ROWS, WIDTH = 3000, 100
+
+
+def gradient(model: dict[str, Any], rows: Iterator[int]) -> Any:
+    """Add 0.01 to each row that is named."""
+    copy = in_place(model)
+    assert copy is not None
+    for row in rows:
+        model["w"][row] += np.float32(0.01)
+    return copy.trained({})
+
+
+def partitions() -> list[list[int]]:
+    """Few rows often, the others now and then."""
+    chance = np.random.default_rng(0)
+    return [((ROWS ** chance.random(2000)).astype(int) - 1).tolist() for _ in range(6)]
+
+
+def train(cluster: SimulatedCluster, **settings: Any) -> tuple[Any, Any]:
+    with DeepDist({"w": np.ones((ROWS, WIDTH), np.float32)}, engine=cluster, progress=False) as dd:
+        report = dd.train(partitions(), gradient, chunk_rows=100, **settings)
+        return report, dd.model["w"].copy()
+
+
+def test_all_that_was_trained_arrives() -> None:
+    report, w = train(SimulatedCluster(peers=3, seed=1, network=Network(loss=0.1, duplication=0.1)))
+    times = np.bincount(np.concatenate(partitions()), minlength=ROWS)
+    # what is less than a hundredth of a row, at each of the partitions' ends, is not sent
+    np.testing.assert_allclose(w[:, 0], 1 + 0.01 * times, atol=3 * 0.0101)
+    assert np.corrcoef(w[:, 0], times)[0, 1] > 0.999
+    assert report.updates_lost == 0
+    assert report.consensus_distance < 1e-5
+    assert report.missing == ()
+
+
+@pytest.mark.parametrize("rule", ["damp", "adasum", "mean"])
+def test_replicas_are_equal_under_every_rule_and_retries(rule: str) -> None:
+    cluster = SimulatedCluster(peers=4, seed=2, fail=0.2, speculate=0.2, network=Network(loss=0.1))
+    report, w = train(cluster, combine=rule)
+    assert report.consensus_distance < 1e-5
+    assert w[0, 0] > 1.05
+
+
+def test_a_gradient_may_look_at_the_change() -> None:
+    def halved(model: dict[str, Any], rows: Iterator[int]) -> Any:
+        return {name: change / 2 for name, change in gradient(model, rows).items()}
+
+    with DeepDist({"w": np.ones((ROWS, WIDTH))}, engine=SimulatedCluster(peers=2), progress=False) as dd:
+        dd.train([[0, 0, 5]], halved)
+        assert dd.model["w"][[0, 5, 6], 0].tolist() == pytest.approx([1.01, 1.005, 1.0])
+
+
+def test_a_plain_update_is_combined_too() -> None:
+    def plain(model: dict[str, Any], rows: Iterator[int]) -> dict[str, Any]:
+        list(rows)
+        return {"w": np.ones((2, 3))}
+
+    with DeepDist({"w": np.zeros((2, 3))}, engine=SimulatedCluster(peers=4), progress=False) as dd:
+        dd.train([[1]] * 8, plain, combine="mean")
+        np.testing.assert_allclose(dd.model["w"], np.full((2, 3), 2.0))
