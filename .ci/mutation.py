@@ -84,10 +84,10 @@ TESTS: dict[str, str] = {
     "mixing.neighbors": "neighbors",
     "mixing.packets": "packets",
     "mixing.peer": "mix_peer",
-    "mixing.choco": "mixing_oracles mixing churn",
-    "mixing.relay": "mixing_oracles mixing churn",
-    "mixing.tracking": "mixing_oracles mixing churn",
-    "mixing.outer": "mixing_oracles mixing churn",
+    "mixing.strategies.choco": "mixing_oracles mixing churn",
+    "mixing.strategies.relay": "mixing_oracles mixing churn",
+    "mixing.strategies.tracking": "mixing_oracles mixing churn",
+    "mixing.strategies.outer": "mixing_oracles mixing churn",
     "sim.vectorized": "vectorized vectorized_records",
     "sim.contraction": "contraction",
 }
@@ -403,7 +403,8 @@ def _core() -> list[str]:
     for name in names:
         path = ROOT / name.replace(".", "/")
         if path.is_dir():
-            found += [f"{name}.{each.stem}" for each in sorted(path.glob("*.py")) if each.stem != "__init__"]
+            rooms = [each.relative_to(ROOT).with_suffix("") for each in sorted(path.rglob("*.py"))]
+            found += [".".join(each.parts) for each in rooms if each.name != "__init__"]
         else:
             found.append(name)
     return [name.removeprefix("gossip.") for name in found]
@@ -420,7 +421,7 @@ def _try_one(module: str, again: bool, budget_s: float, every: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="*", help="such as wire or mixing.choco; none: all of the core")
+    parser.add_argument("modules", nargs="*", help="such as wire or lanes.peer; none: all of the core")
     parser.add_argument("--again", action="store_true", help="only what was not killed last time")
     parser.add_argument(
         "--budget-s",

@@ -17,8 +17,9 @@ awareness for more accurate failure detection" (DSN-W 2018), section IV.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from gossip.events import Effect, Send
@@ -170,9 +171,9 @@ class Membership:
         told = sorted(self._rumors.values(), key=lambda entry: -entry[1])[:RUMORS_MAX]
         return tuple(rumor for rumor, _ in told)
 
-    def farewell(self) -> Rumor:
+    def farewell(self) -> tuple[Rumor, ...]:
         """What to tell everybody when we leave for good."""
-        return Rumor(self.me, Standing.DEAD, self.incarnation, self.me)
+        return (Rumor(self.me, Standing.DEAD, self.incarnation, self.me),)
 
     # -------------------------------------------------------------------------------------------------- what comes in
 
@@ -199,6 +200,19 @@ class Membership:
         if contact.standing is Standing.ALIVE:
             self._suspect(peer, contact, self.me, now)
         self._due = min(self._due, now)
+
+    def on_message(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
+        """One of the messages that only membership has."""
+        match message:
+            case Ping():
+                return self.on_ping(message, now)
+            case PingRequest():
+                return self.on_ping_request(message, now)
+            case Ack():
+                return self.on_ack(message, now)
+            case Nack():
+                self.on_nack(message)
+                return []
 
     def on_ping(self, ping: Ping, now: float) -> list[Effect]:
         """Answer."""
@@ -443,3 +457,41 @@ class Membership:
                     contact.heard_at = now
         self._due = now + self.detection.silent_s
         self._doubt(1, now)
+
+
+class Told:
+    """In the place of a `Membership`, where departures are told from outside: it finds nothing, and says nothing."""
+
+    news = False
+    contacts: Mapping[PeerId, Contact] = MappingProxyType({})
+
+    def join(self, peer: PeerId, now: float, known: bool = True) -> None:
+        """Nobody is watched."""
+
+    def heard(self, peer: PeerId, now: float) -> None:
+        """Nobody was doubted."""
+
+    def disconnected(self, peer: PeerId, now: float) -> None:
+        """A broken connection says nothing."""
+
+    def on_rumors(self, rumors: Sequence[Rumor], now: float) -> None:
+        """They are not believed."""
+
+    def on_message(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
+        """They are not answered."""
+        return []
+
+    def rumors(self) -> tuple[Rumor, ...]:
+        return ()
+
+    def farewell(self) -> tuple[Rumor, ...]:
+        return ()
+
+    def tick(self, now: float) -> list[Effect]:
+        return []
+
+    def changes(self, now: float) -> list[tuple[PeerId, bool]]:
+        return []
+
+    def deadline(self) -> float:
+        return float("inf")

@@ -219,7 +219,7 @@ class Peer:
             case Leaving():
                 self._started = False
                 if self.membership is not None:
-                    return [self._advert((self.membership.farewell(),))]
+                    return [self._advert(self.membership.farewell())]
             case Ticked():
                 pass
         if self._started:

@@ -9,8 +9,6 @@
          +--------------------------------------------------------------+  synchronous: when all that this round needs
                                                                               has come and was taken
 
-    at rest --Resumed--> training --Settling--> settling --Exhausted--> at rest
-
 It has no lanes: what it learned is in its state, and moves as the strategy moves it. The replica follows from the
 state: `Adopt` says that it has changed. Packets are offered to all and pulled one by one, so nobody is sent more than
 it takes: an asynchronous peer leaves out whoever has not taken the last one yet.
@@ -24,21 +22,19 @@ the clock until nothing moves any more.
 At rest it begins no round of its own, but packets are still taken, and the rounds of others are followed: so when all
 are at rest and drained, nothing is in flight.
 
-Rounds are counted on the wire by their *place*: the number of the era, which the driver program gives out, and the
-round within it. So nobody takes a round of the training for one of the consensus that comes after it.
+    course.py   its phase, era and round       mixer.py     the strategy's state      steps.py   what is to be learned
+    mailbox.py  packets offered and asked for  neighbors.py who is linked to whom
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, Layout, Payload, check_finite
+from gossip.arrays import Array, Layout, Payload
 from gossip.errors import MismatchError
 from gossip.events import (
     Adopt,
@@ -64,9 +60,8 @@ from gossip.events import (
     Tasked,
     Warn,
 )
-from gossip.flat import Flat, PackedLater
 from gossip.identity import Identities
-from gossip.membership import Detection, Membership
+from gossip.membership import Detection, Membership, Told
 from gossip.messages import (
     Ack,
     Bulk,
@@ -78,37 +73,27 @@ from gossip.messages import (
     PeerId,
     Ping,
     PingRequest,
-    Rumor,
     State,
     StateRequest,
-    Unit,
 )
+from gossip.mixing.course import ERA, Course, Phase
+from gossip.mixing.mailbox import Mailbox
+from gossip.mixing.mixer import Mixer
 from gossip.mixing.neighbors import Neighbors, Plan, number_of
-from gossip.mixing.packets import Incoming, Outgoing, check_packet, check_result, check_size, open_packet
-from gossip.mixing.strategy import Outbox, Strategy
+from gossip.mixing.packets import Incoming
+from gossip.mixing.steps import Steps
+from gossip.mixing.strategy import Outbox
 from gossip.topology import Links
 
-PACKET_SIZES_MAX = 8
-"""A packet may be so many times as large as the parameters in float64: strategies send one or two vectors."""
 BEHIND_MAX = 4
 """Rounds of mixing. Who is in step is never further ahead, but for one more with each peer in between: so who is behind
 by more was away or came late, and goes on where the others are."""
-ERA = 1 << 32
-"""More than the rounds of any era."""
 LIGHT = 1 / 4
 """A replica that weighs less gives nothing away: what was put on links to it is late, and every step that it takes
 moves it by the step over its weight."""
 STILL = 1e-12
 """A round that moves no number by more than this part of the largest has moved nothing; or by the precision of its
 numbers, where that is less fine."""
-
-
-class Phase(Enum):
-    """What a peer is about."""
-
-    RESTING = auto()
-    TRAINING = auto()
-    SETTLING = auto()
 
 
 @dataclass(frozen=True)
@@ -134,6 +119,42 @@ class MixSettings:
     """How the dead are found; None where departures are told from outside."""
 
 
+@dataclass
+class Figures:
+    """What a peer that mixes has counted."""
+
+    computed: int = 0
+    """Updates in the state."""
+    gated: int = 0
+    """Updates of units that had been computed here before."""
+    received: int = 0
+    """Packets taken in."""
+    taken: int = 0
+    """Updates that were in the state when some neighbor took a packet."""
+    refused: int = 0
+    """Packets dropped because they did not fit or were not finite."""
+    late: int = 0
+    """Packets of rounds that were over."""
+    given_up: int = 0
+    """Synchronous rounds that ended without all that they needed."""
+
+
+@dataclass
+class Round:
+    """A synchronous round of mixing that is under way."""
+
+    number: int
+    links: Links
+    before: Array
+    """The parameters as they were."""
+    taking: int | None
+    """The number of the step that it has."""
+    readers: tuple[PeerId, ...]
+    """Who was sent something."""
+    came: set[PeerId] = field(default_factory=set)
+    """Whose packets have come."""
+
+
 class MixPeer:
     """One member of a swarm that mixes."""
 
@@ -152,134 +173,75 @@ class MixPeer:
             UsageError: the model holds arrays that have no mean.
         """
         self.me = me
-        self.layout = layout
-        self.strategy = plan.strategy
-        self.acting: Strategy[Any] = plan.strategy
-        """Whose state it has: the strategy, or its consensus."""
         self.settings = settings or MixSettings()
-        self.flat = Flat(layout)
+        self.mixer = Mixer(layout, plan.strategy, chance)
         self.neighbors = Neighbors(me, plan, members)
-        self.state: Any = None
-        self.rounds = 0
-        """Begun."""
-        self.computed = 0
-        """Updates in the state."""
-        self.gated = 0
-        """Updates of units that had been computed here before."""
-        self.received = 0
-        """Packets taken in."""
-        self.taken = 0
-        """Updates that were in the state when some neighbor took a packet."""
-        self.refused = 0
-        """Packets dropped because they did not fit or were not finite."""
-        self.late = 0
-        """Packets of rounds that were over."""
-        self.given_up = 0
-        """Synchronous rounds that ended without all that they needed."""
-        self.trouble: str | None = None
-        """Why it cannot go on."""
+        self.course = Course()
+        self.steps = Steps()
+        self.mailbox = Mailbox(me, self.settings.pull_timeout_s, self.settings.pulls_max)
         self.identities = Identities()
         """Units of work that were computed here."""
-        self.incoming: dict[PeerId, Incoming] = {}
-        self.outgoing: dict[PeerId, Outgoing] = {}
         detection = self.settings.detection
-        self.membership = Membership(me, detection, _Choice(chance)) if detection is not None else None
-        self._chance = chance
+        self.membership = Membership(me, detection, _Choice(chance)) if detection is not None else Told()
+        self.figures = Figures()
+        self.trouble: str | None = None
+        """Why it cannot go on."""
         self._departed: set[PeerId] = set()
-        self._phase = Phase.RESTING
-        self._era = 0
-        self._first = 0
-        """The first round of the era."""
+        self._open: Round | None = None
+        self._offers = Offers(self.settings.advert_period_s)
+        self._complaints = Complaints()
         self._born = 0
         """The era in which its state began."""
-        self._settling: Settling | None = None
-        """How far the training is to be completed before the consensus begins; None once it has."""
-        self._tasks = 0
-        self._idle_at = float("-inf")
-        """When it may follow rounds without a step."""
-        self._still = 0
-        """Rounds in a row that moved nothing."""
-        self._before: Array | None = None
-        """The parameters before the round under way."""
-        self._open: tuple[int, Links] | None = None
-        """The synchronous round of mixing under way."""
-        self._came: set[PeerId] = set()
-        """Whose packets of that round have come."""
-        self._early: dict[PeerId, PacketReply] = {}
-        """Packets of rounds that were not begun here, one of each peer at most: no more is asked for before."""
-        self._handed = 0
-        """Updates that were handed over."""
-        self._pending: deque[tuple[int, Array]] = deque()
-        """Those that are not in the state yet, with their numbers: in training each waits for a round of its own."""
-        self._taking: int | None = None
-        """The number of the one that the open round has."""
-        self._began_at = float("-inf")
-        self._fresh = False
-        """Something was computed since the last round began."""
-        self._whole: set[str] = set()
-        """Arrays of packets that are as long as the parameters, as far as our own packets tell."""
-        self._readers: tuple[PeerId, ...] = ()
-        """Who was sent something in the last round."""
-        self._offered_at = float("-inf")
-        self._news = False
-        self._moved = False
-        """The state has changed, and the replica with it."""
-        self._give_up_at: float | None = None
-        """When to say that this peer has drained, come what may; None if nobody asks."""
-        self._warned: str | None = None
-        self._warned_of: set[PeerId] = set()
-        """Whose packets were not taken in."""
-        self._k = 0
-        self._asking: set[PeerId] = set()
-        """Of whom something may have to be asked for, or who is to be told that something came."""
-        self._asked: dict[PeerId, float] = {}
-        """Of whom something was asked, and when that is given up."""
 
     # ------------------------------------------------------------------------------------------------------ outside
 
+    @property
+    def layout(self) -> Layout:
+        """The model's."""
+        return self.mixer.flat.layout
+
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
-        if self.membership is not None:
-            match event:
-                case Received(message):
-                    self.membership.heard(message.peer, now)
-                case Progressed(peer, arrived=True):
-                    self.membership.heard(peer, now)
-        effects = self._on(event, now)
-        if isinstance(event, Leaving) or self.state is None:
+        match event:
+            case Received(message):
+                self.membership.heard(message.peer, now)
+            case Progressed(peer, arrived=True):
+                self.membership.heard(peer, now)
+        react = _REACTIONS.get(type(event))
+        effects = react(self, event, now) if react is not None else []
+        if isinstance(event, Leaving) or not self.ready:
             return effects
-        if self.membership is not None:
-            effects += self.membership.tick(now)
-            self._news |= self.membership.news
-            for peer, gone in self.membership.changes(now):
-                self._reach(peer, gone)
+        effects += self.membership.tick(now)
+        self._offers.news |= self.membership.news
+        for peer, gone in self.membership.changes(now):
+            self._reach(peer, gone)
         effects += self._go_on(now)
         while now >= self._round_due():
             effects += self._begin(now)
             effects += self._go_on(now)
-        effects += self._owed()
-        effects += self._requests(now)
-        if self._moved:
-            self._moved = False
-            effects.append(Adopt(self.replica()))
-        if now >= self._offer_due():
-            effects.append(self._offer(now))
+        effects += self.mailbox.owed()
+        effects += self.mailbox.requests(now)
+        if self.mixer.moved:
+            self.mixer.moved = False
+            effects.append(Adopt(self.mixer.replica()))
+        if now >= self._offers.due():
+            self._offers.said(now)
+            effects.append(Publish(Offer(self.me, self.place, self.mailbox.waiting(), self.membership.rumors())))
         return effects + self._drain(now)
 
     def deadline(self) -> float:
         """When to come back with `Ticked`; infinite before `Initialized`."""
-        if self.state is None:
+        if not self.ready:
             return float("inf")
-        requests = min(self._asked.values(), default=float("inf"))
-        membership = self.membership.deadline() if self.membership is not None else float("inf")
-        round_over = self._held_until(self._open[1]) if self._open is not None else float("inf")
-        give_up = float("inf") if self._give_up_at is None else self._give_up_at
-        return min(self._round_due(), self._offer_due(), round_over, requests, membership, give_up)
+        round_over = self._held_until(self._open) if self._open is not None else float("inf")
+        give_up = float("inf") if self.course.give_up_at is None else self.course.give_up_at
+        requests, membership = self.mailbox.deadline(), self.membership.deadline()
+        return min(self._round_due(), self._offers.due(), round_over, requests, membership, give_up)
 
     @property
     def ready(self) -> bool:
         """It has a replica."""
-        return self.state is not None
+        return self.mixer.state is not None
 
     @property
     def congested(self) -> bool:
@@ -288,36 +250,38 @@ class MixPeer:
 
     def expects(self, header: Bulk) -> bool:
         """Whether its arrays are wanted; `MismatchError` if they are larger than any packet."""
-        if not isinstance(header, PacketReply) or not self._is_asked(header):
+        if not isinstance(header, PacketReply) or not self.mailbox.expects(header):
             return False
-        check_size(header.layout, PACKET_SIZES_MAX * 8 * self.flat.size + 4096)
+        self.mixer.check_size(header)
         return True
 
     def params(self) -> Array:
         """(parameters,) of the model, flat; not to be written to."""
-        return self.acting.params(self.state)
+        return self.mixer.params()
 
     def replica(self) -> Payload:
         """The model as it is now. It is computed when it is read, and stays what it was."""
-        strategy, state = self.acting, self.state
-        return PackedLater(self.flat, lambda: strategy.params(state))
+        return self.mixer.replica()
 
     @property
     def weight(self) -> float:
         """Of this replica in the mean of all."""
-        return self.acting.weight(self.state) if self.state is not None else 1.0
+        return self.mixer.weight
+
+    @property
+    def rounds(self) -> int:
+        """Begun."""
+        return self.course.rounds
 
     @property
     def place(self) -> int:
         """Of the round that comes next, as neighbors are told."""
-        return self._era * ERA + self.rounds - self._first
+        return self.course.place
 
     @property
     def settled(self) -> int:
         """Up to this number, updates are in the state or count elsewhere, and the rounds that have them are over."""
-        if self._taking is not None:
-            return self._taking - 1
-        return self._pending[0][0] - 1 if self._pending else self._handed
+        return self.steps.settled(self._open.taking if self._open is not None else None)
 
     @property
     def departed(self) -> list[PeerId]:
@@ -326,97 +290,116 @@ class MixPeer:
 
     # ------------------------------------------------------------------------------------------------------- events
 
-    def _on(self, event: Event, now: float) -> list[Effect]:
-        match event:
-            case Initialized(payload):
-                self.acting, self.state = self.strategy, self.strategy.start(self.flat.flatten(payload))
-                self._moved = self._news = True
-            case Joined(peer):
-                self.neighbors.add(peer)
-                self._regroup()
-                if self.membership is not None:
-                    self.membership.join(peer, now, known=self.state is not None)
-                self._news = True
-                self._still = 0
-            case Departed(peer):
-                self._reach(peer, gone=True)
-            case Returned(peer):
-                self._reach(peer, gone=False)
-            case Disconnected(peer):
-                if self.membership is not None:
-                    self.membership.disconnected(peer, now)
-            case Computed(payload, unit, _):
-                return self._on_computed(payload, unit, now)
-            case Received(Offer() as offer):
-                self._on_offer(offer, now)
-            case Received(PacketRequest() as request):
-                return self._on_request(request)
-            case Received(PacketReply() as reply):
-                return self._on_reply(reply)
-            case Received(StateRequest(peer, k)) if self.state is not None:
-                return [Send(peer, State(self.me, {}, k))]
-            case Received(Ping() | PingRequest() | Ack() | Nack() as message):
-                return self._on_membership(message, now)
-            case Progressed(peer):
-                if peer in self._asked:
-                    self._asked[peer] = now + self.settings.pull_timeout_s
-            case Closed(epochs):
-                self.identities.drop(epochs)
-            case Resumed(era, wait_s):
-                self._resume(era, self.settings.wait_s if wait_s is None else wait_s, now)
-            case Tasked(tasks):
-                self._tasks = tasks
-                self._idle_at = float("inf") if tasks else now + self.settings.grace_s
-            case Settling():
-                if self._phase is not Phase.SETTLING or event.era != self._era:
-                    self._phase, self._settling = Phase.SETTLING, event
-                    self._give_up_at = None
-            case Exhausted(timeout_s):
-                self._phase, self._settling = Phase.RESTING, None
-                self._give_up_at = now + timeout_s
-            case Leaving():
-                rumors = (self.membership.farewell(),) if self.membership is not None else ()
-                self.state = None
-                return [Publish(Offer(self.me, self.place, {}, rumors))]
+    def _on_initialized(self, event: Initialized, now: float) -> list[Effect]:
+        self.mixer.start(event.payload)
+        self._offers.news = True
         return []
 
-    def _resume(self, era: int, wait_s: float, now: float) -> None:
+    def _on_joined(self, event: Joined, now: float) -> list[Effect]:
+        self.neighbors.add(event.peer)
+        self._regroup()
+        self.membership.join(event.peer, now, known=self.ready)
+        self._offers.news = True
+        self.course.still = 0
+        return []
+
+    def _on_departed(self, event: Departed, now: float) -> list[Effect]:
+        self._reach(event.peer, gone=True)
+        return []
+
+    def _on_returned(self, event: Returned, now: float) -> list[Effect]:
+        self._reach(event.peer, gone=False)
+        return []
+
+    def _on_disconnected(self, event: Disconnected, now: float) -> list[Effect]:
+        self.membership.disconnected(event.peer, now)
+        return []
+
+    def _on_progressed(self, event: Progressed, now: float) -> list[Effect]:
+        self.mailbox.progressed(event.peer, now)
+        return []
+
+    def _on_computed(self, event: Computed, now: float) -> list[Effect]:
+        assert self.ready, "a peer without a replica has nothing to compute from"
+        self.steps.hand_over()
+        if event.unit is not None:
+            if self.identities.knows(event.unit):
+                self.figures.gated += 1
+                return [Gated(event.unit)]
+            self.identities.note(self.me, (Mark(event.unit, 0),))
+        self.course.computed(now + self.settings.grace_s)
+        self.steps.put(self.mixer.flat.flatten(event.payload))
+        return []
+
+    def _on_closed(self, event: Closed, now: float) -> list[Effect]:
+        self.identities.drop(event.epochs)
+        return []
+
+    def _on_resumed(self, event: Resumed, now: float) -> list[Effect]:
         """A training begins, from the replica as it is. Who knows of it already is told nothing new."""
-        if self._phase is Phase.TRAINING and era == self._era:
-            return
-        self._phase, self._settling, self._give_up_at = Phase.TRAINING, None, None
-        self._idle_at = float("inf") if self._tasks else now + wait_s
-        if era == self._era or self.state is None:
-            self._era = era
-            return
-        self._open = self._taking = None
-        for outgoing in self.outgoing.values():
-            outgoing.waiting.clear()
-        self._enter(era)
+        course = self.course
+        if course.phase is Phase.TRAINING and event.era == course.era:
+            return []
+        course.train(now + (self.settings.wait_s if event.wait_s is None else event.wait_s))
+        if event.era == course.era or not self.ready:
+            course.era = event.era
+            return []
+        self._open = None
+        self.mailbox.clear()
+        self._enter(event.era)
         self.trouble = None
-        if self.acting is not self.strategy or self.strategy.by_step:
-            self.state = self.strategy.start(self.params())
-            self.acting, self._born = self.strategy, era
+        if self.mixer.resume():
+            self._born = event.era
+        return []
+
+    def _on_tasked(self, event: Tasked, now: float) -> list[Effect]:
+        self.course.employ(event.tasks, now + self.settings.grace_s)
+        return []
+
+    def _on_settling(self, event: Settling, now: float) -> list[Effect]:
+        self.course.settle(event)
+        return []
+
+    def _on_exhausted(self, event: Exhausted, now: float) -> list[Effect]:
+        self.course.rest(now + event.timeout_s)
+        return []
+
+    def _on_leaving(self, event: Leaving, now: float) -> list[Effect]:
+        self.mixer.state = None
+        return [Publish(Offer(self.me, self.place, {}, self.membership.farewell()))]
+
+    def _on_received(self, event: Received, now: float) -> list[Effect]:
+        match event.message:
+            case Offer() as offer:
+                self.membership.on_rumors(offer.rumors, now)
+                if offer.peer in self.neighbors.live:
+                    self.mailbox.on_offer(offer, now)
+            case PacketRequest() as request:
+                self.figures.taken = max(self.figures.taken, self.mailbox.taken(request))
+                return self.mailbox.answer(request)
+            case PacketReply() as reply:
+                return self._on_reply(reply)
+            case StateRequest(peer, k) if self.ready:
+                return [Send(peer, State(self.me, {}, k))]
+            case Ping() | PingRequest() | Ack() | Nack() as message:
+                return self.membership.on_message(message, now)
+        return []
 
     def _enter(self, era: int) -> None:
-        if era != self._era:
-            self._era, self._first = era, self.rounds
-            self._news = True
+        self._offers.news |= self.course.enter(era)
 
-    def _agree(self) -> None:
+    def _agree(self, settling: Settling) -> None:
         """The training's rounds are complete: from here on the consensus has rounds."""
-        assert self._settling is not None
-        self._enter(self._settling.era)
-        self._settling = None
-        self._still = 0
-        self.acting, self.state = self.acting.consensus(self.state)
-        self._moved = True
+        self._enter(settling.era)
+        self.course.settling = None
+        self.course.still = 0
+        self.mixer.agree()
 
     def _reach(self, peer: PeerId, gone: bool) -> None:
         """`peer` is dead or out of reach, or back."""
         if peer == self.me or gone == (peer in self._departed):
             return
-        self._still = 0
+        self.course.still = 0
         self._regroup()
         if not gone:
             self._departed.discard(peer)
@@ -424,221 +407,157 @@ class MixPeer:
             return
         self._departed.add(peer)
         self.neighbors.remove(peer)
-        self._asking.discard(peer)
-        self._asked.pop(peer, None)
-        self._early.pop(peer, None)
-        if peer in self.outgoing:
-            self.outgoing[peer].waiting.clear()
-            self.outgoing[peer].owed_k = None
-        if self.state is not None:
-            taken = self.outgoing[peer].last if peer in self.outgoing else None
-            self.state, outbox = self.acting.give_up(self.state, number_of(peer), taken)
-            self._moved = True
-            self._put(outbox, answers=True)
+        taken = self.mailbox.drop(peer)
+        if self.ready:
+            self._put(self.mixer.give_up(number_of(peer), taken), answers=True)
 
     def _regroup(self) -> None:
         """Who is whose neighbor may have changed in the middle of an era."""
-        if self.state is not None and self.rounds > self._first:
-            self.state = self.acting.regroup(self.state)
-
-    def _on_membership(self, message: Ping | PingRequest | Ack | Nack, now: float) -> list[Effect]:
-        if self.membership is None:
-            return []
-        match message:
-            case Ping():
-                return self.membership.on_ping(message, now)
-            case PingRequest():
-                return self.membership.on_ping_request(message, now)
-            case Ack():
-                return self.membership.on_ack(message, now)
-            case Nack():
-                self.membership.on_nack(message)
-        return []
-
-    def _on_computed(self, payload: Payload, unit: Unit | None, now: float) -> list[Effect]:
-        assert self.state is not None, "a peer without a replica has nothing to compute from"
-        self._handed += 1
-        if unit is not None:
-            if self.identities.knows(unit):
-                self.gated += 1
-                return [Gated(unit)]
-            self.identities.note(self.me, (Mark(unit, 0),))
-        self._fresh = True
-        self._still = 0
-        self._pending.append((self._handed, self.flat.flatten(payload)))
-        self._idle_at = max(self._idle_at, now + self.settings.grace_s)
-        return []
+        if self.ready and self.course.round > 0:
+            self.mixer.regroup()
 
     def _learn(self) -> int | None:
         """Take the next step into the state; its number, None if there is none."""
-        if not self._pending:
+        if not self.steps:
             return None
-        number, step = self._pending.popleft()
-        self.state = self.acting.local(self.state, step, self.rounds - self._first)
-        self.computed += 1
-        self._moved = True
+        number, step = self.steps.take()
+        self.mixer.learn(step, self.course.round)
+        self.figures.computed += 1
         return number
 
     # ------------------------------------------------------------------------------------------------------- rounds
 
     @property
-    def pending(self) -> int:
-        """Updates that are not in the state yet."""
-        return len(self._pending)
-
-    @property
     def _goes_by_step(self) -> bool:
         """The next round takes a step, and the step a round."""
-        return self.acting.by_step and (self._phase is Phase.TRAINING or self._settling is not None)
+        return self.mixer.acting.by_step and self.course.trains
 
     def _ahead(self) -> int:
         """How many rounds of this era somebody in reach has begun that we have not."""
-        places = (each.rounds for peer, each in self.incoming.items() if peer not in self._departed)
-        return max((place for place in places if place // ERA == self._era), default=self.place) - self.place
+        places = (each.rounds for peer, each in self.mailbox.incoming.items() if peer not in self._departed)
+        return max((place for place in places if place // ERA == self.course.era), default=self.place) - self.place
 
     def _round_due(self) -> float:
         """When the next round is to begin."""
-        if self.state is None or self._open is not None or self.trouble is not None:
+        course, acting = self.course, self.mixer.acting
+        if not self.ready or self._open is not None or self.trouble is not None:
             return float("inf")
         if self._goes_by_step:
-            if self._pending or self._settling is not None:
+            if self.steps or course.settling is not None:
                 return float("-inf")
-            if not self.acting.synchronous:  # what an idle peer is given must flow on
-                return max(self._idle_at, self._began_at + self.settings.round_s)
-            return self._idle_at if self._ahead() > 0 else float("inf")
+            if not acting.synchronous:  # what an idle peer is given must flow on
+                return max(course.idle_at, course.began_at + self.settings.round_s)
+            return course.idle_at if self._ahead() > 0 else float("inf")
         if len(self.neighbors.live) == 1:
             return float("inf")
-        if self.acting.synchronous:
+        if acting.synchronous:
             if self._ahead() > 0:
                 return float("-inf")
-            if self._still >= self.neighbors.period:
+            if course.still >= self.neighbors.period:
                 return float("inf")
-        if self._phase is Phase.RESTING:
+        if course.phase is Phase.RESTING:
             return float("inf")
-        return self._began_at + (self.settings.gap_s if self._fresh else self.settings.round_s)
+        return course.began_at + (self.settings.gap_s if course.fresh else self.settings.round_s)
 
     def _waits(self, reader: PeerId) -> bool:
-        """It has not taken all that there is for it."""
-        return reader not in self._departed and reader in self.outgoing and bool(self.outgoing[reader].waiting)
+        """It lives, and has not taken all that there is for it."""
+        return reader not in self._departed and self.mailbox.waits(reader)
 
     def _begin(self, now: float) -> list[Effect]:
         """A round: local step, and packets to whoever hears us."""
-        if self.acting.synchronous:
+        mixer = self.mixer
+        if mixer.acting.synchronous:
             ahead = self._ahead()
-            if ahead > (BEHIND_MAX + len(self.neighbors.live)) * self.acting.interval:
-                self.rounds += ahead - 1
+            if ahead > (BEHIND_MAX + len(self.neighbors.live)) * mixer.acting.interval:
+                self.course.rounds += ahead - 1
         taking = self._learn()  # where rounds are not steps, nothing is left to learn
-        self._began_at = now
-        self._fresh = False
-        self._moved = True
-        mixing = self.acting.mixing_round(self.rounds - self._first)
-        self.rounds += 1
-        if mixing is None:
-            self.state = self.acting.rest(self.state)
+        number = mixer.acting.mixing_round(self.course.round)
+        self.course.begin(now)
+        if number is None:
+            mixer.rest()
             return []
-        links = self.neighbors.links(mixing)
-        if not self.acting.synchronous:
-            links = self._links_to_takers(links) if self.weight >= LIGHT else replace(links, heard_by={})
-        if self.acting.synchronous:
-            self._before = self.params()
-        self.state, outbox = self.acting.send(self.state, mixing, links, self._chance)
-        if (complaint := self._check_own(outbox)) is not None:
-            return [complaint]
-        self._readers = tuple(self.neighbors.peer(number) for number in outbox)
-        self._put(outbox, answers=False)
-        if self.acting.synchronous:
-            self._open = mixing, links
-            self._taking = taking
-            self._came = set()
+        links = self.neighbors.links(number)
+        if mixer.acting.synchronous:
+            before = mixer.params()
         else:
-            self.state = self.acting.finish(self.state, mixing, links)
-        return self._complain()
-
-    def _check_own(self, outbox: Outbox) -> Effect | None:
-        """Numbers that are not finite reach nobody: who has them stops, and says so once."""
+            links = self._links_to_takers(links) if mixer.weight >= LIGHT else replace(links, heard_by={})
+        outbox = mixer.send(number, links)
         try:
-            for packet in {id(packet): packet for packet in outbox.values()}.values():
-                check_finite(packet.arrays)
+            mixer.check_own(outbox)
         except MismatchError as error:
             self.trouble = f"its replica is no good any more: {error}. A smaller learning rate may help"
-            return Warn(self.trouble)
-        return None
+            return [Warn(self.trouble)]
+        self._put(outbox, answers=False)
+        if mixer.acting.synchronous:
+            readers = tuple(self.neighbors.peer(number) for number in outbox)
+            self._open = Round(number, links, before, taking, readers)
+        else:
+            mixer.finish(number, links)
+        return self._complaints.of_links(self.neighbors)
 
     def _links_to_takers(self, links: Links) -> Links:
         """`links` without those to readers that have not taken what is there for them: their weight stays here."""
         heard_by = {to: weight for to, weight in links.heard_by.items() if not self._waits(self.neighbors.peer(to))}
         return replace(links, heard_by=heard_by)
 
-    def _complain(self) -> list[Effect]:
-        without = self.neighbors.without
-        text = None if without is None else f"with {len(self.neighbors.live)} peers the old links stay: {without}"
-        complaint: list[Effect] = [Warn(text)] if text is not None and text != self._warned else []
-        self._warned = text
-        return complaint
-
     def _put(self, outbox: Outbox, *, answers: bool) -> None:
         for number, packet in outbox.items():
-            outgoing = self.outgoing.setdefault(self.neighbors.peer(number), Outgoing())
-            self._whole |= {name for name, array in packet.arrays.items() if array.size == self.flat.size}
-            replaces = not self.acting.synchronous
-            outgoing.put(self.place - 1, packet, self.computed, answers=answers, replaces=replaces)
-            self._news = True
+            self.mixer.sent(packet)
+            reader, replaces = self.neighbors.peer(number), not self.mixer.acting.synchronous
+            computed = self.figures.computed
+            self.mailbox.put(reader, self.place - 1, packet, computed, answers=answers, replaces=replaces)
+            self._offers.news = True
 
     def _go_on(self, now: float) -> list[Effect]:
         """Take in what has come for the open round, and end it when it has all it needs; learn between rounds."""
         effects: list[Effect] = []
         if self._open is not None:
-            for peer in [peer for peer in self._early if self._early[peer].round < self.place]:
-                effects += self._take_in(peer, self._early.pop(peer))
-                self._asking.add(peer)
-            held_until = self._held_until(self._open[1])
+            for reply in self.mailbox.due(self.place):
+                effects += self._take_in(reply)
+            held_until = self._held_until(self._open)
             if now < held_until:
                 return effects
             if held_until > float("-inf"):
-                self.given_up += 1
+                self.figures.given_up += 1
                 self._regroup()
-            self._finish()
-        if self._settling is not None and not self._is_owed():
-            self._agree()
-        while self._pending and not self._goes_by_step:
+            self._finish(self._open)
+        settling = self.course.settling
+        if settling is not None and not self._is_owed(settling):
+            self._agree(settling)
+        while self.steps and not self._goes_by_step:
             self._learn()
         return effects
 
-    def _is_owed(self) -> bool:
+    def _is_owed(self, settling: Settling) -> bool:
         """Somebody has begun a round of the training that is yet to be followed."""
-        assert self._settling is not None
-        return self.acting.synchronous and self.rounds - self._first < self._settling.rounds and self.trouble is None
+        return self.mixer.acting.synchronous and self.course.round < settling.rounds and self.trouble is None
 
-    def _finish(self) -> None:
+    def _finish(self, round: Round) -> None:
         """The open round is over."""
-        assert self._open is not None
-        assert self._before is not None
-        self.state = self.acting.finish(self.state, *self._open)
-        after = self.params()
+        self.mixer.finish(round.number, round.links)
+        after = self.mixer.params()
         size = max(float(np.abs(after).max(initial=0.0)), float(np.finfo(after.dtype).tiny))
-        moved = float(np.abs(after - self._before).max(initial=0.0)) / size
-        self._still = self._still + 1 if moved <= max(STILL, 2 * float(np.finfo(after.dtype).eps)) else 0
-        self._open = self._taking = self._before = None
-        self._moved = True
-        for outgoing in self.outgoing.values():
-            outgoing.waiting.clear()
+        moved = float(np.abs(after - round.before).max(initial=0.0)) / size
+        self.course.still = self.course.still + 1 if moved <= max(STILL, 2 * float(np.finfo(after.dtype).eps)) else 0
+        self._open = None
+        self.mailbox.clear()
 
-    def _held_until(self, links: Links) -> float:
+    def _held_until(self, round: Round) -> float:
         """When the open round is over, come what may: infinite while somebody who lives has not begun it, minus
         infinity if it has all."""
         held = float("-inf")
-        for number in links.hears:
+        for number in round.links.hears:
             peer = self.neighbors.peer(number)
-            if peer in self._departed or peer in self._came:
+            if peer in self._departed or peer in round.came:
                 continue
-            incoming = self.incoming.get(peer)
+            incoming = self.mailbox.incoming.get(peer)
             if incoming is None or incoming.rounds < self.place:
                 return float("inf")
             if incoming.offered > incoming.n:  # else it has left us out
                 held = max(held, self._patience(incoming))
-        for reader in self._readers:
+        for reader in round.readers:
             if self._waits(reader):
-                incoming = self.incoming.get(reader)
+                incoming = self.mailbox.incoming.get(reader)
                 if incoming is None or incoming.rounds < self.place:
                     return float("inf")
                 if incoming.rounds == self.place:  # else its round is over, with our packet or without
@@ -646,136 +565,106 @@ class MixPeer:
         return held
 
     def _patience(self, incoming: Incoming) -> float:
-        return max(incoming.begun_at, self._began_at) + self.settings.wait_s
+        return max(incoming.begun_at, self.course.began_at) + self.settings.wait_s
 
     # ------------------------------------------------------------------------------------------------------ packets
 
-    def _on_offer(self, offer: Offer, now: float) -> None:
-        if self.membership is not None:
-            self.membership.on_rumors(offer.rumors, now)
-        if offer.peer not in self.neighbors.live:
-            return
-        incoming = self.incoming.setdefault(offer.peer, Incoming())
-        if offer.rounds > incoming.rounds:
-            incoming.rounds, incoming.begun_at = offer.rounds, now
-        waiting = offer.waiting.get(self.me, 0)
-        incoming.offered = max(incoming.offered, waiting)
-        if waiting:  # also if we have it: it has not heard so
-            self._asking.add(offer.peer)
-
-    def _requests(self, now: float) -> list[Effect]:
-        """Ask for what is offered, and say what came; one request to each at a time."""
-        for peer in [peer for peer, due in self._asked.items() if now >= due]:
-            del self._asked[peer]
-            self._asking.add(peer)
-        effects: list[Effect] = []
-        for peer in sorted(self._asking):
-            if peer in self._asked or len(self._asked) >= self.settings.pulls_max:
-                continue
-            self._asking.discard(peer)
-            incoming = self.incoming[peer]
-            self._k += 1
-            incoming.k = self._k
-            effects.append(Send(peer, PacketRequest(self.me, incoming.n, self._k)))
-            if incoming.offered > incoming.n and peer not in self._early:
-                self._asked[peer] = now + self.settings.pull_timeout_s
-        return effects
-
-    def _on_request(self, request: PacketRequest) -> list[Effect]:
-        outgoing = self.outgoing.get(request.peer)
-        if outgoing is None:
-            return []
-        self.taken = max(self.taken, outgoing.taken(request.n))
-        outgoing.owed_k = None
-        if outgoing.waiting:
-            return [self._reply(request.peer, outgoing, request.k)]
-        if request.n < outgoing.n:
-            outgoing.owed_k = request.k
-        return []
-
-    def _owed(self) -> list[Effect]:
-        """Answers to requests that came when there was nothing to answer them with."""
-        effects: list[Effect] = []
-        for peer, outgoing in self.outgoing.items():
-            if outgoing.owed_k is not None and outgoing.waiting:
-                effects.append(self._reply(peer, outgoing, outgoing.owed_k))
-                outgoing.owed_k = None
-        return effects
-
-    def _reply(self, reader: PeerId, outgoing: Outgoing, k: int) -> Effect:
-        reply = outgoing.waiting[0].reply(self.me, outgoing.n, k)
-        outgoing.nbytes += reply.layout.nbytes
-        return Send(reader, reply)
-
-    def _is_asked(self, reply: PacketReply) -> bool:
-        incoming = self.incoming.get(reply.peer)
-        return incoming is not None and incoming.k == reply.k and reply.n > incoming.n
-
     def _on_reply(self, reply: PacketReply) -> list[Effect]:
-        if not self._is_asked(reply):
+        if not self.mailbox.accept(reply):
             return []
-        incoming = self.incoming[reply.peer]
-        if reply.peer in self._early:
-            return []  # where links go one way, a neighbor may be further ahead: it is asked again in time
-        incoming.n = reply.n
-        incoming.offered = max(incoming.offered, reply.newest)
-        self._asked.pop(reply.peer, None)
-        self._asking.add(reply.peer)  # to say that it came
-        if not self.acting.synchronous or (self._open is not None and reply.round < self.place):
-            return self._take_in(reply.peer, reply)
+        if not self.mixer.acting.synchronous or (self._open is not None and reply.round < self.place):
+            return self._take_in(reply)
         if reply.round >= self.place:
-            self._early[reply.peer] = reply
+            self.mailbox.early[reply.peer] = reply
         else:
-            self.late += 1
+            self.figures.late += 1
         return []
 
-    def _take_in(self, peer: PeerId, reply: PacketReply) -> list[Effect]:
-        if self.acting.synchronous:
-            is_late = reply.round != self.place - 1 or peer in self._came
+    def _take_in(self, reply: PacketReply) -> list[Effect]:
+        peer = reply.peer
+        if self._open is not None:
+            is_late = reply.round != self.place - 1 or peer in self._open.came
         else:
             is_late = reply.round < self._born * ERA
         if is_late:
-            self.late += 1
+            self.figures.late += 1
             return []
-        packet = open_packet(reply)
         try:
-            check_packet(packet, self._whole, self.flat.size)
-            state, outbox = self.acting.receive(self.state, number_of(peer), packet)
-            check_result(self.acting.params(state), self.flat.size)
+            outbox = self.mixer.receive(number_of(peer), reply)
         except (MismatchError, KeyError, ValueError, TypeError, OverflowError) as error:
-            self.refused += 1
-            is_first = peer not in self._warned_of
-            self._warned_of.add(peer)
-            return [Warn(f"packet {reply.n} of peer {peer} is not taken in: {error!r}")] if is_first else []
-        self.state = state
-        self._came.add(peer)
-        self.received += 1
-        self._moved = True
+            self.figures.refused += 1
+            return self._complaints.of_packet(reply, error)
+        if self._open is not None:
+            self._open.came.add(peer)
+        self.figures.received += 1
         self._put(outbox, answers=True)
         return []
 
-    # -------------------------------------------------------------------------------------------------------- offers
-
-    def _offer_due(self) -> float:
-        if self._news:
-            return float("-inf")
-        return self._offered_at + self.settings.advert_period_s
-
-    def _offer(self, now: float) -> Effect:
-        self._news = False
-        self._offered_at = now
-        rumors: Sequence[Rumor] = self.membership.rumors() if self.membership is not None else ()
-        waiting = {peer: outgoing.n for peer, outgoing in sorted(self.outgoing.items()) if outgoing.waiting}
-        return Publish(Offer(self.me, self.place, waiting, tuple(rumors)))
-
     def _drain(self, now: float) -> list[Effect]:
-        if self._give_up_at is None:
+        if self.course.give_up_at is None:
             return []
-        missing = tuple(sorted(peer for peer in self.outgoing if self._waits(peer)))
-        if now < self._give_up_at and (missing or self._open is not None or self._pending):
+        missing = tuple(sorted(peer for peer in self.mailbox.outgoing if self._waits(peer)))
+        if now < self.course.give_up_at and (missing or self._open is not None or self.steps):
             return []
-        self._give_up_at = None
+        self.course.give_up_at = None
         return [Drained(missing)]
+
+
+_REACTIONS: dict[type, Callable[[MixPeer, Any, float], list[Effect]]] = {
+    Initialized: MixPeer._on_initialized,
+    Joined: MixPeer._on_joined,
+    Departed: MixPeer._on_departed,
+    Returned: MixPeer._on_returned,
+    Disconnected: MixPeer._on_disconnected,
+    Progressed: MixPeer._on_progressed,
+    Received: MixPeer._on_received,
+    Computed: MixPeer._on_computed,
+    Closed: MixPeer._on_closed,
+    Resumed: MixPeer._on_resumed,
+    Tasked: MixPeer._on_tasked,
+    Settling: MixPeer._on_settling,
+    Exhausted: MixPeer._on_exhausted,
+    Leaving: MixPeer._on_leaving,
+}
+
+
+class Offers:
+    """When the next offer is due."""
+
+    def __init__(self, period_s: float) -> None:
+        self.news = False
+        """There is something to be said at once."""
+        self._period_s = period_s
+        self._said_at = float("-inf")
+
+    def due(self) -> float:
+        return float("-inf") if self.news else self._said_at + self._period_s
+
+    def said(self, now: float) -> None:
+        self.news = False
+        self._said_at = now
+
+
+class Complaints:
+    """What was warned of, so that each is said once."""
+
+    def __init__(self) -> None:
+        self._links: str | None = None
+        self._packets: set[PeerId] = set()
+
+    def of_links(self, neighbors: Neighbors) -> list[Effect]:
+        """There is no topology for those who live."""
+        without = neighbors.without
+        text = None if without is None else f"with {len(neighbors.live)} peers the old links stay: {without}"
+        said, self._links = self._links, text
+        return [Warn(text)] if text is not None and text != said else []
+
+    def of_packet(self, reply: PacketReply, error: Exception) -> list[Effect]:
+        """A packet cannot be taken in: the first of each peer is told of."""
+        if reply.peer in self._packets:
+            return []
+        self._packets.add(reply.peer)
+        return [Warn(f"packet {reply.n} of peer {reply.peer} is not taken in: {error!r}")]
 
 
 class _Choice:

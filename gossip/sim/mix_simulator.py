@@ -13,8 +13,9 @@ from gossip.arrays import Array, Arrays, Packed
 from gossip.errors import UsageError
 from gossip.events import Event, Initialized, Joined, Resumed, Settling, Tasked
 from gossip.messages import PeerId
+from gossip.mixing.course import ERA
 from gossip.mixing.neighbors import Plan
-from gossip.mixing.peer import ERA, MixPeer, MixSettings
+from gossip.mixing.peer import MixPeer, MixSettings
 from gossip.sim.simulator import Network, Simulation
 from gossip.trace import Observe
 

@@ -25,8 +25,9 @@ from gossip.events import Event, Initialized, Joined, Resumed, Settling, Tasked
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
 from gossip.mixing import Strategy
+from gossip.mixing.course import ERA
 from gossip.mixing.neighbors import Plan
-from gossip.mixing.peer import ERA, MixPeer, MixSettings
+from gossip.mixing.peer import MixPeer, MixSettings
 from gossip.topology import Topology
 from gossip.zmq.runtime import Endpoints, Runtime
 from gossip.zmq.segments import Segments
@@ -67,7 +68,7 @@ class Mixing:
         """The connections of tasks that train."""
         self._newest: Payload | None = None
         """What the replica is to be, and is not yet."""
-        self._sketch = Sketch(self.peer.flat.size, house.settings.run)
+        self._sketch = Sketch(self.peer.mixer.flat.size, house.settings.run)
 
     # ------------------------------------------------------------------------------------------------- the agent's
 
@@ -141,18 +142,18 @@ class Mixing:
     def figures(self, asked: bool) -> Json:
         peer = self.peer
         figures: Json = {
-            "n": peer.computed,
-            "taken": peer.taken,
-            "received": peer.received,
-            "refused": peer.refused,
-            "late": peer.late,
-            "given_up": peer.given_up,
+            "n": peer.figures.computed,
+            "taken": peer.figures.taken,
+            "received": peer.figures.received,
+            "refused": peer.figures.refused,
+            "late": peer.figures.late,
+            "given_up": peer.figures.given_up,
             "rounds": peer.rounds,
             "era": peer.place // ERA,
             "era_rounds": peer.place % ERA,
             "trouble": peer.trouble,
             "weight": peer.weight,
-            "edges": {self.house.names.get(to, to): outgoing.nbytes for to, outgoing in peer.outgoing.items()},
+            "edges": {self.house.names.get(to, to): outgoing.nbytes for to, outgoing in peer.mailbox.outgoing.items()},
         }
         if asked and peer.ready:
             figures["sketch"] = self._sketch.of(peer.params())
@@ -169,7 +170,7 @@ class Mixing:
         if self._newest is not None and self.house.replica.acquire():
             try:
                 self.house.replica.replace(self._newest)
-                self.house.replica.merged = self.peer.computed + self.peer.received
+                self.house.replica.merged = self.peer.figures.computed + self.peer.figures.received
             finally:
                 self.house.replica.release()
             self._newest = None

@@ -15,7 +15,8 @@ from typing import Any
 from gossip import compression, mixing
 from gossip.compression import Codec
 from gossip.errors import UsageError
-from gossip.mixing import Compressed, Every, Strategy, bad
+from gossip.mixing import Compressed, Every, Strategy
+from gossip.mixing.strategies import bad
 
 OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow,

@@ -426,7 +426,7 @@ def test_a_farewell_is_believed_at_once_and_passed_on() -> None:
     story = Story()
     story.talks.add(X)
     leaver = Membership(X, Detection(), random.Random(1))
-    story.at(2.6, lambda: story.one.on_rumors([leaver.farewell()], 2.6))
+    story.at(2.6, lambda: story.one.on_rumors(leaver.farewell(), 2.6))
     story.at(2.6, lambda: story.talks.discard(X))
     story.until(9.0)
     story.tells(
@@ -435,7 +435,7 @@ def test_a_farewell_is_believed_at_once_and_passed_on() -> None:
         2.6: x is gone
         """
     )
-    assert story.one.rumors() == (leaver.farewell(),)
+    assert story.one.rumors() == leaver.farewell()
 
 
 def test_a_rumor_is_told_to_all_a_bounded_number_of_times() -> None:

@@ -14,7 +14,7 @@ from pyspark import RDDBarrier
 
 from gossip import compression, mixing, topology
 from gossip.errors import UsageError
-from gossip.mixing import bad
+from gossip.mixing.strategies import bad
 from gossip.mixing.strategy import Strategy
 from gossip.sim.faults import Strike, Victim
 from p2p import DeepDist, Faults, Network, SimulatedCluster

@@ -41,7 +41,7 @@ from gossip.mixing import (
 )
 from gossip.mixing.neighbors import Plan, number_of
 from gossip.mixing.peer import MixSettings
-from gossip.mixing.push_sum import ledger
+from gossip.mixing.strategies.push_sum import ledger
 from gossip.sim.faults import Disruption, Faults
 from gossip.sim.mix_simulator import MixSimulation
 from gossip.sim.simulator import Network
@@ -144,7 +144,7 @@ def burst(swarm: MixSimulation, gradient: Gradient, steps: int, rest_s: float = 
             nonlocal left
             if not host.alive:
                 return
-            if not mixer.ready or mixer.settled < mixer._handed or swarm.now < host.paused_until:
+            if not mixer.ready or mixer.settled < mixer.steps.handed or swarm.now < host.paused_until:
                 swarm.at(swarm.now + 0.01, go_on)
             elif left:
                 if left == steps:
@@ -175,7 +175,7 @@ def know(swarm: MixSimulation) -> bool:
 
 def mean(swarm: MixSimulation) -> Array:
     """Of those who live, with what is under way between them."""
-    states = {number_of(me): swarm.mixers[me].state for me in swarm.live()}
+    states = {number_of(me): swarm.mixers[me].mixer.state for me in swarm.live()}
     strategy = swarm._plan.strategy
     while isinstance(strategy, Every):
         strategy = strategy.strategy
@@ -244,7 +244,7 @@ def test_whoever_comes_or_goes_the_mean_stays_and_all_agree_on_it(case: Case, ha
         np.testing.assert_allclose(means, [means[0]] * len(means), rtol=0, atol=1e-9)
     else:
         np.testing.assert_allclose(means[-1], means[-2], rtol=0, atol=1e-6)
-    assert not any(mixer.refused or mixer.trouble for mixer in swarm.mixers.values())
+    assert not any(mixer.figures.refused or mixer.trouble for mixer in swarm.mixers.values())
 
 
 def test_gradient_tracking_forgets_the_steps_of_the_dead() -> None:

@@ -68,8 +68,10 @@ from gossip.mixing import (
     PushSum,
     Strategy,
 )
+from gossip.mixing.course import ERA
+from gossip.mixing.mixer import PACKET_SIZES_MAX
 from gossip.mixing.neighbors import Plan, number_of
-from gossip.mixing.peer import BEHIND_MAX, ERA, LIGHT, PACKET_SIZES_MAX, MixPeer, MixSettings
+from gossip.mixing.peer import BEHIND_MAX, LIGHT, MixPeer, MixSettings
 
 ME, A, B = PeerId("b"), PeerId("a"), PeerId("c")
 """In the middle of a ring of three: everybody hears everybody."""
@@ -141,7 +143,7 @@ def test_a_round_follows_an_update_soon_and_nothing_late() -> None:
     assert made.rounds == 1
     assert made.deadline() == 1.0
     made.handle(Computed(ONES), 0.95)
-    assert (made.rounds, made.computed) == (2, 1)
+    assert (made.rounds, made.figures.computed) == (2, 1)
 
 
 def test_nobody_is_sent_more_than_it_takes() -> None:
@@ -189,10 +191,10 @@ def test_what_the_departed_did_not_take_comes_back_to_the_last_bit() -> None:
     assert made.weight < 0.4
     made.handle(Departed(B), 0.2)
     made.handle(Departed(A), 0.3)
-    total = made.state.sent[number_of(A)]
+    total = made.mixer.state.sent[number_of(A)]
     assert float(total.w[0]) > 0.0
     assert made.weight + float(total.w[0]) == 1.0, "what A has taken is not here; what B has not, is"
-    assert float(made.state.sent[number_of(B)].w[0]) == 0.0
+    assert float(made.mixer.state.sent[number_of(B)].w[0]) == 0.0
 
 
 def test_a_lost_reply_is_asked_for_again() -> None:
@@ -202,7 +204,7 @@ def test_a_lost_reply_is_asked_for_again() -> None:
     (again,) = of(PacketRequest, made.handle(Ticked(), 1.5))
     assert (again.n, again.k > first.k) == (0, True)
     late = made.handle(packet(A, 1, 0, first.k, x=[3, 3]), 1.6)
-    assert made.received == 0, "the answer to a request that was given up"
+    assert made.figures.received == 0, "the answer to a request that was given up"
     assert not of(Adopt, late)
 
 
@@ -210,7 +212,7 @@ def test_who_asks_for_what_a_new_training_has_made_void_is_sent_the_next_packet(
     """It would not ask again before its request is given up."""
     made = peer(PushSum(), build=topology.exponential)
     made.handle(Resumed(1), 0.0)
-    assert made.outgoing[A].waiting
+    assert made.mailbox.outgoing[A].waiting
     made.handle(Computed(ONES), 0.01)
     made.handle(Resumed(2), 0.02)
     assert made.place == 2 * ERA
@@ -260,11 +262,11 @@ def test_a_synchronous_round_waits_for_all_and_for_all_to_take() -> None:
 def test_what_is_computed_during_a_round_counts_from_the_next_one_on() -> None:
     made = active(DPsgd())
     made.handle(Computed(ONES), 0.1)
-    assert (made.computed, made.pending) == (0, 1)
+    assert (made.figures.computed, len(made.steps)) == (0, 1)
     for other in (A, B):
         take(made, other, 1, 0.2)
         come(made, other, 1, 0, 0.2, 4.0)
-    assert (made.computed, made.pending) == (1, 0)
+    assert (made.figures.computed, len(made.steps)) == (1, 0)
     np.testing.assert_allclose(made.params(), [4, 4])
     assert made.rounds == 2
 
@@ -293,10 +295,10 @@ def test_a_round_is_given_up_when_a_packet_does_not_come_and_it_is_late_then() -
     (asked,) = of(PacketRequest, made.handle(Ticked(), 5.1))
     assert made.deadline() <= 5.2
     made.handle(Ticked(), 5.2)
-    assert made.given_up == 1
+    assert made.figures.given_up == 1
     np.testing.assert_allclose(made.params(), [2, 2])  # (1 + 1 + 4) / 3: its weight went to the own value
     made.handle(packet(B, 1, 0, asked.k, x=[7.0, 7.0]), 5.3)
-    assert made.late == 1
+    assert made.figures.late == 1
     np.testing.assert_allclose(made.params(), [2, 2])
 
 
@@ -306,7 +308,7 @@ def test_a_neighbor_that_lives_and_has_not_begun_the_round_is_waited_for() -> No
     come(made, A, 1, 0, 0.1, 4.0)
     for now in (5.0, 50.0, 500.0):
         made.handle(Ticked(), now)
-    assert (made.rounds, made.given_up) == (1, 0)
+    assert (made.rounds, made.figures.given_up) == (1, 0)
     take(made, B, 1, 500.1)
     come(made, B, 1, 0, 500.2, 7.0)
     np.testing.assert_allclose(made.params(), [4, 4])
@@ -318,7 +320,7 @@ def test_nobody_waits_for_one_that_has_begun_the_round_and_left_us_out() -> None
         take(made, reader, 1, 0.1)
     come(made, A, 1, 0, 0.1, 4.0)
     made.handle(offer(B, 1, 0), 0.2)
-    assert made.given_up == 0
+    assert made.figures.given_up == 0
     np.testing.assert_allclose(made.params(), [2, 2])
 
 
@@ -346,18 +348,18 @@ def test_there_is_a_round_when_there_is_a_step_and_not_by_the_clock() -> None:
         made.handle(Ticked(), now)
     assert made.rounds == 0
     made.handle(Computed(ONES), 100.0)
-    assert (made.rounds, made.computed) == (1, 1)
+    assert (made.rounds, made.figures.computed) == (1, 1)
 
 
 def test_a_round_takes_one_step_and_settles_it_when_it_is_over() -> None:
     made = training(DPsgd(), tasks=3)
     for _ in range(3):
         made.handle(Computed(ONES), 0.1)
-    assert (made.computed, made.pending, made.settled) == (1, 2, 0)
+    assert (made.figures.computed, len(made.steps), made.settled) == (1, 2, 0)
     finish(made, 0, 0.2)
-    assert (made.computed, made.pending, made.settled) == (2, 1, 1)
+    assert (made.figures.computed, len(made.steps), made.settled) == (2, 1, 1)
     finish(made, 1, 0.3)
-    assert (made.computed, made.pending, made.settled) == (3, 0, 2)
+    assert (made.figures.computed, len(made.steps), made.settled) == (3, 0, 2)
     finish(made, 2, 0.4)
     assert (made.rounds, made.settled) == (3, 3)
 
@@ -389,7 +391,7 @@ def test_every_few_steps_is_every_few_steps_also_where_nobody_waits() -> None:
     for _ in range(4):
         made.handle(Computed(ONES), 100.0)
     assert (made.rounds, made.settled) == (4, 4)
-    assert [made.outgoing[other].n for other in (A, B)] == [1, 1]
+    assert [made.mailbox.outgoing[other].n for other in (A, B)] == [1, 1]
     made.handle(Tasked(0), 100.0)
     for now in (101.0, 102.0, 103.0):
         made.handle(Ticked(), now)
@@ -411,7 +413,7 @@ def test_who_is_idle_for_a_while_follows_without_a_step() -> None:
     made.handle(offer(A, 1, 1), 5.1)
     assert (made.rounds, made.deadline()) == (0, 6.0)
     made.handle(Ticked(), 6.0)
-    assert (made.rounds, made.computed) == (1, 0)
+    assert (made.rounds, made.figures.computed) == (1, 0)
 
 
 def test_before_its_first_task_a_peer_is_waited_for_a_little_longer() -> None:
@@ -429,7 +431,7 @@ def test_who_is_told_that_it_gets_no_task_follows_from_the_start() -> None:
     made.handle(Resumed(0, 0.0), 1.0)
     assert made.rounds == 0, "nobody has begun a round"
     made.handle(offer(A, 1, 1), 1.1)
-    assert (made.rounds, made.computed) == (1, 0)
+    assert (made.rounds, made.figures.computed) == (1, 0)
 
 
 def test_a_task_that_comes_unexpected_is_waited_for() -> None:
@@ -457,7 +459,7 @@ def test_a_round_of_another_era_is_not_followed_and_its_packet_waits() -> None:
     made.handle(packet(A, 1, 2 * ERA, request.k, x=[4.0, 4.0]), 20.0)
     assert made.rounds == 0
     made.handle(Settling(2, 0), 20.1)
-    assert (made.rounds, made.late) == (1, 0)
+    assert (made.rounds, made.figures.late) == (1, 0)
     take(made, A, 1, 20.2)
     take(made, B, 1, 20.2)
     (request,) = of(PacketRequest, made.handle(offer(B, 2 * ERA + 1, 1), 20.2))
@@ -469,12 +471,12 @@ def test_settling_it_completes_the_rounds_of_the_training_first() -> None:
     made = peer(GradientTracking())
     made.handle(Resumed(1), 0.0)
     made.handle(Settling(2, 1), 0.1)
-    assert (made.rounds, made.acting) == (1, GradientTracking())
+    assert (made.rounds, made.mixer.acting) == (1, GradientTracking())
     for other in (A, B):
         take(made, other, 1, 0.2)
         (request,) = of(PacketRequest, made.handle(offer(other, ERA + 1, 1), 0.2))
         made.handle(packet(other, 1, ERA, request.k, moved=[4.0, 4.0], y=[0.0, 0.0]), 0.2)
-    assert made.acting == DPsgd()
+    assert made.mixer.acting == DPsgd()
     np.testing.assert_allclose(made.params(), [3, 3])
     made.handle(Ticked(), 2.0)
     assert (made.rounds, made.place) == (2, 2 * ERA + 1)
@@ -500,11 +502,11 @@ def test_the_next_training_begins_with_a_new_state() -> None:
         (request,) = of(PacketRequest, made.handle(offer(other, 1, 1), 0.1))
         made.handle(packet(other, 1, 0, request.k, values=[1.0, 1.0]), 0.1)
     np.testing.assert_allclose(made.params(), 1 + 0.7 * 1.9)
-    assert made.state.momentum.any()
+    assert made.mixer.state.momentum.any()
     made.handle(Exhausted(1.0), 0.2)
     made.handle(Resumed(3), 0.3)
-    assert not made.state.momentum.any()
-    np.testing.assert_allclose(made.state.anchor, 1 + 0.7 * 1.9)
+    assert not made.mixer.state.momentum.any()
+    np.testing.assert_allclose(made.mixer.state.anchor, 1 + 0.7 * 1.9)
     assert made.place == 3 * ERA
 
 
@@ -512,11 +514,11 @@ def test_the_next_training_begins_with_a_new_state() -> None:
 def test_a_strategy_is_told_of_who_comes_and_goes_in_the_middle_of_a_training(event: Any) -> None:
     made = training(GradientTracking())
     made.handle(event, 0.0)
-    assert made.state.newest == 0, "before the first round nothing is remembered of anybody"
+    assert made.mixer.state.newest == 0, "before the first round nothing is remembered of anybody"
     made = training(GradientTracking())
     made.handle(Computed(ONES), 0.1)
     made.handle(event, 0.2)
-    assert made.state.newest == 1
+    assert made.mixer.state.newest == 1
 
 
 def test_a_replica_that_is_no_number_stops_its_peer_and_is_told_once() -> None:
@@ -537,7 +539,7 @@ def test_nobody_waits_for_the_dead() -> None:
     come(made, A, 1, 0, 0.1, 4.0)
     made.handle(Departed(B), 0.2)
     np.testing.assert_allclose(made.params(), [2, 2])
-    assert made.given_up == 0
+    assert made.figures.given_up == 0
 
 
 def test_nobody_waits_for_one_that_is_past_the_round_and_had_left_us_out() -> None:
@@ -599,7 +601,7 @@ def test_a_unit_counts_once() -> None:
     assert of(Gated, made.handle(Computed(ONES, unit), 0.1)) == []
     for again in (1, 2):
         assert of(Gated, made.handle(Computed(ONES, unit, again), 0.2)) == [Gated(unit)]
-    assert (made.computed, made.gated) == (1, 2)
+    assert (made.figures.computed, made.figures.gated) == (1, 2)
 
 
 def test_a_unit_of_an_epoch_that_is_over_counts_no_more() -> None:
@@ -608,18 +610,18 @@ def test_a_unit_of_an_epoch_that_is_over_counts_no_more() -> None:
     late, next_one = Unit(0, 1, 2), Unit(1, 1, 2)
     assert of(Gated, made.handle(Computed(ONES, late), 0.2)) == [Gated(late)]
     assert of(Gated, made.handle(Computed(ONES, next_one), 0.2)) == []
-    assert (made.computed, made.gated) == (1, 1)
+    assert (made.figures.computed, made.figures.gated) == (1, 1)
 
 
 def test_what_it_learned_is_known_to_a_neighbor_once_that_has_taken_it() -> None:
     made = active(PushSum())
     take(made, A, 1, 0.1)
     made.handle(Computed(ONES), 0.2)
-    assert (made.computed, made.taken) == (1, 0)
+    assert (made.figures.computed, made.figures.taken) == (1, 0)
     take(made, A, 1, 0.3)
-    assert made.taken == 0
+    assert made.figures.taken == 0
     take(made, A, 2, 0.4)
-    assert made.taken == 1
+    assert made.figures.taken == 1
 
 
 @pytest.mark.parametrize(
@@ -633,7 +635,7 @@ def test_a_packet_that_does_not_fit_is_dropped(arrays: Arrays) -> None:
     effects = made.handle(packet(A, 1, 0, request.k, **arrays), 0.2)
     come(made, B, 1, 0, 0.3, 1.0)
     made.handle(Ticked(), 5.0)
-    assert made.refused == len(of(Warn, effects)) == 1
+    assert made.figures.refused == len(of(Warn, effects)) == 1
     np.testing.assert_array_equal(made.params(), [1, 1])
 
 
@@ -681,10 +683,10 @@ def test_it_gives_its_replica_and_says_farewell() -> None:
 def test_it_knows_nothing_of_lanes() -> None:
     made = active(PushSum())
     take(made, A, 1, 0.1)
-    before = made.state
+    before = made.mixer.state
     for message in (Advert(A, 3, {}), Pull(A, 3, 1)):
         made.handle(Received(message), 0.1)
-    assert made.state is before
+    assert made.mixer.state is before
     for name in ("replicator", "adopter", "members"):
         assert not hasattr(made, name)
 
@@ -828,7 +830,7 @@ def test_a_packet_is_checked_also_when_an_answer_has_other_arrays() -> None:
     come(made, A, 1, 0, 0.1, 4.0)
     (request,) = of(PacketRequest, made.handle(offer(B, 1, 1), 0.2))
     made.handle(packet(B, 1, 0, request.k, x=[1.0]), 0.2)
-    assert (made.received, made.refused) == (1, 1)
+    assert (made.figures.received, made.figures.refused) == (1, 1)
 
 
 def test_what_the_consensus_makes_of_the_replica_is_said_also_by_one_that_is_alone() -> None:
@@ -872,7 +874,7 @@ def test_a_packet_that_is_no_number_reaches_nobody_whoever_it_is_for() -> None:
     effects = made.handle(Settling(), 0.0)
     assert [each.text for each in of(Warn, effects)] == [made.trouble]
     assert made.trouble is not None
-    assert not made.outgoing
+    assert not made.mailbox.outgoing
 
 
 # ------------------------------------------------------------------------------------------------ what others are told
@@ -887,7 +889,7 @@ def test_it_offers_its_packets_as_soon_as_it_has_them() -> None:
     assert isinstance(reply, Send)
     assert (reply.to, reply.message) == (A, PacketReply(ME, 1, 1, 0, 7, {}, Layout.of({"x": np.ones(2)})))
     take(made, A, 0, 0.2, k=8)
-    assert made.outgoing[A].nbytes == 2 * ONES.layout.nbytes, "it was sent twice"
+    assert made.mailbox.outgoing[A].nbytes == 2 * ONES.layout.nbytes, "it was sent twice"
     take(made, A, 1, 0.3)
     assert of(Offer, made.handle(Ticked(), 10.0)) == [Offer(ME, 1, {B: 1}, ())], "a lost offer is made again in time"
 
@@ -916,7 +918,7 @@ def test_it_says_what_its_replica_is_as_soon_as_it_changes() -> None:
     arrays = Packed.of({"x": np.full(2, 0.5)})
     reply = PacketReply(A, 1, 1, 0, request.k, {"n": 1.0, "w": 0.5, "generation": 0.0}, arrays.layout, arrays)
     assert of(Adopt, made.handle(Received(reply), 0.3))
-    assert made.received == 1
+    assert made.figures.received == 1
     assert of(Adopt, made.handle(Departed(B), 0.4)), "what it has not taken is here again"
 
 
@@ -947,7 +949,7 @@ def test_who_takes_packets_is_one_of_a_few_at_a_time() -> None:
     came = packet(asked[0][0], 1, 0, asked[0][1], x=[2.0, 2.0])
     assert [each.to for each in made.handle(came, 0.2) if isinstance(each, Send)] == [PeerId("a")]
     assert made.handle(came, 0.2) == [], "it comes twice, before there was room to say that it had come"
-    assert (made.received, made.late) == (1, 0)
+    assert (made.figures.received, made.figures.late) == (1, 0)
 
 
 def test_who_is_asked_does_not_keep_others_from_being_asked() -> None:
@@ -975,7 +977,7 @@ def test_a_packet_that_answers_what_only_said_that_all_had_come_is_taken_in() ->
     (told,) = of(PacketRequest, made.handle(busy(1, request.k), 0.2))
     assert told.n == 1
     made.handle(busy(2, told.k), 0.3)
-    assert made.received == 2
+    assert made.figures.received == 2
 
 
 # -------------------------------------------------------------------------------------------------- come, gone and back
@@ -991,7 +993,7 @@ def test_who_comes_back_is_a_neighbor_again() -> None:
     assert (made.departed, made.neighbors.live) == ([], (A, ME, B))
     made.handle(Ticked(), 1.5)
     assert set(made.neighbors.links(1).hears) == {number_of(A), number_of(B)}
-    assert made.outgoing[B].waiting
+    assert made.mailbox.outgoing[B].waiting
 
 
 def test_nobody_takes_itself_for_dead() -> None:
@@ -1000,7 +1002,7 @@ def test_nobody_takes_itself_for_dead() -> None:
     assert made.departed == []
     take(made, A, 1, 0.1)
     assert made.rounds == 1
-    assert made.outgoing[B].waiting
+    assert made.mailbox.outgoing[B].waiting
 
 
 def test_the_dead_are_not_asked_again() -> None:
@@ -1031,7 +1033,7 @@ def test_a_packet_of_the_dead_that_came_early_is_not_taken_in() -> None:
     take(made, B, 1, 0.2)
     come(made, B, 1, 0, 0.2, 4.0)
     effects = made.handle(Computed(ONES), 0.3)
-    assert (made.rounds, made.received) == (2, 2)
+    assert (made.rounds, made.figures.received) == (2, 2)
     assert of(PacketRequest, effects) == []
 
 
@@ -1066,8 +1068,10 @@ def test_a_consensus_is_reached_when_all_links_were_tried() -> None:
         links = made.neighbors.links(round)
         (writer,), (reader,) = (made.neighbors.peer(*to) for to in (links.hears, links.heard_by))
         made.handle(offer(reader, round + 1, 0), now)
-        take(made, reader, made.outgoing[reader].n, now)
-        come(made, writer, made.incoming[writer].n + 1 if writer in made.incoming else 1, round, now, 1.0)
+        take(made, reader, made.mailbox.outgoing[reader].n, now)
+        come(
+            made, writer, made.mailbox.incoming[writer].n + 1 if writer in made.mailbox.incoming else 1, round, now, 1.0
+        )
         made.handle(Ticked(), now + 0.9)
     made.handle(Ticked(), 100.0)
     assert made.rounds == 2
@@ -1103,12 +1107,12 @@ def test_a_model_without_numbers_agrees_at_once() -> None:
         (request,) = of(PacketRequest, made.handle(offer(other, 1, 1), 0.1))
         made.handle(packet(other, 1, 0, request.k, x=[]), 0.1)
     made.handle(Ticked(), 100.0)
-    assert (made.rounds, made.received) == (1, 2)
+    assert (made.rounds, made.figures.received) == (1, 2)
 
 
 def test_two_make_a_swarm() -> None:
     made = active(DPsgd(), others=(A,), build=topology.complete)
-    assert made.outgoing[A].waiting
+    assert made.mailbox.outgoing[A].waiting
 
 
 # --------------------------------------------------------------------------------------------------- eras and trainings
@@ -1138,7 +1142,7 @@ def test_a_training_that_goes_on_goes_on_as_it_was() -> None:
     made.handle(Resumed(1), 0.3)
     assert made.place == ERA + 1
     made.handle(Computed(ONES), 0.4)
-    assert made.outgoing[A].waiting, "the second round of two"
+    assert made.mailbox.outgoing[A].waiting, "the second round of two"
 
 
 def test_a_training_may_be_told_of_before_there_is_a_replica() -> None:
@@ -1199,7 +1203,7 @@ def test_a_packet_for_a_state_that_is_gone_is_late(strategy: Strategy[Any], roun
     for n in (1, 2):
         (request,) = of(PacketRequest, made.handle(offer(A, round + 1, n), 0.1))
         made.handle(share(A, n, round, request.k), 0.1)
-    assert (made.received, made.late) == ((2, 0) if taken_in else (0, 2))
+    assert (made.figures.received, made.figures.late) == ((2, 0) if taken_in else (0, 2))
 
 
 def test_rounds_of_a_later_training_are_completed_before_the_consensus() -> None:
@@ -1243,16 +1247,16 @@ def test_packets_of_rounds_that_were_given_up_are_late_also_where_no_round_follo
         (again,) = of(PacketRequest, made.handle(Ticked(), now + 4.9))
         made.handle(offer(B, round + 1, round + 1), now + 4.9)
         made.handle(Ticked(), now + 5.0)
-        assert made.given_up == round + 1, "however often it says that it has begun"
+        assert made.figures.given_up == round + 1, "however often it says that it has begun"
         made.handle(packet(B, round + 1, round, again.k, x=[7.0, 7.0]), now + 5.1)
-        assert (made.late, made.received) == (round + 1, round + 1)
+        assert (made.figures.late, made.figures.received) == (round + 1, round + 1)
 
 
 def test_two_packets_of_one_round_do_not_count_twice() -> None:
     made = active(DPsgd())
     for n in (1, 2, 3):
         come(made, A, n, 0, 0.1, 4.0)
-    assert (made.received, made.late) == (1, 2)
+    assert (made.figures.received, made.figures.late) == (1, 2)
 
 
 def test_each_neighbor_is_complained_of_once() -> None:
@@ -1261,7 +1265,7 @@ def test_each_neighbor_is_complained_of_once() -> None:
     for n, other in ((1, A), (2, A), (1, B)):
         (request,) = of(PacketRequest, made.handle(offer(other, 1, n), 0.1))
         warned += of(Warn, made.handle(packet(other, n, 0, request.k, x=[1.0]), 0.2))
-    assert made.refused == 3
+    assert made.figures.refused == 3
     assert [other for other in (A, B) for each in warned if f"peer {other} " in each.text] == [A, B]
 
 
@@ -1288,7 +1292,7 @@ def test_a_reader_that_has_not_begun_the_round_is_waited_for() -> None:
     made, _, reader = one_way()
     for now in (5.0, 50.0, 500.0):
         made.handle(Ticked(), now)
-    assert (made.rounds, made.given_up) == (1, 0)
+    assert (made.rounds, made.figures.given_up) == (1, 0)
     take(made, reader, 1, 500.1)
     np.testing.assert_allclose(made.params(), [2, 2])
 
@@ -1299,14 +1303,14 @@ def test_a_reader_that_has_begun_the_round_is_waited_for_for_a_time() -> None:
     np.testing.assert_array_equal(made.params(), [1, 1])
     assert made.deadline() == 6.0
     made.handle(Ticked(), 6.0)
-    assert made.given_up == 1
+    assert made.figures.given_up == 1
     np.testing.assert_allclose(made.params(), [2, 2])
 
 
 def test_a_reader_whose_round_is_over_is_not_waited_for() -> None:
     made, _, reader = one_way()
     made.handle(offer(reader, 2, 0), 1.0)
-    assert made.given_up == 0
+    assert made.figures.given_up == 0
     np.testing.assert_allclose(made.params(), [2, 2])
 
 

@@ -97,7 +97,7 @@ def test_the_same_order_of_events_gives_the_same_replicas_to_the_last_bit(
     assert swarm.turn(lambda: all(node.host.missing is not None for node in nodes))
     assert [node.host.missing for node in nodes] == [()] * 4
     assert [node.host.warnings for node in nodes] == [[]] * 4
-    assert [node.runtime.peer.given_up for node in nodes] == [0] * 4
+    assert [node.runtime.peer.figures.given_up for node in nodes] == [0] * 4
     for node in nodes:
         np.testing.assert_array_equal(node.arrays()["w"], node.runtime.peer.params())
 
@@ -110,7 +110,7 @@ def test_the_same_order_of_events_gives_the_same_replicas_to_the_last_bit(
     for node in nodes:
         mixer = virtual[node.me]
         assert mixer.params().tobytes() == node.runtime.peer.params().tobytes()
-        assert (mixer.rounds, mixer.received) == (node.runtime.peer.rounds, node.runtime.peer.received)
+        assert (mixer.rounds, mixer.figures.received) == (node.runtime.peer.rounds, node.runtime.peer.figures.received)
 
 
 @pairs

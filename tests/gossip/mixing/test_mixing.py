@@ -30,9 +30,9 @@ from gossip.mixing import (
     RelaySum,
     Strategy,
 )
-from gossip.mixing.bad import CompressedReplicas, DeltaBroadcast, OneWayPull, PlainPushSum, PubSubAveraging
-from gossip.mixing.push_sum import REPLICAS_MAX, ledger
 from gossip.mixing.rounds import Swarm, Weather
+from gossip.mixing.strategies.bad import CompressedReplicas, DeltaBroadcast, OneWayPull, PlainPushSum, PubSubAveraging
+from gossip.mixing.strategies.push_sum import REPLICAS_MAX, ledger
 from gossip.mixing.strategy import Exchange, averaged
 from gossip.sim.vectorized import simulate, without
 from gossip.topology import Topology

@@ -32,7 +32,7 @@ from gossip.mixing import (
     RelaySum,
     Strategy,
 )
-from gossip.mixing.bad import CompressedReplicas, DeltaBroadcast, OneWayPull, PlainPushSum, PubSubAveraging
+from gossip.mixing.strategies.bad import CompressedReplicas, DeltaBroadcast, OneWayPull, PlainPushSum, PubSubAveraging
 from gossip.sim.contraction import measure
 from gossip.sim.vectorized import simulate
 from gossip.topology import Topology, named

@@ -35,7 +35,7 @@ from gossip.mixing import (
 )
 from gossip.mixing.neighbors import Plan, number_of
 from gossip.mixing.peer import MixSettings
-from gossip.mixing.push_sum import ledger
+from gossip.mixing.strategies.push_sum import ledger
 from gossip.sim.faults import Disruption, Faults
 from gossip.sim.mix_simulator import MixSimulation
 from gossip.sim.simulator import Network
@@ -148,7 +148,7 @@ def test_with_messages_and_vectorized_a_strategy_computes_the_same(
     result = simulate(build(peers), strategy, rounds=12, start=x, gradient=step)
     assert [mixer.rounds for mixer in swarm.mixers.values()] == [12] * peers
     np.testing.assert_allclose(swarm.params(), result.params, rtol=1e-12, atol=1e-12)
-    assert sum(mixer.given_up for mixer in swarm.mixers.values()) == 0
+    assert sum(mixer.figures.given_up for mixer in swarm.mixers.values()) == 0
 
 
 @in_step
@@ -171,16 +171,16 @@ def test_who_ends_early_follows_without_steps(strategy: Strategy[Any], build: An
     assert swarm.distance() <= 1e-9 * max(1.0, apart)
     if not isinstance(strategy, EpidemicLearning | RelaySum):
         np.testing.assert_allclose(swarm.params().mean(axis=0), before, rtol=1e-12, atol=1e-12)
-    assert sum(mixer.given_up + mixer.refused for mixer in swarm.mixers.values()) == 0
+    assert sum(mixer.figures.given_up + mixer.figures.refused for mixer in swarm.mixers.values()) == 0
 
 
 def test_a_consensus_that_is_reached_sends_nothing_more() -> None:
     x = np.tile(starts(1), (4, 1))
     swarm = trained(Every(20, DPsgd()), topology.complete, x, 16, {})
-    assert [mixer.received for mixer in swarm.mixers.values()] == [0] * 4, "16 steps are no reason to mix"
+    assert [mixer.figures.received for mixer in swarm.mixers.values()] == [0] * 4, "16 steps are no reason to mix"
     swarm.settle()
     swarm.run(swarm.now + 60.0)
-    assert max(mixer.received for mixer in swarm.mixers.values()) <= 2 * 3
+    assert max(mixer.figures.received for mixer in swarm.mixers.values()) <= 2 * 3
 
 
 def test_a_second_training_is_like_the_first() -> None:
@@ -224,7 +224,7 @@ def test_push_sum_keeps_the_mass_that_the_vectorized_form_keeps(build: Any) -> N
         swarm.run(time)
         for me in swarm.peers:
             swarm.compute(time, me, {"w": np.zeros(5)})
-        sums, weight = ledger({number_of(me): mixer.state for me, mixer in swarm.mixers.items()})
+        sums, weight = ledger({number_of(me): mixer.mixer.state for me, mixer in swarm.mixers.items()})
         result = simulate(build(8), PushSum(), rounds=time, start=x, loss=0.2)
         np.testing.assert_allclose(sums, result.records[-1].mass, atol=1e-12)
         assert weight == pytest.approx(result.records[-1].weight, abs=1e-12)
@@ -240,7 +240,7 @@ def test_mass_is_exact_whatever_the_network_does() -> None:
     moving = 0
     for time in range(1, 15):
         swarm.run(time)
-        states = {number_of(me): mixer.state for me, mixer in swarm.mixers.items()}
+        states = {number_of(me): mixer.mixer.state for me, mixer in swarm.mixers.items()}
         sums, weight = ledger(states)
         assert weight == 10.0
         np.testing.assert_array_equal(sums, x.sum(axis=0))
@@ -256,7 +256,7 @@ def test_once_all_are_drained_nothing_is_under_way() -> None:
     swarm.run(5.0)
     swarm.run_until_drained(100.0)
     assert [host.drained for host in swarm.peers.values()] == [()] * 9
-    states = [mixer.state for mixer in swarm.mixers.values()]
+    states = [mixer.mixer.state for mixer in swarm.mixers.values()]
     np.testing.assert_allclose(sum(state.x for state in states), x.sum(axis=0), atol=1e-12)
     assert sum(state.w[0] for state in states) == pytest.approx(9.0, abs=1e-12)
     weights = [mixer.weight for mixer in swarm.mixers.values()]
@@ -360,7 +360,7 @@ def test_whoever_comes_or_goes_all_others_train_to_the_end_and_agree(
     assert swarm.distance() < 1e-4
     reached = (swarm.params() - start) / (2.0 - start)
     assert np.all((reached > 0.5) & (reached < 1.0)), "25 steps go 72 % of the way"
-    assert not any(mixer.refused for mixer in swarm.mixers.values())
+    assert not any(mixer.figures.refused for mixer in swarm.mixers.values())
 
 
 def test_a_crash_takes_its_mass_and_the_others_go_on() -> None:

@@ -33,9 +33,9 @@ from gossip.mixing import (
     RelaySum,
     Strategy,
 )
-from gossip.mixing.bad import CompressedReplicas, DeltaBroadcast, OneWayPull, PlainPushSum, PubSubAveraging
-from gossip.mixing.push_sum import Pushed, ledger
 from gossip.mixing.rounds import Swarm, Weather
+from gossip.mixing.strategies.bad import CompressedReplicas, DeltaBroadcast, OneWayPull, PlainPushSum, PubSubAveraging
+from gossip.mixing.strategies.push_sum import Pushed, ledger
 from gossip.mixing.strategy import GRID, Exchange, Outbox, Packet, averaged, floats, summed
 from gossip.sim.vectorized import simulate
 from gossip.topology import Links, Needs

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gossip import topology
-from gossip.mixing import Choco, DPsgd, PairwiseExchange, PushSum, bad
+from gossip.mixing import Choco, DPsgd, PairwiseExchange, PushSum
+from gossip.mixing.strategies import bad
 from gossip.sim.vectorized import simulate
 from p2p.lab.rates import measured, predicted
 

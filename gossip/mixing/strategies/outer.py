@@ -12,7 +12,7 @@ from gossip.arguments import instance
 from gossip.arrays import Array
 from gossip.compression import Codec, Encoded, with_feedback
 from gossip.errors import UsageError
-from gossip.mixing.averaging import averaging_from
+from gossip.mixing.strategies.averaging import averaging_from
 from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats
 from gossip.topology import Links, Needs
 

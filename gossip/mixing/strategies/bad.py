@@ -13,7 +13,7 @@ import numpy as np
 from gossip.arrays import Array
 from gossip.compression import Codec, Encoded
 from gossip.errors import UsageError
-from gossip.mixing.averaging import Averaged, DPsgd
+from gossip.mixing.strategies.averaging import Averaged, DPsgd
 from gossip.mixing.strategy import Exchange, Integers, Outbox, Packet, Strategy, averaged, floats, summed
 from gossip.topology import Links, Needs
 

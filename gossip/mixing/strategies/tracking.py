@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gossip.arrays import Array
-from gossip.mixing.averaging import averaging_from
+from gossip.mixing.strategies.averaging import averaging_from
 from gossip.mixing.strategy import Exchange, Outbox, Packet, Strategy, averaged, floats
 from gossip.topology import Links, Needs
 
