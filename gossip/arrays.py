@@ -17,9 +17,11 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from gossip.errors import MismatchError
+from gossip.fields import Name, Shape
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -32,13 +34,12 @@ DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", 
 """What may travel: plain numbers in little-endian order, nothing that needs code to be read."""
 
 
-@dataclass(frozen=True)
-class ArraySpec:
+class ArraySpec(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One array's name, dtype (a numpy type string of `DTYPES`) and shape."""
 
-    name: str
+    name: Name
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
 
     @property
     def nbytes(self) -> int:
@@ -52,8 +53,7 @@ class ArraySpec:
         return f"{self.name!r}: {np.dtype(self.dtype).name} {self.shape}"
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """Where each of a set of named arrays lies in one buffer. Equal layouts are interchangeable."""
 
     specs: tuple[ArraySpec, ...]

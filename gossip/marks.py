@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gossip.fields import Count
+
 RUN = Struct("3q")
 RUN_BYTES = RUN.size
 Run = tuple[int, int, int]
@@ -47,9 +49,9 @@ class Mark(NamedTuple):
 class Series(NamedTuple):
     """Marks of one partition with the same attempt and sign; `runs` holds their chunks, at least one."""
 
-    epoch: int
-    partition: int
-    attempt: int
+    epoch: Count
+    partition: Count
+    attempt: Count
     withdraws: bool
     runs: bytes
     """Of 64-bit integers, three to a run, as `Chunks` keeps them."""

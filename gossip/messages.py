@@ -25,18 +25,29 @@ behind the arrays go marks, where they are many.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import NamedTuple, NewType
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NewType
+
+from msgspec import Meta, Struct, field
 
 from gossip.arrays import Layout, Packed, Update
+from gossip.fields import NAME_CHARACTERS_MAX, SCALARS_MAX, Count, Name
 from gossip.marks import Mark as Mark
 from gossip.marks import Series
 from gossip.marks import Unit as Unit
 
 PeerId = NewType("PeerId", str)
 """One incarnation of a peer, and thereby its lane: a restart is a new one. 128 random bits in hex in production."""
+Peer = Annotated[PeerId, Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
+"""As it comes from others."""
+Frontiers = Mapping[Peer, Count]
+
+if TYPE_CHECKING:
+    Carried = Update
+    CarriedWhole = Packed
+else:  # behind the header, never in it
+    Carried = CarriedWhole = type(None)
 
 EMPTY = Layout(())
 
@@ -52,34 +63,58 @@ class Standing(StrEnum):
 class Rumor(NamedTuple):
     """What is said of a peer, by whom. A peer objects by raising its `incarnation`; older ones are void."""
 
-    about: PeerId
+    about: Peer
     standing: Standing
-    incarnation: int
-    by: PeerId
+    incarnation: Count
+    by: Peer
 
 
 class Table(NamedTuple):
     """Marks that are still on their way: so many follow behind the arrays, and the message itself has none yet."""
 
-    series: int = 0
-    runs: int = 0
-    lanes: tuple[PeerId, ...] = ()
+    series: Count
+    runs: Count
+    lanes: tuple[Peer, ...]
     """Whose they are."""
 
 
-NO_TABLE = Table()
+NO_TABLE = Table(0, 0, ())
 
 
-@dataclass(frozen=True)
-class Advert:
+class Header(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A message, or what goes before the arrays of one: on the wire a list, its kind's number first.
+
+    A new kind of message is a class with a number of its own here, and its name in `Message`.
+    """
+
+
+class WithArrays(Header, frozen=True):
+    """A message with arrays, which do not count where two are compared."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self._shown())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._shown())
+        return f"{type(self).__name__}({shown})"
+
+    def _shown(self) -> list[str]:
+        return [name for name in self.__struct_fields__ if name != "payload"]
+
+
+class Advert(Header, frozen=True, tag=1, dict=True):
     """`peer`'s lane stands at `n`; `frontiers` says how far it has applied each other lane."""
 
-    peer: PeerId
-    n: int
-    frontiers: Mapping[PeerId, int]
+    peer: Peer
+    n: Count
+    frontiers: Frontiers
     ready: bool = True
     """It has a replica to give; False for one that came late and waits for its first."""
-    k: int = 0
+    k: Count = 0
     """Of its newest pull, or of the newest adoption that it has done or given up: so an origin can tell whether the
     frontier is newer than what it knows of this peer otherwise."""
     rumors: tuple[Rumor, ...] = ()
@@ -90,172 +125,156 @@ class Advert:
         return {**self.frontiers, self.peer: self.n}
 
 
-@dataclass(frozen=True)
-class Pull:
+class Pull(Header, frozen=True, tag=2):
     """`peer` has applied the addressee's lane up to `frontier`; `k` grows with each pull, so that old ones show."""
 
-    peer: PeerId
-    frontier: int
-    k: int
+    peer: Peer
+    frontier: Count
+    k: Count
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(WithArrays, frozen=True, tag=3):
     """Updates lo..hi of `peer`'s lane, summed. `k` is that of the pull it answers."""
 
-    peer: PeerId
-    lo: int
-    hi: int
-    k: int
+    peer: Peer
+    lo: Count
+    hi: Count
+    k: Count
     marks: tuple[Series, ...] = ()
     """Of the updates that have a logical identity."""
     layout: Layout = EMPTY
-    payload: Update | None = field(default=None, compare=False, repr=False)
+    payload: Carried | None = None
     table: Table = NO_TABLE
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(Header, frozen=True, tag=4):
     """`peer` does not hold what follows `frontier` of its lane for the one who pulled with `k`."""
 
-    peer: PeerId
-    frontier: int
-    k: int
+    peer: Peer
+    frontier: Count
+    k: Count
 
 
-@dataclass(frozen=True)
-class Pin:
+class Pin(Header, frozen=True, tag=8):
     """`peer` is about to adopt `donor`'s replica: whatever frontier the donor has in the addressee's lane, keep it a
     boundary until `peer` has pulled from it. `k` is of the same count as that of pulls: older pulls are void."""
 
-    peer: PeerId
-    donor: PeerId
-    k: int
+    peer: Peer
+    donor: Peer
+    k: Count
 
 
-@dataclass(frozen=True)
-class Pinned:
+class Pinned(Header, frozen=True, tag=9):
     """`peer` has done what the pin with `k` asked for."""
 
-    peer: PeerId
-    k: int
+    peer: Peer
+    k: Count
 
 
-@dataclass(frozen=True)
-class Unpin:
+class Unpin(Header, frozen=True, tag=10):
     """The pin with `k` is not needed any more."""
 
-    peer: PeerId
-    k: int
+    peer: Peer
+    k: Count
 
 
-@dataclass(frozen=True)
-class StateRequest:
+class StateRequest(Header, frozen=True, tag=5):
     """`peer` asks for the addressee's replica, if that has at least `frontiers`, and if `pinned` are all that live."""
 
-    peer: PeerId
-    k: int
-    frontiers: Mapping[PeerId, int] = field(default_factory=dict)
-    pinned: tuple[PeerId, ...] = ()
+    peer: Peer
+    k: Count
+    frontiers: Frontiers = field(default_factory=dict)
+    pinned: tuple[Peer, ...] = ()
 
 
-@dataclass(frozen=True)
-class State:
+class State(WithArrays, frozen=True, tag=6):
     """`peer`'s replica, which stands at `frontiers` (its own lane included)."""
 
-    peer: PeerId
-    frontiers: Mapping[PeerId, int]
-    k: int
-    marks: Mapping[PeerId, tuple[Series, ...]] = field(default_factory=dict)
+    peer: Peer
+    frontiers: Frontiers
+    k: Count
+    marks: Mapping[Peer, tuple[Series, ...]] = field(default_factory=dict)
     """What it knows of every lane's logical identities."""
     layout: Layout = EMPTY
-    payload: Packed | None = field(default=None, compare=False, repr=False)
-    closed: int = 0
+    payload: CarriedWhole | None = None
+    closed: Count = 0
     """Of earlier epochs only such marks are there as are still to be decided."""
-    units: int = 0
+    units: Count = 0
     """Units that count in this replica, of all epochs."""
     table: Table = NO_TABLE
 
 
-@dataclass(frozen=True)
-class Ping:
+class Ping(Header, frozen=True, tag=11):
     """`peer` has not heard the addressee for a while; `k` is of its pings, and comes back in the answer."""
 
-    peer: PeerId
-    k: int
+    peer: Peer
+    k: Count
     rumors: tuple[Rumor, ...] = ()
 
 
-@dataclass(frozen=True)
-class PingRequest:
+class PingRequest(Header, frozen=True, tag=12):
     """`peer` does not hear `target`, and asks the addressee to ping it. `k` is that of its own ping."""
 
-    peer: PeerId
-    k: int
-    target: PeerId
+    peer: Peer
+    k: Count
+    target: Peer
 
 
-@dataclass(frozen=True)
-class Ack:
+class Ack(Header, frozen=True, tag=13):
     """`about` is there: `peer` itself, or the one that it was asked to ping. `k` is that of the ping or request."""
 
-    peer: PeerId
-    k: int
-    about: PeerId
+    peer: Peer
+    k: Count
+    about: Peer
     rumors: tuple[Rumor, ...] = ()
 
 
-@dataclass(frozen=True)
-class Nack:
+class Nack(Header, frozen=True, tag=14):
     """`peer` did what the request with `k` asked for, and does not hear `about` either."""
 
-    peer: PeerId
-    k: int
-    about: PeerId
+    peer: Peer
+    k: Count
+    about: Peer
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(Header, frozen=True, tag=15):
     """`peer` has begun `rounds` rounds of mixing, and has packets that their readers have not taken."""
 
-    peer: PeerId
-    rounds: int
-    waiting: Mapping[PeerId, int] = field(default_factory=dict)
+    peer: Peer
+    rounds: Count
+    waiting: Frontiers = field(default_factory=dict)
     """By reader: the number of the newest packet for it."""
     rumors: tuple[Rumor, ...] = ()
 
 
-@dataclass(frozen=True)
-class PacketRequest:
+class PacketRequest(Header, frozen=True, tag=16):
     """`peer` has the addressee's packets for it up to `n`, and takes the next one. `k` grows with each request."""
 
-    peer: PeerId
-    n: int
-    k: int
+    peer: Peer
+    n: Count
+    k: Count
 
 
-@dataclass(frozen=True)
-class PacketReply:
+class PacketReply(WithArrays, frozen=True, tag=17):
     """Packet `n` of `peer` for the addressee, put there in `round`. `k` is that of the request it answers."""
 
-    peer: PeerId
-    n: int
-    newest: int
+    peer: Peer
+    n: Count
+    newest: Count
     """The number of the newest packet that waits there for the addressee."""
-    round: int
-    k: int
-    scalars: Mapping[str, float] = field(default_factory=dict)
+    round: Count
+    k: Count
+    scalars: Annotated[Mapping[Name, float], Meta(max_length=SCALARS_MAX)] = field(default_factory=dict)
     layout: Layout = EMPTY
-    payload: Packed | None = field(default=None, compare=False, repr=False)
+    payload: CarriedWhole | None = None
 
 
-@dataclass(frozen=True)
-class Credit:
+class Credit(Header, frozen=True, tag=7):
     """`peer` has received `blocks` blocks of bulk message `k`."""
 
-    peer: PeerId
-    k: int
-    blocks: int
+    peer: Peer
+    k: Count
+    blocks: Count
 
 
 Bulk = Range | State | PacketReply

@@ -11,11 +11,14 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from typing import Any
+
+from msgspec import structs
 
 from gossip.arrays import Layout, Packed, Payload
 from gossip.events import Computed, Effect, Event, Initialized, Received, StateMachine
-from gossip.messages import Bulk, PeerId
+from gossip.messages import Bulk, Header, PeerId
 
 Observe = Callable[[float, PeerId, Event, list[Effect]], None]
 """What a driver calls after each step of a peer."""
@@ -69,31 +72,29 @@ class Digest:
 
 def fingerprint(value: Any) -> str:
     """A value as text, with payloads by checksum: equal values give equal texts."""
-    kind = type(value)
-    if kind in PLAIN:
-        return repr(value)
-    if isinstance(value, tuple):
+    kind: Any = type(value)
+    if kind in PLAIN or isinstance(value, tuple):
         return repr(value)
     if kind is Layout:
         return str(value.digest)
-    if kind is Packed or not (is_dataclass(value) or isinstance(value, Mapping)):
-        return f"<{value.layout.digest} {zlib.crc32(value.read(0, value.layout.nbytes)):08x}>"
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{fingerprint(value[key])}" for key in sorted(value)) + "}"
-    return f"{kind.__name__}(" + ",".join([fingerprint(getattr(value, name)) for name in _names(kind)]) + ")"
+    names = _names(kind)
+    if names is None:
+        return f"<{value.layout.digest} {zlib.crc32(value.read(0, value.layout.nbytes)):08x}>"
+    return f"{kind.__name__}(" + ",".join([fingerprint(getattr(value, name)) for name in names]) + ")"
 
 
 PLAIN = frozenset((int, float, str, bool, type(None)))
 
 
-_names_by_kind: dict[type, tuple[str, ...]] = {}
-
-
-def _names(kind: Any) -> tuple[str, ...]:
-    """The fields of a dataclass; looked up for every event and effect of a simulation."""
-    if kind not in _names_by_kind:
-        _names_by_kind[kind] = tuple(field.name for field in fields(kind))
-    return _names_by_kind[kind]
+@cache
+def _names(kind: type[Any]) -> tuple[str, ...] | None:
+    """The fields of an event, effect or message; None for a payload. Looked up for each of a simulation."""
+    if issubclass(kind, Header):
+        names: tuple[str, ...] = kind.__struct_fields__
+        return names
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) and kind is not Packed else None
 
 
 def _own(event: Event) -> Event:
@@ -102,7 +103,7 @@ def _own(event: Event) -> Event:
         case Computed(payload) | Initialized(payload):
             return replace(event, payload=_copy(payload))
         case Received(message) if isinstance(message, Bulk) and message.payload is not None:
-            return Received(replace(message, payload=_copy(message.payload)))
+            return Received(structs.replace(message, payload=_copy(message.payload)))
     return event
 
 

@@ -1,9 +1,10 @@
 """Messages as frames of bytes, and back. Nothing here executes what it reads; whatever is malformed is a `WireError`.
 
-    frame 0     | "gs" | version | kind | header bytes | crc32 of kind and header | header: JSON |
+    frame 0     | "gs" | version | header bytes | crc32 of the header | header: MessagePack |
     block i     | k | i | xxh3 of the bytes |    followed by a frame with the bytes themselves
 
-A bulk message (`Range`, `State`) says in its header which arrays follow and how they lie (`Layout`), and how many marks
+A header is the list of a message's fields, and before them the number of its kind; `messages` says what each may be. A
+bulk message (`Range`, `State`) says in its header which arrays follow and how they lie (`Layout`), and how many marks
 follow them; its *body*, the packed buffer and then the table of marks, comes in blocks of `BLOCK_BYTES`, each of which
 may be sent, lost and checked by itself. `Assembly` puts them together again. `encode` and `decode` do it all at once,
 for drivers that carry a whole message in one piece.
@@ -16,60 +17,43 @@ A range of few marks has them in its header, and no table.
 
 from __future__ import annotations
 
-import json
 import mmap
 import struct
 import zlib
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 import xxhash
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed, Payload
 from gossip.errors import TooLargeError, WireError
-from gossip.marks import RUN, RUN_BYTES, Series
+from gossip.marks import RUN_BYTES, Series
 from gossip.messages import (
     NO_TABLE,
-    Ack,
-    Advert,
     Bulk,
-    Credit,
     Message,
-    Nack,
-    Offer,
     PacketReply,
-    PacketRequest,
     PeerId,
-    Pin,
-    Ping,
-    PingRequest,
-    Pinned,
-    Pull,
     Range,
-    Rumor,
-    Standing,
     State,
-    StateRequest,
     Table,
-    Unknown,
-    Unpin,
 )
 
 MAGIC = b"gs"
-VERSION = 4
-PREFIX = struct.Struct("!2sBBII")
-_TO_JSON = json.JSONEncoder(separators=(",", ":"))
+VERSION = 5
+PREFIX = struct.Struct("!2sBII")
 BLOCK_PREFIX = struct.Struct("!QII")
 
 HEADER_BYTES_MAX = 1 << 22
 """Room for the frontiers of some 40,000 lanes, or the names of as many arrays."""
 HEADER_RUNS_MAX = 512
-"""Of marks, 10 to 20 kB: a range with more has them in a table. Links between peers of one machine carry no tables."""
+"""Of marks, 12 kB: a range with more has them in a table. Links between peers of one machine carry no tables."""
 SERIES_NUMBERS = np.dtype("<i8"), 6
 RUN_NUMBERS = np.dtype("<i8"), 3
 """The type of the numbers of a table, and how many there are of each series and run."""
@@ -81,11 +65,6 @@ TABLE_BYTES_MAX = 1 << 31
 """The marks of 80 million updates that follow no rule, or of any number that do."""
 LAYOUT_CACHED_MAX = 1024
 """Arrays of a layout that is kept for the next message: 16 of them hold some 20 MB, with the longest names."""
-NAME_CHARACTERS_MAX = 256
-DIMENSIONS_MAX = 16
-SCALARS_MAX = 64
-"""Of one packet; strategies have two or three."""
-COUNT_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -144,14 +123,34 @@ def encode_header(message: Message) -> bytes:
     Raises:
         TooLargeError: it says more than fits.
     """
-    return _header(*_fields(message))
+    if isinstance(message, Bulk):
+        message = _announced(message)
+    return _frame(message, type(message).__name__)
 
 
-def _header(kind: int, fields: list[Any]) -> bytes:
-    header = _TO_JSON.encode(fields).encode()
+def _frame(fields: Any, kind: str) -> bytes:
+    header = _ENCODER.encode(fields)
     if len(header) > HEADER_BYTES_MAX:
-        raise TooLargeError(f"message of kind {kind} with a header of {len(header)} bytes, at most {HEADER_BYTES_MAX}")
-    return PREFIX.pack(MAGIC, VERSION, kind, len(header), zlib.crc32(header, kind)) + header
+        raise TooLargeError(f"{kind} with a header of {len(header)} bytes, at most {HEADER_BYTES_MAX}")
+    return PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(header)) + header
+
+
+def _announced(message: Bulk) -> Bulk:
+    """What the header says: nothing of the arrays but how they lie, and of many marks how many they are."""
+    match message:
+        case Range(marks=marks):
+            runs = _runs(marks)
+            if runs > HEADER_RUNS_MAX:
+                return replace(message, payload=None, marks=(), table=Table(len(marks), runs, ()))
+        case State(marks=marks) if marks:
+            count, runs = sum(map(len, marks.values())), sum(map(_runs, marks.values()))
+            lanes = tuple(lane for lane, of_lane in marks.items() if of_lane)
+            return replace(message, payload=None, marks={}, table=Table(count, runs, lanes))
+    return replace(message, payload=None)
+
+
+def _runs(marks: Sequence[Series]) -> int:
+    return sum([len(series.runs) for series in marks]) // RUN_BYTES
 
 
 def encode_block(k: int, index: int, data: Bytes) -> tuple[bytes, Bytes]:
@@ -179,75 +178,13 @@ def encode(message: Message, payload: Payload | None = None) -> list[Bytes]:
 
 def encode_again(frames: Sequence[Bytes], k: int) -> list[Bytes]:
     """The frames of a `Range` in answer to another pull: the same stretch, neither read nor summed up again."""
-    _, _, kind, _, _ = PREFIX.unpack_from(frames[0])
-    peer, lo, hi, _, *others = json.loads(bytes(frames[0][PREFIX.size :]).decode())
-    again: list[Bytes] = [_header(kind, [peer, lo, hi, k, *others])]
+    fields = msgspec.msgpack.decode(frames[0][PREFIX.size :])
+    fields[_K_OF_RANGE] = k
+    again: list[Bytes] = [_frame(fields, "Range")]
     for prefix, data in zip(frames[1::2], frames[2::2], strict=True):
         _, index, sum_of_it = BLOCK_PREFIX.unpack(prefix)
         again += BLOCK_PREFIX.pack(k, index, sum_of_it), data
     return again
-
-
-def _fields(message: Message) -> tuple[int, list[Any]]:
-    match message:
-        case Advert(peer, n, frontiers, ready, k, rumors):
-            return 1, [peer, n, dict(frontiers), ready, k, _rumor_fields(rumors)]
-        case Pull(peer, frontier, k):
-            return 2, [peer, frontier, k]
-        case Range(peer, lo, hi, k, marks, layout, _, table):
-            runs = sum([len(series.runs) for series in marks]) // RUN_BYTES
-            if table.series or runs > HEADER_RUNS_MAX:  # they are on their way, or go into the table
-                counts = [table.series, table.runs] if table.series else [len(marks), runs]
-                return 3, [peer, lo, hi, k, [], _layout_fields(layout), counts]
-            return 3, [peer, lo, hi, k, _series_fields(marks), _layout_fields(layout), [0, 0]]
-        case Unknown(peer, frontier, k):
-            return 4, [peer, frontier, k]
-        case StateRequest(peer, k, frontiers, pinned):
-            return 5, [peer, k, dict(frontiers), list(pinned)]
-        case State(peer, frontiers, k, marks, layout, _, closed, units, table):
-            if not table.series:
-                runs = sum(len(series.runs) for of_lane in marks.values() for series in of_lane) // RUN_BYTES
-                lanes = tuple(lane for lane, of_lane in marks.items() if of_lane)
-                table = Table(sum(map(len, marks.values())), runs, lanes)
-            described = _layout_fields(layout), [table.series, table.runs], list(table.lanes)
-            return 6, [peer, dict(frontiers), k, closed, units, *described]
-        case Credit(peer, k, blocks):
-            return 7, [peer, k, blocks]
-        case Pin(peer, donor, k):
-            return 8, [peer, donor, k]
-        case Pinned(peer, k):
-            return 9, [peer, k]
-        case Unpin(peer, k):
-            return 10, [peer, k]
-        case Ping(peer, k, rumors):
-            return 11, [peer, k, _rumor_fields(rumors)]
-        case PingRequest(peer, k, target):
-            return 12, [peer, k, target]
-        case Ack(peer, k, about, rumors):
-            return 13, [peer, k, about, _rumor_fields(rumors)]
-        case Nack(peer, k, about):
-            return 14, [peer, k, about]
-        case Offer(peer, rounds, waiting, rumors):
-            return 15, [peer, rounds, dict(waiting), _rumor_fields(rumors)]
-        case PacketRequest(peer, n, k):
-            return 16, [peer, n, k]
-        case PacketReply(peer, n, newest, round, k, scalars, layout):
-            return 17, [peer, n, newest, round, k, dict(scalars), _layout_fields(layout)]
-
-
-def _rumor_fields(rumors: Iterable[Rumor]) -> list[list[Any]]:
-    return [list(rumor) for rumor in rumors]
-
-
-def _series_fields(marks: Iterable[Series]) -> list[list[Any]]:
-    """Of each series: [epoch, partition, attempt, withdraws, first, last, step, first, last, step, ...]."""
-    return [
-        [
-            *series[:4],
-            *(RUN.unpack(series.runs) if len(series.runs) == RUN_BYTES else memoryview(series.runs).cast("q")),
-        ]
-        for series in marks
-    ]
 
 
 def table_of(message: Bulk) -> bytes:
@@ -268,10 +205,6 @@ def table_of(message: Bulk) -> bytes:
     )
 
 
-def _layout_fields(layout: Layout) -> list[list[Any]]:
-    return [[spec.name, spec.dtype, *spec.shape] for spec in layout.specs]
-
-
 # -------------------------------------------------------------------------------------------------------- decoding
 
 
@@ -279,32 +212,29 @@ def decode_header(frame: Bytes) -> Message:
     """The message of frame 0; a bulk message comes without its payload."""
     if len(frame) < PREFIX.size:
         raise WireError(f"frame of {len(frame)} bytes, expected at least {PREFIX.size}")
-    magic, version, kind, length, crc = PREFIX.unpack_from(frame)
+    magic, version, length, crc = PREFIX.unpack_from(frame)
     if magic != MAGIC or version != VERSION:
         raise WireError(f"frame begins with {magic!r} version {version}, expected {MAGIC!r} version {VERSION}")
     if length > HEADER_BYTES_MAX or length != len(frame) - PREFIX.size:
         raise WireError(f"header of {len(frame) - PREFIX.size} bytes says {length}, at most {HEADER_BYTES_MAX}")
-    header = bytes(frame[PREFIX.size :])
-    if zlib.crc32(header, kind) != crc:  # several kinds have the same fields
+    header = memoryview(frame)[PREFIX.size :]
+    if zlib.crc32(header) != crc:
         raise WireError("header does not match its checksum")
-    if kind not in _DECODERS:
-        raise WireError(f"unknown kind of message {kind}")
     try:
-        fields = json.loads(header.decode())
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"header is not JSON: {error}") from None
-    decoders, build = _DECODERS[kind]
-    if not isinstance(fields, list) or len(fields) != len(decoders):
-        raise WireError(f"header of kind {kind} is not a list of {len(decoders)} fields")
-    message: Message = build(*(decoder(field) for decoder, field in zip(decoders, fields, strict=True)))
-    if isinstance(message, Range):
-        if not 1 <= message.lo <= message.hi:
-            raise WireError(f"range {message.lo}..{message.hi} is empty")
-        if message.marks and message.table.series:
-            raise WireError("a range has marks in its header, and others in a table")
-    elif isinstance(message, State) and message.table.series < len(message.table.lanes):
-        raise WireError(f"{message.table.series} series of {len(message.table.lanes)} lanes")
-    return message
+        message: Message = _DECODER.decode(header)
+    except (msgspec.MsgspecError, RecursionError, OverflowError) as error:
+        raise WireError(f"header is no message: {error}") from None
+    if header[0] != _LIST_OF + 1 + len(message.__struct_fields__):
+        raise WireError(f"{type(message).__name__} without all of its fields")
+    match message:
+        case Range():
+            _check_range(message)
+        case State():
+            _check_state(message)
+        case PacketReply(scalars=scalars):
+            if not all(-_LARGEST <= number <= _LARGEST for number in scalars.values()):
+                raise WireError("a scalar is not a finite number")
+    return replace(message, layout=_checked(message.layout)) if isinstance(message, Bulk) else message
 
 
 def decode_block(prefix: Bytes, data: Bytes) -> Block:
@@ -394,108 +324,49 @@ def allocate(nbytes: int) -> Any:
 # ------------------------------------------------------------------------------------------------ fields, checked
 
 
-def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= COUNT_MAX:
-        raise WireError("a field is not a count")
-    return value
+def _check_range(message: Range) -> None:
+    if not 1 <= message.lo <= message.hi:
+        raise WireError(f"range {message.lo}..{message.hi} is empty")
+    if message.table.lanes or (message.marks and message.table.series):
+        raise WireError("a range has marks in its header, and others in a table, or marks of other lanes")
+    _check_table(message.table)
+    _check_marks(message.marks)
 
 
-def _is_name(value: Any) -> bool:
-    if type(value) is not str or len(value) > NAME_CHARACTERS_MAX:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half a character, which JSON can spell and nobody can write
-        return False
-    return True
+def _check_state(message: State) -> None:
+    table = message.table
+    if message.marks:
+        raise WireError("the marks of a replica are in its header, expected a table")
+    _check_table(table)
+    if table.series < len(table.lanes) or len(set(table.lanes)) != len(table.lanes):
+        raise WireError(f"{table.series} series of {len(table.lanes)} lanes, each of which is named once")
 
 
-def _peer(value: Any) -> PeerId:
-    if not _is_name(value) or not value:
-        raise WireError("a field is not the name of a peer")
-    return PeerId(value)
-
-
-def _peers(value: Any) -> tuple[PeerId, ...]:
-    if type(value) is not list:
-        raise WireError("a field is not a list of peers")
-    return tuple(_peer(peer) for peer in value)
-
-
-def _frontiers(value: Any) -> Mapping[PeerId, int]:
-    if type(value) is not dict:
-        raise WireError("a field does not map lanes to frontiers")
-    return {_peer(lane): _count(frontier) for lane, frontier in value.items()}
-
-
-def _scalars(value: Any) -> Mapping[str, float]:
-    if type(value) is not dict or len(value) > SCALARS_MAX:
-        raise WireError(f"a field does not map at most {SCALARS_MAX} names to numbers")
-    for name, number in value.items():
-        if not _is_name(name) or type(number) not in (int, float) or not -_LARGEST <= number <= _LARGEST:
-            raise WireError("a scalar is not a name with a finite number")
-    scalars: Mapping[str, float] = value
-    return scalars
-
-
-def _flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise WireError("a field is not true or false")
-    return value
-
-
-def _rumors(value: Any) -> tuple[Rumor, ...]:
-    if type(value) is not list:
-        raise WireError("a field is not a list of rumors")
-    rumors = []
-    for entry in value:
-        if type(entry) is not list or len(entry) != 4:
-            raise WireError("a rumor is not about whom, what, which incarnation and by whom")
-        if entry[1] not in _STANDINGS:
-            raise WireError(f"a rumor says none of {', '.join(_STANDINGS)}")
-        rumors.append(Rumor(_peer(entry[0]), Standing(entry[1]), _count(entry[2]), _peer(entry[3])))
-    return tuple(rumors)
-
-
-def _marks(value: Any) -> tuple[Series, ...]:
-    """The marks of a header: few, one by one."""
-    if type(value) is not list:
-        raise WireError("a field is not a list of marks")
-    marks: list[Series] = []
-    room = HEADER_RUNS_MAX
-    before: tuple[Any, ...] = ()
-    for entry in value:
-        if type(entry) is not list or len(entry) < 7 or len(entry) % 3 != 1:
-            raise WireError("marks are not a series of epoch, partition, attempt, sign and runs")
-        room -= len(entry) // 3 - 1
-        if room < 0:
-            raise WireError(f"more than {HEADER_RUNS_MAX} runs of marks in a header")
-        epoch, partition, attempt, withdraws, *runs = entry
-        key = _count(epoch), _count(partition), _count(attempt), _flag(withdraws)
-        end = -1
-        for at in range(0, len(runs), 3):
-            first, last, step = _count(runs[at]), _count(runs[at + 1]), _count(runs[at + 2])
-            good = step == 1 if first == last else first < last and step >= 1 and (last - first) % step == 0
-            if not good or first <= end:
-                raise WireError(f"marks of chunks {first}..{last} by {step}, after {end}")
-            end = last
-        if before >= key:
-            raise WireError("series of marks are out of order, or there twice")
-        before = key
-        packed = RUN.pack(*runs) if len(runs) == 3 else array("q", runs).tobytes()
-        marks.append(Series(*key, packed))
-    return tuple(marks)
-
-
-def _table(value: Any) -> Table:
-    if type(value) is not list or len(value) != 2:
-        raise WireError("a field does not say how many series and runs of marks there are")
-    table = Table(_count(value[0]), _count(value[1]))
+def _check_table(table: Table) -> None:
     if table.series > table.runs or (table.runs and not table.series):
         raise WireError(f"{table.series} series of {table.runs} runs of marks, of which each has one at least")
     if table_bytes(table) > TABLE_BYTES_MAX:
         raise WireError(f"marks of {table_bytes(table)} bytes, at most {TABLE_BYTES_MAX}")
-    return table
+
+
+def _check_marks(marks: tuple[Series, ...]) -> None:
+    """The marks of a header: few, one by one."""
+    if _runs(marks) > HEADER_RUNS_MAX:
+        raise WireError(f"more than {HEADER_RUNS_MAX} runs of marks in a header")
+    before: tuple[Any, ...] = ()
+    for series in marks:
+        if not series.runs or len(series.runs) % RUN_BYTES:
+            raise WireError(f"runs of marks in {len(series.runs)} bytes, expected {RUN_BYTES} for each")
+        numbers = memoryview(series.runs).cast("q")
+        end = -1
+        for first, last, step in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True):
+            good = step == 1 if first == last else first < last and step >= 1 and (last - first) % step == 0
+            if not good or first <= end:
+                raise WireError(f"marks of chunks {first}..{last} by {step}, after {end}")
+            end = last
+        if before >= series[:4]:
+            raise WireError("series of marks are out of order, or there twice")
+        before = series[:4]
 
 
 def _from_table(data: Bytes, table: Table) -> dict[PeerId, tuple[Series, ...]]:
@@ -540,46 +411,22 @@ def _increase(rows: NDArray[np.int64]) -> bool:
     return bool(decided.all())
 
 
-def _range(peer: PeerId, lo: int, hi: int, k: int, marks: tuple[Series, ...], layout: Layout, table: Table) -> Range:
-    return Range(peer, lo, hi, k, marks, layout, None, table)
-
-
-def _state(
-    peer: PeerId,
-    frontiers: Mapping[PeerId, int],
-    k: int,
-    closed: int,
-    units: int,
-    layout: Layout,
-    table: Table,
-    lanes: tuple[PeerId, ...],
-) -> State:
-    if len(set(lanes)) != len(lanes):
-        raise WireError("a lane is named twice")
-    return State(peer, frontiers, k, {}, layout, None, closed, units, table._replace(lanes=lanes))
-
-
-def _layout(value: Any) -> Layout:
-    if type(value) is not list:
-        raise WireError("a field is not a layout")
-    specs, names, total = [], set(), 0
-    for entry in value:
-        if type(entry) is not list or len(entry) < 2 or len(entry) > 2 + DIMENSIONS_MAX:
-            raise WireError("an array is not described by name, dtype and shape")
-        name, dtype, *shape = entry
-        if not _is_name(name) or name in names:
-            raise WireError("an array's name is not text, too long or there twice")
-        if type(dtype) is not str or dtype not in DTYPES:
+def _checked(layout: Layout) -> Layout:
+    """The same layout, if it is one: of names that differ, known dtypes and some size."""
+    names, total = set(), 0
+    for spec in layout.specs:
+        if spec.name in names:
+            raise WireError("an array's name is there twice")
+        if spec.dtype not in DTYPES:
             raise WireError(f"an array's dtype is none of {', '.join(DTYPES)}")
-        nbytes = np.dtype(dtype).itemsize
-        for side in shape:
-            nbytes *= max(1, _count(side))
+        nbytes = np.dtype(spec.dtype).itemsize
+        for side in spec.shape:
+            nbytes *= max(1, side)
         total += nbytes
         if total > PAYLOAD_BYTES_MAX:
             raise WireError(f"arrays of {total} bytes, at most {PAYLOAD_BYTES_MAX}")
-        names.add(name)
-        specs.append(ArraySpec(name, dtype, tuple(shape)))
-    return _same_layout(tuple(specs)) if len(specs) <= LAYOUT_CACHED_MAX else Layout(tuple(specs))
+        names.add(spec.name)
+    return _same_layout(layout.specs) if len(layout.specs) <= LAYOUT_CACHED_MAX else layout
 
 
 @lru_cache(maxsize=16)
@@ -589,23 +436,17 @@ def _same_layout(specs: tuple[ArraySpec, ...]) -> Layout:
 
 
 _LARGEST = float(np.finfo(np.float64).max)
-_STANDINGS = tuple(standing.value for standing in Standing)
-_DECODERS: dict[int, tuple[tuple[Callable[[Any], Any], ...], Callable[..., Message]]] = {
-    1: ((_peer, _count, _frontiers, _flag, _count, _rumors), Advert),
-    2: ((_peer, _count, _count), Pull),
-    3: ((_peer, _count, _count, _count, _marks, _layout, _table), _range),
-    4: ((_peer, _count, _count), Unknown),
-    5: ((_peer, _count, _frontiers, _peers), StateRequest),
-    6: ((_peer, _frontiers, _count, _count, _count, _layout, _table, _peers), _state),
-    7: ((_peer, _count, _count), Credit),
-    8: ((_peer, _peer, _count), Pin),
-    9: ((_peer, _count), Pinned),
-    10: ((_peer, _count), Unpin),
-    11: ((_peer, _count, _rumors), Ping),
-    12: ((_peer, _count, _peer), PingRequest),
-    13: ((_peer, _count, _peer, _rumors), Ack),
-    14: ((_peer, _count, _peer), Nack),
-    15: ((_peer, _count, _frontiers, _rumors), Offer),
-    16: ((_peer, _count, _count), PacketRequest),
-    17: ((_peer, _count, _count, _count, _count, _scalars, _layout), PacketReply),
-}
+_LIST_OF = 0x90
+"""The first byte of a list of no fields in MessagePack; up to 15 are counted in it."""
+_K_OF_RANGE = 1 + Range.__struct_fields__.index("k")
+
+
+def _as_dict(value: Any) -> dict[Any, Any]:
+    """Any mapping; of all other kinds msgspec writes those that messages have."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a {type(value).__name__} in a message")
+    return dict(value)
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_as_dict)
+_DECODER = msgspec.msgpack.Decoder(Message)

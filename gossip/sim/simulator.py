@@ -11,9 +11,11 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
 
 from gossip.arguments import check_fields, probability, seconds
 from gossip.arrays import Array, Arrays, Bytes, Layout, Packed

@@ -24,10 +24,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import zmq
+from msgspec.structs import replace
 
 from gossip.arrays import Bytes, Packed, Payload
 from gossip.errors import MismatchError, TooLargeError, UsageError, WireError

@@ -21,7 +21,7 @@ import numpy as np
 
 from gossip.arrays import DTYPES, Array, Arrays, Layout, check_finite, check_like
 from gossip.errors import MismatchError, UsageError
-from gossip.wire import NAME_CHARACTERS_MAX
+from gossip.fields import NAME_CHARACTERS_MAX
 from p2p.adapters import PLAIN, Adapter, adapter_of, check_adapter, known, skeleton
 from p2p.adapters.watch import Watch
 from p2p.codec import Codec, check_codec, kinds_of

@@ -30,6 +30,7 @@ JAVA_MIN = 17  # Spark 4.0 dropped everything older
 PACKAGES = {
     "cloudpickle": "cloudpickle",
     "gensim": "gensim.models",
+    "msgspec": "msgspec",
     "networkx": "networkx",
     "numba": "numba",
     "numpy": "numpy",
@@ -41,7 +42,19 @@ PACKAGES = {
 }
 
 # What a worker and its agent import; pyspark comes from Spark. The probe prints its version and which of them it lacks.
-WORKER_MODULES = ("cloudpickle", "gensim", "gossip", "networkx", "numba", "numpy", "p2p", "scipy", "xxhash", "zmq")
+WORKER_MODULES = (
+    "cloudpickle",
+    "gensim",
+    "gossip",
+    "msgspec",
+    "networkx",
+    "numba",
+    "numpy",
+    "p2p",
+    "scipy",
+    "xxhash",
+    "zmq",
+)
 WORKER_PROBE = """
 import sys, importlib.util
 print("%d.%d" % sys.version_info[:2], *[name for name in sys.argv[1:] if importlib.util.find_spec(name) is None])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from gossip.arrays import Arrays, Packed
 from gossip.events import Computed, Deliver, Keep, Received, Send, Ticked
@@ -66,7 +67,7 @@ def test_a_changed_event_plays_otherwise_from_there_on(kind: Any) -> None:
         changed: Any = Computed(SHORT)
     else:
         message = event.message
-        changed = Received(replace(message, lo=message.lo + 1, hi=message.hi + 1))
+        changed = Received(structs.replace(message, lo=message.lo + 1, hi=message.hi + 1))
     again = replay([*steps[:index], replace(steps[index], event=changed), *steps[index + 1 :]], fresh(simulation))
     assert again[:index] == steps[:index]
     assert again[index].effects != steps[index].effects

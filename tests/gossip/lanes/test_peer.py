@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gossip.arrays import Packed
 from gossip.events import (
@@ -823,7 +823,7 @@ def readopts(peer: Peer, state: State, now: float) -> list[Effect]:
     k = next(message.k for _, message in sent(asked) if isinstance(message, Pin))
     for other in peer.members:
         peer.handle(Received(Pinned(other, k)), now)
-    return peer.handle(Received(replace(state, k=k, layout=UPDATE.layout, payload=UPDATE)), now)
+    return peer.handle(Received(structs.replace(state, k=k, layout=UPDATE.layout, payload=UPDATE)), now)
 
 
 UNIT = Unit(0, 0, 0)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gossip.arrays import Payload
 from gossip.events import Deliver, Effect, Event, Fold, Forget, Joined, Negative, Received, Send, Started, Ticked
@@ -222,7 +223,7 @@ class GivesThoughItIsBehind(Adopter):
         members: Collection[PeerId],
         identities: Identities,
     ) -> list[Effect]:
-        return super().on_request(replace(request, frontiers={}), departed, members, identities)
+        return super().on_request(structs.replace(request, frontiers={}), departed, members, identities)
 
 
 class TakesUnknownForAnOldAnswer(Peer):
@@ -349,7 +350,7 @@ class ServesWhatItLikes(Replicator):
     def on_pull(self, pull: Pull) -> list[Effect]:
         reader = self.readers.get(pull.peer)
         if reader is not None and pull.frontier == reader.acknowledged:
-            pull = replace(pull, frontier=reader.served)
+            pull = structs.replace(pull, frontier=reader.served)
         return super().on_pull(pull)
 
 
@@ -473,7 +474,7 @@ class ServesOldPulls(Replicator):
 
     def on_pull(self, pull: Pull) -> list[Effect]:
         pin, reader = self.pins.get(pull.peer), self.readers.get(pull.peer)
-        return super().on_pull(replace(pull, k=max(pull.k, pin.k if pin else 0, reader.k if reader else 0)))
+        return super().on_pull(structs.replace(pull, k=max(pull.k, pin.k if pin else 0, reader.k if reader else 0)))
 
 
 class WaitsForAllPinsButOne(Adopter):

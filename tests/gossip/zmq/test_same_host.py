@@ -7,12 +7,12 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from gossip.arrays import Arrays, Layout, Packed
 from gossip.errors import MismatchError, WireError
@@ -262,7 +262,9 @@ def test_parts_with_rows_that_are_none_are_dropped(swarm: Any, rogue: Any, rows:
     some = Packed.of(rows_of("w", np.array(rows), np.ones(2)))
     parts = [
         same_host.Part(same_host.small_file(bytes(LARGE["w"].nbytes))),
-        same_host.Part(same_host.small_file(some.buffer), 0, encode_header(replace(message, layout=some.layout))),
+        same_host.Part(
+            same_host.small_file(some.buffer), 0, encode_header(structs.replace(message, layout=some.layout))
+        ),
     ]
     assert same_host.send(link, encode_header(message), parts)
     for part in parts:
