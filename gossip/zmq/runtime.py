@@ -15,7 +15,6 @@ Off this machine every connection is encrypted with the run's `Keys`, and who do
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 import socket
@@ -78,8 +77,6 @@ from gossip.messages import (
 from gossip.trace import Observe
 from gossip.updates import check
 from gossip.wire import (
-    BLOCK_BYTES,
-    HEADER_BYTES_MAX,
     Assembly,
     Body,
     allocate,
@@ -94,9 +91,8 @@ from gossip.wire import (
 )
 from gossip.zmq import same_host
 from gossip.zmq.segments import FileSegment, LentFile, LentSum, MemorySegment, RangeSum, Segments
+from gossip.zmq.sockets import WINDOW_BLOCKS, Endpoints, Keys, bind, check_address, open_socket
 
-WINDOW_BLOCKS = 8
-"""Blocks in flight on one link: 8 MiB keep 1 Gbit/s busy over 60 ms."""
 TURN_MESSAGES_MAX = 64
 """Messages taken from one socket before the others have their turn."""
 TURN_BLOCKS_MAX = 16
@@ -121,33 +117,6 @@ ACCEPT_RETRY_S = 0.5
 """How soon to let the next one in when no descriptor was left."""
 STALLED_RETRY_S = 0.005
 """How soon to try again when a socket's queue is full."""
-KEEPALIVE_IDLE_S = 2
-"""A connection on which nothing came for so long is tried with probes, a second apart."""
-KEEPALIVE_PROBES = 3
-"""So many without an answer end it: the host is gone, or cut off. For a process that is frozen its kernel answers."""
-
-
-@dataclass(frozen=True)
-class Endpoints:
-    """Where a peer publishes its adverts and serves its pulls."""
-
-    adverts: str
-    pulls: str
-
-
-@dataclass(frozen=True)
-class Keys:
-    """A run's CURVE key pair, as Z85 text. All its peers share it, and keep the public half secret too: CurveZMQ never
-    sends it, and without it nobody can begin to speak to a peer."""
-
-    public: str
-    secret: str
-
-    @classmethod
-    def generate(cls) -> Keys:
-        """A new pair."""
-        public, secret = zmq.curve_keypair()
-        return cls(public.decode(), secret.decode())
 
 
 class Host(Protocol):
@@ -271,7 +240,7 @@ class Runtime:
         self._router = self._socket(zmq.ROUTER, server=True)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self.endpoints = Endpoints(_bind(self._pub, address), _bind(self._router, address))
+        self.endpoints = Endpoints(bind(self._pub, address), bind(self._router, address))
         self.register(self._sub, lambda: self._drain(self._sub, self._on_advert))
         self.register(self._router, lambda: self._drain(self._router, self._on_request))
 
@@ -838,106 +807,6 @@ class Runtime:
 
     def _socket(self, kind: int, server: bool = False) -> zmq.Socket[bytes]:
         return open_socket(self._context, kind, self._keys, server)
-
-
-def fetch_state(
-    context: zmq.Context[zmq.Socket[bytes]],
-    endpoint: str,
-    me: PeerId,
-    begin: Callable[[State], Callable[[int, Bytes], None]],
-    *,
-    timeout_s: float,
-    keys: Keys | None = None,
-    retry_s: float = 3.0,
-) -> State:
-    """Ask the peer at `endpoint` (of pulls) for its replica, outside of any swarm. Of a quiet peer, it is consistent.
-
-    `begin(header)` is called when the answer begins (again, if it was interrupted) and returns what takes each block,
-    `(first byte, bytes)`. Returns the header. `UsageError` when nothing comes within `timeout_s`.
-    """
-    give_up = time.monotonic() + timeout_s
-    k = 0
-    state: State | None = None
-    take: Callable[[int, Bytes], None] | None = None
-    received = 0
-    with open_socket(context, zmq.DEALER, keys) as dealer:
-        dealer.setsockopt(zmq.ROUTING_ID, me.encode())
-        dealer.connect(endpoint)
-        while time.monotonic() < give_up:
-            k += 1
-            try:
-                dealer.send(encode_header(StateRequest(me, k)), zmq.NOBLOCK)
-            except zmq.Again:
-                pass  # earlier requests still wait for a connection
-            while dealer.poll(math.ceil(min(retry_s, max(0.0, give_up - time.monotonic())) * 1e3)):
-                frames: list[Bytes] = [frame.buffer for frame in dealer.recv_multipart(copy=False)]
-                try:
-                    message = decode_header(frames[0]) if len(frames) == 1 else None
-                    block = decode_block(*frames) if len(frames) == 2 else None
-                except WireError:
-                    continue  # asked for again
-                if isinstance(message, State):  # to whichever request: a slow one answers after it was asked again
-                    state, take, received = message, begin(message), 0
-                elif block is not None and state is not None and take is not None:
-                    start, stop = block_span(body_bytes(state), received)
-                    if block.k == state.k and block.index == received and len(block.data) == stop - start > 0:
-                        if start < state.layout.nbytes:
-                            take(start, memoryview(block.data)[: state.layout.nbytes - start])
-                        received += 1
-                        if received % (WINDOW_BLOCKS // 2) == 0 or received == block_count(body_bytes(state)):
-                            dealer.send(encode_header(Credit(me, state.k, received)))
-                if state is not None and received == block_count(body_bytes(state)):
-                    return state
-            retry_s *= 2  # it begins anew when it is asked again: the time to begin must not always be too short
-    raise UsageError(
-        f"no replica came from {endpoint} within {timeout_s:g} s: is the process alive and the port "
-        "reachable from here?"
-    )
-
-
-def open_socket(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, keys: Keys | None = None, server: bool = False
-) -> zmq.Socket[bytes]:
-    """A socket with the limits that every socket of ours has, set before it is bound (`server`) or connected."""
-    socket = context.socket(kind)
-    if keys is not None:
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
-        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
-        if server:
-            socket.setsockopt(zmq.CURVE_SERVER, 1)
-        else:
-            socket.setsockopt(zmq.CURVE_SERVERKEY, keys.public.encode())
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, max(BLOCK_BYTES, HEADER_BYTES_MAX) + 1024)
-    socket.setsockopt(zmq.SNDHWM, 4 * WINDOW_BLOCKS)
-    socket.setsockopt(zmq.RCVHWM, 4 * WINDOW_BLOCKS)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
-    # heartbeats of libzmq (4.3.5) end the process where a queue is full: it is the kernel that looks after connections
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 1)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
-    socket.setsockopt(zmq.TCP_MAXRT, (KEEPALIVE_IDLE_S + KEEPALIVE_PROBES) * 1000)
-    return socket
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach `address`, a name or an IP address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
-def check_address(address: str, keys: Keys | None) -> None:
-    """Raise `UsageError` for an address that others can reach, without keys to keep them out."""
-    if keys is None and not is_loopback(address):
-        raise UsageError(f"{address} can be reached from other machines: expected keys=Keys.generate(), or 127.0.0.1")
-
-
-def _bind(socket: zmq.Socket[bytes], address: str) -> str:
-    socket.bind(f"tcp://{address}:*")
-    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
 def _writes(event: Event) -> bool:

@@ -18,8 +18,9 @@ from gossip.lanes.peer import Peer, Settings
 from gossip.membership import Detection
 from gossip.messages import PeerId, Range, Unit
 from gossip.wire import BLOCK_BYTES
-from gossip.zmq.runtime import Endpoints, Runtime
+from gossip.zmq.runtime import Runtime
 from gossip.zmq.segments import Segments
+from gossip.zmq.sockets import Endpoints
 from p2p.agent import local_socket
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans

@@ -28,8 +28,9 @@ from gossip.mixing import Strategy
 from gossip.mixing.neighbors import Plan
 from gossip.mixing.peer import ERA, MixPeer, MixSettings
 from gossip.topology import Topology
-from gossip.zmq.runtime import Endpoints, Runtime
+from gossip.zmq.runtime import Runtime
 from gossip.zmq.segments import Segments
+from gossip.zmq.sockets import Endpoints
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
 from p2p.agent.local_socket import Json

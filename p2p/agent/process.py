@@ -38,8 +38,8 @@ from gossip.events import Closed, Computed, Exhausted, Leaving
 from gossip.messages import PeerId, Unit
 from gossip.updates import KINDS
 from gossip.updates.table import Kinds
-from gossip.zmq.runtime import Keys, open_socket
 from gossip.zmq.segments import FilePayload, LentFile
+from gossip.zmq.sockets import Keys, open_socket
 from p2p import open_files
 from p2p.agent import local_socket
 from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, AgentSettings
