@@ -15,13 +15,12 @@ Off this machine every connection is encrypted with the run's `Keys`, and who do
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import stat
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -90,11 +89,12 @@ from gossip.wire import (
     table_of,
 )
 from gossip.zmq import same_host
+from gossip.zmq.figures import Figures
+from gossip.zmq.poller import Poller
 from gossip.zmq.segments import FileSegment, LentFile, LentSum, MemorySegment, RangeSum, Segments
 from gossip.zmq.sockets import WINDOW_BLOCKS, Endpoints, Keys, bind, check_address, open_socket
+from gossip.zmq.traffic import TURN_MESSAGES_MAX, Traffic, single
 
-TURN_MESSAGES_MAX = 64
-"""Messages taken from one socket before the others have their turn."""
 TURN_BLOCKS_MAX = 16
 """Blocks sent before the loop looks at what came in."""
 STATES_MAX = 64
@@ -189,27 +189,15 @@ class Runtime:
         check_address(address, keys)
         self._keys = keys
         self.peer = peer
-        self.bytes_out = 0
-        self.bytes_in = 0
-        self.handed_out = 0
-        """Bytes of updates that readers of this machine got as open files, beside `bytes_out`."""
-        self.handed_in = 0
-        self.computed = 0
-        """Events `Computed` that were dealt with."""
-        self.malformed = 0
-        """Messages dropped because they were not well-formed."""
-        self.gated = 0
-        """Updates that were not published, since their unit was before."""
-        self._too_large: Counter[type] = Counter()
-        """Messages that were not sent because there was no room for them, by kind."""
+        self.figures = Figures()
+        self._traffic = Traffic(self.figures, host.warn)
         self._host = host
         self._segments = segments
         self._observe = observe
         self._owner = os.getpid(), threading.get_ident()
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
-        self._poller = zmq.Poller()
-        self._callbacks: dict[Any, Callable[[], None]] = {}
+        self._poller = Poller()
         self._dealers: dict[PeerId, zmq.Socket[bytes]] = {}
         self._monitors: dict[PeerId, zmq.Socket[bytes]] = {}
         """Where ZeroMQ tells that a connection broke."""
@@ -229,8 +217,6 @@ class Runtime:
         """From readers of this machine."""
         self._nameless: set[socket.socket] = set()
         """Links that have not said yet who reads."""
-        self._resting: list[tuple[float, Any]] = []
-        """Sources that are not listened to, and until when."""
         self._listener = same_host.listen(peer.me) if links else None
         if self._listener is not None:
             self.register(self._listener, self._on_reader)
@@ -241,8 +227,8 @@ class Runtime:
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self.endpoints = Endpoints(bind(self._pub, address), bind(self._router, address))
-        self.register(self._sub, lambda: self._drain(self._sub, self._on_advert))
-        self.register(self._router, lambda: self._drain(self._router, self._on_request))
+        self.register(self._sub, lambda: self._traffic.drain(self._sub, self._on_advert))
+        self.register(self._router, lambda: self._traffic.drain(self._router, self._on_request))
 
     # ------------------------------------------------------------------------------------------------------ outside
 
@@ -264,7 +250,7 @@ class Runtime:
         if link is not None:
             self._links[peer] = link
             self.register(link, lambda: self._drain_link(self._links, peer, self._on_file))
-        self.register(dealer, lambda: self._drain(dealer, lambda frames: self._on_reply(peer, frames)))
+        self.register(dealer, lambda: self._traffic.drain(dealer, lambda frames: self._on_reply(peer, frames)))
         self.register(monitor, lambda: self._on_monitor(peer, monitor))  # after what came before the connection broke
 
     def _disconnect(self, peer: PeerId) -> None:
@@ -288,28 +274,15 @@ class Runtime:
 
     def register(self, source: Any, callback: Callable[[], None]) -> None:
         """Call `callback` in `poll` when `source` (a ZeroMQ socket, or anything with a descriptor) is readable."""
-        self._poller.register(source, zmq.POLLIN)
-        self._callbacks[source if isinstance(source, zmq.Socket) else _descriptor(source)] = callback
-
-    def rest(self, source: Any, seconds: float) -> None:
-        """Do not listen to `source` for a while: something is there, and cannot be dealt with now."""
-        self._poller.unregister(source)
-        self._resting.append((time.monotonic() + seconds, source))
-
-    def _wake(self) -> None:
-        now = time.monotonic()
-        for until, source in self._resting:
-            if until <= now:
-                self._poller.register(source, zmq.POLLIN)
-        self._resting = [(until, source) for until, source in self._resting if until > now]
+        self._poller.register(source, callback)
 
     def unregister(self, source: Any) -> None:
         """Undo `register`, before the source is closed."""
-        resting = [(until, one) for until, one in self._resting if one is not source]
-        if len(resting) == len(self._resting):
-            self._poller.unregister(source)
-        self._resting = resting
-        del self._callbacks[source if isinstance(source, zmq.Socket) else _descriptor(source)]
+        self._poller.unregister(source)
+
+    def rest(self, source: Any, seconds: float) -> None:
+        """Do not listen to `source` for a while: something is there, and cannot be dealt with now."""
+        self._poller.rest(source, seconds)
 
     def happen(self, event: Event) -> None:
         """Tell the peer; what writes to the replica waits for its turn there, in order."""
@@ -328,20 +301,14 @@ class Runtime:
     def poll(self, timeout_s: float) -> None:
         """One turn: wait for something to happen, at most `timeout_s`, and deal with it."""
         self._check_owner()
-        self._wake()
         wait = min(timeout_s, self.peer.deadline() - time.monotonic())
-        for until, _ in self._resting:
-            wait = min(wait, until - time.monotonic())
         if self._held:
             wait = min(wait, HELD_RETRY_S)
         if self._stalled:
             wait = min(wait, STALLED_RETRY_S)
         if any(self._is_sendable(out) for out in self._outgoing.values()):
             wait = 0.0
-        for source, _ in self._poller.poll(math.ceil(max(0.0, wait) * 1e3)):
-            callback = self._callbacks.get(source)
-            if callback is not None:
-                callback()
+        self._poller.turn(wait)
         if time.monotonic() >= self.peer.deadline():
             for event in self._held:
                 if isinstance(event, Received):  # an answer that waits for the replica is not to be asked for again
@@ -404,7 +371,7 @@ class Runtime:
 
     def _step(self, event: Event) -> None:
         if isinstance(event, Computed):
-            self.computed += 1
+            self.figures.computed += 1
         now = time.monotonic()
         effects = self.peer.handle(event, now)
         if self._observe is not None:
@@ -427,7 +394,7 @@ class Runtime:
                 case Release(number):
                     self._segments.release(number)
                 case Gated(unit):
-                    self.gated += 1
+                    self.figures.gated += 1
                     self._host.gated(unit)
                 case Fold(lo, hi):
                     self._segments.fold(lo, hi)
@@ -446,12 +413,12 @@ class Runtime:
                 header = encode_header(message)
                 for link in self._reader_links.values():
                     self._link_send(link, header)
-                self._try_send(self._pub, [header])
+                self._traffic.send(self._pub, [header])
 
     def _on_too_large(self, message: Message, error: TooLargeError) -> None:
-        if type(message) not in self._too_large:
+        if type(message) not in self.figures.too_large:
             self._host.warn(f"a {type(message).__name__} is not sent, nor are those that follow: {error}")
-        self._too_large[type(message)] += 1
+        self.figures.too_large[type(message)] += 1
 
     def _send(self, to: PeerId, message: Message) -> None:
         match message:
@@ -468,12 +435,12 @@ class Runtime:
                 if self._has_room(to, replica.layout.nbytes):
                     self._begin(to, message, self._segments.copy(replica))
             case Unknown() | Pinned() | Ack() | Nack():
-                self._try_send(self._router, [to.encode(), encode_header(message)])
+                self._reply(to, [encode_header(message)])
             case Pull() if to in self._links and self._link_send(self._links[to], encode_header(message)):
                 pass
             case _:
                 if to in self._dealers:
-                    self._try_send(self._dealers[to], [encode_header(message)])
+                    self._traffic.send(self._dealers[to], [encode_header(message)])
 
     def _has_room(self, to: PeerId, nbytes: int) -> bool:
         """For one more copy of the replica: one of the swarm takes the oldest one's place, strangers wait."""
@@ -511,18 +478,18 @@ class Runtime:
             for descriptor in copies:
                 os.close(descriptor)
         if sent:
-            self.handed_out += sum(part.layout.nbytes for part in (*files, *small))
+            self.figures.handed_out += sum(part.layout.nbytes for part in (*files, *small))
             self._end(to)
         return sent
 
     def _link_send(self, link: socket.socket, header: bytes, parts: Sequence[same_host.Part] = ()) -> bool:
         sent = same_host.send(link, header, parts)
-        self.bytes_out += len(header) if sent else 0
+        self.figures.bytes_out += len(header) if sent else 0
         return sent
 
     def _begin(self, to: PeerId, message: Bulk, payload: Payload) -> None:
         header = encode_header(_with_layout(message, payload))
-        if self._try_send(self._router, [to.encode(), header]):
+        if self._reply(to, [header]):
             self._end(to)
             self._outgoing[to] = Outgoing(to, message, Body(message, payload), WINDOW_BLOCKS, time.monotonic())
 
@@ -557,51 +524,25 @@ class Runtime:
                 except UsageError:  # the reader has moved on and the range is gone
                     self._end(out.to)
                     continue
-                frames = [out.to.encode(), *encode_block(out.message.k, out.next, data)]
-                if self._try_send(self._router, frames):
+                if self._reply(out.to, [*encode_block(out.message.k, out.next, data)]):
                     out.next += 1
                 elif out.to in self._outgoing:
                     self._stalled.add(out.to)
 
-    def _try_send(self, socket: zmq.Socket[bytes], frames: list[Bytes]) -> bool:
-        """Queue it if there is room; what is dropped here is asked for again."""
+    def _reply(self, to: PeerId, frames: list[Bytes]) -> bool:
+        """Whether it was queued; of who is gone, nothing more is sent."""
         try:
-            socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            return self._traffic.send(self._router, [to.encode(), *frames])
         except zmq.ZMQError as error:
-            if error.errno == zmq.EHOSTUNREACH:
-                self._end(PeerId(bytes(frames[0]).decode()))
-            elif error.errno != zmq.EAGAIN:
+            if error.errno != zmq.EHOSTUNREACH:
                 raise
+            self._end(to)
             return False
-        self.bytes_out += sum(len(frame) for frame in frames)
-        return True
 
     # ----------------------------------------------------------------------------------------------------- messages
 
-    def _drain(self, socket: zmq.Socket[bytes], on_message: Callable[[list[Bytes]], None]) -> None:
-        for _ in range(TURN_MESSAGES_MAX):
-            try:
-                frames: list[Bytes] = [frame.buffer for frame in socket.recv_multipart(zmq.NOBLOCK, copy=False)]
-            except zmq.Again:
-                return
-            self.bytes_in += sum(len(frame) for frame in frames)
-            self._attempt(lambda: on_message(frames))  # noqa: B023 - it is called before the next turn
-
-    def _attempt(self, take: Callable[[], None]) -> None:
-        """Take in a message; what is wrong with it is its sender's fault."""
-        try:
-            take()
-        except WireError as error:
-            self._refuse(error)
-        except MismatchError as error:
-            self._host.warn(f"a message that does not fit was dropped: {error}")
-
-    def _refuse(self, error: WireError) -> None:
-        self.malformed += 1
-        self._host.warn(f"a malformed message was dropped: {error}")
-
     def _on_advert(self, frames: list[Bytes]) -> None:
-        message = decode_header(_single(frames))
+        message = decode_header(single(frames))
         if not isinstance(message, Advert | Offer):
             raise WireError(f"{type(message).__name__} among the adverts")
         self._heard(message.peer)
@@ -641,7 +582,7 @@ class Runtime:
             link.close()
             return
         self._nameless.add(link)
-        self.register(link, lambda: self._attempt(lambda: self._on_reader_name(link)))
+        self.register(link, lambda: self._traffic.attempt(lambda: self._on_reader_name(link)))
 
     def _on_reader_name(self, link: socket.socket) -> None:
         """Its first message says who reads; what follows are its pulls."""
@@ -672,12 +613,12 @@ class Runtime:
                 self._unlink(links, peer)
                 return
             except WireError as error:
-                self._refuse(error)
+                self._traffic.refuse(error)
                 continue
             if packet is None:
                 return
-            self.bytes_in += len(packet.frame)
-            self._attempt(lambda: self._on_packet(peer, packet, on_message))  # noqa: B023 - as above
+            self.figures.bytes_in += len(packet.frame)
+            self._traffic.attempt(lambda: self._on_packet(peer, packet, on_message))  # noqa: B023 - as above
             packet.close()
 
     def _on_packet(
@@ -725,7 +666,7 @@ class Runtime:
             if about.st_size < part.offset + file.layout.nbytes:
                 raise WireError(f"a file is too short for the {file.layout.nbytes} bytes that it should hold")
             os.pread(part.descriptor, 1, part.offset)  # it is open for reading
-            self.handed_in += file.layout.nbytes
+            self.figures.handed_in += file.layout.nbytes
             if not part.frame:
                 files.append(file)
                 continue
@@ -754,7 +695,7 @@ class Runtime:
         if len(frames) == 2:
             self._on_block(peer, frames)
             return
-        message = decode_header(_single(frames))
+        message = decode_header(single(frames))
         if message.peer != peer:
             raise WireError(f"a peer speaks for {message.peer}, which is not its name")
         match message:
@@ -785,7 +726,7 @@ class Runtime:
         received = block.index + 1
         if assembly.complete or received % (WINDOW_BLOCKS // 2) == 0:
             credit = Credit(self.peer.me, block.k, received)
-            self._try_send(self._dealers[peer], [encode_header(credit)])
+            self._traffic.send(self._dealers[peer], [encode_header(credit)])
         self.happen(Progressed(peer))
         self._complete(peer)
 
@@ -823,13 +764,3 @@ def _give_back(event: Event) -> None:
 
 def _with_layout(message: Bulk, payload: Payload) -> Bulk:
     return replace(message, layout=payload.layout)
-
-
-def _single(frames: list[Bytes]) -> Bytes:
-    if len(frames) != 1:
-        raise WireError(f"message of {len(frames)} frames, expected 1")
-    return frames[0]
-
-
-def _descriptor(source: Any) -> int:
-    return source if isinstance(source, int) else int(source.fileno())

@@ -119,7 +119,7 @@ class Lanes:
 
     def has_settled(self, number: int) -> bool:
         """It is in the lane; those of a worker wait until the master keeps up."""
-        if self.runtime.computed < number:
+        if self.runtime.figures.computed < number:
             return False
         return self._role != "worker" or self._outstanding() <= OUTSTANDING_MAX
 
@@ -179,7 +179,7 @@ class Lanes:
         self._replica.replace(payload)
 
     def gated(self, unit: Unit) -> None:
-        self.gated_updates.add(self.runtime.computed)
+        self.gated_updates.add(self.runtime.figures.computed)
 
     def state(self) -> Payload:
         return self._replica

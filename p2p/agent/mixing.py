@@ -191,7 +191,7 @@ class Mixing:
         self._newest = payload
 
     def gated(self, unit: Unit) -> None:
-        self.gated_updates.add(self.runtime.computed)
+        self.gated_updates.add(self.runtime.figures.computed)
 
     def state(self) -> Payload:
         if self.house.settings.role == "observer":  # the driver program writes to it between trainings

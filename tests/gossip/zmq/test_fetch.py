@@ -73,7 +73,7 @@ def test_a_replica_is_fetched_whole_with_its_frontiers(swarm: Any, blocks: float
     assert fetch.begun == 1
     np.testing.assert_array_equal(fetch.arrays()["w"], initial["w"] + 1)
     np.testing.assert_array_equal(fetch.arrays()["b"], initial["b"] + 1)
-    assert node.runtime.malformed == 0
+    assert node.runtime.figures.malformed == 0
 
 
 def test_a_replica_that_is_interrupted_is_fetched_again_from_its_beginning(swarm: Any) -> None:

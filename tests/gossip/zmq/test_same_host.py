@@ -92,10 +92,10 @@ def test_a_lent_update_reaches_readers_as_a_file(swarm: Any) -> None:
     assert all(has(node, 6) for node in nodes)
     assert swarm.turn(lambda: len(nodes[0].runtime._segments) == 0)
     assert open_files() == files
-    assert all(node.runtime.bytes_in < BLOCK_BYTES for node in nodes)
+    assert all(node.runtime.figures.bytes_in < BLOCK_BYTES for node in nodes)
     update_bytes = Packed.of(LARGE).layout.nbytes
-    assert [node.runtime.handed_out for node in nodes] == [2 * 3 * update_bytes, 0, 0]
-    assert [node.runtime.handed_in for node in nodes] == [0, 3 * update_bytes, 3 * update_bytes]
+    assert [node.runtime.figures.handed_out for node in nodes] == [2 * 3 * update_bytes, 0, 0]
+    assert [node.runtime.figures.handed_in for node in nodes] == [0, 3 * update_bytes, 3 * update_bytes]
 
 
 def test_readers_that_were_away_are_served_the_sum(swarm: Any) -> None:
@@ -125,7 +125,7 @@ def test_large_updates_and_rows_go_as_the_parts_of_a_sum(swarm: Any) -> None:
     expected = np.full_like(LARGE["w"], 3)
     expected[[0, BLOCK_BYTES // 8, -1]] += [20, 40, 60]
     np.testing.assert_array_equal(two.arrays()["w"], expected)
-    assert two.runtime.bytes_in < BLOCK_BYTES
+    assert two.runtime.figures.bytes_in < BLOCK_BYTES
     assert swarm.turn(lambda: len(one.runtime._segments) == 0)
     assert open_files() == files
 
@@ -160,7 +160,7 @@ def test_when_a_link_breaks_updates_go_over_zeromq(swarm: Any) -> None:
         one.runtime.happen(Computed(update))
     assert swarm.turn(lambda: two.frontiers["one"] == 1)
     assert has(two, 1)
-    assert two.runtime.bytes_in > LARGE["w"].nbytes
+    assert two.runtime.figures.bytes_in > LARGE["w"].nbytes
     assert one.runtime._reader_links == {}
 
 
@@ -201,7 +201,7 @@ def test_a_file_that_is_too_short_is_told(swarm: Any, rogue: Any) -> None:
     descriptor = same_host.small_file(bytes(LARGE["w"].nbytes))
     assert same_host.send(link, header, [same_host.Part(descriptor, 64)])
     os.close(descriptor)
-    assert swarm.turn(lambda: node.runtime.malformed == 1)
+    assert swarm.turn(lambda: node.runtime.figures.malformed == 1)
     assert "a file is too short" in node.host.warnings[0]
     assert open_files() == files
 
@@ -218,7 +218,7 @@ def test_what_cannot_be_read_is_no_file_and_ends_nobody(
     header = encode_header(Range(PeerId("rogue"), 1, 1, 1, layout=Layout.of(SMALL)))
     assert same_host.send(link, header, [same_host.Part(descriptor)])
     os.close(descriptor)
-    assert swarm.turn(lambda: node.runtime.malformed == 1)
+    assert swarm.turn(lambda: node.runtime.figures.malformed == 1)
     assert node.frontiers["rogue"] == 0
 
 
@@ -235,7 +235,7 @@ def test_what_cannot_be_read_is_no_file_and_ends_nobody(
 def test_nonsense_over_a_link_is_counted_and_changes_nothing(swarm: Any, rogue: Any, frame: bytes) -> None:
     node, link = rogue
     assert same_host.send(link, frame)
-    assert swarm.turn(lambda: node.runtime.malformed == 1)
+    assert swarm.turn(lambda: node.runtime.figures.malformed == 1)
     assert node.frontiers == {"node": 0, "rogue": 0}
     assert has(node, 0)
 
@@ -330,7 +330,7 @@ def test_files_that_cannot_be_opened_end_the_link(swarm: Any, rogue: Any, out_of
         node.runtime._drain_link(node.runtime._links, PeerId("rogue"), node.runtime._on_file)
         os.close(os.open(os.devnull, os.O_RDONLY))
     assert PeerId("rogue") not in node.runtime._links
-    assert node.runtime.malformed == 0
+    assert node.runtime.figures.malformed == 0
 
 
 def test_a_file_that_cannot_be_kept_is_dropped(swarm: Any, out_of_descriptors: Any) -> None:
@@ -348,7 +348,7 @@ def test_a_reader_that_cannot_be_let_in_is_let_in_later(swarm: Any, out_of_descr
     assert link is not None
     with out_of_descriptors():
         node.runtime.poll(0.01)
-        assert len(node.runtime._resting) == 1
+        assert node.runtime._poller.resting == 1
     assert swarm.turn(lambda: PeerId("reader") in node.runtime._reader_links)
     link.close()
 

@@ -159,7 +159,7 @@ def test_junk_among_the_requests_is_counted_and_changes_nothing(swarm: Any) -> N
     ]
     for frames in junk:
         stranger.send_multipart(frames)
-    assert swarm.turn(lambda: node.runtime.malformed == len(junk))
+    assert swarm.turn(lambda: node.runtime.figures.malformed == len(junk))
     assert len(node.host.warnings) == len(junk)
     assert all(text.startswith("a malformed message was dropped: ") for text in node.host.warnings)
     assert nothing_changed(node)
@@ -172,7 +172,7 @@ def test_a_socket_without_a_name_may_ask_for_nothing(swarm: Any) -> None:
         stranger = swarm.rogue(kind)
         stranger.connect(node.runtime.endpoints.pulls)
         stranger.send(encode_header(StateRequest(PeerId("node"), 1)))
-    assert swarm.turn(lambda: node.runtime.malformed == 2)
+    assert swarm.turn(lambda: node.runtime.figures.malformed == 2)
     assert goes_on(swarm, node)
 
 
@@ -184,7 +184,7 @@ def test_well_formed_requests_of_strangers_change_nothing(swarm: Any) -> None:
     stranger.send(encode_header(Pull(ROGUE, 1 << 62, 1 << 62)))
     assert swarm.turn(lambda: stranger.poll(0))
     assert decode_header(stranger.recv()) == Unknown(PeerId("node"), 1 << 62, 1 << 62)
-    assert node.runtime.malformed == 0
+    assert node.runtime.figures.malformed == 0
     assert nothing_changed(node)
     assert goes_on(swarm, node)
 
@@ -201,7 +201,7 @@ def test_junk_among_the_adverts_is_counted_and_changes_nothing(swarm: Any) -> No
     ]
     for frames in junk:
         origin.advertise(*frames)
-    assert swarm.turn(lambda: node.runtime.malformed == len(junk))
+    assert swarm.turn(lambda: node.runtime.figures.malformed == len(junk))
     assert len(node.host.warnings) == len(junk)
     assert nothing_changed(node)
     assert goes_on(swarm, node)
@@ -241,7 +241,7 @@ def test_junk_among_the_answers_is_counted_and_changes_nothing(swarm: Any) -> No
     ]
     for frames in blocks:
         origin.answer(*frames)
-    assert swarm.turn(lambda: node.runtime.malformed == len(junk) + len(blocks))
+    assert swarm.turn(lambda: node.runtime.figures.malformed == len(junk) + len(blocks))
     assert nothing_changed(node)
     origin.answer(prefix, data)  # the good block of the answer that was damaged
     assert swarm.turn(lambda: node.frontiers[ROGUE] == 1)
@@ -298,8 +298,8 @@ def ask_for_replicas(swarm: Any, node: Any, names: list[str]) -> list[bool]:
         stranger = swarm.rogue(zmq.DEALER, name)
         stranger.connect(node.runtime.endpoints.pulls)
         stranger.send(encode_header(StateRequest(PeerId(name), 1)))
-        before = node.runtime.bytes_in
-        assert swarm.turn(lambda before=before: node.runtime.bytes_in > before)
+        before = node.runtime.figures.bytes_in
+        assert swarm.turn(lambda before=before: node.runtime.figures.bytes_in > before)
         given.append(PeerId(name) in node.runtime._outgoing)
         stranger.close(linger=0)
     return given
@@ -489,9 +489,9 @@ def test_an_answer_that_waits_for_the_replica_is_not_asked_for_again(swarm: Any)
     two.host.is_read = True
     one.publish({"w": np.ones(40_000)})
     assert swarm.turn(lambda: two.runtime.holds)
-    received = two.runtime.bytes_in
+    received = two.runtime.figures.bytes_in
     swarm.turn_for(0.8)
-    assert two.runtime.bytes_in - received < 8 * 40_000
+    assert two.runtime.figures.bytes_in - received < 8 * 40_000
     two.host.is_read = False
     assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
 
@@ -501,9 +501,9 @@ def test_answers_that_wait_for_the_replica_are_not_written_over(swarm: Any) -> N
     swarm.link()
     reader.host.is_read = True
     for number, node in ((1, one), (10, two)):
-        received = reader.runtime.bytes_in
+        received = reader.runtime.figures.bytes_in
         node.publish({"w": np.full(40_000, float(number))})
-        assert swarm.turn(lambda received=received: reader.runtime.bytes_in > received + 8 * 40_000)
+        assert swarm.turn(lambda received=received: reader.runtime.figures.bytes_in > received + 8 * 40_000)
     assert reader.frontiers == {one.me: 0, two.me: 0, reader.me: 0}
     reader.host.is_read = False
     assert swarm.turn(lambda: reader.frontiers == {one.me: 1, two.me: 1, reader.me: 0})
@@ -532,7 +532,7 @@ def test_peers_with_the_same_keys_read_each_other_and_a_stranger_gets_nothing(sw
     swarm.turn_for(0.3)
     assert not stranger.poll(0)
     assert three.frontiers[one.me] == four.frontiers[one.me] == 0
-    assert three.runtime.bytes_in == four.runtime.bytes_in == 0
+    assert three.runtime.figures.bytes_in == four.runtime.figures.bytes_in == 0
 
 
 # --------------------------------------------------------------------------------------------------------- processes
@@ -623,7 +623,7 @@ def test_a_runtime_that_is_closed_amid_an_answer_leaves_nothing_either(swarm: An
         origin, reader = swarm.add("origin", initial), swarm.add("reader", initial)
         swarm.link()
         origin.publish(large(12))
-        assert swarm.turn(lambda: reader.runtime.bytes_in > BLOCK_BYTES)
+        assert swarm.turn(lambda: reader.runtime.figures.bytes_in > BLOCK_BYTES)
         assert reader.frontiers[origin.me] == 0
         for node in (origin, reader):
             node.runtime.close()
@@ -683,5 +683,5 @@ def test_traffic_is_counted(swarm: Any) -> None:
     swarm.link()
     one.runtime.happen(Computed(Packed.of(UPDATE)))
     assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
-    assert one.runtime.bytes_out > 64
-    assert two.runtime.bytes_in > 64
+    assert one.runtime.figures.bytes_out > 64
+    assert two.runtime.figures.bytes_in > 64
