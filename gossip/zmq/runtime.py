@@ -22,7 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import zmq
@@ -53,7 +53,6 @@ from gossip.events import (
 from gossip.messages import (
     Ack,
     Advert,
-    Bulk,
     Credit,
     Message,
     Nack,
@@ -76,34 +75,19 @@ from gossip.messages import (
 from gossip.trace import Observe
 from gossip.updates import check
 from gossip.wire import (
-    Assembly,
-    Body,
-    allocate,
-    block_count,
-    block_span,
-    body_bytes,
-    decode_block,
     decode_header,
-    encode_block,
     encode_header,
     table_of,
 )
 from gossip.zmq import same_host
 from gossip.zmq.figures import Figures
+from gossip.zmq.incoming import Incoming
+from gossip.zmq.outgoing import Outgoing
 from gossip.zmq.poller import Poller
-from gossip.zmq.segments import FileSegment, LentFile, LentSum, MemorySegment, RangeSum, Segments
-from gossip.zmq.sockets import WINDOW_BLOCKS, Endpoints, Keys, bind, check_address, open_socket
+from gossip.zmq.segments import LentFile, LentSum, RangeSum, Segments
+from gossip.zmq.sockets import Endpoints, Keys, bind, check_address, open_socket
 from gossip.zmq.traffic import TURN_MESSAGES_MAX, Traffic, single
 
-TURN_BLOCKS_MAX = 16
-"""Blocks sent before the loop looks at what came in."""
-STATES_MAX = 64
-"""Replicas on their way at once, a few blocks each; one more takes the place of the oldest, which may be gone."""
-STRANGERS_BYTES_MAX = 1 << 30
-"""Copies of the replica for those who are not of the swarm (yet): what is beyond waits, and asks again. One is always
-given, however large. There are `STATES_MAX` at the most."""
-STRANGER_IDLE_S = 10.0
-"""A stranger that takes nothing for so long is gone, and its copy is dropped. At .5 MB/s it says so every 8 s."""
 SILENT_S = 3600.0
 """A peer whose connection broke, and of whom nothing was heard for so long, is not listened for any more. Halves that
 were cut off for longer than ten minutes may be unable to merge anyway."""
@@ -115,8 +99,6 @@ HELD_RETRY_S = 0.001
 """How soon to try again when the replica is being read."""
 ACCEPT_RETRY_S = 0.5
 """How soon to let the next one in when no descriptor was left."""
-STALLED_RETRY_S = 0.005
-"""How soon to try again when a socket's queue is full."""
 
 
 class Host(Protocol):
@@ -147,25 +129,6 @@ class Host(Protocol):
     def drained(self, missing: tuple[PeerId, ...]) -> None: ...
 
     def warn(self, text: str) -> None: ...
-
-
-@dataclass
-class Outgoing:
-    """A bulk message being sent."""
-
-    to: PeerId
-    message: Bulk
-    body: Body
-    limit: int
-    """Blocks that the receiver's credit allows."""
-    taken_at: float
-    """When it last gave credit."""
-    next: int = 0
-
-    def close(self) -> None:
-        """Give a copy of a replica back."""
-        if isinstance(self.body.payload, FileSegment | MemorySegment):
-            self.body.payload.close()
 
 
 class Runtime:
@@ -205,12 +168,7 @@ class Runtime:
         """Of all that were ever connected to."""
         self._broken: dict[PeerId, float] = {}
         """Since when nothing was heard of those whose connections broke."""
-        self._outgoing: dict[PeerId, Outgoing] = {}
-        self._assemblies: dict[PeerId, Assembly] = {}
         self._held: deque[Event] = deque()
-        self._spare: Any = None
-        self._stalled: set[PeerId] = set()
-        """Whose queue was full in this turn."""
         self._links: dict[PeerId, socket.socket] = {}
         """To origins of this machine."""
         self._reader_links: dict[PeerId, socket.socket] = {}
@@ -223,12 +181,14 @@ class Runtime:
         self._pub = self._socket(zmq.PUB, server=True)
         self._sub = self._socket(zmq.SUB)
         self._sub.subscribe(b"")
-        self._router = self._socket(zmq.ROUTER, server=True)
-        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self.endpoints = Endpoints(bind(self._pub, address), bind(self._router, address))
+        router = self._socket(zmq.ROUTER, server=True)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._outgoing = Outgoing(router, self._traffic, in_swarm=self._dealers.__contains__)
+        self._incoming = Incoming(peer.me, send=self._ask, happen=self.happen, holds=lambda: self.holds)
+        self.endpoints = Endpoints(bind(self._pub, address), bind(router, address))
         self.register(self._sub, lambda: self._traffic.drain(self._sub, self._on_advert))
-        self.register(self._router, lambda: self._traffic.drain(self._router, self._on_request))
+        self.register(router, lambda: self._traffic.drain(router, self._on_request))
 
     # ------------------------------------------------------------------------------------------------------ outside
 
@@ -262,7 +222,7 @@ class Runtime:
         dealer.close(linger=0)
         monitor.close(linger=0)
         self._sub.disconnect(self._addresses[peer].adverts)
-        self._assemblies.pop(peer, None)
+        self._incoming.drop(peer)
         if peer in self._links:
             self._unlink(self._links, peer)
 
@@ -301,13 +261,9 @@ class Runtime:
     def poll(self, timeout_s: float) -> None:
         """One turn: wait for something to happen, at most `timeout_s`, and deal with it."""
         self._check_owner()
-        wait = min(timeout_s, self.peer.deadline() - time.monotonic())
+        wait = min(timeout_s, self.peer.deadline() - time.monotonic(), self._outgoing.wait_s)
         if self._held:
             wait = min(wait, HELD_RETRY_S)
-        if self._stalled:
-            wait = min(wait, STALLED_RETRY_S)
-        if any(self._is_sendable(out) for out in self._outgoing.values()):
-            wait = 0.0
         self._poller.turn(wait)
         if time.monotonic() >= self.peer.deadline():
             for event in self._held:
@@ -315,8 +271,7 @@ class Runtime:
                     self._step(Progressed(event.message.peer, arrived=False))
             self._step(Ticked())
         self._release_held()
-        self._send_blocks()
-        self._leave_strangers()
+        self._outgoing.turn()
         if self._broken:
             now = time.monotonic()
             for peer in [peer for peer, since in self._broken.items() if now >= since + SILENT_S]:
@@ -328,11 +283,10 @@ class Runtime:
         for dealer in self._dealers.values():
             dealer.disable_monitor()
         self._pub.close(linger=FAREWELL_MS)
-        for zmq_socket in (self._sub, self._router, *self._dealers.values(), *self._monitors.values()):
+        for zmq_socket in (self._sub, *self._dealers.values(), *self._monitors.values()):
             zmq_socket.close(linger=0)
+        self._outgoing.close()
         self._context.term()
-        for to in list(self._outgoing):
-            self._end(to)
         for link in (*self._links.values(), *self._reader_links.values(), *self._nameless):
             link.close()
         if self._listener is not None:
@@ -425,34 +379,27 @@ class Runtime:
             case Range(_, lo, hi):
                 total = self._segments.sum(lo, hi)
                 assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
-                if not self._lend(to, message, total):
-                    self._begin(to, message, total)
+                if self._lend(to, message, total):
+                    self._outgoing.end(to)
+                else:
+                    self._outgoing.begin(to, message, total)
             case PacketReply():
                 assert message.payload is not None
-                self._begin(to, message, message.payload)
+                self._outgoing.begin(to, message, message.payload)
             case State():
                 replica = self._host.state()
-                if self._has_room(to, replica.layout.nbytes):
-                    self._begin(to, message, self._segments.copy(replica))
+                if self._outgoing.has_room(to, replica.layout.nbytes):
+                    self._outgoing.begin(to, message, self._segments.copy(replica))
             case Unknown() | Pinned() | Ack() | Nack():
-                self._reply(to, [encode_header(message)])
+                self._outgoing.answer(to, message)
             case Pull() if to in self._links and self._link_send(self._links[to], encode_header(message)):
                 pass
             case _:
-                if to in self._dealers:
-                    self._traffic.send(self._dealers[to], [encode_header(message)])
+                self._ask(to, message)
 
-    def _has_room(self, to: PeerId, nbytes: int) -> bool:
-        """For one more copy of the replica: one of the swarm takes the oldest one's place, strangers wait."""
-        states = [out for out in self._outgoing.values() if isinstance(out.message, State) and out.to != to]
+    def _ask(self, to: PeerId, message: Message) -> None:
         if to in self._dealers:
-            ours = [out.to for out in states if out.to in self._dealers]
-            for oldest in ours[: max(0, len(ours) + 1 - STATES_MAX)]:
-                self._end(oldest)
-            return True
-        strangers = [out for out in states if out.to not in self._dealers]
-        room = STRANGERS_BYTES_MAX - sum(out.body.nbytes for out in strangers)
-        return not strangers or (len(strangers) < STATES_MAX and nbytes <= room)
+            self._traffic.send(self._dealers[to], [encode_header(message)])
 
     def _lend(self, to: PeerId, message: Range, payload: Payload) -> bool:
         """Give a reader of this machine the files in which the range lies, and copies of what is small."""
@@ -471,7 +418,7 @@ class Runtime:
                 copies.append(same_host.small_file(part.read(0, part.layout.nbytes)))
                 frame = encode_header(replace(message, marks=(), layout=part.layout)) if lent is not None else b""
                 parts.append(same_host.Part(copies[-1], 0, frame))
-            sent = self._link_send(link, encode_header(_with_layout(message, payload)), parts)
+            sent = self._link_send(link, encode_header(replace(message, layout=payload.layout)), parts)
         except OSError:
             return False
         finally:
@@ -479,65 +426,12 @@ class Runtime:
                 os.close(descriptor)
         if sent:
             self.figures.handed_out += sum(part.layout.nbytes for part in (*files, *small))
-            self._end(to)
         return sent
 
     def _link_send(self, link: socket.socket, header: bytes, parts: Sequence[same_host.Part] = ()) -> bool:
         sent = same_host.send(link, header, parts)
         self.figures.bytes_out += len(header) if sent else 0
         return sent
-
-    def _begin(self, to: PeerId, message: Bulk, payload: Payload) -> None:
-        header = encode_header(_with_layout(message, payload))
-        if self._reply(to, [header]):
-            self._end(to)
-            self._outgoing[to] = Outgoing(to, message, Body(message, payload), WINDOW_BLOCKS, time.monotonic())
-
-    def _end(self, to: PeerId) -> None:
-        """Nothing more of the bulk message to this receiver."""
-        out = self._outgoing.pop(to, None)
-        if out is not None:
-            out.close()
-
-    def _is_sendable(self, out: Outgoing) -> bool:
-        return out.to not in self._stalled and out.next < min(out.limit, block_count(out.body.nbytes))
-
-    def _leave_strangers(self) -> None:
-        """Drop what nobody takes."""
-        if not self._outgoing:
-            return
-        now = time.monotonic()
-        for out in list(self._outgoing.values()):
-            if now >= out.taken_at + STRANGER_IDLE_S and isinstance(out.message, State) and out.to not in self._dealers:
-                self._end(out.to)
-
-    def _send_blocks(self) -> None:
-        """A few blocks to each receiver in turn, as far as their credit goes."""
-        self._stalled.clear()
-        for _ in range(TURN_BLOCKS_MAX):
-            ready = [out for out in self._outgoing.values() if self._is_sendable(out)]
-            if not ready:
-                return
-            for out in ready:
-                try:
-                    data = out.body.read(*block_span(out.body.nbytes, out.next))
-                except UsageError:  # the reader has moved on and the range is gone
-                    self._end(out.to)
-                    continue
-                if self._reply(out.to, [*encode_block(out.message.k, out.next, data)]):
-                    out.next += 1
-                elif out.to in self._outgoing:
-                    self._stalled.add(out.to)
-
-    def _reply(self, to: PeerId, frames: list[Bytes]) -> bool:
-        """Whether it was queued; of who is gone, nothing more is sent."""
-        try:
-            return self._traffic.send(self._router, [to.encode(), *frames])
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            self._end(to)
-            return False
 
     # ----------------------------------------------------------------------------------------------------- messages
 
@@ -556,13 +450,8 @@ class Runtime:
             raise WireError(f"a peer speaks for {message.peer}, which is not its name")
         self._heard(message.peer)
         match message:
-            case Credit(peer, k, blocks):
-                out = self._outgoing.get(peer)
-                if out is not None and out.message.k == k:
-                    out.limit = max(out.limit, blocks + WINDOW_BLOCKS)
-                    out.taken_at = time.monotonic()
-                    if blocks >= block_count(out.body.nbytes):
-                        self._end(peer)
+            case Credit():
+                self._outgoing.grant(message)
             case Pull() | StateRequest() | Pin() | Unpin() | Ping() | PingRequest() | PacketRequest():
                 self.happen(Received(message))
             case _:
@@ -693,7 +582,7 @@ class Runtime:
     def _on_reply(self, peer: PeerId, frames: list[Bytes]) -> None:
         self._heard(peer)
         if len(frames) == 2:
-            self._on_block(peer, frames)
+            self._incoming.add(peer, frames)
             return
         message = decode_header(single(frames))
         if message.peer != peer:
@@ -701,50 +590,11 @@ class Runtime:
         match message:
             case Range() | State() | PacketReply():
                 if self.peer.expects(message):
-                    self._assemble(peer, message)
+                    self._incoming.begin(peer, message)
             case Unknown() | Pinned() | Ack() | Nack():
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the replies")
-
-    def _assemble(self, peer: PeerId, message: Bulk) -> None:
-        """Take in the blocks that follow this header."""
-        self._retire(self._assemblies.pop(peer, None))
-        try:
-            self._assemblies[peer] = Assembly(message, self._buffer(message.layout.nbytes))
-        except OSError:  # where any layout is taken, or marks are many
-            raise MismatchError(f"no room for {body_bytes(message)} bytes of arrays and marks") from None
-        self.happen(Progressed(peer))
-        self._complete(peer)
-
-    def _on_block(self, peer: PeerId, frames: list[Bytes]) -> None:
-        block = decode_block(*frames)
-        assembly = self._assemblies.get(peer)
-        if assembly is None or assembly.message.k != block.k:
-            return  # of an answer that was given up
-        assembly.add(block)
-        received = block.index + 1
-        if assembly.complete or received % (WINDOW_BLOCKS // 2) == 0:
-            credit = Credit(self.peer.me, block.k, received)
-            self._traffic.send(self._dealers[peer], [encode_header(credit)])
-        self.happen(Progressed(peer))
-        self._complete(peer)
-
-    def _complete(self, peer: PeerId) -> None:
-        if self._assemblies[peer].complete:
-            assembly = self._assemblies.pop(peer)
-            self.happen(Received(assembly.finish()))
-            if not self._held and not isinstance(assembly.message, PacketReply):  # which a strategy may keep
-                self._retire(assembly)
-
-    def _buffer(self, nbytes: int) -> Any:
-        spare, self._spare = self._spare, None
-        return spare if spare is not None and len(spare) == nbytes else allocate(nbytes)
-
-    def _retire(self, assembly: Assembly | None) -> None:
-        """Keep one buffer for the next answer: a fresh one of the same size costs a page fault per page."""
-        if assembly is not None:
-            self._spare = assembly.buffer
 
     def _socket(self, kind: int, server: bool = False) -> zmq.Socket[bytes]:
         return open_socket(self._context, kind, self._keys, server)
@@ -760,7 +610,3 @@ def _give_back(event: Event) -> None:
         payload = event.message.payload
         if isinstance(payload, LentFile | LentSum):
             payload.close()
-
-
-def _with_layout(message: Bulk, payload: Payload) -> Bulk:
-    return replace(message, layout=payload.layout)

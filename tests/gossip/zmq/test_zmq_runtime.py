@@ -300,7 +300,7 @@ def ask_for_replicas(swarm: Any, node: Any, names: list[str]) -> list[bool]:
         stranger.send(encode_header(StateRequest(PeerId(name), 1)))
         before = node.runtime.figures.bytes_in
         assert swarm.turn(lambda before=before: node.runtime.figures.bytes_in > before)
-        given.append(PeerId(name) in node.runtime._outgoing)
+        given.append(PeerId(name) in node.runtime._outgoing.transfers)
         stranger.close(linger=0)
     return given
 
@@ -308,30 +308,30 @@ def ask_for_replicas(swarm: Any, node: Any, names: list[str]) -> list[bool]:
 def test_strangers_that_ask_for_the_replica_and_take_nothing_are_few_and_not_for_long(
     swarm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gossip.zmq.runtime.STATES_MAX", 8)
-    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 1e9)
+    monkeypatch.setattr("gossip.zmq.outgoing.STATES_MAX", 8)
+    monkeypatch.setattr("gossip.zmq.outgoing.STRANGER_IDLE_S", 1e9)
     node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
     given = ask_for_replicas(swarm, node, [f"s{index}" for index in range(10)])
     assert given == 8 * [True] + 2 * [False]
-    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 0.0)
+    monkeypatch.setattr("gossip.zmq.outgoing.STRANGER_IDLE_S", 0.0)
     swarm.turn_for(0.02)
-    assert not node.runtime._outgoing
-    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 1e9)
+    assert not node.runtime._outgoing.transfers
+    monkeypatch.setattr("gossip.zmq.outgoing.STRANGER_IDLE_S", 1e9)
     assert ask_for_replicas(swarm, node, ["later"]) == [True]
 
 
 def test_copies_for_strangers_take_no_more_room_than_they_may(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
-    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 1e9)
+    monkeypatch.setattr("gossip.zmq.outgoing.STRANGER_IDLE_S", 1e9)
     nbytes = node.host.replica.layout.nbytes
-    monkeypatch.setattr("gossip.zmq.runtime.STRANGERS_BYTES_MAX", 2 * nbytes)
+    monkeypatch.setattr("gossip.zmq.outgoing.STRANGERS_BYTES_MAX", 2 * nbytes)
     assert ask_for_replicas(swarm, node, ["a", "b", "c"]) == [True, True, False]
 
 
 def test_one_stranger_is_given_a_replica_of_any_size(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     node = swarm.add("node", {"w": np.zeros_like(large(12)["w"])})
-    monkeypatch.setattr("gossip.zmq.runtime.STRANGERS_BYTES_MAX", 1)
-    monkeypatch.setattr("gossip.zmq.runtime.STRANGER_IDLE_S", 1e9)
+    monkeypatch.setattr("gossip.zmq.outgoing.STRANGERS_BYTES_MAX", 1)
+    monkeypatch.setattr("gossip.zmq.outgoing.STRANGER_IDLE_S", 1e9)
     assert ask_for_replicas(swarm, node, ["a", "b"]) == [True, False]
 
 
