@@ -16,19 +16,16 @@ Off this machine every connection is encrypted with the run's `Keys`, and who do
 from __future__ import annotations
 
 import os
-import socket
-import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import zmq
 
-from gossip.arrays import Bytes, Packed, Payload
-from gossip.errors import MismatchError, TooLargeError, UsageError, WireError
+from gossip.arrays import Bytes, Payload
+from gossip.errors import TooLargeError, UsageError, WireError
 from gossip.events import (
     Adopt,
     Computed,
@@ -73,20 +70,18 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.trace import Observe
-from gossip.updates import check
 from gossip.wire import (
     decode_header,
     encode_header,
-    table_of,
 )
-from gossip.zmq import same_host
 from gossip.zmq.figures import Figures
 from gossip.zmq.incoming import Incoming
+from gossip.zmq.links import Links
 from gossip.zmq.outgoing import Outgoing
 from gossip.zmq.poller import Poller
-from gossip.zmq.segments import LentFile, LentSum, RangeSum, Segments
+from gossip.zmq.segments import LentFile, LentSum, Segments
 from gossip.zmq.sockets import Endpoints, Keys, bind, check_address, open_socket
-from gossip.zmq.traffic import TURN_MESSAGES_MAX, Traffic, single
+from gossip.zmq.traffic import Traffic, single
 
 SILENT_S = 3600.0
 """A peer whose connection broke, and of whom nothing was heard for so long, is not listened for any more. Halves that
@@ -97,8 +92,6 @@ FAREWELL_MS = 100
 """For the last advert to leave; only who has a reader that takes nothing waits for so long."""
 HELD_RETRY_S = 0.001
 """How soon to try again when the replica is being read."""
-ACCEPT_RETRY_S = 0.5
-"""How soon to let the next one in when no descriptor was left."""
 
 
 class Host(Protocol):
@@ -169,15 +162,15 @@ class Runtime:
         self._broken: dict[PeerId, float] = {}
         """Since when nothing was heard of those whose connections broke."""
         self._held: deque[Event] = deque()
-        self._links: dict[PeerId, socket.socket] = {}
-        """To origins of this machine."""
-        self._reader_links: dict[PeerId, socket.socket] = {}
-        """From readers of this machine."""
-        self._nameless: set[socket.socket] = set()
-        """Links that have not said yet who reads."""
-        self._listener = same_host.listen(peer.me) if links else None
-        if self._listener is not None:
-            self.register(self._listener, self._on_reader)
+        self._links = Links(
+            peer.me,
+            self._poller,
+            self._traffic,
+            kinds=segments.kinds,
+            expects=peer.expects,
+            happen=self.happen,
+            opens=links,
+        )
         self._pub = self._socket(zmq.PUB, server=True)
         self._sub = self._socket(zmq.SUB)
         self._sub.subscribe(b"")
@@ -206,10 +199,7 @@ class Runtime:
         self._dealers[peer] = dealer
         monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._monitors[peer] = monitor
-        link = same_host.connect(self.peer.me, peer) if self._listener is not None else None
-        if link is not None:
-            self._links[peer] = link
-            self.register(link, lambda: self._drain_link(self._links, peer, self._on_file))
+        self._links.connect(peer)
         self.register(dealer, lambda: self._traffic.drain(dealer, lambda frames: self._on_reply(peer, frames)))
         self.register(monitor, lambda: self._on_monitor(peer, monitor))  # after what came before the connection broke
 
@@ -223,8 +213,7 @@ class Runtime:
         monitor.close(linger=0)
         self._sub.disconnect(self._addresses[peer].adverts)
         self._incoming.drop(peer)
-        if peer in self._links:
-            self._unlink(self._links, peer)
+        self._links.origins.drop(peer)
 
     def _heard(self, peer: PeerId) -> None:
         """It said something."""
@@ -287,10 +276,7 @@ class Runtime:
             zmq_socket.close(linger=0)
         self._outgoing.close()
         self._context.term()
-        for link in (*self._links.values(), *self._reader_links.values(), *self._nameless):
-            link.close()
-        if self._listener is not None:
-            self._listener.close()
+        self._links.close()
         while self._held:
             _give_back(self._held.popleft())
         self._segments.close()
@@ -365,8 +351,7 @@ class Runtime:
                 self._send(to, message)
             case Publish(message):
                 header = encode_header(message)
-                for link in self._reader_links.values():
-                    self._link_send(link, header)
+                self._links.publish(header)
                 self._traffic.send(self._pub, [header])
 
     def _on_too_large(self, message: Message, error: TooLargeError) -> None:
@@ -379,7 +364,7 @@ class Runtime:
             case Range(_, lo, hi):
                 total = self._segments.sum(lo, hi)
                 assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
-                if self._lend(to, message, total):
+                if self._links.lend(to, message, total):
                     self._outgoing.end(to)
                 else:
                     self._outgoing.begin(to, message, total)
@@ -392,7 +377,7 @@ class Runtime:
                     self._outgoing.begin(to, message, self._segments.copy(replica))
             case Unknown() | Pinned() | Ack() | Nack():
                 self._outgoing.answer(to, message)
-            case Pull() if to in self._links and self._link_send(self._links[to], encode_header(message)):
+            case Pull() if self._links.ask(to, message):
                 pass
             case _:
                 self._ask(to, message)
@@ -400,38 +385,6 @@ class Runtime:
     def _ask(self, to: PeerId, message: Message) -> None:
         if to in self._dealers:
             self._traffic.send(self._dealers[to], [encode_header(message)])
-
-    def _lend(self, to: PeerId, message: Range, payload: Payload) -> bool:
-        """Give a reader of this machine the files in which the range lies, and copies of what is small."""
-        link = self._reader_links.get(to)
-        if link is None or table_of(message):
-            return False
-        lent = payload.lent() if isinstance(payload, RangeSum) else None
-        files = lent[0] if lent is not None else []
-        small: Sequence[Payload] = lent[1] if lent is not None else [payload]
-        if sum(part.layout.nbytes for part in small) > same_host.SMALL_BYTES:
-            return False
-        parts = [same_host.Part(file.descriptor, file.offset) for file in files]
-        copies: list[int] = []
-        try:
-            for part in small:
-                copies.append(same_host.small_file(part.read(0, part.layout.nbytes)))
-                frame = encode_header(replace(message, marks=(), layout=part.layout)) if lent is not None else b""
-                parts.append(same_host.Part(copies[-1], 0, frame))
-            sent = self._link_send(link, encode_header(replace(message, layout=payload.layout)), parts)
-        except OSError:
-            return False
-        finally:
-            for descriptor in copies:
-                os.close(descriptor)
-        if sent:
-            self.figures.handed_out += sum(part.layout.nbytes for part in (*files, *small))
-        return sent
-
-    def _link_send(self, link: socket.socket, header: bytes, parts: Sequence[same_host.Part] = ()) -> bool:
-        sent = same_host.send(link, header, parts)
-        self.figures.bytes_out += len(header) if sent else 0
-        return sent
 
     # ----------------------------------------------------------------------------------------------------- messages
 
@@ -456,122 +409,6 @@ class Runtime:
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the requests")
-
-    def _on_reader(self) -> None:
-        """A reader of this machine has come."""
-        assert self._listener is not None
-        try:
-            link = same_host.accept(self._listener)
-        except OSError:  # meanwhile it reads over ZeroMQ
-            self.rest(self._listener, ACCEPT_RETRY_S)
-            return
-        if link is None:
-            return
-        if len(self._reader_links) + len(self._nameless) >= same_host.LINKS_MAX:
-            link.close()
-            return
-        self._nameless.add(link)
-        self.register(link, lambda: self._traffic.attempt(lambda: self._on_reader_name(link)))
-
-    def _on_reader_name(self, link: socket.socket) -> None:
-        """Its first message says who reads; what follows are its pulls."""
-        self.unregister(link)
-        self._nameless.discard(link)
-        try:
-            reader = same_host.receive_name(link)
-        except (EOFError, WireError):
-            link.close()
-            return
-        if reader in self._reader_links:
-            self._unlink(self._reader_links, reader)
-        self._reader_links[reader] = link
-        self.register(link, lambda: self._drain_link(self._reader_links, reader, self._on_linked_request))
-
-    def _unlink(self, links: dict[PeerId, socket.socket], peer: PeerId) -> None:
-        link = links.pop(peer)
-        self.unregister(link)
-        link.close()
-
-    def _drain_link(
-        self, links: dict[PeerId, socket.socket], peer: PeerId, on_message: Callable[[Message, same_host.Packet], None]
-    ) -> None:
-        for _ in range(TURN_MESSAGES_MAX):
-            try:
-                packet = same_host.receive(links[peer])
-            except EOFError:
-                self._unlink(links, peer)
-                return
-            except WireError as error:
-                self._traffic.refuse(error)
-                continue
-            if packet is None:
-                return
-            self.figures.bytes_in += len(packet.frame)
-            self._traffic.attempt(lambda: self._on_packet(peer, packet, on_message))  # noqa: B023 - as above
-            packet.close()
-
-    def _on_packet(
-        self, peer: PeerId, packet: same_host.Packet, on_message: Callable[[Message, same_host.Packet], None]
-    ) -> None:
-        message = decode_header(packet.frame)
-        if message.peer != peer:
-            raise WireError(f"a peer speaks for {message.peer}, which is not its name")
-        on_message(message, packet)
-
-    def _on_linked_request(self, message: Message, packet: same_host.Packet) -> None:
-        if not isinstance(message, Pull):
-            raise WireError(f"{type(message).__name__} among the pulls of a link")
-        self.happen(Received(message))
-
-    def _on_file(self, message: Message, packet: same_host.Packet) -> None:
-        """An advert, or the files with a range: the answer is here, whole."""
-        match message:
-            case Advert():
-                self.happen(Received(message))
-            case Range(table=table) if packet.parts and not table.series:
-                if not self.peer.expects(message):
-                    return
-                try:
-                    payload = self._lent(message, packet)
-                except (OSError, UsageError) as error:
-                    raise WireError(f"a file that came over a link cannot be read: {error}") from None
-                self.happen(Progressed(message.peer))
-                self.happen(Received(replace(message, payload=payload)))
-            case _:
-                raise WireError(f"{type(message).__name__} among the answers of a link")
-
-    def _lent(self, message: Range, packet: same_host.Packet) -> LentFile | LentSum:
-        """The sum of the parts; those that are no whole arrays are looked at here, the sum before it is merged."""
-        files: list[LentFile] = []
-        others: list[Packed] = []
-        for part in packet.parts:
-            described = decode_header(part.frame) if part.frame else message
-            if not isinstance(described, Range):
-                raise WireError(f"a part of a range is a {type(described).__name__}")
-            file = LentFile(described.layout, part.descriptor, part.offset)
-            about = os.fstat(part.descriptor)
-            if not stat.S_ISREG(about.st_mode):
-                raise WireError("what came with a range is no file")
-            if about.st_size < part.offset + file.layout.nbytes:
-                raise WireError(f"a file is too short for the {file.layout.nbytes} bytes that it should hold")
-            os.pread(part.descriptor, 1, part.offset)  # it is open for reading
-            self.figures.handed_in += file.layout.nbytes
-            if not part.frame:
-                files.append(file)
-                continue
-            update = Packed(file.layout, file.read(0, file.layout.nbytes))
-            check(update, message.layout, self._segments.kinds)
-            others.append(update)
-        if not files:
-            raise WireError("a range of parts without the whole arrays to which they are added")
-        kept: list[LentFile] = []
-        try:
-            kept += (file.again() for file in files)  # those of the packet are closed with it
-        except OSError as error:  # no descriptor is left
-            for file in kept:
-                file.close()
-            raise MismatchError(f"no room for another open file: {error}") from None
-        return kept[0] if len(kept) == 1 and not others else LentSum(message.layout, kept, others, self._segments.kinds)
 
     def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
         while monitor.poll(0):
