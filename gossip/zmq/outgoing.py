@@ -1,4 +1,4 @@
-"""What goes to those who ask: small answers at once, bulk messages a few blocks at a time.
+"""What goes to those who listen and ask: adverts and small answers at once, bulk messages a few blocks at a time.
 
 A bulk message is a header followed by blocks, each a ZeroMQ message of its own. The receiver grants credit: the sender
 sends at most `WINDOW_BLOCKS` blocks beyond what was reported as received, so a slow reader holds a few blocks in
@@ -33,6 +33,8 @@ STRANGERS_BYTES_MAX = 1 << 30
 given, however large. There are `STATES_MAX` at the most."""
 STRANGER_IDLE_S = 10.0
 """A stranger that takes nothing for so long is gone, and its copy is dropped. At .5 MB/s it says so every 8 s."""
+FAREWELL_MS = 100
+"""For the last advert to leave; only who has a reader that takes nothing waits for so long."""
 STALLED_RETRY_S = 0.005
 """How soon to try again when a socket's queue is full."""
 
@@ -62,16 +64,28 @@ class Transfer:
 
 
 class Outgoing:
-    """Answers over the ROUTER, and at most one transfer to each receiver."""
+    """Adverts over the PUB, answers over the ROUTER, and at most one transfer to each receiver."""
 
-    def __init__(self, router: zmq.Socket[bytes], traffic: Traffic, *, in_swarm: Callable[[PeerId], bool]) -> None:
+    def __init__(
+        self,
+        pub: zmq.Socket[bytes],
+        router: zmq.Socket[bytes],
+        traffic: Traffic,
+        *,
+        in_swarm: Callable[[PeerId], bool],
+    ) -> None:
         """Everybody is a stranger who is not `in_swarm`."""
         self.transfers: dict[PeerId, Transfer] = {}
         self._stalled: set[PeerId] = set()
         """Whose queue was full in this turn."""
+        self._pub = pub
         self._router = router
         self._traffic = traffic
         self._in_swarm = in_swarm
+
+    def publish(self, header: bytes) -> None:
+        """To all who subscribed; any of them may miss it."""
+        self._traffic.send(self._pub, [header])
 
     def answer(self, to: PeerId, message: Message) -> None:
         """Send a message without blocks."""
@@ -124,7 +138,8 @@ class Outgoing:
         self._leave_strangers()
 
     def close(self) -> None:
-        """Close the socket; what is still queued is dropped."""
+        """Close the sockets; what is still queued is dropped, but for adverts, of which the last may say farewell."""
+        self._pub.close(linger=FAREWELL_MS)
         self._router.close(linger=0)
         for to in list(self.transfers):
             self.end(to)

@@ -37,11 +37,6 @@ class Poller:
         self._poller.unregister(source)
         self._resting.append((time.monotonic() + seconds, source))
 
-    @property
-    def resting(self) -> int:
-        """How many sources rest."""
-        return len(self._resting)
-
     def turn(self, timeout_s: float) -> None:
         """Wait for something to come, at most `timeout_s`, and call whom it is for."""
         self._wake()

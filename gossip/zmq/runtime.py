@@ -3,14 +3,12 @@
     PUB     adverts to all             SUB      adverts of all
     ROUTER  serves pulls               DEALER   one per origin: pulls, and takes what it serves
 
-What is driven is a `Peer` or a `MixPeer`; either knows the messages of its own kind only. Peers of one machine have
-links too (`same_host`), over which updates go as open files.
+What is driven is a `Peer` or a `MixPeer`; either knows the messages of its own kind only. Here is the loop, which looks
+at what comes in and carries out what the peer wants done. What lasts longer than a turn has a room of its own:
 
-A bulk message is a header followed by blocks, each a ZeroMQ message of its own. The receiver grants credit: the origin
-sends at most `WINDOW_BLOCKS` blocks beyond what was reported as received, so a slow reader holds a few blocks in
-memory, whatever the size of the model, and nobody else waits for it. A block is read from the log when it is sent.
-
-Off this machine every connection is encrypted with the run's `Keys`, and who does not have them gets nothing.
+    peers       connections to others           links       files to and from others of this machine
+    outgoing    bulk messages being sent        incoming    bulk messages being received
+    held        events that wait for their turn at the replica
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -70,38 +67,24 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.trace import Observe
-from gossip.wire import (
-    decode_header,
-    encode_header,
-)
+from gossip.wire import decode_header, encode_header
 from gossip.zmq.figures import Figures
+from gossip.zmq.held import Held, Replica, writes
 from gossip.zmq.incoming import Incoming
 from gossip.zmq.links import Links
 from gossip.zmq.outgoing import Outgoing
+from gossip.zmq.peers import Peers
 from gossip.zmq.poller import Poller
-from gossip.zmq.segments import LentFile, LentSum, Segments
+from gossip.zmq.segments import Segments
 from gossip.zmq.sockets import Endpoints, Keys, bind, check_address, open_socket
 from gossip.zmq.traffic import Traffic, single
 
-SILENT_S = 3600.0
-"""A peer whose connection broke, and of whom nothing was heard for so long, is not listened for any more. Halves that
-were cut off for longer than ten minutes may be unable to merge anyway."""
 SOCKETS_MAX = 65_000
 """Of one runtime: three for each peer. libzmq's default of 1023 is enough for 340."""
-FAREWELL_MS = 100
-"""For the last advert to leave; only who has a reader that takes nothing waits for so long."""
-HELD_RETRY_S = 0.001
-"""How soon to try again when the replica is being read."""
 
 
-class Host(Protocol):
+class Host(Replica, Protocol):
     """What the runtime needs of the one who owns the replica."""
-
-    def acquire(self, event: Event) -> bool:
-        """May `event` be merged now? If so, nobody reads the replica until `release`."""
-        ...
-
-    def release(self) -> None: ...
 
     def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
         """Merge updates lo..hi of `lane`; called between `acquire` and `release`."""
@@ -143,10 +126,8 @@ class Runtime:
         With `links`, peers of this machine and user exchange updates as open files.
         """
         check_address(address, keys)
-        self._keys = keys
         self.peer = peer
         self.figures = Figures()
-        self._traffic = Traffic(self.figures, host.warn)
         self._host = host
         self._segments = segments
         self._observe = observe
@@ -154,72 +135,43 @@ class Runtime:
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
         self._poller = Poller()
-        self._dealers: dict[PeerId, zmq.Socket[bytes]] = {}
-        self._monitors: dict[PeerId, zmq.Socket[bytes]] = {}
-        """Where ZeroMQ tells that a connection broke."""
-        self._addresses: dict[PeerId, Endpoints] = {}
-        """Of all that were ever connected to."""
-        self._broken: dict[PeerId, float] = {}
-        """Since when nothing was heard of those whose connections broke."""
-        self._held: deque[Event] = deque()
+        traffic = Traffic(self.figures, host.warn)
+        self._held = Held(host, self._step, lambda: peer.congested)
         self._links = Links(
             peer.me,
             self._poller,
-            self._traffic,
+            traffic,
             kinds=segments.kinds,
             expects=peer.expects,
             happen=self.happen,
             opens=links,
         )
-        self._pub = self._socket(zmq.PUB, server=True)
-        self._sub = self._socket(zmq.SUB)
-        self._sub.subscribe(b"")
-        router = self._socket(zmq.ROUTER, server=True)
+        self._peers = Peers(
+            peer.me,
+            lambda kind: open_socket(self._context, kind, keys),
+            self._poller,
+            traffic,
+            on_advert=self._on_advert,
+            on_reply=self._on_reply,
+            on_break=lambda broken: self.happen(Disconnected(broken)),
+        )
+        pub = open_socket(self._context, zmq.PUB, keys, server=True)
+        router = open_socket(self._context, zmq.ROUTER, keys, server=True)
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self._outgoing = Outgoing(router, self._traffic, in_swarm=self._dealers.__contains__)
-        self._incoming = Incoming(peer.me, send=self._ask, happen=self.happen, holds=lambda: self.holds)
-        self.endpoints = Endpoints(bind(self._pub, address), bind(router, address))
-        self.register(self._sub, lambda: self._traffic.drain(self._sub, self._on_advert))
-        self.register(router, lambda: self._traffic.drain(router, self._on_request))
+        self.endpoints = Endpoints(bind(pub, address), bind(router, address))
+        self._poller.register(router, lambda: traffic.drain(router, self._on_request))
+        self._outgoing = Outgoing(pub, router, traffic, in_swarm=lambda asker: asker in self._peers)
+        self._incoming = Incoming(peer.me, send=self._peers.send, happen=self.happen, holds=lambda: self.holds)
 
     # ------------------------------------------------------------------------------------------------------ outside
 
     def connect(self, peer: PeerId, endpoints: Endpoints) -> None:
         """Listen to `peer`'s adverts and be able to pull from it."""
         self._check_owner()
-        if peer in self._dealers:
-            return
-        self._addresses[peer] = endpoints
-        self._sub.connect(endpoints.adverts)
-        dealer = self._socket(zmq.DEALER)
-        dealer.setsockopt(zmq.ROUTING_ID, self.peer.me.encode())
-        dealer.setsockopt(zmq.IMMEDIATE, 1)
-        dealer.connect(endpoints.pulls)
-        self._dealers[peer] = dealer
-        monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._monitors[peer] = monitor
-        self._links.connect(peer)
-        self.register(dealer, lambda: self._traffic.drain(dealer, lambda frames: self._on_reply(peer, frames)))
-        self.register(monitor, lambda: self._on_monitor(peer, monitor))  # after what came before the connection broke
-
-    def _disconnect(self, peer: PeerId) -> None:
-        """Undo `connect`; who speaks to us again is connected to again."""
-        dealer, monitor = self._dealers.pop(peer), self._monitors.pop(peer)
-        self.unregister(dealer)
-        self.unregister(monitor)
-        dealer.disable_monitor()
-        dealer.close(linger=0)
-        monitor.close(linger=0)
-        self._sub.disconnect(self._addresses[peer].adverts)
-        self._incoming.drop(peer)
-        self._links.origins.drop(peer)
-
-    def _heard(self, peer: PeerId) -> None:
-        """It said something."""
-        self._broken.pop(peer, None)
-        if peer in self._addresses and peer not in self._dealers:
-            self.connect(peer, self._addresses[peer])
+        if peer not in self._peers:
+            self._links.connect(peer)
+            self._peers.connect(peer, endpoints)
 
     def register(self, source: Any, callback: Callable[[], None]) -> None:
         """Call `callback` in `poll` when `source` (a ZeroMQ socket, or anything with a descriptor) is readable."""
@@ -236,9 +188,9 @@ class Runtime:
     def happen(self, event: Event) -> None:
         """Tell the peer; what writes to the replica waits for its turn there, in order."""
         self._check_owner()
-        if _writes(event):
-            self._held.append(event)
-            self._release_held()
+        if writes(event):
+            self._held.add(event)
+            self._held.release()
         else:
             self._step(event)
 
@@ -250,35 +202,24 @@ class Runtime:
     def poll(self, timeout_s: float) -> None:
         """One turn: wait for something to happen, at most `timeout_s`, and deal with it."""
         self._check_owner()
-        wait = min(timeout_s, self.peer.deadline() - time.monotonic(), self._outgoing.wait_s)
-        if self._held:
-            wait = min(wait, HELD_RETRY_S)
-        self._poller.turn(wait)
+        until_deadline_s = self.peer.deadline() - time.monotonic()
+        self._poller.turn(min(timeout_s, until_deadline_s, self._outgoing.wait_s, self._held.wait_s))
         if time.monotonic() >= self.peer.deadline():
-            for event in self._held:
-                if isinstance(event, Received):  # an answer that waits for the replica is not to be asked for again
-                    self._step(Progressed(event.message.peer, arrived=False))
+            for sender in self._held.senders():  # an answer that waits for the replica is not to be asked for again
+                self._step(Progressed(sender, arrived=False))
             self._step(Ticked())
-        self._release_held()
+        self._held.release()
         self._outgoing.turn()
-        if self._broken:
-            now = time.monotonic()
-            for peer in [peer for peer, since in self._broken.items() if now >= since + SILENT_S]:
-                del self._broken[peer]
-                self._disconnect(peer)
+        for peer in self._peers.silent():
+            self._disconnect(peer)
 
     def close(self) -> None:
-        """Close the sockets; what is still queued is dropped, but for adverts, of which the last may say farewell."""
-        for dealer in self._dealers.values():
-            dealer.disable_monitor()
-        self._pub.close(linger=FAREWELL_MS)
-        for zmq_socket in (self._sub, *self._dealers.values(), *self._monitors.values()):
-            zmq_socket.close(linger=0)
+        """Close everything; what is still queued is dropped, but for adverts, of which the last may say farewell."""
+        self._peers.close()
         self._outgoing.close()
         self._context.term()
         self._links.close()
-        while self._held:
-            _give_back(self._held.popleft())
+        self._held.close()
         self._segments.close()
 
     def _check_owner(self) -> None:
@@ -293,23 +234,8 @@ class Runtime:
 
     # ------------------------------------------------------------------------------------------------------ effects
 
-    def _release_held(self) -> None:
-        """Updates of the own lane and ranges of others do not wait for each other, but each kind keeps its order."""
-        blocked: set[type] = set()
-        for _ in range(len(self._held)):
-            event = self._held.popleft()
-            waits = isinstance(event, Computed) and self.peer.congested
-            if type(event) in blocked or waits or not self._host.acquire(event):
-                blocked.add(type(event))
-                self._held.append(event)
-                continue
-            try:
-                self._step(event)
-            finally:
-                self._host.release()
-                _give_back(event)
-
     def _step(self, event: Event) -> None:
+        """Let the peer deal with it, and carry out what it wants done, in order."""
         if isinstance(event, Computed):
             self.figures.computed += 1
         now = time.monotonic()
@@ -318,46 +244,53 @@ class Runtime:
             self._observe(now, self.peer.me, event, effects)
         for effect in effects:
             match effect:
-                case Send(_, message) | Publish(message):
-                    try:
-                        self._say(effect)
-                    except TooLargeError as error:  # it is not said: a swarm that large is not served, but trains on
-                        self._on_too_large(message, error)
-                case Deliver(lane, lo, hi, payload):
-                    self._host.deliver(lane, lo, hi, self._segments.resolve(payload))
-                case Adopt(payload):
-                    self._host.adopt(payload)
-                case Keep(lo, hi, payload):
-                    self._segments.keep(lo, hi, self._segments.resolve(payload))
-                case Retain(number, payload):
-                    self._segments.retain(number, payload)
-                case Release(number):
-                    self._segments.release(number)
-                case Gated(unit):
-                    self.figures.gated += 1
-                    self._host.gated(unit)
-                case Fold(lo, hi):
-                    self._segments.fold(lo, hi)
-                case Forget(through):
-                    self._segments.forget(through)
-                case Drained(missing):
-                    self._host.drained(missing)
-                case Warn(text):
-                    self._host.warn(text)
+                case Send() | Publish():
+                    self._say(effect)
+                case Keep() | Fold() | Forget() | Retain() | Release():
+                    self._store(effect)
+                case Deliver() | Adopt() | Gated() | Drained() | Warn():
+                    self._tell_host(effect)
+
+    def _store(self, effect: Keep | Fold | Forget | Retain | Release) -> None:
+        match effect:
+            case Keep(lo, hi, payload):
+                self._segments.keep(lo, hi, self._segments.resolve(payload))
+            case Fold(lo, hi):
+                self._segments.fold(lo, hi)
+            case Forget(through):
+                self._segments.forget(through)
+            case Retain(number, payload):
+                self._segments.retain(number, payload)
+            case Release(number):
+                self._segments.release(number)
+
+    def _tell_host(self, effect: Deliver | Adopt | Gated | Drained | Warn) -> None:
+        match effect:
+            case Deliver(lane, lo, hi, payload):
+                self._host.deliver(lane, lo, hi, self._segments.resolve(payload))
+            case Adopt(payload):
+                self._host.adopt(payload)
+            case Gated(unit):
+                self.figures.gated += 1
+                self._host.gated(unit)
+            case Drained(missing):
+                self._host.drained(missing)
+            case Warn(text):
+                self._host.warn(text)
 
     def _say(self, effect: Send | Publish) -> None:
-        match effect:
-            case Send(to, message):
-                self._send(to, message)
-            case Publish(message):
+        message = effect.message
+        try:
+            if isinstance(effect, Send):
+                self._send(effect.to, message)
+            else:
                 header = encode_header(message)
                 self._links.publish(header)
-                self._traffic.send(self._pub, [header])
-
-    def _on_too_large(self, message: Message, error: TooLargeError) -> None:
-        if type(message) not in self.figures.too_large:
-            self._host.warn(f"a {type(message).__name__} is not sent, nor are those that follow: {error}")
-        self.figures.too_large[type(message)] += 1
+                self._outgoing.publish(header)
+        except TooLargeError as error:  # it is not said: a swarm that large is not served, but trains on
+            if type(message) not in self.figures.too_large:
+                self._host.warn(f"a {type(message).__name__} is not sent, nor are those that follow: {error}")
+            self.figures.too_large[type(message)] += 1
 
     def _send(self, to: PeerId, message: Message) -> None:
         match message:
@@ -380,11 +313,7 @@ class Runtime:
             case Pull() if self._links.ask(to, message):
                 pass
             case _:
-                self._ask(to, message)
-
-    def _ask(self, to: PeerId, message: Message) -> None:
-        if to in self._dealers:
-            self._traffic.send(self._dealers[to], [encode_header(message)])
+                self._peers.send(to, message)
 
     # ----------------------------------------------------------------------------------------------------- messages
 
@@ -410,12 +339,6 @@ class Runtime:
             case _:
                 raise WireError(f"{type(message).__name__} among the requests")
 
-    def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
-        while monitor.poll(0):
-            monitor.recv_multipart()
-            self._broken[peer] = time.monotonic()
-            self.happen(Disconnected(peer))
-
     def _on_reply(self, peer: PeerId, frames: list[Bytes]) -> None:
         self._heard(peer)
         if len(frames) == 2:
@@ -433,17 +356,14 @@ class Runtime:
             case _:
                 raise WireError(f"{type(message).__name__} among the replies")
 
-    def _socket(self, kind: int, server: bool = False) -> zmq.Socket[bytes]:
-        return open_socket(self._context, kind, self._keys, server)
+    def _heard(self, peer: PeerId) -> None:
+        """It said something."""
+        endpoints = self._peers.hear(peer)
+        if endpoints is not None:
+            self.connect(peer, endpoints)
 
-
-def _writes(event: Event) -> bool:
-    return isinstance(event, Computed) or (isinstance(event, Received) and isinstance(event.message, Range | State))
-
-
-def _give_back(event: Event) -> None:
-    """Close the file that a range came in."""
-    if isinstance(event, Received) and isinstance(event.message, Range | State):
-        payload = event.message.payload
-        if isinstance(payload, LentFile | LentSum):
-            payload.close()
+    def _disconnect(self, peer: PeerId) -> None:
+        """Undo `connect`; who speaks to us again is connected to again."""
+        self._peers.disconnect(peer)
+        self._incoming.drop(peer)
+        self._links.origins.drop(peer)

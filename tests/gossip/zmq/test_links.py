@@ -262,6 +262,6 @@ def test_a_reader_that_cannot_be_let_in_is_let_in_later(swarm: Any, out_of_descr
     assert link is not None
     with out_of_descriptors():
         node.runtime.poll(0.01)
-        assert node.runtime._poller.resting == 1
+        assert len(node.runtime._poller._resting) == 1
     assert swarm.turn(lambda: PeerId("reader") in node.runtime._links.readers.links)
     link.close()

@@ -344,17 +344,17 @@ def test_who_is_gone_for_good_is_not_listened_for_until_it_speaks_again(
     assert swarm.turn(lambda: one.frontiers.get(two.me) == 1)
     swarm.nodes.remove(two)
     two.runtime.close()
-    assert swarm.turn(lambda: two.me in one.runtime._broken)
+    assert swarm.turn(lambda: two.me in one.runtime._peers.broken)
     swarm.turn_for(0.02)
-    assert two.me in one.runtime._dealers
-    monkeypatch.setattr("gossip.zmq.runtime.SILENT_S", 0.0)
-    assert swarm.turn(lambda: two.me not in one.runtime._dealers)
-    assert not one.runtime._broken
+    assert two.me in one.runtime._peers
+    monkeypatch.setattr("gossip.zmq.peers.SILENT_S", 0.0)
+    assert swarm.turn(lambda: two.me not in one.runtime._peers)
+    assert not one.runtime._peers.broken
     monkeypatch.undo()
     again = swarm.rogue(zmq.DEALER, "two")
     again.connect(one.runtime.endpoints.pulls)
     again.send(encode_header(Ping(PeerId("two"), 1)))
-    assert swarm.turn(lambda: two.me in one.runtime._dealers)
+    assert swarm.turn(lambda: two.me in one.runtime._peers)
 
 
 def test_what_outgrows_a_header_is_told_once_and_the_peer_lives_on(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
