@@ -42,7 +42,7 @@ from benchmarks import chaos_processes
 from gossip.arrays import Bytes, Layout
 from gossip.errors import UsageError
 from gossip.messages import PeerId, State
-from gossip.zmq.runtime import fetch_state
+from gossip.zmq.fetch import fetch_state
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient, AgentSettings, start_agent
 from p2p.driver.observer import Observer

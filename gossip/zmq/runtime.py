@@ -3,35 +3,26 @@
     PUB     adverts to all             SUB      adverts of all
     ROUTER  serves pulls               DEALER   one per origin: pulls, and takes what it serves
 
-What is driven is a `Peer` or a `MixPeer`; either knows the messages of its own kind only. Peers of one machine have
-links too (`same_host`), over which updates go as open files.
+What is driven is a `Peer` or a `MixPeer`; either knows the messages of its own kind only. Here is the loop, which looks
+at what comes in and carries out what the peer wants done. What lasts longer than a turn has a room of its own:
 
-A bulk message is a header followed by blocks, each a ZeroMQ message of its own. The receiver grants credit: the origin
-sends at most `WINDOW_BLOCKS` blocks beyond what was reported as received, so a slow reader holds a few blocks in
-memory, whatever the size of the model, and nobody else waits for it. A block is read from the log when it is sent.
-
-Off this machine every connection is encrypted with the run's `Keys`, and who does not have them gets nothing.
+    peers       connections to others           links       files to and from others of this machine
+    outgoing    bulk messages being sent        incoming    bulk messages being received
+    held        events that wait for their turn at the replica
 """
 
 from __future__ import annotations
 
-import ipaddress
-import math
 import os
-import socket
-import stat
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import zmq
-from msgspec.structs import replace
 
-from gossip.arrays import Bytes, Packed, Payload
-from gossip.errors import MismatchError, TooLargeError, UsageError, WireError
+from gossip.arrays import Bytes, Payload
+from gossip.errors import TooLargeError, UsageError, WireError
 from gossip.events import (
     Adopt,
     Computed,
@@ -56,7 +47,6 @@ from gossip.events import (
 from gossip.messages import (
     Ack,
     Advert,
-    Bulk,
     Credit,
     Message,
     Nack,
@@ -77,88 +67,24 @@ from gossip.messages import (
     Unpin,
 )
 from gossip.trace import Observe
-from gossip.updates import check
-from gossip.wire import (
-    BLOCK_BYTES,
-    HEADER_BYTES_MAX,
-    Assembly,
-    Body,
-    allocate,
-    block_count,
-    block_span,
-    body_bytes,
-    decode_block,
-    decode_header,
-    encode_block,
-    encode_header,
-    table_of,
-)
-from gossip.zmq import same_host
-from gossip.zmq.segments import FileSegment, LentFile, LentSum, MemorySegment, RangeSum, Segments
+from gossip.wire import decode_header, encode_header
+from gossip.zmq.figures import Figures
+from gossip.zmq.held import Held, Replica, writes
+from gossip.zmq.incoming import Incoming
+from gossip.zmq.links import Links
+from gossip.zmq.outgoing import Outgoing
+from gossip.zmq.peers import Peers
+from gossip.zmq.poller import Poller
+from gossip.zmq.segments import Segments
+from gossip.zmq.sockets import Endpoints, Keys, bind, check_address, open_socket
+from gossip.zmq.traffic import Traffic, single
 
-WINDOW_BLOCKS = 8
-"""Blocks in flight on one link: 8 MiB keep 1 Gbit/s busy over 60 ms."""
-TURN_MESSAGES_MAX = 64
-"""Messages taken from one socket before the others have their turn."""
-TURN_BLOCKS_MAX = 16
-"""Blocks sent before the loop looks at what came in."""
-STATES_MAX = 64
-"""Replicas on their way at once, a few blocks each; one more takes the place of the oldest, which may be gone."""
-STRANGERS_BYTES_MAX = 1 << 30
-"""Copies of the replica for those who are not of the swarm (yet): what is beyond waits, and asks again. One is always
-given, however large. There are `STATES_MAX` at the most."""
-STRANGER_IDLE_S = 10.0
-"""A stranger that takes nothing for so long is gone, and its copy is dropped. At .5 MB/s it says so every 8 s."""
-SILENT_S = 3600.0
-"""A peer whose connection broke, and of whom nothing was heard for so long, is not listened for any more. Halves that
-were cut off for longer than ten minutes may be unable to merge anyway."""
 SOCKETS_MAX = 65_000
 """Of one runtime: three for each peer. libzmq's default of 1023 is enough for 340."""
-FAREWELL_MS = 100
-"""For the last advert to leave; only who has a reader that takes nothing waits for so long."""
-HELD_RETRY_S = 0.001
-"""How soon to try again when the replica is being read."""
-ACCEPT_RETRY_S = 0.5
-"""How soon to let the next one in when no descriptor was left."""
-STALLED_RETRY_S = 0.005
-"""How soon to try again when a socket's queue is full."""
-KEEPALIVE_IDLE_S = 2
-"""A connection on which nothing came for so long is tried with probes, a second apart."""
-KEEPALIVE_PROBES = 3
-"""So many without an answer end it: the host is gone, or cut off. For a process that is frozen its kernel answers."""
 
 
-@dataclass(frozen=True)
-class Endpoints:
-    """Where a peer publishes its adverts and serves its pulls."""
-
-    adverts: str
-    pulls: str
-
-
-@dataclass(frozen=True)
-class Keys:
-    """A run's CURVE key pair, as Z85 text. All its peers share it, and keep the public half secret too: CurveZMQ never
-    sends it, and without it nobody can begin to speak to a peer."""
-
-    public: str
-    secret: str
-
-    @classmethod
-    def generate(cls) -> Keys:
-        """A new pair."""
-        public, secret = zmq.curve_keypair()
-        return cls(public.decode(), secret.decode())
-
-
-class Host(Protocol):
+class Host(Replica, Protocol):
     """What the runtime needs of the one who owns the replica."""
-
-    def acquire(self, event: Event) -> bool:
-        """May `event` be merged now? If so, nobody reads the replica until `release`."""
-        ...
-
-    def release(self) -> None: ...
 
     def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
         """Merge updates lo..hi of `lane`; called between `acquire` and `release`."""
@@ -181,25 +107,6 @@ class Host(Protocol):
     def warn(self, text: str) -> None: ...
 
 
-@dataclass
-class Outgoing:
-    """A bulk message being sent."""
-
-    to: PeerId
-    message: Bulk
-    body: Body
-    limit: int
-    """Blocks that the receiver's credit allows."""
-    taken_at: float
-    """When it last gave credit."""
-    next: int = 0
-
-    def close(self) -> None:
-        """Give a copy of a replica back."""
-        if isinstance(self.body.payload, FileSegment | MemorySegment):
-            self.body.payload.close()
-
-
 class Runtime:
     """Drives one peer. Not to be used from another thread, nor after a fork (both raise)."""
 
@@ -219,136 +126,71 @@ class Runtime:
         With `links`, peers of this machine and user exchange updates as open files.
         """
         check_address(address, keys)
-        self._keys = keys
         self.peer = peer
-        self.bytes_out = 0
-        self.bytes_in = 0
-        self.handed_out = 0
-        """Bytes of updates that readers of this machine got as open files, beside `bytes_out`."""
-        self.handed_in = 0
-        self.computed = 0
-        """Events `Computed` that were dealt with."""
-        self.malformed = 0
-        """Messages dropped because they were not well-formed."""
-        self.gated = 0
-        """Updates that were not published, since their unit was before."""
-        self._too_large: Counter[type] = Counter()
-        """Messages that were not sent because there was no room for them, by kind."""
+        self.figures = Figures()
         self._host = host
         self._segments = segments
         self._observe = observe
         self._owner = os.getpid(), threading.get_ident()
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
-        self._poller = zmq.Poller()
-        self._callbacks: dict[Any, Callable[[], None]] = {}
-        self._dealers: dict[PeerId, zmq.Socket[bytes]] = {}
-        self._monitors: dict[PeerId, zmq.Socket[bytes]] = {}
-        """Where ZeroMQ tells that a connection broke."""
-        self._addresses: dict[PeerId, Endpoints] = {}
-        """Of all that were ever connected to."""
-        self._broken: dict[PeerId, float] = {}
-        """Since when nothing was heard of those whose connections broke."""
-        self._outgoing: dict[PeerId, Outgoing] = {}
-        self._assemblies: dict[PeerId, Assembly] = {}
-        self._held: deque[Event] = deque()
-        self._spare: Any = None
-        self._stalled: set[PeerId] = set()
-        """Whose queue was full in this turn."""
-        self._links: dict[PeerId, socket.socket] = {}
-        """To origins of this machine."""
-        self._reader_links: dict[PeerId, socket.socket] = {}
-        """From readers of this machine."""
-        self._nameless: set[socket.socket] = set()
-        """Links that have not said yet who reads."""
-        self._resting: list[tuple[float, Any]] = []
-        """Sources that are not listened to, and until when."""
-        self._listener = same_host.listen(peer.me) if links else None
-        if self._listener is not None:
-            self.register(self._listener, self._on_reader)
-        self._pub = self._socket(zmq.PUB, server=True)
-        self._sub = self._socket(zmq.SUB)
-        self._sub.subscribe(b"")
-        self._router = self._socket(zmq.ROUTER, server=True)
-        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self.endpoints = Endpoints(_bind(self._pub, address), _bind(self._router, address))
-        self.register(self._sub, lambda: self._drain(self._sub, self._on_advert))
-        self.register(self._router, lambda: self._drain(self._router, self._on_request))
+        self._poller = Poller()
+        traffic = Traffic(self.figures, host.warn)
+        self._held = Held(host, self._step, lambda: peer.congested)
+        self._links = Links(
+            peer.me,
+            self._poller,
+            traffic,
+            kinds=segments.kinds,
+            expects=peer.expects,
+            happen=self.happen,
+            opens=links,
+        )
+        self._peers = Peers(
+            peer.me,
+            lambda kind: open_socket(self._context, kind, keys),
+            self._poller,
+            traffic,
+            on_advert=self._on_advert,
+            on_reply=self._on_reply,
+            on_break=lambda broken: self.happen(Disconnected(broken)),
+        )
+        pub = open_socket(self._context, zmq.PUB, keys, server=True)
+        router = open_socket(self._context, zmq.ROUTER, keys, server=True)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self.endpoints = Endpoints(bind(pub, address), bind(router, address))
+        self._poller.register(router, lambda: traffic.drain(router, self._on_request))
+        self._outgoing = Outgoing(pub, router, traffic, in_swarm=lambda asker: asker in self._peers)
+        self._incoming = Incoming(peer.me, send=self._peers.send, happen=self.happen, holds=lambda: self.holds)
 
     # ------------------------------------------------------------------------------------------------------ outside
 
     def connect(self, peer: PeerId, endpoints: Endpoints) -> None:
         """Listen to `peer`'s adverts and be able to pull from it."""
         self._check_owner()
-        if peer in self._dealers:
-            return
-        self._addresses[peer] = endpoints
-        self._sub.connect(endpoints.adverts)
-        dealer = self._socket(zmq.DEALER)
-        dealer.setsockopt(zmq.ROUTING_ID, self.peer.me.encode())
-        dealer.setsockopt(zmq.IMMEDIATE, 1)
-        dealer.connect(endpoints.pulls)
-        self._dealers[peer] = dealer
-        monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._monitors[peer] = monitor
-        link = same_host.connect(self.peer.me, peer) if self._listener is not None else None
-        if link is not None:
-            self._links[peer] = link
-            self.register(link, lambda: self._drain_link(self._links, peer, self._on_file))
-        self.register(dealer, lambda: self._drain(dealer, lambda frames: self._on_reply(peer, frames)))
-        self.register(monitor, lambda: self._on_monitor(peer, monitor))  # after what came before the connection broke
-
-    def _disconnect(self, peer: PeerId) -> None:
-        """Undo `connect`; who speaks to us again is connected to again."""
-        dealer, monitor = self._dealers.pop(peer), self._monitors.pop(peer)
-        self.unregister(dealer)
-        self.unregister(monitor)
-        dealer.disable_monitor()
-        dealer.close(linger=0)
-        monitor.close(linger=0)
-        self._sub.disconnect(self._addresses[peer].adverts)
-        self._assemblies.pop(peer, None)
-        if peer in self._links:
-            self._unlink(self._links, peer)
-
-    def _heard(self, peer: PeerId) -> None:
-        """It said something."""
-        self._broken.pop(peer, None)
-        if peer in self._addresses and peer not in self._dealers:
-            self.connect(peer, self._addresses[peer])
+        if peer not in self._peers:
+            self._links.connect(peer)
+            self._peers.connect(peer, endpoints)
 
     def register(self, source: Any, callback: Callable[[], None]) -> None:
         """Call `callback` in `poll` when `source` (a ZeroMQ socket, or anything with a descriptor) is readable."""
-        self._poller.register(source, zmq.POLLIN)
-        self._callbacks[source if isinstance(source, zmq.Socket) else _descriptor(source)] = callback
-
-    def rest(self, source: Any, seconds: float) -> None:
-        """Do not listen to `source` for a while: something is there, and cannot be dealt with now."""
-        self._poller.unregister(source)
-        self._resting.append((time.monotonic() + seconds, source))
-
-    def _wake(self) -> None:
-        now = time.monotonic()
-        for until, source in self._resting:
-            if until <= now:
-                self._poller.register(source, zmq.POLLIN)
-        self._resting = [(until, source) for until, source in self._resting if until > now]
+        self._poller.register(source, callback)
 
     def unregister(self, source: Any) -> None:
         """Undo `register`, before the source is closed."""
-        resting = [(until, one) for until, one in self._resting if one is not source]
-        if len(resting) == len(self._resting):
-            self._poller.unregister(source)
-        self._resting = resting
-        del self._callbacks[source if isinstance(source, zmq.Socket) else _descriptor(source)]
+        self._poller.unregister(source)
+
+    def rest(self, source: Any, seconds: float) -> None:
+        """Do not listen to `source` for a while: something is there, and cannot be dealt with now."""
+        self._poller.rest(source, seconds)
 
     def happen(self, event: Event) -> None:
         """Tell the peer; what writes to the replica waits for its turn there, in order."""
         self._check_owner()
-        if _writes(event):
-            self._held.append(event)
-            self._release_held()
+        if writes(event):
+            self._held.add(event)
+            self._held.release()
         else:
             self._step(event)
 
@@ -360,50 +202,24 @@ class Runtime:
     def poll(self, timeout_s: float) -> None:
         """One turn: wait for something to happen, at most `timeout_s`, and deal with it."""
         self._check_owner()
-        self._wake()
-        wait = min(timeout_s, self.peer.deadline() - time.monotonic())
-        for until, _ in self._resting:
-            wait = min(wait, until - time.monotonic())
-        if self._held:
-            wait = min(wait, HELD_RETRY_S)
-        if self._stalled:
-            wait = min(wait, STALLED_RETRY_S)
-        if any(self._is_sendable(out) for out in self._outgoing.values()):
-            wait = 0.0
-        for source, _ in self._poller.poll(math.ceil(max(0.0, wait) * 1e3)):
-            callback = self._callbacks.get(source)
-            if callback is not None:
-                callback()
+        until_deadline_s = self.peer.deadline() - time.monotonic()
+        self._poller.turn(min(timeout_s, until_deadline_s, self._outgoing.wait_s, self._held.wait_s))
         if time.monotonic() >= self.peer.deadline():
-            for event in self._held:
-                if isinstance(event, Received):  # an answer that waits for the replica is not to be asked for again
-                    self._step(Progressed(event.message.peer, arrived=False))
+            for sender in self._held.senders():  # an answer that waits for the replica is not to be asked for again
+                self._step(Progressed(sender, arrived=False))
             self._step(Ticked())
-        self._release_held()
-        self._send_blocks()
-        self._leave_strangers()
-        if self._broken:
-            now = time.monotonic()
-            for peer in [peer for peer, since in self._broken.items() if now >= since + SILENT_S]:
-                del self._broken[peer]
-                self._disconnect(peer)
+        self._held.release()
+        self._outgoing.turn()
+        for peer in self._peers.silent():
+            self._disconnect(peer)
 
     def close(self) -> None:
-        """Close the sockets; what is still queued is dropped, but for adverts, of which the last may say farewell."""
-        for dealer in self._dealers.values():
-            dealer.disable_monitor()
-        self._pub.close(linger=FAREWELL_MS)
-        for zmq_socket in (self._sub, self._router, *self._dealers.values(), *self._monitors.values()):
-            zmq_socket.close(linger=0)
+        """Close everything; what is still queued is dropped, but for adverts, of which the last may say farewell."""
+        self._peers.close()
+        self._outgoing.close()
         self._context.term()
-        for to in list(self._outgoing):
-            self._end(to)
-        for link in (*self._links.values(), *self._reader_links.values(), *self._nameless):
-            link.close()
-        if self._listener is not None:
-            self._listener.close()
-        while self._held:
-            _give_back(self._held.popleft())
+        self._links.close()
+        self._held.close()
         self._segments.close()
 
     def _check_owner(self) -> None:
@@ -418,222 +234,91 @@ class Runtime:
 
     # ------------------------------------------------------------------------------------------------------ effects
 
-    def _release_held(self) -> None:
-        """Updates of the own lane and ranges of others do not wait for each other, but each kind keeps its order."""
-        blocked: set[type] = set()
-        for _ in range(len(self._held)):
-            event = self._held.popleft()
-            waits = isinstance(event, Computed) and self.peer.congested
-            if type(event) in blocked or waits or not self._host.acquire(event):
-                blocked.add(type(event))
-                self._held.append(event)
-                continue
-            try:
-                self._step(event)
-            finally:
-                self._host.release()
-                _give_back(event)
-
     def _step(self, event: Event) -> None:
+        """Let the peer deal with it, and carry out what it wants done, in order."""
         if isinstance(event, Computed):
-            self.computed += 1
+            self.figures.computed += 1
         now = time.monotonic()
         effects = self.peer.handle(event, now)
         if self._observe is not None:
             self._observe(now, self.peer.me, event, effects)
         for effect in effects:
             match effect:
-                case Send(_, message) | Publish(message):
-                    try:
-                        self._say(effect)
-                    except TooLargeError as error:  # it is not said: a swarm that large is not served, but trains on
-                        self._on_too_large(message, error)
-                case Deliver(lane, lo, hi, payload):
-                    self._host.deliver(lane, lo, hi, self._segments.resolve(payload))
-                case Adopt(payload):
-                    self._host.adopt(payload)
-                case Keep(lo, hi, payload):
-                    self._segments.keep(lo, hi, self._segments.resolve(payload))
-                case Retain(number, payload):
-                    self._segments.retain(number, payload)
-                case Release(number):
-                    self._segments.release(number)
-                case Gated(unit):
-                    self.gated += 1
-                    self._host.gated(unit)
-                case Fold(lo, hi):
-                    self._segments.fold(lo, hi)
-                case Forget(through):
-                    self._segments.forget(through)
-                case Drained(missing):
-                    self._host.drained(missing)
-                case Warn(text):
-                    self._host.warn(text)
+                case Send() | Publish():
+                    self._say(effect)
+                case Keep() | Fold() | Forget() | Retain() | Release():
+                    self._store(effect)
+                case Deliver() | Adopt() | Gated() | Drained() | Warn():
+                    self._tell_host(effect)
+
+    def _store(self, effect: Keep | Fold | Forget | Retain | Release) -> None:
+        match effect:
+            case Keep(lo, hi, payload):
+                self._segments.keep(lo, hi, self._segments.resolve(payload))
+            case Fold(lo, hi):
+                self._segments.fold(lo, hi)
+            case Forget(through):
+                self._segments.forget(through)
+            case Retain(number, payload):
+                self._segments.retain(number, payload)
+            case Release(number):
+                self._segments.release(number)
+
+    def _tell_host(self, effect: Deliver | Adopt | Gated | Drained | Warn) -> None:
+        match effect:
+            case Deliver(lane, lo, hi, payload):
+                self._host.deliver(lane, lo, hi, self._segments.resolve(payload))
+            case Adopt(payload):
+                self._host.adopt(payload)
+            case Gated(unit):
+                self.figures.gated += 1
+                self._host.gated(unit)
+            case Drained(missing):
+                self._host.drained(missing)
+            case Warn(text):
+                self._host.warn(text)
 
     def _say(self, effect: Send | Publish) -> None:
-        match effect:
-            case Send(to, message):
-                self._send(to, message)
-            case Publish(message):
+        message = effect.message
+        try:
+            if isinstance(effect, Send):
+                self._send(effect.to, message)
+            else:
                 header = encode_header(message)
-                for link in self._reader_links.values():
-                    self._link_send(link, header)
-                self._try_send(self._pub, [header])
-
-    def _on_too_large(self, message: Message, error: TooLargeError) -> None:
-        if type(message) not in self._too_large:
-            self._host.warn(f"a {type(message).__name__} is not sent, nor are those that follow: {error}")
-        self._too_large[type(message)] += 1
+                self._links.publish(header)
+                self._outgoing.publish(header)
+        except TooLargeError as error:  # it is not said: a swarm that large is not served, but trains on
+            if type(message) not in self.figures.too_large:
+                self._host.warn(f"a {type(message).__name__} is not sent, nor are those that follow: {error}")
+            self.figures.too_large[type(message)] += 1
 
     def _send(self, to: PeerId, message: Message) -> None:
         match message:
             case Range(_, lo, hi):
                 total = self._segments.sum(lo, hi)
                 assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
-                if not self._lend(to, message, total):
-                    self._begin(to, message, total)
+                if self._links.lend(to, message, total):
+                    self._outgoing.end(to)
+                else:
+                    self._outgoing.begin(to, message, total)
             case PacketReply():
                 assert message.payload is not None
-                self._begin(to, message, message.payload)
+                self._outgoing.begin(to, message, message.payload)
             case State():
                 replica = self._host.state()
-                if self._has_room(to, replica.layout.nbytes):
-                    self._begin(to, message, self._segments.copy(replica))
+                if self._outgoing.has_room(to, replica.layout.nbytes):
+                    self._outgoing.begin(to, message, self._segments.copy(replica))
             case Unknown() | Pinned() | Ack() | Nack():
-                self._try_send(self._router, [to.encode(), encode_header(message)])
-            case Pull() if to in self._links and self._link_send(self._links[to], encode_header(message)):
+                self._outgoing.answer(to, message)
+            case Pull() if self._links.ask(to, message):
                 pass
             case _:
-                if to in self._dealers:
-                    self._try_send(self._dealers[to], [encode_header(message)])
-
-    def _has_room(self, to: PeerId, nbytes: int) -> bool:
-        """For one more copy of the replica: one of the swarm takes the oldest one's place, strangers wait."""
-        states = [out for out in self._outgoing.values() if isinstance(out.message, State) and out.to != to]
-        if to in self._dealers:
-            ours = [out.to for out in states if out.to in self._dealers]
-            for oldest in ours[: max(0, len(ours) + 1 - STATES_MAX)]:
-                self._end(oldest)
-            return True
-        strangers = [out for out in states if out.to not in self._dealers]
-        room = STRANGERS_BYTES_MAX - sum(out.body.nbytes for out in strangers)
-        return not strangers or (len(strangers) < STATES_MAX and nbytes <= room)
-
-    def _lend(self, to: PeerId, message: Range, payload: Payload) -> bool:
-        """Give a reader of this machine the files in which the range lies, and copies of what is small."""
-        link = self._reader_links.get(to)
-        if link is None or table_of(message):
-            return False
-        lent = payload.lent() if isinstance(payload, RangeSum) else None
-        files = lent[0] if lent is not None else []
-        small: Sequence[Payload] = lent[1] if lent is not None else [payload]
-        if sum(part.layout.nbytes for part in small) > same_host.SMALL_BYTES:
-            return False
-        parts = [same_host.Part(file.descriptor, file.offset) for file in files]
-        copies: list[int] = []
-        try:
-            for part in small:
-                copies.append(same_host.small_file(part.read(0, part.layout.nbytes)))
-                frame = encode_header(replace(message, marks=(), layout=part.layout)) if lent is not None else b""
-                parts.append(same_host.Part(copies[-1], 0, frame))
-            sent = self._link_send(link, encode_header(_with_layout(message, payload)), parts)
-        except OSError:
-            return False
-        finally:
-            for descriptor in copies:
-                os.close(descriptor)
-        if sent:
-            self.handed_out += sum(part.layout.nbytes for part in (*files, *small))
-            self._end(to)
-        return sent
-
-    def _link_send(self, link: socket.socket, header: bytes, parts: Sequence[same_host.Part] = ()) -> bool:
-        sent = same_host.send(link, header, parts)
-        self.bytes_out += len(header) if sent else 0
-        return sent
-
-    def _begin(self, to: PeerId, message: Bulk, payload: Payload) -> None:
-        header = encode_header(_with_layout(message, payload))
-        if self._try_send(self._router, [to.encode(), header]):
-            self._end(to)
-            self._outgoing[to] = Outgoing(to, message, Body(message, payload), WINDOW_BLOCKS, time.monotonic())
-
-    def _end(self, to: PeerId) -> None:
-        """Nothing more of the bulk message to this receiver."""
-        out = self._outgoing.pop(to, None)
-        if out is not None:
-            out.close()
-
-    def _is_sendable(self, out: Outgoing) -> bool:
-        return out.to not in self._stalled and out.next < min(out.limit, block_count(out.body.nbytes))
-
-    def _leave_strangers(self) -> None:
-        """Drop what nobody takes."""
-        if not self._outgoing:
-            return
-        now = time.monotonic()
-        for out in list(self._outgoing.values()):
-            if now >= out.taken_at + STRANGER_IDLE_S and isinstance(out.message, State) and out.to not in self._dealers:
-                self._end(out.to)
-
-    def _send_blocks(self) -> None:
-        """A few blocks to each receiver in turn, as far as their credit goes."""
-        self._stalled.clear()
-        for _ in range(TURN_BLOCKS_MAX):
-            ready = [out for out in self._outgoing.values() if self._is_sendable(out)]
-            if not ready:
-                return
-            for out in ready:
-                try:
-                    data = out.body.read(*block_span(out.body.nbytes, out.next))
-                except UsageError:  # the reader has moved on and the range is gone
-                    self._end(out.to)
-                    continue
-                frames = [out.to.encode(), *encode_block(out.message.k, out.next, data)]
-                if self._try_send(self._router, frames):
-                    out.next += 1
-                elif out.to in self._outgoing:
-                    self._stalled.add(out.to)
-
-    def _try_send(self, socket: zmq.Socket[bytes], frames: list[Bytes]) -> bool:
-        """Queue it if there is room; what is dropped here is asked for again."""
-        try:
-            socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EHOSTUNREACH:
-                self._end(PeerId(bytes(frames[0]).decode()))
-            elif error.errno != zmq.EAGAIN:
-                raise
-            return False
-        self.bytes_out += sum(len(frame) for frame in frames)
-        return True
+                self._peers.send(to, message)
 
     # ----------------------------------------------------------------------------------------------------- messages
 
-    def _drain(self, socket: zmq.Socket[bytes], on_message: Callable[[list[Bytes]], None]) -> None:
-        for _ in range(TURN_MESSAGES_MAX):
-            try:
-                frames: list[Bytes] = [frame.buffer for frame in socket.recv_multipart(zmq.NOBLOCK, copy=False)]
-            except zmq.Again:
-                return
-            self.bytes_in += sum(len(frame) for frame in frames)
-            self._attempt(lambda: on_message(frames))  # noqa: B023 - it is called before the next turn
-
-    def _attempt(self, take: Callable[[], None]) -> None:
-        """Take in a message; what is wrong with it is its sender's fault."""
-        try:
-            take()
-        except WireError as error:
-            self._refuse(error)
-        except MismatchError as error:
-            self._host.warn(f"a message that does not fit was dropped: {error}")
-
-    def _refuse(self, error: WireError) -> None:
-        self.malformed += 1
-        self._host.warn(f"a malformed message was dropped: {error}")
-
     def _on_advert(self, frames: list[Bytes]) -> None:
-        message = decode_header(_single(frames))
+        message = decode_header(single(frames))
         if not isinstance(message, Advert | Offer):
             raise WireError(f"{type(message).__name__} among the adverts")
         self._heard(message.peer)
@@ -647,321 +332,38 @@ class Runtime:
             raise WireError(f"a peer speaks for {message.peer}, which is not its name")
         self._heard(message.peer)
         match message:
-            case Credit(peer, k, blocks):
-                out = self._outgoing.get(peer)
-                if out is not None and out.message.k == k:
-                    out.limit = max(out.limit, blocks + WINDOW_BLOCKS)
-                    out.taken_at = time.monotonic()
-                    if blocks >= block_count(out.body.nbytes):
-                        self._end(peer)
+            case Credit():
+                self._outgoing.grant(message)
             case Pull() | StateRequest() | Pin() | Unpin() | Ping() | PingRequest() | PacketRequest():
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the requests")
 
-    def _on_reader(self) -> None:
-        """A reader of this machine has come."""
-        assert self._listener is not None
-        try:
-            link = same_host.accept(self._listener)
-        except OSError:  # meanwhile it reads over ZeroMQ
-            self.rest(self._listener, ACCEPT_RETRY_S)
-            return
-        if link is None:
-            return
-        if len(self._reader_links) + len(self._nameless) >= same_host.LINKS_MAX:
-            link.close()
-            return
-        self._nameless.add(link)
-        self.register(link, lambda: self._attempt(lambda: self._on_reader_name(link)))
-
-    def _on_reader_name(self, link: socket.socket) -> None:
-        """Its first message says who reads; what follows are its pulls."""
-        self.unregister(link)
-        self._nameless.discard(link)
-        try:
-            reader = same_host.receive_name(link)
-        except (EOFError, WireError):
-            link.close()
-            return
-        if reader in self._reader_links:
-            self._unlink(self._reader_links, reader)
-        self._reader_links[reader] = link
-        self.register(link, lambda: self._drain_link(self._reader_links, reader, self._on_linked_request))
-
-    def _unlink(self, links: dict[PeerId, socket.socket], peer: PeerId) -> None:
-        link = links.pop(peer)
-        self.unregister(link)
-        link.close()
-
-    def _drain_link(
-        self, links: dict[PeerId, socket.socket], peer: PeerId, on_message: Callable[[Message, same_host.Packet], None]
-    ) -> None:
-        for _ in range(TURN_MESSAGES_MAX):
-            try:
-                packet = same_host.receive(links[peer])
-            except EOFError:
-                self._unlink(links, peer)
-                return
-            except WireError as error:
-                self._refuse(error)
-                continue
-            if packet is None:
-                return
-            self.bytes_in += len(packet.frame)
-            self._attempt(lambda: self._on_packet(peer, packet, on_message))  # noqa: B023 - as above
-            packet.close()
-
-    def _on_packet(
-        self, peer: PeerId, packet: same_host.Packet, on_message: Callable[[Message, same_host.Packet], None]
-    ) -> None:
-        message = decode_header(packet.frame)
-        if message.peer != peer:
-            raise WireError(f"a peer speaks for {message.peer}, which is not its name")
-        on_message(message, packet)
-
-    def _on_linked_request(self, message: Message, packet: same_host.Packet) -> None:
-        if not isinstance(message, Pull):
-            raise WireError(f"{type(message).__name__} among the pulls of a link")
-        self.happen(Received(message))
-
-    def _on_file(self, message: Message, packet: same_host.Packet) -> None:
-        """An advert, or the files with a range: the answer is here, whole."""
-        match message:
-            case Advert():
-                self.happen(Received(message))
-            case Range(table=table) if packet.parts and not table.series:
-                if not self.peer.expects(message):
-                    return
-                try:
-                    payload = self._lent(message, packet)
-                except (OSError, UsageError) as error:
-                    raise WireError(f"a file that came over a link cannot be read: {error}") from None
-                self.happen(Progressed(message.peer))
-                self.happen(Received(replace(message, payload=payload)))
-            case _:
-                raise WireError(f"{type(message).__name__} among the answers of a link")
-
-    def _lent(self, message: Range, packet: same_host.Packet) -> LentFile | LentSum:
-        """The sum of the parts; those that are no whole arrays are looked at here, the sum before it is merged."""
-        files: list[LentFile] = []
-        others: list[Packed] = []
-        for part in packet.parts:
-            described = decode_header(part.frame) if part.frame else message
-            if not isinstance(described, Range):
-                raise WireError(f"a part of a range is a {type(described).__name__}")
-            file = LentFile(described.layout, part.descriptor, part.offset)
-            about = os.fstat(part.descriptor)
-            if not stat.S_ISREG(about.st_mode):
-                raise WireError("what came with a range is no file")
-            if about.st_size < part.offset + file.layout.nbytes:
-                raise WireError(f"a file is too short for the {file.layout.nbytes} bytes that it should hold")
-            os.pread(part.descriptor, 1, part.offset)  # it is open for reading
-            self.handed_in += file.layout.nbytes
-            if not part.frame:
-                files.append(file)
-                continue
-            update = Packed(file.layout, file.read(0, file.layout.nbytes))
-            check(update, message.layout, self._segments.kinds)
-            others.append(update)
-        if not files:
-            raise WireError("a range of parts without the whole arrays to which they are added")
-        kept: list[LentFile] = []
-        try:
-            kept += (file.again() for file in files)  # those of the packet are closed with it
-        except OSError as error:  # no descriptor is left
-            for file in kept:
-                file.close()
-            raise MismatchError(f"no room for another open file: {error}") from None
-        return kept[0] if len(kept) == 1 and not others else LentSum(message.layout, kept, others, self._segments.kinds)
-
-    def _on_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
-        while monitor.poll(0):
-            monitor.recv_multipart()
-            self._broken[peer] = time.monotonic()
-            self.happen(Disconnected(peer))
-
     def _on_reply(self, peer: PeerId, frames: list[Bytes]) -> None:
         self._heard(peer)
         if len(frames) == 2:
-            self._on_block(peer, frames)
+            self._incoming.add(peer, frames)
             return
-        message = decode_header(_single(frames))
+        message = decode_header(single(frames))
         if message.peer != peer:
             raise WireError(f"a peer speaks for {message.peer}, which is not its name")
         match message:
             case Range() | State() | PacketReply():
                 if self.peer.expects(message):
-                    self._assemble(peer, message)
+                    self._incoming.begin(peer, message)
             case Unknown() | Pinned() | Ack() | Nack():
                 self.happen(Received(message))
             case _:
                 raise WireError(f"{type(message).__name__} among the replies")
 
-    def _assemble(self, peer: PeerId, message: Bulk) -> None:
-        """Take in the blocks that follow this header."""
-        self._retire(self._assemblies.pop(peer, None))
-        try:
-            self._assemblies[peer] = Assembly(message, self._buffer(message.layout.nbytes))
-        except OSError:  # where any layout is taken, or marks are many
-            raise MismatchError(f"no room for {body_bytes(message)} bytes of arrays and marks") from None
-        self.happen(Progressed(peer))
-        self._complete(peer)
+    def _heard(self, peer: PeerId) -> None:
+        """It said something."""
+        endpoints = self._peers.hear(peer)
+        if endpoints is not None:
+            self.connect(peer, endpoints)
 
-    def _on_block(self, peer: PeerId, frames: list[Bytes]) -> None:
-        block = decode_block(*frames)
-        assembly = self._assemblies.get(peer)
-        if assembly is None or assembly.message.k != block.k:
-            return  # of an answer that was given up
-        assembly.add(block)
-        received = block.index + 1
-        if assembly.complete or received % (WINDOW_BLOCKS // 2) == 0:
-            credit = Credit(self.peer.me, block.k, received)
-            self._try_send(self._dealers[peer], [encode_header(credit)])
-        self.happen(Progressed(peer))
-        self._complete(peer)
-
-    def _complete(self, peer: PeerId) -> None:
-        if self._assemblies[peer].complete:
-            assembly = self._assemblies.pop(peer)
-            self.happen(Received(assembly.finish()))
-            if not self._held and not isinstance(assembly.message, PacketReply):  # which a strategy may keep
-                self._retire(assembly)
-
-    def _buffer(self, nbytes: int) -> Any:
-        spare, self._spare = self._spare, None
-        return spare if spare is not None and len(spare) == nbytes else allocate(nbytes)
-
-    def _retire(self, assembly: Assembly | None) -> None:
-        """Keep one buffer for the next answer: a fresh one of the same size costs a page fault per page."""
-        if assembly is not None:
-            self._spare = assembly.buffer
-
-    def _socket(self, kind: int, server: bool = False) -> zmq.Socket[bytes]:
-        return open_socket(self._context, kind, self._keys, server)
-
-
-def fetch_state(
-    context: zmq.Context[zmq.Socket[bytes]],
-    endpoint: str,
-    me: PeerId,
-    begin: Callable[[State], Callable[[int, Bytes], None]],
-    *,
-    timeout_s: float,
-    keys: Keys | None = None,
-    retry_s: float = 3.0,
-) -> State:
-    """Ask the peer at `endpoint` (of pulls) for its replica, outside of any swarm. Of a quiet peer, it is consistent.
-
-    `begin(header)` is called when the answer begins (again, if it was interrupted) and returns what takes each block,
-    `(first byte, bytes)`. Returns the header. `UsageError` when nothing comes within `timeout_s`.
-    """
-    give_up = time.monotonic() + timeout_s
-    k = 0
-    state: State | None = None
-    take: Callable[[int, Bytes], None] | None = None
-    received = 0
-    with open_socket(context, zmq.DEALER, keys) as dealer:
-        dealer.setsockopt(zmq.ROUTING_ID, me.encode())
-        dealer.connect(endpoint)
-        while time.monotonic() < give_up:
-            k += 1
-            try:
-                dealer.send(encode_header(StateRequest(me, k)), zmq.NOBLOCK)
-            except zmq.Again:
-                pass  # earlier requests still wait for a connection
-            while dealer.poll(math.ceil(min(retry_s, max(0.0, give_up - time.monotonic())) * 1e3)):
-                frames: list[Bytes] = [frame.buffer for frame in dealer.recv_multipart(copy=False)]
-                try:
-                    message = decode_header(frames[0]) if len(frames) == 1 else None
-                    block = decode_block(*frames) if len(frames) == 2 else None
-                except WireError:
-                    continue  # asked for again
-                if isinstance(message, State):  # to whichever request: a slow one answers after it was asked again
-                    state, take, received = message, begin(message), 0
-                elif block is not None and state is not None and take is not None:
-                    start, stop = block_span(body_bytes(state), received)
-                    if block.k == state.k and block.index == received and len(block.data) == stop - start > 0:
-                        if start < state.layout.nbytes:
-                            take(start, memoryview(block.data)[: state.layout.nbytes - start])
-                        received += 1
-                        if received % (WINDOW_BLOCKS // 2) == 0 or received == block_count(body_bytes(state)):
-                            dealer.send(encode_header(Credit(me, state.k, received)))
-                if state is not None and received == block_count(body_bytes(state)):
-                    return state
-            retry_s *= 2  # it begins anew when it is asked again: the time to begin must not always be too short
-    raise UsageError(
-        f"no replica came from {endpoint} within {timeout_s:g} s: is the process alive and the port "
-        "reachable from here?"
-    )
-
-
-def open_socket(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, keys: Keys | None = None, server: bool = False
-) -> zmq.Socket[bytes]:
-    """A socket with the limits that every socket of ours has, set before it is bound (`server`) or connected."""
-    socket = context.socket(kind)
-    if keys is not None:
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
-        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
-        if server:
-            socket.setsockopt(zmq.CURVE_SERVER, 1)
-        else:
-            socket.setsockopt(zmq.CURVE_SERVERKEY, keys.public.encode())
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, max(BLOCK_BYTES, HEADER_BYTES_MAX) + 1024)
-    socket.setsockopt(zmq.SNDHWM, 4 * WINDOW_BLOCKS)
-    socket.setsockopt(zmq.RCVHWM, 4 * WINDOW_BLOCKS)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
-    # heartbeats of libzmq (4.3.5) end the process where a queue is full: it is the kernel that looks after connections
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 1)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
-    socket.setsockopt(zmq.TCP_MAXRT, (KEEPALIVE_IDLE_S + KEEPALIVE_PROBES) * 1000)
-    return socket
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach `address`, a name or an IP address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
-def check_address(address: str, keys: Keys | None) -> None:
-    """Raise `UsageError` for an address that others can reach, without keys to keep them out."""
-    if keys is None and not is_loopback(address):
-        raise UsageError(f"{address} can be reached from other machines: expected keys=Keys.generate(), or 127.0.0.1")
-
-
-def _bind(socket: zmq.Socket[bytes], address: str) -> str:
-    socket.bind(f"tcp://{address}:*")
-    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
-
-
-def _writes(event: Event) -> bool:
-    return isinstance(event, Computed) or (isinstance(event, Received) and isinstance(event.message, Range | State))
-
-
-def _give_back(event: Event) -> None:
-    """Close the file that a range came in."""
-    if isinstance(event, Received) and isinstance(event.message, Range | State):
-        payload = event.message.payload
-        if isinstance(payload, LentFile | LentSum):
-            payload.close()
-
-
-def _with_layout(message: Bulk, payload: Payload) -> Bulk:
-    return replace(message, layout=payload.layout)
-
-
-def _single(frames: list[Bytes]) -> Bytes:
-    if len(frames) != 1:
-        raise WireError(f"message of {len(frames)} frames, expected 1")
-    return frames[0]
-
-
-def _descriptor(source: Any) -> int:
-    return source if isinstance(source, int) else int(source.fileno())
+    def _disconnect(self, peer: PeerId) -> None:
+        """Undo `connect`; who speaks to us again is connected to again."""
+        self._peers.disconnect(peer)
+        self._incoming.drop(peer)
+        self._links.origins.drop(peer)

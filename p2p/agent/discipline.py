@@ -18,7 +18,9 @@ import zmq
 
 from gossip.arrays import Bytes, Layout
 from gossip.messages import PeerId, State, Unit
-from gossip.zmq.runtime import Keys, Runtime, fetch_state
+from gossip.zmq.fetch import fetch_state
+from gossip.zmq.runtime import Runtime
+from gossip.zmq.sockets import Keys
 from p2p.agent.client import AgentSettings
 from p2p.agent.local_socket import Json
 from p2p.agent.replica import Replica

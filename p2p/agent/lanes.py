@@ -18,8 +18,9 @@ from gossip.lanes.peer import Peer, Settings
 from gossip.membership import Detection
 from gossip.messages import PeerId, Range, Unit
 from gossip.wire import BLOCK_BYTES
-from gossip.zmq.runtime import Endpoints, Runtime
+from gossip.zmq.runtime import Runtime
 from gossip.zmq.segments import Segments
+from gossip.zmq.sockets import Endpoints
 from p2p.agent import local_socket
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
@@ -118,7 +119,7 @@ class Lanes:
 
     def has_settled(self, number: int) -> bool:
         """It is in the lane; those of a worker wait until the master keeps up."""
-        if self.runtime.computed < number:
+        if self.runtime.figures.computed < number:
             return False
         return self._role != "worker" or self._outstanding() <= OUTSTANDING_MAX
 
@@ -178,7 +179,7 @@ class Lanes:
         self._replica.replace(payload)
 
     def gated(self, unit: Unit) -> None:
-        self.gated_updates.add(self.runtime.computed)
+        self.gated_updates.add(self.runtime.figures.computed)
 
     def state(self) -> Payload:
         return self._replica

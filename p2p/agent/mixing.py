@@ -29,8 +29,9 @@ from gossip.mixing.course import ERA
 from gossip.mixing.neighbors import Plan
 from gossip.mixing.peer import MixPeer, MixSettings
 from gossip.topology import Topology
-from gossip.zmq.runtime import Endpoints, Runtime
+from gossip.zmq.runtime import Runtime
 from gossip.zmq.segments import Segments
+from gossip.zmq.sockets import Endpoints
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
 from p2p.agent.local_socket import Json
@@ -191,7 +192,7 @@ class Mixing:
         self._newest = payload
 
     def gated(self, unit: Unit) -> None:
-        self.gated_updates.add(self.runtime.computed)
+        self.gated_updates.add(self.runtime.figures.computed)
 
     def state(self) -> Payload:
         if self.house.settings.role == "observer":  # the driver program writes to it between trainings

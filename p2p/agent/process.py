@@ -38,8 +38,8 @@ from gossip.events import Closed, Computed, Exhausted, Leaving
 from gossip.messages import PeerId, Unit
 from gossip.updates import KINDS
 from gossip.updates.table import Kinds
-from gossip.zmq.runtime import Keys, open_socket
 from gossip.zmq.segments import FilePayload, LentFile
+from gossip.zmq.sockets import Keys, open_socket
 from p2p import open_files
 from p2p.agent import local_socket
 from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, AgentSettings
@@ -292,16 +292,16 @@ class Agent:
             question=question or 0,
             roster_version=self._roster_version,
             departed=self._reported_departed,
-            gated=self.runtime.gated,
-            bytes_out=self.runtime.bytes_out + self.runtime.handed_out,
-            bytes_in=self.runtime.bytes_in + self.runtime.handed_in,
-            malformed=self.runtime.malformed,
+            gated=self.runtime.figures.gated,
+            bytes_out=self.runtime.figures.bytes_out + self.runtime.figures.handed_out,
+            bytes_in=self.runtime.figures.bytes_in + self.runtime.figures.handed_in,
+            malformed=self.runtime.figures.malformed,
             memory_peak_bytes=peak_memory_bytes(),
             **self.discipline.figures(question is not None),
         )
 
     def _begin_drain(self) -> None:
-        if self._drain_s is not None and self.runtime.computed == self.submitted:
+        if self._drain_s is not None and self.runtime.figures.computed == self.submitted:
             timeout_s, self._drain_s = self._drain_s, None
             self.runtime.happen(Exhausted(timeout_s))
 

@@ -17,7 +17,8 @@ from gossip.arrays import Array, Bytes, Layout, Packed
 from gossip.errors import GossipError
 from gossip.flat import Flat
 from gossip.messages import PeerId, State
-from gossip.zmq.runtime import Keys, fetch_state
+from gossip.zmq.fetch import fetch_state
+from gossip.zmq.sockets import Keys
 from p2p.agent.replica import Replica
 from p2p.driver.registrar import Member
 

@@ -21,7 +21,7 @@ from typing import Any
 import zmq
 
 from gossip.errors import UsageError
-from gossip.zmq.runtime import Keys, check_address, open_socket
+from gossip.zmq.sockets import Keys, check_address, open_socket
 from p2p.agent.local_socket import Process
 
 log = logging.getLogger("p2p")

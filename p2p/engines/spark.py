@@ -24,7 +24,7 @@ from pyspark import RDD, Accumulator, Broadcast, InheritableThread, RDDBarrier, 
 from pyspark.accumulators import _accumulatorRegistry
 
 from gossip.errors import UsageError
-from gossip.zmq.runtime import is_loopback
+from gossip.zmq.sockets import is_loopback
 from p2p import chance, parcel
 from p2p.agent.client import AgentGoneError, AgentSettings, ensure_agent
 from p2p.driver.registrar import Registrar

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gossip.errors import UsageError
-from gossip.zmq.runtime import Keys, is_loopback
+from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Model
 from p2p.agent import local_socket

@@ -197,7 +197,7 @@ def test_both_drivers_run_the_same_swarm_and_the_real_one_plays_again(swarm: Any
     for node in nodes:
         np.testing.assert_array_equal(node.arrays()["w"], expected)
         assert node.host.warnings == []
-        assert node.runtime.malformed == 0
+        assert node.runtime.figures.malformed == 0
 
     layout = nodes[0].runtime.peer.layout
     again = replay(recorder.steps, {name: Peer(name, layout, swarm.FAST) for name in names})

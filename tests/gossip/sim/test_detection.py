@@ -24,8 +24,9 @@ from gossip.events import Event, Joined, Leaving, Started
 from gossip.lanes.peer import Peer, Settings
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
-from gossip.zmq.runtime import Endpoints, Runtime
+from gossip.zmq.runtime import Runtime
 from gossip.zmq.segments import Segments
+from gossip.zmq.sockets import Endpoints
 
 pytestmark = pytest.mark.sockets
 

@@ -10,7 +10,7 @@ import zmq
 from spark_context import spark_context, write_results
 
 from gossip.messages import PeerId
-from gossip.zmq.runtime import fetch_state
+from gossip.zmq.fetch import fetch_state
 from p2p import DeepDist
 
 HERE = os.environ["TMPDIR"]

@@ -1,0 +1,204 @@
+"""Links of one peer to others of its machine: it reads from origins, and readers read from it.
+
+    link to an origin        our pulls go out, adverts and open files come in
+    link from a reader       its pulls come in, adverts and open files go out
+
+What a link does not take goes over ZeroMQ, so every link may break at any time.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+
+from gossip.arrays import Payload
+from gossip.errors import UsageError, WireError
+from gossip.events import Event, Progressed, Received
+from gossip.messages import Advert, Bulk, Message, PeerId, Pull, Range
+from gossip.updates.table import Kinds
+from gossip.wire import decode_header, encode_header, table_of
+from gossip.zmq import handover, same_host
+from gossip.zmq.poller import Poller
+from gossip.zmq.traffic import TURN_MESSAGES_MAX, Traffic
+
+ACCEPT_RETRY_S = 0.5
+"""How soon to let the next one in when no descriptor was left."""
+
+
+class Ends:
+    """Links of one direction, by who is at the other end."""
+
+    def __init__(
+        self, poller: Poller, traffic: Traffic, on_message: Callable[[Message, same_host.Packet], None]
+    ) -> None:
+        """`on_message` is called with what comes; the files of the packet are closed when it returns."""
+        self.links: dict[PeerId, socket.socket] = {}
+        self._poller = poller
+        self._traffic = traffic
+        self._on_message = on_message
+
+    def add(self, peer: PeerId, link: socket.socket) -> None:
+        """A new link takes the place of an old one."""
+        self.drop(peer)
+        self.links[peer] = link
+        self._poller.register(link, lambda: self.drain(peer))
+
+    def drop(self, peer: PeerId) -> None:
+        """Close the link, if there is one."""
+        link = self.links.pop(peer, None)
+        if link is not None:
+            self._poller.unregister(link)
+            link.close()
+
+    def send(self, peer: PeerId, header: bytes, parts: Sequence[same_host.Part] = ()) -> bool:
+        """Whether it was taken."""
+        sent = peer in self.links and same_host.send(self.links[peer], header, parts)
+        self._traffic.figures.bytes_out += len(header) if sent else 0
+        return sent
+
+    def drain(self, peer: PeerId) -> None:
+        """Take in what has come, up to a limit."""
+        for _ in range(TURN_MESSAGES_MAX):
+            try:
+                packet = same_host.receive(self.links[peer])
+            except EOFError:
+                self.drop(peer)
+                return
+            except WireError as error:
+                self._traffic.refuse(error)
+                continue
+            if packet is None:
+                return
+            self._traffic.figures.bytes_in += len(packet.frame)
+            self._traffic.attempt(lambda: self._take(peer, packet))  # noqa: B023 - it is called before the next turn
+            packet.close()
+
+    def close(self) -> None:
+        for link in self.links.values():
+            link.close()
+
+    def _take(self, peer: PeerId, packet: same_host.Packet) -> None:
+        message = decode_header(packet.frame)
+        if message.peer != peer:
+            raise WireError(f"a peer speaks for {message.peer}, which is not its name")
+        self._on_message(message, packet)
+
+
+class Links:
+    """Both directions, and the door at which readers come in."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        poller: Poller,
+        traffic: Traffic,
+        *,
+        kinds: Kinds,
+        expects: Callable[[Bulk], bool],
+        happen: Callable[[Event], None],
+        opens: bool,
+    ) -> None:
+        """Unless it `opens`, there are no links. `kinds`: of updates; `expects`: whether a range is wanted."""
+        self.origins = Ends(poller, traffic, self._on_answer)
+        self.readers = Ends(poller, traffic, self._on_request)
+        self._nameless: set[socket.socket] = set()
+        """Links that have not said yet who reads."""
+        self._me = me
+        self._poller = poller
+        self._figures = traffic.figures
+        self._kinds = kinds
+        self._expects = expects
+        self._happen = happen
+        self._listener = same_host.listen(me) if opens else None
+        if self._listener is not None:
+            poller.register(self._listener, self._on_reader)
+
+    def connect(self, origin: PeerId) -> None:
+        """Read from `origin` over a link, if it is on this machine."""
+        link = same_host.connect(self._me, origin) if self._listener is not None else None
+        if link is not None:
+            self.origins.add(origin, link)
+
+    def ask(self, origin: PeerId, pull: Pull) -> bool:
+        """Whether a link took it."""
+        return origin in self.origins.links and self.origins.send(origin, encode_header(pull))
+
+    def publish(self, header: bytes) -> None:
+        """To all readers; any of them may miss it."""
+        for reader in self.readers.links:
+            self.readers.send(reader, header)
+
+    def lend(self, to: PeerId, message: Range, payload: Payload) -> bool:
+        """Give a reader of this machine the files in which the range lies, and copies of what is small. Whether it was
+        taken."""
+        if to not in self.readers.links or table_of(message):
+            return False
+        terms = handover.Terms.of(payload)
+        if not terms.is_small:
+            return False
+        try:
+            with terms.opened(message) as parts:
+                sent = self.readers.send(to, encode_header(replace(message, layout=payload.layout)), parts)
+        except OSError:
+            return False
+        self._figures.handed_out += terms.nbytes if sent else 0
+        return sent
+
+    def close(self) -> None:
+        self.origins.close()
+        self.readers.close()
+        for link in self._nameless:
+            link.close()
+        if self._listener is not None:
+            self._listener.close()
+
+    def _on_reader(self) -> None:
+        """A reader of this machine has come."""
+        assert self._listener is not None
+        try:
+            link = same_host.accept(self._listener)
+        except OSError:  # meanwhile it reads over ZeroMQ
+            self._poller.rest(self._listener, ACCEPT_RETRY_S)
+            return
+        if link is None:
+            return
+        if len(self.readers.links) + len(self._nameless) >= same_host.LINKS_MAX:
+            link.close()
+            return
+        self._nameless.add(link)
+        self._poller.register(link, lambda: self._on_name(link))
+
+    def _on_name(self, link: socket.socket) -> None:
+        """Its first message says who reads; what follows are its pulls."""
+        self._poller.unregister(link)
+        self._nameless.discard(link)
+        try:
+            reader = same_host.receive_name(link)
+        except (EOFError, WireError):
+            link.close()
+            return
+        self.readers.add(reader, link)
+
+    def _on_request(self, message: Message, packet: same_host.Packet) -> None:
+        if not isinstance(message, Pull):
+            raise WireError(f"{type(message).__name__} among the pulls of a link")
+        self._happen(Received(message))
+
+    def _on_answer(self, message: Message, packet: same_host.Packet) -> None:
+        """An advert, or the files with a range: the answer is here, whole."""
+        match message:
+            case Advert():
+                self._happen(Received(message))
+            case Range(table=table) if packet.parts and not table.series:
+                if not self._expects(message):
+                    return
+                try:
+                    payload = handover.received(message, packet, self._kinds, self._figures)
+                except (OSError, UsageError) as error:
+                    raise WireError(f"a file that came over a link cannot be read: {error}") from None
+                self._happen(Progressed(message.peer))
+                self._happen(Received(replace(message, payload=payload)))
+            case _:
+                raise WireError(f"{type(message).__name__} among the answers of a link")

@@ -1,0 +1,124 @@
+"""Peers that this one listens to: their adverts over one SUB, and to each a DEALER, which pulls and takes answers.
+
+ZeroMQ tells when a connection broke, and makes it again by itself. Who stays silent all the same is not listened for
+any more, but remembered: it is connected to again when it speaks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq
+
+from gossip.arrays import Bytes
+from gossip.messages import Message, PeerId
+from gossip.wire import encode_header
+from gossip.zmq.poller import Poller
+from gossip.zmq.sockets import Endpoints
+from gossip.zmq.traffic import Traffic
+
+SILENT_S = 3600.0
+"""A peer whose connection broke, and of whom nothing was heard for so long, is not listened for any more. Halves that
+were cut off for longer than ten minutes may be unable to merge anyway."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """To one peer."""
+
+    dealer: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+    """Where ZeroMQ tells that it broke."""
+
+    def close(self) -> None:
+        self.dealer.disable_monitor()
+        self.dealer.close(linger=0)
+        self.monitor.close(linger=0)
+
+
+class Peers:
+    """All connections, and how long ago those that broke were heard of."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        open_client: Callable[[int], zmq.Socket[bytes]],
+        poller: Poller,
+        traffic: Traffic,
+        *,
+        on_advert: Callable[[list[Bytes]], None],
+        on_reply: Callable[[PeerId, list[Bytes]], None],
+        on_break: Callable[[PeerId], None],
+    ) -> None:
+        """`open_client` opens a socket of a kind."""
+        self.connections: dict[PeerId, Connection] = {}
+        self.broken: dict[PeerId, float] = {}
+        """Since when nothing was heard of those whose connections broke."""
+        self._addresses: dict[PeerId, Endpoints] = {}
+        """Of all that were ever connected to."""
+        self._me = me
+        self._open = open_client
+        self._poller = poller
+        self._traffic = traffic
+        self._on_reply = on_reply
+        self._on_break = on_break
+        self._sub = open_client(zmq.SUB)
+        self._sub.subscribe(b"")
+        poller.register(self._sub, lambda: traffic.drain(self._sub, on_advert))
+
+    def __contains__(self, peer: object) -> bool:
+        return peer in self.connections
+
+    def connect(self, peer: PeerId, endpoints: Endpoints) -> None:
+        """Listen to the adverts of one who is not connected to yet, and be able to pull from it."""
+        self._addresses[peer] = endpoints
+        self._sub.connect(endpoints.adverts)
+        dealer = self._open(zmq.DEALER)
+        dealer.setsockopt(zmq.ROUTING_ID, self._me.encode())
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.connect(endpoints.pulls)
+        monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.connections[peer] = Connection(dealer, monitor)
+        self._poller.register(dealer, lambda: self._traffic.drain(dealer, lambda frames: self._on_reply(peer, frames)))
+        self._poller.register(monitor, lambda: self._drain_monitor(peer, monitor))  # after what came before it broke
+
+    def disconnect(self, peer: PeerId) -> None:
+        """Undo `connect`, but for the memory of where it was."""
+        connection = self.connections.pop(peer)
+        self.broken.pop(peer, None)
+        self._poller.unregister(connection.dealer)
+        self._poller.unregister(connection.monitor)
+        connection.close()
+        self._sub.disconnect(self._addresses[peer].adverts)
+
+    def hear(self, peer: PeerId) -> Endpoints | None:
+        """It said something. Returns where it was, if it is to be connected to again."""
+        self.broken.pop(peer, None)
+        return None if peer in self.connections else self._addresses.get(peer)
+
+    def silent(self) -> list[PeerId]:
+        """Of whom nothing was heard for so long that they are not to be listened for."""
+        if not self.broken:
+            return []
+        now = time.monotonic()
+        return [peer for peer, since in self.broken.items() if now >= since + SILENT_S]
+
+    def send(self, peer: PeerId, message: Message) -> None:
+        """Send a message without blocks, if it is connected to."""
+        connection = self.connections.get(peer)
+        if connection is not None:
+            self._traffic.send(connection.dealer, [encode_header(message)])
+
+    def close(self) -> None:
+        """Close the sockets; what is still queued is dropped."""
+        for connection in self.connections.values():
+            connection.close()
+        self._sub.close(linger=0)
+
+    def _drain_monitor(self, peer: PeerId, monitor: zmq.Socket[bytes]) -> None:
+        while monitor.poll(0):
+            monitor.recv_multipart()
+            self.broken[peer] = time.monotonic()
+            self._on_break(peer)

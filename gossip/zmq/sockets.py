@@ -1,0 +1,90 @@
+"""ZeroMQ sockets as all of ours are: encrypted off this machine, with short queues, and looked after by the kernel.
+
+With a run's `Keys` every connection is encrypted, and who does not have them gets nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+import zmq
+
+from gossip.errors import UsageError
+from gossip.wire import BLOCK_BYTES, HEADER_BYTES_MAX
+
+WINDOW_BLOCKS = 8
+"""Blocks in flight on one link: 8 MiB keep 1 Gbit/s busy over 60 ms."""
+KEEPALIVE_IDLE_S = 2
+"""A connection on which nothing came for so long is tried with probes, a second apart."""
+KEEPALIVE_PROBES = 3
+"""So many without an answer end it: the host is gone, or cut off. For a process that is frozen its kernel answers."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a peer publishes its adverts and serves its pulls."""
+
+    adverts: str
+    pulls: str
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A run's CURVE key pair, as Z85 text. All its peers share it, and keep the public half secret too: CurveZMQ never
+    sends it, and without it nobody can begin to speak to a peer."""
+
+    public: str
+    secret: str
+
+    @classmethod
+    def generate(cls) -> Keys:
+        """A new pair."""
+        public, secret = zmq.curve_keypair()
+        return cls(public.decode(), secret.decode())
+
+
+def open_socket(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, keys: Keys | None = None, server: bool = False
+) -> zmq.Socket[bytes]:
+    """A socket with the limits that every socket of ours has, set before it is bound (`server`) or connected."""
+    socket = context.socket(kind)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+        if server:
+            socket.setsockopt(zmq.CURVE_SERVER, 1)
+        else:
+            socket.setsockopt(zmq.CURVE_SERVERKEY, keys.public.encode())
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, max(BLOCK_BYTES, HEADER_BYTES_MAX) + 1024)
+    socket.setsockopt(zmq.SNDHWM, 4 * WINDOW_BLOCKS)
+    socket.setsockopt(zmq.RCVHWM, 4 * WINDOW_BLOCKS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 3000)
+    # heartbeats of libzmq (4.3.5) end the process where a queue is full: it is the kernel that looks after connections
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
+    socket.setsockopt(zmq.TCP_MAXRT, (KEEPALIVE_IDLE_S + KEEPALIVE_PROBES) * 1000)
+    return socket
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach `address`, a name or an IP address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def check_address(address: str, keys: Keys | None) -> None:
+    """Raise `UsageError` for an address that others can reach, without keys to keep them out."""
+    if keys is None and not is_loopback(address):
+        raise UsageError(f"{address} can be reached from other machines: expected keys=Keys.generate(), or 127.0.0.1")
+
+
+def bind(socket: zmq.Socket[bytes], address: str) -> str:
+    """Bind to a free port of `address`; returns the endpoint to connect to."""
+    socket.bind(f"tcp://{address}:*")
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT)

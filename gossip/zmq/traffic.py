@@ -1,0 +1,65 @@
+"""Messages out of sockets and into them: counted, and never waited for.
+
+A message that is not well-formed, or does not fit, is its sender's fault: it is told, dropped, and harms nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import zmq
+
+from gossip.arrays import Bytes
+from gossip.errors import MismatchError, WireError
+from gossip.zmq.figures import Figures
+
+TURN_MESSAGES_MAX = 64
+"""Messages taken from one socket before the others have their turn."""
+
+
+class Traffic:
+    """What goes over all sockets of one runtime."""
+
+    def __init__(self, figures: Figures, warn: Callable[[str], None]) -> None:
+        self.figures = figures
+        self._warn = warn
+
+    def send(self, socket: zmq.Socket[bytes], frames: list[Bytes]) -> bool:
+        """Queue it if there is room; what is dropped here is asked for again."""
+        try:
+            socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        self.figures.bytes_out += sum(len(frame) for frame in frames)
+        return True
+
+    def drain(self, socket: zmq.Socket[bytes], take: Callable[[list[Bytes]], None]) -> None:
+        """Take in what has come, up to a limit."""
+        for _ in range(TURN_MESSAGES_MAX):
+            try:
+                frames: list[Bytes] = [frame.buffer for frame in socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+            except zmq.Again:
+                return
+            self.figures.bytes_in += sum(len(frame) for frame in frames)
+            self.attempt(lambda: take(frames))  # noqa: B023 - it is called before the next turn
+
+    def attempt(self, take: Callable[[], None]) -> None:
+        """Take in one message."""
+        try:
+            take()
+        except WireError as error:
+            self.refuse(error)
+        except MismatchError as error:
+            self._warn(f"a message that does not fit was dropped: {error}")
+
+    def refuse(self, error: WireError) -> None:
+        """Drop a message that is not well-formed."""
+        self.figures.malformed += 1
+        self._warn(f"a malformed message was dropped: {error}")
+
+
+def single(frames: list[Bytes]) -> Bytes:
+    """The only frame of a message; `WireError` if there are others."""
+    if len(frames) != 1:
+        raise WireError(f"message of {len(frames)} frames, expected 1")
+    return frames[0]
