@@ -173,14 +173,19 @@ def consensus(grid: dict[str, Any], **options: Any) -> None:
 )
 @click.option("--rounds", type=int, default=500, show_default=True)
 @with_seeds
-@click.option("--model", default="digits", show_default=True, help="digits (drawn), mnist or word2vec.")
+@click.option(
+    "--model",
+    default="digits",
+    show_default=True,
+    help="digits (drawn), mnist, or a model of p2p.models with a workload.",
+)
 @click.option("--shards", default="label", show_default=True, help="label: a peer sees one or two labels; or iid.")
 @click.option("--rows", type=int, default=1600, show_default=True, help="Images, or at most so many texts.")
 @click.option(
     "--rate",
     type=CommaList(str),
     help="Learning rates, of which the best of each algorithm is marked: 0.5,1,2; or by algorithm: relay=4,dpsgd=0.5.  "
-    "[default: 0.5; word2vec 0.05]",
+    "[default: the model's own]",
 )
 @click.option("--batch", type=int, default=0, show_default=True, help="Rows of a step; 0 for all that a peer has.")
 @click.option("--data", type=click.Path(exists=False), help="MNIST's folder, or a file with one text per line.")
@@ -190,7 +195,7 @@ def consensus(grid: dict[str, Any], **options: Any) -> None:
 def convergence(grid: dict[str, Any], rate: tuple[str, ...] | None, download: bool, **options: Any) -> None:
     """How well a real model trains, by algorithm and topology, with centralized SGD beside it."""
     from p2p.lab.convergence import Convergence
-    from p2p.lab.workloads import images
+    from p2p.lab.workloads import images, table
 
     files = _files(options)
     with told():
@@ -198,7 +203,7 @@ def convergence(grid: dict[str, Any], rate: tuple[str, ...] | None, download: bo
             if options["model"] != "mnist" or not options["data"]:
                 raise UsageError("--download is for --model mnist with --data FOLDER")
             images.download_mnist(Path(options["data"]))
-        rate = rate if rate is not None else ("0.05",) if options["model"] == "word2vec" else ("0.5",)
+        rate = rate if rate is not None else (table.rate_of(options["model"]),)
         ask_all(Convergence(Grid(**grid), rate=rate, **options), **files)
 
 

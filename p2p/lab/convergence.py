@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,9 @@ from p2p.lab.run import run
 from p2p.lab.seeds import over_seeds
 from p2p.lab.strategies import folded
 from p2p.lab.sweep import Tick
-from p2p.lab.workloads import images
-from p2p.lab.workloads.softmax import Softmax
+from p2p.lab.workloads import table
 from p2p.lab.workloads.workload import SHARDS, Workload, centralized
 
-MODELS = ("digits", "mnist", "word2vec")
 LOSSES_RECORDED = 100
 """About so many rounds of a row have a loss: it costs as much as some steps."""
 
@@ -74,7 +71,7 @@ class Convergence:
     rounds: int = 500
     seed: int = 0
     model: str = "digits"
-    """"digits": softmax on drawn digits; "mnist": softmax on MNIST in `data`; "word2vec": skip-gram on `data`."""
+    """"digits": softmax on drawn digits; "mnist": softmax on MNIST in `data`; or one of `p2p.models`."""
     shards: str = "label"
     rows: int = 1600
     """Images, or at most so many texts."""
@@ -98,15 +95,11 @@ class Convergence:
         written = (self.rate,) if isinstance(self.rate, str | float | int) else tuple(self.rate)
         object.__setattr__(self, "rate", tuple(map(str, written)))
         assert self._rates  # or it is refused
-        for name, value, known in (("model", self.model, MODELS), ("shards", self.shards, SHARDS)):
-            if value not in known:
-                raise UsageError(f"{name} {value!r}, expected one of {', '.join(known)}")
+        table.check(self.model, self.data)
+        if self.shards not in SHARDS:
+            raise UsageError(f"shards {self.shards!r}, expected one of {', '.join(SHARDS)}")
         if self.batch < 0:
             raise UsageError(f"batch {self.batch}, expected a number of rows, or 0 for all")
-        if self.model == "mnist" and self.data is None:
-            raise UsageError("model mnist needs --data FOLDER, the folder with MNIST's files")
-        if self.model == "digits" and self.data is not None:
-            raise UsageError("model digits draws its images; --data is for mnist (a folder) and word2vec (a file)")
 
     def to_json(self) -> dict[str, Any]:
         """All settings, as JSON has them."""
@@ -208,13 +201,5 @@ class Convergence:
 
     def _make_workload(self, peers: int) -> Workload:
         rate = next(iter(self._rates.values()))[0]
-        if self.model == "word2vec":
-            from p2p.lab.workloads.skipgram import SkipGram, texts  # gensim takes a second to import
-
-            corpus = texts(None if self.data is None else Path(self.data), self.rows)
-            return SkipGram(corpus, peers, self.shards, rate, self.batch, self.seed)
-        if self.model == "mnist":
-            pixels, labels = images.mnist(Path(str(self.data)), self.rows, self.seed)
-        else:
-            pixels, labels = images.drawn(self.rows, self.seed)
-        return Softmax(pixels, labels, peers, self.shards, rate, self.batch, self.seed)
+        options = {"peers": peers, "shards": self.shards, "rate": rate, "batch": self.batch}
+        return table.make(self.model, self.data, rows=self.rows, seed=self.seed, **options)

@@ -1,4 +1,4 @@
-"""word2vec on a small text: a model with rows that everybody changes and rows that hardly anybody does.
+"""word2vec in the laboratory: a model with rows that everybody changes and rows that hardly anybody does.
 
 The text is a file with one text per line, or by default the 300 news texts that come with gensim (Lee, Pincombe and
 Welsh 2005). Each peer trains its own texts as `p2p.models.word2vec` does, at a constant rate.
@@ -20,8 +20,10 @@ from gossip.errors import UsageError
 from gossip.topology import Floats
 from p2p.lab.recording import Parts
 from p2p.lab.workloads.workload import deal
-from p2p.models import word2vec
+from p2p.models.word2vec.partition import build_vocab, gradient
 
+RATE = "0.05"
+"""By default, in the laboratory."""
 MIN_COUNT = 5
 VECTOR_SIZE = 16
 WINDOW = 5
@@ -76,7 +78,7 @@ class SkipGram:
             seed=seed % 2**31,
             workers=1,
         )
-        word2vec.build_vocab(model, corpus)
+        build_vocab(model, corpus)
         self._model = model
         words = len(model.wv)
         self._half = words * VECTOR_SIZE
@@ -101,7 +103,7 @@ class SkipGram:
             sequence = np.random.SeedSequence([self._seed, 6, round, peer])
             model.random = np.random.RandomState(np.random.MT19937(sequence))
             mine = self._rows[peer, (round * self._batch + np.arange(self._batch)) % each]
-            change = word2vec.gradient(model, [self._corpus[row] for row in mine])
+            change = gradient(model, [self._corpus[row] for row in mine])
             if change:
                 deltas[peer] = np.concatenate([change["wv.vectors"].ravel(), change["syn1neg"].ravel()])
             else:
@@ -129,3 +131,8 @@ class SkipGram:
         share = counts**0.75 / np.sum(counts**0.75)
         far = random.choice(len(counts), size=(len(chosen), NEGATIVE), p=share)
         return chosen[:, 0], chosen[:, 1], far
+
+
+def make(data: Path | None, *, rows: int, peers: int, shards: str, rate: float, batch: int, seed: int) -> SkipGram:
+    """Skip-gram on the first `rows` texts of a file, or of those that come with gensim."""
+    return SkipGram(texts(data, rows), peers, shards, rate, batch, seed)
