@@ -29,9 +29,11 @@ from gossip.lanes.peer import Settings
 from gossip.membership import Detection
 from gossip.messages import Mark, PeerId, Pin, Pinned, Pull, State, StateRequest, Unit, Unknown, Unpin
 from gossip.sim import states
-from gossip.sim.detection_oracles import DetectionOracles
 from gossip.sim.faults import Disruption, Faults, Strike, Victim
-from gossip.sim.oracles import Oracles, ViolationError
+from gossip.sim.oracles.detection import DetectionOracles
+from gossip.sim.oracles.ending import restless
+from gossip.sim.oracles.seen import ViolationError
+from gossip.sim.oracles.table import Oracles
 from gossip.sim.simulator import CONGESTED_RETRY_S, Network, SimulatedPeer, Simulation
 
 FAULTS_END_S = 60.0
@@ -717,9 +719,9 @@ class ProvingGround:
         self.swarm.run(self.swarm.now + ADVERTS_S)
         live = self.swarm.live().values()
         until = self.swarm.now + DRAIN_TIMEOUT_S
-        while (restless := self._oracles.restless()) is not None:  # who was cut off last adopts now
+        while (left := restless(self.swarm)) is not None:  # who was cut off last adopts now
             if self.swarm.now >= until:
-                raise ViolationError(restless)
+                raise ViolationError(left)
             self.swarm.run(self.swarm.now + 0.5)
         # adverts of a slow clock or network come too late again and again, for a fast clock
         punctual = not self.options.faults.clocks and self.options.delay_mean_s < PUNCTUAL_S
