@@ -24,6 +24,7 @@ from gossip.events import (
     Computed,
     Deliver,
     Drained,
+    Effect,
     Event,
     Exhausted,
     Fold,
@@ -157,6 +158,32 @@ class SimulatedPeer:
     def when(self, now: float) -> float:
         """The virtual time at which its clock shows `now`."""
         return (now - self.clock_ahead) / self.clock_rate
+
+    def carry_out(self, effect: Effect) -> None:
+        """Do what the peer wants of its own things; what it wants to be sent is the network's."""
+        match effect:
+            case Deliver(_, _, _, payload):
+                update = self.segments.resolve(payload)
+                merge(self.replica.layout, self.replica.buffer, self.stamps, update, self.segments.kinds)
+            case Adopt(payload):
+                layout = self.replica.layout
+                self.replica = Packed(layout, bytearray(payload.read(0, layout.nbytes)))
+            case Keep(lo, hi, payload):
+                self.segments.keep(lo, hi, self.segments.resolve(payload))
+            case Fold(lo, hi):
+                self.segments.fold(lo, hi)
+            case Forget(through):
+                self.segments.forget(through)
+            case Retain(number, payload):
+                self.segments.retain(number, payload)
+            case Release(number):
+                self.segments.release(number)
+            case Gated():
+                self.gated += 1
+            case Drained(missing):
+                self.drained = missing
+            case Warn(text):
+                self.warnings.append(text)
 
 
 class Simulation:
@@ -321,27 +348,8 @@ class Simulation:
                     parcel = Parcel(encode(message))
                     for other in self._audience(me):
                         self._carry(me, other, parcel)
-                case Deliver(_, _, _, payload):
-                    update = host.segments.resolve(payload)
-                    merge(self.layout, host.replica.buffer, host.stamps, update, host.segments.kinds)
-                case Adopt(payload):
-                    host.replica = Packed(self.layout, bytearray(payload.read(0, self.layout.nbytes)))
-                case Keep(lo, hi, payload):
-                    host.segments.keep(lo, hi, host.segments.resolve(payload))
-                case Fold(lo, hi):
-                    host.segments.fold(lo, hi)
-                case Forget(through):
-                    host.segments.forget(through)
-                case Retain(number, payload):
-                    host.segments.retain(number, payload)
-                case Release(number):
-                    host.segments.release(number)
-                case Gated():
-                    host.gated += 1
-                case Drained(missing):
-                    host.drained = missing
-                case Warn(text):
-                    host.warnings.append(text)
+                case _:
+                    host.carry_out(effect)
         for observe in self.observers:
             observe(now, me, event, effects)
         self._wake(me)

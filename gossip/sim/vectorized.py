@@ -123,91 +123,136 @@ def simulate(
     Raises:
         UsageError: what was asked cannot be; the text says why.
     """
-    _check(topology, strategy, start, parameters, rounds, loss, delay, staleness, churn)
-    if in_turn and (delay or not strategy.answers):
-        what = f"delay {delay}" if delay else repr(strategy)
-        raise UsageError(f"in_turn with {what}; it is for strategies whose peers answer each other at once")
+    conditions = _Conditions(loss=loss, delay=delay, staleness=staleness, churn=churn, in_turn=in_turn)
+    _check(topology, strategy, conditions, start=start, parameters=parameters, rounds=rounds)
     if check:
         strategy.check(topology)
-    # Topologies draw from [seed, round]; a third number keeps these apart from them under the same seed.
-    chance = np.random.default_rng([seed, 1, 1])
     x = np.random.default_rng([seed, 0, 1]).standard_normal((topology.peers, parameters)) if start is None else start
-    state = strategy.start(x)
-    mean = np.asarray(x, np.float64).mean(axis=0)
-    ages: Counter[int] = Counter()
-    first = _record(strategy, state, -1, mean, 0, 0, {})
-    past = [strategy.params(state)]
+    run = _Run(topology, strategy, conditions, x, gradient=gradient, seed=seed)
+    first = run.record(-1, 0, {})
     records = []
     for round in range(rounds):
-        present = chance.random(topology.peers) >= churn if churn else None
+        records.append(run.round(round))
+        if observe is not None:
+            observe(round, run.params())
+    ages: Counter[int] = Counter()
+    for record in records:
+        ages.update(record.ages)
+    return Result(tuple(records), first, run.params(), run.mean, dict(sorted(ages.items())))
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """How packets and peers fare."""
+
+    loss: float
+    delay: int
+    staleness: int
+    churn: float
+    in_turn: bool
+
+
+class _Run:
+    """All peers, between two rounds."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        strategy: Strategy[Any],
+        conditions: _Conditions,
+        x: Array,
+        *,
+        gradient: Gradient | None,
+        seed: int,
+    ) -> None:
+        self._topology = topology
+        self._strategy = strategy
+        self._conditions = conditions
+        self._gradient = gradient
+        # Topologies draw from [seed, round]; a third number keeps these apart from them under the same seed.
+        self._chance = np.random.default_rng([seed, 1, 1])
+        self._state = strategy.start(x)
+        self.mean = np.asarray(x, np.float64).mean(axis=0)
+        """(parameters,) the true mean."""
+        self._past = [self.params()]
+        """As many parameters as a gradient is late, and the newest; the oldest first."""
+
+    def params(self) -> Array:
+        """(peers, parameters)"""
+        return self._strategy.params(self._state)
+
+    def round(self, round: int) -> Record:
+        """Let all train and mix once, and see what came of it."""
+        peers, chance, conditions = self._topology.peers, self._chance, self._conditions
+        present = chance.random(peers) >= conditions.churn if conditions.churn else None
         nbytes = 0
         lags: Counter[int] = Counter()
-        for speaker in chance.permutation(topology.peers).tolist() if in_turn else (None,):
-            if gradient is not None:
-                seen = strategy.params(state) if in_turn and not staleness else past[0]
-                delta = _delta(gradient, seen, round, present, speaker)
-                mean = mean + delta.mean(axis=0)
-                state = strategy.local(state, delta, round)
-            exchange = _exchange(topology, strategy, round, chance, present, speaker)
+        for speaker in chance.permutation(peers).tolist() if conditions.in_turn else (None,):
+            self._train(round, present, speaker)
+            exchange = self._exchange(round, present, speaker)
             if exchange is None:
-                state = strategy.rest(state)
+                self._state = self._strategy.rest(self._state)
                 continue
-            if loss or delay:
-                drawn = partial(_lags, chance=chance, loss=loss, delay=delay)
-                exchange = exchange.delayed(drawn(len(exchange.values)), drawn)
-            state, sent = strategy.mix(state, exchange)
+            self._state, sent = self._strategy.mix(self._state, exchange)
             if sent:
                 nbytes += sent
-                lags.update(strategy.ages(state, exchange))
-        ages.update(lags)
-        records.append(_record(strategy, state, round, mean, sum(lags.values()), nbytes, lags))
-        if observe is not None:
-            observe(round, strategy.params(state))
-        past = [*past[-staleness:], strategy.params(state)] if staleness else [strategy.params(state)]
-    return Result(tuple(records), first, strategy.params(state), mean, dict(sorted(ages.items())))
+                lags.update(self._strategy.ages(self._state, exchange))
+        record = self.record(round, nbytes, lags)
+        late = conditions.staleness
+        self._past = [*self._past[-late:], self.params()] if late else [self.params()]
+        return record
 
+    def record(self, round: int, nbytes: int, ages: Mapping[int, int]) -> Record:
+        """What is seen now, with so many bytes sent in packets of these ages."""
+        x = self.params()
+        mean = x.mean(axis=0, dtype=np.float64)
+        apart = x - mean
+        mass, weight = self._strategy.mass(self._state)
+        bias = math.sqrt(float(np.sum((mean - self.mean) ** 2)))
+        distance, links = float(np.sum(np.square(apart))), sum(ages.values())
+        return Record(round, distance, bias, mass, weight, links, nbytes, ages, self.mean)
 
-def _delta(gradient: Gradient, seen: Array, round: int, present: Bools | None, speaker: int | None) -> Array:
-    """What the peers that are present add, or only the one that speaks."""
-    delta = np.asarray(gradient(seen, round))
-    if delta.shape != seen.shape:
-        raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {seen.shape}")
-    if present is not None:
-        delta = delta * present[:, None]
-    if speaker is not None:
-        delta = delta * (np.arange(len(delta)) == speaker)[:, None]
-    return delta
+    def _train(self, round: int, present: Bools | None, speaker: int | None) -> None:
+        """Add what the peers that are present learn, or only the one that speaks."""
+        if self._gradient is None:
+            return
+        seen = self.params() if self._conditions.in_turn and not self._conditions.staleness else self._past[0]
+        delta = np.asarray(self._gradient(seen, round))
+        if delta.shape != seen.shape:
+            raise UsageError(f"gradient of round {round} gave shape {delta.shape}, expected {seen.shape}")
+        if present is not None:
+            delta = delta * present[:, None]
+        if speaker is not None:
+            delta = delta * (np.arange(len(delta)) == speaker)[:, None]
+        self.mean = self.mean + delta.mean(axis=0)
+        self._state = self._strategy.local(self._state, delta, round)
 
-
-def _exchange(
-    topology: Topology,
-    strategy: Strategy[Any],
-    round: int,
-    chance: np.random.Generator,
-    present: Bools | None,
-    speaker: int | None,
-) -> Exchange | None:
-    """Among those that are present; None in a round without mixing."""
-    mixing = strategy.mixing_round(round)
-    if mixing is None:
-        return None
-    weights = topology.weights(mixing)
-    if present is not None:
-        weights = without(weights, ~present, strategy.needs)
-    return Exchange(mixing, weights, chance, speaker=speaker)
+    def _exchange(self, round: int, present: Bools | None, speaker: int | None) -> Exchange | None:
+        """Among those that are present; None in a round without mixing."""
+        mixing = self._strategy.mixing_round(round)
+        if mixing is None:
+            return None
+        weights = self._topology.weights(mixing)
+        if present is not None:
+            weights = without(weights, ~present, self._strategy.needs)
+        exchange = Exchange(mixing, weights, self._chance, speaker=speaker)
+        loss, delay = self._conditions.loss, self._conditions.delay
+        if loss or delay:
+            drawn = partial(_lags, chance=self._chance, loss=loss, delay=delay)
+            exchange = exchange.delayed(drawn(len(exchange.values)), drawn)
+        return exchange
 
 
 def _check(
     topology: Topology,
     strategy: Strategy[Any],
+    conditions: _Conditions,
+    *,
     start: Array | None,
     parameters: int,
     rounds: int,
-    loss: float,
-    delay: int,
-    staleness: int,
-    churn: float,
 ) -> None:
+    loss, delay, staleness, churn = conditions.loss, conditions.delay, conditions.staleness, conditions.churn
     for name, share in (("loss", loss), ("churn", churn)):
         if not 0.0 <= share < 1.0:
             raise UsageError(f"{name} {share}, expected a probability from 0 to less than 1")
@@ -219,6 +264,9 @@ def _check(
     strategy.check_network(loss=loss, delay=delay, churn=churn)
     if start is not None and (start.ndim != 2 or len(start) != topology.peers):
         raise UsageError(f"start of shape {start.shape}, expected ({topology.peers}, parameters)")
+    if conditions.in_turn and (delay or not strategy.answers):
+        what = f"delay {delay}" if delay else repr(strategy)
+        raise UsageError(f"in_turn with {what}; it is for strategies whose peers answer each other at once")
 
 
 def _lags(links: int, chance: np.random.Generator, loss: float, delay: int) -> Integers:
@@ -238,14 +286,3 @@ def without(weights: Matrix, absent: Bools, needs: Needs) -> Matrix:
     keeper = receivers if Needs.ROWS in needs else senders
     coords = (np.where(cut, keeper, receivers), np.where(cut, keeper, senders))
     return sparse.coo_array((entries.data, coords), shape=weights.shape).tocsr()
-
-
-def _record(
-    strategy: Strategy[Any], state: Any, round: int, true: Floats, links: int, nbytes: int, ages: Mapping[int, int]
-) -> Record:
-    x = strategy.params(state)
-    mean = x.mean(axis=0, dtype=np.float64)
-    apart = x - mean
-    mass, weight = strategy.mass(state)
-    bias = math.sqrt(float(np.sum((mean - true) ** 2)))
-    return Record(round, float(np.sum(np.square(apart))), bias, mass, weight, links, nbytes, ages, true)

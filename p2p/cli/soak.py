@@ -14,7 +14,8 @@ from rich.table import Table
 from gossip import identity, marks, membership
 from gossip.lanes import adopt, peer, replicate
 from gossip.sim.branches import Branches
-from gossip.sim.proving_ground import LOST, Outcome, run
+from gossip.sim.oracles.published import LOST
+from gossip.sim.proving_ground import Outcome, run
 from gossip.sim.states import STATES
 
 CORE = (peer, replicate, adopt, identity, membership, marks)

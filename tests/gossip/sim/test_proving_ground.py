@@ -37,7 +37,8 @@ from gossip.messages import (
     Unit,
     Unpin,
 )
-from gossip.sim.proving_ground import Options, Outcome, run
+from gossip.sim.bad_day import Options
+from gossip.sim.proving_ground import Outcome, run
 from gossip.sim.simulator import Simulation
 from gossip.sim.states import STATES
 

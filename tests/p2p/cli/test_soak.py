@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import p2p.cli.soak
-from gossip.sim.proving_ground import Options, Outcome, run
+from gossip.sim.bad_day import Options
+from gossip.sim.proving_ground import Outcome, run
 from gossip.sim.states import STATES
 from p2p.cli.main import main
 from p2p.cli.soak import branches, reached, run_counted, table

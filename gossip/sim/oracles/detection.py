@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from gossip.events import Disconnected, Effect, Event, Leaving, Progressed, Publish, Received, Send, Ticked
 from gossip.membership import LATE_S, RUMORS_MAX, TRANSMISSIONS_FACTOR, Contact, Detection, Membership
 from gossip.messages import Ack, Advert, Bulk, Nack, PeerId, Ping, PingRequest, Rumor, Standing
-from gossip.sim.oracles import SLACK_S, ViolationError
+from gossip.sim.oracles.seen import SLACK_S, ViolationError
 from gossip.sim.simulator import Simulation
 
 
@@ -37,6 +37,15 @@ class Seen:
     """by this k,"""
     silent: set[PeerId] = field(default_factory=set)
     """of whom these have not said what came of it."""
+
+    def remember(self, now: float, contact: Contact) -> None:
+        """This is what was before the next event."""
+        if contact.standing is not Standing.ALIVE:
+            self.alive_since = float("inf")
+        elif self.standing is not Standing.ALIVE:
+            self.alive_since = now
+        self.standing, self.incarnation = contact.standing, contact.incarnation
+        self.suspected_by = frozenset(contact.suspected_by)
 
 
 @dataclass
@@ -86,12 +95,7 @@ class DetectionOracles:
         if isinstance(event, Progressed) and event.arrived:
             by = event.peer
         self._meet(now, look, me, membership)
-        for other, seen in look.contacts.items():
-            if slept and other not in self._swarm.peers[me].peer.replicator.away:
-                seen.heard_at = now
-            if other == by:
-                seen.heard_at = seen.surely_at = now
-                seen.broken = seen.requested = False
+        self._hear(now, look, me, by, slept)
         doubt = look.health + (now >= look.due + LATE_S)
         for effect in effects:
             if isinstance(effect, Send):
@@ -104,12 +108,7 @@ class DetectionOracles:
                 if contact.standing is Standing.ALIVE and not slept:
                     raise ViolationError(f"the connection of {me} to {other} broke, and it does not suspect it")
             self._check_contact(now, look, me, membership, contact, other, seen, about, by)
-            if isinstance(message, Nack) and (message.about, message.k) == (other, seen.k):
-                seen.silent.discard(message.peer)
-            if contact.standing is Standing.SUSPECTED and seen.standing is Standing.ALIVE:
-                doubt += len(seen.silent)
-            if contact.probe is None or contact.standing is not seen.standing:
-                seen.silent.clear()
+            doubt += self._doubt(contact, other, seen, message)
             cleared = by == other or slept or (isinstance(message, Ack) and message.about == other)
             cleared = cleared or any(r.standing is Standing.ALIVE and r.incarnation > seen.incarnation for r in about)
             if seen.standing is not Standing.ALIVE and contact.standing is Standing.ALIVE and not cleared:
@@ -117,17 +116,31 @@ class DetectionOracles:
             self._check_believed(now, me, contact, other, seen, about)
             if self._is_news(contact, seen, about):
                 look.to_tell.add(other)
-            if contact.standing is not Standing.ALIVE:
-                seen.alive_since = float("inf")
-            elif seen.standing is not Standing.ALIVE:
-                seen.alive_since = now
-            seen.standing, seen.incarnation = contact.standing, contact.incarnation
-            seen.suspected_by = frozenset(contact.suspected_by)
+            seen.remember(now, contact)
         if isinstance(event, Ticked) and membership.health != min(doubt, membership.detection.health_max):
             raise ViolationError(f"{me} doubts itself by {membership.health}, expected {doubt}")
         look.due = membership.deadline()
         self._check_self(look, me, membership, rumors, isinstance(message, Advert | Ping))
         self._check_told(now, look, me, membership, effects)
+
+    def _hear(self, now: float, look: Look, me: PeerId, by: PeerId | None, slept: bool) -> None:
+        away = self._swarm.peers[me].peer.replicator.away
+        for other, seen in look.contacts.items() if slept else ():
+            if other not in away:
+                seen.heard_at = now
+        if by is not None and (heard := look.contacts.get(by)) is not None:
+            heard.heard_at = heard.surely_at = now
+            heard.broken = heard.requested = False
+
+    def _doubt(self, contact: Contact, other: PeerId, seen: Seen, message: object) -> int:
+        """How many did not say what came of their pings to one that is suspected now: perhaps it is us."""
+        if isinstance(message, Nack) and (message.about, message.k) == (other, seen.k):
+            seen.silent.discard(message.peer)
+        suspected = contact.standing is Standing.SUSPECTED and seen.standing is Standing.ALIVE
+        silent = len(seen.silent) if suspected else 0
+        if contact.probe is None or contact.standing is not seen.standing:
+            seen.silent.clear()
+        return silent
 
     def _meet(self, now: float, look: Look, me: PeerId, membership: Membership) -> None:
         """Whoever was there before us may have died since, and gets less time to be heard."""
