@@ -25,7 +25,7 @@ ATTRIBUTES_MAX = 16
 FUNCTION_LINES_MAX = 60
 
 EXCEPTIONS: dict[str, str] = {
-    "gossip/sim/proving_ground.py Options": "a table of options, each of which a seed draws by itself",
+    "gossip/sim/bad_day.py Options": "a table of options, each of which a seed draws by itself",
 }
 """What is over a limit, and why it stays."""
 

@@ -14,7 +14,7 @@ BUSY_MAX: Final = 200
 50 times a second at the most, and each may be a reason for something else."""
 ADOPTS_MAX: Final = 12
 """The same of what is sent for an adoption, where everything is repeated after half a second."""
-SENT_MAX: Final = {
+SENT_MAX: Final[dict[type[object], tuple[str, int]]] = {
     Pull: ("pulls", BUSY_MAX),
     Pin: ("pins", ADOPTS_MAX),
     StateRequest: ("asks for a replica", ADOPTS_MAX),
