@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gossip.events import Adopt, Deliver, Effect, Own, Send
+from gossip.events import Adopt, Deliver, Effect, Own, Send, Warn
 from gossip.identity import Identities
 from gossip.lanes.replicate import Replicator
 from gossip.messages import PeerId, Pin, Pinned, State, StateRequest, Unpin
@@ -65,6 +65,9 @@ class Adoption:
 class Adopter:
     """The side that adopts, and the donor's answer."""
 
+    agrees = True
+    """Those who live come to have the same of each lane, of the dead ones too."""
+
     def __init__(self, me: PeerId, replicator: Replicator, chance: Chance) -> None:
         self.me = me
         self.needed = False
@@ -83,6 +86,16 @@ class Adopter:
         """There is nothing here yet but what will be adopted."""
         self._has_replica = False
         self.needed = True
+
+    def lacks(self, peer: PeerId, frontier: int) -> list[Effect]:
+        """The origin `peer` does not know any more what follows where we stand."""
+        self.needed = True
+        return []
+
+    def prefer(self, donor: PeerId) -> None:
+        """`donor` has most of the lanes of the dead, and more than we have."""
+        self.needed = True
+        self.preferred = donor
 
     @property
     def under_way(self) -> bool:
@@ -206,3 +219,55 @@ class Adopter:
         self.needed = not self._has_replica  # what else called for it will call again, if it still does
         self._not_before = now + self._chance.uniform(0, BACKOFF_MAX_S)
         return [Send(peer, Unpin(self.me, adoption.k)) for peer in adoption.members]
+
+
+class Settled:
+    """In the place of an `Adopter`, where nobody adopts: in the star of a master, or without chance."""
+
+    agrees = False
+    needed = False
+    under_way = False
+    stage = "idle"
+    done = 0
+
+    def __init__(self, replicator: Replicator) -> None:
+        self._replicator = replicator
+
+    def start_without_replica(self) -> None:
+        """It would wait for ever."""
+        raise AssertionError("a peer that is not ready needs chance to adopt a replica")
+
+    def lacks(self, peer: PeerId, frontier: int) -> list[Effect]:
+        """Nothing mends it."""
+        return [Warn(f"peer {peer} cannot serve what follows update {frontier} of its lane: we stay behind")]
+
+    def prefer(self, donor: PeerId) -> None:
+        """Nobody is asked."""
+
+    def tick(self, now: float, donors: Collection[PeerId], members: Collection[PeerId]) -> list[Effect]:
+        return []
+
+    def on_pinned(self, message: Pinned, members: Collection[PeerId]) -> list[Effect]:
+        return []
+
+    def on_request(
+        self,
+        request: StateRequest,
+        departed: Collection[PeerId],
+        members: Collection[PeerId],
+        identities: Identities,
+    ) -> list[Effect]:
+        """Whoever asks is given the replica: an observer, which keeps it as it is."""
+        return [Send(request.peer, state_of(self._replicator, identities, request))]
+
+    def on_state(self, state: State) -> list[Effect] | None:
+        return None
+
+    def progressed(self, peer: PeerId, now: float) -> None:
+        """Nothing is on its way."""
+
+    def expects(self, state: State) -> bool:
+        return False
+
+    def deadline(self) -> float:
+        return float("inf")

@@ -110,7 +110,7 @@ class ProvingGround:
             self.outcome.violation = f"{type(violation).__name__}: {violation}"
         self.outcome.digest = self.swarm.digest.hexdigest()
         for host in self.swarm.peers.values():
-            self.outcome.counts["withdrawn"] += host.peer.withdrawn
+            self.outcome.counts["withdrawn"] += host.peer.units.withdrawn
             self.outcome.counts["gated"] += host.gated
         return self.outcome
 

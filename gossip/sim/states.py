@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gossip.events import Event, Received
 from gossip.lanes.peer import Peer
-from gossip.membership import Membership
+from gossip.membership import Membership, Told
 from gossip.messages import Standing
 
 STATES = (
@@ -42,20 +42,20 @@ def states(peer: Peer) -> list[str]:
         found.append("behind")
     else:
         found.append("level")
-    if adopter is not None and (adopter.needed or adopter.under_way):
+    if adopter.needed or adopter.under_way:
         found.append(adopter.stage)
     if lane.pins:
         found.append("keeping")
         if any(pin.donor == peer.me for pin in lane.pins.values()):
             found.append("asked")
-    if peer.members and len(peer._gone) == len(peer.members):
+    if peer.members and len(peer.roster.gone) == len(peer.members):
         found.append("alone")
-    if peer._gone:
+    if peer.roster.gone:
         found.append("missing")
-        if any(peer.members[other].forgotten for other in peer._gone):
+        if any(peer.members[other].forgotten for other in peer.roster.gone):
             found.append("forgetting")
     found += _doubts(peer.membership)
-    if peer._retained:
+    if peer.units.retained:
         found.append("retaining")
     known = peer.identities
     if known.dropped < known.closed:
@@ -64,13 +64,13 @@ def states(peer: Peer) -> list[str]:
         found.append("watching")
     if peer.congested:
         found.append("congested")
-    if peer._give_up_at is not None:
+    if peer.give_up_at is not None:
         found.append("draining")
     return found
 
 
-def _doubts(membership: Membership | None) -> list[str]:
-    if membership is None:
+def _doubts(membership: Membership | Told) -> list[str]:
+    if not isinstance(membership, Membership):
         return []
     found = ["doubting"] if membership.health else []
     if any(contact.standing is Standing.SUSPECTED for contact in membership.contacts.values()):

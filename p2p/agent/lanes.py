@@ -141,8 +141,8 @@ class Lanes:
             "n": replicator.n,
             "frontiers": replicator.frontiers(),
             "units": self.peer.identities.units,
-            "withdrawn": self.peer.withdrawn,
-            "adoptions": self.peer.adopter.done if self.peer.adopter is not None else 0,
+            "withdrawn": self.peer.units.withdrawn,
+            "adoptions": self.peer.adopter.done,
             "refused": self.peer.refused,
             "waiting": len(self._queue) + self._in_descent,
         }

@@ -466,7 +466,7 @@ def test_the_later_of_two_attempts_takes_its_own_back() -> None:
     effects = peer.handle(comes(A, 1, Mark(UNIT, 0)), 1.01)
     assert delivered(effects) == [Deliver(A, 1, 1, UPDATE), Deliver(ME, 2, 2, Negative(1))]
     assert Release(1) in effects
-    assert peer.withdrawn == 1
+    assert peer.units.withdrawn == 1
     assert peer.identities.standing(UNIT) == {(0, A)}
 
 
@@ -475,7 +475,7 @@ def test_of_equal_attempts_the_lane_with_the_smaller_name_keeps_the_unit() -> No
         peer = started()
         peer.handle(Computed(UPDATE, UNIT, 1), 1.0)
         peer.handle(comes(other, 1, Mark(UNIT, 1)), 1.01)
-        assert peer.withdrawn == withdrawn
+        assert peer.units.withdrawn == withdrawn
 
 
 def test_a_receiver_merges_both_attempts_and_what_takes_one_back() -> None:
@@ -486,7 +486,7 @@ def test_a_receiver_merges_both_attempts_and_what_takes_one_back() -> None:
         (B, 2, Mark(UNIT, 1, withdraws=True)),
     ):
         assert delivered(peer.handle(comes(lane, number, mark), 1.0)) == [Deliver(lane, number, number, UPDATE)]
-    assert peer.withdrawn == 0
+    assert peer.units.withdrawn == 0
 
 
 def test_nothing_is_taken_back_for_a_dead_lane_before_the_survivors_agree_on_it() -> None:
@@ -496,10 +496,10 @@ def test_nothing_is_taken_back_for_a_dead_lane_before_the_survivors_agree_on_it(
     peer.handle(Departed(A), 2.0)
     peer.handle(comes(A, 1, Mark(UNIT, 0)), 2.01)
     peer.handle(Ticked(), 2.0 + 2.9 * settle)
-    assert peer.withdrawn == 0
+    assert peer.units.withdrawn == 0
     assert peer.pending
     peer.handle(Ticked(), 2.0 + 3.1 * settle)
-    assert peer.withdrawn == 1
+    assert peer.units.withdrawn == 1
     assert not peer.pending
 
 
@@ -509,7 +509,7 @@ def test_an_update_that_nobody_can_come_before_any_more_is_released() -> None:
     assert Release(1) not in peer.handle(Received(Advert(A, 0, {ME: 1})), 1.1)
     assert Release(1) not in peer.handle(Received(Advert(B, 1, {ME: 1})), 1.2)  # one update of B is not here yet
     assert Release(1) in peer.handle(comes(B, 1), 1.3)
-    assert peer.withdrawn == 0
+    assert peer.units.withdrawn == 0
 
 
 # ------------------------------------------------------------------------------------------------ epochs that are over
@@ -614,9 +614,9 @@ def test_an_own_second_attempt_is_taken_back_though_its_epoch_is_over() -> None:
         peer.handle(advert(other, 1, {ME: 1}), 1.2)
     peer.handle(Ticked(), 3.0)
     assert peer.identities.dropped == 1
-    assert peer.withdrawn == 0
+    assert peer.units.withdrawn == 0
     peer.handle(comes(A, 1, Mark(UNIT, 0)), 3.1)
-    assert peer.withdrawn == 1
+    assert peer.units.withdrawn == 1
     assert peer.identities.units == 1
     assert peer.identities.watched == 0
 

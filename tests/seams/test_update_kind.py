@@ -412,7 +412,7 @@ def test_a_lossy_swarm_with_a_late_peer_and_a_second_attempt_sums_all_kinds_exac
     sent.append(singles(2000))
     swarm.run(8.0)
     swarm.run_until_drained()
-    assert sum(host.peer.withdrawn for host in swarm.peers.values()) == 1
+    assert sum(host.peer.units.withdrawn for host in swarm.peers.values()) == 1
     adopter = swarm.peers[late].peer.adopter
     assert adopter is not None
     assert adopter.done == 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gossip.events import Adopt, Deliver, Progressed
-from gossip.lanes.adopt import GIVE_UP_S, REPEAT_S
-from gossip.lanes.peer import RETURN_S
+from gossip.lanes.adopt import GIVE_UP_S, REPEAT_S, Adopter
+from gossip.lanes.roster import RETURN_S
 from gossip.messages import PeerId, Pin, Pinned, Range, State, StateRequest, Unknown, Unpin
 from gossip.sim.oracles.seen import SLACK_S, Adoption, Moments, Step, View, ViolationError
 
@@ -29,23 +29,23 @@ class AdoptsForAReason:
             return
         donor = message.donor if isinstance(message, Pin) else to
         advert = view.adverts.get(donor)
-        if donor in peer._gone or advert is None or not advert.ready:
+        if donor in peer.roster.gone or advert is None or not advert.ready:
             raise ViolationError(f"{me} wants the replica of {donor}, which is dead or has none")
         best = _best(now, view)
         if best is not None and peer.ready and best != donor:
             raise ViolationError(f"{me} wants the replica of {donor}, and {best} has more of the dead lanes")
-        view.adoption = Adoption(message.k, donor, now + GIVE_UP_S, asked=set(peer._readable()))
+        view.adoption = Adoption(message.k, donor, now + GIVE_UP_S, asked=set(peer.roster.readable()))
 
     def _refused(self, step: Step, message: Unknown) -> None:
         me, peer, other, frontier = self._view.me, self._view.peer, message.peer, message.frontier
         origin = peer.replicator.origins.get(other)
-        adopts = peer.adopter is None or peer.adopter.needed or peer.adopter.under_way
+        adopts = not peer.adopter.agrees or peer.adopter.needed or peer.adopter.under_way
         if origin is not None and origin.frontier == frontier and not adopts:
             raise ViolationError(f"{other} does not know what follows {frontier}, and {me} does not adopt")
 
     def _look(self, step: Step) -> None:
         me, peer, adopter, message = self._view.me, self._view.peer, self._view.peer.adopter, step.message
-        if adopter is None:
+        if not isinstance(adopter, Adopter):
             return
         if adopter.preferred is not None and not adopter.needed:
             raise ViolationError(f"{me} prefers {adopter.preferred}, and does not adopt")
@@ -77,16 +77,16 @@ class GivesUpInTime:
         me, peer, adoption = self._view.me, self._view.peer, self._view.adoption
         if step.stopped:
             self._check_given_up(step)
-        if peer.adopter is None or not peer.adopter.under_way:
+        if not peer.adopter.under_way:
             return
-        if adoption.donor not in peer._donors():
+        if adoption.donor not in peer.roster.donors():
             raise ViolationError(f"{me} still wants the replica of {adoption.donor}, which is dead or has none")
         if step.now > adoption.gives_up_at + SLACK_S:
             raise ViolationError(f"{me} wants the replica of {adoption.donor} for longer than {GIVE_UP_S} s")
 
     def _check_given_up(self, step: Step) -> None:
         me, adoption = self._view.me, self._view.adoption
-        if step.now < adoption.gives_up_at - SLACK_S and adoption.donor in self._view.peer._donors():
+        if step.now < adoption.gives_up_at - SLACK_S and adoption.donor in self._view.peer.roster.donors():
             raise ViolationError(f"{me} gives up the replica of {adoption.donor} before {adoption.gives_up_at}")
         for other in adoption.asked:
             if not any(isinstance(m, Unpin) and m.k == adoption.k for m in step.sent(other)):
@@ -112,15 +112,15 @@ class AsksWhenAllHavePinned:
         adoption.pinned_at = None
         if step.now < adoption.progressed_at + GIVE_UP_S - SLACK_S and not isinstance(step.message, Pinned):
             raise ViolationError(f"{me} asks for a replica again, of which some came at {adoption.progressed_at}")
-        if not said >= set(pinned) or not said >= adoption.asked & set(view.peer._readable()) - view.away:
+        if not said >= set(pinned) or not said >= adoption.asked & set(view.peer.roster.readable()) - view.away:
             raise ViolationError(f"{me} asks for a replica, names {pinned}, and {said} have pinned")
 
     def _look(self, step: Step) -> None:
         me, peer, adoption, now = self._view.me, self._view.peer, self._view.adoption, step.now
-        if peer.adopter is None or not peer.adopter.under_way:
+        if not peer.adopter.under_way:
             return
         if adoption.progressed_at == float("-inf") and peer.adopter.stage == "pinning":
-            if not adoption.asked & set(peer._readable()) <= adoption.pinned:
+            if not adoption.asked & set(peer.roster.readable()) <= adoption.pinned:
                 adoption.pinned_at = None
             elif adoption.pinned_at is None:
                 adoption.pinned_at = now
@@ -166,12 +166,12 @@ class MergesNothingWhileItAdopts:
 
     def _merges(self, step: Step, effect: Deliver) -> None:
         me, adopter = self._view.me, self._view.peer.adopter
-        if self._view.adopting and adopter is not None and adopter.under_way and effect.lane != me:
+        if self._view.adopting and adopter.under_way and effect.lane != me:
             raise ViolationError(f"{me} merges an update of {effect.lane} while it adopts")
 
     def _look(self, step: Step) -> None:
         lane, adopter = self._view.peer.replicator, self._view.peer.adopter
-        under_way = adopter is not None and adopter.under_way
+        under_way = adopter.under_way
         if lane.frozen != under_way:
             what = "merges nothing" if lane.frozen else "is to merge"
             raise ViolationError(f"{self._view.me} {what}, adopting: {under_way}")
@@ -186,7 +186,7 @@ def _best(now: float, view: View) -> PeerId | None:
         return None
     ranks: dict[PeerId, Mapping[PeerId, int]] = {peer.me: peer.replicator.frontiers()}
     for other, advert in view.adverts.items():
-        if advert.ready and other not in peer._gone:
+        if advert.ready and other not in peer.roster.gone:
             ranks[other] = advert.all_frontiers
     most = max([(sum([lanes.get(lane, 0) for lane in dead]), other) for other, lanes in ranks.items()])[1]
     return most if any(ranks[most].get(lane, 0) != ranks[peer.me].get(lane, 0) for lane in dead) else None

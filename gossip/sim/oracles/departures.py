@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gossip.events import Joined, Progressed, Started
-from gossip.membership import LATE_S
+from gossip.membership import LATE_S, Membership
 from gossip.messages import Ack, Advert, Bulk, PeerId, Ping, State
 from gossip.sim.oracles.seen import SLACK_S, Moments, Step, View, ViolationError
 
@@ -41,19 +41,19 @@ class LooksAfterStrangers:
 
     def _begin(self, step: Step) -> None:
         view, me, peer, gone, now = self._view, self._view.me, self._view.peer, self._view.gone, step.now
-        if gone.since.keys() != peer._gone:
-            if gone.since.keys() - peer._gone:
+        if gone.since.keys() != peer.roster.gone:
+            if gone.since.keys() - peer.roster.gone:
                 gone.returned_at = now
-            gone.since = {other: gone.since.get(other, now) for other in peer._gone}
+            gone.since = {other: gone.since.get(other, now) for other in peer.roster.gone}
         elif not (isinstance(step.event, Joined | Started) or isinstance(step.message, Advert | State)):
             return
         lanes = set(peer.replicator.origins)
         for other, advert in view.adverts.items():
-            if other not in peer._gone:
+            if other not in peer.roster.gone:
                 lanes |= advert.frontiers.keys()
         strangers = lanes - peer.members.keys() - {me}
-        if strangers != peer._strangers.keys() and peer._started:
-            raise ViolationError(f"{me} knows lanes of {strangers}, and looks after {peer._strangers}")
+        if strangers != peer.roster.strangers.keys() and peer._started:
+            raise ViolationError(f"{me} knows lanes of {strangers}, and looks after {peer.roster.strangers}")
         gone.strangers = {lane: gone.strangers.get(lane, now) for lane in strangers}
 
 
@@ -68,7 +68,7 @@ class TakesForDeadWhomItDoesNotHear:
 
     def _look(self, step: Step) -> None:
         me, peer, now, heard_at = self._view.me, self._view.peer, step.now, self._heard_at
-        if peer.membership is None:
+        if not isinstance(peer.membership, Membership):
             return
         away = peer.replicator.away
         if step.slept:
@@ -107,22 +107,22 @@ class ForgetsInTime:
 
     def _look(self, step: Step) -> None:
         me, peer = self._view.me, self._view.peer
-        if forgotten := {other for other, member in peer.members.items() if member.forgotten} - peer._gone:
+        if forgotten := {other for other, member in peer.members.items() if member.forgotten} - peer.roster.gone:
             raise ViolationError(f"{me} has forgotten {forgotten}, and hears them")
-        if not peer._gone:
+        if not peer.roster.gone:
             self._smallest_since = step.now
             self._forgotten.clear()
             return
-        smallest = min([me, *(p for p in peer.members if p not in peer._gone)]) <= min(peer._gone)
+        smallest = min([me, *(p for p in peer.members if p not in peer.roster.gone)]) <= min(peer.roster.gone)
         if not smallest:
             self._smallest_since = step.now
-        forgotten = {other for other in peer._gone if peer.members[other].forgotten}
+        forgotten = {other for other in peer.roster.gone if peer.members[other].forgotten}
         self._check_soon(step.now, forgotten - self._forgotten, smallest)
         self._forgotten = forgotten
         held = peer.replicator.readers.keys() | peer.replicator.pins.keys()
         if held & {other for other, member in peer.members.items() if member.forgotten}:
             raise ViolationError(f"{me} keeps something for {forgotten}, which it has forgotten")
-        self._check_late(step.now, peer._gone - forgotten)
+        self._check_late(step.now, peer.roster.gone - forgotten)
 
     def _check_soon(self, now: float, newly: set[PeerId], smallest: bool) -> None:
         me, peer, kept = self._view.me, self._view.peer, self._view.kept + 1

@@ -80,13 +80,13 @@ class DetectionOracles:
     def is_quiet(self) -> bool:
         """Nobody has anything to tell any more, or doubts itself."""
         found = [host.peer.membership for host in self._swarm.live().values()]
-        return not any(m is not None and (m.news or m._rumors or m.health) for m in found)
+        return not any(isinstance(m, Membership) and (m.news or m._rumors or m.health) for m in found)
 
     def _look(self, now: float, me: PeerId, event: Event, effects: list[Effect]) -> None:
         look = self._looks.setdefault(me, Look(now))
         membership = self._swarm.peers[me].peer.membership
         look.left = look.left or isinstance(event, Leaving)
-        if membership is None or look.left:
+        if not isinstance(membership, Membership) or look.left:
             return
         slept, look.at = now > look.at + LATE_S, now
         message = event.message if isinstance(event, Received) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gossip.events import Drained, Exhausted
+from gossip.membership import Membership
 from gossip.sim.oracles.seen import Moments, Step, View, ViolationError
 from gossip.sim.simulator import Simulation
 
@@ -24,19 +25,19 @@ class DrainsWhenNothingIsLeft:
         if self._exhausted_until is not None and step.now < self._exhausted_until:
             self._check_nothing_left()
         self._exhausted_until = None
-        for other in peer.replicator.readers.keys() - peer._gone - {*missing}:
+        for other in peer.replicator.readers.keys() - peer.roster.gone - {*missing}:
             if self._view.outside.swarm.peers[other].peer.replicator.frontiers().get(me, 0) < peer.replicator.n:
                 raise ViolationError(f"{me} says that all but {missing} have its lane, and {other} has not")
 
     def _check_nothing_left(self) -> None:
         me, peer = self._view.me, self._view.peer
-        adopts = peer.adopter is not None and peer.adopter.needed
-        undecided = [n for n, r in peer._retained.items() if min(peer.identities.standing(r.unit))[1] != me]
+        adopts = peer.adopter.needed
+        undecided = [n for n, r in peer.units.retained.items() if min(peer.identities.standing(r.unit))[1] != me]
         if adopts or undecided:
             raise ViolationError(f"{me} drained, and adopts: {adopts}, may take back: {undecided}")
         mine = peer.replicator.frontiers()
         for other, advert in self._view.adverts.items():
-            lanes = advert.all_frontiers if advert.ready and other not in peer._gone else {}
+            lanes = advert.all_frontiers if advert.ready and other not in peer.roster.gone else {}
             if any(mine[lane] != n for lane, n in lanes.items() if lane in mine):
                 raise ViolationError(f"{me} drained at {mine}, and {other} was at {dict(lanes)}")
 
@@ -49,13 +50,13 @@ def restless(swarm: Simulation) -> str | None:
         lane = peer.replicator
         if held := lane.pins.keys() & live.keys():
             return f"{me} still keeps what {held} pinned"
-        if peer.adopter is not None and (peer.adopter.needed or peer.adopter.under_way):
+        if peer.adopter.needed or peer.adopter.under_way:
             return f"{me} still adopts"
-        if peer._gone & live.keys():
-            return f"{me} takes {peer._gone & live.keys()} for dead, which are alive"
-        for other, contact in peer.membership.contacts.items() if peer.membership is not None else ():
+        if peer.roster.gone & live.keys():
+            return f"{me} takes {peer.roster.gone & live.keys()} for dead, which are alive"
+        for other, contact in peer.membership.contacts.items():
             theirs = swarm.peers[other].peer.membership
-            if theirs is not None and contact.incarnation > theirs.incarnation:
+            if isinstance(theirs, Membership) and contact.incarnation > theirs.incarnation:
                 return f"{me} knows of an incarnation of {other} that it never had"
         for reader in lane.readers.keys() & live.keys():
             if (lane.readers[reader].acknowledged, lane.readers[reader].served) != (lane.n, lane.n):

@@ -69,7 +69,7 @@ class KnowsWhereReadersStand:
             self._check_readers(lane.readers.keys() | lane.pins.keys())
         elif isinstance(message, Advert):
             self._check_readers({message.peer} & (lane.readers.keys() | lane.pins.keys()))
-        elif peer._gone:
+        elif peer.roster.gone:
             self._check_readers(set())
         if step.merged:
             self._check_origins(message.k if isinstance(message, State) and step.adopted else None)
@@ -82,7 +82,7 @@ class KnowsWhereReadersStand:
             if host is None or not host.alive or me not in host.peer.replicator.origins:
                 continue
             adopter = host.peer.adopter
-            if adopter is not None and adopter.under_way:
+            if adopter.under_way:
                 if not self._stands(peer, reader, 0):
                     placed.discard(reader)  # it came out of one adoption and is in the next
                 continue

@@ -44,12 +44,12 @@ class PullsInTurn:
 
     def _pulls(self, step: Step, to: PeerId, pull: Pull) -> None:
         me, peer = self._view.me, self._view.peer
-        if to in peer._gone:
+        if to in peer.roster.gone:
             raise ViolationError(f"{me} pulls from {to}, which it takes for dead")
         before = self._asked_at.get(to, float("-inf"))
         self._asked_at[to] = step.now
         for other, origin in peer.replicator.origins.items():
-            waits = origin.n > origin.frontier and origin.pull is None and other not in peer._gone
+            waits = origin.n > origin.frontier and origin.pull is None and other not in peer.roster.gone
             if waits and self._asked_at.get(other, float("-inf")) < before:
                 raise ViolationError(f"{me} pulls from {to}, and {other} has waited longer")
 
@@ -87,7 +87,7 @@ class PullsWhatItLacks:
     def _pulls(self, step: Step, to: PeerId, pull: Pull) -> None:
         me, peer = self._view.me, self._view.peer
         lane, theirs = peer.replicator, self._view.outside.swarm.peers[to].peer.replicator
-        if peer.adopter is not None and peer.adopter.under_way:
+        if peer.adopter.under_way:
             raise ViolationError(f"{me} pulls while it adopts")
         if pull.frontier != lane.origins[to].frontier or theirs.n <= pull.frontier:
             raise ViolationError(f"{me} pulls {pull.frontier} from {to}, which has {theirs.n}")
@@ -100,7 +100,7 @@ class PullsWhatItLacks:
     def _look(self, step: Step) -> None:
         peer, now = self._view.peer, step.now
         adopter, lane = peer.adopter, peer.replicator
-        if not peer.ready or (adopter is not None and adopter.under_way):
+        if not peer.ready or (adopter.under_way):
             return
         timeout_s, arrives_at = peer.settings.pull_timeout_s, self._arrives_at
         asked = {
@@ -111,7 +111,7 @@ class PullsWhatItLacks:
         waiting = [
             other
             for other, origin in lane.origins.items()
-            if origin.n > origin.frontier and other not in asked and other not in peer._gone
+            if origin.n > origin.frontier and other not in asked and other not in peer.roster.gone
         ]
         if waiting and len(asked) < lane.pulls_max:
             raise ViolationError(f"{self._view.me} lacks updates of {waiting}, and does not pull")

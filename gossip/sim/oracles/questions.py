@@ -99,14 +99,14 @@ class GivesItsReplica:
     def _check_whether(self, request: StateRequest, given: list[State]) -> None:
         view, me, peer, asker = self._view, self._view.me, self._view.peer, request.peer
         mine = peer.replicator.frontiers()
-        strangers = {*peer._gone, *view.gone.strangers}
+        strangers = {*peer.roster.gone, *view.gone.strangers}
         lacks = {other for other, n in request.frontiers.items() if mine.get(other, 0) < n}
         able = peer.ready and not lacks - strangers - {asker}
-        agreed = asker not in peer.replicator.members or set(peer._readable()) <= {*request.pinned, asker}
+        agreed = asker not in peer.replicator.members or set(peer.roster.readable()) <= {*request.pinned, asker}
         if able and agreed and view.asked.is_new(asker, request.k) and asker not in view.away and not given:
             raise ViolationError(f"{me} could give {asker} its replica, and does not")
         if given and not (peer.ready and agreed):
-            raise ViolationError(f"{me} gives its replica for {request}, and hears {peer._readable()}")
+            raise ViolationError(f"{me} gives its replica for {request}, and hears {peer.roster.readable()}")
         known = view.pins.get(asker, (0, frozenset[int]()))[0]
         if given and request.k < max(known, view.asked.pulls.get(asker, 0)):
             raise ViolationError(f"{me} gives its replica for {request}, which is older than what came before")
@@ -122,7 +122,7 @@ class GivesItsReplica:
         if (state.closed, state.units) != (over, peer.identities.units):
             raise ViolationError(f"{me} gives {state.closed} epochs and {state.units} units, and has {over}")
         for other, frontier in request.frontiers.items():
-            if other not in (asker, *peer._departed()) and state.frontiers.get(other, 0) < frontier:
+            if other not in (asker, *peer.roster.departed()) and state.frontiers.get(other, 0) < frontier:
                 raise ViolationError(f"{me} gives {asker} a replica that is behind in lane {other}")
 
 

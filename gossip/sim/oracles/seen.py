@@ -125,7 +125,7 @@ class View:
         """All have looked: this is what was before the next event."""
         lane, adopter = self.peer.replicator, self.peer.adopter
         self.at = now
-        self.adopting = adopter is not None and adopter.under_way
+        self.adopting = adopter.under_way
         self.kept = len(lane.segments)
         if self.away != lane.away:
             self.away = set(lane.away)
@@ -152,7 +152,7 @@ class Step:
             elif kind in (Keep, Fold, Forget):
                 self.shaped = True  # what is kept of the own lane
         adopter = view.peer.adopter
-        self.stopped = view.adopting and not self.adopted and adopter is not None and not adopter.under_way
+        self.stopped = view.adopting and not self.adopted and not adopter.under_way
 
     @property
     def refuses(self) -> bool:

@@ -85,7 +85,6 @@ class Transfers:
             if lane != me and lane not in dead and state.frontiers.get(lane, 0) < frontier:
                 raise ViolationError(f"{me} goes back in lane {lane} from {frontier} to {state.frontiers.get(lane, 0)}")
         adopter = self._swarm.peers[me].peer.adopter
-        assert adopter is not None
         self._counts["adoptions of one peer"] = max(self._counts["adoptions of one peer"], adopter.done)
         if adopter.done > ADOPTIONS_MAX:
             raise ViolationError(f"{me} adopted {adopter.done} times, expected at most {ADOPTIONS_MAX}")

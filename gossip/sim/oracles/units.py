@@ -30,7 +30,7 @@ class KnowsTheUnitsItHolds:
                 )
             if unit.epoch >= known.dropped and not known.knows(unit):
                 raise ViolationError(f"{me} does not know {tuple(unit)}")
-        own = {retained.unit for retained in peer._retained.values()}
+        own = {retained.unit for retained in peer.units.retained.values()}
         for place, of_partition in known._watched.items():
             for chunk, watched in of_partition.items():
                 if len(watched.standing) < 2 and Unit(*place, chunk) not in own:
@@ -78,7 +78,7 @@ class ReleasesOnlyWhatAllReadersHave:
             return
         me, peer, outside = self._view.me, self._view.peer, self._view.outside
         ((unit, attempt, _),) = outside.marks[me][number]
-        frontiers, many = peer.replicator.frontiers(), len(peer._retained) > peer.settings.segments_max
+        frontiers, many = peer.replicator.frontiers(), len(peer.units.retained) > peer.settings.segments_max
         for other, member in peer.members.items():
             host = outside.swarm.peers[other]
             if not member.reads or not host.alive or (member.forgotten and many):
@@ -135,13 +135,13 @@ class DropsWhatAllHave:
         for other in self._awaited:
             theirs = adverts[other].all_frontiers if other in adverts else {}
             lacks = [origin for origin, n in self._learned.items() if theirs.get(origin, 0) < n]
-            if not peer.members[other].forgotten and (other in peer._gone or lacks):
+            if not peer.members[other].forgotten and (other in peer.roster.gone or lacks):
                 raise ViolationError(f"{me} drops {known.dropped} epochs, and has not heard that {other} has as much")
 
     def _check_decided(self) -> None:
         """What is still to be decided of the epochs that it drops is still known."""
         peer = self._view.peer
-        own = {retained.unit for retained in peer._retained.values()}
+        own = {retained.unit for retained in peer.units.retained.values()}
         for unit, attempts in _standing(self._view).items():
             open_still = self._dropped <= unit.epoch < peer.identities.dropped and (len(attempts) > 1 or unit in own)
             if open_still and peer.identities.standing(unit) != attempts:

@@ -24,8 +24,9 @@ from gossip.events import (
     Ticked,
 )
 from gossip.lanes.adopt import BACKOFF_MAX_S, GIVE_UP_S, REPEAT_S
-from gossip.lanes.peer import RETURN_S, Peer, Settings
+from gossip.lanes.peer import Peer, Settings
 from gossip.lanes.replicate import Reader, Replicator
+from gossip.lanes.roster import RETURN_S
 from gossip.marks import Mark, Unit, packed
 from gossip.messages import Advert, Message, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unknown, Unpin
 
@@ -642,7 +643,7 @@ def test_own_attempts_can_be_taken_back_after_an_adoption_whether_the_donor_had_
         assert one.identities.standing(unit) == {(1, ME)}
         marks = packed([Mark(unit, 0)])
         one.handle(Received(Range(B, number, number, 99, marks, UPDATE.layout, UPDATE)), 0.6)
-        assert one.withdrawn == number
+        assert one.units.withdrawn == number
         assert one.identities.units == 6
     assert one.identities.watched == 0
 

@@ -208,7 +208,7 @@ def test_only_later_attempts_may_have_to_be_taken_back_and_each_is_counted() -> 
         effects = one.handle(Received(Range(P1, number, number, 1, marks, UPDATE.layout, UPDATE)), 0.2)
         kept += [effect.payload for effect in effects if isinstance(effect, Keep)]
     assert kept == [Negative(2), Negative(3)]
-    assert one.withdrawn == 2
+    assert one.units.withdrawn == 2
 
 
 def test_rows_that_are_none_of_the_model_are_refused() -> None:

@@ -39,7 +39,8 @@ from gossip.events import (
     Warn,
 )
 from gossip.lanes.adopt import GIVE_UP_S
-from gossip.lanes.peer import RETURN_S, Peer, Settings
+from gossip.lanes.peer import Peer, Settings
+from gossip.lanes.roster import RETURN_S
 from gossip.marks import packed
 from gossip.membership import Detection
 from gossip.messages import (
@@ -502,7 +503,7 @@ def test_a_peer_is_not_drained_while_it_may_have_to_take_an_update_back() -> Non
     assert peer.pending
     assert drained(peer.handle(Exhausted(60.0), 0.6)) == []
     peer.handle(Ticked(), 0.5 + 3.1 * peer.settings.settle_s)
-    assert peer.withdrawn == 1
+    assert peer.units.withdrawn == 1
     served(peer, B, 1, 18.0)
     assert drained(peer.handle(Received(Advert(B, 0, {ME: 2})), 18.1)) == [Drained(())]
 
@@ -853,7 +854,7 @@ def test_an_own_attempt_of_a_dropped_epoch_is_taken_back_for_one_that_came_with_
     peer.handle(Departed(A), 701.0)
     effects = readopts(peer, State(Z, {Z: 1}, 0, {Z: packed([Mark(UNIT, 0)])}, units=1), 702.0)
     assert released(effects) == [1]
-    assert peer.withdrawn == 1
+    assert peer.units.withdrawn == 1
     assert peer.identities.units == 1
     assert peer.identities.watched == 0
 
@@ -875,7 +876,7 @@ def test_updates_are_taken_back_together_and_whatever_waits_before_them() -> Non
     assert [e.payload for e in effects if isinstance(e, Keep)] == [Negative(2), Negative(3)]
     assert [e.payload for e in effects if isinstance(e, Deliver)] == [UPDATE, Negative(2), Negative(3)]
     assert released(effects) == [2, 3]
-    assert peer.withdrawn == 2
+    assert peer.units.withdrawn == 2
 
 
 def test_an_update_taken_back_for_a_dead_peer_s_is_told_of_at_once() -> None:
@@ -913,7 +914,7 @@ def test_an_update_is_kept_for_a_reader_that_had_it_and_adopted_a_replica_withou
     assert released(effects) == []
     effects = peer.handle(Received(Range(A, 1, 1, 1, packed([Mark(UNIT, 0)]), UPDATE.layout, UPDATE)), 0.6)
     assert released(effects) == [1]
-    assert peer.withdrawn == 1
+    assert peer.units.withdrawn == 1
 
 
 def test_an_update_is_released_when_who_adopted_a_replica_without_it_has_it_again() -> None:
@@ -1063,7 +1064,7 @@ def test_every_range_that_is_refused_is_counted() -> None:
 def test_marks_that_are_looked_at_one_by_one_are_few(
     most: int, refused: int, more: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gossip.lanes.peer.TOIL_MAX", most)
+    monkeypatch.setattr("gossip.lanes.units.TOIL_MAX", most)
     peer = started(others=(A, B))
     even = packed([Mark(Unit(0, 1, chunk), 0) for chunk in range(0, 11, 2)])
     odd = [Mark(Unit(0, 1, chunk), 0) for chunk in range(1, 11, 2)]

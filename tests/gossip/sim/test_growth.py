@@ -104,8 +104,8 @@ def kept(peer: Peer) -> dict[str, int]:
         "readers": len(lane.readers),
         "origins": len(lane.origins),
         "members": len(peer.members),
-        "retained": len(peer._retained),
-        "awaited": len(peer._awaited),
+        "retained": len(peer.units.retained),
+        "awaited": len(peer.units.awaited),
     }
 
 
@@ -141,5 +141,5 @@ def test_an_hour_of_training_leaves_nothing_behind() -> None:
     assert all(size["runs"] == size["watched"] == size["retained"] == 0 for size in sizes[-1])
     assert most_runs < 200  # of 250 continuous units, two are a run
     assert all(peer.identities.units == len(units) for peer in peers)
-    assert sum(peer.withdrawn for peer in peers) > 0
+    assert sum(peer.units.withdrawn for peer in peers) > 0
     assert swarm.is_level()

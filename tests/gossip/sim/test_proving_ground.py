@@ -17,8 +17,9 @@ from gossip.arrays import Payload
 from gossip.events import Deliver, Effect, Event, Fold, Forget, Joined, Negative, Received, Send, Started, Ticked
 from gossip.identity import Identities
 from gossip.lanes.adopt import Adopter
-from gossip.lanes.peer import Peer
+from gossip.lanes.peer import Adverts, Peer
 from gossip.lanes.replicate import Replicator
+from gossip.lanes.units import Units
 from gossip.marks import Series
 from gossip.membership import Contact, Membership
 from gossip.messages import (
@@ -192,8 +193,9 @@ class KnowsItsFirstMomentOnly(Peer):
             return []
         return super().handle(event, now)
 
-    def _look_for_strangers(self, now: float) -> None:
-        pass
+    def _look_after_dead_lanes(self, now: float) -> None:
+        self.roster.lanes_changed = False
+        super()._look_after_dead_lanes(now)
 
 
 class GivesNothingWhileItWaits(Adopter):
@@ -238,7 +240,7 @@ class PinsNothingWhileItAdopts(Peer):
     """Two joiners waiting for each other: who adopts pins nothing for others, and waits until they have for it."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        assert self.adopter is not None
+        assert isinstance(self.adopter, Adopter)
         if self.adopter._adoption is not None:
             self.adopter._adoption.gives_up = float("inf")
         if isinstance(event, Received) and isinstance(event.message, Pin) and self.adopter.under_way:
@@ -372,28 +374,28 @@ class HasNoGate(Identities):
         return False
 
 
-class TakesNothingBack(Peer):
+class TakesNothingBack(Units):
     """Leaves both attempts of a unit in their lanes: no withdrawal."""
 
-    def _withdraw(self, now: float) -> list[Effect]:
+    def withdraw(self, now: float) -> list[Effect]:
         return []
 
 
-class RetainsForever(Peer):
+class RetainsForever(Units):
     """Never releases an update that it need not take back."""
 
     def _settled(self, retained: Any) -> bool:
         return False
 
 
-class ReleasesAtOnce(Peer):
+class ReleasesAtOnce(Units):
     """Does not wait until everybody knows the unit."""
 
     def _settled(self, retained: Any) -> bool:
         return True
 
 
-class RemembersWhoHadAnUpdate(Peer):
+class RemembersWhoHadAnUpdate(Units):
     """Takes a reader that had an update for one that has it for ever."""
 
     def _settled(self, retained: Any) -> bool:
@@ -412,39 +414,39 @@ class BelievesOvertakenAdverts(Peer):
         return super()._on_advert(advert, now)
 
 
-class DropsNothing(Peer):
+class DropsNothing(Units):
     """Keeps all units of epochs that are over."""
 
-    def _drop_closed(self) -> None:
+    def drop_closed(self) -> None:
         pass
 
 
-class DropsAtOnce(Peer):
+class DropsAtOnce(Units):
     """Drops an epoch when it is told that it is over, whoever has less."""
 
     def _await_everybody(self) -> None:
         super()._await_everybody()
-        self._awaited = set()
+        self.awaited = set()
 
 
-class DropsWhatSomeHaveNoMore(Peer):
+class DropsWhatSomeHaveNoMore(Units):
     """Drops an epoch when each was level at some time, whoever has less again."""
 
-    def _drop_closed(self) -> None:
-        for peer in self._awaited - self._gone:
-            theirs = self.members[peer].frontiers
-            if all(theirs.get(lane, 0) >= n for lane, n in self._closing.items()):
-                self._awaited.discard(peer)
-        super()._drop_closed()
+    def drop_closed(self) -> None:
+        for peer in self.awaited - self._roster.gone:
+            theirs = self._roster.members[peer].frontiers
+            if all(theirs.get(lane, 0) >= n for lane, n in self.closing.items()):
+                self.awaited.discard(peer)
+        super().drop_closed()
 
 
-class TakesTheGoneForLevel(Peer):
+class TakesTheGoneForLevel(Units):
     """Drops an epoch though one of whom it heard enough is out of reach by now."""
 
-    def _drop_closed(self) -> None:
-        gone, self._gone = self._gone, set()
-        super()._drop_closed()
-        self._gone = gone
+    def drop_closed(self) -> None:
+        gone, self._roster.gone = self._roster.gone, set()
+        super().drop_closed()
+        self._roster.gone = gone
 
 
 class ForgetsWhatIsUndecided(Identities):
@@ -512,13 +514,13 @@ class AdoptsWhatHasSeenLess(Adopter):
         return effects
 
 
-class ForgetsItsOwnUnits(Peer):
+class ForgetsItsOwnUnits(Units):
     """Does not note again, after an adoption, what its own lane carries that the donor had not seen."""
 
-    def _learn(self, state: State) -> None:
-        object.__setattr__(self.replicator, "marks", lambda after, through: ())
-        super()._learn(state)
-        del self.replicator.__dict__["marks"]
+    def adopt(self, state: State) -> None:
+        object.__setattr__(self._replicator, "marks", lambda after, through: ())
+        super().adopt(state)
+        del self._replicator.__dict__["marks"]
 
 
 class TakesOldPins(Replicator):
@@ -609,24 +611,24 @@ class ForgetsThoughItIsNotTheSmallest(Peer):
     """Forgets the departed whoever else may."""
 
     def _forget_departed(self, now: float) -> list[Effect]:
-        me, self.me = self.me, PeerId("")
+        me, self.roster.me = self.roster.me, PeerId("")
         effects = super()._forget_departed(now)
-        self.me = me
+        self.roster.me = me
         return effects
 
 
-class SaysNothingNew(Peer):
+class SaysNothingNew(Adverts):
     """Advertises every so often only, whatever changed."""
 
-    def _advert_gap_s(self) -> float:
-        return self.settings.advert_period_s
+    def gap_s(self) -> float:
+        return self._settings.advert_period_s
 
 
-class TakesClosedEpochsForOpen(Peer):
+class TakesClosedEpochsForOpen(Units):
     """Knows of no more epochs that are over than its donor, after an adoption."""
 
-    def _learn(self, state: State) -> None:
-        super()._learn(state)
+    def adopt(self, state: State) -> None:
+        super().adopt(state)
         self.identities.closed = state.closed
 
 
@@ -643,10 +645,10 @@ class AdoptsFromTheNext(Peer):
     """Has the same of the dead lanes as the one that has most, and adopts from the next."""
 
     def _look_after_dead_lanes(self, now: float) -> None:
-        mine, dead = self.replicator.frontiers(), self._departed()
+        mine, dead = self.replicator.frontiers(), self.roster.departed()
         same = [
             self.members[peer]
-            for peer in self._donors()
+            for peer in self.roster.donors()
             if all(self.members[peer].frontiers.get(lane, 0) == mine.get(lane, 0) for lane in dead)
         ]
         for member in same:
@@ -752,11 +754,13 @@ def asks_whoever_observes(swarm: Simulation, but: Container[PeerId] = ()) -> Pee
 
 source = Simulation.source
 
-REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
+REPLICATOR, PEER, ADVERTS, UNITS, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
     "gossip.lanes.peer.Replicator",
     "gossip.sim.simulator.Peer",
+    "gossip.lanes.peer.Adverts",
+    "gossip.lanes.peer.Units",
     "gossip.lanes.peer.Adopter",
-    "gossip.lanes.peer.Identities",
+    "gossip.lanes.units.Identities",
     "gossip.lanes.peer.Membership",
     "gossip.sim.simulator.Simulation.source",
 )
@@ -790,15 +794,15 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (REPLICATOR, ServesWhatItLikes, 0),
         (PEER, FiltersWhatComesIn, 0),
         (IDENTITIES, HasNoGate, 0),
-        (PEER, TakesNothingBack, 1),
-        (PEER, RetainsForever, 1),
-        (PEER, ReleasesAtOnce, 1),
-        (PEER, RemembersWhoHadAnUpdate, 101),
+        (UNITS, TakesNothingBack, 1),
+        (UNITS, RetainsForever, 1),
+        (UNITS, ReleasesAtOnce, 1),
+        (UNITS, RemembersWhoHadAnUpdate, 101),
         (PEER, BelievesOvertakenAdverts, 16),
-        (PEER, DropsNothing, 1),
-        (PEER, DropsAtOnce, 0),
-        (PEER, DropsWhatSomeHaveNoMore, 4),
-        (PEER, TakesTheGoneForLevel, 1),
+        (UNITS, DropsNothing, 1),
+        (UNITS, DropsAtOnce, 0),
+        (UNITS, DropsWhatSomeHaveNoMore, 4),
+        (UNITS, TakesTheGoneForLevel, 1),
         (IDENTITIES, ForgetsWhatIsUndecided, 141),
         (IDENTITIES, CountsNothingThatIsLate, 4),
         (IDENTITIES, BeginsToCountWhenItAdopts, 0),
@@ -806,7 +810,7 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (ADOPTER, WaitsForAllPinsButOne, 0),
         (REPLICATOR, PinsNothingWhereAnAdoptingDonorComesOut, 5),
         (ADOPTER, AdoptsWhatHasSeenLess, 3),
-        (PEER, ForgetsItsOwnUnits, 5),
+        (UNITS, ForgetsItsOwnUnits, 5),
         (REPLICATOR, TakesOldPins, 38),
         (ADOPTER, AppliesOldAnswers, 0),
         (MEMBERSHIP, TakesAConfirmationForAPause, 21),
@@ -818,8 +822,8 @@ REPLICATOR, PEER, ADOPTER, IDENTITIES, MEMBERSHIP, SOURCE = (
         (REPLICATOR, KeepsApartWhatNobodyTellsApart, 0),
         (PEER, ForgetsNobody, 9),
         (PEER, ForgetsThoughItIsNotTheSmallest, 9),
-        (PEER, SaysNothingNew, 0),
-        (PEER, TakesClosedEpochsForOpen, 0),
+        (ADVERTS, SaysNothingNew, 0),
+        (UNITS, TakesClosedEpochsForOpen, 0),
         (PEER, AgreesAtOnce, 0),
         (PEER, AdoptsFromTheNext, 38),
         (PEER, DrainsThoughOthersLack, 1),
