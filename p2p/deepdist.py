@@ -30,7 +30,8 @@ from p2p.driver.evaluation import Evaluate
 from p2p.driver.watchers import Watcher
 from p2p.report import Evaluated, Report
 from p2p.sessions.agents import AgentSession, Session
-from p2p.sessions.simulated import SimulatedCluster
+from p2p.sessions.cluster import SimulatedCluster
+from p2p.sessions.simulated import SimulatedSession
 from p2p.sessions.training import Training
 from p2p.worker.job import Descent, Gradient
 
@@ -98,7 +99,7 @@ class DeepDist(Generic[M]):
                 self._user_model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
             )
         elif isinstance(engine, SimulatedCluster):
-            self._session = engine.session(self._user_model, seed, drain_timeout_s)
+            self._session = SimulatedSession(engine, self._user_model, seed, drain_timeout_s)
         else:
             self._session = AgentSession(
                 self._user_model, mode, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s

@@ -29,7 +29,7 @@ from p2p.models.word2vec.lexicon import Lexicon, Row, check_row
 from p2p.models.word2vec.light import check_no_loss
 from p2p.models.word2vec.word_counts import BLOCK_ROWS
 from p2p.report import Report
-from p2p.sessions.simulated import SimulatedCluster
+from p2p.sessions.cluster import SimulatedCluster
 
 CHUNK_WORDS = 20_000
 """Between two exchanges: a replica is then at most a fraction of a second behind the others."""
