@@ -1,7 +1,9 @@
-"""What an agent does with updates: the part of it that has the peer. There are two, and an agent has one of them.
+"""What an agent does with updates: the part of it that has the peer. An agent has one of these.
 
-    p2p.agent.lanes     every update at every peer, exactly once (and a master's star, which is made of lanes too)
-    p2p.agent.mixing    replicas averaged with those of neighbors
+    p2p.agent.lanes         every update at every peer, exactly once
+    p2p.agent.hub           a master's star, which is made of lanes too: its middle,
+    p2p.agent.worker_lane   and its points
+    p2p.agent.mixing        replicas averaged with those of neighbors
 
 The agent around it is the same: its life, the registrar, the tasks.
 """

@@ -9,7 +9,7 @@ interpreter lock held for seconds cannot stop the sockets. It lives as long as i
 forks the Python workers of one executor, elsewhere the driver program. It ignores Ctrl-C, which is the driver program's
 to handle.
 
-What it does with updates is its discipline's (`p2p.agent.lanes` or `p2p.agent.mixing`), which has the peer.
+What it does with updates is its discipline's (`p2p.agent.discipline`), which has the peer.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,15 +45,24 @@ from p2p import open_files
 from p2p.agent import local_socket
 from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, AgentSettings
 from p2p.agent.discipline import Discipline, House
+from p2p.agent.hub import Hub
 from p2p.agent.lanes import Lanes
 from p2p.agent.local_socket import Json, Process
 from p2p.agent.replica import HEADER_BYTES, Replica, shortage
+from p2p.agent.worker_lane import WorkerLane
 from p2p.row_order import taken_apart
 
 log = logging.getLogger("p2p.agent")
 
 DRIVER_ROLES = ("observer", "hub")
 """Of the driver program's own agent, by mode."""
+ON_LANES: dict[str, Callable[[House], Discipline]] = {
+    "peer": Lanes,
+    "observer": Lanes,
+    "hub": Hub,
+    "worker": WorkerLane,
+}
+"""By role: the discipline of an agent that does not mix."""
 STATUS_PERIOD_S = 0.5
 ACCEPT_RETRY_S = 0.5
 """How soon to let the next task in when no descriptor was left."""
@@ -531,7 +541,7 @@ def _address_towards(endpoint: str) -> str:
 
 def _discipline(house: House, settings: AgentSettings) -> Discipline:
     if settings.mixing is None:
-        return Lanes(house)
+        return ON_LANES[settings.role](house)
     from p2p.agent.mixing import Mixing  # with scipy and networkx, 40 MB that replicas in lanes do not need
 
     return Mixing(house, settings.mixing)
