@@ -24,6 +24,7 @@ from gossip.zmq.runtime import Keys, Runtime, fetch_state
 from p2p.agent.client import AgentSettings
 from p2p.agent.local_socket import Json
 from p2p.agent.replica import Replica
+from p2p.agent.submissions import Submission, Submissions
 
 Spans = Mapping[tuple[int, int], tuple[int, int]]
 """By (epoch, partition), the lowest and the highest chunk."""
@@ -67,9 +68,8 @@ class Discipline(Protocol):
     """What the agent asks of it. It is the runtime's host as well."""
 
     runtime: Runtime
-    gated_updates: set[int]
-    """Numbers of the updates that were handed over though their units had been published before. Whoever answers their
-    tasks takes them out."""
+    submissions: Submissions
+    """Where updates of tasks are handed over."""
 
     def load(self) -> None:
         """The replica holds the user's arrays: begin."""
@@ -110,8 +110,8 @@ class Discipline(Protocol):
         """Called after each turn of the loop; how long the next one may wait, in seconds."""
         ...
 
-    def has_settled(self, number: int) -> bool:
-        """The update that was handed over as `number` is dealt with, and its task may go on."""
+    def has_settled(self, submission: Submission) -> bool:
+        """This update is dealt with, and its task may go on."""
         ...
 
     def knows(self, unit: Unit) -> bool:

@@ -23,6 +23,7 @@ from gossip.zmq.segments import Segments
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
 from p2p.agent.local_socket import Json
+from p2p.agent.submissions import Submission, Submissions
 
 PAYLOADS_BYTES_MAX = 16 << 20
 """Memory for payloads that are being received: as many at a time as fit, at least one."""
@@ -68,7 +69,6 @@ class LaneDiscipline:
         """`layout` of the updates that are taken in, None for any; `chance` chooses who is asked for a replica, None
         where nobody has one to give."""
         self.house = house
-        self.gated_updates: set[int] = set()
         self.peer = Peer(house.me, layout, settings, chance)
         segments = Segments(
             SEGMENTS_MEMORY_BYTES_MAX, house.settings.segments_folder, model=house.layout, kinds=settings.kinds
@@ -76,6 +76,7 @@ class LaneDiscipline:
         self.runtime = Runtime(
             self.peer, self, segments, address=house.address, keys=house.keys, links=house.settings.links
         )
+        self.submissions = Submissions(self.runtime)
 
     @property
     def merged(self) -> int:
@@ -115,9 +116,9 @@ class LaneDiscipline:
     def turn(self) -> float:
         return IDLE_S
 
-    def has_settled(self, number: int) -> bool:
-        """It is in the lane."""
-        return self.runtime.computed >= number
+    def has_settled(self, submission: Submission) -> bool:
+        """It is in the lane, or does not come there."""
+        return submission.outcome is not None
 
     def knows(self, unit: Unit) -> bool:
         return self.peer.identities.knows(unit)
@@ -151,9 +152,13 @@ class LaneDiscipline:
     # ----------------------------------------------------------------------------------------- the runtime's host
 
     def acquire(self, event: Event) -> bool:
-        return self.house.replica.acquire()
+        if not self.house.replica.acquire():
+            return False
+        self.submissions.begin(event)
+        return True
 
     def release(self) -> None:
+        self.submissions.end()
         self.house.replica.merged = self.merged
         self.house.replica.release()
 
@@ -164,7 +169,7 @@ class LaneDiscipline:
         self.house.replica.replace(payload)
 
     def gated(self, unit: Unit) -> None:
-        self.gated_updates.add(self.runtime.computed)
+        self.submissions.known()
 
     def state(self) -> Payload:
         return self.house.replica

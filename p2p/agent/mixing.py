@@ -34,6 +34,7 @@ from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
 from p2p.agent.local_socket import Json
 from p2p.agent.sketch import Sketch
+from p2p.agent.submissions import Submission, Submissions
 
 IDLE_S = 0.5
 """One turn of the loop."""
@@ -55,7 +56,6 @@ class Mixing:
 
     def __init__(self, house: House, mixing: str) -> None:
         self.house = house
-        self.gated_updates: set[int] = set()
         strategy, build = cloudpickle.loads(base64.b64decode(mixing))
         settings = MixSettings(
             pulls_max=max(1, PACKETS_BYTES_MAX // max(1, house.layout.nbytes)), detection=Detection()
@@ -63,6 +63,7 @@ class Mixing:
         chance = np.random.default_rng(int(house.me, 16))
         self.peer = MixPeer(house.me, house.layout, Plan(build, strategy), chance, settings)
         self.runtime = Runtime(self.peer, self, Segments(), address=house.address, keys=house.keys)
+        self.submissions = Submissions(self.runtime)
         self._training: set[socket.socket] = set()
         """The connections of tasks that train."""
         self._newest: Payload | None = None
@@ -122,9 +123,9 @@ class Mixing:
         self._write()
         return RETRY_S if self._newest is not None else IDLE_S
 
-    def has_settled(self, number: int) -> bool:
+    def has_settled(self, submission: Submission) -> bool:
         self._write()
-        return self.peer.settled >= number and self._newest is None
+        return self.peer.settled >= submission.number and self._newest is None
 
     def knows(self, unit: Unit) -> bool:
         return self.peer.identities.knows(unit)
@@ -178,10 +179,11 @@ class Mixing:
 
     def acquire(self, event: Event) -> bool:
         """Always: events change the state, and the replica follows when it can."""
+        self.submissions.begin(event)
         return True
 
     def release(self) -> None:
-        """Nothing was taken."""
+        self.submissions.end()
 
     def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
         raise AssertionError("a peer that mixes delivers nothing")
@@ -190,7 +192,7 @@ class Mixing:
         self._newest = payload
 
     def gated(self, unit: Unit) -> None:
-        self.gated_updates.add(self.runtime.computed)
+        self.submissions.known()
 
     def state(self) -> Payload:
         if self.house.settings.role == "observer":  # the driver program writes to it between trainings

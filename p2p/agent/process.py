@@ -35,7 +35,7 @@ from typing import Any
 import zmq
 
 from gossip.errors import GossipError, UsageError, ran_out_of_files
-from gossip.events import Closed, Computed, Exhausted, Leaving
+from gossip.events import Closed, Exhausted, Leaving
 from gossip.messages import PeerId, Unit
 from gossip.updates import KINDS
 from gossip.updates.table import Kinds
@@ -49,6 +49,7 @@ from p2p.agent.hub import Hub
 from p2p.agent.lanes import Lanes
 from p2p.agent.local_socket import Json, Process
 from p2p.agent.replica import HEADER_BYTES, Replica, shortage
+from p2p.agent.submissions import Outcome, Submission
 from p2p.agent.worker_lane import WorkerLane
 from p2p.row_order import taken_apart
 
@@ -77,8 +78,7 @@ class Waiting:
     connection: socket.socket | None
     """None: nobody does."""
     descriptors: list[int]
-    number: int
-    """Of its update, among all that were handed over."""
+    submission: Submission
 
 
 class Agent:
@@ -93,8 +93,6 @@ class Agent:
         self._shortage = shortage(self.layout.nbytes)
         self.replica = Replica(self.layout, kinds=_kinds(settings.kinds))
         self.anchor = Process(settings.anchor)
-        self.submitted = 0
-        """Updates that tasks handed over."""
         self._epochs_closed = 0
         """All units of earlier epochs are published: a task that still computes one is a copy that Spark is ending."""
         self._has_drained = False
@@ -311,7 +309,7 @@ class Agent:
         )
 
     def _begin_drain(self) -> None:
-        if self._drain_s is not None and self.runtime.computed == self.submitted:
+        if self._drain_s is not None and self.discipline.submissions.are_taken:
             timeout_s, self._drain_s = self._drain_s, None
             self.runtime.happen(Exhausted(timeout_s))
 
@@ -373,14 +371,12 @@ class Agent:
     def _publish_left(self, connection: socket.socket) -> None:
         """It is of units that count already, so it is none itself."""
         payload = self._left.pop(connection)
-        self.submitted += 1
-        self._waiting.append(Waiting(None, [payload.descriptor], self.submitted))
-        self.runtime.happen(Computed(payload))
+        self._waiting.append(Waiting(None, [payload.descriptor], self.discipline.submissions.submit(payload)))
         self._answer_waiting()
 
-    def _keep_left(self, connection: socket.socket, message: Json, rest: list[int], gated: bool) -> None:
+    def _keep_left(self, connection: socket.socket, message: Json, rest: list[int], of: Submission) -> None:
         """What a codec has left of an update; of one that does not count, what was left before stays."""
-        if gated:
+        if of.outcome is Outcome.KNOWN:
             for descriptor in rest:
                 os.close(descriptor)
             return
@@ -414,17 +410,15 @@ class Agent:
             case "publish":
                 descriptor, *rest = descriptors
                 self.staleness.append(max(0, message.get("staleness", self.replica.merged - message["merged_at"])))
-                self.submitted += 1
                 layout = local_socket.layout_from_json(message["layout"])
                 payload = FilePayload(layout, descriptor, HEADER_BYTES)
                 if message.get("lent"):
                     payload = borrowed(payload) or payload
                 unit = None if message["unit"] is None else Unit(*message["unit"])
-                descriptors = [*{descriptor, payload.descriptor}]
-                self._waiting.append(Waiting(connection, descriptors, self.submitted))
-                self.runtime.happen(Computed(payload, unit, message["attempt"]))
+                submission = self.discipline.submissions.submit(payload, unit, message["attempt"])
+                self._waiting.append(Waiting(connection, [*{descriptor, payload.descriptor}], submission))
                 if "follows" in message:
-                    self._keep_left(connection, message, rest, self.submitted in self.discipline.gated_updates)
+                    self._keep_left(connection, message, rest, submission)
                 self._answer_waiting()
             case "known":
                 unit = Unit(*message["unit"])
@@ -446,17 +440,17 @@ class Agent:
         """Answer the tasks whose updates are dealt with."""
         while self._waiting:
             trouble = self.discipline.trouble
-            if trouble is None and not self.discipline.has_settled(self._waiting[0].number):
+            if trouble is None and not self.discipline.has_settled(self._waiting[0].submission):
                 return
             first = self._waiting.popleft()
             for descriptor in first.descriptors:
                 os.close(descriptor)
-            gated = first.number in self.discipline.gated_updates
-            self.discipline.gated_updates.discard(first.number)
             if first.connection is None:
                 continue
+            published = first.submission.outcome is not Outcome.KNOWN
+            answer = {"published": published} if trouble is None else {"error": trouble}
             try:
-                local_socket.send(first.connection, {"published": not gated} if trouble is None else {"error": trouble})
+                local_socket.send(first.connection, answer)
             except OSError:
                 pass  # the task was killed meanwhile; its update counts
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from p2p.agent.discipline import House
 from p2p.agent.lanes import MASTER_ADVERT_GAP_S, LaneDiscipline, lane_settings
+from p2p.agent.submissions import Submission
 
 OUTSTANDING_MAX = 2
 """Updates of one worker that the master has not taken yet; then the worker waits."""
@@ -27,9 +28,9 @@ class WorkerLane(LaneDiscipline):
         frontiers = self.peer.replicator.frontiers()
         return sum(frontiers.values()) - frontiers[self.house.me]
 
-    def has_settled(self, number: int) -> bool:
+    def has_settled(self, submission: Submission) -> bool:
         """It is in the lane, and the master keeps up."""
-        return super().has_settled(number) and self._outstanding() <= OUTSTANDING_MAX
+        return super().has_settled(submission) and self._outstanding() <= OUTSTANDING_MAX
 
     def _outstanding(self) -> int:
         replicator = self.peer.replicator
