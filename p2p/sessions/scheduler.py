@@ -23,7 +23,7 @@ from gossip.updates.stamps import RowStamps
 from p2p import chance
 from p2p.adapters.model import Model
 from p2p.agent.ports import Left
-from p2p.agent.process import STALENESS_SAMPLES_MAX
+from p2p.agent.tasks import STALENESS_SAMPLES_MAX
 from p2p.chance import Borrowed
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.worker.attempt import Attempt
