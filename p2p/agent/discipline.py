@@ -22,6 +22,7 @@ from gossip.arrays import Bytes, Layout
 from gossip.messages import PeerId, State, Unit
 from gossip.zmq.runtime import Keys, Runtime, fetch_state
 from p2p.agent.client import AgentSettings
+from p2p.agent.figures import Figures
 from p2p.agent.local_socket import Json
 from p2p.agent.replica import Replica
 from p2p.agent.submissions import Submission, Submissions
@@ -130,8 +131,8 @@ class Discipline(Protocol):
         """The peers that are taken for dead."""
         ...
 
-    def figures(self, asked: bool) -> Json:
-        """For the registrar; `asked` for, and not only the usual ones."""
+    def figures(self, asked: bool) -> Figures:
+        """Those of its peer; `asked` for, and not only the usual ones."""
         ...
 
     def take(self, connection: socket.socket) -> None:

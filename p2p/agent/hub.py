@@ -19,7 +19,6 @@ from gossip.wire import BLOCK_BYTES
 from p2p.agent import local_socket
 from p2p.agent.discipline import House
 from p2p.agent.lanes import MASTER_ADVERT_GAP_S, LaneDiscipline, lane_settings
-from p2p.agent.local_socket import Json
 from p2p.agent.replica import anonymous_file
 
 QUEUE_MAX = 4
@@ -43,8 +42,10 @@ class Hub(LaneDiscipline):
         """Of the own lane; those of workers are merged as `descent` took them."""
         return self.peer.replicator.frontiers()[self.house.me]
 
-    def figures(self, asked: bool) -> Json:
-        return {**super().figures(asked), "waiting": len(self._queue) + self._in_descent}
+    @property
+    def waiting(self) -> int:
+        """Those in the queue, and the one in `descent`."""
+        return len(self._queue) + self._in_descent
 
     def acquire(self, event: Event) -> bool:
         if isinstance(event, Received) and isinstance(event.message, Range):

@@ -22,6 +22,7 @@ from gossip.zmq.runtime import Endpoints, Runtime
 from gossip.zmq.segments import Segments
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
+from p2p.agent.figures import Figures, LaneFigures
 from p2p.agent.local_socket import Json
 from p2p.agent.submissions import Submission, Submissions
 
@@ -132,16 +133,21 @@ class LaneDiscipline:
     def departed(self) -> list[PeerId]:
         return [peer for peer, member in self.peer.members.items() if member.departed_at is not None]
 
-    def figures(self, asked: bool) -> Json:
-        replicator = self.peer.replicator
-        return {
-            "n": replicator.n,
-            "frontiers": replicator.frontiers(),
-            "units": self.peer.identities.units,
-            "withdrawn": self.peer.withdrawn,
-            "adoptions": self.peer.adopter.done if self.peer.adopter is not None else 0,
-            "refused": self.peer.refused,
-        }
+    @property
+    def waiting(self) -> int:
+        """Updates of others that are to be merged, and are not taken yet."""
+        return 0
+
+    def figures(self, asked: bool) -> Figures:
+        peer = self.peer
+        lanes = LaneFigures(
+            frontiers={str(lane): n for lane, n in peer.replicator.frontiers().items()},
+            units=peer.identities.units,
+            withdrawn=peer.withdrawn,
+            adoptions=peer.adopter.done if peer.adopter is not None else 0,
+            waiting=self.waiting,
+        )
+        return Figures(published=peer.replicator.n, refused=peer.refused, lanes=lanes)
 
     def take(self, connection: socket.socket) -> None:
         raise UsageError("this agent has no queue: a coordinator belongs to the hub of mode='master'")

@@ -32,6 +32,7 @@ from gossip.zmq.runtime import Endpoints, Runtime
 from gossip.zmq.segments import Segments
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
+from p2p.agent.figures import Figures, MixFigures
 from p2p.agent.local_socket import Json
 from p2p.agent.sketch import Sketch
 from p2p.agent.submissions import Submission, Submissions
@@ -139,25 +140,22 @@ class Mixing:
     def departed(self) -> list[PeerId]:
         return self.peer.departed
 
-    def figures(self, asked: bool) -> Json:
+    def figures(self, asked: bool) -> Figures:
         peer = self.peer
-        figures: Json = {
-            "n": peer.computed,
-            "taken": peer.taken,
-            "received": peer.received,
-            "refused": peer.refused,
-            "late": peer.late,
-            "given_up": peer.given_up,
-            "rounds": peer.rounds,
-            "era": peer.place // ERA,
-            "era_rounds": peer.place % ERA,
-            "trouble": peer.trouble,
-            "weight": peer.weight,
-            "edges": {self.house.names.get(to, to): outgoing.nbytes for to, outgoing in peer.outgoing.items()},
-        }
-        if asked and peer.ready:
-            figures["sketch"] = self._sketch.of(peer.params())
-        return figures
+        mixing = MixFigures(
+            taken=peer.taken,
+            received=peer.received,
+            late=peer.late,
+            given_up=peer.given_up,
+            rounds=peer.rounds,
+            era=peer.place // ERA,
+            era_rounds=peer.place % ERA,
+            trouble=peer.trouble,
+            weight=peer.weight,
+            edges={self.house.names.get(to, to): outgoing.nbytes for to, outgoing in peer.outgoing.items()},
+            sketch=self._sketch.of(peer.params()) if asked and peer.ready else None,
+        )
+        return Figures(published=peer.computed, refused=peer.refused, mixing=mixing)
 
     def take(self, connection: socket.socket) -> None:
         raise UsageError("an agent that mixes has no queue: a coordinator belongs to mode='master'")

@@ -25,6 +25,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 
 import zmq
 
@@ -38,6 +39,7 @@ from p2p import open_files
 from p2p.agent import local_socket
 from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, AgentSettings
 from p2p.agent.discipline import Discipline, House
+from p2p.agent.figures import Drained
 from p2p.agent.hub import Hub
 from p2p.agent.lanes import Lanes
 from p2p.agent.local_socket import Json, Process
@@ -257,7 +259,7 @@ class Agent:
         # partitions of which updates count whose rows had different fingerprints
         spans = self._discipline.spans(0).items()
         torn = [where for where, (low, high) in spans if taken_apart(low)[0] != taken_apart(high)[0]]
-        self._link.say("drained", missing=missing, staleness=list(self._tasks.staleness), torn=torn)
+        self._link.say("drained", **asdict(Drained(missing=missing, staleness=list(self._tasks.staleness), torn=torn)))
 
 
 def _address_towards(endpoint: str) -> str:

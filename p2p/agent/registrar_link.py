@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import zmq
@@ -99,8 +99,8 @@ class Reports:
         """`question`: the number of the one that this answers."""
         runtime = self._discipline.runtime
         self._departed = self._discipline.departed()
-        self._link.say(
-            "status",
+        figures = replace(
+            self._discipline.figures(question is not None),
             question=question or 0,
             roster_version=self._roster.version,
             departed=self._departed,
@@ -109,8 +109,8 @@ class Reports:
             bytes_in=runtime.bytes_in + runtime.handed_in,
             malformed=runtime.malformed,
             memory_peak_bytes=peak_memory_bytes(),
-            **self._discipline.figures(question is not None),
         )
+        self._link.say("status", **asdict(figures))
 
 
 def peak_memory_bytes() -> int:

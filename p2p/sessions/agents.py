@@ -202,7 +202,7 @@ class AgentSession:
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = Before(
             sum(_published(registrar).values()),
-            max((member.status.get("units", 0) for member in registrar.members.values()), default=0),
+            max((member.figures.lanes.units for member in registrar.members.values()), default=0),
             time.monotonic(),
         )
         job = Job(
@@ -318,7 +318,7 @@ class AgentSession:
         while True:
             registrar.ask_status(STATUS_TIMEOUT_S)
             speaking = registrar.speaking()
-            n = registrar.members[observer.peer].status.get("n", 0)
+            n = registrar.members[observer.peer].figures.published
             late = [m.name for m in speaking if _front(m).get(observer.peer, 0) < n]
             if not late:
                 return
@@ -413,7 +413,7 @@ class AgentSession:
             not_applied = max(0, accepted - (len(coordinator.applied) if coordinator is not None else 0))
             return End(observer.agent.replica, {}, not_applied=not_applied, late=self._late(living))
         stopped = [m for m in registrar.by_role("peer") if registrar.is_silent(m) and registrar.is_here(m)]
-        all_of = furthest([*map(_front, living), *({m.peer: m.status.get("n", 0)} for m in stopped)])
+        all_of = furthest([*map(_front, living), *({m.peer: m.figures.published} for m in stopped)])
         for member in sorted(living, key=lambda m: (sum(lacks(_front(m), all_of).values()), m.role == "peer")):
             replica: Replica | Fetched | None
             if observer is not None and observer.has_begun and member.peer == observer.peer:
@@ -427,7 +427,7 @@ class AgentSession:
             self._behind = observer is None or member.peer != observer.peer
             lacking = lacks(front, all_of)
             names = {m.peer: m.name for m in registrar.members.values()}
-            gone = max(0, accepted - (member.status.get("units", 0) - before.units))
+            gone = max(0, accepted - (member.figures.lanes.units - before.units))
             return End(
                 replica,
                 {names.get(lane, lane): count for lane, count in lacking.items()},
@@ -446,7 +446,8 @@ class AgentSession:
         torn = {
             (epoch, partition)
             for member in self._asked
-            for epoch, partition in (member.drained or {}).get("torn", ())
+            if member.drained is not None
+            for epoch, partition in member.drained.torn
             if epoch >= epochs_before
         }
         if torn:
@@ -457,7 +458,7 @@ class AgentSession:
         """Who of the living did not answer the request to drain, or is named by another's answer."""
         names = {member.name for member in living}
         silent = {member.name for member in self._asked if member.drained is None}
-        named = {name for member in self._asked for name in (member.drained or {}).get("missing", ())}
+        named = {name for member in self._asked if member.drained is not None for name in member.drained.missing}
         return tuple(sorted(names & (silent | named)))
 
     def _judge(self, report: Report, end: End, accepted: int, on_incomplete: str) -> None:
@@ -572,7 +573,7 @@ class AgentSession:
         others = [m for m in registrar.speaking() if self._observer is None or m.peer != self._observer.peer]
         distance, unread = (0.0, []) if end.replica is None else consensus_distance(end.replica, others, self._keys)
         published = _published(registrar)
-        missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
+        missing = {name for member in members for name in member.missed}
         lost = _lost(members, published, end.gone, self._mode, registrar.is_silent)
         if end.not_applied:
             lost = {"not read in time": end.not_applied}
@@ -599,9 +600,9 @@ def _all_taken(registrar: Registrar) -> bool:
     """The master's `descent` has taken every update of every worker. Asks them now."""
     registrar.ask_status(STATUS_TIMEOUT_S)
     (hub,) = registrar.by_role("hub")
-    taken = hub.status["frontiers"]
-    return hub.status["waiting"] == 0 and all(
-        taken.get(worker.peer, 0) >= worker.status["n"] for worker in registrar.by_role("worker")
+    taken = _front(hub)
+    return hub.figures.lanes.waiting == 0 and all(
+        taken.get(worker.peer, 0) >= worker.figures.published for worker in registrar.by_role("worker")
     )
 
 
@@ -610,25 +611,22 @@ def _published(registrar: Registrar) -> dict[str, int]:
 
     An agent that died may not have said how far its lane was: then others know more of it.
     """
-    heard = [member.status.get("frontiers", {}) for member in registrar.members.values()]
+    heard = [_front(member) for member in registrar.members.values()]
     return {
-        member.peer: max(member.status.get("n", 0), *(frontiers.get(member.peer, 0) for frontiers in heard))
+        member.peer: max(member.figures.published, *(frontiers.get(member.peer, 0) for frontiers in heard))
         for member in registrar.by_role("peer", "worker")
     }
 
 
 def _front(member: Member) -> Mapping[str, int]:
     """How far its replica has applied each lane, as it said last."""
-    front: Mapping[str, int] = member.status.get("frontiers", {})
-    return front
+    return member.figures.lanes.frontiers
 
 
 def _peer_report(member: Member, mode: str) -> PeerReport:
-    status = member.status
-    frontiers = status.get("frontiers", {})
-    own = status.get("n", 0)
+    own = member.figures.published
     if mode == "p2p" or member.role == "worker":
-        applied = sum(frontiers.values()) - (own if member.role == "worker" else 0)
+        applied = sum(_front(member).values()) - (own if member.role == "worker" else 0)
     else:
         applied = own
     return peer_report(member, own, applied)
@@ -636,18 +634,18 @@ def _peer_report(member: Member, mode: str) -> PeerReport:
 
 def peer_report(member: Member, published: int, applied: int) -> PeerReport:
     """The figures that all agents have, with those that depend on what they do."""
-    status = member.status
-    staleness = (member.drained or {}).get("staleness") or [0]
+    figures = member.figures
+    staleness = (member.drained.staleness if member.drained is not None else None) or [0]
     return PeerReport(
         name=member.name,
         role=member.role,
         published=published,
         applied=applied,
-        bytes_out=status.get("bytes_out", 0),
-        bytes_in=status.get("bytes_in", 0),
+        bytes_out=figures.bytes_out,
+        bytes_in=figures.bytes_in,
         staleness_median=float(np.median(staleness)),
         staleness_p95=float(np.percentile(staleness, 95)),
-        memory_peak_bytes=status.get("memory_peak_bytes", 0),
+        memory_peak_bytes=figures.memory_peak_bytes,
     )
 
 
@@ -662,8 +660,7 @@ def _lost(
     silent = {member.peer for member in members if is_silent(member)}
     readers = [m for m in members if m.peer not in silent and (mode == "p2p" or m.role == "hub")]
     unread = {
-        lane: max(0, n - min((m.status.get("frontiers", {}).get(lane, 0) for m in readers), default=0))
-        for lane, n in published.items()
+        lane: max(0, n - min((_front(m).get(lane, 0) for m in readers), default=0)) for lane, n in published.items()
     }
     late = sum(count for lane, count in unread.items() if lane not in silent)
     dead = max(gone, sum(unread.values())) - late
