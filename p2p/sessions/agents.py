@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -34,12 +34,12 @@ from p2p.caution import Cautions, warn
 from p2p.codec import packed
 from p2p.driver.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.driver.coordinator import Coordinator, HubQueue, feeding
-from p2p.driver.level import Stillness, furthest, lacks
-from p2p.driver.observer import Observer, Watch
+from p2p.driver.level import furthest, lacks
+from p2p.driver.observer import Observer, Post, Watch
 from p2p.driver.registrar import Member, Registrar
 from p2p.driver.shown import Shown
 from p2p.driver.watchers import Done, Seen, Watching
-from p2p.engines.choice import Choice, choice_for
+from p2p.engines.choice import SessionEngine
 from p2p.report import IncompleteTraining, PeerReport, Report
 from p2p.row_order import other_rows
 from p2p.sessions.training import Training
@@ -161,34 +161,28 @@ class AgentSession:
         self._mode = mode
         self._user_model = model
         self._shown = Shown(model)
-        self._peers = peers
         self._seed = seed
         self._drain_timeout_s = drain_timeout_s
         self._run = secrets.token_hex(16)
-        self._given = engine
-        """By the user."""
-        self._engine = engine
-        self._choice: Choice | None = None
-        """How the engine was chosen; None for the user's own."""
+        self._engine = SessionEngine(engine, peers)
         self._registrar: Registrar | None = None
-        self._observer: Observer | None = None
+        self._post = Post()
+        """Where the driver program's own agent is."""
         self._keys: Keys | None = None
         self._cautions = Cautions()
         self._epochs = 0
         """Begun in this session."""
         self._running = False
         """A training is: what is shown of the model moves."""
-        self._stillness = Stillness()
-        """Of the observer."""
-        self._behind = False
-        """The observer lacked something at the end of the last training."""
         self._asked: list[Member] = []
         """To drain, at the end of the last training."""
-        self._retired: Observer | None = None
-        """The observer before this one. Somebody may still read what it held."""
+
+    @property
+    def _observer(self) -> Observer | None:
+        return self._post.observer
 
     def train(self, training: Training) -> Report:
-        engine = self._engine_for(training.data)
+        engine = self._engine.for_data(training.data)
         partitions = engine.partitions(training.data)
         self._cautions.give(engine.cautions(training.data))
         # a master's descent stays in the driver program, and may hold on to what cannot be sent
@@ -271,25 +265,20 @@ class AgentSession:
         return report
 
     def refresh(self) -> None:
-        observer = self._observer
         if self._running:
             self._show_what_there_is()
             return
-        replica = observer.agent.replica if observer is not None and observer.has_begun else None
+        replica = self._post.replica
         if replica is not None and self._shown.holds(replica) and not self._shown.is_written():
             self._shown.fill(replica)  # of a training that failed, something may have come in since
 
     def stop(self) -> None:
-        registrar, observer, engine = self._registrar, self._observer, self._engine
-        self._registrar = self._observer = None
-        self._engine = self._given
-        retired, self._retired = self._retired, None
+        registrar, post, engine = self._registrar, self._post, self._engine.take_out()
+        self._registrar, self._post = None, Post()
         if registrar is not None:
             registrar.stop_agents()
             registrar.close()
-        for one in (retired, observer):
-            if one is not None:
-                one.close()
+        post.close()
         if engine is not None:
             engine.stop()
 
@@ -336,16 +325,16 @@ class AgentSession:
 
     def _replica(self) -> Replica | Fetched | None:
         """The observer's, or a copy of a living peer's where that is not well; None if there is neither."""
-        registrar, observer = self._registrar, self._observer
+        registrar, post = self._registrar, self._post
         if registrar is None or self._is_well():
-            return observer.agent.replica if observer is not None and observer.has_begun else None
+            return post.replica
         peers = sorted(registrar.by_role("peer"), key=lambda member: -sum(_front(member).values()))
         for member in peers:
             if not registrar.is_silent(member):
                 fetched = fetch_replica(self._user_model.layout, member, self._keys, FETCH_TIMEOUT_S)
                 if fetched is not None:
                     return fetched
-        return observer.agent.replica if observer is not None and observer.has_begun else None
+        return post.replica
 
     def _show_what_there_is(self) -> None:
         replica = self._replica()
@@ -363,8 +352,7 @@ class AgentSession:
         if not observer.alive or member is None or registrar.is_silent(member):
             return False
         all_of = furthest(_front(other) for other in registrar.speaking())
-        still_s = self._stillness.seconds(_front(member), all_of, time.monotonic())
-        return still_s < STUCK_S + self._user_model.layout.nbytes / STUCK_BYTES_S
+        return self._post.still_s(_front(member), all_of) < STUCK_S + self._user_model.layout.nbytes / STUCK_BYTES_S
 
     def _watch(self) -> AbstractContextManager[object]:
         """The observer is replaced meanwhile, should it die or stand still."""
@@ -374,15 +362,12 @@ class AgentSession:
         """End the observer, if it is still there, and have the next one adopt a living peer's replica."""
         registrar = self._registrar
         assert registrar is not None
-        old, self._observer = self._observer, None
+        old = self._post.vacate()
         if old is not None:
             log.warning("the driver program's own agent is gone or stands still: the next one takes its place")
             if old.has_begun:
                 registrar.forget({old.peer})
-            old.kill()
-            if self._retired is not None:
-                self._retired.close()
-            self._retired = old
+            self._post.retire(old)
         donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
         adopts = self._adopts and bool(donors)
         peer = secrets.token_hex(16)
@@ -396,9 +381,7 @@ class AgentSession:
             new.kill()
             registrar.forget({peer})  # also where it had not spoken yet: what it said last may be on its way
             raise
-        self._observer = new
-        self._stillness = Stillness()
-        self._behind = False
+        self._post.take(new)
 
     def _end(self, registrar: Registrar, accepted: int, before: Before, coordinator: Coordinator | None) -> End:
         """What the model has in the end, which is filled here, from whichever replica lacks least.
@@ -424,7 +407,7 @@ class AgentSession:
             if replica is None:
                 continue
             self._shown.fill(replica)
-            self._behind = observer is None or member.peer != observer.peer
+            self._post.behind = observer is None or member.peer != observer.peer
             lacking = lacks(front, all_of)
             names = {m.peer: m.name for m in registrar.members.values()}
             gone = max(0, accepted - (member.figures.lanes.units - before.units))
@@ -435,8 +418,7 @@ class AgentSession:
                 stopped=tuple(m.name for m in stopped),
                 late=self._late(living),
             )
-        last = next((o for o in (observer, self._retired) if o is not None and o.has_begun), None)
-        replica = last.agent.replica if last is not None else None
+        replica = self._post.last_replica
         if replica is not None:
             self._shown.fill(replica)
         return End(replica, {}, apart="no agent lives any more, and it holds what the driver program's last one had")
@@ -475,17 +457,6 @@ class AgentSession:
                 "much memory they may use"
             )
 
-    def _engine_for(self, data: Any) -> engines.Engine:
-        if self._engine is None:
-            choice = self._choice = choice_for(data)
-            self._engine = choice.make(data, self._peers)
-        elif self._choice is not None and not self._choice.fits(data):
-            raise UsageError(
-                f"this session trains on {self._choice.kind}, and data is for {choice_for(data).kind}: make a new "
-                "DeepDist(model)"
-            )
-        return self._engine
-
     def _start(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
         first = self._registrar is None
         try:
@@ -498,7 +469,7 @@ class AgentSession:
 
     def _start_agents(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
         worker_role, driver_role = ROLES[self._mode]
-        if self._registrar is not None and (self._behind or not self._is_well()):
+        if self._registrar is not None and (self._post.behind or not self._is_well()):
             self._registrar.open = False  # who comes meanwhile has nobody to begin with but the peers
             try:
                 self._replace_observer()
@@ -510,9 +481,10 @@ class AgentSession:
                 if not is_loopback(engine.address):
                     self._keys = Keys.generate()
                 self._registrar = Registrar(self._run, engine.address, self._keys)
-                self._observer = Observer(self._settings(driver_role, self._registrar))
+                observer = Observer(self._settings(driver_role, self._registrar))
+                self._post.take(observer)
                 # beside the executors' agents, which wait for it
-                loading = pool.submit(self._observer.load, self._user_model.arrays())
+                loading = pool.submit(observer.load, self._user_model.arrays())
                 loading.add_done_callback(partial(_tell_failure, self._registrar))
             try:
                 engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)

@@ -141,8 +141,8 @@ class MixSession(AgentSession):
         if peers > 1:
             self._plan.topology(peers)
         self._era += 1
-        assert self._engine is not None
-        without = self._engine.without_task(tasks)
+        assert self._engine.current is not None
+        without = self._engine.current.without_task(tasks)
         idle = {member.peer for member in registrar.by_role("peer") if member.pid in (without or ())}
         registrar.begin(self._era, idle, FIRST_TASK_S if without is None else None)
 

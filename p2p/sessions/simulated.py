@@ -92,17 +92,8 @@ class SimulatedSession:
                 self._publish_written(swarm)
                 units_before = swarm.peers[swarm.source()].peer.identities.units
                 published_before = _published(swarm)
-                job = self._job(training)
+                scheduler = self._scheduler(training, swarm, done)
                 looks.begin()
-                scheduler = Scheduler(
-                    self._cluster,
-                    swarm,
-                    self._chance,
-                    job=job,
-                    data=data,
-                    progress=done,
-                    staleness=self._staleness,
-                )
                 try:
                     results = scheduler.run()
                 finally:
@@ -158,6 +149,17 @@ class SimulatedSession:
         if swarm is not None:
             for host in swarm.peers.values():
                 host.segments.close()
+
+    def _scheduler(self, training: Training, swarm: Simulation, done: Done) -> Scheduler:
+        return Scheduler(
+            self._cluster,
+            swarm,
+            self._chance,
+            job=self._job(training),
+            data=training.data,
+            progress=done,
+            staleness=self._staleness,
+        )
 
     def _job(self, training: Training) -> Job:
         cluster = self._cluster

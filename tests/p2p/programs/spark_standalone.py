@@ -142,7 +142,7 @@ def main():
             "missing": report.missing,
             "seconds": report.seconds,
             "failed": len(list(HERE.glob("failed-*"))),
-            "attempts": attempts(context, dd._session._engine._group),
+            "attempts": attempts(context, dd._session._engine.current._group),
         }
     context.stop()
     write_results(results)

@@ -260,7 +260,7 @@ def test_an_agent_that_dies_in_a_task_holds_nobody_up(tmp_path: Path) -> None:
         def kill() -> None:
             while not (tmp_path / "begun").exists():
                 time.sleep(0.01)
-            os.kill(dd._session._engine._seats[0].agent.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            os.kill(dd._session._engine.current._seats[0].agent.pid, signal.SIGKILL)  # type: ignore[attr-defined]
             (tmp_path / "died").touch()
 
         killing = threading.Thread(target=kill, daemon=True)
