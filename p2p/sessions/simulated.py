@@ -38,7 +38,8 @@ from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.scheduler import HEARTBEAT_S, Scheduler, SimulatedReplica
 from p2p.sessions.training import Training
 from p2p.worker.job import Job, codec_of
-from p2p.worker.working_copy import exchange_settings, rows_for
+from p2p.worker.pace import rows_for
+from p2p.worker.working_copy import exchange_settings
 
 OBSERVER = PeerId("observer")
 LEVEL_STEP_S = 0.1
