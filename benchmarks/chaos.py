@@ -69,7 +69,7 @@ GROWTH_MAX_BYTES = 2e6
 """Target: growth of an agent between the second and the last third of a time: two models, which are two buffers."""
 LOG_MEMORY_BYTES = 16 << 20
 """Target: the same while agents are killed. What the dead had not read is kept for ten minutes, in case they were only
-cut off: so much of it in memory (SEGMENTS_MEMORY_BYTES_MAX of p2p.agent.process) and the rest in files ..."""
+cut off: so much of it in memory (SEGMENTS_MEMORY_BYTES_MAX of p2p.agent.lanes) and the rest in files ..."""
 FILES_MODELS_MAX = 128
 """... and so many models in all (twice `segments_max` of gossip.lanes.peer.Settings)."""
 SLOWDOWN_MAX = 0.05

@@ -341,6 +341,11 @@ def test_a_request_that_no_agent_knows_is_answered_with_an_error(
     assert local_socket.receive(connection) == ({"known": False}, []), "the agent goes on"
 
 
+def test_an_agent_without_a_queue_refuses_a_coordinator(connection: socket.socket) -> None:
+    local_socket.send(connection, {"op": "take"})
+    assert "has no queue" in local_socket.receive(connection)[0]["error"]
+
+
 def test_an_agent_drops_what_is_no_message_of_its_registrar(
     swarm: Swarm, caplog: pytest.LogCaptureFixture, eventually: Callable[[Callable[[], bool], float], bool]
 ) -> None:
