@@ -69,7 +69,7 @@ GROWTH_MAX_BYTES = 2e6
 """Target: growth of an agent between the second and the last third of a time: two models, which are two buffers."""
 LOG_MEMORY_BYTES = 16 << 20
 """Target: the same while agents are killed. What the dead had not read is kept for ten minutes, in case they were only
-cut off: so much of it in memory (SEGMENTS_MEMORY_BYTES_MAX of p2p.agent.process) and the rest in files ..."""
+cut off: so much of it in memory (SEGMENTS_MEMORY_BYTES_MAX of p2p.agent.lanes) and the rest in files ..."""
 FILES_MODELS_MAX = 128
 """... and so many models in all (twice `segments_max` of gossip.lanes.peer.Settings)."""
 SLOWDOWN_MAX = 0.05
@@ -217,7 +217,7 @@ class Swarm:
 
         def is_level() -> bool:
             members = [member for member in self.members() if member.peer in ready]
-            frontiers = [Counter(member.status.get("frontiers", {})) for member in members]
+            frontiers = [Counter(member.figures.lanes.frontiers) for member in members]
             # an observer has an empty lane of its own, which a Counter takes for none
             return all(one == frontiers[0] for one in frontiers)
 
@@ -273,14 +273,14 @@ class Swarm:
             if member is not None and not life.peer:
                 life.peer, life.hello_at = member.peer, now
             if life.ready_at == float("inf") and os.path.exists(os.path.join(life.folder, "agent.sock")):
-                life.goal = {member.peer: member.status.get("n", 0) for member in self.members()}
+                life.goal = {member.peer: member.figures.published for member in self.members()}
                 life.ready_at = now
             if member is not None and now > life.ready_at and life.level_at == float("inf"):
-                frontiers = member.status.get("frontiers", {})
+                frontiers = member.figures.lanes.frontiers
                 if all(frontiers.get(lane, 0) >= n for lane, n in life.goal.items()):
                     life.level_at = now
         for member in by_pid.values():
-            departed = set(member.status.get("departed", ()))
+            departed = set(member.figures.departed)
             for peer in departed - self._departed.get(member.peer, set()):
                 self.sightings.append(Sighting(now, member.peer, peer))
             self._departed[member.peer] = departed
@@ -498,7 +498,7 @@ def _look_back(swarm: Swarm, ledger: Ledger, begin: float, end: float) -> Killed
         doubled=int(np.count_nonzero(slots > 1)),
         tried_again=sum(1 for lives in ledger.lives.values() if len(lives) > 1),
         died=swarm.died(),
-        units=tuple(member.status["units"] for member in swarm.members()),
+        units=tuple(member.figures.lanes.units for member in swarm.members()),
         equal=all(np.array_equal(one[name], replicas[0][name]) for one in replicas for name in one),
         exact=bool(np.all(replicas[0]["w"] == expected)),
         equal_when_drained=equal_when_drained,

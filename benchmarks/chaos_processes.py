@@ -341,8 +341,8 @@ def _call_off(sessions: Sequence[DeepDist], calls: Calls) -> None:
     print(calls.stacks(), file=sys.stderr)
     for dd in sessions:
         session: Any = dd._session
-        if session is not None and session._engine is not None:
-            session._engine.cancel()
+        if session is not None and session._engine.current is not None:
+            session._engine.current.cancel()
     for pid, _ in calls.workers():
         if Process(pid).alive:
             os.kill(pid, signal.SIGKILL)

@@ -121,7 +121,7 @@ class Swarm:
         distance, unread = consensus_distance(self.observer.agent.replica, self.registrar.by_role("peer"))
         assert not unread, f"agents that could not be read: {unread}"
         exact = all(bool(np.all(agent.replica.arrays()["w"] == self.sum)) for agent in self.agents)
-        peaks = tuple(member.status["memory_peak_bytes"] for member in self.registrar.by_role("peer"))
+        peaks = tuple(member.figures.memory_peak_bytes for member in self.registrar.by_role("peer"))
         return Round(name, publish_s, level_s, peaks, distance, exact)
 
     def _drain(self) -> None:
@@ -130,7 +130,7 @@ class Swarm:
         give_up = time.monotonic() + TIMEOUT_S
         while time.monotonic() < give_up:
             asked = self.registrar.drain(TIMEOUT_S)
-            if all(member.drained is not None and not member.drained.get("missing") for member in asked):
+            if all(member.drained is not None and not member.drained.missing for member in asked):
                 return
             time.sleep(0.5)
 

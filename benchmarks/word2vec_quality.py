@@ -34,7 +34,7 @@ from benchmarks.wikipedia import TEXT, Sentences, options, parse, unpack
 from gossip.sim.simulator import Network
 from p2p import DeepDist
 from p2p.models.word2vec import build_vocab, gradient
-from p2p.sessions.simulated import SimulatedCluster
+from p2p.sessions.cluster import SimulatedCluster
 
 ANALOGIES_LOSS_MAX = {2: 1.0, 4: 2.0, 8: 2.0, 16: 4.0}
 """Targets, by peers: percentage points of analogies that they may fall behind gensim at the shortest interval that is

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from p2p.driver.watchers import Watcher
     from p2p.engines import Engine
     from p2p.report import IncompleteTraining, Report
-    from p2p.sessions.simulated import SimulatedCluster
+    from p2p.sessions.cluster import SimulatedCluster
     from p2p.worker.task import current, in_place, pause
 
 __all__ = [
@@ -59,7 +59,7 @@ _ROOMS = {
     "Kind": "gossip.updates",
     "Network": "gossip.sim.simulator",
     "Report": "p2p.report",
-    "SimulatedCluster": "p2p.sessions.simulated",
+    "SimulatedCluster": "p2p.sessions.cluster",
     "UsageError": "gossip.errors",
     "Watcher": "p2p.driver.watchers",
     "current": "p2p.worker.task",

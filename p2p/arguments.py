@@ -21,7 +21,7 @@ from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
 from p2p.report import Evaluated
 from p2p.sessions.agents import ROLES
-from p2p.sessions.simulated import SimulatedCluster
+from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.training import Training
 from p2p.worker.combine import check_rule
 from p2p.worker.job import Progress, Rhythm

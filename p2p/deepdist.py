@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
@@ -30,7 +31,8 @@ from p2p.driver.evaluation import Evaluate
 from p2p.driver.watchers import Watcher
 from p2p.report import Evaluated, Report
 from p2p.sessions.agents import AgentSession, Session
-from p2p.sessions.simulated import SimulatedCluster
+from p2p.sessions.cluster import SimulatedCluster
+from p2p.sessions.simulated import SimulatedSession
 from p2p.sessions.training import Training
 from p2p.worker.job import Descent, Gradient
 
@@ -80,7 +82,6 @@ class DeepDist(Generic[M]):
         peers, seed, progress, drain_timeout_s = arguments.of_session(
             mode, peers, engine, seed, progress, drain_timeout_s
         )
-        self._mode = mode
         mix = arguments.mixed(discipline, topology, mixing, mode, engine)
         arguments.check_coded(codec, discipline, mode)
         chosen = None if parameters is None else names("parameters", parameters)
@@ -98,13 +99,14 @@ class DeepDist(Generic[M]):
                 self._user_model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
             )
         elif isinstance(engine, SimulatedCluster):
-            self._session = engine.session(self._user_model, seed, drain_timeout_s)
+            self._session = SimulatedSession(engine, self._user_model, seed, drain_timeout_s)
         else:
             self._session = AgentSession(
                 self._user_model, mode, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
             )
-        self._any_data = engine is not None and not isinstance(engine, SimulatedCluster)
-        """It is the engine that knows what can be trained on."""
+        own = engine is not None and not isinstance(engine, SimulatedCluster)
+        self._asked_for = partial(arguments.training, mode=mode, any_data=own)
+        """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
 
     def __enter__(self) -> Self:
         if self._state != "new":
@@ -159,37 +161,25 @@ class DeepDist(Generic[M]):
         `rows` an iterator over one partition, or over `chunk_rows` rows of it; what it returns is the update, None or
         {} for nothing. `descent(model, update)` changes the model's arrays in place; without one, the update is a dict
         of named arrays that are added to the model's. `combine` is how updates of peers that train at the same time
-        add up ("sum", "mean", "damp" or "adasum", see `p2p.worker.combine`); by default what the model's adapter
-        says: word vectors are damped from three peers on, and everything else is summed. Errors of the user's functions
-        are raised here, unchanged.
+        add up ("sum", "mean", "damp" or "adasum", see `p2p.worker.combine`); by default as the model's adapter says.
 
         `exchange` says when a task publishes what it learned and takes in what others did: "chunk" after every
         `chunk_rows` rows; "partition" once, at the end of the partition; "continuous" every `exchange_s` seconds (1) in
         the middle of a gradient, which has to train in place and call `p2p.pause` (that for word vectors does).
 
-        `evaluate(model)` is called in the driver program, in a thread, with copies of the model while the peers train:
-        at the beginning, every `evaluate_every_s` seconds (60) and at the end. It returns a number, or a mapping of
-        names to numbers; see `Report.evaluations`. If it fails, the training ends with its error. Where peers mix it is
-        given the mean of all replicas, and each result has how far these are apart.
+        `evaluate(model)` is called in the driver program, in a thread, with copies of the model (where peers mix, the
+        mean of all replicas): at the beginning, every `evaluate_every_s` seconds (60) and at the end. It returns a
+        number, or a mapping of names to numbers; see `Report.evaluations`. If it fails, so does the training.
+        `watchers` are shown the model in the same way, each every so often; see `p2p.Watcher`. `feeders` bring updates
+        to a master (`mode="master"`) from elsewhere than the tasks, while these run; see `p2p.Feeder`.
 
-        `watchers` are shown copies of the model in the same way, each every so often; see `p2p.Watcher`.
-
-        `feeders` bring updates to a master (`mode="master"`) from elsewhere than the tasks, while these run; see
-        `p2p.Feeder`.
-
-        `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates in the end that living
-        peers have, or replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had
-        pulled it is a figure of the report, and a warning above 1 % of the updates.
+        `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates that living peers have, or
+        replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had pulled it is a
+        figure of the report, and a warning above 1 % of the updates. Errors of user code are raised here, unchanged.
         """
-        if self._state != "open":
-            raise UsageError(
-                f"train() outside of its session, which is {self._state}: write "
-                "`with DeepDist(model) as dd: dd.train(...)`"
-            )
+        self._check_open()
         with self._bar() as (show, tell):
-            training = arguments.training(
-                mode=self._mode,
-                any_data=self._any_data,
+            training = self._asked_for(
                 data=data,
                 gradient=gradient,
                 descent=descent,
@@ -207,6 +197,13 @@ class DeepDist(Generic[M]):
                 tell=tell,
             )
             return self._train(training)
+
+    def _check_open(self) -> None:
+        if self._state != "open":
+            raise UsageError(
+                f"train() outside of its session, which is {self._state}: write "
+                "`with DeepDist(model) as dd: dd.train(...)`"
+            )
 
     def _train(self, training: Training) -> Report:
         if not self._busy.acquire(blocking=False):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from p2p.sessions.simulated import SimulatedCluster
+    from p2p.sessions.cluster import SimulatedCluster
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,7 +35,7 @@ def simulated_cluster(request: pytest.FixtureRequest) -> Callable[..., Simulated
     """Make a `SimulatedCluster` with the settings given; a test that fails shows those of all it made."""
 
     def make(peers: int = 4, **settings: Any) -> SimulatedCluster:
-        from p2p.sessions.simulated import SimulatedCluster
+        from p2p.sessions.cluster import SimulatedCluster
 
         seed = request.config.getoption("--simulated-seed")
         if seed is not None:

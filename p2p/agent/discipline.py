@@ -1,7 +1,9 @@
-"""What an agent does with updates: the part of it that has the peer. There are two, and an agent has one of them.
+"""What an agent does with updates: the part of it that has the peer. An agent has one of these.
 
-    p2p.agent.lanes     every update at every peer, exactly once (and a master's star, which is made of lanes too)
-    p2p.agent.mixing    replicas averaged with those of neighbors
+    p2p.agent.lanes         every update at every peer, exactly once
+    p2p.agent.hub           a master's star, which is made of lanes too: its middle,
+    p2p.agent.worker_lane   and its points
+    p2p.agent.mixing        replicas averaged with those of neighbors
 
 The agent around it is the same: its life, the registrar, the tasks.
 """
@@ -22,8 +24,10 @@ from gossip.zmq.fetch import fetch_state
 from gossip.zmq.runtime import Runtime
 from gossip.zmq.sockets import Keys
 from p2p.agent.client import AgentSettings
+from p2p.agent.figures import Figures
 from p2p.agent.local_socket import Json
 from p2p.agent.replica import Replica
+from p2p.agent.submissions import Submission, Submissions
 
 Spans = Mapping[tuple[int, int], tuple[int, int]]
 """By (epoch, partition), the lowest and the highest chunk."""
@@ -67,9 +71,8 @@ class Discipline(Protocol):
     """What the agent asks of it. It is the runtime's host as well."""
 
     runtime: Runtime
-    gated_updates: set[int]
-    """Numbers of the updates that were handed over though their units had been published before. Whoever answers their
-    tasks takes them out."""
+    submissions: Submissions
+    """Where updates of tasks are handed over."""
 
     def load(self) -> None:
         """The replica holds the user's arrays: begin."""
@@ -110,8 +113,8 @@ class Discipline(Protocol):
         """Called after each turn of the loop; how long the next one may wait, in seconds."""
         ...
 
-    def has_settled(self, number: int) -> bool:
-        """The update that was handed over as `number` is dealt with, and its task may go on."""
+    def has_settled(self, submission: Submission) -> bool:
+        """This update is dealt with, and its task may go on."""
         ...
 
     def knows(self, unit: Unit) -> bool:
@@ -130,8 +133,8 @@ class Discipline(Protocol):
         """The peers that are taken for dead."""
         ...
 
-    def figures(self, asked: bool) -> Json:
-        """For the registrar; `asked` for, and not only the usual ones."""
+    def figures(self, asked: bool) -> Figures:
+        """Those of its peer; `asked` for, and not only the usual ones."""
         ...
 
     def take(self, connection: socket.socket) -> None:

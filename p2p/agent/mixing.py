@@ -34,8 +34,10 @@ from gossip.zmq.segments import Segments
 from gossip.zmq.sockets import Endpoints
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
+from p2p.agent.figures import Figures, MixFigures
 from p2p.agent.local_socket import Json
 from p2p.agent.sketch import Sketch
+from p2p.agent.submissions import Submission, Submissions
 
 IDLE_S = 0.5
 """One turn of the loop."""
@@ -57,7 +59,6 @@ class Mixing:
 
     def __init__(self, house: House, mixing: str) -> None:
         self.house = house
-        self.gated_updates: set[int] = set()
         strategy, build = cloudpickle.loads(base64.b64decode(mixing))
         settings = MixSettings(
             pulls_max=max(1, PACKETS_BYTES_MAX // max(1, house.layout.nbytes)), detection=Detection()
@@ -65,6 +66,7 @@ class Mixing:
         chance = np.random.default_rng(int(house.me, 16))
         self.peer = MixPeer(house.me, house.layout, Plan(build, strategy), chance, settings)
         self.runtime = Runtime(self.peer, self, Segments(), address=house.address, keys=house.keys)
+        self.submissions = Submissions(self.runtime)
         self._training: set[socket.socket] = set()
         """The connections of tasks that train."""
         self._newest: Payload | None = None
@@ -124,9 +126,9 @@ class Mixing:
         self._write()
         return RETRY_S if self._newest is not None else IDLE_S
 
-    def has_settled(self, number: int) -> bool:
+    def has_settled(self, submission: Submission) -> bool:
         self._write()
-        return self.peer.settled >= number and self._newest is None
+        return self.peer.settled >= submission.number and self._newest is None
 
     def knows(self, unit: Unit) -> bool:
         return self.peer.identities.knows(unit)
@@ -140,25 +142,22 @@ class Mixing:
     def departed(self) -> list[PeerId]:
         return self.peer.departed
 
-    def figures(self, asked: bool) -> Json:
+    def figures(self, asked: bool) -> Figures:
         peer = self.peer
-        figures: Json = {
-            "n": peer.figures.computed,
-            "taken": peer.figures.taken,
-            "received": peer.figures.received,
-            "refused": peer.figures.refused,
-            "late": peer.figures.late,
-            "given_up": peer.figures.given_up,
-            "rounds": peer.rounds,
-            "era": peer.place // ERA,
-            "era_rounds": peer.place % ERA,
-            "trouble": peer.trouble,
-            "weight": peer.weight,
-            "edges": {self.house.names.get(to, to): outgoing.nbytes for to, outgoing in peer.mailbox.outgoing.items()},
-        }
-        if asked and peer.ready:
-            figures["sketch"] = self._sketch.of(peer.params())
-        return figures
+        mixing = MixFigures(
+            taken=peer.figures.taken,
+            received=peer.figures.received,
+            late=peer.figures.late,
+            given_up=peer.figures.given_up,
+            rounds=peer.rounds,
+            era=peer.place // ERA,
+            era_rounds=peer.place % ERA,
+            trouble=peer.trouble,
+            weight=peer.weight,
+            edges={self.house.names.get(to, to): outgoing.nbytes for to, outgoing in peer.mailbox.outgoing.items()},
+            sketch=self._sketch.of(peer.params()) if asked and peer.ready else None,
+        )
+        return Figures(published=peer.figures.computed, refused=peer.figures.refused, mixing=mixing)
 
     def take(self, connection: socket.socket) -> None:
         raise UsageError("an agent that mixes has no queue: a coordinator belongs to mode='master'")
@@ -180,10 +179,11 @@ class Mixing:
 
     def acquire(self, event: Event) -> bool:
         """Always: events change the state, and the replica follows when it can."""
+        self.submissions.begin(event)
         return True
 
     def release(self) -> None:
-        """Nothing was taken."""
+        self.submissions.end()
 
     def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
         raise AssertionError("a peer that mixes delivers nothing")
@@ -192,7 +192,7 @@ class Mixing:
         self._newest = payload
 
     def gated(self, unit: Unit) -> None:
-        self.gated_updates.add(self.runtime.figures.computed)
+        self.submissions.known()
 
     def state(self) -> Payload:
         if self.house.settings.role == "observer":  # the driver program writes to it between trainings

@@ -25,6 +25,8 @@ from gossip.errors import UsageError
 from gossip.messages import PeerId
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient, AgentSettings, start_agent
+from p2p.agent.replica import Replica
+from p2p.driver.level import Front, Stillness
 
 log = logging.getLogger("p2p")
 
@@ -125,6 +127,60 @@ class Observer:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Post:
+    """The place of the driver program's agent, where one observer follows another."""
+
+    def __init__(self) -> None:
+        self.observer: Observer | None = None
+        """The one that is there."""
+        self.behind = False
+        """It lacked something at the end of the last training."""
+        self._stillness = Stillness()
+        """Of it."""
+        self._retired: Observer | None = None
+        """The one before. Somebody may still read what it held."""
+
+    def still_s(self, front: Front, all_of: Front) -> float:
+        """How long it has stood at `front` though others have more."""
+        return self._stillness.seconds(front, all_of, time.monotonic())
+
+    def vacate(self) -> Observer | None:
+        """Nobody is there from now on; returns who was, to be retired."""
+        old, self.observer = self.observer, None
+        return old
+
+    def retire(self, old: Observer) -> None:
+        """End it; its replica stays readable until the next one is retired."""
+        old.kill()
+        if self._retired is not None:
+            self._retired.close()
+        self._retired = old
+
+    def take(self, new: Observer) -> None:
+        """It is there from now on, and has moved just now."""
+        self.observer = new
+        self._stillness = Stillness()
+        self.behind = False
+
+    @property
+    def replica(self) -> Replica | None:
+        """That of the observer, if it has begun."""
+        observer = self.observer
+        return observer.agent.replica if observer is not None and observer.has_begun else None
+
+    @property
+    def last_replica(self) -> Replica | None:
+        """The same, or that of the one before."""
+        last = next((one for one in (self.observer, self._retired) if one is not None and one.has_begun), None)
+        return last.agent.replica if last is not None else None
+
+    def close(self) -> None:
+        """End them; the one that is there was asked to stop."""
+        for one in (self._retired, self.observer):
+            if one is not None:
+                one.close()
 
 
 class Watch:

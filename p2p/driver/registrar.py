@@ -14,14 +14,15 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zmq
 
 from gossip.errors import UsageError
 from gossip.zmq.sockets import Keys, check_address, open_socket
+from p2p.agent.figures import Drained, Figures
 from p2p.agent.local_socket import Process
 
 log = logging.getLogger("p2p")
@@ -32,7 +33,11 @@ POLL_MS = 20
 """How soon a request of the driver program leaves."""
 
 
-@dataclass
+UNHEARD = Figures()
+"""Of an agent that has told of none."""
+
+
+@dataclass(kw_only=True)
 class Member:
     """An agent as the registrar knows it."""
 
@@ -49,10 +54,20 @@ class Member:
     """What its host lacks, for the user to hear."""
     heard_at: float
     """When it last said something."""
-    status: dict[str, Any] = field(default_factory=dict)
-    """Its newest figures."""
-    drained: dict[str, Any] | None = None
+    figures: Figures = UNHEARD
+    """Its newest ones."""
+    drained: Drained | None = None
     """Its answer to the newest request to drain."""
+
+    @property
+    def has_reported(self) -> bool:
+        """It has told of some figures."""
+        return self.figures is not UNHEARD
+
+    @property
+    def missed(self) -> Sequence[str]:
+        """Names of those that had not read everything when it had drained; its own if it did not say."""
+        return [self.name] if self.drained is None else self.drained.missing
 
 
 class Registrar:
@@ -123,13 +138,13 @@ class Registrar:
 
     def _answers(self, member: Member) -> bool:
         """It is alive, and has a replica itself."""
-        return bool(member.status) and not self.is_silent(member)
+        return member.has_reported and not self.is_silent(member)
 
     def wait_for_roster(self, timeout_s: float) -> None:
         """Wait until every agent knows of every other. `UsageError` names those that do not."""
 
         def late() -> list[str]:
-            return [m.name for m in self.speaking() if m.status.get("roster_version") != self.version]
+            return [m.name for m in self.speaking() if m.figures.roster_version != self.version]
 
         if not self.wait(lambda: not late(), timeout_s):
             raise UsageError(
@@ -176,9 +191,14 @@ class Registrar:
         """Have every agent's figures as of now. Those of an agent that does not answer in time stay as they are."""
         self._question += 1
         asked = self._to_all({"op": "status", "question": self._question})
-        self.wait(
-            lambda: all(m.status.get("question") == self._question for m in asked if not self.is_silent(m)), timeout_s
-        )
+        self.wait(lambda: all(m.figures.question == self._question for m in asked if not self.is_silent(m)), timeout_s)
+
+    def drop_sketches(self) -> None:
+        """Until an agent answers anew, nothing is known of its replica."""
+        with self._changed:
+            for member in self.members.values():
+                if member.figures.mixing.sketch is not None:
+                    member.figures = replace(member.figures, mixing=replace(member.figures.mixing, sketch=None))
 
     def forget(self, peers: set[str]) -> None:
         """Take agents that are gone off the roster. One that only stood still is told to leave when it speaks again:
@@ -254,10 +274,10 @@ class Registrar:
         match message["op"]:
             case "status":
                 # the figures never go back, and the answer to a question counts as one until the next
-                question = max(message["question"], member.status.get("question", 0))
-                member.status = {**message, "question": question}
+                figures = Figures.of(_fields(message))
+                member.figures = replace(figures, question=max(figures.question, member.figures.question))
             case "drained":
-                member.drained = message
+                member.drained = Drained(**_fields(message))
             case "warning":
                 log.warning("%s: %s", member.name, message["text"])
 
@@ -279,16 +299,16 @@ class Registrar:
             return
         peer = message["peer"]
         member = Member(
-            peer,
-            message["role"],
-            message["name"],
-            message["pid"],
-            message["adverts"],
-            message["pulls"],
-            route,
-            self.open and not message.get("adopts", False),
-            message["shortage"],
-            time.monotonic(),
+            peer=peer,
+            role=message["role"],
+            name=message["name"],
+            pid=message["pid"],
+            adverts=message["adverts"],
+            pulls=message["pulls"],
+            route=route,
+            level=self.open and not message.get("adopts", False),
+            shortage=message["shortage"],
+            heard_at=time.monotonic(),
         )
         self.members = {**self.members, peer: member}
         self.version += 1
@@ -300,3 +320,8 @@ class Registrar:
         self._to_all({"op": "roster", "version": self.version, "members": roster})
         for said in self._said:
             self._requests.put((route, said))
+
+
+def _fields(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What an agent says, without who says what."""
+    return {name: value for name, value in message.items() if name not in ("op", "peer")}

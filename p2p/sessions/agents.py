@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -34,12 +34,12 @@ from p2p.caution import Cautions, warn
 from p2p.codec import packed
 from p2p.driver.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.driver.coordinator import Coordinator, HubQueue, feeding
-from p2p.driver.level import Stillness, furthest, lacks
-from p2p.driver.observer import Observer, Watch
+from p2p.driver.level import furthest, lacks
+from p2p.driver.observer import Observer, Post, Watch
 from p2p.driver.registrar import Member, Registrar
 from p2p.driver.shown import Shown
 from p2p.driver.watchers import Done, Seen, Watching
-from p2p.engines.choice import Choice, choice_for
+from p2p.engines.choice import SessionEngine
 from p2p.report import IncompleteTraining, PeerReport, Report
 from p2p.row_order import other_rows
 from p2p.sessions.training import Training
@@ -161,34 +161,28 @@ class AgentSession:
         self._mode = mode
         self._user_model = model
         self._shown = Shown(model)
-        self._peers = peers
         self._seed = seed
         self._drain_timeout_s = drain_timeout_s
         self._run = secrets.token_hex(16)
-        self._given = engine
-        """By the user."""
-        self._engine = engine
-        self._choice: Choice | None = None
-        """How the engine was chosen; None for the user's own."""
+        self._engine = SessionEngine(engine, peers)
         self._registrar: Registrar | None = None
-        self._observer: Observer | None = None
+        self._post = Post()
+        """Where the driver program's own agent is."""
         self._keys: Keys | None = None
         self._cautions = Cautions()
         self._epochs = 0
         """Begun in this session."""
         self._running = False
         """A training is: what is shown of the model moves."""
-        self._stillness = Stillness()
-        """Of the observer."""
-        self._behind = False
-        """The observer lacked something at the end of the last training."""
         self._asked: list[Member] = []
         """To drain, at the end of the last training."""
-        self._retired: Observer | None = None
-        """The observer before this one. Somebody may still read what it held."""
+
+    @property
+    def _observer(self) -> Observer | None:
+        return self._post.observer
 
     def train(self, training: Training) -> Report:
-        engine = self._engine_for(training.data)
+        engine = self._engine.for_data(training.data)
         partitions = engine.partitions(training.data)
         self._cautions.give(engine.cautions(training.data))
         # a master's descent stays in the driver program, and may hold on to what cannot be sent
@@ -202,7 +196,7 @@ class AgentSession:
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = Before(
             sum(_published(registrar).values()),
-            max((member.status.get("units", 0) for member in registrar.members.values()), default=0),
+            max((member.figures.lanes.units for member in registrar.members.values()), default=0),
             time.monotonic(),
         )
         job = Job(
@@ -271,25 +265,20 @@ class AgentSession:
         return report
 
     def refresh(self) -> None:
-        observer = self._observer
         if self._running:
             self._show_what_there_is()
             return
-        replica = observer.agent.replica if observer is not None and observer.has_begun else None
+        replica = self._post.replica
         if replica is not None and self._shown.holds(replica) and not self._shown.is_written():
             self._shown.fill(replica)  # of a training that failed, something may have come in since
 
     def stop(self) -> None:
-        registrar, observer, engine = self._registrar, self._observer, self._engine
-        self._registrar = self._observer = None
-        self._engine = self._given
-        retired, self._retired = self._retired, None
+        registrar, post, engine = self._registrar, self._post, self._engine.take_out()
+        self._registrar, self._post = None, Post()
         if registrar is not None:
             registrar.stop_agents()
             registrar.close()
-        for one in (retired, observer):
-            if one is not None:
-                one.close()
+        post.close()
         if engine is not None:
             engine.stop()
 
@@ -318,7 +307,7 @@ class AgentSession:
         while True:
             registrar.ask_status(STATUS_TIMEOUT_S)
             speaking = registrar.speaking()
-            n = registrar.members[observer.peer].status.get("n", 0)
+            n = registrar.members[observer.peer].figures.published
             late = [m.name for m in speaking if _front(m).get(observer.peer, 0) < n]
             if not late:
                 return
@@ -336,16 +325,16 @@ class AgentSession:
 
     def _replica(self) -> Replica | Fetched | None:
         """The observer's, or a copy of a living peer's where that is not well; None if there is neither."""
-        registrar, observer = self._registrar, self._observer
+        registrar, post = self._registrar, self._post
         if registrar is None or self._is_well():
-            return observer.agent.replica if observer is not None and observer.has_begun else None
+            return post.replica
         peers = sorted(registrar.by_role("peer"), key=lambda member: -sum(_front(member).values()))
         for member in peers:
             if not registrar.is_silent(member):
                 fetched = fetch_replica(self._user_model.layout, member, self._keys, FETCH_TIMEOUT_S)
                 if fetched is not None:
                     return fetched
-        return observer.agent.replica if observer is not None and observer.has_begun else None
+        return post.replica
 
     def _show_what_there_is(self) -> None:
         replica = self._replica()
@@ -363,8 +352,7 @@ class AgentSession:
         if not observer.alive or member is None or registrar.is_silent(member):
             return False
         all_of = furthest(_front(other) for other in registrar.speaking())
-        still_s = self._stillness.seconds(_front(member), all_of, time.monotonic())
-        return still_s < STUCK_S + self._user_model.layout.nbytes / STUCK_BYTES_S
+        return self._post.still_s(_front(member), all_of) < STUCK_S + self._user_model.layout.nbytes / STUCK_BYTES_S
 
     def _watch(self) -> AbstractContextManager[object]:
         """The observer is replaced meanwhile, should it die or stand still."""
@@ -374,15 +362,12 @@ class AgentSession:
         """End the observer, if it is still there, and have the next one adopt a living peer's replica."""
         registrar = self._registrar
         assert registrar is not None
-        old, self._observer = self._observer, None
+        old = self._post.vacate()
         if old is not None:
             log.warning("the driver program's own agent is gone or stands still: the next one takes its place")
             if old.has_begun:
                 registrar.forget({old.peer})
-            old.kill()
-            if self._retired is not None:
-                self._retired.close()
-            self._retired = old
+            self._post.retire(old)
         donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
         adopts = self._adopts and bool(donors)
         peer = secrets.token_hex(16)
@@ -396,9 +381,7 @@ class AgentSession:
             new.kill()
             registrar.forget({peer})  # also where it had not spoken yet: what it said last may be on its way
             raise
-        self._observer = new
-        self._stillness = Stillness()
-        self._behind = False
+        self._post.take(new)
 
     def _end(self, registrar: Registrar, accepted: int, before: Before, coordinator: Coordinator | None) -> End:
         """What the model has in the end, which is filled here, from whichever replica lacks least.
@@ -413,7 +396,7 @@ class AgentSession:
             not_applied = max(0, accepted - (len(coordinator.applied) if coordinator is not None else 0))
             return End(observer.agent.replica, {}, not_applied=not_applied, late=self._late(living))
         stopped = [m for m in registrar.by_role("peer") if registrar.is_silent(m) and registrar.is_here(m)]
-        all_of = furthest([*map(_front, living), *({m.peer: m.status.get("n", 0)} for m in stopped)])
+        all_of = furthest([*map(_front, living), *({m.peer: m.figures.published} for m in stopped)])
         for member in sorted(living, key=lambda m: (sum(lacks(_front(m), all_of).values()), m.role == "peer")):
             replica: Replica | Fetched | None
             if observer is not None and observer.has_begun and member.peer == observer.peer:
@@ -424,10 +407,10 @@ class AgentSession:
             if replica is None:
                 continue
             self._shown.fill(replica)
-            self._behind = observer is None or member.peer != observer.peer
+            self._post.behind = observer is None or member.peer != observer.peer
             lacking = lacks(front, all_of)
             names = {m.peer: m.name for m in registrar.members.values()}
-            gone = max(0, accepted - (member.status.get("units", 0) - before.units))
+            gone = max(0, accepted - (member.figures.lanes.units - before.units))
             return End(
                 replica,
                 {names.get(lane, lane): count for lane, count in lacking.items()},
@@ -435,8 +418,7 @@ class AgentSession:
                 stopped=tuple(m.name for m in stopped),
                 late=self._late(living),
             )
-        last = next((o for o in (observer, self._retired) if o is not None and o.has_begun), None)
-        replica = last.agent.replica if last is not None else None
+        replica = self._post.last_replica
         if replica is not None:
             self._shown.fill(replica)
         return End(replica, {}, apart="no agent lives any more, and it holds what the driver program's last one had")
@@ -446,7 +428,8 @@ class AgentSession:
         torn = {
             (epoch, partition)
             for member in self._asked
-            for epoch, partition in (member.drained or {}).get("torn", ())
+            if member.drained is not None
+            for epoch, partition in member.drained.torn
             if epoch >= epochs_before
         }
         if torn:
@@ -457,7 +440,7 @@ class AgentSession:
         """Who of the living did not answer the request to drain, or is named by another's answer."""
         names = {member.name for member in living}
         silent = {member.name for member in self._asked if member.drained is None}
-        named = {name for member in self._asked for name in (member.drained or {}).get("missing", ())}
+        named = {name for member in self._asked if member.drained is not None for name in member.drained.missing}
         return tuple(sorted(names & (silent | named)))
 
     def _judge(self, report: Report, end: End, accepted: int, on_incomplete: str) -> None:
@@ -474,17 +457,6 @@ class AgentSession:
                 "much memory they may use"
             )
 
-    def _engine_for(self, data: Any) -> engines.Engine:
-        if self._engine is None:
-            choice = self._choice = choice_for(data)
-            self._engine = choice.make(data, self._peers)
-        elif self._choice is not None and not self._choice.fits(data):
-            raise UsageError(
-                f"this session trains on {self._choice.kind}, and data is for {choice_for(data).kind}: make a new "
-                "DeepDist(model)"
-            )
-        return self._engine
-
     def _start(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
         first = self._registrar is None
         try:
@@ -497,7 +469,7 @@ class AgentSession:
 
     def _start_agents(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
         worker_role, driver_role = ROLES[self._mode]
-        if self._registrar is not None and (self._behind or not self._is_well()):
+        if self._registrar is not None and (self._post.behind or not self._is_well()):
             self._registrar.open = False  # who comes meanwhile has nobody to begin with but the peers
             try:
                 self._replace_observer()
@@ -509,9 +481,10 @@ class AgentSession:
                 if not is_loopback(engine.address):
                     self._keys = Keys.generate()
                 self._registrar = Registrar(self._run, engine.address, self._keys)
-                self._observer = Observer(self._settings(driver_role, self._registrar))
+                observer = Observer(self._settings(driver_role, self._registrar))
+                self._post.take(observer)
                 # beside the executors' agents, which wait for it
-                loading = pool.submit(self._observer.load, self._user_model.arrays())
+                loading = pool.submit(observer.load, self._user_model.arrays())
                 loading.add_done_callback(partial(_tell_failure, self._registrar))
             try:
                 engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
@@ -572,7 +545,7 @@ class AgentSession:
         others = [m for m in registrar.speaking() if self._observer is None or m.peer != self._observer.peer]
         distance, unread = (0.0, []) if end.replica is None else consensus_distance(end.replica, others, self._keys)
         published = _published(registrar)
-        missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
+        missing = {name for member in members for name in member.missed}
         lost = _lost(members, published, end.gone, self._mode, registrar.is_silent)
         if end.not_applied:
             lost = {"not read in time": end.not_applied}
@@ -599,9 +572,9 @@ def _all_taken(registrar: Registrar) -> bool:
     """The master's `descent` has taken every update of every worker. Asks them now."""
     registrar.ask_status(STATUS_TIMEOUT_S)
     (hub,) = registrar.by_role("hub")
-    taken = hub.status["frontiers"]
-    return hub.status["waiting"] == 0 and all(
-        taken.get(worker.peer, 0) >= worker.status["n"] for worker in registrar.by_role("worker")
+    taken = _front(hub)
+    return hub.figures.lanes.waiting == 0 and all(
+        taken.get(worker.peer, 0) >= worker.figures.published for worker in registrar.by_role("worker")
     )
 
 
@@ -610,25 +583,22 @@ def _published(registrar: Registrar) -> dict[str, int]:
 
     An agent that died may not have said how far its lane was: then others know more of it.
     """
-    heard = [member.status.get("frontiers", {}) for member in registrar.members.values()]
+    heard = [_front(member) for member in registrar.members.values()]
     return {
-        member.peer: max(member.status.get("n", 0), *(frontiers.get(member.peer, 0) for frontiers in heard))
+        member.peer: max(member.figures.published, *(frontiers.get(member.peer, 0) for frontiers in heard))
         for member in registrar.by_role("peer", "worker")
     }
 
 
 def _front(member: Member) -> Mapping[str, int]:
     """How far its replica has applied each lane, as it said last."""
-    front: Mapping[str, int] = member.status.get("frontiers", {})
-    return front
+    return member.figures.lanes.frontiers
 
 
 def _peer_report(member: Member, mode: str) -> PeerReport:
-    status = member.status
-    frontiers = status.get("frontiers", {})
-    own = status.get("n", 0)
+    own = member.figures.published
     if mode == "p2p" or member.role == "worker":
-        applied = sum(frontiers.values()) - (own if member.role == "worker" else 0)
+        applied = sum(_front(member).values()) - (own if member.role == "worker" else 0)
     else:
         applied = own
     return peer_report(member, own, applied)
@@ -636,18 +606,18 @@ def _peer_report(member: Member, mode: str) -> PeerReport:
 
 def peer_report(member: Member, published: int, applied: int) -> PeerReport:
     """The figures that all agents have, with those that depend on what they do."""
-    status = member.status
-    staleness = (member.drained or {}).get("staleness") or [0]
+    figures = member.figures
+    staleness = (member.drained.staleness if member.drained is not None else None) or [0]
     return PeerReport(
         name=member.name,
         role=member.role,
         published=published,
         applied=applied,
-        bytes_out=status.get("bytes_out", 0),
-        bytes_in=status.get("bytes_in", 0),
+        bytes_out=figures.bytes_out,
+        bytes_in=figures.bytes_in,
         staleness_median=float(np.median(staleness)),
         staleness_p95=float(np.percentile(staleness, 95)),
-        memory_peak_bytes=status.get("memory_peak_bytes", 0),
+        memory_peak_bytes=figures.memory_peak_bytes,
     )
 
 
@@ -662,8 +632,7 @@ def _lost(
     silent = {member.peer for member in members if is_silent(member)}
     readers = [m for m in members if m.peer not in silent and (mode == "p2p" or m.role == "hub")]
     unread = {
-        lane: max(0, n - min((m.status.get("frontiers", {}).get(lane, 0) for m in readers), default=0))
-        for lane, n in published.items()
+        lane: max(0, n - min((_front(m).get(lane, 0) for m in readers), default=0)) for lane, n in published.items()
     }
     late = sum(count for lane, count in unread.items() if lane not in silent)
     dead = max(gone, sum(unread.values())) - late

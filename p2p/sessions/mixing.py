@@ -111,7 +111,7 @@ class MixSession(AgentSession):
             if buffer is None:
                 unread.append(member.name)
             else:
-                average.take_in(buffer, float(member.status.get("weight", 1.0)))
+                average.take_in(buffer, member.figures.mixing.weight)
         return average, unread
 
     def _read(self, model: Model) -> Seen:
@@ -123,13 +123,13 @@ class MixSession(AgentSession):
         if average.is_empty:
             return super()._read(model)
         model.load(average.mean().arrays())
-        merged = sum(member.status.get("n", 0) for member in registrar.by_role("peer"))
+        merged = sum(member.figures.published for member in registrar.by_role("peer"))
         return Seen(merged=merged, consensus_distance=average.distance(), spread=average.spread())
 
     def _speaking(self, registrar: Registrar) -> list[Member]:
         """Who is heard, and not taken for dead by most others."""
         heard = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
-        votes = Counter(peer for member in heard for peer in member.status.get("departed", []))
+        votes = Counter(peer for member in heard for peer in member.figures.departed)
         return [member for member in heard if 2 * votes[member.peer] < len(heard)]
 
     def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
@@ -141,8 +141,8 @@ class MixSession(AgentSession):
         if peers > 1:
             self._plan.topology(peers)
         self._era += 1
-        assert self._engine is not None
-        without = self._engine.without_task(tasks)
+        assert self._engine.current is not None
+        without = self._engine.current.without_task(tasks)
         idle = {member.peer for member in registrar.by_role("peer") if member.pid in (without or ())}
         registrar.begin(self._era, idle, FIRST_TASK_S if without is None else None)
 
@@ -150,15 +150,14 @@ class MixSession(AgentSession):
         """Rounds of consensus, until the sketches agree or the time is up; then all rest."""
         give_up = time.monotonic() + self._drain_timeout_s
         registrar.ask_status(STATUS_TIMEOUT_S)
-        speaking = [m.status for m in self._speaking(registrar) if m.status.get("era") == self._era]
+        speaking = [m.figures.mixing for m in self._speaking(registrar) if m.figures.mixing.era == self._era]
         self._era += 1
-        registrar.settle(self._era, max((status["era_rounds"] for status in speaking), default=0))
+        registrar.settle(self._era, max((figures.era_rounds for figures in speaking), default=0))
         while True:
-            for member in registrar.by_role("peer"):
-                member.status.pop("sketch", None)  # who answers late shows what it had before
+            registrar.drop_sketches()  # who answers late shows what it had before
             registrar.ask_status(STATUS_TIMEOUT_S)
             self._check_troubles(registrar)
-            sketches = [member.status.get("sketch") for member in self._speaking(registrar)]
+            sketches = [member.figures.mixing.sketch for member in self._speaking(registrar)]
             known = [sketch for sketch in sketches if sketch is not None]
             agree = len(known) == len(sketches) and distance(known) <= CONSENSUS_DISTANCE
             if agree or time.monotonic() > give_up:
@@ -170,9 +169,9 @@ class MixSession(AgentSession):
         registrar.ask_status(STATUS_TIMEOUT_S)
 
     def _check_troubles(self, registrar: Registrar) -> None:
-        troubles = {m.name: m.status["trouble"] for m in self._speaking(registrar) if m.status.get("trouble")}
-        for name, trouble in troubles.items():
-            raise UsageError(f"{name} cannot mix: {trouble}")
+        for member in self._speaking(registrar):
+            if (trouble := member.figures.mixing.trouble) is not None:
+                raise UsageError(f"{member.name} cannot mix: {trouble}")
 
     def _end(self, registrar: Registrar, accepted: int, before: Before, coordinator: Coordinator | None) -> End:
         self._show_what_there_is()
@@ -190,21 +189,21 @@ class MixSession(AgentSession):
     def _gone(self, registrar: Registrar, accepted: int, before: int) -> int:
         """What died with an agent: updates that no neighbor had taken, and those that it never told of."""
         peers = registrar.by_role("peer")
-        told: int = sum(member.status.get("n", 0) for member in peers) - before
+        told: int = sum(member.figures.published for member in peers) - before
         dead = [member for member in peers if registrar.is_silent(member)]
-        untaken: int = sum(max(0, member.status.get("n", 0) - member.status.get("taken", 0)) for member in dead)
+        untaken: int = sum(max(0, member.figures.published - member.figures.mixing.taken) for member in dead)
         return max(0, accepted - told) + untaken
 
     def _report(self, registrar: Registrar, end: End, rows: int, before: Before, seconds: float) -> Report:
         members = sorted(registrar.by_role("peer"), key=lambda member: member.name)
         silent = [member.name for member in members if registrar.is_silent(member)]
-        missing = {name for member in members for name in (member.drained or {}).get("missing", [member.name])}
+        missing = {name for member in members for name in member.missed}
         return Report(
             peers=tuple(_peer_report(member) for member in members),
             mode="p2p",
             rows=rows,
             seconds=seconds,
-            updates=sum(member.status.get("n", 0) for member in members) - before.published,
+            updates=sum(member.figures.published for member in members) - before.published,
             updates_lost=end.gone,
             consensus_distance=self._apart,
             missing=tuple(sorted(missing | set(silent) | set(self._unread))),
@@ -214,24 +213,24 @@ class MixSession(AgentSession):
 
     def _story(self, members: list[Member], silent: list[str]) -> list[str]:
         live = [member for member in members if member.name not in silent]
-        rounds = [member.status.get("rounds", 0) for member in live]
+        rounds = [member.figures.mixing.rounds for member in live]
         peers = len(live)
         where = repr(self._plan.topology(peers).name) if peers > 1 else "alone"
         lines = [
             f"mixing {self._plan.strategy!r} on {where}, {peers} peers, {min(rounds, default=0)} to "
             f"{max(rounds, default=0)} rounds"
         ]
-        given_up = sum(member.status.get("given_up", 0) for member in live)
+        given_up = sum(member.figures.mixing.given_up for member in live)
         if given_up:
             lines.append(f"{given_up} rounds ended without all that they needed: the mean has moved")
         if silent:
-            weight = sum(float(member.status.get("weight", 1.0)) for member in live)
+            weight = sum(member.figures.mixing.weight for member in live)
             share = f"{1.0 - weight / len(members):.0%}" if members else "all"
             lines.append(f"with {', '.join(silent)} went {share} of the weight in the mean")
         return lines
 
 
 def _peer_report(member: Member) -> PeerReport:
-    status = member.status
-    figures = peer_report(member, status.get("n", 0), status.get("received", 0))
-    return replace(figures, rounds=status.get("rounds", 0), edges=status.get("edges", {}))
+    mixing = member.figures.mixing
+    report = peer_report(member, member.figures.published, mixing.received)
+    return replace(report, rounds=mixing.rounds, edges=mixing.edges)

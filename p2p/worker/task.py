@@ -130,11 +130,11 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
             copy.correct(hand_over.arrays(), agent.replica.arrays())
     if copy.model.codec is None:
         return agent.publish(hand_over, merged_at, unit=unit, attempt=attempt.number)
-    coded, residual = copy.encoded(hand_over.arrays())
-    left = copy.left(residual)
+    coded, residual = copy.residual.encoded(hand_over.arrays())
+    left = copy.residual.left(residual)
     published = agent.publish(agent.pack(coded), merged_at, unit=unit, attempt=attempt.number, left=left)
     if published:
-        copy.leave(residual)
+        copy.residual.leave(residual)
     return published
 
 

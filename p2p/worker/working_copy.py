@@ -20,7 +20,6 @@ of an update that was seen too early or too late is seen right at the next look.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,15 +27,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip.arrays import Array, Arrays, Layout, Packed, check_finite
-from gossip.errors import MismatchError, UsageError
-from gossip.updates import check, merge, rehearse
+from gossip.arrays import Array, Arrays
+from gossip.errors import UsageError
 from gossip.updates.rows import rows_of
-from gossip.updates.stamps import RowStamps
 from p2p.adapters.model import Model
-from p2p.agent.ports import Left, Readable, refresh
-from p2p.codec import kinds_of
+from p2p.agent.ports import Readable, refresh
 from p2p.worker import combine, row_merge
+from p2p.worker.pace import Pace
+from p2p.worker.residual import Residual
 from p2p.worker.row_schedule import RowSchedule
 
 CODECS: dict[str, str | None] = {"int8": "|i1", "int16": "<i2", "float": None}
@@ -45,16 +43,6 @@ EXACT_BYTES_MAX = 1 << 20
 """A model up to this size is exchanged whole and as it is."""
 PIECE_BYTES = 1 << 19
 """Of rows that are looked at in one go: what is read of them is still in a cache when it is written."""
-SHARE_MIN, SHARE_PER_OTHER, SHARE_MAX = 0.01, 0.007, 0.2
-"""After `SHARE_S` of training an exchange looks at as many rows as take this part of that time. The more peers, the
-more is done blind meanwhile."""
-SHARE_S = 0.05
-"""After n times as long a chunk, at the root of n times as many: the different words of a text grow in number like the
-root of its length (Heaps' law), so a long chunk changes each row more, but not so many more rows."""
-ROWS_MIN = 512
-"""An exchange looks at so many rows in any case."""
-ROW_S = 0.4e-6
-"""What looking at a row of 100 numbers takes, where no clock can tell."""
 SMALL = 0.25
 """A row that has changed by less than this part of what its schedule waits for is not worth sending."""
 REST = 0.01
@@ -99,12 +87,6 @@ def exchange_settings(
     return ExchangeSettings(rule or model.adapter.combine(peers), peers, rows, codec, counts)
 
 
-def rows_for(training_s: float, peers: int, row_s: float = ROW_S) -> int:
-    """How many rows an exchange of one of `peers` looks at after `training_s` of training, if a row takes `row_s`."""
-    share = min(SHARE_MAX, max(SHARE_MIN, SHARE_PER_OTHER * (peers - 1)))
-    return max(ROWS_MIN, int(share * math.sqrt(training_s * SHARE_S) / row_s))
-
-
 class WorkingCopy:
     """The copy of one worker. `model` holds the trained arrays."""
 
@@ -112,20 +94,15 @@ class WorkingCopy:
         """`clock` in seconds: an exchange then looks at as many rows as take a small part of the time of training."""
         self.model = model
         self.settings = settings
-        self._clock = clock
-        self._training_began = 0.0
-        self._row_s: float | None = None
-        """What looking at one row takes; None until the second exchange, as the first one loads the compiled loops."""
-        self._exchanged = False
         small = model.layout.nbytes <= EXACT_BYTES_MAX
         self._codec = CODECS[settings.codec or ("float" if small else "int8")]
         self._base: dict[str, Array] | None = None
         self._schedules: dict[str, RowSchedule] = {}
         in_rows = {s.name: s.shape[0] for s in model.layout.specs if len(s.shape) > 1 and s.dtype in ("<f4", "<f8")}
-        self._rows_all = max(1, sum(in_rows.values()))
+        rows_all = max(1, sum(in_rows.values()))
         for name, rows in in_rows.items():
-            self._schedules[name] = RowSchedule(rows, rows if small else -(-settings.rows * rows // self._rows_all))
-        self._paced = clock is not None and not small
+            self._schedules[name] = RowSchedule(rows, rows if small else -(-settings.rows * rows // rows_all))
+        self._pace = Pace(self._schedules, settings.peers, None if small else clock)
         self._merged_at = 0
         self._seen = 0
         """How many updates of the replica have been taken over, or are in sight of the schedule."""
@@ -133,10 +110,7 @@ class WorkingCopy:
         self._training = 0
         self._level = False
         """All that training changed has been exchanged, or is kept for later."""
-        self._residual: Arrays = {}
-        """What the model's codec has left of updates that were not trained in place; empty before the first."""
-        self._rehearsed = False
-        """The kind of these updates was."""
+        self.residual = Residual(model)
 
     # ------------------------------------------------------------------------------------------------- for the task
 
@@ -144,7 +118,8 @@ class WorkingCopy:
         """A task of training `number` is next. At the first of another one the copy begins with the replica anew: what
         the user wrote into the model since then is in no row that an exchange would look at."""
         if number != self._training:
-            self._training, self._level, self._residual = number, False, {}
+            self._training, self._level = number, False
+            self.residual.drop()
 
     @property
     def merged_at(self) -> int:
@@ -158,7 +133,7 @@ class WorkingCopy:
             self._seen = replica.stamps.count
             self._merged_at = refresh(self.model, replica)
         self._level = False
-        self._training_began = self._now()
+        self._pace.begin()
         return self._merged_at
 
     def trained(self, extra: Arrays) -> Trained:
@@ -173,7 +148,8 @@ class WorkingCopy:
 
     def exchange(self, replica: Readable, extra: Arrays) -> dict[str, Array]:
         """Look at the rows that are due, merge them both ways, and return what is to be published of them."""
-        began = self._now()
+        pace = self._pace
+        began = pace.now()
         self.model.check_unchanged()
         self._merged_at = replica.merged
         stamps, seen = replica.stamps, self._seen
@@ -191,17 +167,16 @@ class WorkingCopy:
                 rows = np.flatnonzero(wanted)
                 is_due = due[rows]
                 small = np.where(is_due, SMALL, 1) * (0.0 if self._codec is None else schedule.threshold)
-                begin = self._now()
+                begin = pace.now()
                 part, changes = self._exchange_rows(name, array, theirs[name], rows, small)
-                looking_s += self._now() - begin
+                looking_s += pace.now() - begin
                 told = is_due | (changes > small)
                 schedule.looked_at(rows[told], changes[told])
                 schedule.beside = int(np.count_nonzero(told & ~is_due))
                 update.update(part)
                 looked_at += len(rows)
         self._level = True
-        if self._paced:
-            self._pace(began - self._training_began, looking_s, looked_at)
+        pace.exchanged(began, looking_s, looked_at)
         return update
 
     def exchange_all(self, replica: Readable, extra: Arrays) -> dict[str, Array]:
@@ -225,20 +200,6 @@ class WorkingCopy:
         """What the last exchange gave is merged in the replica: if nothing else was since, there is nothing to see."""
         if replica.stamps.count == self._seen + 1:
             self._seen += 1
-
-    def _now(self) -> float:
-        return self._clock() if self._clock is not None else 0.0
-
-    def _pace(self, training_s: float, looking_s: float, rows: int) -> None:
-        """Choose how many rows the next exchange looks at, by what it took to look at these."""
-        if not self._exchanged:
-            self._exchanged = True
-            return
-        row_s = looking_s / max(1, rows)
-        self._row_s = row_s if self._row_s is None else 0.9 * self._row_s + 0.1 * min(row_s, 2 * self._row_s)
-        budget = min(self._rows_all, rows_for(training_s, self.settings.peers, self._row_s))
-        for schedule in self._schedules.values():
-            schedule.budget = int(budget * schedule.rows / self._rows_all) + 1
 
     def rest(self, replica: Readable, going_on: int = 0) -> dict[str, Array]:
         """At the end of a partition: what is worth sending of all that was left for later; empty if nothing is.
@@ -266,72 +227,6 @@ class WorkingCopy:
             if name not in self.model.counters:
                 others = theirs[name] - self._base[name]
                 change[...] = combine.combined(self.settings.combine, change, others, self.settings.peers)
-
-    def encoded(self, delta: Arrays) -> tuple[Arrays, Arrays]:
-        """(update, residual) of what is to be published of whole arrays, by the model's codec; `leave` the residual if
-        the update counts.
-
-        Raises:
-            UsageError: the codec made what cannot be added to the model.
-        """
-        codec = self.model.codec
-        assert codec is not None
-        before = self._residual or {name: np.zeros_like(change) for name, change in delta.items()}
-        made = codec.encode(delta, before)
-        name = type(codec).__name__
-        if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, Mapping) for part in made)):
-            raise UsageError(
-                f"{name}.encode returned {made!r:.80}, expected (update, new residual), two dicts of arrays"
-            )
-        update, residual = made
-        try:
-            check(Packed.of(update), self.model.layout, kinds_of(codec))
-        except MismatchError as error:
-            raise UsageError(f"what {name} made of an update does not fit: {error}") from None
-        try:
-            Layout.of(residual).check_fit(self.model.layout)
-            check_finite(residual)
-        except MismatchError as error:
-            raise UsageError(f"the residual that {name} made does not fit: {error}") from None
-        for part, left in residual.items():
-            if np.may_share_memory(left, delta[part]):
-                raise UsageError(f"the residual that {name} made of {part!r} is in the delta's memory, expected a copy")
-        if not self._rehearsed:
-            rehearse(Packed.of(update), self.model.layout, kinds_of(codec))
-            self._check_sum(update, residual, delta, before)
-            self._rehearsed = True
-        return update, residual
-
-    def _check_sum(self, update: Arrays, residual: Arrays, delta: Arrays, before: Arrays) -> None:
-        """Raise `UsageError` unless the update and what is left make up what there was."""
-        layout, codec = self.model.layout, self.model.codec
-        buffer = bytearray(layout.nbytes)
-        merge(layout, buffer, RowStamps(layout), Packed.of(update), kinds_of(codec))
-        for name, added in layout.views(buffer).items():
-            wanted, found = delta[name] + before[name], added + residual[name]
-            room = 16 * np.finfo(wanted.dtype).eps if wanted.dtype.kind == "f" else 0.0
-            if np.any(np.abs(found - wanted) > room * (np.abs(added) + np.abs(residual[name]) + np.abs(wanted))):
-                raise UsageError(
-                    f"{type(codec).__name__}.encode loses something of {name!r}: its update and its residual do not "
-                    "add up to the delta and the residual that it was given"
-                )
-
-    def leave(self, residual: Arrays) -> None:
-        """Of what was encoded this goes with the next update."""
-        self._residual = residual
-
-    def left(self, residual: Arrays) -> Left:
-        """A residual of `encoded`, for the agent to keep: rows of which something is left, and other arrays whole."""
-        if not any(left.any() for left in residual.values()):
-            return Left(None, follows=bool(self._residual))
-        update: dict[str, Array] = {}
-        for name, left in residual.items():
-            if left.ndim < 2:
-                update[name] = left
-            else:
-                rows = np.flatnonzero(left.any(axis=tuple(range(1, left.ndim))))
-                update.update(rows_of(name, rows, left[rows]))
-        return Left(update, follows=bool(self._residual))
 
     def count(self, delta: Arrays) -> None:
         """Make what counters count in an update what is to be published of it, in place."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from p2p.agent.figures import Drained, Figures, LaneFigures
 from p2p.driver.registrar import Member
 from p2p.report import PeerReport, Report
 from p2p.sessions.agents import _lost, peer_report
@@ -63,8 +64,8 @@ class Heard:
     role: str = "peer"
 
     @property
-    def status(self) -> dict[str, dict[str, int]]:
-        return {"frontiers": self.frontiers}
+    def figures(self) -> Figures:
+        return Figures(lanes=LaneFigures(frontiers=self.frontiers))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,19 @@ def test_an_update_is_lost_with_its_agent_or_was_not_read_in_time(
 
 
 def test_staleness_is_summed_up_by_its_median_and_its_highest_twentieth() -> None:
-    drained = {"staleness": list(range(101))}
-    member = Member("p", "peer", "p", 1, "", "", b"", True, None, 0.0, drained=drained)
+    member = Member(
+        peer="p",
+        role="peer",
+        name="p",
+        pid=1,
+        adverts="",
+        pulls="",
+        route=b"",
+        level=True,
+        shortage=None,
+        heard_at=0.0,
+        drained=Drained(staleness=range(101)),
+    )
     report = peer_report(member, published=3, applied=4)
     assert (report.staleness_median, report.staleness_p95) == (50, 95)
 

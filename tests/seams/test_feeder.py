@@ -191,6 +191,6 @@ def test_without_a_master_there_is_nothing_to_feed() -> None:
 def test_a_class_is_no_feeder() -> None:
     with (
         DeepDist({"w": np.zeros(2)}, "master", progress=False) as dd,
-        pytest.raises(UsageError, match=r"feeders\[0\] is a type, expected a p2p\.coordinator\.Feeder"),
+        pytest.raises(UsageError, match=r"feeders\[0\] is a type, expected a p2p\.Feeder"),
     ):
         dd.train([[1]], one_each, add, feeders=[Drip])  # type: ignore[list-item]

@@ -485,34 +485,34 @@ def test_what_a_codec_leaves_goes_with_the_next_update_and_nothing_is_lost() -> 
 
     def publish(update: Arrays, residual: Arrays) -> None:
         merge(LAYOUT, replica.buffer, RowStamps(LAYOUT), Packed.of(update), ALL)
-        copy.leave(residual)
+        copy.residual.leave(residual)
 
     for row in range(4):
         delta = step(0, row)
-        coded, residual = copy.encoded(delta)
+        coded, residual = copy.residual.encoded(delta)
         assert sum(len(part) for name, part in coded.items() if name.endswith(PLACES)) <= 2 * len(MODEL)
         if row == 2:  # another attempt was first: it is as if it had not been
             continue
         publish(coded, residual)
         for array in delta.values():
             array[...] = 99  # the next one is written there
-    assert copy.left({}).follows
-    rest = copy.left(copy._residual).arrays
+    assert copy.residual.left({}).follows
+    rest = copy.residual.left(copy.residual._kept).arrays
     assert rest is not None
     publish(rest, {})
     steps = [step(0, row) for row in (0, 1, 3)]
     equal(replica.arrays(), {name: sum(each[name] for each in steps) for name in MODEL})
-    residual = copy.encoded(step(0, 0))[1]
-    left = copy.left(residual)
+    residual = copy.residual.encoded(step(0, 0))[1]
+    left = copy.residual.left(residual)
     assert not left.follows, "nothing was left before"
     assert left.arrays is not None
     assert left.arrays["w[rows]"].tolist() == [*range(20)]
-    copy.leave(residual)
-    assert copy.left(residual).follows
+    copy.residual.leave(residual)
+    assert copy.residual.left(residual).follows
     nothing = {name: np.zeros_like(array) for name, array in residual.items()}
-    assert copy.left(nothing).arrays is None
+    assert copy.residual.left(nothing).arrays is None
     copy.begin_training(2)
-    assert not copy.left(residual).follows, "another training begins with nothing left"
+    assert not copy.residual.left(residual).follows, "another training begins with nothing left"
 
 
 def no_sums(self: Any, left: Arrays, right: Arrays) -> Arrays:
@@ -546,7 +546,7 @@ def test_a_kind_that_is_broken_is_told_by_the_worker_and_reaches_no_peer(
 def test_what_is_left_of_arrays_without_rows_is_told_whole() -> None:
     model = {"b": np.zeros(5), "n": np.zeros(4, np.int64)}
     copy = WorkingCopy(Model(model, codec=TopK(1)), ExchangeSettings())
-    update = copy.left(copy.encoded({"b": np.arange(5.0), "n": np.zeros(4, np.int64)})[1]).arrays
+    update = copy.residual.left(copy.residual.encoded({"b": np.arange(5.0), "n": np.zeros(4, np.int64)})[1]).arrays
     assert update is not None
     assert isinstance(kind_of(Layout.of(update), ALL), Dense)
     assert update["b"].tolist() == [0, 1, 2, 3, 0]

@@ -2,18 +2,10 @@
 
 A dictionary of Python takes a quarter of a microsecond a word on text with tens of thousands of different words, to
 hash a str and to find another one somewhere in memory; that is a third of what training on the word takes. Here the
-rows of a batch are joined into one text of bytes. A loop cuts it into words, and finds the number of each in an open
-table. Most words have no more than eight letters: they are one number of 64 bits, which is hashed and compared at once.
-
-    text    the words of all rows in UTF-8, each followed by NUL; or lines as they are, each followed by NUL
-    table   a power of two of slots, at most half of them taken: the upper half of the hash, and the number + 1
-    heads   the first eight bytes of each word, by number; of a shorter one all of them, and then zeros
-    blob    the words in the order of their numbers, each followed by NUL
+rows of a batch are joined into one text of bytes: the words of all rows in UTF-8, or lines as they are, each followed
+by NUL. A loop cuts it into words, and finds the number of each in an open table (`p2p.models.word2vec.word_table`).
 
 NUL within a word is written as in Java's modified UTF-8, by two bytes that occur in no other text.
-
-Sources: Fowler, Noll, Vo and Eastlake, The FNV Non-Cryptographic Hash Algorithm (RFC 9923), for FNV-1a, by which the
-bytes behind the eighth are hashed; Knuth, The Art of Computer Programming 3, 6.4, for hashing by the golden ratio.
 """
 
 from __future__ import annotations
@@ -26,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossip.errors import UsageError
-from p2p.compiled import compiled
 
 Row = str | Sequence[str]
 """A text, whose words stand between white space, or its words."""
@@ -34,13 +25,6 @@ Row = str | Sequence[str]
 NUL, NUL_IN_A_WORD = b"\0", b"\xc0\x80"
 SLOTS_MIN = 1 << 12
 BLOB_MIN = 1 << 15
-FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-MIX = np.uint64(0x9E3779B97F4A7C15)
-"""2^64 over the golden ratio, made odd."""
-HALF, LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)
-ONE, NONE = np.uint64(1), np.uint64(0)
-HEAD = 8
-"""Bytes."""
 
 
 class Lexicon:
@@ -86,10 +70,14 @@ class Lexicon:
         return self._scan(text, False, True, 0)[0]
 
     def _scan(self, text: bytes, lines: bool, add: bool, rows: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        from p2p.models.word2vec import word_table
+
         read = np.frombuffer(text, np.uint8)
         numbers, ends = np.empty(len(text) // 2 + 1 if lines else text.count(NUL), np.int32), np.empty(rows, np.int64)
         state = np.array([self._size, 0, 0, 0], np.int64)
-        while not _scan(read, lines, add, self._slots, self._heads, self._starts, self._blob, state, numbers, ends):
+        while not word_table.scan(
+            read, lines, add, self._slots, self._heads, self._starts, self._blob, state, numbers, ends
+        ):
             self._size = int(state[0])
             self._make_room(len(text) - int(state[1]))
         self._size = int(state[0])
@@ -97,6 +85,8 @@ class Lexicon:
 
     def _make_room(self, longest: int = 0) -> None:
         """For as many words again, and for one of `longest` bytes."""
+        from p2p.models.word2vec import word_table
+
         slots = SLOTS_MIN
         while slots < 4 * self._size:
             slots *= 2
@@ -107,7 +97,7 @@ class Lexicon:
         starts[: self._size + 1] = self._starts[: self._size + 1]
         self._blob, self._starts = blob, starts
         self._slots, self._heads = np.zeros(slots, np.uint64), np.zeros(slots // 2, np.uint64)
-        _fill(self._slots, self._heads, self._starts, self._blob, self._size)
+        word_table.fill(self._slots, self._heads, self._starts, self._blob, self._size)
 
 
 def check_row(row: Any) -> Row:
@@ -155,100 +145,3 @@ def _joined(rows: list[Sequence[str]], words: int) -> bytes:
     if text.count(NUL) >= words > 0:
         text = NUL.join(map(_encoded, chain.from_iterable(rows)))
     return text + NUL if words else b""
-
-
-@compiled()
-def _scan(
-    text: Any,
-    lines: bool,
-    add: bool,
-    slots: Any,
-    heads: Any,
-    starts: Any,
-    blob: Any,
-    state: Any,
-    numbers: Any,
-    ends: Any,
-) -> bool:
-    """Read `text` on from `state`: words known, position in the text, words read, rows ended. False: there is no room.
-
-    With `lines` NUL ends a row, and words stand between ASCII white space; else NUL ends a word, which may be empty.
-    """
-    mask = np.uint64(slots.shape[0] - 1)
-    known, position, words, rows = state[0], state[1], state[2], state[3]
-    room = True
-    while position < text.shape[0]:
-        begin = position
-        head, hashed = NONE, FNV_OFFSET
-        while True:
-            letter = text[position]
-            if letter <= 32 and (letter == 0 or (lines and (letter == 32 or 9 <= letter <= 13 or letter >= 28))):
-                break
-            if position - begin < HEAD:
-                head |= np.uint64(letter) << np.uint64(8 * (position - begin))
-            else:
-                hashed = (hashed ^ np.uint64(letter)) * FNV_PRIME
-            position += 1
-        if not lines or position > begin:
-            length = position - begin
-            hashed = (hashed ^ head) * MIX
-            hashed ^= hashed >> HALF
-            at = hashed & mask
-            number: Any = -1
-            while slots[at] != NONE:
-                if slots[at] >> HALF == hashed >> HALF:
-                    number = np.int64(slots[at] & LOWER) - 1
-                    if heads[number] == head:
-                        if length < HEAD:
-                            break  # no byte of a word is zero, so that one is as long
-                        start = starts[number]
-                        if starts[number + 1] - start == length + 1:
-                            same = HEAD
-                            while same < length and blob[start + same] == text[begin + same]:
-                                same += 1
-                            if same == length:
-                                break
-                    number = -1
-                at = (at + ONE) & mask
-            if number < 0 and add:
-                start = starts[known]
-                if 2 * (known + 1) > slots.shape[0] or start + length + 1 > blob.shape[0]:
-                    position, room = begin, False
-                    break
-                number = known
-                slots[at] = (hashed >> HALF << HALF) | np.uint64(number + 1)
-                heads[number] = head
-                for i in range(length):
-                    blob[start + i] = text[begin + i]
-                blob[start + length] = 0
-                known += 1
-                starts[known] = start + length + 1
-            numbers[words] = number
-            words += 1
-        if lines and text[position] == 0:
-            ends[rows] = words
-            rows += 1
-        position += 1
-    state[0], state[1], state[2], state[3] = known, position, words, rows
-    return room
-
-
-@compiled()
-def _fill(slots: Any, heads: Any, starts: Any, blob: Any, known: int) -> None:
-    """Enter the first `known` words of `blob` into empty `slots` and `heads`."""
-    mask = np.uint64(slots.shape[0] - 1)
-    for number in range(known):
-        head, hashed = NONE, FNV_OFFSET
-        for i in range(starts[number + 1] - 1 - starts[number]):
-            letter = np.uint64(blob[starts[number] + i])
-            if i < HEAD:
-                head |= letter << np.uint64(8 * i)
-            else:
-                hashed = (hashed ^ letter) * FNV_PRIME
-        heads[number] = head
-        hashed = (hashed ^ head) * MIX
-        hashed ^= hashed >> HALF
-        at = hashed & mask
-        while slots[at] != NONE:
-            at = (at + ONE) & mask
-        slots[at] = (hashed >> HALF << HALF) | np.uint64(number + 1)

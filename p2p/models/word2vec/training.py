@@ -29,7 +29,7 @@ from p2p.models.word2vec.lexicon import Lexicon, Row, check_row
 from p2p.models.word2vec.light import check_no_loss
 from p2p.models.word2vec.word_counts import BLOCK_ROWS
 from p2p.report import Report
-from p2p.sessions.simulated import SimulatedCluster
+from p2p.sessions.cluster import SimulatedCluster
 
 CHUNK_WORDS = 20_000
 """Between two exchanges: a replica is then at most a fraction of a second behind the others."""
@@ -98,47 +98,34 @@ def train(
     `corpus` is an RDD of texts, whose words stand between white space, or of token lists; a DataFrame, of which
     `column` holds texts or arrays of strings; the path of a text file with one sentence per line (also gzip or bz2), of
     a folder of such files, or a glob; or a list of texts or token lists. Files are in UTF-8, or in `encoding`, such as
-    "latin-1"; what is no text is refused. Texts are several times cheaper to read than token lists. The executors of
-    Spark train an RDD, a DataFrame, and a path if `sc` is given or a SparkContext is active. Otherwise, and always if
-    `peers` is given, so many processes of this machine train (default: one per core). The corpus is read once to count
-    and once per epoch: cache an RDD that is costly to compute.
+    "latin-1". Texts are several times cheaper to read than token lists. The executors of Spark train an RDD, a
+    DataFrame, and a path if `sc` is given or a SparkContext is active; otherwise, and always if `peers` is given, so
+    many processes of this machine do (default: one per core). The corpus is read once to count and once per epoch:
+    cache an RDD that is costly to compute.
 
-    `settings` are those of gensim's `Word2Vec`, with its defaults; see `Settings`. `start_from` goes on with a model,
-    or with one that `save` wrote to a path, on its vocabulary; the model given stays as it is. Settings that shaped it
-    must then be its own or left out. The learning rate falls again from `alpha` to `min_alpha` (default: the model's);
-    give a lower `alpha` to change less.
+    `settings` are those of gensim's `Word2Vec`, with its defaults; see `Settings`. `start_from` goes on with a copy of
+    a model, or with one that `save` wrote to a path, on its vocabulary; settings that shaped it are its own or left
+    out. The learning rate falls again from `alpha` to `min_alpha` (default: the model's); lower it to change less.
 
-    Peers exchange what they learned after about `chunk_words` words each (20,000); with `exchange="partition"` once
-    per partition, with "continuous" every `exchange_s` seconds (1). `evaluate` tells how good the model is while it is
-    trained, at the beginning, every `evaluate_every_s` seconds (60) and at the end: "analogies" or "similarity" by the
-    questions that come with gensim, the path of a file of one or the other (see `questions`), or a function of
-    the model that returns a number or several by name. `Report.evaluations` has the results.
-
-    `mode`, `engine` (a simulated cluster, for a path or a list) and `progress` are those of `DeepDist`. `on_report` is
-    called with the `Report` of the training at its end; `on_report=print` shows it.
-
-    Raises `UsageError` for anything here that cannot be, before peers are started.
+    `mode`, `engine` (a simulated cluster, for a path or a list) and `progress` are those of `DeepDist`, and `exchange`,
+    `exchange_s`, `evaluate` and `evaluate_every_s` those of its `train`; but a chunk has about `chunk_words` words
+    (20,000), and `evaluate` may also be "analogies" or "similarity", by the questions that come with gensim, or the
+    path of a file of one or the other (see `questions`). `on_report` is called with the `Report` of the training at its
+    end; `on_report=print` shows it. Raises `UsageError` for anything here that cannot be, before peers are started.
     """
     settings, chunk_words = _checked(settings, chunk_words, exchange, on_report)
     peers, *_ = arguments.of_session(mode, peers, engine, settings.get("seed", 1), progress, 0.0)
     arguments.rhythm(exchange, exchange_s, mode, None, None)
-    measure = questions.of(evaluate)
-    evaluations.checked(measure, evaluate_every_s, 0.0)
+    measure = _measure(evaluate, evaluate_every_s)
     model = Word2Vec(**settings) if start_from is None else _earlier(start_from, settings)
     data = corpora.sentences(corpus, column, sc, peers if engine is None else engine.peers, encoding)
-    if start_from is None:
-        partition.build_vocab(model, corpora.rows(data) if isinstance(data, list) else data)
-    else:
-        _count_known(model, data)
-    partition.check_trainable(model)
-    words = chunk_words or CHUNK_WORDS
-    chunk_rows = max(1, round(words * model.corpus_count / model.corpus_total_words)) if exchange == "chunk" else None
+    _count(model, data, known=start_from is not None)
     with DeepDist(model, mode, peers=peers, engine=engine, seed=abs(model.seed or 0), progress=progress) as dd:
         report = dd.train(
             data,
             partition.gradient,
             epochs=model.epochs,
-            chunk_rows=chunk_rows,
+            chunk_rows=_chunk_rows(model, chunk_words or CHUNK_WORDS) if exchange == "chunk" else None,
             exchange=exchange,
             exchange_s=exchange_s,
             evaluate=measure,
@@ -147,6 +134,13 @@ def train(
     if on_report is not None:
         on_report(report)
     return model
+
+
+def _measure(evaluate: Any, evaluate_every_s: float | None) -> Evaluate | None:
+    """What is called with the model every so often; None if nothing is."""
+    measure = questions.of(evaluate)
+    evaluations.checked(measure, evaluate_every_s, 0.0)
+    return measure
 
 
 def _checked(settings: Settings, chunk_words: Any, exchange: Any, on_report: Any) -> tuple[Settings, int | None]:
@@ -231,6 +225,21 @@ class _Totals:
             words += len(numbers)
             known += int(np.count_nonzero(numbers >= 0))
         yield sentences, words, known
+
+
+def _count(model: Any, data: Any, *, known: bool) -> None:
+    """Set the size of the corpus that `model` is to be trained on, and its vocabulary if that is not `known`."""
+    if known:
+        _count_known(model, data)
+    else:
+        partition.build_vocab(model, corpora.rows(data) if isinstance(data, list) else data)
+    partition.check_trainable(model)
+
+
+def _chunk_rows(model: Any, words: int) -> int:
+    """Rows that have about so many words."""
+    rows: int = round(words * model.corpus_count / model.corpus_total_words)
+    return max(1, rows)
 
 
 def _count_known(model: Any, data: Any) -> None:

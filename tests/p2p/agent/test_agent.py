@@ -109,9 +109,9 @@ def test_an_agent_says_whom_it_takes_for_dead(swarm: Swarm) -> None:
     one, two = swarm.add(), swarm.add()
     swarm.registrar.wait_for_roster(TIMEOUT_S)
     others = [swarm.registrar.members[swarm.observer.peer], one]
-    assert [member.status["departed"] for member in others] == [[], []]
+    assert [member.figures.departed for member in others] == [[], []]
     os.kill(two.pid, signal.SIGKILL)
-    assert swarm.registrar.wait(lambda: all(m.status["departed"] == [two.peer] for m in others), TIMEOUT_S)
+    assert swarm.registrar.wait(lambda: all(m.figures.departed == [two.peer] for m in others), TIMEOUT_S)
 
 
 def test_an_agent_that_goes_on_is_no_longer_taken_for_dead(swarm: Swarm) -> None:
@@ -119,10 +119,10 @@ def test_an_agent_that_goes_on_is_no_longer_taken_for_dead(swarm: Swarm) -> None
     swarm.registrar.wait_for_roster(TIMEOUT_S)
     os.kill(two.pid, signal.SIGSTOP)
     try:
-        assert swarm.registrar.wait(lambda: one.status["departed"] == [two.peer], TIMEOUT_S)
+        assert swarm.registrar.wait(lambda: one.figures.departed == [two.peer], TIMEOUT_S)
     finally:
         os.kill(two.pid, signal.SIGCONT)
-    assert swarm.registrar.wait(lambda: one.status["departed"] == [], TIMEOUT_S)
+    assert swarm.registrar.wait(lambda: one.figures.departed == [], TIMEOUT_S)
 
 
 def test_a_late_agent_reports_while_it_waits_for_a_replica(
@@ -138,12 +138,12 @@ def test_a_late_agent_reports_while_it_waits_for_a_replica(
         late = swarm.add()
         hello_at = late.heard_at
         assert swarm.registrar.wait(lambda: late.heard_at > hello_at + 1.0, SILENT_S)
-        assert late.status["adoptions"] == 0
+        assert late.figures.lanes.adoptions == 0
     finally:
         for pid in donors:
             os.kill(pid, signal.SIGCONT)
     AgentClient(swarm.folders[-1]).close()
-    assert eventually(lambda: late.status["adoptions"] == 1, TIMEOUT_S)
+    assert eventually(lambda: late.figures.lanes.adoptions == 1, TIMEOUT_S)
 
 
 def test_an_update_is_written_over_when_nobody_reads_it_any_more(swarm: Swarm) -> None:
@@ -239,8 +239,8 @@ def test_epochs_that_are_drained_leave_their_count_and_nothing_else(
     swarm.registrar.drain(TIMEOUT_S, 2)
     swarm.registrar.ask_status(TIMEOUT_S)
     everybody = [*members, late, swarm.registrar.members[swarm.observer.peer]]
-    assert [member.status["units"] for member in everybody] == [8, 8, 8, 8]
-    assert [member.status["gated"] for member in members] == [1, 1]
+    assert [member.figures.lanes.units for member in everybody] == [8, 8, 8, 8]
+    assert [member.figures.gated for member in members] == [1, 1]
     for client in clients:
         client.close()
 
@@ -341,6 +341,11 @@ def test_a_request_that_no_agent_knows_is_answered_with_an_error(
     assert local_socket.receive(connection) == ({"known": False}, []), "the agent goes on"
 
 
+def test_an_agent_without_a_queue_refuses_a_coordinator(connection: socket.socket) -> None:
+    local_socket.send(connection, {"op": "take"})
+    assert "has no queue" in local_socket.receive(connection)[0]["error"]
+
+
 def test_an_agent_drops_what_is_no_message_of_its_registrar(
     swarm: Swarm, caplog: pytest.LogCaptureFixture, eventually: Callable[[Callable[[], bool], float], bool]
 ) -> None:
@@ -350,7 +355,7 @@ def test_an_agent_drops_what_is_no_message_of_its_registrar(
         swarm.registrar._requests.put((member.route, nonsense))
     assert eventually(lambda: caplog.text.count("a malformed message of the registrar was dropped") == 3, TIMEOUT_S)
     swarm.registrar.ask_status(TIMEOUT_S)
-    assert swarm.registrar.members[member.peer].status["question"] == 1
+    assert swarm.registrar.members[member.peer].figures.question == 1
 
 
 # ---------------------------------------------------------------------------------- agents that stand still, or ran out

@@ -134,7 +134,7 @@ def test_a_newcomer_learns_who_has_a_replica_to_give(registrar: Registrar) -> No
     one, dead, fresh = (Agent(registrar, name) for name in ("one", "dead", "fresh"))
     for agent in (one, dead):
         agent.say("status", question=0)
-    assert registrar.wait(lambda: all(registrar.members[name].status for name in ("one", "dead")), SOON_S)
+    assert registrar.wait(lambda: all(registrar.members[name].has_reported for name in ("one", "dead")), SOON_S)
     registrar.members["dead"].heard_at = float("-inf")
     late = Agent(registrar, "late")
     roster = fresh.hears("roster")["members"]
@@ -154,7 +154,7 @@ def test_who_was_forgotten_and_speaks_again_is_told_to_leave(registrar: Registra
     one.say("status", question=0)
     one.hears("stop")
     other.say("status", question=1)
-    assert registrar.wait(lambda: registrar.members["other"].status.get("question") == 1, SOON_S)
+    assert registrar.wait(lambda: registrar.members["other"].figures.question == 1, SOON_S)
     assert list(registrar.members) == ["other"]
     for agent in (one, other):
         agent.socket.close()

@@ -608,7 +608,7 @@ def test_a_master_applies_one_attempt_of_a_chunk_wherever_the_others_are_made(ev
             seed=0,
             epochs_before=1,
         )
-        folders = [seat._folder for seat in dd._session._engine._seats]
+        folders = [seat._folder for seat in dd._session._engine.current._seats]
         folder = dd._session._observer.folder
         coordinator = Coordinator(folder, job.skeleton, add, lambda: None)
         queue = HubQueue(folder)

@@ -39,10 +39,10 @@ def main():
         def kill():
             """One agent, as soon as it has published something."""
             registrar = dd._session._registrar
-            before = {m.peer: m.status["n"] for m in registrar.by_role("peer")}
+            before = {m.peer: m.figures.published for m in registrar.by_role("peer")}
 
             def busy():
-                return [m for m in registrar.by_role("peer") if m.status.get("n", 0) > before.get(m.peer, 0) + 5]
+                return [m for m in registrar.by_role("peer") if m.figures.published > before.get(m.peer, 0) + 5]
 
             if registrar.wait(lambda: bool(busy()), 60):
                 victim = busy()[0]

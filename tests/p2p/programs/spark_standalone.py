@@ -87,7 +87,7 @@ def kill_executor(session, host, delay_s):
 
     def flow():
         peers = session._registrar.by_role("peer") if session._registrar is not None else []
-        return len(peers) == 2 == len(executors()) and all(peer.status.get("n", 0) > 2 for peer in peers)
+        return len(peers) == 2 == len(executors()) and all(peer.figures.published > 2 for peer in peers)
 
     wait_for(flow)
     time.sleep(delay_s)
@@ -138,11 +138,11 @@ def main():
             "distance": report.consensus_distance,
             "updates": report.updates,
             "peers": [peer.name for peer in report.peers],
-            "withdrawn": sum(member.status["withdrawn"] for member in dd._session._registrar.members.values()),
+            "withdrawn": sum(member.figures.lanes.withdrawn for member in dd._session._registrar.members.values()),
             "missing": report.missing,
             "seconds": report.seconds,
             "failed": len(list(HERE.glob("failed-*"))),
-            "attempts": attempts(context, dd._session._engine._group),
+            "attempts": attempts(context, dd._session._engine.current._group),
         }
     context.stop()
     write_results(results)

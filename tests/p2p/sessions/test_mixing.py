@@ -260,7 +260,7 @@ def test_an_agent_that_dies_in_a_task_holds_nobody_up(tmp_path: Path) -> None:
         def kill() -> None:
             while not (tmp_path / "begun").exists():
                 time.sleep(0.01)
-            os.kill(dd._session._engine._seats[0].agent.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            os.kill(dd._session._engine.current._seats[0].agent.pid, signal.SIGKILL)  # type: ignore[attr-defined]
             (tmp_path / "died").touch()
 
         killing = threading.Thread(target=kill, daemon=True)
@@ -349,12 +349,12 @@ def test_a_killed_agent_does_not_stop_the_others(place: Any, tmp_path: Path) -> 
         os.kill(victim.pid, signal.SIGKILL)
         others = [m for m in dd._session._registrar.by_role("peer") if m is not victim]  # type: ignore[attr-defined]
         give_up = time.monotonic() + WAIT_S
-        while any(m.status["departed"] != [victim.peer] for m in others) and time.monotonic() < give_up:
+        while any(m.figures.departed != [victim.peer] for m in others) and time.monotonic() < give_up:
             time.sleep(0.05)
-        assert [m.status["departed"] for m in others] == [[victim.peer]] * 2
+        assert [m.figures.departed for m in others] == [[victim.peer]] * 2
         dd._session._begin(dd._session._registrar, 12)  # type: ignore[attr-defined]
-        before = [member.status["rounds"] for member in others]
-        while any(m.status["rounds"] < n + 5 for m, n in zip(others, before, strict=True)):
+        before = [member.figures.mixing.rounds for member in others]
+        while any(m.figures.mixing.rounds < n + 5 for m, n in zip(others, before, strict=True)):
             assert time.monotonic() < give_up
             time.sleep(0.05)
         report = dd.train(data, gradient, descent)
@@ -388,10 +388,10 @@ def test_a_gradients_error_is_raised_and_all_rest() -> None:
         registrar = dd._session._registrar  # type: ignore[attr-defined]
         registrar.ask_status(5.0)
         time.sleep(0.5)
-        before = [member.status["rounds"] for member in registrar.by_role("peer")]
+        before = [member.figures.mixing.rounds for member in registrar.by_role("peer")]
         time.sleep(0.5)
         registrar.ask_status(5.0)
-        assert [member.status["rounds"] for member in registrar.by_role("peer")] == before
+        assert [member.figures.mixing.rounds for member in registrar.by_role("peer")] == before
 
 
 # ------------------------------------------------------------------------------------------------------- what cannot be

@@ -195,7 +195,7 @@ def test_agents_that_die_come_late_or_stand_still_leave_the_others_on_their_way(
                 return session._registrar.by_role("peer")
 
             def rounds() -> list[int]:
-                return [member.status.get("rounds", 0) for member in peers()]
+                return [member.figures.mixing.rounds for member in peers()]
 
             try:
                 wait_until(lambda: len(peers()) == 4 and min(rounds()) >= 4)
@@ -203,11 +203,11 @@ def test_agents_that_die_come_late_or_stand_still_leave_the_others_on_their_way(
                 os.kill(killed.pid, signal.SIGKILL)
                 os.kill(stopped.pid, signal.SIGSTOP)
                 try:
-                    if wait_until(lambda: all(stopped.peer in each.status["departed"] for each in others)):
+                    if wait_until(lambda: all(stopped.peer in each.figures.departed for each in others)):
                         seen.append("out of reach")
                 finally:
                     os.kill(stopped.pid, signal.SIGCONT)
-                if wait_until(lambda: all(stopped.peer not in each.status["departed"] for each in others)):
+                if wait_until(lambda: all(stopped.peer not in each.figures.departed for each in others)):
                     seen.append("back")
             finally:
                 over.touch()

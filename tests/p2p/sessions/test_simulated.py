@@ -36,6 +36,7 @@ from p2p import (
     UsageError,
 )
 from p2p.adapters.model import Model
+from p2p.sessions.simulated import SimulatedSession
 from p2p.sessions.training import Training
 from p2p.worker.task import current
 
@@ -351,7 +352,7 @@ def training(data: Any, **options: Any) -> Training:
 
 def test_an_incomplete_model_is_taken_by_who_asks_for_it() -> None:
     model = Model(integers())
-    session = SLOW.session(model, 0, 0.2)
+    session = SimulatedSession(SLOW, model, 0, 0.2)
     with pytest.warns(DeepDistWarning, match="lacks 2 updates of living peers"):
         report = session.train(training([[1], [2], [3]], on_incomplete="warn"))
     assert report.updates == 3
@@ -613,7 +614,7 @@ def check_what_the_user_gets(seed: int) -> Counter[str]:
     """Two trainings with something written between them; what happened, for who wants to know whether it was much."""
     cluster, level_timeout_s = drawn(seed)
     model = Model(integers())
-    session = cluster.session(model, 0, level_timeout_s)
+    session = SimulatedSession(cluster, model, 0, level_timeout_s)
     swarm, _ = session._start()
     ledger = Ledger(swarm)
     counts = Counter({"seeds": 1})

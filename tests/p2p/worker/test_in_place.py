@@ -10,7 +10,7 @@ import pytest
 
 from gossip.sim.simulator import Network
 from p2p import DeepDist
-from p2p.sessions.simulated import SimulatedCluster
+from p2p.sessions.cluster import SimulatedCluster
 from p2p.worker.task import in_place
 
 ROWS, WIDTH = 3000, 100

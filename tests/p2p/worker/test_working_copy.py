@@ -17,8 +17,9 @@ from gossip.updates.stamps import RowStamps
 from p2p.adapters import ByPath
 from p2p.adapters.model import Model
 from p2p.worker.combine import combined
+from p2p.worker.pace import ROWS_MIN, rows_for
 from p2p.worker.row_schedule import RowSchedule
-from p2p.worker.working_copy import ROWS_MIN, ExchangeSettings, WorkingCopy, rows_for
+from p2p.worker.working_copy import ExchangeSettings, WorkingCopy
 
 ROWS, WIDTH = 4000, 100
 """More than a small model, which is exchanged whole."""
