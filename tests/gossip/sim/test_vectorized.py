@@ -170,7 +170,7 @@ def test_peers_that_speak_in_turn_are_all_answered() -> None:
     assert all(record.nbytes < 6 * 2 * of_packet for record in at_once.records)
     np.testing.assert_allclose(in_turn.params.mean(axis=0), in_turn.mean, atol=1e-12)
     other = simulate(topology.complete(6), PairwiseExchange(), parameters=3, rounds=9, seed=5, in_turn=True)
-    np.testing.assert_array_equal(in_turn.params, other.mixer.params)
+    np.testing.assert_array_equal(in_turn.params, other.params)
 
 
 def test_peers_in_turn_step_from_what_those_before_them_made_of_their_replicas() -> None:
