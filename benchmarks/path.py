@@ -32,8 +32,9 @@ from gossip.wire import decode, encode
 from gossip.zmq.segments import Segments
 from p2p.adapters.model import Model
 from p2p.agent.replica import Replica
+from p2p.models.word2vec import skipgram
 from p2p.models.word2vec.lexicon import Lexicon
-from p2p.models.word2vec.partition import batches, skipgram
+from p2p.models.word2vec.partition import batches
 from p2p.worker.working_copy import CODECS, WorkingCopy, exchange_settings
 
 SETTINGS = ((0.050, 0.10), (0.500, 0.02))
