@@ -131,10 +131,12 @@ class Pull(Header, frozen=True, tag=2):
     peer: Peer
     frontier: Count
     k: Count
+    lane: Peer | None = None
+    """Whose updates are asked for; None: the addressee's own."""
 
 
 class Range(WithArrays, frozen=True, tag=3):
-    """Updates lo..hi of `peer`'s lane, summed. `k` is that of the pull it answers."""
+    """Updates lo..hi of a lane, summed. `k` is that of the pull it answers."""
 
     peer: Peer
     lo: Count
@@ -145,6 +147,13 @@ class Range(WithArrays, frozen=True, tag=3):
     layout: Layout = EMPTY
     payload: Carried | None = None
     table: Table = NO_TABLE
+    lane: Peer | None = None
+    """Whose updates they are; None: the sender's own."""
+
+    @property
+    def of(self) -> PeerId:
+        """The lane."""
+        return self.lane if self.lane is not None else self.peer
 
 
 class Unknown(Header, frozen=True, tag=4):
@@ -153,6 +162,8 @@ class Unknown(Header, frozen=True, tag=4):
     peer: Peer
     frontier: Count
     k: Count
+    lane: Peer | None = None
+    """Whose updates were asked for; None: its own."""
 
 
 class Pin(Header, frozen=True, tag=8):

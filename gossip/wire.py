@@ -307,9 +307,9 @@ class Assembly:
             raise WireError(f"{len(self._missing)} of {block_count(self.nbytes)} blocks are missing")
         payload = Packed(self.message.layout, self.buffer)
         match self.message:
-            case Range(peer, table=table) if table.series:
-                marks = _from_table(self._table, table._replace(lanes=(peer,)))
-                return replace(self.message, payload=payload, marks=marks[peer], table=NO_TABLE)
+            case Range(of=lane, table=table) if table.series:
+                marks = _from_table(self._table, table._replace(lanes=(lane,)))
+                return replace(self.message, payload=payload, marks=marks[lane], table=NO_TABLE)
             case State(table=table):
                 by_lane = _from_table(self._table, table)
                 return replace(self.message, payload=payload, marks=by_lane, table=NO_TABLE)

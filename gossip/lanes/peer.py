@@ -44,6 +44,7 @@ from gossip.identity import Identities
 from gossip.lanes.adopt import Adopter, Chance, Settled
 from gossip.lanes.replicate import Replicator
 from gossip.lanes.roster import Member, Roster
+from gossip.lanes.source import Source, owner
 from gossip.lanes.units import Units
 from gossip.membership import Detection, Membership, Told
 from gossip.messages import (
@@ -99,6 +100,8 @@ class Settings:
     """After a departure: until then, a peer that was only cut off can go on where it stood."""
     segments_max: int = 64
     """Own segments to keep. Beyond, who departed is forgotten sooner; and while somebody adopts, publishing waits."""
+    source: Source = owner
+    """Who is asked for a lane."""
     kinds: Kinds = KINDS
     """Of updates that are merged here, from a task or from others; all peers of a run have the same."""
 
@@ -138,7 +141,13 @@ class Peer:
         self.me = me
         self.layout = layout
         self.settings = mine = settings or Settings()
-        self.replicator = Replicator(me, mine.pull_timeout_s, mine.pulls_max, mine.coalesce)
+        self.replicator = Replicator(
+            me,
+            pull_timeout_s=mine.pull_timeout_s,
+            pulls_max=mine.pulls_max,
+            coalesce=mine.coalesce,
+            source=mine.source,
+        )
         self.adopter = Adopter(me, self.replicator, chance) if chance is not None else Settled(self.replicator)
         self.membership = Membership(me, mine.detection, chance) if mine.detection is not None else Told()
         self.roster = Roster(me)
@@ -280,12 +289,12 @@ class Peer:
         match message:
             case Advert():
                 return self._on_advert(message, now)
-            case Pull():
-                return self.replicator.on_pull(message)
+            case Pull(lane=lane):
+                return self.replicator.on_pull(message) if lane is None or lane == self.me else []
             case Range():
                 return self._on_range(message)
-            case Unknown(peer, frontier):
-                return self._on_unknown(peer, frontier)
+            case Unknown(peer, frontier, lane=lane):
+                return self._on_unknown(peer if lane is None else lane, frontier)
             case Pin():
                 return self.replicator.on_pin(message)
             case Unpin():
@@ -392,7 +401,7 @@ class Peer:
             self.units.check(message)
         except MismatchError as error:
             self.refused += 1
-            return [Warn(f"updates {message.lo}..{message.hi} of peer {message.peer} are not merged: {error}")]
+            return [Warn(f"updates {message.lo}..{message.hi} of peer {message.of} are not merged: {error}")]
         self.adverts.changed = True
         self.units.note(message)
         effects = self.replicator.on_range(message)

@@ -66,13 +66,13 @@ class Units:
     def check(self, message: Range) -> None:
         """Raise `MismatchError` where a run of marks costs more than one mark: if it reaches into others."""
         if len(message.marks) > 1 or (message.marks and message.marks[0].chunk < 0):
-            toil = self.identities.toil(message.peer, message.marks)
+            toil = self.identities.toil(message.of, message.marks)
             if toil > TOIL_MAX:
                 raise MismatchError(f"{toil} of their units lie among others of the same partition, at most {TOIL_MAX}")
 
     def note(self, message: Range) -> None:
         """These updates are merged here."""
-        self.identities.note(message.peer, message.marks)
+        self.identities.note(message.of, message.marks)
 
     def noted(self, message: Range) -> None:
         """They were: if they are of epochs that are to be dropped, everybody must have as much."""

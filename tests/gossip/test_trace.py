@@ -115,7 +115,7 @@ def test_a_fingerprint_reads_like_the_value() -> None:
     p, q, r = (PeerId(name) for name in "pqr")
     said = (Rumor(q, Standing.DEAD, 2, r),)
     assert fingerprint(Advert(p, 3, {r: 1, q: 2}, True, 7, said)) == f"Advert('p',3,{{q:2,r:1}},True,7,{said!r})"
-    assert fingerprint(Send(p, Pull(q, 1, 2))) == "Send('p',Pull('q',1,2))"
+    assert fingerprint(Send(p, Pull(q, 1, 2))) == "Send('p',Pull('q',1,2,None))"
     assert fingerprint(Advert(p, 3, {})) == "Advert('p',3,{},True,0,())"
 
 

@@ -129,6 +129,7 @@ def ranges(draw: st.DrawFn) -> Range:
         draw(marks | many_marks),
         payload.layout,
         payload,
+        lane=draw(st.none() | peers),
     )
 
 
@@ -151,9 +152,9 @@ def replies(draw: st.DrawFn) -> PacketReply:
 
 messages = (
     st.builds(Advert, peers, counts, frontiers, st.booleans(), counts, rumors)
-    | st.builds(Pull, peers, counts, counts)
+    | st.builds(Pull, peers, counts, counts, st.none() | peers)
     | ranges()
-    | st.builds(Unknown, peers, counts, counts)
+    | st.builds(Unknown, peers, counts, counts, st.none() | peers)
     | st.builds(StateRequest, peers, counts, frontiers, st.lists(peers, max_size=4).map(tuple))
     | states()
     | st.builds(Credit, peers, counts, counts)
@@ -176,9 +177,9 @@ RUMORS = (Rumor(PeerId("q"), Standing.DEAD, 2, PeerId("r")),)
 RANGE = Range(PeerId("p"), 3, 7, 5, MARKS, WEIGHTS.layout, WEIGHTS)
 SAMPLES: list[Message] = [
     Advert(PeerId("p"), 3, {PeerId("q"): 2, PeerId("r"): 1}, True, 5, RUMORS),
-    Pull(PeerId("p"), 3, 5),
+    Pull(PeerId("p"), 3, 5, PeerId("q")),
     RANGE,
-    Unknown(PeerId("p"), 3, 5),
+    Unknown(PeerId("p"), 3, 5, PeerId("q")),
     StateRequest(PeerId("p"), 5, {PeerId("q"): 2}, (PeerId("q"), PeerId("r"))),
     State(PeerId("p"), {PeerId("q"): 2}, 5, {PeerId("q"): MARKS}, WEIGHTS.layout, WEIGHTS, 3, 9),
     Credit(PeerId("p"), 5, 8),
@@ -301,7 +302,7 @@ def test_several_blocks_go_in_answer_to_another_pull() -> None:
 
 
 def test_a_header_as_long_as_may_be_is_made_and_read() -> None:
-    name = PeerId("n" * (HEADER_BYTES_MAX - 9))
+    name = PeerId("n" * (HEADER_BYTES_MAX - 10))
     assert len(encode_header(Pull(name, 3, 5))) == PREFIX.size + HEADER_BYTES_MAX
     with pytest.raises(TooLargeError):
         encode_header(Pull(name, 3, 500))
@@ -507,9 +508,9 @@ def test_any_list_is_a_message_or_refused(kind: int, fields: Any) -> None:
 
 GOOD: dict[str, list[Any]] = {
     "advert": ["p", 3, {"q": 2}, True, 4, [["q", "dead", 2, "r"]]],
-    "pull": ["p", 3, 5],
-    "range": ["p", 3, 7, 5, [[0, 2, 0, False, RUN.pack(1, 3, 1)]], [[["w", "<f4", [2, 3]]]], None, [0, 0, []]],
-    "unknown": ["p", 3, 5],
+    "pull": ["p", 3, 5, "lane"],
+    "range": ["p", 3, 7, 5, [[0, 2, 0, False, RUN.pack(1, 3, 1)]], [[["w", "<f4", [2, 3]]]], None, [0, 0, []], "lane"],
+    "unknown": ["p", 3, 5, "lane"],
     "state request": ["p", 5, {"q": 2}, ["q", "r"]],
     "state": ["p", {"q": 2}, 5, {}, [[["w", "<f4", [2, 3]]]], None, 3, 9, [2, 5, ["q", "r"]]],
     "credit": ["p", 5, 8],
@@ -669,35 +670,46 @@ BAD_LAYOUTS: list[Any] = [
 ]
 
 
+def bad_instead_of(value: Any) -> list[Any]:
+    """What may not stand in the place of a good field."""
+    match value:
+        case "lane":
+            return [name for name in BAD_NAMES if name is not None]
+        case str():
+            return BAD_NAMES
+        case bool():
+            return BAD_FLAGS
+        case int():
+            return BAD_COUNTS
+        case None:
+            return [0, "", [], {}, b"x", ["w"]]
+        case {"q": int()}:
+            return BAD_FRONTIERS
+        case {"w": float()}:
+            return BAD_SCALARS
+        case {}:
+            return [None, [], {"q": GOOD["range"][4]}]
+    return bad_list(value)
+
+
+def bad_list(value: list[Any]) -> list[Any]:
+    match value:
+        case [int(), int(), list() as lanes]:
+            return [*BAD_TABLES, *([2, 5, other] for other in BAD_PEERS), *([] if lanes else [[2, 5, ["q"]]])]
+        case [[int(), *_]]:
+            return BAD_MARKS
+        case [[_, "dead", *_]]:
+            return BAD_RUMORS
+        case [str(), *_]:
+            return BAD_PEERS
+        case _:
+            return BAD_LAYOUTS
+
+
 def bad_fields() -> Iterator[tuple[str, list[Any]]]:
     for kind, good in GOOD.items():
         for position, value in enumerate(good):
-            match value:
-                case str():
-                    bad: list[Any] = BAD_NAMES
-                case bool():
-                    bad = BAD_FLAGS
-                case int():
-                    bad = BAD_COUNTS
-                case {"q": int()}:
-                    bad = BAD_FRONTIERS
-                case {"w": float()}:
-                    bad = BAD_SCALARS
-                case [[int(), *_]]:
-                    bad = BAD_MARKS
-                case [int(), int(), list() as lanes]:
-                    bad = [*BAD_TABLES, *([2, 5, other] for other in BAD_PEERS), *([] if lanes else [[2, 5, ["q"]]])]
-                case None:
-                    bad = [0, "", [], {}, b"x", ["w"]]
-                case {}:
-                    bad = [None, [], {"q": GOOD["range"][4]}]
-                case [[_, "dead", *_]]:
-                    bad = BAD_RUMORS
-                case [str(), *_]:
-                    bad = BAD_PEERS
-                case _:
-                    bad = BAD_LAYOUTS
-            for other in bad:
+            for other in bad_instead_of(value):
                 yield kind, [*good[:position], other, *good[position + 1 :]]
 
 
@@ -731,25 +743,25 @@ def test_fields_that_are_missing_or_too_many_are_refused(kind: str) -> None:
         b"",
         b"nonsense",
         b"\x94",
-        msgspec.msgpack.encode([2, "p", 3, 5])[:-1],
-        msgspec.msgpack.encode([2, "p", 3, 5]) + b"\x00",
-        b"\xdc\x00\x04" + msgspec.msgpack.encode([2, "p", 3, 5])[1:],
-        b'[2,"p",3,5]',
-        b"\x94\x02\xa1\xff\x03\x05",
-        b"\x94\x02\xa1p\xc1\x05",
+        msgspec.msgpack.encode([2, "p", 3, 5, None])[:-1],
+        msgspec.msgpack.encode([2, "p", 3, 5, None]) + b"\x00",
+        b"\xdc\x00\x05" + msgspec.msgpack.encode([2, "p", 3, 5, None])[1:],
+        b'[2,"p",3,5,null]',
+        b"\x95\x02\xa1\xff\x03\x05\xc0",
+        b"\x95\x02\xa1p\xc1\x05\xc0",
         b"\xc0",
-        msgspec.msgpack.encode([2, "p", 3, msgspec.msgpack.Ext(5, b"5")]),
-        msgspec.msgpack.encode(["2", "p", 3, 5]),
-        msgspec.msgpack.encode([2.0, "p", 3, 5]),
-        msgspec.msgpack.encode([-2, "p", 3, 5]),
-        msgspec.msgpack.encode([258, "p", 3, 5]),
+        msgspec.msgpack.encode([2, "p", 3, msgspec.msgpack.Ext(5, b"5"), None]),
+        msgspec.msgpack.encode(["2", "p", 3, 5, None]),
+        msgspec.msgpack.encode([2.0, "p", 3, 5, None]),
+        msgspec.msgpack.encode([-2, "p", 3, 5, None]),
+        msgspec.msgpack.encode([258, "p", 3, 5, None]),
     ],
 )
 def test_a_header_that_is_no_list_of_the_right_kind_is_refused(data: bytes) -> None:
     refused([header(KINDS["pull"], data)])
 
 
-@pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa1a", b"\x94\x02\xa1p\x91"])
+@pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa1a", b"\x95\x02\xa1p\x91"])
 def test_deep_nesting_is_refused_quickly(opening: bytes) -> None:
     begin = time.process_time()
     for kind in KINDS.values():
@@ -761,13 +773,13 @@ def test_deep_nesting_is_refused_quickly(opening: bytes) -> None:
 def test_deep_nesting_that_is_closed_is_refused() -> None:
     for depth in (10, 900, 100_000):
         before = msgspec.msgpack.encode([3, "p", 3, 7, 5, []])[1:]
-        after = msgspec.msgpack.encode([None, [0, 0, []]])[1:]
-        refused([header(KINDS["range"], b"\x99" + before + b"\x91" * depth + b"\x90" + after)])
+        after = msgspec.msgpack.encode([None, [0, 0, []], None])[1:]
+        refused([header(KINDS["range"], b"\x9a" + before + b"\x91" * depth + b"\x90" + after)])
 
 
 @pytest.mark.parametrize(("lo", "hi"), [(0, 0), (0, 5), (2, 1)])
 def test_an_empty_range_is_refused(lo: int, hi: int) -> None:
-    refused([header(KINDS["range"], ["p", lo, hi, 1, [], [[]], None, [0, 0, []]])])
+    refused([header(KINDS["range"], ["p", lo, hi, 1, [], [[]], None, [0, 0, []], None])])
 
 
 def test_another_kind_version_or_beginning_is_refused() -> None:
@@ -807,7 +819,7 @@ def test_a_claim_of_gigabytes_without_data_allocates_nothing(kind: str, layout: 
 @pytest.mark.parametrize("kind", ["range", "state"])
 def test_a_claim_of_many_marks_without_data_allocates_nothing(kind: str) -> None:
     fields = {
-        "range": ["p", 3, 7, 5, [], [[]], None, [2, 50_000_000, []]],
+        "range": ["p", 3, 7, 5, [], [[]], None, [2, 50_000_000, []], None],
         "state": ["p", {"q": 2}, 5, {}, [[]], None, 3, 9, [2, 50_000_000, ["q", "r"]]],
     }
     frame = header(KINDS[kind], fields[kind])
@@ -823,7 +835,9 @@ def test_a_claim_of_many_marks_without_data_allocates_nothing(kind: str) -> None
 
 @pytest.mark.parametrize("last", [1 << 20, 1 << 62])
 def test_a_run_of_any_length_is_read_and_known_without_being_written_out(last: int) -> None:
-    frame = header(KINDS["range"], ["p", 1, 1, 1, [[0, 2, 0, False, RUN.pack(0, last, 1)]], [[]], None, [0, 0, []]])
+    frame = header(
+        KINDS["range"], ["p", 1, 1, 1, [[0, 2, 0, False, RUN.pack(0, last, 1)]], [[]], None, [0, 0, []], None]
+    )
     tracemalloc.start()
     try:
         begin = time.process_time()
@@ -909,7 +923,7 @@ def test_a_header_that_outgrows_its_limit_is_not_made() -> None:
 def test_only_layouts_of_some_size_are_kept() -> None:
     for arrays, kept in ((LAYOUT_CACHED_MAX, True), (LAYOUT_CACHED_MAX + 1, False)):
         layout = [[[str(index), "|b1", [0]] for index in range(arrays)]]
-        frame = header(KINDS["range"], ["p", 1, 1, 1, [], layout, None, [0, 0, []]])
+        frame = header(KINDS["range"], ["p", 1, 1, 1, [], layout, None, [0, 0, []], None])
         one, two = decode_header(frame), decode_header(frame)
         assert isinstance(one, Range)
         assert isinstance(two, Range)
@@ -941,7 +955,7 @@ def test_a_header_or_block_beyond_the_limit_is_refused_even_if_well_formed() -> 
 def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
     begin = time.process_time()
     layout = [[[str(index), "|b1", [0]] for index in range(50_000)]]
-    message = decode_header(header(KINDS["range"], ["p", 1, 1, 1, [], layout, None, [0, 0, []]]))
+    message = decode_header(header(KINDS["range"], ["p", 1, 1, 1, [], layout, None, [0, 0, []], None]))
     assert isinstance(message, Range)
     assert message.layout.nbytes == 0
     lanes = {str(index): index for index in range(50_000)}

@@ -24,8 +24,9 @@ from gossip.events import (
     Ticked,
 )
 from gossip.lanes.adopt import BACKOFF_MAX_S, GIVE_UP_S, REPEAT_S
+from gossip.lanes.origin import Reader
 from gossip.lanes.peer import Peer, Settings
-from gossip.lanes.replicate import Reader, Replicator
+from gossip.lanes.replicate import Replicator
 from gossip.lanes.roster import RETURN_S
 from gossip.marks import Mark, Unit, packed
 from gossip.messages import Advert, Message, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unknown, Unpin

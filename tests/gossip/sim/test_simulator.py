@@ -18,8 +18,9 @@ import pytest
 
 from gossip.arrays import Packed
 from gossip.events import Computed, Effect, Event, Fold, Forget, Joined, Received
+from gossip.lanes.origin import Segment
 from gossip.lanes.peer import Settings
-from gossip.lanes.replicate import Replicator, Segment
+from gossip.lanes.replicate import Replicator
 from gossip.messages import PeerId, Pull, Range
 from gossip.sim.simulator import Network, Parcel, SimulatedPeer, Simulation
 from gossip.wire import encode

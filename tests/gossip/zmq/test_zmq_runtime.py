@@ -81,13 +81,13 @@ JUNK = [
     random.Random(1).randbytes(200),
     encode_header(Pull(ROGUE, 0, 1))[:-1],
     encode_header(Pull(ROGUE, 0, 1)) + b"x",
-    header(2, ["rogue", -1, 1]),
-    header(2, ["rogue", True, 1]),
-    header(2, [["rogue"], 0, 1]),
-    header(2, [msgspec.Raw(b"\xa1\xff"), 0, 1]),
+    header(2, ["rogue", -1, 1, None]),
+    header(2, ["rogue", True, 1, None]),
+    header(2, [["rogue"], 0, 1, None]),
+    header(2, [msgspec.Raw(b"\xa1\xff"), 0, 1, None]),
     header(9, ["rogue", 0, 1]),
-    header(3, ["rogue", 1, 1, 1, [], [[["w", "|i1", [1 << 62]]]], None, [0, 0, []]]),
-    header(3, ["rogue", 1, 1, 1, [], [[["w", "O", [1]]]], None, [0, 0, []]]),
+    header(3, ["rogue", 1, 1, 1, [], [[["w", "|i1", [1 << 62]]]], None, [0, 0, []], None]),
+    header(3, ["rogue", 1, 1, 1, [], [[["w", "O", [1]]]], None, [0, 0, []], None]),
     b"gs\x05\x02" + b"\xff" * 8 + b"\x91" * 100_000,
 ]
 
@@ -255,7 +255,7 @@ def test_an_answer_that_does_not_fit_is_not_even_received(swarm: Any) -> None:
     k = origin.pulled().k
     for arrays in ({"w": np.ones(4)}, {"w": np.ones(3, np.float32)}, {"v": np.ones(3)}, {}):
         origin.answer(encode_header(Range(ROGUE, 1, 1, k, (), Layout.of(arrays))))
-    origin.answer(header(3, ["rogue", 1, 1, k, [], [[["w", "<f8", [1 << 32]]]], None, [0, 0, []]]))
+    origin.answer(header(3, ["rogue", 1, 1, k, [], [[["w", "<f8", [1 << 32]]]], None, [0, 0, []], None]))
     assert swarm.turn(lambda: len(node.host.warnings) == 5)
     assert "'w': shape (4,), expected (3,)" in node.host.warnings[0]
     assert "'w': shape (4294967296,), expected (3,)" in node.host.warnings[4]
@@ -284,7 +284,7 @@ def test_a_claim_of_more_memory_than_there_is_is_dropped(swarm: Any) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 35, hard))
     try:
-        origin.answer(header(3, ["rogue", 1, 1, k, [], [[["w", "|i1", [1 << 36]]]], None, [0, 0, []]]))
+        origin.answer(header(3, ["rogue", 1, 1, k, [], [[["w", "|i1", [1 << 36]]]], None, [0, 0, []], None]))
         assert swarm.turn(lambda: node.host.warnings)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
