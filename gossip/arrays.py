@@ -10,13 +10,13 @@ are stretches of that buffer, so that each can be read, summed and sent without 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 from msgspec import Struct
 from numpy.typing import NDArray
 
@@ -90,7 +90,7 @@ class Layout(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, d
     @cached_property
     def digest(self) -> str:
         """A short hash that two peers compare before they exchange anything."""
-        return hashlib.sha256(repr(self.specs).encode()).hexdigest()[:16]
+        return xxhash.xxh3_64_hexdigest(repr(self.specs).encode())
 
     def views(self, buffer: Any) -> dict[str, Array]:
         """The named arrays as views of `buffer` (nothing is copied), writable where `buffer` is."""

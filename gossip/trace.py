@@ -7,13 +7,13 @@ pure state machine, the two are equal, whichever driver ran it.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
+import xxhash
 from msgspec import structs
 
 from gossip.arrays import Layout, Packed, Payload
@@ -60,14 +60,15 @@ class Digest:
     """
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+        self._hash = xxhash.xxh3_128()
 
     def happened(self, now: float, peer: PeerId, what: str) -> None:
         """`what` happened to `peer`, as text."""
         self._hash.update(f"{now!r} {peer} {what}".encode())
 
     def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+        digest: str = self._hash.hexdigest()
+        return digest
 
 
 def fingerprint(value: Any) -> str:

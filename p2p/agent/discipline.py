@@ -10,7 +10,7 @@ The agent around it is the same: its life, the registrar, the tasks.
 
 from __future__ import annotations
 
-import secrets
+import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ class House:
 
             return take
 
-        me = PeerId(secrets.token_hex(16))
+        me = PeerId(os.urandom(16).hex())
         return fetch_state(self.context, endpoint, me, begin, timeout_s=timeout_s, keys=self.keys)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gossip.arrays import Array, Arrays
 from gossip.updates.stamps import RowStamps
-from p2p.adapters.model import Model
+
+if TYPE_CHECKING:  # agents need no model
+    from p2p.adapters.model import Model
 
 
 class HandOver(Protocol):

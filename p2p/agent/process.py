@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -89,7 +88,7 @@ class Agent:
     def __init__(self, settings: AgentSettings, folder: str) -> None:
         self.settings = settings
         layout = local_socket.layout_from_json(settings.layout)
-        self.me = PeerId(settings.peer or secrets.token_hex(16))
+        self.me = PeerId(settings.peer or os.urandom(16).hex())
         name = f"{socket.gethostname()}:{os.getpid()}"
         self._greeting: Json = {
             "run": settings.run,

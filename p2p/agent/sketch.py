@@ -7,10 +7,10 @@ streams" (2002); its variance as a projection: Weinberger et al., "Feature hashi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import xxhash
 
 from gossip.arrays import Array
 
@@ -24,7 +24,7 @@ class Sketch:
     def __init__(self, size: int, run: str) -> None:
         """For vectors of `size` numbers; `run` draws the buckets and signs."""
         self._size = size
-        self._seed = int.from_bytes(hashlib.sha256(run.encode()).digest()[:8])
+        self._seed = xxhash.xxh3_64_intdigest(run.encode())
         self._buckets: Array | None = None
         self._signs: Array | None = None
 
