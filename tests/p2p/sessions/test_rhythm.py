@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossip.arrays import Array, Arrays, Layout, Packed
+from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p import DeepDist, SimulatedCluster
 from p2p.adapters.model import Model
-from p2p.agent.replica import Replica
 from p2p.row_order import in_order, numbered
+from p2p.testing import Neighbor
 from p2p.worker.attempt import Attempt
 from p2p.worker.continuous import Continuous
 from p2p.worker.errors import PartitionError
@@ -23,38 +23,6 @@ from p2p.worker.working_copy import ExchangeSettings, WorkingCopy, exchange_sett
 
 ROWS, WIDTH = 3000, 100
 """Above the size up to which models are exchanged whole."""
-
-
-class Neighbor:
-    """Stands in for the agent beside a task: merges at once, and knows the units that it was handed."""
-
-    def __init__(self, model: Model) -> None:
-        self.replica = Replica(Layout.of(model.arrays()))
-        for name, view in self.replica.arrays().items():
-            view[...] = model.arrays()[name]
-        self.units: list[tuple[int, int, int]] = []
-
-    def knows(self, unit: tuple[int, int, int]) -> bool:
-        return unit in self.units
-
-    def furthest(self, epoch: int, partition: int) -> int:
-        return max((chunk for e, p, chunk in self.units if (e, p) == (epoch, partition)), default=-1)
-
-    def hand_over(self) -> Replica:
-        return Replica(self.replica.layout)
-
-    def pack(self, arrays: Arrays) -> Packed:
-        return Packed.of(arrays)
-
-    def publish(
-        self, update: Any, merged_at: int = 0, staleness: Any = None, unit: Any = None, attempt: int = 0
-    ) -> bool:
-        if unit in self.units:
-            return False
-        self.units.append(unit)
-        self.replica.add(update)
-        self.replica.merged += 1
-        return True
 
 
 class Clock:
@@ -123,7 +91,7 @@ def test_what_changed_little_waits_for_the_end_of_the_last_partition(rhythm: Rhy
     model = Model({"w": np.ones((ROWS, WIDTH), np.float32)})
     settings = ExchangeSettings(rows=64)
     work = job_of(model, gradient, partitions=2, exchange=settings, rhythm=rhythm)
-    neighbor = Neighbor(model)
+    neighbor = Neighbor(model.arrays())
     for partition, changed in enumerate(([1000], [1000, 1001, 2001, 2002])):
         run_partition(work, neighbor, 0, partition, [1000 + partition, 2001 + partition])
         w = neighbor.replica.arrays()["w"]
@@ -136,7 +104,7 @@ def test_what_changed_little_waits_for_the_end_of_the_last_partition(rhythm: Rhy
 
 @pytest.mark.parametrize(("every_s", "units"), [(0.5, [1, 2, 3, 4, 5, 6]), (2.5, [3, 6]), (3.5, [4, 6]), (100.0, [6])])
 def test_a_task_exchanges_every_so_often_and_at_the_end(every_s: float, units: list[int]) -> None:
-    neighbor = Neighbor(model())
+    neighbor = Neighbor(model().arrays())
     result = train(neighbor, [0, 1, 2, 0, 1, 0], every_s)
     assert [chunk for _, _, chunk in neighbor.units] == units
     assert result == TaskResult(rows=6, updates=len(units), units=len(units))
@@ -144,7 +112,7 @@ def test_a_task_exchanges_every_so_often_and_at_the_end(every_s: float, units: l
 
 
 def test_what_others_learned_comes_in_while_the_gradient_runs() -> None:
-    neighbor = Neighbor(model())
+    neighbor = Neighbor(model().arrays())
     seen = []
 
     def gradient(model: dict[str, Array], rows: Iterable[int]) -> Any:
@@ -164,7 +132,7 @@ def test_what_others_learned_comes_in_while_the_gradient_runs() -> None:
 
 @pytest.mark.parametrize("every_s", [0.5, 2.5, 3.5, 100.0])
 def test_an_attempt_that_comes_later_goes_on_where_the_first_has_published(every_s: float) -> None:
-    neighbor = Neighbor(model())
+    neighbor = Neighbor(model().arrays())
     rows = [0, 1, 2, 3, 4, 5, 6]
     with pytest.raises(PartitionError):
         train(neighbor, [*rows[:5], -1, *rows[6:]], every_s)
@@ -187,7 +155,7 @@ def test_rows_that_come_in_another_order_count_once_and_other_rows_are_an_error(
             model["w"][row] += 1
             pause()
 
-    neighbor = Neighbor(model())
+    neighbor = Neighbor(model().arrays())
     first, fingerprint = in_order(range(8), 1 << 20)
     with pytest.raises(PartitionError):
         train(neighbor, first, every_s, attempt=1, gradient=dying, fingerprint=fingerprint)
@@ -202,7 +170,7 @@ def test_rows_that_come_in_another_order_count_once_and_other_rows_are_an_error(
     result = train(neighbor, again, every_s, attempt=3, fingerprint=the_same)
     assert neighbor.replica.arrays()["w"].tolist() == [1] * 8 + [0] * 2, "every row counts once"
     assert result.rows == 8
-    assert neighbor.units[-1] == (0, 0, numbered(fingerprint, 8))
+    assert list(neighbor.units)[-1] == (0, 0, numbered(fingerprint, 8))
 
 
 def test_rows_that_are_read_and_not_trained_are_left_to_the_next_attempt() -> None:
@@ -223,26 +191,26 @@ def test_rows_that_are_read_and_not_trained_are_left_to_the_next_attempt() -> No
             model["w"][ready] += 1
         return copy.trained({})
 
-    neighbor = Neighbor(model())
+    neighbor = Neighbor(model().arrays())
     with pytest.raises(PartitionError):
         train(neighbor, [0, 1, 2, 3, 4, -1], 0.5, gradient=two_at_a_time)
-    assert neighbor.units == [(0, 0, 2), (0, 0, 4)]
+    assert list(neighbor.units) == [(0, 0, 2), (0, 0, 4)]
     train(neighbor, range(7), 0.5, attempt=1, gradient=two_at_a_time)
     assert neighbor.replica.arrays()["w"].tolist() == [1] * 7 + [0] * 3
 
 
 def test_a_gradient_that_does_not_train_in_place_is_refused() -> None:
     with pytest.raises(PartitionError, match=r"gradient returned a dict with exchange='continuous', expected what"):
-        train(Neighbor(model()), [1], 1.0, gradient=lambda model, rows: {"w": np.ones(10)})
+        train(Neighbor(model().arrays()), [1], 1.0, gradient=lambda model, rows: {"w": np.ones(10)})
 
 
 def test_a_partition_without_rows_publishes_nothing() -> None:
-    assert train(Neighbor(model()), [], 1.0) == TaskResult(rows=0, updates=0, units=0)
+    assert train(Neighbor(model().arrays()), [], 1.0) == TaskResult(rows=0, updates=0, units=0)
 
 
 def test_there_is_no_pause_but_in_a_continuous_exchange() -> None:
     assert not pause()
-    neighbor = Neighbor(model())
+    neighbor = Neighbor(model().arrays())
     assert run_partition(job(counting, Rhythm()), neighbor, 0, 0, [0, 1]).updates == 1
 
 

@@ -8,64 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
 from p2p.adapters.model import Model
 from p2p.agent.ports import refresh
 from p2p.agent.replica import Replica
 from p2p.row_order import in_order, numbered
+from p2p.testing import Neighbor
 from p2p.worker.any_update import inflate
 from p2p.worker.delta import write_delta
 from p2p.worker.errors import PartitionError, told
 from p2p.worker.job import Job, Rhythm, TaskResult
 from p2p.worker.task import current, in_place, run_partition
 from p2p.worker.working_copy import ExchangeSettings
-
-
-class Neighbor:
-    """Stands in for the agent beside a task: merges at once, and remembers what it was handed."""
-
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.layout = Layout.of(arrays)
-        self.replica = Replica(self.layout)
-        for name, view in self.replica.arrays().items():
-            view[...] = arrays[name]
-        self.published: list[dict[str, np.ndarray]] = []
-        self.merged_at: list[int] = []
-        self.units: dict[tuple[int, int, int], int] = {}
-
-    def knows(self, unit: tuple[int, int, int]) -> bool:
-        return unit in self.units
-
-    def furthest(self, epoch: int, partition: int) -> int:
-        return max((chunk for e, p, chunk in self.units if (e, p) == (epoch, partition)), default=-1)
-
-    def hand_over(self) -> Replica:
-        return Replica(self.layout)
-
-    def publish(
-        self,
-        update: Replica,
-        merged_at: int = 0,
-        staleness: int | None = None,
-        unit: tuple[int, int, int] | None = None,
-        attempt: int = 0,
-    ) -> bool:
-        if unit is not None:
-            self.units[unit] = attempt
-        self.published.append({name: array.copy() for name, array in update.arrays().items()})
-        self.merged_at.append(merged_at)
-        if update.layout == self.layout:
-            self.replica.add(update)
-            self.replica.merged += 1
-        return True
-
-
-class Packing(Neighbor):
-    """One that takes updates of rows, too."""
-
-    def pack(self, arrays: dict[str, np.ndarray]) -> Packed:
-        return Packed.of(arrays)
 
 
 @pytest.fixture
@@ -581,7 +535,7 @@ def test_a_number_that_a_gradient_changes_in_place_is_told() -> None:
         model["b"] += 1
         return copy.trained({})
 
-    (text,) = run_partition(job_of(model, gradient), Packing(model.arrays()), 0, 0, [1]).cautions.values()
+    (text,) = run_partition(job_of(model, gradient), Neighbor(model.arrays()), 0, 0, [1]).cautions.values()
     assert text.startswith("a gradient that trains in place changed 'b' of the model, which stays with its worker")
 
 
