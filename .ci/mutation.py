@@ -1,4 +1,4 @@
-"""Mutation testing of the pure core of gossip: are there lines that could be wrong and no test would say so?
+"""Mutation testing of the pure core of gossip and of modules of p2p: could lines be wrong and no test would say so?
 
     make mutation MODULES="marks wire"    # all of the core without MODULES, which takes hours
     make mutation MODULES=marks AGAIN=1   # only what survived last time
@@ -97,7 +97,13 @@ TESTS: dict[str, str] = {
     "sim.vectorized": "vectorized vectorized_records",
     "sim.contraction": "contraction",
 }
-MIXING_TESTS = "mixing_oracles mixing"
+WING_TESTS: dict[str, str] = {
+    # The same for a wing, where its modules have none of their own; of p2p, those that run in one process.
+    "mixing": "mixing_oracles mixing",
+    "p2p.worker": "task working_copy row_merge combine any_update errors in_place rhythm testing",
+    "p2p.agent": "agent submissions figures replica local_socket requests task working_copy",
+    "p2p.driver": "registrar observer evaluation report simulated",
+}
 PYTEST = ["-q", "-s", "--assert=plain", "-m", "not slow and not sockets and not spark"]
 PYTEST += [part for name in ("p2p.pytest_plugin", "xdist", "cacheprovider") for part in ("-p", f"no:{name}")]
 
@@ -418,16 +424,17 @@ def _core() -> list[str]:
 
 def _try_one(module: str, again: bool, budget_s: float, every: int) -> int:
     mutmut.mutation.trampoline.wrap_in_trampoline = _collect  # type: ignore[assignment]
-    sys.meta_path.insert(0, Finder(f"gossip.{module}"))
+    sys.meta_path.insert(0, Finder(module if module.startswith("p2p.") else f"gossip.{module}"))
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
-    names = TESTS.get(module) or MIXING_TESTS
-    files = [str(next((ROOT / "tests" / "gossip").rglob(f"test_{name}.py"))) for name in names.split()]
+    names = TESTS.get(module) or next(tests for wing, tests in WING_TESTS.items() if module.startswith(f"{wing}."))
+    folder = ROOT / "tests" / ("p2p" if module.startswith("p2p.") else "gossip")
+    files = [str(path) for name in names.split() for path in folder.rglob(f"test_{name}.py")]
     return int(pytest.main([*PYTEST, *files], plugins=[Trial(module, again, budget_s, every)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="*", help="such as wire or lanes.peer; none: all of the core")
+    parser.add_argument("modules", nargs="*", help="such as wire, lanes.peer or p2p.worker.task; none: all of the core")
     parser.add_argument("--again", action="store_true", help="only what was not killed last time")
     parser.add_argument(
         "--budget-s",
@@ -452,7 +459,7 @@ def main() -> None:
             sys.exit(status)
     print("\n| module | mutants | killed | of them looped | survived | score |\n|---|---|---|---|---|---|")
     every: dict[str, Any] = {}
-    for module in _core():
+    for module in [*_core(), *sorted(path.stem for path in RESULTS.glob("p2p.*.json"))]:
         if (path := RESULTS / f"{module}.json").exists():
             results = json.loads(path.read_text())
             print(_row(module, results))
