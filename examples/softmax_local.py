@@ -2,8 +2,8 @@
 
     python examples/softmax_local.py [--peers 2] [--mode p2p]
 
-Ten classes of points around ten random centers. Every peer trains on the partitions it gets and hears from the others
-what they learnt.
+The data are ten classes of points around ten random centers. Every peer trains on the partitions that it gets, and
+merges the updates of the others.
 """
 
 import argparse

@@ -3,10 +3,12 @@
     python examples/word2vec_adagrad.py                       news texts that come with gensim
     python examples/word2vec_adagrad.py text8.txt --epochs 2 --plot curve.png
 
-`gradient` returns the change that skip-gram makes to the rows of a replica; `descent` adds its square to sums,
-two more arrays of the model, merged like the weights, and scales the step by them (Duchi, Hazan, Singer, JMLR 2011).
-While the peers train, copies of the model are evaluated in this process: it prints the share of gensim's analogies that
-are right, and how well the model tells words that stand together from others, and in the end draws both against updates
+`gradient` returns the change that skip-gram makes to the rows of a replica. `descent` adds the square of the change to
+sums, two more arrays of the model, merged like the weights, and scales the step by them (Duchi, Hazan, Singer, JMLR
+2011).
+
+While the peers train, copies of the model are evaluated in this process. It prints the share of gensim's analogies that
+are right, and how well the model tells words that stand together from others. In the end it draws both against updates
 (pip install 'deepdist-p2p[lab]').
 """
 

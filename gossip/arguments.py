@@ -1,7 +1,7 @@
-"""What a caller passes in, checked and made plain Python: numpy's integers and floats become int and float.
+"""Arguments of a caller, checked and made plain Python: numpy's integers and floats become int and float.
 
-Each check returns the value, or raises `UsageError` with the argument's name, what came and what was expected. A bool
-is no number, 2.0 is no integer, and a NaN or an infinity is no number of anything.
+Each check returns the value, or raises `UsageError` with the argument's name, the value that came and the one expected.
+A bool is no number, 2.0 is no integer, and a NaN or an infinity is no number of anything.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
     Rows()                       the rows of a 2-d array that are not all zero; nothing is lost
     Chain(Rows(), Int8())        the second makes the values of the first smaller
 
-What a codec leaves out is not lost if it is added to what comes next: `with_feedback` keeps it as a residual, so that
+The rest that a codec leaves out is not lost if it is added to the next array: `with_feedback` keeps it as a residual,
+so that
 
     sum of what was sent  +  residual  =  sum of what was produced
 

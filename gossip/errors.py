@@ -1,7 +1,8 @@
-"""What can go wrong, and whose fault it is: the fault is in the type.
+"""Errors, and whose fault each is: the fault is in the type.
 
-`WireError` and `MismatchError` are the other side's (warn, drop, count, go on); so is `TooLargeError` dealt with, which
-is nobody's: the swarm has outgrown a limit. `UsageError` is the caller's (raise). Our own bugs are assertions.
+`WireError` and `MismatchError` are the other side's fault (warn, drop, count, go on). `TooLargeError` is dealt with in
+the same way, and is no side's fault: the swarm has outgrown a limit. `UsageError` is the caller's (raise). Our own bugs
+are assertions.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""What happens to a peer (events, past participles) and what it wants done (effects, imperatives).
+"""Events that happen to a peer (past participles) and effects that it wants done (imperatives).
 
 Effects are data. A driver carries them out in order and decides nothing.
 """

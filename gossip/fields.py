@@ -1,4 +1,4 @@
-"""What a field of a message may be, as it comes from others."""
+"""Fields of a message: the values that each may have, as they come from others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's named arrays as one flat vector of floats, which is what strategies of mixing speak of, and back.
+"""A model's named arrays as one flat vector of floats, on which strategies of mixing work, and back.
 
 packed:  | w (f4) ....... | pad | b (f8) ... | pad |        flat (f8):  | w ....... | b ... |
 """

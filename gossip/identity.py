@@ -1,15 +1,17 @@
-"""Which pieces of work are in which lane: each unit counts once, however often it is tried.
+"""Which units of work are in which lane: each unit counts once, however often it is tried.
 
-An origin does not publish a unit that is in a lane it knows. When two attempts raced, both are in lanes and reach
-everybody; then the later one, by (attempt, lane), takes its own back. Receivers never filter: they would disagree.
+An origin does not publish a unit that is in a lane it knows. When two attempts raced, both are in lanes and reach every
+peer; then the later attempt, by (attempt, lane), is taken back by its origin. Receivers never filter: they would
+disagree.
 
-What is known of an epoch is kept until the epoch is over:
+The units of an epoch are kept until the epoch is over:
 
     open --close--> closed: nothing of it is published any more --drop--> dropped: only `units` remembers it
 
-Of a dropped epoch single units stay *watched*: those with two attempts that stand, and own ones that may have to be
-taken back. Any other has one attempt that stands. So what comes late of a dropped epoch counts by itself: an attempt
-is a unit more, and one taken back is a unit less, which is what comes out when both have come, in whichever order.
+Of a dropped epoch single units stay *watched*: units with two attempts that stand, and own units that may have to be
+taken back. Any other unit has one attempt that stands. So a mark that comes late of a dropped epoch counts by itself:
+an attempt is a unit more, and an attempt taken back is a unit less. The sum is right when both have come, in whichever
+order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Values whose `repr` is what one writes to make them."""
+"""Values whose `repr` is the expression that makes them."""
 
 from __future__ import annotations
 

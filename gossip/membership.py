@@ -1,14 +1,14 @@
-"""Who is there: SWIM's pings and rumors, with Lifeguard's doubt in oneself.
+"""Which peers are there: SWIM's pings and rumors, with Lifeguard's doubt of a peer in itself.
 
     alive --silent, no answer to a ping, nor through others--> suspected --time is up--> dead
       ^                                                            |                      |
       +--------------------- heard, or it objects -----------------+----------------------+
 
-Adverts come twice a second from everybody, so only who is silent is pinged. A ping that is not answered is tried again
-through a few others; then the silent one is suspected, and told so, that it may object. The more peers suspect it, the
-sooner it is taken for dead. A connection that breaks is a reason to suspect at once. Whoever was wrong itself (its
-pings fail though others answer, or it is suspected itself) gives everybody more time; whoever was stopped itself
-blames nobody for that time. A peer that was heard a moment ago is not dead, whatever others say.
+Adverts come twice a second from every peer, so only silent peers are pinged. A ping that is not answered is tried again
+through a few others; then the silent peer is suspected, and told so, that it may object. The more peers suspect it, the
+sooner it is taken for dead. A connection that breaks is a reason to suspect at once. A peer that was wrong itself (its
+pings fail though others answer, or it is suspected) gives all others more time. A peer that was stopped itself blames
+no other for that time. A peer that was heard a moment ago is not dead, whatever others say.
 
 Sources: Das, Gupta, Motivala, "SWIM" (DSN 2002), sections 3 and 4; Dadgar, Phillips, Currey, "Lifeguard: local health
 awareness for more accurate failure detection" (DSN-W 2018), section IV.

@@ -1,4 +1,4 @@
-"""What peers say to each other.
+"""Messages that peers send each other.
 
     Advert         to all, by publish/subscribe: how far my lane is, and how far I have applied everybody's
     Pull           to an origin: give me everything of your lane after my frontier

@@ -1,4 +1,4 @@
-"""Record what a peer was told, and play it to another one.
+"""Record the events that a peer was told, and play them to another one.
 
 A driver calls `observe(now, peer, event, effects)` after every step. `Recorder.observe` keeps it; `replay` gives the
 same events to fresh peers and returns what they want done, to be held against what was recorded. Because the peer is a

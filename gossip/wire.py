@@ -1,4 +1,5 @@
-"""Messages as frames of bytes, and back. Nothing here executes what it reads; whatever is malformed is a `WireError`.
+"""Messages as frames of bytes, and back. Nothing here executes the bytes that it reads; malformed bytes are a
+`WireError`.
 
     frame 0     | "gs" | version | header bytes | crc32 of the header | header: MessagePack |
     block i     | k | i | xxh3 of the bytes |    followed by a frame with the bytes themselves

@@ -1,4 +1,4 @@
-"""A peer-to-peer decentralized trainer: every executor keeps a replica, peers tell each other what they learnt.
+"""A peer-to-peer decentralized trainer: every executor keeps a replica, peers tell each other what they learned.
 
 with DeepDist(model) as dd:
     dd.train(rdd, gradient, descent)

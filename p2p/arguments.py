@@ -1,6 +1,6 @@
-"""What users pass to `DeepDist` and `train`: refused by name where it cannot be, before anything is started.
+"""Arguments of `DeepDist` and `train`: refused by name where they cannot be, before anything is started.
 
-The checks of single values are those of `gossip.arguments`; here is what goes with what.
+The checks of single values are those of `gossip.arguments`; the checks of values that must go together are here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a user should hear before a training suffers: Python warnings of our own kind, each given once per session."""
+"""Warnings before a training suffers: Python warnings of a class of our own, each given once per session."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Codecs: how an update that `gradient` and `descent` came to travels in fewer bytes, and nothing of it is lost.
+"""Codecs: how an update that `gradient` and `descent` made travels in fewer bytes, and nothing of it is lost.
 
     delta + what was left before  ->  Codec.encode  ->  an update of some kind  |  what is left for later
 
     DeepDist(model, codec=MyCodec())    from a file of one's own: the codec, and the kind of its updates if that is new
 
-What is left goes with the worker's next update, or at the end of the training. It is with the agent as soon as the
-update is: a worker may be killed, and tasks may fail. Two things are not exact. Where two attempts at the same rows run
-side by side (speculation) and one is taken back, what its codec had left of it is not. With an executor that is lost
-goes what was left there, as go its last updates; no figure of the report tells how much that was.
+The rest that a codec leaves goes with the worker's next update, or at the end of the training. It is with the agent as
+soon as the update is: a worker may be killed, and tasks may fail. Two things are not exact. Where two attempts at the
+same rows run side by side (speculation) and one is taken back, the rest that its codec had left of it is not. A lost
+executor takes its rests along, as it does its last updates; no figure of the report tells how much that was.
 
 A codec and its kinds are values. With the model's skeleton they go to the workers, which encode. The agents, the driver
 program's among them, are told the kinds alone, which add: they come as their code, so that no agent has to import them.

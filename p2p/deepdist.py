@@ -4,7 +4,7 @@ with DeepDist(model, mode="p2p") as dd:
     dd.train(data, gradient, descent)
     dd.model
 
-It checks what it is given; a session (`p2p.sessions.agents`) does the work.
+`DeepDist` checks its arguments; a session (`p2p.sessions.agents`) does the work.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DeepDist(Generic[M]):
 
     The model is a dict of numpy arrays, any object with numpy attributes (`parameters` chooses among them), or of a
     class with an adapter of its own (`p2p.adapters`; `adapter` takes any other). It is changed in place: after the
-    `with` block, and whenever `dd.model` is read, it holds what was learnt. Each session has its own agents, which end
+    `with` block, and whenever `dd.model` is read, it holds what was learned. Each session has its own agents, which end
     with the `with` block.
     """
 

@@ -1,4 +1,4 @@
-"""How many files a process may have open: having as many as the system allows, and telling when that was not enough."""
+"""The limit of open files of a process: raised as far as the system allows, with a report when that was not enough."""
 
 from __future__ import annotations
 

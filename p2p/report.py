@@ -1,4 +1,4 @@
-"""What a training did: figures per peer and for the run, printed as a table."""
+"""The report of a training: figures per peer and for the run, printed as a table."""
 
 from __future__ import annotations
 

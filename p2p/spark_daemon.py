@@ -1,4 +1,4 @@
-"""Spark's daemon, from which it forks its Python workers, with what they need for training imported beforehand.
+"""Spark's daemon, from which it forks its Python workers, with all modules that training needs imported beforehand.
 
     spark.python.daemon.module=p2p.spark_daemon
 

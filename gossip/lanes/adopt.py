@@ -1,13 +1,13 @@
-"""Adopting another peer's replica: for one that came late, one that an origin does not know any more, and those that
+"""Adopting another peer's replica: for a peer that came late, one that an origin does not know any more, and peers that
 have less of a dead peer's lane than others.
 
     idle --begin--> pinning --all pinned--> asking --State--> idle
                        |                       |
                        +----- time is up ------+--> idle, and again after a random while
 
-While it lasts nothing is pulled or applied here, so that the donor catches up with what is here; own updates go on, and
-those that the donor had not seen are added to what is adopted. A donor that is behind does not answer until it is not.
-Everybody who waits still answers pins, and everybody who has a replica still gives it.
+While an adoption lasts the adopter pulls and applies nothing, so that the donor catches up with it. Own updates go on,
+and those that the donor had not seen are added to the adopted replica. A donor that is behind does not answer until it
+has caught up. Every peer that waits still answers pins, and every peer that has a replica still gives it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A lane, at the peer that serves it: its segments, its readers, and what is pinned for those that adopt.
+"""A lane, at the peer that serves it: its segments, its readers, and the boundaries that are pinned for adopters.
 
-The peer is the lane's owner, or could be another one that has the same updates: nothing here is of the peer itself but
-its name. `replicate` says what a lane is.
+The peer is the lane's owner, or could be another peer that has the same updates: only the name here is the peer's own.
+`replicate` says what a lane is.
 """
 
 from __future__ import annotations

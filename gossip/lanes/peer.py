@@ -2,11 +2,10 @@
 
     handle(event, now) -> [effect, ...]      deadline() -> when Ticked is due
 
-It watches who is there (`detection`), or is told; it advertises when something changed (at most every `advert_gap_s`)
-and every `advert_period_s` anyway, because an advert may be lost; it pulls from whoever is ahead; it checks what comes
-in before it lets it near the replica; it adopts a replica when only that helps; and it takes back an update whose unit
-another peer had published first.
-`now` is seconds on any clock that never goes back.
+The peer watches which peers are there (`detection`), or is told. It advertises when something changed (at most every
+`advert_gap_s`), and every `advert_period_s` anyway, because an advert may be lost. It pulls from peers that are ahead,
+and checks messages before they reach the replica. It adopts a replica when only that helps, and takes back an update
+whose unit another peer had published first. `now` is seconds on any clock that never goes back.
 
     roster.py  who is there     replicate.py  lanes     adopt.py  another's replica     units.py  what counts once
 """

@@ -1,4 +1,4 @@
-"""Lanes, at a peer that reads them: how far each is applied here, and what is asked of whom.
+"""Lanes, at a peer that reads them: how far each is applied here, and which peer is asked for the rest.
 
 behind --pull to the lane's source--> asked --range--> applied
                                         |

@@ -1,8 +1,8 @@
 """Discipline 1: every update at every peer, exactly once.
 
 Each peer has a *lane*, the numbered sequence of the updates it published. A reader of the lane has a *frontier*: the
-last number it has applied. The origin keeps its own updates as *segments*, summed stretches, and cuts them only where a
-reader may stand:
+last number it has applied. The origin keeps its own updates as *segments*, each the sum of consecutive updates, and
+cuts them only where a reader may stand:
 
     own lane   1 ........ 40 | 41 ..... 57 | 58 ... 63 = n        reader A [acknowledged 40, served 57]
                              a             b                      reader B [acknowledged 57, served 57]

@@ -1,4 +1,4 @@
-"""Who is known to a peer: members that are introduced, those of them that departed, and lanes of strangers."""
+"""Peers that a peer knows: members that are introduced, those of them that departed, and lanes of strangers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is asked for a lane. A relay would be named here: a peer that has the lane's updates, and is nearer."""
+"""Which peer is asked for a lane. A relay would be named here: a peer that has the lane's updates, and is nearer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Strategies of decentralized averaging: values that compose, for one peer with messages and for all peers at once.
 
-`gossip.mixing.strategy` says what a strategy is asked, and in which order; `gossip.mixing.rounds` runs one with
-messages in lock-step; `gossip.mixing.strategies.bad` holds what should not be used.
+`gossip.mixing.strategy` has the methods of a strategy, and the order in which they are called. `gossip.mixing.rounds`
+runs a strategy with messages in lock-step; `gossip.mixing.strategies.bad` holds strategies that should not be used.
 """
 
 from gossip.mixing.strategies.averaging import ClippedGossip, CombineThenAdapt, DPsgd, EpidemicLearning

@@ -3,7 +3,7 @@
     at rest --Resumed--> training --Settling--> settling --Exhausted--> at rest
 
 Rounds are counted on the wire by their *place*: the number of the era, which the driver program gives out, and the
-round within it. So nobody takes a round of the training for one of the consensus that comes after it.
+round within it. So no peer takes a round of the training for one of the consensus that comes after it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A peer's packets: what waits for whom, what others offer, and what is asked for.
+"""A peer's packets: those that wait for each reader, those that others offer, and those that are asked for.
 
 put --> offered to all, pulled one by one <-- requests      accept: a packet that was asked for
 """

@@ -1,4 +1,4 @@
-"""A strategy at work: its state, from which the replica follows, and what is done to it."""
+"""A strategy at work: its state, from which the replica follows, and the steps and packets that change it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Who is whose neighbor, as a peer sees it: the topology of however many live, on their names in sorted order.
+"""Which peers are neighbors, as one peer sees it: the topology of all that live, on their names in sorted order.
 
-Strategies know a neighbor by a number that must never change, whoever comes and goes: it is the name itself, read as
-a number. The *place* of a peer in the topology does change: it is its rank among the names of those who live. So when
-somebody comes or goes, the topology is made anew for the new count, and everybody who knows of it makes the same one.
-
-Where there is no topology for that count (a hypercube of seven), the last one stays, and the weights on links to those
-who are gone go to their own diagonal.
+Strategies know a neighbor by a number that must never change, whichever peers come and go: it is the name itself, read
+as a number. The *place* of a peer in the topology does change: it is its rank among the names of living peers. So when
+a peer comes or goes, the topology is made anew for the new count, and all peers that know of it make the same one.
+Where there is no topology for that count (a hypercube of seven), the last one stays, and the weights on links to peers
+that are gone go to their own diagonal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Packets on their way between two peers that mix: what waits for a reader, and how far its owner was read.
+"""Packets on their way between two peers that mix: those that wait for a reader, and how far their owner was read.
 
     owner                                       reader
     Outgoing: packets 7, 8       Offer          Incoming: has 6

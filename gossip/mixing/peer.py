@@ -9,9 +9,9 @@
          +--------------------------------------------------------------+  synchronous: when all that this round needs
                                                                               has come and was taken
 
-It has no lanes: what it learned is in its state, and moves as the strategy moves it. The replica follows from the
-state: `Adopt` says that it has changed. Packets are offered to all and pulled one by one, so nobody is sent more than
-it takes: an asynchronous peer leaves out whoever has not taken the last one yet.
+A peer that mixes has no lanes: its updates are in its state, and the strategy moves that. The replica follows from the
+state: `Adopt` says that it has changed. Packets are offered to all and pulled one by one, so no reader is sent more
+than it takes: an asynchronous peer leaves out readers that have not taken the last packet yet.
 
 In training, a round of a strategy that goes by steps takes one step, and no step is without its round; the others have
 rounds by the clock. In step with its neighbors a peer waits for those who are alive, however long they compute. One

@@ -1,4 +1,4 @@
-"""The message form of a strategy, peer by peer in lock-step, over a network that may do what networks do.
+"""The message form of a strategy, peer by peer in lock-step, over a network that may lose, repeat and delay packets.
 
 Slow and plain: the oracle that the vectorized form is held against, and a check for strategies of your own.
 """

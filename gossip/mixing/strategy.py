@@ -1,4 +1,4 @@
-"""The vocabulary of mixing: what a strategy is asked, by a driver of messages and by the vectorized simulator.
+"""The vocabulary of mixing: the methods of a strategy, for a driver of messages and for the vectorized simulator.
 
 A strategy is a frozen dataclass without a state of its own. The state is a value that goes in and comes out.
 

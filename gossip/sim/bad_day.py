@@ -1,6 +1,6 @@
 """A bad day for a swarm, drawn from one seed.
 
-Each part of a day draws from a generator of its own, so that what is new does not change the days that were.
+Each part of a day draws from a generator of its own, so that a new part does not change the other parts.
 """
 
 from __future__ import annotations

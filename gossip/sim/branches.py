@@ -1,4 +1,4 @@
-"""Which way the conditions of some modules went, and how often.
+"""Branches of some modules: which way their conditions went, and how often.
 
     with Branches([peer, adopt]) as branches:
         ...

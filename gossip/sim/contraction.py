@@ -1,4 +1,4 @@
-"""How fast peers agree, measured, and beside it what theory predicts.
+"""How fast peers agree: the measured rate, and theory's prediction beside it.
 
 The measure is the contraction of the distance |X - mean| per round, without training, by the same strategy that trains.
 

@@ -1,9 +1,9 @@
-"""What goes wrong in a simulated swarm: cuts, crashes, pauses, latecomers, and clocks that run and jump as they like.
+"""Faults of a simulated swarm: cuts, crashes, pauses, latecomers, and clocks that run and jump as they like.
 
-`Faults` says what and when, on virtual time; `Disruption` writes it into a simulation's script. Who is hit is drawn
-from the generator that it is given, so the same seed hits the same peers. Some faults wait for the protocol: a `Strike`
-hits when somebody was just sent a replica, which is when the one who gives and the one who takes are needed most.
-An observer is hit like everybody else; some faults are meant for it.
+`Faults` says which faults come when, on virtual time; `Disruption` writes them into a simulation's script. The peers
+that are hit are drawn from the generator that it is given, so the same seed hits the same peers. Some faults wait for
+the protocol: a `Strike` hits when a peer was just sent a replica, since donor and adopter are needed most then. An
+observer is hit like every other peer; some faults are meant for it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""A bad day for a swarm, drawn from one seed, and what must hold all the same.
+"""A bad day for a swarm, drawn from one seed, and the promises that must hold all the same.
 
 A run has three phases. In the first, the network loses, repeats, delays and cuts; peers crash, pause and come late;
 clocks run at their own pace and jump; a scheduler in the manner of Spark computes units of work on them, tries them
-again and tries them twice; streams and bursts of other updates come between. On some days somebody observes, is hit by
-all this, and replaced when it is gone. In the second phase, the faults end, and the survivors must become level. In the
-third, they must drain.
+again and tries them twice; streams and bursts of other updates come between. On some days there is an observer, which
+is hit by all this, and replaced when it is gone. In the second phase, the faults end, and the survivors must become
+level. In the third, they must drain.
 
-After every event: a replica is the initial model plus a prefix of every lane, never twice and never half; what a peer
-keeps is bounded; who adopts goes back in no living lane, and no origin that had pinned calls it unknown. Every so
-often: nobody who could be asked for the user's model has more than the one who is. At the end: that one has all of
+After every event: a replica is the initial model plus a prefix of every lane, never twice and never half; the memory of
+a peer is bounded; a peer that adopts goes back in no living lane, and no origin that had pinned calls it unknown. Every
+so often: nobody who could be asked for the user's model has more than the one who is. At the end: that one has all of
 every living lane; replicas are equal; nothing of a living lane is lost, and every loss has a cause; every unit counts
 once; everybody drains.
 """

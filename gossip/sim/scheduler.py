@@ -1,6 +1,6 @@
 """A scheduler in the manner of Spark on a bad day: units of work that are computed, tried again, and tried twice.
 
-Streams and bursts of other updates come between, which nobody tries again.
+Streams and bursts of other updates come between, which are not tried again.
 """
 
 from __future__ import annotations

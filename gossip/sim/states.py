@@ -1,4 +1,4 @@
-"""In which states a peer can be, for those who ask whether a run has seen what it is to see.
+"""States of a peer, by which a run tells whether it has seen every event in every state.
 
 They are not exclusive: a peer that adopts may be alone at the same time. `docs/RELIABILITY.md` says what each means.
 """

@@ -6,8 +6,8 @@ The same strategies as with messages, in their vectorized form: one row of X per
     result.records[-1].distance
 
 Each round: `delta` (a training step, if there is one) at every peer, then the strategy mixes, then a record is taken.
-What a record says of bias and mass is not to be left out: one that looks at the distance only takes an algorithm that
-agrees on the wrong value for a perfect one.
+Bias and mass of a record are not to be left out: by the distance alone, an algorithm that agrees on the wrong value
+looks perfect.
 """
 
 from __future__ import annotations

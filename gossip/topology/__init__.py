@@ -1,4 +1,4 @@
-"""Who mixes with whom, and with which weights: the mixing matrix of each round.
+"""Which peers mix with each other, and with which weights: the mixing matrix of each round.
 
 `W[i, j]` is the weight that peer i gives to what peer j sends: j sends to i wherever it is not zero, and one round of
 plain averaging is `X <- W X` with one row of X per peer. A `Topology` gives W for every round; W is sparse, so that

@@ -1,4 +1,4 @@
-"""What a mixing matrix must be: refused with the first peer whose row or column is wrong."""
+"""Checks of a mixing matrix: a wrong one is refused with the first peer whose row or column is wrong."""
 
 from __future__ import annotations
 

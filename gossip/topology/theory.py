@@ -1,4 +1,4 @@
-"""What theory says of a topology: how fast plain averaging on it agrees."""
+"""Theory of a topology: how fast plain averaging on it agrees."""
 
 from __future__ import annotations
 

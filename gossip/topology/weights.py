@@ -1,4 +1,4 @@
-"""Mixing matrices: which weight each peer gives to what each other one sends, round by round."""
+"""Mixing matrices: the weight that each peer gives to the packets of each other one, round by round."""
 
 from __future__ import annotations
 

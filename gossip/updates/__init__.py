@@ -1,7 +1,7 @@
-"""Updates: how what was learned travels, is kept, summed and added to a model.
+"""Updates: how changes of a model travel, and are kept, summed and added to it.
 
-An update is a set of named arrays. Of which *kind* it is, its arrays' names say; `gossip.updates.table` has the kinds
-that every peer knows, and finds that of an update. `gossip.updates.kind` says what a kind has to do.
+An update is a set of named arrays. The names of its arrays say of which *kind* it is; `gossip.updates.table` has the
+kinds that every peer knows, and finds that of an update. `gossip.updates.kind` says what a kind has to do.
 """
 
 from gossip.updates.kind import Kind, read_whole

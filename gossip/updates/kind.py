@@ -1,4 +1,4 @@
-"""What a kind of update has to do. Nobody else asks how an update is laid out.
+"""A kind of update, and the methods that it has. Only the kind asks how an update is laid out.
 
     the task      makes an update of some kind          `w[rows]`, `w[values]`: names say which
     the origin    keeps it, and sums what goes together         total, add_within, negative

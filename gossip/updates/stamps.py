@@ -1,8 +1,9 @@
-"""Which rows of a model updates have changed, and since when: so that who follows a replica looks at those alone.
+"""Which rows of a model updates have changed, and since when: so that a reader of the replica looks at those rows
+alone.
 
-Each row has the number of the last update that changed it. The writer stamps rows before it changes them and counts
-the update when it is done; a reader notes the count before it looks. What is being changed just then is newer than
-what was noted, and found again next time: nothing is missed, and nobody waits.
+Each row has the number of the last update that changed it. The writer stamps rows before it changes them and counts the
+update when it is done; a reader notes the count before it looks. A row that is being changed just then is newer than
+the noted count, and found again next time: no row is missed, and neither side waits.
 
 Updates of whole arrays are not stamped: to look at every row is what the reader does anyway, in turn. Nor are arrays of
 one dimension, where a stamp would be larger than what it is for.

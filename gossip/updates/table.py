@@ -1,8 +1,8 @@
-"""Which kinds of updates there are, and what is done with an update whatever its kind.
+"""Which kinds of updates there are, and the operations on an update whatever its kind.
 
 The kinds of a run are a tuple, tried in order: the first that claims an update's layout is its kind. `KINDS` are those
 that every peer knows; with `with_kinds(...)` others go before them. The tuple is given to the peers of a run
-(`gossip.lanes.peer.Settings.kinds`) and to whoever owns a replica: there is no registry that an import could fill.
+(`gossip.lanes.peer.Settings.kinds`) and to the owner of a replica: there is no registry that an import could fill.
 """
 
 from __future__ import annotations

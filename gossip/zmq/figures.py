@@ -1,4 +1,4 @@
-"""What a driver counts."""
+"""Figures that a driver counts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A range of updates as open files: the terms of a sum that a reader of this machine is given, and takes.
 
-Whole arrays stay in the files in which they lie. What is small is copied to a file of its own, and says in a frame how
-it is laid out, unless it is all that there is.
+Whole arrays stay in the files in which they lie. A small term is copied to a file of its own, and says in a frame how
+it is laid out, unless it is the only term.
 """
 
 from __future__ import annotations

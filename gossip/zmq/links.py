@@ -3,7 +3,7 @@
     link to an origin        our pulls go out, adverts and open files come in
     link from a reader       its pulls come in, adverts and open files go out
 
-What a link does not take goes over ZeroMQ, so every link may break at any time.
+Messages that a link does not take go over ZeroMQ, so every link may break at any time.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""What goes to those who listen and ask: adverts and small answers at once, bulk messages a few blocks at a time.
+"""Messages to peers that listen and ask: adverts and small answers at once, bulk messages a few blocks at a time.
 
 A bulk message is a header followed by blocks, each a ZeroMQ message of its own. The receiver grants credit: the sender
 sends at most `WINDOW_BLOCKS` blocks beyond what was reported as received, so a slow reader holds a few blocks in
-memory, whatever the size of the model, and nobody else waits for it. A block is read when it is sent.
+memory, whatever the size of the model, and no other reader waits for it. A block is read when it is sent.
 
-A replica is copied before it is sent. Those of the swarm always get one; strangers (as yet) as far as there is room.
+A replica is copied before it is sent. Peers of the swarm always get a copy; strangers (as yet) get one as far as there
+is room.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Peers that this one listens to: their adverts over one SUB, and to each a DEALER, which pulls and takes answers.
 
-ZeroMQ tells when a connection broke, and makes it again by itself. Who stays silent all the same is not listened for
-any more, but remembered: it is connected to again when it speaks.
+ZeroMQ tells when a connection broke, and makes it again by itself. A peer that stays silent all the same is not
+listened for any more, but remembered: it is connected to again when it speaks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is called when something is readable: sockets of ZeroMQ, and anything else that has a descriptor."""
+"""A poller: which function is called when a socket of ZeroMQ, or anything else that has a descriptor, is readable."""
 
 from __future__ import annotations
 

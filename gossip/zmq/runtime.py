@@ -3,8 +3,8 @@
     PUB     adverts to all             SUB      adverts of all
     ROUTER  serves pulls               DEALER   one per origin: pulls, and takes what it serves
 
-What is driven is a `Peer` or a `MixPeer`; either knows the messages of its own kind only. Here is the loop, which looks
-at what comes in and carries out what the peer wants done. What lasts longer than a turn has a room of its own:
+The peer is a `Peer` or a `MixPeer`; either knows its own messages only. The loop is here: it looks at messages that
+come in and carries out the peer's effects. Work that lasts longer than a turn has a module of its own:
 
     peers       connections to others           links       files to and from others of this machine
     outgoing    bulk messages being sent        incoming    bulk messages being received

@@ -1,8 +1,8 @@
 """Links between peers of one machine: messages over a Unix socket, with open files instead of bytes.
 
 A reader that finds its origin on the same machine pulls over such a link, hears adverts there first, and is given the
-file in which an update lies instead of the update's bytes. Nothing else changes: a link may lose what it carries, and
-what it does not take goes over ZeroMQ.
+file in which an update lies instead of the update's bytes. Nothing else changes: a link may lose messages, and messages
+that it does not take go over ZeroMQ.
 
     | parts | for each: first byte in its file, bytes of its frame | frame 0 of the message | frames of the parts |
 

@@ -1,4 +1,4 @@
-"""The own lane's segments: where a driver keeps what `Keep`, `Fold` and `Forget` speak of.
+"""The own lane's segments: where a driver keeps the updates that `Keep`, `Fold` and `Forget` name.
 
 Small logs stay in memory. Beyond `memory_bytes_max` the oldest segments move to an unlinked temporary file, so that a
 reader that stands still costs its origin disk space and no memory. Everything is read, summed and moved in blocks.

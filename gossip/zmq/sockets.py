@@ -1,6 +1,6 @@
-"""ZeroMQ sockets as all of ours are: encrypted off this machine, with short queues, and looked after by the kernel.
+"""ZeroMQ sockets as all peers have them: encrypted off this machine, with short queues, and kept alive by the kernel.
 
-With a run's `Keys` every connection is encrypted, and who does not have them gets nothing.
+With a run's `Keys` every connection is encrypted, and a process that does not have them gets nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Messages out of sockets and into them: counted, and never waited for.
 
-A message that is not well-formed, or does not fit, is its sender's fault: it is told, dropped, and harms nobody else.
+A message that is not well-formed, or does not fit, is its sender's fault: it is reported, dropped, and harms no other
+peer.
 """
 
 from __future__ import annotations

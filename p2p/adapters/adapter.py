@@ -1,10 +1,10 @@
-"""Adapters: where the arrays of a kind of model are, and what has to be done round their training.
+"""Adapters: where the arrays of a class of models are, and what has to be done around their training.
 
     DeepDist(model)                      the adapter of `TABLE` for the model's class, else `ByPath`
     DeepDist(model, adapter=MyAdapter()) any other; it travels to the workers, so it has to be importable there, or a
                                          class of the user's own program
 
-An adapter belongs to no model: whatever it is asked, the model is given.
+An adapter belongs to no model: each of its methods is given the model.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
     `parameters`             only those named
     a class of a library     what its adapter says, see `p2p.adapters`
 
-The named arrays are what is trained and what travels. Everything else of the model is its *skeleton*: it travels once,
-and `p2p.adapters.watch` sees to it that nobody takes it for trained.
+Only the named arrays are trained and travel. Everything else of the model is its *skeleton*: it travels once, and
+`p2p.adapters.watch` sees to it that no user takes it for trained.
 """
 
 from __future__ import annotations

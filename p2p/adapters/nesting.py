@@ -1,4 +1,4 @@
-"""What a model is made of: dicts, lists, tuples and objects, one in another, down to arrays and numbers.
+"""The parts of a model: dicts, lists, tuples and objects, one in another, down to arrays and numbers.
 
 A *path* leads from the model to a part of it: keys, indices and attributes. As text they stand with dots between them:
 

@@ -1,7 +1,7 @@
 """A model without the numbers of its arrays, as bytes: where an array stood, one of zeros stands when they are read.
 
-Whatever led to one array leads to one array again: a list of layers that are attributes too, and views of an array.
-Nothing of the model is touched meanwhile, so it may be read, and frozen objects can be sent.
+References that led to one array lead to one array again: a list of layers that are attributes too, and views of an
+array. Nothing of the model is touched meanwhile, so it may be read, and frozen objects can be sent.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""What the user's functions do to a model beside its trained arrays: it would be lost, so it is said by name.
+"""Changes by the user's functions to a model beside its trained arrays: they would be lost, so they are reported by
+name.
 
     before                           after
     w        trained                 trained         what changed in it is the update
     b        0.0                     1.0             "descent changed 'b' of the model, ..."
     calls                            1               "descent added 'calls' to the model, ..."
 
-The model's own keys or attributes are compared at every `descent`; what is within them only at the first ones of a
-worker and then ever more rarely, as that takes longer.
+The model's own keys or attributes are compared at every `descent`. Their contents are compared only at the first ones
+of a worker and then ever more rarely, as that takes longer.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What runs in the process beside the tasks of an executor, the agent, and how others start it and speak to it."""
+"""The agent, the process beside the tasks of an executor, and how other processes start it and speak to it."""

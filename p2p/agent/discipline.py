@@ -1,11 +1,12 @@
-"""What an agent does with updates: the part of it that has the peer. An agent has one of these.
+"""A discipline: what an agent does with updates. It is the part of an agent that has the peer; an agent has one of
+these.
 
     p2p.agent.lanes         every update at every peer, exactly once
     p2p.agent.hub           a master's star, which is made of lanes too: its middle,
     p2p.agent.worker_lane   and its points
     p2p.agent.mixing        replicas averaged with those of neighbors
 
-The agent around it is the same: its life, the registrar, the tasks.
+The agent around the discipline is always the same: its life, the registrar, the tasks.
 """
 
 from __future__ import annotations

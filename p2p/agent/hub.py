@@ -1,8 +1,8 @@
-"""The discipline of a master's hub: the agent in the driver program, whose lane carries what `descent` changed.
+"""The discipline of a master's hub: the agent in the driver program, whose lane carries the changes by `descent`.
 
     workers' lanes -> queue -> (take) coordinator: descent -> own lane -> replica, and the replicas of all workers
 
-Updates of workers are merged into nothing here: they wait in files, a few of them, until the coordinator takes them.
+Updates of executors are not merged here: they wait in files, a few of them, until the coordinator takes them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     {"op": "publish", ...} + descriptor of the packed update ->
                                       <-      {"ok": true}, once it is merged and in the log
 
-Arrays never pass through the socket: who writes them puts them into an unnamed file and hands over its descriptor.
+Arrays never pass through the socket: their writer puts them into an unnamed file and hands over its descriptor.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The state is the peer's, in this process; the replica in shared memory is writte
 A task gets its answer when the round that has its update is over and in the replica: so the next gradient is computed
 where the strategy's paper computes it. The peer knows how many tasks train, and its neighbors wait for their updates.
 
-The driver program's agent takes no part: it keeps the arrays that a training begins with, for those who come.
+The driver program's agent takes no part: it keeps the arrays that a training begins with, for peers that join.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a task needs of the agent beside it, be that a process or simulated."""
+"""The methods that a task needs of the agent beside it, be that a process or simulated."""
 
 from __future__ import annotations
 

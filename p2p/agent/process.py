@@ -3,13 +3,12 @@
     tasks of this executor --- Unix socket --->  agent  <--- ZeroMQ --->  the other agents
                            <-- shared memory --         <--- addresses --- registrar (driver program)
 
-It runs no user code but, where agents mix, a strategy of the user's own, and with a codec of the user's own the kinds
-of its updates: an exception, a slow `descent` or an
-interpreter lock held for seconds cannot stop the sockets. It lives as long as its *anchor*: on Spark the daemon that
-forks the Python workers of one executor, elsewhere the driver program. It ignores Ctrl-C, which is the driver program's
-to handle.
+The agent runs no user code but, where agents mix, a strategy of the user's own, and with a codec of the user's own the
+kinds of its updates: an exception, a slow `descent` or an interpreter lock held for seconds cannot stop the sockets. It
+lives as long as its *anchor*: on Spark the daemon that forks the Python workers of one executor, elsewhere the driver
+program. It ignores Ctrl-C, which is the driver program's to handle.
 
-What it does with updates is its discipline's (`p2p.agent.discipline`), which has the peer.
+Its discipline (`p2p.agent.discipline`), which has the peer, says what it does with updates.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What an agent and the registrar in the driver program say to each other: addresses and figures, never a weight.
+"""Messages between an agent and the registrar in the driver program: addresses and figures, never a weight.
 
-Nothing here waits for the driver program: where it does not listen, what was to be said is dropped, and figures are
-sent again soon.
+Nothing here waits for the driver program: where it does not listen, messages are dropped, and figures are sent again
+soon.
 """
 
 from __future__ import annotations

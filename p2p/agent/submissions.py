@@ -1,4 +1,4 @@
-"""Updates that tasks hand over, and what became of each: it was published, or its unit had been published before.
+"""Updates that tasks hand over, and the outcome of each: it was published, or its unit had been published before.
 
     submit -> waits for its turn at the peer -> taken: published, or known already -> settled, by the discipline
 

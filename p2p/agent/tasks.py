@@ -4,7 +4,7 @@
     a publish     handed to the discipline as a submission, and answered when that has settled
     what is left  of a codec's updates, kept for the worker until it leaves something else, or hangs up
 
-A request that is none is answered with an error, and the connection goes on.
+A malformed request is answered with an error, and the connection goes on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The discipline of a master's workers: agents whose lanes carry single updates to the hub, and nobody else.
+"""The discipline of executors with a master: agents whose lanes carry single updates to the hub, and to no other agent.
 
-What a worker learns comes back to its replica by the hub's lane, as `descent` took it.
+An update of an executor comes back to its replica by the hub's lane, as `descent` took it.
 """
 
 from __future__ import annotations

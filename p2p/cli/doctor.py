@@ -1,8 +1,8 @@
 """`deepdist doctor` answers "will training run here?" before a cluster is asked.
 
-A check looks at one thing that training needs and returns a finding; it repairs nothing and raises nothing. What is
-wrong stops training with Spark on this machine; what is noteworthy only slows it down, or cannot be told from here.
-The last line is drawn from the findings alone: a finding with a remedy is never fine.
+A check looks at one thing that training needs and returns a finding; it repairs nothing and raises nothing. A finding
+that is wrong stops training with Spark on this machine; a noteworthy one only slows it down, or cannot be told from
+here. The last line is drawn from the findings alone: a finding with a remedy is never fine.
 """
 
 import enum

@@ -1,4 +1,4 @@
-"""Many bad days for a simulated swarm: run seeds over all cores, and say what they came to."""
+"""Many bad days for a simulated swarm: run seeds over all cores, and print their results."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs in the driver program while peers train: who is where, its own agent, a master, and those who watch."""
+"""The parts of the driver program while peers train: the registrar, its own agent, a master, and watchers."""

@@ -3,7 +3,7 @@
     workers' lanes -> hub's queue -> HubQueue --\
     whatever else brings updates -> a feeder ----> submit -> descent, one after the other -> the hub's lane -> workers
 
-`descent` runs here, and the hub's lane carries what it changed to every worker. Of the attempts of one chunk the first
+`descent` runs here, and the hub's lane carries its changes to every executor. Of the attempts of one chunk the first
 that comes is applied, and no other.
 """
 

@@ -1,7 +1,7 @@
-"""Which replicas are level, and what the others lack: from the figures that agents give.
+"""Which replicas are level, and which updates the others lack: from the figures that agents give.
 
-A *front* is how far a replica has applied each lane, its own included. What no living replica has is lost, and nobody
-lacks it.
+A *front* is how far a replica has applied each lane, its own included. An update that no living replica has is lost,
+and no replica lacks it.
 """
 
 from __future__ import annotations

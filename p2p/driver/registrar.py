@@ -1,8 +1,9 @@
 """The registrar: a thread in the driver program that knows where the agents are, and nothing else of the training.
 
-Agents say hello and get the roster, again whenever somebody comes. Who comes while nothing is in flight is level with
-the others; who comes while a training runs is told to adopt a replica (a master's workers are refused then). Training
-goes on without it; it carries addresses, figures and requests to drain or stop, never a weight.
+Agents say hello and get the roster, again whenever another agent comes. An agent that comes while nothing is in flight
+is level with the others. An agent that comes while a training runs is told to adopt a replica (with a master it is
+refused then). Training goes on without the registrar; it carries addresses, figures and requests to drain or stop,
+never a weight.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What the user sees of the replicas: the own model, filled from one of them, and what was written into it since.
+"""The model that the user sees: filled from one of the replicas, with the values that the user has written into it
+since.
 
-What the user writes between two trainings counts. So the model is filled only where there is something new to show, and
-what was shown last tells whether it was written to.
+Values that the user writes between two trainings count. So the model is filled only where there is something new to
+show, and a copy of the model that was shown last tells whether it was written to.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
 The replica is the observer's. Where peers mix, the copy is the mean of all their replicas, read from the agents one
 after the other; and how far these are apart is part of the moment.
 
-The peers neither wait nor know of it: they train in other processes. What is left of a machine's cores is all it takes.
+The peers neither wait for a watcher nor know of it: they train in other processes. A watcher takes only time that is
+left on a machine's cores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Engines: who runs the partitions, and where the agents live."""
+"""Engines: which processes run the partitions, and where the agents live."""
 
 from __future__ import annotations
 

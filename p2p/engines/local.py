@@ -1,7 +1,7 @@
 """The local engine: peers are processes on this machine, partitions the items of a list. No JVM.
 
 Each peer is a seat: a worker process, which runs the user's code, and its agent. A seat takes the next partition as
-soon as it is done with one; nobody waits for anybody else.
+soon as it is done with one; no seat waits for another.
 
     a worker ends       -> another one in its seat tries the partition again
     an agent ends       -> another one takes its place, which adopts a replica in flight; then the same

@@ -1,4 +1,4 @@
-"""`deepdist lab`: the options, the progress bar, and what is printed; the questions are asked elsewhere."""
+"""`deepdist lab`: the options, the progress bar, and the output; the questions are asked elsewhere."""
 
 from __future__ import annotations
 

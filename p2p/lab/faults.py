@@ -1,4 +1,4 @@
-"""What is lost when things fail: mass and bias by algorithm, one kind of fault at a time."""
+"""Losses when things fail: mass and bias by algorithm, one sort of fault at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is swept: every combination of the values of a grid is one case, and one row of the result."""
+"""A grid to sweep: every combination of its values is one case, and one row of the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is recorded in each round, of all parameters or of parts of them.
+"""Records of each round, of all parameters or of parts of them.
 
 distance        root of the mean, over peers, of |x_i - mean|^2: how far a typical peer is from the mean of now
 bias            |mean of now - true mean|, the true mean being that of the start plus all training steps

@@ -1,4 +1,4 @@
-"""A result on disk: one JSON of settings, seed, version and rows, and one CSV of what was recorded in each round.
+"""A result on disk: one JSON of settings, seed, version and rows, and one CSV of the records of each round.
 
 The JSON is replaced in one step after each row, so that a sweep which is stopped at any instant keeps the rows that are
 in it; lines of the CSV that belong to no row of the JSON are dropped when the sweep goes on.

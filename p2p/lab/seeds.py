@@ -1,7 +1,7 @@
 """The same case with several seeds: means, and how far they may be off.
 
-What is measured becomes the mean over seeds, and beside it, under its name with `_se`, stands its standard error. What
-is not there for one seed (a rate that could not be told, a loss that is infinite) is not there for all.
+A figure becomes the mean over seeds, and beside it, under its name with `_se`, stands its standard error. A figure that
+is missing for one seed (a rate that could not be told, a loss that is infinite) is missing for all.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""In what order a training happens: with agents that replicate, with agents that mix, or on virtual time."""
+"""Sessions: the order in which a training happens, with agents that replicate or mix, or on virtual time."""

@@ -1,4 +1,4 @@
-"""The settings of a simulated cluster, as users give them, and what they may be."""
+"""The settings of a simulated cluster, as users give them, and their limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheduler of a simulated cluster, in the manner of Spark: tasks, attempts at them, and who runs them when.
+"""The scheduler of a simulated cluster, in the manner of Spark: tasks, attempts at them, and which executor runs them.
 
 task: one partition of one epoch  ->  attempts on executors, one after the other, or beside each other
                                         |  a chunk takes virtual seconds; between two of them anything may happen

@@ -1,4 +1,4 @@
-"""What `train` was asked for, as one value: a new option is a field here, and a line where it is used."""
+"""The options of `train`, as one value: a new option is a field here, and a line where it is used."""
 
 from __future__ import annotations
 

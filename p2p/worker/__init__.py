@@ -1,1 +1,1 @@
-"""What runs in the processes of the tasks: user code, the differences it makes, and their way to the agent."""
+"""The worker, the process of the tasks: user code, the differences that it makes, and their way to the agent."""

@@ -1,4 +1,4 @@
-"""Updates in master mode: whatever `gradient` returned, as named arrays, so that it can travel without pickle.
+"""Updates in master mode: any value that `gradient` returned, as named arrays, so that it can travel without pickle.
 
 Numbers, text, arrays, and lists, tuples and dicts of them: arrays travel as arrays, the structure around them as JSON
 in one more array.

@@ -1,4 +1,4 @@
-"""An attempt at one partition of one epoch: its units of work, and what earlier ones have published."""
+"""An attempt at one partition of one epoch: its units of work, and those that earlier attempts have published."""
 
 from __future__ import annotations
 

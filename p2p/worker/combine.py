@@ -1,7 +1,7 @@
-"""How the updates of peers that train at the same time add up: what an origin makes of its own before it publishes it.
+"""How the updates of peers that train at the same time add up: an origin corrects its own before it publishes.
 
-At the end of a chunk an origin has its own update d and sees m, what others added to its replica meanwhile. It
-publishes d' = own * d + others * m, and everybody, itself included, just adds d': so replicas stay equal whatever the
+At the end of a chunk an origin has its own update d and sees m, the sum that others added to its replica meanwhile. It
+publishes d' = own * d + others * m, and every peer, itself included, just adds d': so replicas stay equal whatever the
 rule. Each pair of concurrent updates is corrected once, by whichever is published second.
 
     sum      d' = d                                                one SGD with as many times the step: right where

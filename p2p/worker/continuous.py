@@ -1,7 +1,7 @@
-"""A partition by one call of the gradient, which exchanges in the middle of it: when it pauses and the time has come.
+"""A partition by one call of the gradient, with exchanges in the middle, where it pauses and the time has come.
 
-The chunk of an update's unit is the number of rows of the partition that are trained with it. So an attempt that comes
-later goes on where those before it have published, as far as this agent knows.
+The chunk of an update's unit is the number of rows of the partition that are trained with it. So a later attempt goes
+on behind the rows that earlier ones have published, as far as this agent knows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `descent` would change in a replica, as an update that adds up with those of others."""
+"""The change that `descent` would make to a replica, as an update that adds up with those of others."""
 
 from __future__ import annotations
 

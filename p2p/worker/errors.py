@@ -1,11 +1,11 @@
 """Errors of user code, on their way from a worker to the driver program.
 
-    worker:  the user's exception -> PartitionError: words for logs | a parcel with the exception itself
-    driver:  parcel -> the user's exception, with a note that says where it was raised: place, traceback, source line
+    worker:  the user's exception -> PartitionError: words for logs | a pickle of the exception itself
+    driver:  pickle -> the user's exception, with a note that says where it was raised: place, traceback, source line
 
-A parcel is a pickle, so it is opened only if it is known to come from a worker of the same training: over the pipe of a
-worker process (`told`), or in the text of a failed Spark job under the seal of that training (`Seal`). In a text there
-may be anything, such as lines of a data file that could not be parsed.
+Opening a pickle can run code, so it is opened only if it is known to come from a worker of the same training: over the
+pipe of a worker process (`told`), or in the text of a failed Spark job under the seal of that training (`Seal`). In a
+text there may be anything, such as lines of a data file that could not be parsed.
 """
 
 from __future__ import annotations

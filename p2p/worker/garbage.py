@@ -1,4 +1,4 @@
-"""What stays in a worker for good is left out when garbage is collected.
+"""Objects that stay in a worker for good are left out when garbage is collected.
 
 Spark collects garbage after every task. To go through the objects of all modules that training needs takes a tenth of a
 second each time, as long as to train on 60,000 words.

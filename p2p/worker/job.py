@@ -1,4 +1,4 @@
-"""What tasks are told of a training, and what they say of it in the end: values that travel."""
+"""The job that tasks are given, and the results that they return in the end: values that travel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gossip.arguments import one_of, seconds
 from p2p.worker.working_copy import ExchangeSettings
 
 Gradient = Callable[[Any, Iterator[Any]], Any]
-"""`gradient(model, rows)`: what was learnt from the rows; None or {} for nothing.
+"""`gradient(model, rows)`: what was learned from the rows; None or {} for nothing.
 
 A function may have an attribute `light`: what to send to workers in place of the model, where only it sees the model.
 """

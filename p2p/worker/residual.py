@@ -1,8 +1,9 @@
-"""What the model's codec leaves of a worker's updates, to go with the next one (error feedback, Seide et al. 2014).
+"""The rest that the model's codec leaves of a worker's updates, to go with the next one (error feedback).
 
     delta + what was kept  ->  codec  ->  update, which is published, and residual, which is kept if the update counts
 
-What the codec makes is held against what it was given, its sum the first time: nothing may be lost between the two.
+The update that the codec makes is compared with the one that it was given, its sum the first time: nothing may be lost
+between the two. Source of error feedback: Seide et al. 2014.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The loops over rows that an exchange of a large model spends its time in, compiled: one pass for what the rule of
-`p2p.worker.combine` needs, and one to merge and encode.
+"""The loops over rows that an exchange of a large model spends its time in, compiled: one pass for the products that
+the rule of `p2p.worker.combine` needs, and one to merge and encode.
 
 Arrays of a model are (count, width), float32 or float64; w, base and r are as in `p2p.worker.working_copy`.
 """

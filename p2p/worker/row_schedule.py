@@ -2,8 +2,8 @@
 
 Rows of an embedding change at rates that are orders of magnitude apart and hardly vary in time: frequent words at every
 step, rare ones once a minute. So a row is looked at again when it should have changed by `threshold`: with rates r that
-is sum(min(1, r / threshold)) rows an exchange, which tells the threshold for a budget. What is left of the budget goes
-round all rows in turn. No clock, no chance.
+is sum(min(1, r / threshold)) rows an exchange, which tells the threshold for a budget. The rest of the budget goes
+around all rows in turn. No clock, no chance.
 """
 
 from __future__ import annotations

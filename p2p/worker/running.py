@@ -1,4 +1,4 @@
-"""User code, while it runs in a task: what it finds there, and how its errors leave."""
+"""User code, while it runs in a task: its surroundings there, and how its errors leave."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     copy of the replica -> gradient(model, rows) -> descent at the origin -> an additive delta -> the agent's lane
 
 `descent` works on a private, fresh copy of the replica; what it changes there is the delta that travels. So a slow
-`descent` keeps nobody from merging, one that raises leaves the replica whole, and all replicas add the same numbers.
+`descent` keeps no peer from merging, one that raises leaves the replica whole, and all replicas add the same numbers.
 """
 
 from __future__ import annotations

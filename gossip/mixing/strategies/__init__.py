@@ -1,1 +1,1 @@
-"""Strategies of decentralized averaging that the literature knows; `bad` are those that seem to be and are not."""
+"""Strategies of decentralized averaging that the literature knows; `bad` has some that only seem to average."""

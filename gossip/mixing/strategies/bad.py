@@ -1,7 +1,7 @@
-"""Bad examples: what looks like averaging and is not, kept to be measured.
+"""Bad examples: strategies that look like averaging and are not, kept to be measured.
 
-Each agrees with itself, and so passes a test that looks at the distance between peers only. What is wrong is in its
-docstring, with what theory says of it.
+Each agrees with itself, and so passes a test that looks at the distance between peers only. Its docstring says what is
+wrong, and what theory predicts.
 """
 
 from __future__ import annotations

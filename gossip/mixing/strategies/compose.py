@@ -1,6 +1,6 @@
 """Strategies made of strategies: `Every(4, Compressed(TopK(0.01), Choco()))`.
 
-What does not compose is refused when it is put together.
+Strategies that do not compose are refused when they are put together.
 """
 
 from __future__ import annotations

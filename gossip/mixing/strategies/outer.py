@@ -1,4 +1,4 @@
-"""Local training for a while, then an outer step: peers exchange what they moved by, not where they are."""
+"""Local training for a while, then an outer step: peers exchange the moves that they made, not their replicas."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@
      |<----------------------------------------------|
      x -= d                                         (an offer that comes again gets the same answer again)
 
-Who has asked is taken until the answer comes, and asks again each round with the same n: so its x is still what it
-offered, but for its own training. An n is decided once, also when it is refused, so nothing is applied twice or late.
-The mean is exact at every instant if d counts that one side has taken and the other has not yet heard of. When two ask
-each other at once, the one with the smaller number is served.
+A peer that has asked is taken until the answer comes, and asks again each round with the same n: so its x is still the
+one that it offered, but for its own training. An n is decided once, also when it is refused, so nothing is applied
+twice or late. The mean is exact at every instant if a d counts that one side has taken and of which the other has not
+yet heard. When two peers ask each other at once, the one with the smaller number is served.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Push-sum whose mass is never lost: each link carries the running total of what was ever put on it.
+"""Push-sum whose mass is never lost: each link carries the running total of all shares that were ever put on it.
 
 A peer holds a sum x and a weight w, both of which it hands out in shares; x / w tends to the mean of all. A packet does
 not carry a share but the total of all shares sent over that link so far, and the receiver adds what is new in it. So a

@@ -1,10 +1,11 @@
 """Gradient tracking: a second variable follows the mean of all peers' training steps.
 
-The sum of y - d' over all peers is 0, and must be. Who dies takes its part of it along, and then the others would go on
-for ever by steps that nobody took. So whoever learns that somebody came or went begins a new *generation*: it sets
-y to its own d', for which the sum is 0, and tells the number. Who hears of a newer generation than its own enters it in
-the same way. Tracked steps are mixed within a generation only, replicas always. The newest generation is begun by
-the last who learns of a change, when all others know of it; so its sum is 0, and stays 0.
+The sum of y - d' over all peers is 0, and must be. A peer that dies takes its part of the sum along, and then the
+others would go on for ever by steps that no peer took. So a peer that learns that another came or went begins a new
+*generation*: it sets y to its own d', for which the sum is 0, and tells the number. A peer that hears of a newer
+generation than its own enters it in the same way. Tracked steps are mixed within a generation only, replicas always.
+The newest generation is begun by the last who learns of a change, when all others know of it; so its sum is 0, and
+stays 0.
 """
 
 from __future__ import annotations

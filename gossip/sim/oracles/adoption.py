@@ -1,4 +1,5 @@
-"""Who adopts has a reason, waits until all have pinned, takes what it waits for, and waits no longer than it may."""
+"""A peer that adopts has a reason, waits until all have pinned, takes the one that it waits for, and waits no
+longer than it may."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who was just heard is not taken for dead, who was not heard for long is, and is forgotten in the end."""
+"""A peer that was just heard is not taken for dead; one that was not heard for long is, and is forgotten in the end."""
 
 from __future__ import annotations
 

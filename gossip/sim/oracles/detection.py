@@ -1,9 +1,9 @@
-"""What must hold of how each peer of a simulated swarm finds the dead, after each event.
+"""Rules by which each peer of a simulated swarm finds the dead, held after each event.
 
-- who was heard is not suspected, nor dead for others' word, unless its connection broke or it said farewell;
-- who is suspected dies when its time is up, neither before nor after, and only what was heard clears it;
-- what others say is believed where it is news, and told on, as often as SWIM says;
-- whoever is suspected itself objects, and doubts itself.
+- a peer that was heard is not suspected, nor dead for others' word, unless its connection broke or it said farewell;
+- a suspected peer dies when its time is up, neither before nor after, and is cleared only if it was heard;
+- the word of others is believed where it is news, and told on, as often as SWIM says;
+- a peer that is suspected objects, and doubts itself.
 """
 
 from __future__ import annotations

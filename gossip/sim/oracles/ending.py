@@ -1,4 +1,4 @@
-"""Who says that it is drained is, and nothing is left to be done where all are level and nothing is lost any more."""
+"""A peer that says that it is drained is, and no work is left where all are level and no message is lost any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The own lane is kept without a gap, and an origin keeps what follows wherever it has let a reader stand."""
+"""The own lane has no gap, and an origin keeps the updates that follow wherever it has let a reader stand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is pinned stays until its adopter has used it or given up, and holds all places where the donor may be."""
+"""A pin stays until its adopter has used it or given up, and holds all boundaries at which the donor may stand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known to be missing is asked for: at once, of one at a time, and not again while the answer may come."""
+"""Updates known to be missing are asked for: at once, of one peer at a time, not again while the answer may come."""
 
 from __future__ import annotations
 

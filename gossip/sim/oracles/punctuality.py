@@ -1,4 +1,4 @@
-"""Everybody advertises when something changed and every so often anyway, and nobody is busy without end."""
+"""Every peer advertises when something changed and every so often anyway, and no peer is busy without end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A question is answered, once, and one that is older than what was heard since is not."""
+"""A question is answered once; a question older than a message heard since is not answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen of a peer from outside, and when oracles look at it."""
+"""A peer as it is seen from outside, and when oracles look at it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All promises, and who looks after each event of a swarm whether they are kept."""
+"""All promises, and the watch that checks after each event of a swarm whether they are kept."""
 
 from __future__ import annotations
 

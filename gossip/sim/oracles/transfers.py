@@ -1,4 +1,4 @@
-"""Who adopts goes back in no living lane, and no origin that had pinned for it calls it unknown."""
+"""A peer that adopts goes back in no living lane, and no origin that had pinned for it calls it unknown."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a peer knows of units is what its replica holds; none is taken back but for an earlier attempt.
+"""A peer knows exactly the units that its replica holds; a unit is taken back only for an earlier attempt.
 
-Nothing is released or dropped that somebody lacks: an epoch when all, by the newest that was heard of each, have as
-much of it.
+No update is released, and no epoch dropped, that some peer lacks: an epoch is dropped when all, by the newest word of
+each, have as much of it.
 """
 
 from __future__ import annotations

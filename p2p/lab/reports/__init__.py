@@ -1,1 +1,1 @@
-"""What the laboratory says of its results: a page with plots."""
+"""Reports of the laboratory on its results: a page with plots."""

@@ -1,4 +1,4 @@
-"""From a result on disk to what people look at: the table, and the page with its plots."""
+"""From a result on disk to a report for people: the table, and the page with its plots."""
 
 from __future__ import annotations
 

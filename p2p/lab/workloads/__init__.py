@@ -1,1 +1,1 @@
-"""What the laboratory trains."""
+"""Workloads: models and data that the laboratory trains."""

@@ -1,4 +1,4 @@
-"""What can be trained, by name: images, and each model of `p2p.models` that has a workload.
+"""Workloads by name: images, and each model of `p2p.models` that has a workload.
 
 A model is a guest here: a package of `p2p.models` with a module `workload` that has what `Guest` says.
 """

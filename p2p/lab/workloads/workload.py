@@ -1,4 +1,4 @@
-"""What the convergence experiment trains: a model as flat parameters, all peers at once."""
+"""A workload of the convergence experiment: a model as flat parameters, all peers at once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Word2vec on gensim's `Word2Vec`: `train(corpus)` by one call, or `build_vocab` and `gradient` for `DeepDist`.
 
 partition.py                  the gradient: trains one partition
-skipgram.py row_products.py   its kernel, compiled, and what that computes of rows
+skipgram.py row_products.py   its kernel, compiled, and the products of rows that it needs
 lexicon.py word_counts.py     words by number, and how often each occurs
 light.py                      a Word2Vec as far as its workers need it
 adapter.py                    which of its arrays travel, and what workers import beforehand

@@ -1,10 +1,10 @@
 """Word2vec: gensim's model, trained one partition at a time and without gensim's threads and job queue.
 
 `build_vocab` gives every peer the same rows for the same words. `gradient` trains a private replica on the rows of one
-partition and returns what changed. Three things make many small calls one training run:
+partition and returns the changes. Three things make many small calls one training run:
 
 - the learning rate falls along one line over all partitions, peers and epochs: `words_trained`, the number of corpus
-  words trained by everybody, is one more array of the model, merged like the others;
+  words trained by all peers, is one more array of the model, merged like the others;
 - every (epoch, partition, chunk) draws its own negative samples, reproducibly;
 - a text of any length is trained to its end: gensim's kernels stop after 10,000 words, so longer rows are cut into
   pieces.

@@ -1,4 +1,4 @@
-"""How good word vectors are: analogies ("Athens Greece Baghdad Iraq") and similarity as people see it.
+"""Questions to word vectors: analogies ("Athens Greece Baghdad Iraq") and similarity as people see it.
 
 The files are those that come with gensim, or the user's own. A file of analogies has sections that begin with
 ": name" and four words a line; one of similarity has two words and a number a line, separated by tabs.

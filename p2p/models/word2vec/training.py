@@ -1,8 +1,8 @@
-"""Word2vec in one call, for those who have no gradient to write: `train(corpus)` returns a gensim `Word2Vec`.
+"""Word2vec in one call, for users who have no gradient to write: `train(corpus)` returns a gensim `Word2Vec`.
 
-It reads the corpus (`p2p.models.word2vec.corpus`), counts the words, makes the model or goes on with an earlier one,
-and trains it with `p2p.models.word2vec.gradient`. For another gradient, a `descent` or averaging, take `build_vocab`,
-`gradient` and `DeepDist` themselves.
+`train` reads the corpus (`p2p.models.word2vec.corpus`), counts the words, makes the model or goes on with an earlier
+one, and trains it with `p2p.models.word2vec.gradient`. For another gradient, a `descent` or averaging, take
+`build_vocab`, `gradient` and `DeepDist` themselves.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How often each word occurs in a text of any size: counted in parts, and the parts added up.
 
-What travels from part to part is the text of a lexicon and an array, not objects of Python.
+The text of a lexicon and an array travel from part to part, not objects of Python.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Most words have no more than eight letters: they are one number of 64 bits, whic
 Sources: Fowler, Noll, Vo and Eastlake, The FNV Non-Cryptographic Hash Algorithm (RFC 9923), for FNV-1a, by which the
 bytes behind the eighth are hashed; Knuth, The Art of Computer Programming 3, 6.4, for hashing by the golden ratio.
 
-This module imports numba at once, so whoever has no text does not import it.
+This module imports numba at once, so a process without text does not import it.
 """
 
 from __future__ import annotations

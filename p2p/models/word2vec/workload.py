@@ -1,4 +1,4 @@
-"""word2vec in the laboratory: a model with rows that everybody changes and rows that hardly anybody does.
+"""word2vec in the laboratory: a model with rows that every peer changes and rows that hardly any peer does.
 
 The text is a file with one text per line, or by default the 300 news texts that come with gensim (Lee, Pincombe and
 Welsh 2005). Each peer trains its own texts as `p2p.models.word2vec` does, at a constant rate.
