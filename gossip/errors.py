@@ -2,7 +2,7 @@
 
 `WireError` and `MismatchError` are the other side's fault (warn, drop, count, go on). `TooLargeError` is dealt with in
 the same way, and is no side's fault: the swarm has outgrown a limit. `UsageError` is the caller's (raise). Our own bugs
-are assertions.
+are assertions; `InvariantError` is one that a peer finds in itself.
 """
 
 import errno
@@ -26,6 +26,16 @@ class TooLargeError(GossipError):
 
 class UsageError(GossipError):
     """The caller asked for something that cannot be; the text says what was expected, what came, and what to do."""
+
+
+class InvariantError(AssertionError):
+    """Something does not hold that must hold of a peer between two events; the text says what, and the values."""
+
+
+def hold(holds: bool, what: str, *values: object) -> None:
+    """Raise `InvariantError` unless it `holds`; `what` is the rule, and `values` are those that break it."""
+    if not holds:
+        raise InvariantError(f"{what}: " + ", ".join(map(repr, values)))
 
 
 def ran_out_of_files(error: OSError) -> bool:

@@ -308,6 +308,14 @@ class StateMachine(Protocol):
         """`Computed` should wait."""
         ...
 
+    def check(self) -> None:
+        """Look whether all holds that must hold between two events.
+
+        Raises:
+            InvariantError: something does not.
+        """
+        ...
+
     def expects(self, header: Bulk) -> bool:
         """Whether the arrays of the bulk message with this header are wanted.
 

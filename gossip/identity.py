@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
+from gossip.errors import hold
 from gossip.marks import RUN_BYTES, Chunks, Mark, Marks, Run, Series, Unit
 from gossip.messages import PeerId
 
@@ -276,6 +277,15 @@ class Identities:
             for chunk, known in list(of_partition.items()):
                 if len(known.standing) < 2 and Unit(*place, chunk) not in kept:
                     self._unwatch(place, chunk)
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        hold(0 <= self.dropped <= self.closed, "only what is closed is dropped", self.dropped, self.closed)
+        first = min(self._epochs, default=self.dropped)
+        hold(first >= self.dropped, "nothing is kept of an epoch that is dropped", first, self.dropped)
+        for (epoch, partition), chunks in self._watched.items():
+            hold(epoch < self.dropped, "only units of dropped epochs are watched", epoch, partition, self.dropped)
+            hold(bool(chunks), "no partition is watched without a unit", epoch, partition)
 
     # ------------------------------------------------------------------------------------------------------- parts
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+from gossip.errors import hold
 from gossip.events import Effect, Send
 from gossip.messages import Ack, Nack, PeerId, Ping, PingRequest, Rumor, Standing
 
@@ -292,6 +293,21 @@ class Membership:
             return
         self._tell(Rumor(self.me, Standing.ALIVE, self.incarnation, self.me))
 
+    def check(self) -> None:
+        """What must hold between two events."""
+        hold(self.me not in self.contacts, "nobody watches itself", self.me)
+        hold(0 <= self.health <= self.detection.health_max, "doubts have bounds", self.health)
+        hold(self._untold <= self._rumors.keys(), "what is not told yet is a rumor", self._untold, self._rumors)
+        for peer, contact in self.contacts.items():
+            if contact.standing is Standing.SUSPECTED:
+                hold(bool(contact.suspected_by), "somebody suspects whoever is suspected", peer, contact)
+            elif contact.standing is Standing.DEAD:
+                hold(contact.probe is None, "the dead are not pinged", peer, contact)
+            hold(contact.probe is None or contact.probe.k <= self._k, "pings are numbered", peer, contact, self._k)
+        hold(all(k <= self._k for k in self._relays), "pings for others are numbered", self._relays, self._k)
+        for about, (rumor, times) in self._rumors.items():
+            hold(rumor.about == about and times > 0, "rumors are told until they are done", about, rumor, times)
+
     # ------------------------------------------------------------------------------------------------------- in time
 
     def tick(self, now: float) -> list[Effect]:
@@ -486,6 +502,9 @@ class Told:
 
     def farewell(self) -> tuple[Rumor, ...]:
         return ()
+
+    def check(self) -> None:
+        """There is nothing that could be wrong."""
 
     def tick(self, now: float) -> list[Effect]:
         return []

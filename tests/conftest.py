@@ -124,7 +124,8 @@ class Place:
     def __init__(self) -> None:
         self.mark = secrets.token_hex(16)
         self.folder = Path(tempfile.mkdtemp(prefix="dd-", dir="/tmp"))  # short: Unix sockets are made below it
-        self.environment = {MARK: self.mark, "TMPDIR": str(self.folder)}
+        # and whatever agent is started checks its state after each event
+        self.environment = {MARK: self.mark, "TMPDIR": str(self.folder), "DEEPDIST_CHECK": "1"}
         self._shared_memory = _shared_memory()
         self._threads = set(threading.enumerate())
 

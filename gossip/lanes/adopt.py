@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gossip.errors import hold
 from gossip.events import Adopt, Deliver, Effect, Own, Send, Warn
 from gossip.identity import Identities
 from gossip.lanes.replicate import Replicator
@@ -198,6 +199,18 @@ class Adopter:
             return min(self._adoption.repeats, self._adoption.gives_up)
         return self._not_before
 
+    def check(self) -> None:
+        """What must hold between two events."""
+        lane, adoption = self._replicator, self._adoption
+        hold(lane.frozen == self.under_way, "nothing is applied while a replica is adopted", lane.frozen, adoption)
+        hold(self.needed or self._has_replica, "who has no replica needs one")
+        hold(self.needed or self.preferred is None, "a donor is preferred where one is needed", self.preferred)
+        if adoption is not None:
+            hold(self.needed, "what is under way is needed", adoption)
+            hold(adoption.donor != self.me, "nobody adopts its own replica", adoption)
+            hold(lane.void < adoption.k == lane.k, "an adoption has the newest k", adoption, lane.void, lane.k)
+            hold(adoption.missing <= set(adoption.members), "pins are awaited of those that were asked", adoption)
+
     def _push(self, members: Collection[PeerId]) -> list[Effect]:
         adoption = self._adoption
         assert adoption is not None
@@ -271,3 +284,7 @@ class Settled:
 
     def deadline(self) -> float:
         return float("inf")
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        hold(not self._replicator.frozen, "all that comes is applied where nobody adopts")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gossip.arrays import Payload
+from gossip.errors import hold
 from gossip.events import Effect, Fold, Forget, Keep, Negative, Send
 from gossip.marks import Mark, Marks, Series
 from gossip.messages import PeerId, Pin, Pinned, Pull, Range, Unknown, Unpin
@@ -226,6 +227,30 @@ class LaneOrigin:
     def keeps(self, after: int) -> bool:
         """Whether the own updates after+1 .. n are there as whole segments."""
         return after == self.n or any(segment.lo == after + 1 for segment in self.segments)
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        end = self.forgotten
+        for segment in self.segments:
+            hold(segment.lo == end + 1, "segments follow each other, behind what is forgotten", end, segment)
+            hold(segment.lo <= segment.hi, "no segment is empty", segment)
+            hold(self.coalesce or segment.lo == segment.hi, "nothing is summed without coalesce", segment)
+            end = segment.hi
+        hold(end == self.n, "segments, or what is forgotten, end at n", end, self.n)
+        hold(not self.segments or bool(self.readers or self.pins), "nothing is kept for nobody", self.segments)
+        kept = {segment.lo - 1 for segment in self.segments} | {self.n}
+        for peer, reader in self.readers.items():
+            hold(reader.acknowledged <= reader.served <= self.n, "acknowledged <= served <= n", peer, reader, self.n)
+            stands = {reader.acknowledged, reader.served}
+            hold(stands <= kept, "readers stand at boundaries of segments", peer, reader, sorted(kept))
+        hold(self.readers.keys() <= self.members, "readers are members", sorted(self.readers), sorted(self.members))
+        hold(self.pins.keys() <= self.members, "pins are of members", sorted(self.pins), sorted(self.members))
+        for peer, pin in self.pins.items():
+            hold(pin.boundaries <= kept, "pins are boundaries of segments", peer, pin, sorted(kept))
+            donor = self.readers.get(pin.donor)
+            if donor is not None and peer not in self.away:
+                stands = {donor.acknowledged, donor.served}
+                hold(stands <= pin.boundaries, "pinned is wherever the donor may stand", peer, pin, donor)
 
     def _renew(self, adopter: PeerId) -> None:
         """Its donor may stand where it stands as a reader, or where it comes out if it adopts a replica itself."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gossip.arrays import Layout, Update, check_finite
-from gossip.errors import MismatchError
+from gossip.errors import MismatchError, hold
 from gossip.events import (
     Closed,
     Computed,
@@ -229,6 +229,23 @@ class Peer:
             adoption = self.adopter.deadline()
         return min(self.adverts.due(), self.replicator.deadline(), give_up, adoption, self.membership.deadline())
 
+    def check(self) -> None:
+        """Look whether all holds that must hold between two events; `InvariantError` if something does not."""
+        lane, roster = self.replicator, self.roster
+        for room in (lane, roster, self.units, self.adopter, self.membership):
+            room.check()
+        hold(lane.away == roster.gone, "who is gone is away", sorted(lane.away), sorted(roster.gone))
+        hold(lane.members <= roster.members.keys(), "members of the lane are known", sorted(lane.members))
+        for peer, member in roster.members.items():
+            hold(not member.reads or peer in lane.members, "who reads is a member of the lane", peer, member)
+            if member.read:
+                hold(peer in lane.origins, "lanes of members are read", peer, member)
+                in_reach, is_here = lane.origins[peer].reachable, member.departed_at is None
+                hold(in_reach == is_here, "who is not gone is in reach", peer, member, lane.origins[peer])
+        if self._started:
+            hold(self.ready or self.adopter.needed, "who has no replica looks for one")
+            self.units.check_known_to()
+
     # ------------------------------------------------------------------------------------------------------- events
 
     def _on_started(self, event: Started, now: float) -> list[Effect]:
@@ -397,7 +414,7 @@ class Peer:
         assert message.payload is not None
         try:
             self._check(message.payload)
-            self.units.check(message)
+            self.units.check_marks(message)
         except MismatchError as error:
             self.refused += 1
             return [Warn(f"updates {message.lo}..{message.hi} of peer {message.of} are not merged: {error}")]

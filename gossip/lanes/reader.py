@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gossip.errors import hold
 from gossip.events import Deliver, Effect, Send
 from gossip.lanes.source import Source, owner
 from gossip.messages import PeerId, Pull, Range
@@ -159,3 +160,23 @@ class LaneReader:
         if self.looks_at > float("-inf"):
             return self.looks_at
         return min([o.pull.due for o in self.origins.values() if o.pull is not None], default=float("inf"))
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        hold(self.me not in self.origins, "nobody reads its own lane", self.me)
+        hold(self.void <= self.k, "answers are void up to a pull that was made", self.void, self.k)
+        pulls: dict[PeerId, PullState] = {}
+        for lane, origin in self.origins.items():
+            hold(0 <= origin.frontier <= origin.n, "no lane is applied beyond what was heard of it", lane, origin)
+            if origin.pull is not None:
+                hold(origin.n > origin.frontier, "only what is ahead is asked for", lane, origin)
+                hold(origin.reachable, "only who is in reach is asked", lane, origin)
+                hold(origin.pull.source not in pulls, "a source is asked for one lane at a time", lane, origin.pull)
+                pulls[origin.pull.source] = origin.pull
+        hold(len(pulls) <= self.pulls_max, "pulls_max pulls at the most", pulls, self.pulls_max)
+        if self.looks_at > float("-inf") and not self.frozen:
+            first = min((pull.due for pull in pulls.values()), default=float("inf"))
+            hold(self.looks_at == first, "who has asked looks again when the first pull is due", self.looks_at, pulls)
+            for lane, origin in self.origins.items() if len(pulls) < self.pulls_max else ():
+                is_asked = not origin.reachable or origin.n <= origin.frontier or self._source(lane) in pulls
+                hold(is_asked, "who does not look has asked for all that is ahead", lane, origin, self.looks_at)

@@ -48,6 +48,11 @@ class Replicator(LaneOrigin, LaneReader):
         self.reached(peer, reachable)
         self.miss(peer, not reachable)
 
+    def check(self) -> None:
+        """What must hold between two events."""
+        LaneOrigin.check(self)
+        LaneReader.check(self)
+
     def frontiers(self) -> dict[PeerId, int]:
         """How far each lane is applied here, the own included."""
         return {**{lane: origin.frontier for lane, origin in self.origins.items()}, self.me: self.n}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from gossip.errors import hold
 from gossip.messages import Advert, PeerId
 
 RETURN_S = 2.0
@@ -126,3 +127,15 @@ class Roster:
         if member is None or member.departed_at is None:
             return True
         return now >= member.departed_at + 3 * settle_s
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        hold(self.me not in self.members, "nobody is a member to itself", self.me)
+        hold(self.me not in self.strangers, "nobody is a stranger to itself", self.me)
+        for peer, member in self.members.items():
+            departed = member.departed_at is not None
+            hold(departed == (peer in self.gone), "gone are those that departed", peer, member, sorted(self.gone))
+            hold(departed or not member.forgotten, "only who departed is forgotten", peer, member)
+        hold(self.gone <= self.members.keys(), "only members are gone", sorted(self.gone))
+        known = self.strangers.keys() & self.members.keys()
+        hold(self.lanes_changed or not known, "nobody is a member and a stranger", sorted(known))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gossip.errors import MismatchError
+from gossip.errors import MismatchError, hold
 from gossip.events import Deliver, Effect, Negative, Release
 from gossip.identity import TOIL_MAX, Identities
 from gossip.lanes.replicate import Replicator
@@ -63,7 +63,7 @@ class Units:
 
     # ---------------------------------------------------------------------------------------------- what is told to us
 
-    def check(self, message: Range) -> None:
+    def check_marks(self, message: Range) -> None:
         """Raise `MismatchError` where a run of marks costs more than one mark: if it reaches into others."""
         if len(message.marks) > 1 or (message.marks and message.marks[0].chunk < 0):
             toil = self.identities.toil(message.of, message.marks)
@@ -188,3 +188,25 @@ class Units:
                 return
         self.identities.drop(self.identities.closed, self._own())
         self.closing, self.awaited = {}, set()
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        lane, known = self._replicator, self.identities
+        known.check()
+        for number, retained in self.retained.items():
+            hold(1 <= number <= lane.n, "retained are updates of the own lane", number, retained, lane.n)
+            hold(retained.attempt > 0, "no first attempt is retained", number, retained)
+            hold(known.knows(retained.unit), "units of retained updates are known", number, retained)
+        hold(len(set(self._own())) == len(self.retained), "no unit is retained twice", self.retained)
+        hold(self.awaited <= self._roster.members.keys(), "only members are awaited", sorted(self.awaited))
+        if known.dropped < known.closed:
+            hold(lane.me in self.closing, "epochs are dropped when all have as much as somebody had", self.closing)
+        frontiers = lane.frontiers() if self.closing else {}
+        for name, n in self.closing.items():
+            hold(n <= frontiers.get(name, 0), "no more is awaited than is here", name, n, frontiers)
+
+    def check_known_to(self) -> None:
+        """What must hold behind `withdraw`."""
+        doubtful = self._roster.gone | self._replicator.pins.keys()
+        for number, retained in self.retained.items() if doubtful else ():
+            hold(doubtful.isdisjoint(retained.known_to), "who adopts or is gone may lack it", number, retained)

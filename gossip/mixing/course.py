@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+from gossip.errors import hold
 from gossip.events import Settling
 
 ERA = 1 << 32
@@ -103,3 +104,14 @@ class Course:
     def trains(self) -> bool:
         """Its rounds are those of a training, not of the consensus after it."""
         return self.phase is Phase.TRAINING or self.settling is not None
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        hold(0 <= self.round < ERA, "rounds are of their era", self.rounds, self._first)
+        settles = self.settling is None or self.phase is Phase.SETTLING
+        hold(settles, "a training is completed while it settles", self.phase, self.settling)
+        drains = self.give_up_at is None or self.phase is Phase.RESTING
+        hold(drains, "only who rests drains", self.phase, self.give_up_at)
+        works = self.tasks == 0 or self.idle_at == float("inf")
+        hold(self.tasks >= 0 and works, "who has tasks is not idle", self.tasks, self.idle_at)
+        hold(self.still >= 0, "rounds that moved nothing are counted", self.still)

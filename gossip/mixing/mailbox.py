@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gossip.errors import hold
 from gossip.events import Effect, Send
 from gossip.messages import Offer, PacketReply, PacketRequest, PeerId
 from gossip.mixing.packets import Incoming, Outgoing
@@ -154,3 +155,24 @@ class Mailbox:
         outgoing.waiting.clear()
         outgoing.owed_k = None
         return outgoing.last
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        hold(self.me not in self.outgoing, "nobody sends packets to itself", self.me)
+        for reader, outgoing in self.outgoing.items():
+            before = 0
+            for waiting in outgoing.waiting:
+                hold(before < waiting.n, "packets wait in the order of their numbers", reader, before, waiting.n)
+                before = waiting.n
+            hold(before in (0, outgoing.n), "the newest packet that waits is number n", reader, before, outgoing.n)
+            owes = outgoing.owed_k is not None and before > 0
+            hold(not owes, "who waits for a packet is given it when there is one", reader, outgoing.owed_k)
+        known = self.incoming.keys()
+        for peer, incoming in self.incoming.items():
+            hold(incoming.k is None or incoming.k <= self._k, "requests are numbered", peer, incoming, self._k)
+        hold(self._asking <= known, "only owners of packets are to be asked", sorted(self._asking))
+        hold(self._asked.keys() <= known, "only owners of packets are asked", sorted(self._asked))
+        hold(len(self._asked) <= self._requests_max, "requests_max requests at the most", sorted(self._asked))
+        for peer, early in self.early.items():
+            n = self.incoming[peer].n
+            hold(early.n == n, "no more is asked for before an early packet is taken in", peer, early.n, n)

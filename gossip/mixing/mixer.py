@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gossip.arrays import Array, Layout, Payload, check_finite
+from gossip.errors import hold
 from gossip.flat import Flat, PackedLater
 from gossip.messages import PacketReply
 from gossip.mixing.packets import check_packet, check_result, check_size, open_packet
@@ -133,3 +134,9 @@ class Mixer:
         self.state = state
         self.moved = True
         return outbox
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        if self.state is not None:
+            shape = self.params().shape
+            hold(shape == (self.flat.size,), "the replica has the size of the model", shape, self.flat.size)

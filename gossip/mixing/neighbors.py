@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gossip.errors import UsageError
+from gossip.errors import UsageError, hold
 from gossip.messages import PeerId
 from gossip.mixing.strategy import Strategy
 from gossip.topology import Links, Topology
@@ -120,6 +120,12 @@ class Neighbors:
         """After so many rounds everybody has met all whom it ever meets; a guess where rounds are drawn anew."""
         period = self._plan.topology(len(self._planned)).period if self._is_planned else 1
         return len(self.live) if period is None else period
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        hold(self.me in self.live, "one lives to itself", self.me, self.live)
+        hold(self.live == tuple(sorted(set(self.live))), "places go by name", self.live)
+        hold(self.me in self._planned, "the topology has a place for its owner", self.me, self._planned)
 
     @property
     def _is_planned(self) -> bool:

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from gossip.arrays import Array, Layout, Payload
-from gossip.errors import MismatchError
+from gossip.errors import MismatchError, hold
 from gossip.events import (
     Adopt,
     Closed,
@@ -144,6 +144,8 @@ class Round:
     """A synchronous round of mixing that is under way."""
 
     number: int
+    place: int
+    """Of the round of which it is, as neighbors are told."""
     links: Links
     before: Array
     """The parameters as they were."""
@@ -287,6 +289,26 @@ class MixPeer:
     def departed(self) -> list[PeerId]:
         """Who is taken for dead."""
         return sorted(self._departed)
+
+    def check(self) -> None:
+        """Look whether all holds that must hold between two events; `InvariantError` if something does not."""
+        course, steps, figures = self.course, self.steps, self.figures
+        for room in (course, steps, self.neighbors, self.mailbox, self.mixer, self.identities, self.membership):
+            room.check()
+        handed = (figures.computed, len(steps), figures.gated)
+        hold(sum(handed) == steps.handed, "steps are learned, wait, or are gated", handed, steps.handed)
+        departed = self._departed.intersection(self.neighbors.live)
+        hold(not departed, "who departed is nobody's neighbor", sorted(departed))
+        hold(self._born <= course.era, "a state is not younger than its era", self._born, course.era)
+        if self._open is not None and self.ready:
+            self._check_round(self._open)
+
+    def _check_round(self, open: Round) -> None:
+        hold(self.mixer.acting.synchronous, "only rounds in step stay open", self.mixer.acting, open.number)
+        hold(open.place == self.place - 1, "the open round is the one begun last", open.place, self.place)
+        taking, steps = open.taking, self.steps
+        taken = taking is None or taking <= steps.handed - len(steps)
+        hold(taken, "the step of the open round does not wait any more", taking, steps.handed, len(steps))
 
     # ------------------------------------------------------------------------------------------------------- events
 
@@ -490,7 +512,7 @@ class MixPeer:
         self._put(outbox, answers=False)
         if mixer.acting.synchronous:
             readers = tuple(self.neighbors.peer(number) for number in outbox)
-            self._open = Round(number, links, before, taking, readers)
+            self._open = Round(number, place=self.place - 1, links=links, before=before, taking=taking, readers=readers)
         else:
             mixer.finish(number, links)
         return self._complaints.of_links(self.neighbors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from gossip.arrays import Array
+from gossip.errors import hold
 
 
 class Steps:
@@ -39,3 +40,12 @@ class Steps:
         if taking is not None:
             return taking - 1
         return self._pending[0][0] - 1 if self._pending else self.handed
+
+    def check(self) -> None:
+        """What must hold between two events."""
+        before = 0
+        for number, _ in self._pending:
+            hold(
+                before < number <= self.handed, "steps wait in the order of their numbers", before, number, self.handed
+            )
+            before = number

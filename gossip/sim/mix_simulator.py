@@ -41,6 +41,7 @@ class MixSimulation(Simulation):
         observe: Observe | None = None,
         clock: Callable[[], tuple[float, float]] = lambda: (1.0, 0.0),
         only_neighbors: bool = False,
+        checks: bool = False,
     ) -> None:
         """`initial` are the arrays that all start from, or a function of the index of a peer that gives its own.
 
@@ -64,7 +65,7 @@ class MixSimulation(Simulation):
         self._era = 0
         self._said: tuple[Event, ...] = ()
         """What all were told of the training that runs; who comes late is told the same."""
-        super().__init__(count, first, seed=seed, network=network, observe=observe, clock=clock)
+        super().__init__(count, first, seed=seed, network=network, observe=observe, clock=clock, checks=checks)
 
     # ------------------------------------------------------------------------------------------------------- script
 

@@ -6,8 +6,8 @@ again and tries them twice; streams and bursts of other updates come between. On
 is hit by all this, and replaced when it is gone. In the second phase, the faults end, and the survivors must become
 level. In the third, they must drain.
 
-After every event: a replica is the initial model plus a prefix of every lane, never twice and never half; the memory of
-a peer is bounded; a peer that adopts goes back in no living lane, and no origin that had pinned calls it unknown. Every
+After every event: the peer finds nothing wrong with its own state (`check`); a replica is the initial model plus a
+prefix of every lane, never twice and never half; the memory of a peer is bounded; a peer that adopts goes back in no living lane, and no origin that had pinned calls it unknown. Every
 so often: nobody who could be asked for the user's model has more than the one who is. At the end: that one has all of
 every living lane; replicas are equal; nothing of a living lane is lost, and every loss has a cause; every unit counts
 once; everybody drains.
@@ -108,6 +108,8 @@ class ProvingGround:
             self._check_drain()
         except AssertionError as violation:
             self.outcome.violation = f"{type(violation).__name__}: {violation}"
+            if self._tell:
+                self.outcome.story += getattr(violation, "__notes__", [])
         self.outcome.digest = self.swarm.digest.hexdigest()
         for host in self.swarm.peers.values():
             self.outcome.counts["withdrawn"] += host.peer.units.withdrawn
@@ -298,6 +300,7 @@ def _swarm(options: Options, settings: Settings | None, chance: random.Random) -
         ),
         clock=partial(options.faults.clock, chance),
         observer=options.observer,
+        checks=True,
     )
 
 

@@ -44,6 +44,7 @@ from gossip.events import (
 )
 from gossip.lanes.peer import Peer, Settings
 from gossip.messages import Message, PeerId, Range, State
+from gossip.story import Witness
 from gossip.trace import Digest, Observe, fingerprint
 from gossip.updates import KINDS, merge
 from gossip.updates.stamps import RowStamps
@@ -119,8 +120,9 @@ class SameRange(Parcel):
 class SimulatedPeer:
     """A peer with the things its driver owns: replica, segments, and what it said."""
 
-    def __init__(self, machine: StateMachine, replica: Packed, kinds: Kinds = KINDS) -> None:
-        self.machine = machine
+    def __init__(self, machine: StateMachine, replica: Packed, kinds: Kinds = KINDS, *, checks: bool = False) -> None:
+        """With `checks`, it is looked after each event whether the peer's state is sound."""
+        self.witness = Witness(machine, checks=checks)
         self.replica = replica
         self.stamps = RowStamps(replica.layout)
         self.segments = Segments(model=replica.layout, kinds=kinds)
@@ -143,6 +145,11 @@ class SimulatedPeer:
         """The deadline of its own clock that it is to be woken for."""
 
         self._shown = float("-inf")
+
+    @property
+    def machine(self) -> StateMachine:
+        """The peer, of whatever kind."""
+        return self.witness.peer
 
     @property
     def peer(self) -> Peer:
@@ -204,8 +211,12 @@ class Simulation:
         observe: Observe | None = None,
         clock: Callable[[], tuple[float, float]] = lambda: (1.0, 0.0),
         observer: PeerId | None = None,
+        checks: bool = False,
     ) -> None:
-        """`clock` gives the rate of a peer's clock, and how far it is ahead, when the peer begins."""
+        """`clock` gives the rate of a peer's clock, and how far it is ahead, when the peer begins.
+
+        With `checks`, it is looked after each event whether the state of its peer is sound; `InvariantError` if not.
+        """
         self.now = 0.0
         self.network = network or Network()
         self.random = random.Random(seed)
@@ -217,6 +228,7 @@ class Simulation:
         self._settings = settings
         self._initial = initial
         self._clock = clock
+        self._checks = checks
         self.blocked: Callable[[PeerId, PeerId], bool] = lambda sender, receiver: False
         """Whether nothing that the first sends reaches the second: a partition, perhaps in one direction."""
         self._observer = observer
@@ -339,20 +351,27 @@ class Simulation:
         now = host.now(self.now, not_before)
         if not isinstance(event, Received):
             self.digest.happened(now, me, fingerprint(event))
-        effects = host.machine.handle(event, now)
-        for effect in effects:
-            match effect:
-                case Send(to, message):
-                    self._carry(me, to, self._parcel(host, message), isinstance(message, State))
-                case Publish(message):
-                    parcel = Parcel(encode(message))
-                    for other in self._audience(me):
-                        self._carry(me, other, parcel)
-                case _:
-                    host.carry_out(effect)
-        for observe in self.observers:
-            observe(now, me, event, effects)
+        effects = host.witness.handle(event, now)
+        try:
+            for effect in effects:
+                self._carry_out(me, host, effect)
+            for observe in self.observers:
+                observe(now, me, event, effects)
+        except AssertionError as error:
+            host.witness.tell(error)
+            raise
         self._wake(me)
+
+    def _carry_out(self, me: PeerId, host: SimulatedPeer, effect: Effect) -> None:
+        match effect:
+            case Send(to, message):
+                self._carry(me, to, self._parcel(host, message), isinstance(message, State))
+            case Publish(message):
+                parcel = Parcel(encode(message))
+                for other in self._audience(me):
+                    self._carry(me, other, parcel)
+            case _:
+                host.carry_out(effect)
 
     def _parcel(self, host: SimulatedPeer, message: Message) -> Parcel:
         match message:
@@ -430,7 +449,7 @@ class Simulation:
 
     def _add(self, me: PeerId) -> None:
         machine, kinds = self._make(me, self.random.getrandbits(64)), (self._settings or Settings()).kinds
-        host = self.peers[me] = SimulatedPeer(machine, Packed.of(self._initial), kinds)
+        host = self.peers[me] = SimulatedPeer(machine, Packed.of(self._initial), kinds, checks=self._checks)
         host.clock_rate, host.clock_ahead = self._clock()
 
     def _make(self, me: PeerId, seed: int) -> StateMachine:

@@ -66,6 +66,7 @@ from gossip.messages import (
     Unknown,
     Unpin,
 )
+from gossip.story import Witness
 from gossip.trace import Observe
 from gossip.wire import decode_header, encode_header
 from gossip.zmq.figures import Figures
@@ -120,13 +121,16 @@ class Runtime:
         keys: Keys | None = None,
         observe: Observe | None = None,
         links: bool = False,
+        checks: bool = False,
     ) -> None:
         """Bind to free ports of `address`, an interface of this machine; only a loopback one may go without keys.
 
-        With `links`, peers of this machine and user exchange updates as open files.
+        With `links`, peers of this machine and user exchange updates as open files. With `checks`, it is looked after
+        each event whether the peer's state is sound; `InvariantError` if not.
         """
         check_address(address, keys)
         self.peer = peer
+        self.witness = Witness(peer, checks=checks)
         self.figures = Figures()
         self._host = host
         self._segments = segments
@@ -235,21 +239,25 @@ class Runtime:
     # ------------------------------------------------------------------------------------------------------ effects
 
     def _step(self, event: Event) -> None:
-        """Let the peer deal with it, and carry out what it wants done, in order."""
+        """Let the peer deal with it, and carry out what it wants done, in order. Assertions tell the story."""
         if isinstance(event, Computed):
             self.figures.computed += 1
         now = time.monotonic()
-        effects = self.peer.handle(event, now)
-        if self._observe is not None:
-            self._observe(now, self.peer.me, event, effects)
-        for effect in effects:
-            match effect:
-                case Send() | Publish():
-                    self._say(effect)
-                case Keep() | Fold() | Forget() | Retain() | Release():
-                    self._store(effect)
-                case Deliver() | Adopt() | Gated() | Drained() | Warn():
-                    self._tell_host(effect)
+        effects = self.witness.handle(event, now)
+        try:
+            if self._observe is not None:
+                self._observe(now, self.peer.me, event, effects)
+            for effect in effects:
+                match effect:
+                    case Send() | Publish():
+                        self._say(effect)
+                    case Keep() | Fold() | Forget() | Retain() | Release():
+                        self._store(effect)
+                    case Deliver() | Adopt() | Gated() | Drained() | Warn():
+                        self._tell_host(effect)
+        except AssertionError as error:
+            self.witness.tell(error)
+            raise
 
     def _store(self, effect: Keep | Fold | Forget | Retain | Release) -> None:
         match effect:

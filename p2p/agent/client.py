@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gossip.arrays import Arrays, ArraySpec, Layout
@@ -45,6 +45,10 @@ LOOK_S = 1.0
 
 LEAVE_SIGNALS = {signal.SIGTERM, signal.SIGHUP}
 """With these an agent is asked to leave. It is started with them blocked, and takes them from when it can."""
+STORY_SIGNAL = signal.SIGUSR1
+"""With this an agent is asked to write down what happened last; blocked at its start as well."""
+CHECK_VARIABLE = "DEEPDIST_CHECK"
+"""In the environment of the driver program: 1 has all agents check their state after each event."""
 
 HAND_OVERS_MAX = 3
 """Files of one task for updates that are still read; more come and go in a hurry."""
@@ -76,6 +80,8 @@ class AgentSettings:
     """Of the driver program's agent: another one was there before it, so it begins with a living peer's replica."""
     peer: str = ""
     """Its identity, where who starts it has to know that before it speaks; empty: it draws one."""
+    checks: bool = field(default_factory=lambda: os.environ.get(CHECK_VARIABLE, "") not in ("", "0"))
+    """It looks after each event whether the state of its peer is sound, and fails with its story if not."""
 
 
 def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess.Popen[bytes]:
@@ -86,7 +92,7 @@ def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess
     # glibc would give the memory of every block back, and have it again with a fault per page: half of an exchange
     environment.update(dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(MALLOC_KEPT_BYTES)))
     # until it can leave in order it hears of no end: what ends its anchor's whole group would leave its folder behind
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, LEAVE_SIGNALS)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {*LEAVE_SIGNALS, STORY_SIGNAL})
     try:
         process = subprocess.Popen(
             [sys.executable, "-c", "from p2p.agent.process import main; main()", folder],

@@ -76,7 +76,13 @@ class LaneDiscipline:
             SEGMENTS_MEMORY_BYTES_MAX, house.settings.segments_folder, model=house.layout, kinds=settings.kinds
         )
         self.runtime = Runtime(
-            self.peer, self, segments, address=house.address, keys=house.keys, links=house.settings.links
+            self.peer,
+            self,
+            segments,
+            address=house.address,
+            keys=house.keys,
+            links=house.settings.links,
+            checks=house.settings.checks,
         )
         self.submissions = Submissions(self.runtime)
 

@@ -65,7 +65,9 @@ class Mixing:
         )
         chance = np.random.default_rng(int(house.me, 16))
         self.peer = MixPeer(house.me, house.layout, Plan(build, strategy), chance, settings)
-        self.runtime = Runtime(self.peer, self, Segments(), address=house.address, keys=house.keys)
+        self.runtime = Runtime(
+            self.peer, self, Segments(), address=house.address, keys=house.keys, checks=house.settings.checks
+        )
         self.submissions = Submissions(self.runtime)
         self._training: set[socket.socket] = set()
         """The connections of tasks that train."""

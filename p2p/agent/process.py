@@ -30,12 +30,13 @@ import zmq
 from gossip.errors import GossipError, UsageError
 from gossip.events import Closed, Exhausted, Leaving
 from gossip.messages import PeerId
+from gossip.story import Witness
 from gossip.updates import KINDS
 from gossip.updates.table import Kinds
 from gossip.zmq.sockets import Keys
 from p2p import open_files
 from p2p.agent import local_socket
-from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, AgentSettings
+from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, STORY_SIGNAL, AgentSettings
 from p2p.agent.discipline import Discipline, House
 from p2p.agent.figures import Drained
 from p2p.agent.hub import Hub
@@ -46,6 +47,8 @@ from p2p.agent.replica import Replica, shortage
 from p2p.agent.tasks import Door, Tasks
 from p2p.agent.worker_lane import WorkerLane
 from p2p.row_order import taken_apart
+
+log = logging.getLogger("p2p.agent")
 
 DRIVER_ROLES = ("observer", "hub")
 """Of the driver program's own agent, by mode."""
@@ -79,6 +82,42 @@ class Life:
     @property
     def goes_on(self) -> bool:
         return not self._ended and self._anchor.alive
+
+
+class Storyteller:
+    """Writes down what happened last to the agent's peer: when it is asked by a signal, and when the agent fails.
+
+    The file is in this user's private temporary folder, `story-<pid>.jsonl`. It is written in the signal's handler, so
+    that an agent that hangs tells where.
+    """
+
+    def __init__(self, witness: Witness, link: RegistrarLink) -> None:
+        self._witness = witness
+        self._link = link
+        self._unsaid: str | None = None
+
+    def take_signal(self) -> None:
+        """From now on it may be asked."""
+        signal.signal(STORY_SIGNAL, lambda *_: self.write())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {STORY_SIGNAL})
+
+    def write(self) -> None:
+        """Write the file, and log where it is. Where that cannot be, log why: the agent goes on."""
+        try:
+            path = os.path.join(local_socket.private_folder(), f"story-{os.getpid()}.jsonl")
+            with open(f"{path}.new", "w") as file:
+                file.writelines(f"{line.to_json()}\n" for line in self._witness.lines())
+            os.rename(f"{path}.new", path)
+            self._unsaid = f"its last events are in {path}: see deepdist simulate --story"
+        except (OSError, UsageError) as error:
+            self._unsaid = f"its last events cannot be written: {error}"
+        log.warning("%s", self._unsaid)
+
+    def tell(self) -> None:
+        """Let the driver program know of it."""
+        if self._unsaid is not None:
+            self._link.say("warning", text=self._unsaid)
+            self._unsaid = None
 
 
 class Agent:
@@ -132,12 +171,14 @@ class Agent:
         }
         self._tasks = Tasks(self._discipline, replica, about, loaded=self._hello, warn=self._link.warn)
         self._door = Door(folder)
+        self._storyteller = Storyteller(self._runtime.witness, self._link)
 
     # --------------------------------------------------------------------------------------------------------- life
 
     def run(self) -> None:
         """Live until stopped or until the anchor is gone."""
         self._life.take_signals()
+        self._storyteller.take_signal()
         try:
             self._door.shut()
             if not self._comes_later:
@@ -152,6 +193,13 @@ class Agent:
                 self._begin_drain()
                 self._close_epochs()
                 self._reports.tell_if_due()
+                self._storyteller.tell()
+        except GossipError:
+            raise
+        except Exception:
+            self._storyteller.write()
+            self._storyteller.tell()
+            raise
         finally:
             self._leave()
 
@@ -193,10 +241,12 @@ class Agent:
 
     def _leave(self) -> None:
         self._door.close()
-        self._runtime.happen(Leaving())
-        self._runtime.close()
-        self._link.close()
-        self._context.term()
+        try:
+            self._runtime.happen(Leaving())
+        finally:  # a peer whose state is broken has no farewell
+            self._runtime.close()
+            self._link.close()
+            self._context.term()
 
     # ------------------------------------------------------------------------------------------------- the registrar
 

@@ -42,9 +42,23 @@ main.add_command(_Lab("lab", help="Ask the simulators what happens to consensus 
 
 
 @main.command()
-@click.option("--seed", type=int, required=True, help="Of the bad day to repeat.")
-def simulate(seed: int) -> None:
-    """Tell the story of one simulated bad day: its options, its events, and whether anything was violated."""
+@click.option("--seed", type=int, help="Of the bad day to repeat.")
+@click.option("--story", type=click.Path(exists=True, dir_okay=False), help="A file that an agent wrote.")
+@click.option("--peer", default="", help="Of a story: of this peer only, by the beginning of its name.")
+@click.option("--last", type=click.IntRange(min=1), help="Of a story: so many events at the end.")
+def simulate(seed: int | None, story: str | None, peer: str, last: int | None) -> None:
+    """Tell the story of one simulated bad day, or of an agent.
+
+    With --seed: repeat that day, and tell its options, its events, and whether anything was violated. With --story:
+    print the last events of an agent, and what its peer wanted done, from the file that it wrote when it failed, or
+    when it was asked by kill -USR1. They are not played again: arrays are not kept, only how large they were.
+    """
+    if (seed is None) == (story is None):
+        raise click.UsageError("expected one of --seed and --story")
+    if story is not None:
+        _print_story(story, peer, last)
+        return
+    assert seed is not None
     from gossip.sim.proving_ground import run
 
     outcome = run(seed, tell=True)
@@ -53,6 +67,21 @@ def simulate(seed: int) -> None:
     click.echo(f"digest {outcome.digest}")
     if outcome.violation is not None:
         raise click.ClickException(outcome.violation)
+
+
+def _print_story(path: str, peer: str, last: int | None) -> None:
+    from gossip.errors import UsageError
+    from gossip.story import read
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line for line in read(file) if line.peer.startswith(peer)]
+    except (UsageError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{path}: {error}") from None
+    for line in lines[-last:] if last is not None else lines:
+        click.echo(f"{line.time:12.3f}  {line.peer}  {line.event}")
+        for effect in line.effects if line.effects is not None else ("an exception",):
+            click.echo(f"{'':14}->  {effect}")
 
 
 @main.command()

@@ -20,6 +20,7 @@ from gossip.lanes.peer import Peer, Settings
 from gossip.messages import PeerId, Unit
 from gossip.mixing.neighbors import Plan
 from gossip.mixing.peer import MixPeer, MixSettings
+from gossip.story import Witness
 from gossip.trace import Observe
 from gossip.updates import merge
 from gossip.updates.stamps import RowStamps
@@ -32,6 +33,8 @@ settings.register_profile(
     "mutation", settings.get_profile("deterministic"), max_examples=20, phases=(Phase.explicit, Phase.generate)
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
+
+Witness.always_checks = True
 
 
 class MemoryHost:
@@ -181,6 +184,22 @@ def swarm() -> Iterator[Swarm]:
     swarm = Swarm()
     yield swarm
     swarm.close()
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers that are driven by hand are checked after each event, as drivers do it."""
+
+    def checking(handle: Callable[..., Any]) -> Callable[..., Any]:
+        def handle_and_check(peer: Any, event: Event, now: float) -> Any:
+            effects = handle(peer, event, now)
+            peer.check()
+            return effects
+
+        return handle_and_check
+
+    for kind in (Peer, MixPeer):
+        monkeypatch.setattr(kind, "handle", checking(kind.handle))
 
 
 @pytest.fixture

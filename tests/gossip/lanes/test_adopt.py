@@ -31,6 +31,8 @@ from gossip.lanes.roster import RETURN_S
 from gossip.marks import Mark, Unit, packed
 from gossip.messages import Advert, Message, PeerId, Pin, Pinned, Pull, Range, State, StateRequest, Unknown, Unpin
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 ME, A, B, X = PeerId("me"), PeerId("a"), PeerId("b"), PeerId("x")
 UPDATE = Packed.of({"w": np.ones(3)})
 REPLICA = Packed.of({"w": np.full(3, 7.0)})

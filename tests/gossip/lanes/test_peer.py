@@ -67,6 +67,8 @@ from gossip.messages import (
 )
 from gossip.updates.rows import rows_of
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 ME, A, B = PeerId("me"), PeerId("a"), PeerId("b")
 UPDATE = Packed.of({"w": np.ones(3)})
 FOREVER = float("inf")

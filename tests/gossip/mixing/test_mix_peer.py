@@ -73,6 +73,8 @@ from gossip.mixing.mixer import PACKET_SIZES_MAX
 from gossip.mixing.neighbors import Plan, number_of
 from gossip.mixing.peer import BEHIND_MAX, LIGHT, MixPeer, MixSettings
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 ME, A, B = PeerId("b"), PeerId("a"), PeerId("c")
 """In the middle of a ring of three: everybody hears everybody."""
 SETTINGS = MixSettings(round_s=1.0, gap_s=0.1, wait_s=5.0, advert_period_s=10.0, pull_timeout_s=1.5)

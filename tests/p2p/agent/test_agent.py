@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,14 +19,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from gossip.arrays import Layout
 from gossip.errors import UsageError
+from gossip.story import read
 from p2p.agent import client as client_module
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient, AgentGoneError, AgentSettings, is_free, start_agent
 from p2p.agent.local_socket import Process
 from p2p.agent.ports import Left
+from p2p.cli.main import main
 from p2p.driver.observer import Observer
 from p2p.driver.registrar import SILENT_S, Member, Registrar
 
@@ -112,6 +116,58 @@ def test_an_agent_says_whom_it_takes_for_dead(swarm: Swarm) -> None:
     assert [member.figures.departed for member in others] == [[], []]
     os.kill(two.pid, signal.SIGKILL)
     assert swarm.registrar.wait(lambda: all(m.figures.departed == [two.peer] for m in others), TIMEOUT_S)
+
+
+def test_an_agent_writes_down_its_last_events_when_it_is_asked(
+    swarm: Swarm, eventually: Callable[[Callable[[], bool], float], bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = swarm.add(), swarm.add()
+    swarm.registrar.wait_for_roster(TIMEOUT_S)
+    os.kill(one.pid, signal.SIGUSR1)
+    file = Path(local_socket.private_folder(), f"story-{one.pid}.jsonl")
+    assert eventually(file.exists, TIMEOUT_S)
+    lines = list(read(file.read_text().splitlines()))
+    assert {line.peer for line in lines} == {one.peer}
+    assert any(line.event.startswith(f"Received(message=Advert(peer='{two.peer}'") for line in lines)
+    assert [line.time for line in lines] == sorted(line.time for line in lines)
+    printed = CliRunner().invoke(main, ["simulate", "--story", str(file), "--last", "2"])
+    assert printed.exit_code == 0
+    assert lines[-1].event in printed.output
+    assert eventually(lambda: f"{one.name}: its last events are in {file}" in caplog.text, TIMEOUT_S)
+    file.unlink()
+    assert eventually(lambda: one.heard_at > time.monotonic() - 0.5, TIMEOUT_S), "it goes on"
+
+
+BROKEN = """#!/bin/sh
+exec {python} -c '
+from gossip.lanes.roster import Roster
+Roster.join = lambda self, peer, reads, read: self.gone.add(peer)
+from p2p.agent.process import main
+main()
+' "$3"
+"""
+
+
+def test_an_agent_whose_state_is_not_sound_fails_with_its_story(
+    swarm: Swarm, place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = place.folder / "python"
+    program.write_text(BROKEN.format(python=sys.executable))
+    program.chmod(0o700)
+    folder = local_socket.private_folder("broken")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(program))
+        process = start_agent(swarm.settings, os.getpid(), folder)
+    assert process.wait(TIMEOUT_S) == 1
+    words = client_module.failure(folder)
+    assert words is not None
+    assert "InvariantError: only members are gone: " in words
+    file = Path(local_socket.private_folder(), f"story-{process.pid}.jsonl")
+    *_, last = read(file.read_text().splitlines())
+    assert last.event.startswith(f"Joined(peer='{swarm.observer.peer}'")
+    assert str(last) in words
+    file.unlink()
+    shutil.rmtree(folder)
 
 
 def test_an_agent_that_goes_on_is_no_longer_taken_for_dead(swarm: Swarm) -> None:
