@@ -21,14 +21,15 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+from msgspec import structs
 
 from gossip.errors import UsageError
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Model
-from p2p.agent import local_socket
 from p2p.agent.client import AgentSettings
 from p2p.agent.ports import refresh
+from p2p.agent.registrar_messages import Role
 from p2p.agent.replica import Replica
 from p2p.caution import Cautions, warn
 from p2p.codec import packed
@@ -61,7 +62,7 @@ STUCK_S, STUCK_BYTES_S = 15.0, 10e6
 off from the peers."""
 LOST_SHARE_MAX = 0.01
 """A larger part of the updates is not lost without a warning."""
-ROLES = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
+ROLES: dict[str, tuple[Role, Role]] = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
 """By mode: the role of the executors' agents, and of the driver program's."""
 
 
@@ -371,7 +372,7 @@ class AgentSession:
         donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
         adopts = self._adopts and bool(donors)
         peer = secrets.token_hex(16)
-        new = Observer(replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts, peer=peer))
+        new = Observer(structs.replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts, peer=peer))
         try:
             if adopts:
                 new.adopt(given_up)
@@ -396,7 +397,7 @@ class AgentSession:
             not_applied = max(0, accepted - (len(coordinator.applied) if coordinator is not None else 0))
             return End(observer.agent.replica, {}, not_applied=not_applied, late=self._late(living))
         stopped = [m for m in registrar.by_role("peer") if registrar.is_silent(m) and registrar.is_here(m)]
-        all_of = furthest([*map(_front, living), *({m.peer: m.figures.published} for m in stopped)])
+        all_of = furthest([*map(_front, living), *({str(m.peer): m.figures.published} for m in stopped)])
         for member in sorted(living, key=lambda m: (sum(lacks(_front(m), all_of).values()), m.role == "peer")):
             replica: Replica | Fetched | None
             if observer is not None and observer.has_begun and member.peer == observer.peer:
@@ -409,7 +410,7 @@ class AgentSession:
             self._shown.fill(replica)
             self._post.behind = observer is None or member.peer != observer.peer
             lacking = lacks(front, all_of)
-            names = {m.peer: m.name for m in registrar.members.values()}
+            names: dict[str, str] = {m.peer: m.name for m in registrar.members.values()}
             gone = max(0, accepted - (member.figures.lanes.units - before.units))
             return End(
                 replica,
@@ -500,12 +501,11 @@ class AgentSession:
         registrar.wait_for_roster(ROSTER_TIMEOUT_S)
         return registrar
 
-    def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
+    def _settings(self, role: Role, registrar: Registrar) -> AgentSettings:
         keys = (self._keys.public, self._keys.secret) if self._keys is not None else None
-        layout = local_socket.layout_to_json(self._user_model.layout)
         codec = self._user_model.codec
         kinds = None if codec is None else packed(codec.kinds)
-        return AgentSettings(self._run, role, registrar.endpoint, layout, keys, kinds=kinds)
+        return AgentSettings(self._run, role, registrar.endpoint, self._user_model.layout, keys, kinds=kinds)
 
     @contextmanager
     def _coordinator(

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from gossip.errors import UsageError
 from gossip.flat import Flat
 from gossip.mixing import Strategy
@@ -21,6 +23,7 @@ from p2p import engines
 from p2p.adapters.model import Model
 from p2p.agent.client import AgentSettings
 from p2p.agent.mixing import parcel
+from p2p.agent.registrar_messages import Role
 from p2p.agent.sketch import distance
 from p2p.driver.consensus import Average, read_replicas
 from p2p.driver.coordinator import Coordinator
@@ -132,8 +135,8 @@ class MixSession(AgentSession):
         votes = Counter(peer for member in heard for peer in member.figures.departed)
         return [member for member in heard if 2 * votes[member.peer] < len(heard)]
 
-    def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
-        return replace(super()._settings(role, registrar), mixing=self._parcel)
+    def _settings(self, role: Role, registrar: Registrar) -> AgentSettings:
+        return structs.replace(super()._settings(role, registrar), mixing=self._parcel)
 
     def _begin(self, registrar: Registrar, tasks: int) -> None:
         self._show_what_there_is()
