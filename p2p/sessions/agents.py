@@ -39,9 +39,9 @@ from p2p.driver.level import furthest, lacks
 from p2p.driver.observer import Observer, Post, Watch
 from p2p.driver.registrar import Member, Registrar
 from p2p.driver.shown import Shown
-from p2p.driver.watchers import Done, Seen, Watching
+from p2p.driver.watchers import NOTHING_TO_DO, Done, Seen, Watching
 from p2p.engines.choice import SessionEngine
-from p2p.report import IncompleteTraining, PeerReport, Report
+from p2p.report import IncompleteTraining, PeerReport, Report, Snapshot
 from p2p.row_order import other_rows
 from p2p.sessions.training import Training
 from p2p.worker.job import Descent, Job, codec_of
@@ -81,21 +81,13 @@ class Session(Protocol):
         """Copy what has reached the driver program into the user's model."""
         ...
 
+    def snapshot(self) -> Snapshot:
+        """How it stands now. From any thread, but for a simulated cluster."""
+        ...
+
     def stop(self) -> None:
         """End everything that `train` started."""
         ...
-
-
-@dataclass(frozen=True)
-class Before:
-    """How things stand when a training begins."""
-
-    published: int
-    """Updates of the session's trainings so far."""
-    units: int
-    """That count in the replica which has most of them."""
-    at: float
-    """By `time.monotonic`."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +165,8 @@ class AgentSession:
         self._cautions = Cautions()
         self._epochs = 0
         """Begun in this session."""
-        self._running = False
-        """A training is: what is shown of the model moves."""
+        self._done = NOTHING_TO_DO
+        """Partitions of the training that runs: what is shown of the model moves."""
         self._asked: list[Member] = []
         """To drain, at the end of the last training."""
 
@@ -195,11 +187,7 @@ class AgentSession:
         self._cautions.give(registrar.shortages())
         self._begin(registrar, training.epochs * partitions)
         registrar.ask_status(STATUS_TIMEOUT_S)
-        before = Before(
-            sum(_published(registrar).values()),
-            max((member.figures.lanes.units for member in registrar.members.values()), default=0),
-            time.monotonic(),
-        )
+        before = self.snapshot()
         job = Job(
             run=self._run,
             mode=self._mode,
@@ -218,19 +206,18 @@ class AgentSession:
         )
         self._epochs += training.epochs
         registrar.open = False
-        self._running = True
         try:
             return self._run_job(training, engine, registrar, job, before)
         finally:
-            self._running = False
+            self._done = NOTHING_TO_DO
             registrar.open = True
 
     def _run_job(
-        self, training: Training, engine: engines.Engine, registrar: Registrar, job: Job, before: Before
+        self, training: Training, engine: engines.Engine, registrar: Registrar, job: Job, before: Snapshot
     ) -> Report:
         """Have the tasks run, and all that goes with them; then see what came of it."""
         try:
-            done = Done(training.progress, job.epochs * job.partitions)
+            self._done = done = Done(training.progress, job.epochs * job.partitions)
             with (
                 self._coordinator(engine, training.descent, job.epochs_before) as coordinator,
                 Watching(training.all_watchers, self._user_model.skeleton, self._read, done, engine.cancel) as watching,
@@ -266,12 +253,24 @@ class AgentSession:
         return report
 
     def refresh(self) -> None:
-        if self._running:
+        if self._done is not NOTHING_TO_DO:
             self._show_what_there_is()
             return
         replica = self._post.replica
         if replica is not None and self._shown.holds(replica) and not self._shown.is_written():
             self._shown.fill(replica)  # of a training that failed, something may have come in since
+
+    def snapshot(self) -> Snapshot:
+        registrar = self._registrar
+        members = () if registrar is None else registrar.members.values()
+        return Snapshot(
+            at=time.monotonic(),
+            updates=0 if registrar is None else sum(_published(registrar).values()),
+            units=max((member.figures.lanes.units for member in members), default=0),
+            peers=() if registrar is None else self._peer_reports(registrar),
+            partitions_done=self._done.count,
+            partitions=self._done.partitions,
+        )
 
     def stop(self) -> None:
         registrar, post, engine = self._registrar, self._post, self._engine.take_out()
@@ -384,7 +383,7 @@ class AgentSession:
             raise
         self._post.take(new)
 
-    def _end(self, registrar: Registrar, accepted: int, before: Before, coordinator: Coordinator | None) -> End:
+    def _end(self, registrar: Registrar, accepted: int, before: Snapshot, coordinator: Coordinator | None) -> End:
         """What the model has in the end, which is filled here, from whichever replica lacks least.
 
         `accepted` units were handed over by the tasks of this training.
@@ -538,23 +537,27 @@ class AgentSession:
         self._asked = registrar.drain(self._drain_timeout_s, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
-    def _report(self, registrar: Registrar, end: End, rows: int, before: Before, seconds: float) -> Report:
+    def _peer_reports(self, registrar: Registrar) -> tuple[PeerReport, ...]:
         members = sorted(
             registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
         )
+        return tuple(_peer_report(member, self._mode) for member in members)
+
+    def _report(self, registrar: Registrar, end: End, rows: int, before: Snapshot, seconds: float) -> Report:
+        members = list(registrar.members.values())
         others = [m for m in registrar.speaking() if self._observer is None or m.peer != self._observer.peer]
         distance, unread = (0.0, []) if end.replica is None else consensus_distance(end.replica, others, self._keys)
-        published = _published(registrar)
+        now = self.snapshot()
         missing = {name for member in members for name in member.missed}
-        lost = _lost(members, published, end.gone, self._mode, registrar.is_silent)
+        lost = _lost(members, _published(registrar), end.gone, self._mode, registrar.is_silent)
         if end.not_applied:
             lost = {"not read in time": end.not_applied}
         return Report(
-            peers=tuple(_peer_report(member, self._mode) for member in members),
+            peers=now.peers,
             mode=self._mode,
             rows=rows,
             seconds=seconds,
-            updates=sum(published.values()) - before.published,
+            updates=now.updates - before.updates,
             updates_lost=sum(lost.values()),
             consensus_distance=distance,
             missing=tuple(sorted(missing | set(unread))),
