@@ -146,12 +146,11 @@ class Swarm:
         self.run = secrets.token_hex(16)
         initial = {"slots": np.zeros(SLOTS, np.float32), "w": np.zeros(FLOATS - SLOTS, np.float32)}
         self.layout = Layout.of(initial)
-        layout = local_socket.layout_to_json(self.layout)
         self.registrar = Registrar(self.run)
-        self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout))
+        self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, self.layout))
         self.observer.load(initial)
         assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
-        self.settings = AgentSettings(self.run, "peer", self.registrar.endpoint, layout)
+        self.settings = AgentSettings(self.run, "peer", self.registrar.endpoint, self.layout)
         self.lives: list[Life] = []
         self.sightings: list[Sighting] = []
         self.samples: dict[int, list[Sample]] = {}

@@ -25,10 +25,11 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
@@ -69,14 +70,14 @@ class Swarm:
         """Without `links` the agents exchange bytes over sockets, as those of several machines do."""
         self.run = secrets.token_hex(16)
         self.initial = {"w": np.zeros(floats, np.float32)}
-        layout = local_socket.layout_to_json(Layout.of(self.initial))
+        layout = Layout.of(self.initial)
         self.registrar = Registrar(self.run)
         settings = AgentSettings(self.run, "observer", self.registrar.endpoint, layout, links=links)
         self.observer = Observer(settings)
         self.observer.load(self.initial)
         assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
         self.folders = [local_socket.private_folder(f"{self.run[:12]}-{index}") for index in range(count)]
-        settings = replace(settings, role="peer")
+        settings = structs.replace(settings, role="peer")
         self.processes: list[subprocess.Popen[bytes]] = [
             start_agent(settings, os.getpid(), folder) for folder in self.folders
         ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import xxhash
@@ -33,12 +33,17 @@ ALIGNMENT_BYTES = 64
 DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
 """What may travel: plain numbers in little-endian order, nothing that needs code to be read."""
 
+if TYPE_CHECKING:
+    Dtype = str
+else:
+    Dtype = Literal[DTYPES]
+
 
 class ArraySpec(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One array's name, dtype (a numpy type string of `DTYPES`) and shape."""
 
     name: Name
-    dtype: str
+    dtype: Dtype
     shape: Shape
 
     @property

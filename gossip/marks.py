@@ -32,9 +32,9 @@ Run = tuple[int, int, int]
 class Unit(NamedTuple):
     """The piece of work that an update comes from: its logical identity, whoever computes it and how often."""
 
-    epoch: int
-    partition: int
-    chunk: int
+    epoch: Count
+    partition: Count
+    chunk: Count
 
 
 class Mark(NamedTuple):

@@ -32,7 +32,7 @@ import xxhash
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed, Payload
+from gossip.arrays import ArraySpec, Bytes, Layout, Packed, Payload
 from gossip.errors import TooLargeError, WireError
 from gossip.marks import RUN_BYTES, Series
 from gossip.messages import (
@@ -413,13 +413,11 @@ def _increase(rows: NDArray[np.int64]) -> bool:
 
 
 def _checked(layout: Layout) -> Layout:
-    """The same layout, if it is one: of names that differ, known dtypes and some size."""
+    """The same layout, if it is one: of names that differ, and some size."""
     names, total = set(), 0
     for spec in layout.specs:
         if spec.name in names:
             raise WireError("an array's name is there twice")
-        if spec.dtype not in DTYPES:
-            raise WireError(f"an array's dtype is none of {', '.join(DTYPES)}")
         nbytes = np.dtype(spec.dtype).itemsize
         for side in spec.shape:
             nbytes *= max(1, side)

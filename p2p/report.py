@@ -38,6 +38,23 @@ class PeerReport:
     """Bytes of packets that it sent to each neighbor, by name; of mixing."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """How a session stands, by what its agents told last. A report is made of one at the end, and one from before."""
+
+    at: float
+    """When that was, in seconds by the session's clock: virtual ones on a simulated cluster."""
+    updates: int
+    """Published in the trainings of the session so far."""
+    units: int
+    """Pieces of work that count in the replica which has most of them; 0 where peers mix."""
+    peers: tuple[PeerReport, ...]
+    partitions_done: int
+    """Of the training that runs, in all epochs,"""
+    partitions: int
+    """of so many; 0 between two trainings."""
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """What `evaluate` said of the model as it was at a moment of the training."""

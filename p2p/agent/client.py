@@ -7,7 +7,6 @@ AgentClient      the connection: the replica's shared memory, and updates handed
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import select
@@ -18,15 +17,37 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gossip.arrays import Arrays, ArraySpec, Layout
 from gossip.errors import UsageError
-from p2p.agent import local_socket
-from p2p.agent.local_socket import Json
+from gossip.marks import Unit
+from p2p.agent import local_socket, requests
 from p2p.agent.ports import Left
+from p2p.agent.registrar_messages import Role
 from p2p.agent.replica import Replica
+from p2p.agent.requests import (
+    Begins,
+    Done,
+    Ends,
+    Furthest,
+    Hello,
+    Known,
+    Knows,
+    Publish,
+    Published,
+    Reached,
+    Refused,
+    Remainder,
+    Request,
+    Said,
+    Welcome,
+)
 
 log = logging.getLogger("p2p")
 
@@ -54,16 +75,18 @@ HAND_OVERS_MAX = 3
 """Files of one task for updates that are still read; more come and go in a hurry."""
 
 
-@dataclass(frozen=True)
-class AgentSettings:
+A = TypeVar("A", bound=Said)
+
+
+class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """What an agent is told at its start, as JSON on its standard input."""
 
     run: str
     """Of the training session: agents of another one are strangers."""
-    role: str
+    role: Role
     registrar: str
     """Where the driver program's registrar listens."""
-    layout: list[list[Any]]
+    layout: Layout
     keys: tuple[str, str] | None = None
     """The run's CURVE keys, (public, secret); None only where nobody else can connect."""
     anchor: int = 0
@@ -82,6 +105,14 @@ class AgentSettings:
     """Its identity, where who starts it has to know that before it speaks; empty: it draws one."""
     checks: bool = field(default_factory=lambda: os.environ.get(CHECK_VARIABLE, "") not in ("", "0"))
     """It looks after each event whether the state of its peer is sound, and fails with its story if not."""
+
+
+def read_settings(told: bytes) -> AgentSettings:
+    """Those that somebody was told by `start_agent`. `UsageError` if they are none; the text says where."""
+    try:
+        return msgspec.json.decode(told, type=AgentSettings)
+    except ValueError as error:  # msgspec's are ValueErrors
+        raise UsageError(f"malformed settings of an agent: {error}") from None
 
 
 def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess.Popen[bytes]:
@@ -103,7 +134,7 @@ def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     assert process.stdin is not None
-    process.stdin.write(json.dumps({**asdict(settings), "anchor": anchor}).encode())
+    process.stdin.write(msgspec.json.encode(replace(settings, anchor=anchor)))
     process.stdin.close()
     return process
 
@@ -171,11 +202,11 @@ class AgentClient:
         try:
             self._connect(time.monotonic() + timeout_s, timeout_s, process)
             self._process = local_socket.process_behind(self._connection)
-            self.about, (descriptor,) = self.ask({"op": "hello"})
+            self.about, (descriptor,) = self.ask(Hello(), Welcome)
         except BaseException:
             self._connection.close()
             raise
-        self.layout = local_socket.layout_from_json(self.about["layout"])
+        self.layout = self.about.layout
         self.replica = Replica(self.layout, descriptor)
         self._hand_overs: list[Replica] = []
         """Files to write updates to. The first that nobody reads any more is the next to be written to."""
@@ -222,20 +253,24 @@ class AgentClient:
                 os.kill(self._process.pid, signal.SIGKILL)
                 return
 
-    def ask(self, message: Json, descriptors: tuple[int, ...] = ()) -> tuple[Json, list[int]]:
-        """Send a message and wait for its answer. `UsageError` if the agent says no; `AgentGoneError` if it is gone."""
+    def ask(self, request: Request, expected: type[A], descriptors: tuple[int, ...] = ()) -> tuple[A, list[int]]:
+        """Send a request and wait for its answer; with it come open files, which the caller closes.
+
+        `UsageError` if the agent says no; `AgentGoneError` if it is gone.
+        """
         try:
-            local_socket.send(self._connection, message, descriptors)
+            requests.send(self._connection, request, descriptors)
             self._wait()
-            answer, files = local_socket.receive(self._connection)
+            answer, files = requests.receive_answer(self._connection)
         except (EOFError, OSError) as error:
             raise AgentGoneError(
                 f"the agent on {socket.gethostname()} is gone, and its replica with it ({error}): see its last words "
                 "in the stderr of this executor, or of the driver program"
             ) from error
-        if "error" in answer:
-            raise UsageError(answer["error"])
-        return answer, files
+        if isinstance(answer, expected):
+            return answer, files
+        requests.close(files)
+        raise UsageError(answer.why if isinstance(answer, Refused) else f"{request} was answered with {answer}")
 
     def pack(self, arrays: Arrays) -> HandOverFile:
         """Arrays of any layout, written where the agent can read them; the same place every time."""
@@ -275,11 +310,11 @@ class AgentClient:
 
     def knows(self, unit: tuple[int, int, int]) -> bool:
         """Some attempt of this unit has been published, here or elsewhere."""
-        return bool(self.ask({"op": "known", "unit": unit})[0]["known"])
+        return self.ask(Knows(Unit(*unit)), Known)[0].known
 
     def furthest(self, epoch: int, partition: int) -> int:
         """The highest chunk of this partition that has been published, here or elsewhere; -1 if none was."""
-        return int(self.ask({"op": "furthest", "epoch": epoch, "partition": partition})[0]["chunk"])
+        return self.ask(Furthest(epoch, partition), Reached)[0].chunk
 
     def publish(
         self,
@@ -296,29 +331,26 @@ class AgentClient:
         stale the update is. Who knows better says `staleness`. `unit` and `attempt` are the update's logical identity.
         `left`: see `p2p.agent.ports.Neighbor`.
         """
-        message: Json = {
-            "op": "publish",
-            "layout": local_socket.layout_to_json(update.layout),
-            "merged_at": merged_at,
-            "unit": unit,
-            "attempt": attempt,
-        }
-        if staleness is not None:
-            message["staleness"] = staleness
-        if update is self._hand_over:
-            message["lent"], self._hand_over = True, None
-        if left is None:
-            return bool(self.ask(message, (update.descriptor,))[0]["published"])
-        message["follows"] = left.follows
-        if left.arrays is None:
-            return bool(self.ask(message, (update.descriptor,))[0]["published"])
+        request = Publish(
+            layout=update.layout,
+            merged_at=merged_at,
+            staleness=staleness,
+            unit=None if unit is None else Unit(*unit),
+            attempt=attempt,
+            lent=update is self._hand_over,
+            left=None if left is None else Remainder(left.follows),
+        )
+        if request.lent:
+            self._hand_over = None
+        if left is None or left.arrays is None:
+            return self.ask(request, Published, (update.descriptor,))[0].new
         file = Replica(Layout.of(left.arrays))
         try:
             for name, view in file.arrays().items():
                 view[...] = left.arrays[name]
             del view  # which would keep the file's memory
-            message["left"] = local_socket.layout_to_json(file.layout)
-            return bool(self.ask(message, (update.descriptor, file.descriptor))[0]["published"])
+            request = replace(request, left=Remainder(left.follows, file.layout))
+            return self.ask(request, Published, (update.descriptor, file.descriptor))[0].new
         finally:
             file.close()
 
@@ -326,15 +358,15 @@ class AgentClient:
     def training(self) -> Iterator[None]:
         """Within, this task trains a partition. Where agents mix, their neighbors wait for its updates; others are not
         told, so that nobody waits for their answer."""
-        if not self.about["mixes"]:
+        if not self.about.mixes:
             yield
             return
-        self.ask({"op": "begins"})
+        self.ask(Begins(), Done)
         try:
             yield
         finally:
             with suppress(AgentGoneError):  # whoever trains hears of that otherwise
-                self.ask({"op": "ends"})
+                self.ask(Ends(), Done)
 
     def interrupt(self) -> None:
         """Have whoever waits in `ask` get an error. From any thread."""

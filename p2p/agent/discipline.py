@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,8 +25,7 @@ from gossip.zmq.fetch import fetch_state
 from gossip.zmq.runtime import Runtime
 from gossip.zmq.sockets import Keys
 from p2p.agent.client import AgentSettings
-from p2p.agent.figures import Figures
-from p2p.agent.local_socket import Json
+from p2p.agent.registrar_messages import Figures, Listed
 from p2p.agent.replica import Replica
 from p2p.agent.submissions import Submission, Submissions
 
@@ -79,12 +78,12 @@ class Discipline(Protocol):
         """The replica holds the user's arrays: begin."""
         ...
 
-    def enter(self, members: list[Json], level: bool) -> None:
+    def enter(self, members: Sequence[Listed], level: bool) -> None:
         """Begin from somebody's replica. `members` are all on the roster; the driver program's agent comes first.
         Not `level`: a training is running."""
         ...
 
-    def join(self, member: Json) -> None:
+    def join(self, member: Listed) -> None:
         """`member` is new on the roster."""
         ...
 

@@ -16,10 +16,11 @@ from gossip.arrays import Layout, Payload
 from gossip.events import Event, Received
 from gossip.messages import PeerId, Range
 from gossip.wire import BLOCK_BYTES
-from p2p.agent import local_socket
+from p2p.agent import requests
 from p2p.agent.discipline import House
 from p2p.agent.lanes import MASTER_ADVERT_GAP_S, LaneDiscipline, lane_settings
 from p2p.agent.replica import anonymous_file
+from p2p.agent.requests import Taken
 
 QUEUE_MAX = 4
 """Updates that wait for the master's `descent`; further ones stay with their workers."""
@@ -78,10 +79,9 @@ class Hub(LaneDiscipline):
         if self._taker is None or not self._queue:
             return
         lane, layout, descriptor = self._queue[0]
-        message = {"lane": self.house.names.get(lane, lane), "layout": local_socket.layout_to_json(layout)}
         taker, self._taker = self._taker, None
         try:
-            local_socket.send(taker, message, (descriptor,))
+            requests.send(taker, Taken(self.house.names.get(lane, lane), layout), (descriptor,))
         except OSError:
             return  # the coordinator has gone; the next one takes it
         self._queue.popleft()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Sequence
 
 from gossip.arrays import Layout, Payload
 from gossip.errors import UsageError
@@ -23,8 +24,7 @@ from gossip.zmq.segments import Segments
 from gossip.zmq.sockets import Endpoints
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
-from p2p.agent.figures import Figures, LaneFigures
-from p2p.agent.local_socket import Json
+from p2p.agent.registrar_messages import Figures, LaneFigures, Listed
 from p2p.agent.submissions import Submission, Submissions
 
 PAYLOADS_BYTES_MAX = 16 << 20
@@ -96,18 +96,18 @@ class LaneDiscipline:
     def load(self) -> None:
         self.runtime.happen(Started({}))
 
-    def enter(self, members: list[Json], level: bool) -> None:
+    def enter(self, members: Sequence[Listed], level: bool) -> None:
         if level:
-            state = self.house.fetch(members[0]["pulls"], START_TIMEOUT_S)
+            state = self.house.fetch(members[0].pulls, START_TIMEOUT_S)
             self.runtime.happen(Started(state.frontiers, closed=state.closed, units=state.units))
         else:
             self.runtime.happen(Started({}, ready=False))
 
-    def join(self, member: Json) -> None:
-        if member["role"] in PARTNERS[self.house.settings.role]:
-            peer = PeerId(member["peer"])
-            self.runtime.connect(peer, Endpoints(member["adverts"], member["pulls"]))
-            self.runtime.happen(Joined(peer, level=member["level"]))
+    def join(self, member: Listed) -> None:
+        if member.role in PARTNERS[self.house.settings.role]:
+            peer = member.peer
+            self.runtime.connect(peer, Endpoints(member.adverts, member.pulls))
+            self.runtime.happen(Joined(peer, level=member.level))
 
     def resume(self, era: int, wait_s: float | None) -> None:
         """Lanes never rest."""

@@ -1,17 +1,12 @@
-"""How a task talks to the agent beside it: a Unix socket in a private folder, JSON messages, open files in hand.
+"""How a task talks to the agent beside it: a Unix socket in a private folder, messages with open files in hand.
 
-    task                                      agent
-    {"op": "hello"}                   ->
-                                      <-      {"layout": ..., ...} + descriptor of the replica
-    {"op": "publish", ...} + descriptor of the packed update ->
-                                      <-      {"ok": true}, once it is merged and in the log
+    | bytes of the message: 4 | message: `p2p.agent.requests` |    with descriptors, by SCM_RIGHTS
 
 Arrays never pass through the socket: their writer puts them into an unnamed file and hands over its descriptor.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -21,9 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any
 
-from gossip.arrays import ArraySpec, Layout
 from gossip.errors import UsageError
 from p2p import open_files
 
@@ -40,22 +33,19 @@ WATCH_S = 1.0
 UNKNOWN = "alive"
 """The start time of a process that is there, where the system does not tell more."""
 
-Json = dict[str, Any]
 
-
-def send(connection: socket.socket, message: Json, descriptors: tuple[int, ...] = ()) -> None:
+def send(connection: socket.socket, message: bytes, descriptors: tuple[int, ...] = ()) -> None:
     """Send one message and hand over open files."""
-    body = json.dumps(message, separators=(",", ":")).encode()
-    frame = LENGTH.pack(len(body)) + body
+    frame = LENGTH.pack(len(message)) + message
     sent = socket.send_fds(connection, [frame], descriptors) if descriptors else connection.send(frame)
     if sent < len(frame):
         connection.sendall(frame[sent:])
 
 
-def receive(connection: socket.socket) -> tuple[Json, list[int]]:
+def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     """The next message and its open files, which the caller closes; `EOFError` when the other side has gone.
 
-    `UsageError` if it is not a message of ours, or if this process may open no more files.
+    `UsageError` if it is longer than any of ours, or if this process may open no more files.
     """
     head, descriptors, flags, _ = socket.recv_fds(connection, LENGTH.size, FILES_MAX)
     try:
@@ -69,7 +59,7 @@ def receive(connection: socket.socket) -> tuple[Json, list[int]]:
     return message, descriptors
 
 
-def _receive_message(connection: socket.socket, head: bytes) -> Json:
+def _receive_message(connection: socket.socket, head: bytes) -> bytes:
     if head:
         head += _receive_exactly(connection, LENGTH.size - len(head))
     else:
@@ -77,13 +67,7 @@ def _receive_message(connection: socket.socket, head: bytes) -> Json:
     (length,) = LENGTH.unpack(head)
     if length > MESSAGE_BYTES_MAX:
         raise UsageError(f"a local message claims {length} bytes, at most {MESSAGE_BYTES_MAX}")
-    try:
-        message = json.loads(_receive_exactly(connection, length))
-    except ValueError as error:
-        raise UsageError(f"a local message is not JSON: {error}") from None
-    if not isinstance(message, dict):
-        raise UsageError(f"a local message is a {type(message).__name__}, expected a dict")
-    return message
+    return _receive_exactly(connection, length)
 
 
 def _receive_exactly(connection: socket.socket, length: int) -> bytes:
@@ -94,16 +78,6 @@ def _receive_exactly(connection: socket.socket, length: int) -> bytes:
             raise EOFError("the other side closed the connection")
         data += part
     return bytes(data)
-
-
-def layout_to_json(layout: Layout) -> list[list[Any]]:
-    """A layout for a JSON message."""
-    return [[spec.name, spec.dtype, *spec.shape] for spec in layout.specs]
-
-
-def layout_from_json(value: list[list[Any]]) -> Layout:
-    """And back."""
-    return Layout(tuple(ArraySpec(name, dtype, tuple(shape)) for name, dtype, *shape in value))
 
 
 def private_folder(*names: str) -> str:

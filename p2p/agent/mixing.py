@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
@@ -34,8 +34,7 @@ from gossip.zmq.segments import Segments
 from gossip.zmq.sockets import Endpoints
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
-from p2p.agent.figures import Figures, MixFigures
-from p2p.agent.local_socket import Json
+from p2p.agent.registrar_messages import Figures, Listed, MixFigures
 from p2p.agent.sketch import Sketch
 from p2p.agent.submissions import Submission, Submissions
 
@@ -81,24 +80,24 @@ class Mixing:
         self.runtime.happen(Initialized(self.house.replica))
         self._write()
 
-    def enter(self, members: list[Json], level: bool) -> None:
+    def enter(self, members: Sequence[Listed], level: bool) -> None:
         """Level, begin as the driver program's agent says; else from a peer that trains, whichever answers."""
-        donors = [member for member in members if member["role"] == "peer" and member["answers"]]
+        donors = [member for member in members if member.role == "peer" and member.answers]
         for donor in [] if level else donors:
             try:
-                self.house.fetch(donor["pulls"], DONOR_TIMEOUT_S)
+                self.house.fetch(donor.pulls, DONOR_TIMEOUT_S)
             except UsageError:
                 continue
             break
         else:
-            self.house.fetch(members[0]["pulls"], START_TIMEOUT_S)
+            self.house.fetch(members[0].pulls, START_TIMEOUT_S)
         self.runtime.happen(Initialized(self.house.replica))
         self._write()
 
-    def join(self, member: Json) -> None:
-        if self.house.settings.role == member["role"] == "peer":
-            peer = PeerId(member["peer"])
-            self.runtime.connect(peer, Endpoints(member["adverts"], member["pulls"]))
+    def join(self, member: Listed) -> None:
+        if self.house.settings.role == member.role == "peer":
+            peer = member.peer
+            self.runtime.connect(peer, Endpoints(member.adverts, member.pulls))
             self.runtime.happen(Joined(peer))
 
     def resume(self, era: int, wait_s: float | None) -> None:
@@ -155,7 +154,7 @@ class Mixing:
             era=peer.place // ERA,
             era_rounds=peer.place % ERA,
             trouble=peer.trouble,
-            weight=peer.weight,
+            weight=float(peer.weight),
             edges={self.house.names.get(to, to): outgoing.nbytes for to, outgoing in peer.mailbox.outgoing.items()},
             sketch=self._sketch.of(peer.params()) if asked and peer.ready else None,
         )

@@ -13,7 +13,6 @@ Its discipline (`p2p.agent.discipline`), which has the peer, says what it does w
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -23,7 +22,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from typing import assert_never
 
 import zmq
 
@@ -36,14 +35,27 @@ from gossip.updates.table import Kinds
 from gossip.zmq.sockets import Keys
 from p2p import open_files
 from p2p.agent import local_socket
-from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, STORY_SIGNAL, AgentSettings
+from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, STORY_SIGNAL, AgentSettings, read_settings
 from p2p.agent.discipline import Discipline, House
-from p2p.agent.figures import Drained
 from p2p.agent.hub import Hub
 from p2p.agent.lanes import Lanes
-from p2p.agent.local_socket import Json, Process
-from p2p.agent.registrar_link import RegistrarLink, Reports, Roster
+from p2p.agent.local_socket import Process
+from p2p.agent.registrar_link import Enrollment, RegistrarLink, Reports
+from p2p.agent.registrar_messages import (
+    Begin,
+    Drain,
+    Drained,
+    FromRegistrar,
+    Hello,
+    Question,
+    Refused,
+    Roster,
+    Settle,
+    Stop,
+    Warned,
+)
 from p2p.agent.replica import Replica, shortage
+from p2p.agent.requests import Welcome
 from p2p.agent.tasks import Door, Tasks
 from p2p.agent.worker_lane import WorkerLane
 from p2p.row_order import taken_apart
@@ -116,7 +128,7 @@ class Storyteller:
     def tell(self) -> None:
         """Let the driver program know of it."""
         if self._unsaid is not None:
-            self._link.say("warning", text=self._unsaid)
+            self._link.say(Warned(peer=self._link.me, text=self._unsaid))
             self._unsaid = None
 
 
@@ -125,18 +137,10 @@ class Agent:
 
     def __init__(self, settings: AgentSettings, folder: str) -> None:
         self.settings = settings
-        layout = local_socket.layout_from_json(settings.layout)
+        layout = settings.layout
         self.me = PeerId(settings.peer or os.urandom(16).hex())
         name = f"{socket.gethostname()}:{os.getpid()}"
-        self._greeting: Json = {
-            "run": settings.run,
-            "role": settings.role,
-            "name": name,
-            "pid": os.getpid(),
-            "shortage": shortage(layout.nbytes),
-            "adopts": settings.adopts,
-        }
-        """What the registrar is to know of it, beside where it listens."""
+        lacks = shortage(layout.nbytes)
         replica = Replica(layout, kinds=_kinds(settings.kinds))
         self._life = Life(settings.anchor)
         self._has_drained = False
@@ -146,7 +150,7 @@ class Agent:
         self._context = zmq.Context()
         keys = Keys(*settings.keys) if settings.keys is not None else None
         self._link = RegistrarLink(self._context, settings.registrar, keys, self.me)
-        self._roster = Roster()
+        self._enrollment = Enrollment()
         house = House(
             settings=settings,
             me=self.me,
@@ -155,21 +159,26 @@ class Agent:
             context=self._context,
             keys=keys,
             address=_address_towards(settings.registrar),
-            names=self._roster.names,
+            names=self._enrollment.names,
             drained=self._on_drained,
             warn=self._link.warn,
         )
         self._discipline = _discipline(house, settings)
         self._runtime = self._discipline.runtime
-        self._reports = Reports(self._link, self._discipline, self._roster)
-        about = {
-            "layout": settings.layout,
-            "peer": self.me,
-            "name": name,
-            "pid": os.getpid(),
-            "mixes": settings.mixing is not None,
-        }
-        self._tasks = Tasks(self._discipline, replica, about, loaded=self._hello, warn=self._link.warn)
+        self._greeting = Hello(
+            peer=self.me,
+            run=settings.run,
+            role=settings.role,
+            name=name,
+            pid=os.getpid(),
+            adverts=self._runtime.endpoints.adverts,
+            pulls=self._runtime.endpoints.pulls,
+            shortage=lacks,
+            adopts=settings.adopts,
+        )
+        self._reports = Reports(self._link, self._discipline, self._enrollment)
+        welcome = Welcome(layout=layout, peer=self.me, name=name, pid=os.getpid(), mixes=settings.mixing is not None)
+        self._tasks = Tasks(self._discipline, replica, welcome, loaded=self._hello, warn=self._link.warn)
         self._door = Door(folder)
         self._storyteller = Storyteller(self._runtime.witness, self._link)
 
@@ -211,15 +220,15 @@ class Agent:
     def _enroll(self) -> None:
         """Tell the registrar where we are, take the model's arrays from another agent, and let the tasks in."""
         self._hello()
-        roster, life, give_up = self._roster, self._life, time.monotonic() + START_TIMEOUT_S
-        while not roster.names and time.monotonic() < give_up and roster.refused is None and life.goes_on:
+        known, life, give_up = self._enrollment, self._life, time.monotonic() + START_TIMEOUT_S
+        while not known.names and time.monotonic() < give_up and known.refused is None and life.goes_on:
             if self._link.wait(0.2):
                 self._on_registrar()
         if not life.goes_on:
             return
-        if roster.refused is not None:
-            raise UsageError(roster.refused)
-        if not roster.names:
+        if known.refused is not None:
+            raise UsageError(known.refused)
+        if not known.names:
             raise UsageError(
                 f"the driver program's registrar at {self.settings.registrar} did not answer within "
                 f"{START_TIMEOUT_S:g} s: can this host reach that address (spark.driver.host)?"
@@ -236,8 +245,7 @@ class Agent:
         self._door.open()
 
     def _hello(self) -> None:
-        endpoints = self._runtime.endpoints
-        self._link.say("hello", adverts=endpoints.adverts, pulls=endpoints.pulls, **self._greeting)
+        self._link.say(self._greeting)
 
     def _leave(self) -> None:
         self._door.close()
@@ -254,40 +262,41 @@ class Agent:
         for message in self._link.messages():
             self._on_message(message)
 
-    def _on_message(self, message: Json) -> None:
-        match message["op"]:
-            case "roster":
+    def _on_message(self, message: FromRegistrar) -> None:
+        match message:
+            case Roster():
                 self._on_roster(message)
-            case "refused":
-                self._roster.refused = message["why"]
-            case "status":
-                self._reports.tell(message["question"])
-            case "begin":
-                self._discipline.resume(message["era"], 0.0 if self.me in message["idle"] else message["wait_s"])
-            case "settle":
-                self._discipline.settle(message["era"], message["rounds"])
-            case "drain":
-                self._tasks.close_epochs(message["epochs"])
-                self._drain_s = message["timeout_s"]
+            case Refused(why=why):
+                self._enrollment.refused = why
+            case Question(number=number):
+                self._reports.tell(number)
+            case Begin(era=era, idle=idle, wait_s=wait_s):
+                self._discipline.resume(era, 0.0 if self.me in idle else wait_s)
+            case Settle(era=era, rounds=rounds):
+                self._discipline.settle(era, rounds)
+            case Drain(timeout_s=timeout_s, epochs=epochs):
+                self._tasks.close_epochs(epochs)
+                self._drain_s = timeout_s
                 self._begin_drain()
-            case "stop":
+            case Stop():
                 self._life.end()
+            case _:
+                assert_never(message)
 
-    def _on_roster(self, message: Json) -> None:
-        members = sorted(message["members"], key=lambda member: member["role"] not in DRIVER_ROLES)
-        if members[0]["role"] not in DRIVER_ROLES:
+    def _on_roster(self, roster: Roster) -> None:
+        members = sorted(roster.members, key=lambda member: member.role not in DRIVER_ROLES)
+        own = next((member for member in members if member.peer == self.me), None)
+        if own is None or members[0].role not in DRIVER_ROLES:
             return  # everybody begins from the driver program's agent, which is still starting
-        names = self._roster.names
+        names = self._enrollment.names
         for member in members:
-            peer = PeerId(member["peer"])
-            if peer == self.me or peer in names:
+            if member.peer == self.me or member.peer in names:
                 continue
             if not names and self._comes_later:
-                (level,) = [m["level"] for m in members if m["peer"] == self.me]
-                self._discipline.enter([m for m in members if m["peer"] != self.me], level)
-            names[peer] = member["name"]
+                self._discipline.enter([m for m in members if m.peer != self.me], own.level)
+            names[member.peer] = member.name
             self._discipline.join(member)
-        self._roster.version = message["version"]
+        self._enrollment.version = roster.version
         self._reports.tell()
 
     def _begin_drain(self) -> None:
@@ -307,7 +316,8 @@ class Agent:
         # partitions of which updates count whose rows had different fingerprints
         spans = self._discipline.spans(0).items()
         torn = [where for where, (low, high) in spans if taken_apart(low)[0] != taken_apart(high)[0]]
-        self._link.say("drained", **asdict(Drained(missing=missing, staleness=list(self._tasks.staleness), torn=torn)))
+        staleness = list(self._tasks.staleness)
+        self._link.say(Drained(peer=self.me, missing=missing, staleness=staleness, torn=torn))
 
 
 def _address_towards(endpoint: str) -> str:
@@ -340,7 +350,7 @@ def main() -> None:
     logging.basicConfig(format="deepdist agent %(process)d: %(message)s", level=logging.WARNING)
     folder = sys.argv[1]
     open_files.allow_many()
-    settings = AgentSettings(**json.loads(sys.stdin.buffer.read()))  # of a starter that was killed there is nothing
+    settings = read_settings(sys.stdin.buffer.read())  # of a starter that was killed there is nothing
     anchor = Process(settings.anchor)
     try:
         local_socket.leave_with(anchor, folder)  # also out of a call that blocks

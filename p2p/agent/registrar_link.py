@@ -1,4 +1,4 @@
-"""Messages between an agent and the registrar in the driver program: addresses and figures, never a weight.
+"""The link of an agent to the registrar in the driver program: addresses and figures, never a weight.
 
 Nothing here waits for the driver program: where it does not listen, messages are dropped, and figures are sent again
 soon.
@@ -11,15 +11,16 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import zmq
+from msgspec.structs import replace
 
+from gossip.errors import WireError
 from gossip.messages import PeerId
 from gossip.zmq.sockets import Keys, open_socket
 from p2p.agent.discipline import Discipline
-from p2p.agent.local_socket import Json
+from p2p.agent.registrar_messages import FromAgent, FromRegistrar, Status, Warned, encode, from_registrar
 
 log = logging.getLogger("p2p.agent")
 
@@ -30,38 +31,35 @@ class RegistrarLink:
     """The connection to the registrar."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None, me: PeerId) -> None:
-        self._me = me
+        self.me = me
         self.socket = open_socket(context, zmq.DEALER, keys)
         self.socket.connect(endpoint)
 
-    def say(self, op: str, **fields: Any) -> None:
+    def say(self, message: FromAgent) -> None:
         """Send one message, if the driver program listens."""
         try:
-            self.socket.send_json({"op": op, "peer": self._me, **fields}, zmq.NOBLOCK)
+            self.socket.send(encode(message), zmq.NOBLOCK)
         except zmq.Again:
             pass  # a status is sent again soon
 
     def warn(self, text: str) -> None:
         """Tell the user."""
         log.warning("%s", text)
-        self.say("warning", text=text)
+        self.say(Warned(peer=self.me, text=text))
 
     def wait(self, timeout_s: float) -> bool:
         """Whether something has come, at the latest then."""
         return bool(self.socket.poll(int(timeout_s * 1e3)))
 
-    def messages(self) -> Iterator[Json]:
+    def messages(self) -> Iterator[FromRegistrar]:
         """Those that have come; what is none is dropped with a warning."""
         while self.socket.poll(0):
-            message: Any
             try:
-                message = self.socket.recv_json()
-            except (ValueError, RecursionError) as error:
-                message = error
-            if isinstance(message, dict) and "op" in message:
-                yield message
+                message = from_registrar(self.socket.recv_multipart())
+            except WireError as error:
+                self.warn(f"a malformed message of the registrar was dropped: {error!s:.200}")
             else:
-                self.warn(f"a malformed message of the registrar was dropped: {message!r:.200}")
+                yield message
 
     def close(self) -> None:
         """Drop what is not sent."""
@@ -69,11 +67,12 @@ class RegistrarLink:
 
 
 @dataclass
-class Roster:
-    """Who belongs to the swarm, as the registrar said last."""
+class Enrollment:
+    """Who belongs to the swarm, as the registrar said last, and whether this agent does."""
 
     names: dict[PeerId, str] = field(default_factory=dict)
     version: int = 0
+    """Of the roster."""
     refused: str | None = None
     """Why this agent does not belong to it."""
 
@@ -81,10 +80,10 @@ class Roster:
 class Reports:
     """The figures of this agent, told twice a second, when somebody asks, and when it takes others for dead."""
 
-    def __init__(self, link: RegistrarLink, discipline: Discipline, roster: Roster) -> None:
+    def __init__(self, link: RegistrarLink, discipline: Discipline, enrollment: Enrollment) -> None:
         self._link = link
         self._discipline = discipline
-        self._roster = roster
+        self._enrollment = enrollment
         self._next_at = 0.0
         self._departed: list[PeerId] = []
         """As it was told last."""
@@ -102,7 +101,7 @@ class Reports:
         figures = replace(
             self._discipline.figures(question is not None),
             question=question or 0,
-            roster_version=self._roster.version,
+            roster_version=self._enrollment.version,
             departed=self._departed,
             gated=runtime.figures.gated,
             bytes_out=runtime.figures.bytes_out + runtime.figures.handed_out,
@@ -110,7 +109,7 @@ class Reports:
             malformed=runtime.figures.malformed,
             memory_peak_bytes=peak_memory_bytes(),
         )
-        self._link.say("status", **asdict(figures))
+        self._link.say(Status(peer=self._link.me, figures=figures))
 
 
 def peak_memory_bytes() -> int:

@@ -16,16 +16,32 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import assert_never
 
-from gossip.errors import GossipError, UsageError, ran_out_of_files
-from gossip.messages import Unit
+from gossip.errors import GossipError, ran_out_of_files
 from gossip.zmq.segments import FilePayload, LentFile
 from p2p import open_files
-from p2p.agent import local_socket
+from p2p.agent import requests
 from p2p.agent.discipline import Discipline
-from p2p.agent.local_socket import Json
 from p2p.agent.replica import HEADER_BYTES, Replica
+from p2p.agent.requests import (
+    Begins,
+    Done,
+    Ends,
+    Furthest,
+    Hello,
+    Known,
+    Knows,
+    Loaded,
+    Publish,
+    Published,
+    Reached,
+    Refused,
+    Remainder,
+    Request,
+    Take,
+    Welcome,
+)
 from p2p.agent.submissions import Outcome, Submission
 
 ACCEPT_RETRY_S = 0.5
@@ -81,17 +97,17 @@ class Tasks:
         self,
         discipline: Discipline,
         replica: Replica,
-        about: Json,
+        welcome: Welcome,
         *,
         loaded: Callable[[], None],
         warn: Callable[[str], None],
     ) -> None:
-        """`about`: what a task is told that says hello. `loaded()` is called when the driver program has filled the
+        """`welcome`: what a task is told that says hello. `loaded()` is called when the driver program has filled the
         replica, `warn` tells the user."""
         self._discipline = discipline
         self._runtime = discipline.runtime
         self._replica = replica
-        self._about = about
+        self._welcome = welcome
         self._loaded = loaded
         self._warn = warn
         self.staleness: deque[int] = deque(maxlen=STALENESS_SAMPLES_MAX)
@@ -120,14 +136,12 @@ class Tasks:
             if trouble is None and not self._discipline.has_settled(self._waiting[0].submission):
                 return
             first = self._waiting.popleft()
-            for descriptor in first.descriptors:
-                os.close(descriptor)
+            requests.close(first.descriptors)
             if first.connection is None:
                 continue
-            published = first.submission.outcome is not Outcome.KNOWN
-            answer = {"published": published} if trouble is None else {"error": trouble}
+            new = first.submission.outcome is not Outcome.KNOWN
             try:
-                local_socket.send(first.connection, answer)
+                requests.send(first.connection, Published(new) if trouble is None else Refused(trouble))
             except OSError:
                 pass  # the task was killed meanwhile; its update counts
 
@@ -153,11 +167,10 @@ class Tasks:
     def _on_task(self, connection: socket.socket) -> None:
         try:
             try:
-                message, descriptors = local_socket.receive(connection)
-                check_request(message, descriptors)
-                self._on_request(connection, message, descriptors)
+                request, descriptors = requests.receive_request(connection)
+                self._on_request(connection, request, descriptors)
             except GossipError as error:
-                local_socket.send(connection, {"error": str(error)})
+                requests.send(connection, Refused(str(error)))
         except (EOFError, OSError):
             self._hang_up(connection)
 
@@ -170,110 +183,67 @@ class Tasks:
 
     # ----------------------------------------------------------------------------------------------------- requests
 
-    def _on_request(self, connection: socket.socket, message: Json, descriptors: list[int]) -> None:
-        match message["op"]:
-            case "hello":
-                local_socket.send(connection, self._about, (self._replica.descriptor,))
-            case "loaded":
+    def _on_request(self, connection: socket.socket, request: Request, descriptors: list[int]) -> None:
+        match request:
+            case Hello():
+                requests.send(connection, self._welcome, (self._replica.descriptor,))
+            case Loaded():
                 self._discipline.load()
                 self._loaded()
-                local_socket.send(connection, {"ok": True})
-            case "publish" if message["unit"] is not None and message["unit"][0] < self.epochs_closed:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                local_socket.send(connection, {"published": False})
-            case "publish":
-                self._publish(connection, message, descriptors)
-            case "known":
-                unit = Unit(*message["unit"])
+                requests.send(connection, Done())
+            case Publish(unit=unit) if unit is not None and unit.epoch < self.epochs_closed:
+                requests.close(descriptors)
+                requests.send(connection, Published(new=False))
+            case Publish():
+                self._publish(connection, request, descriptors)
+            case Knows(unit):
                 known = unit.epoch < self.epochs_closed or self._discipline.knows(unit)
-                local_socket.send(connection, {"known": known})
-            case "furthest":
-                chunk = self._discipline.furthest(message["epoch"], message["partition"])
-                local_socket.send(connection, {"chunk": chunk})
-            case "take":
+                requests.send(connection, Known(known))
+            case Furthest(epoch, partition):
+                requests.send(connection, Reached(self._discipline.furthest(epoch, partition)))
+            case Take():
                 self._discipline.take(connection)
-            case "begins":
+            case Begins():
                 self._discipline.begins(connection)
-                local_socket.send(connection, {"ok": True})
-            case "ends":
+                requests.send(connection, Done())
+            case Ends():
                 self._discipline.ends(connection)
-                local_socket.send(connection, {"ok": True})
+                requests.send(connection, Done())
+            case _:
+                assert_never(request)
 
-    def _publish(self, connection: socket.socket, message: Json, descriptors: list[int]) -> None:
+    def _publish(self, connection: socket.socket, request: Publish, descriptors: list[int]) -> None:
         descriptor, *rest = descriptors
-        self.staleness.append(max(0, message.get("staleness", self._replica.merged - message["merged_at"])))
-        payload = FilePayload(local_socket.layout_from_json(message["layout"]), descriptor, HEADER_BYTES)
-        if message.get("lent"):
+        staleness = request.staleness
+        self.staleness.append(max(0, self._replica.merged - request.merged_at) if staleness is None else staleness)
+        payload = FilePayload(request.layout, descriptor, HEADER_BYTES)
+        if request.lent:
             payload = borrowed(payload) or payload
-        unit = None if message["unit"] is None else Unit(*message["unit"])
-        submission = self._discipline.submissions.submit(payload, unit, message["attempt"])
+        submission = self._discipline.submissions.submit(payload, request.unit, request.attempt)
         self._waiting.append(Waiting(connection, [*{descriptor, payload.descriptor}], submission))
-        if "follows" in message:
-            self._keep_left(connection, message, rest, submission)
+        if request.left is not None:
+            self._keep_left(connection, request.left, rest, submission)
         self.answer()
 
-    def _keep_left(self, connection: socket.socket, message: Json, rest: list[int], of: Submission) -> None:
+    def _keep_left(self, connection: socket.socket, left: Remainder, files: list[int], of: Submission) -> None:
         """What a codec has left of an update; of one that does not count, what was left before stays."""
         if of.outcome is Outcome.KNOWN:
-            for descriptor in rest:
-                os.close(descriptor)
+            requests.close(files)
             return
-        if connection in self._left and not message["follows"]:
+        if connection in self._left and not left.follows:
             self._publish_left(connection)
         before = self._left.pop(connection, None)
         if before is not None:
             os.close(before.descriptor)
-        if rest:
-            self._left[connection] = FilePayload(local_socket.layout_from_json(message["left"]), rest[0], HEADER_BYTES)
+        if left.layout is not None:
+            (descriptor,) = files
+            self._left[connection] = FilePayload(left.layout, descriptor, HEADER_BYTES)
 
     def _publish_left(self, connection: socket.socket) -> None:
         """It is of units that count already, so it is none itself."""
         payload = self._left.pop(connection)
         self._waiting.append(Waiting(None, [payload.descriptor], self._discipline.submissions.submit(payload)))
         self.answer()
-
-
-def check_request(message: Json, descriptors: list[int]) -> None:
-    """`UsageError` if a task's request is not one that an agent knows; its open files are closed then."""
-    files = 0
-    try:
-        match message["op"]:
-            case "hello" | "loaded" | "take" | "begins" | "ends":
-                pass
-            case "publish":
-                files = 1
-                local_socket.layout_from_json(message["layout"])
-                if "follows" in message:
-                    _whole(message["follows"])
-                    if "left" in message:
-                        files = 2
-                        local_socket.layout_from_json(message["left"])
-                if message["unit"] is not None:
-                    _unit(message["unit"])
-                _whole(message["merged_at"], message["attempt"], message.get("staleness", 0))
-            case "known":
-                _unit(message["unit"])
-            case "furthest":
-                _whole(message["epoch"], message["partition"])
-            case op:
-                raise ValueError(f"{op!r:.50} is not known here")
-        if len(descriptors) != files:
-            raise ValueError(f"{len(descriptors)} open files came with it, expected {files}")
-    except (KeyError, TypeError, ValueError, GossipError) as error:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise UsageError(f"a malformed request of a task: {type(error).__name__}: {error}") from None
-
-
-def _unit(value: Any) -> None:
-    _whole(*Unit(*value))
-
-
-def _whole(*values: Any) -> None:
-    for value in values:
-        if not isinstance(value, int):
-            raise TypeError(f"{value!r:.50}, expected a whole number")
 
 
 def borrowed(payload: FilePayload) -> LentFile | None:

@@ -21,8 +21,8 @@ from gossip.errors import UsageError
 from gossip.marks import Unit
 from p2p.adapters.model import Model
 from p2p.adapters.watch import is_nothing
-from p2p.agent import local_socket
 from p2p.agent.client import AgentClient
+from p2p.agent.requests import Take, Taken
 from p2p.worker.any_update import inflate
 from p2p.worker.delta import write_delta
 from p2p.worker.errors import original
@@ -227,9 +227,8 @@ class HubQueue:
     def _run(self, coordinator: Coordinator) -> None:
         try:
             while not self._stopping:
-                message, (descriptor,) = self._queue.ask({"op": "take"})
-                layout = local_socket.layout_from_json(message["layout"])
-                self._submit(coordinator, layout, descriptor, message["lane"])
+                taken, (descriptor,) = self._queue.ask(Take(), Taken)
+                self._submit(coordinator, taken.layout, descriptor, taken.lane)
         except BaseException as error:  # noqa: BLE001 - whatever descent raises, train() raises
             if not self._stopping:
                 coordinator.fail(error)

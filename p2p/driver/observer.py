@@ -26,6 +26,7 @@ from gossip.messages import PeerId
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient, AgentSettings, start_agent
 from p2p.agent.replica import Replica
+from p2p.agent.requests import Done, Loaded
 from p2p.driver.level import Front, Stillness
 
 log = logging.getLogger("p2p")
@@ -70,7 +71,7 @@ class Observer:
         agent = AgentClient(self.folder, process=self._process)
         for name, array in agent.replica.arrays().items():
             np.copyto(array, initial[name])
-        agent.ask({"op": "loaded"})
+        agent.ask(Loaded(), Done)
         self._agent = agent
 
     def adopt(self, given_up: Callable[[], bool]) -> None:
@@ -96,7 +97,7 @@ class Observer:
 
     @property
     def peer(self) -> PeerId:
-        return PeerId(self.agent.about["peer"])
+        return self.agent.about.peer
 
     @property
     def pid(self) -> int:

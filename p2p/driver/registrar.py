@@ -8,7 +8,6 @@ never a weight.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import queue
@@ -16,15 +15,36 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import assert_never
 
 import zmq
+from msgspec.structs import replace
 
-from gossip.errors import UsageError
+from gossip.errors import UsageError, WireError
+from gossip.messages import PeerId
 from gossip.zmq.sockets import Keys, check_address, open_socket
-from p2p.agent.figures import Drained, Figures
 from p2p.agent.local_socket import Process
+from p2p.agent.registrar_messages import (
+    Begin,
+    Drain,
+    Drained,
+    Figures,
+    FromAgent,
+    FromRegistrar,
+    Hello,
+    Listed,
+    Question,
+    Refused,
+    Role,
+    Roster,
+    Settle,
+    Status,
+    Stop,
+    Warned,
+    encode,
+    from_agent,
+)
 
 log = logging.getLogger("p2p")
 
@@ -42,8 +62,8 @@ UNHEARD = Figures()
 class Member:
     """An agent as the registrar knows it."""
 
-    peer: str
-    role: str
+    peer: PeerId
+    role: Role
     name: str
     pid: int
     adverts: str
@@ -85,9 +105,9 @@ class Registrar:
         """Agents that are off the roster for good."""
         self.open = True
         """No training is running: who comes now copies the observer's replica. Later ones adopt one, in flight."""
-        self._said: tuple[dict[str, Any], ...] = ()
+        self._said: tuple[Begin | Settle, ...] = ()
         """Of the training that runs, to be heard by all, also by whoever comes late."""
-        self._requests: queue.SimpleQueue[tuple[bytes, dict[str, Any]]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[bytes, FromRegistrar]] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._closing = False
         self._question = 0
@@ -137,10 +157,6 @@ class Registrar:
         """Those that were heard of lately."""
         return [member for member in list(self.members.values()) if not self.is_silent(member)]
 
-    def _answers(self, member: Member) -> bool:
-        """It is alive, and has a replica itself."""
-        return member.has_reported and not self.is_silent(member)
-
     def wait_for_roster(self, timeout_s: float) -> None:
         """Wait until every agent knows of every other. `UsageError` names those that do not."""
 
@@ -153,18 +169,18 @@ class Registrar:
                 "Can every host reach every other on any port?"
             )
 
-    def begin(self, era: int, idle: Collection[str] = (), wait_s: float | None = None) -> None:
+    def begin(self, era: int, idle: Collection[PeerId] = (), wait_s: float | None = None) -> None:
         """Tell every agent, also those that come late, that a training begins; `era` is the number of what follows.
 
         The peers that are `idle` get no task; the others may wait `wait_s` for their first.
         """
-        self._say({"op": "begin", "era": era, "idle": sorted(idle), "wait_s": wait_s})
+        self._say(Begin(era=era, idle=sorted(idle), wait_s=wait_s))
 
     def settle(self, era: int, rounds: int) -> None:
         """Tell every agent that all updates are computed, and how many rounds of the training somebody has begun."""
-        self._say(*self._said, {"op": "settle", "era": era, "rounds": rounds})
+        self._say(*self._said, Settle(era=era, rounds=rounds))
 
-    def _say(self, *messages: dict[str, Any]) -> None:
+    def _say(self, *messages: Begin | Settle) -> None:
         """Send the last of `messages` to every agent, and all of them to whoever comes late."""
         with self._changed:
             self._said = messages
@@ -173,7 +189,7 @@ class Registrar:
     def call_off(self, epochs: int) -> None:
         """Tell every agent that a training has ended early; nobody waits for it."""
         self._said = ()
-        self._to_all({"op": "drain", "timeout_s": 0.0, "epochs": epochs})
+        self._to_all(Drain(timeout_s=0.0, epochs=epochs))
 
     def drain(self, timeout_s: float, epochs: int = 0) -> list[Member]:
         """Have everybody read everything; each answers when its lane is read by all, or with who is missing.
@@ -184,14 +200,14 @@ class Registrar:
         self._said = ()
         for member in list(self.members.values()):
             member.drained = None
-        asked = self._to_all({"op": "drain", "timeout_s": timeout_s, "epochs": epochs})
+        asked = self._to_all(Drain(timeout_s=timeout_s, epochs=epochs))
         self.wait(lambda: all(m.drained is not None for m in asked if not self.is_silent(m)), timeout_s + 5.0)
         return asked
 
     def ask_status(self, timeout_s: float) -> None:
         """Have every agent's figures as of now. Those of an agent that does not answer in time stay as they are."""
         self._question += 1
-        asked = self._to_all({"op": "status", "question": self._question})
+        asked = self._to_all(Question(number=self._question))
         self.wait(lambda: all(m.figures.question == self._question for m in asked if not self.is_silent(m)), timeout_s)
 
     def drop_sketches(self) -> None:
@@ -220,12 +236,12 @@ class Registrar:
         """The session cannot begin: whoever waits here hears why, and so do agents."""
         with self._changed:
             self._given_up = why
-            self._to_all({"op": "refused", "why": why})
+            self._to_all(Refused(why=why))
             self._changed.notify_all()
 
     def stop_agents(self) -> None:
         """Ask every agent to leave."""
-        self._to_all({"op": "stop"})
+        self._to_all(Stop())
 
     def close(self) -> None:
         """Send what is left to be sent, and end."""
@@ -236,7 +252,7 @@ class Registrar:
 
     # ------------------------------------------------------------------------------------------------------- thread
 
-    def _to_all(self, message: dict[str, Any]) -> list[Member]:
+    def _to_all(self, message: FromRegistrar) -> list[Member]:
         """Send to every agent; returns whom. Who comes later knows nothing of it, and is not to be waited for."""
         members = list(self.members.values())
         for member in members:
@@ -249,80 +265,82 @@ class Registrar:
             if self._socket.poll(POLL_MS):
                 route, *frames = self._socket.recv_multipart()
                 try:
-                    message = json.loads(frames[0])
+                    message = from_agent(frames)
+                except WireError as error:
+                    log.warning("the registrar dropped a malformed message: %s", error)
+                else:
                     with self._changed:
                         self._on_message(route, message)
                         self._changed.notify_all()
-                except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-                    log.warning("the registrar dropped a malformed message: %r", error)
             while not self._requests.empty():
                 route, request = self._requests.get()
-                self._socket.send_multipart([route, json.dumps(request).encode()])
+                self._socket.send_multipart([route, encode(request)])
             if closing:
                 return
 
-    def _on_message(self, route: bytes, message: dict[str, Any]) -> None:
-        if message["peer"] in self._forgotten:
-            self._requests.put((route, {"op": "stop"}))
+    def _on_message(self, route: bytes, message: FromAgent) -> None:
+        if message.peer in self._forgotten:
+            self._requests.put((route, Stop()))
             return
-        if message["op"] == "hello":
+        if isinstance(message, Hello):
             self._on_hello(route, message)
             return
-        member = self.members.get(message["peer"])
+        member = self.members.get(message.peer)
         if member is None:
             return
         member.heard_at = time.monotonic()
-        match message["op"]:
-            case "status":
+        match message:
+            case Status(figures=figures):
                 # the figures never go back, and the answer to a question counts as one until the next
-                figures = Figures.of(_fields(message))
                 member.figures = replace(figures, question=max(figures.question, member.figures.question))
-            case "drained":
-                member.drained = Drained(**_fields(message))
-            case "warning":
-                log.warning("%s: %s", member.name, message["text"])
+            case Drained():
+                member.drained = message
+            case Warned(text=text):
+                log.warning("%s: %s", member.name, text)
+            case _:
+                assert_never(message)
 
-    def _on_hello(self, route: bytes, message: dict[str, Any]) -> None:
+    def _on_hello(self, route: bytes, hello: Hello) -> None:
         why = self._given_up
         if why is not None:
             pass
-        elif message["run"] != self.run:
-            why = f"agent {message['name']} belongs to another session"
-        elif message["role"] == "worker" and not self.open:
+        elif hello.run != self.run:
+            why = f"agent {hello.name} belongs to another session"
+        elif hello.role == "worker" and not self.open:
             why = (
-                f"agent {message['name']} came while a training was running, which a master does not take in. "
+                f"agent {hello.name} came while a training was running, which a master does not take in. "
                 "Expected: all executors are there when dd.train() begins. Start with a fixed number of executors "
                 "(spark.dynamicAllocation.enabled=false, spark.scheduler.minRegisteredResourcesRatio=1.0), or use "
                 "mode='p2p'"
             )
         if why is not None:
-            self._requests.put((route, {"op": "refused", "why": why}))
+            self._requests.put((route, Refused(why=why)))
             return
-        peer = message["peer"]
         member = Member(
-            peer=peer,
-            role=message["role"],
-            name=message["name"],
-            pid=message["pid"],
-            adverts=message["adverts"],
-            pulls=message["pulls"],
+            peer=hello.peer,
+            role=hello.role,
+            name=hello.name,
+            pid=hello.pid,
+            adverts=hello.adverts,
+            pulls=hello.pulls,
             route=route,
-            level=self.open and not message.get("adopts", False),
-            shortage=message["shortage"],
+            level=self.open and not hello.adopts,
+            shortage=hello.shortage,
             heard_at=time.monotonic(),
         )
-        self.members = {**self.members, peer: member}
+        self.members = {**self.members, member.peer: member}
         self.version += 1
-        fields = ("peer", "role", "name", "adverts", "pulls", "level")
-        roster = [
-            {**{name: getattr(member, name) for name in fields}, "answers": self._answers(member)}
-            for member in self.members.values()
-        ]
-        self._to_all({"op": "roster", "version": self.version, "members": roster})
+        self._to_all(Roster(version=self.version, members=[self._listed(each) for each in self.members.values()]))
         for said in self._said:
             self._requests.put((route, said))
 
-
-def _fields(message: Mapping[str, Any]) -> dict[str, Any]:
-    """What an agent says, without who says what."""
-    return {name: value for name, value in message.items() if name not in ("op", "peer")}
+    def _listed(self, member: Member) -> Listed:
+        return Listed(
+            peer=member.peer,
+            role=member.role,
+            name=member.name,
+            adverts=member.adverts,
+            pulls=member.pulls,
+            level=member.level,
+            answers=member.has_reported and not self.is_silent(member),
+        )

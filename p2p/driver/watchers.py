@@ -92,6 +92,10 @@ class Done:
         self._progress(done, of)
 
 
+NOTHING_TO_DO = Done(lambda done, of: None, 0)
+"""Between two trainings."""
+
+
 class Watching:
     """The thread in which the watchers of one training look; without watchers it does nothing.
 

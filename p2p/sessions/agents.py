@@ -21,14 +21,15 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
+from msgspec import structs
 
 from gossip.errors import UsageError
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Model
-from p2p.agent import local_socket
 from p2p.agent.client import AgentSettings
 from p2p.agent.ports import refresh
+from p2p.agent.registrar_messages import Role
 from p2p.agent.replica import Replica
 from p2p.caution import Cautions, warn
 from p2p.codec import packed
@@ -38,9 +39,9 @@ from p2p.driver.level import furthest, lacks
 from p2p.driver.observer import Observer, Post, Watch
 from p2p.driver.registrar import Member, Registrar
 from p2p.driver.shown import Shown
-from p2p.driver.watchers import Done, Seen, Watching
+from p2p.driver.watchers import NOTHING_TO_DO, Done, Seen, Watching
 from p2p.engines.choice import SessionEngine
-from p2p.report import IncompleteTraining, PeerReport, Report
+from p2p.report import IncompleteTraining, PeerReport, Report, Snapshot
 from p2p.row_order import other_rows
 from p2p.sessions.training import Training
 from p2p.worker.job import Descent, Job, codec_of
@@ -61,7 +62,7 @@ STUCK_S, STUCK_BYTES_S = 15.0, 10e6
 off from the peers."""
 LOST_SHARE_MAX = 0.01
 """A larger part of the updates is not lost without a warning."""
-ROLES = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
+ROLES: dict[str, tuple[Role, Role]] = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
 """By mode: the role of the executors' agents, and of the driver program's."""
 
 
@@ -80,21 +81,13 @@ class Session(Protocol):
         """Copy what has reached the driver program into the user's model."""
         ...
 
+    def snapshot(self) -> Snapshot:
+        """How it stands now. From any thread, but for a simulated cluster."""
+        ...
+
     def stop(self) -> None:
         """End everything that `train` started."""
         ...
-
-
-@dataclass(frozen=True)
-class Before:
-    """How things stand when a training begins."""
-
-    published: int
-    """Updates of the session's trainings so far."""
-    units: int
-    """That count in the replica which has most of them."""
-    at: float
-    """By `time.monotonic`."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +165,8 @@ class AgentSession:
         self._cautions = Cautions()
         self._epochs = 0
         """Begun in this session."""
-        self._running = False
-        """A training is: what is shown of the model moves."""
+        self._done = NOTHING_TO_DO
+        """Partitions of the training that runs: what is shown of the model moves."""
         self._asked: list[Member] = []
         """To drain, at the end of the last training."""
 
@@ -194,11 +187,7 @@ class AgentSession:
         self._cautions.give(registrar.shortages())
         self._begin(registrar, training.epochs * partitions)
         registrar.ask_status(STATUS_TIMEOUT_S)
-        before = Before(
-            sum(_published(registrar).values()),
-            max((member.figures.lanes.units for member in registrar.members.values()), default=0),
-            time.monotonic(),
-        )
+        before = self.snapshot()
         job = Job(
             run=self._run,
             mode=self._mode,
@@ -217,19 +206,18 @@ class AgentSession:
         )
         self._epochs += training.epochs
         registrar.open = False
-        self._running = True
         try:
             return self._run_job(training, engine, registrar, job, before)
         finally:
-            self._running = False
+            self._done = NOTHING_TO_DO
             registrar.open = True
 
     def _run_job(
-        self, training: Training, engine: engines.Engine, registrar: Registrar, job: Job, before: Before
+        self, training: Training, engine: engines.Engine, registrar: Registrar, job: Job, before: Snapshot
     ) -> Report:
         """Have the tasks run, and all that goes with them; then see what came of it."""
         try:
-            done = Done(training.progress, job.epochs * job.partitions)
+            self._done = done = Done(training.progress, job.epochs * job.partitions)
             with (
                 self._coordinator(engine, training.descent, job.epochs_before) as coordinator,
                 Watching(training.all_watchers, self._user_model.skeleton, self._read, done, engine.cancel) as watching,
@@ -265,12 +253,24 @@ class AgentSession:
         return report
 
     def refresh(self) -> None:
-        if self._running:
+        if self._done is not NOTHING_TO_DO:
             self._show_what_there_is()
             return
         replica = self._post.replica
         if replica is not None and self._shown.holds(replica) and not self._shown.is_written():
             self._shown.fill(replica)  # of a training that failed, something may have come in since
+
+    def snapshot(self) -> Snapshot:
+        registrar = self._registrar
+        members = () if registrar is None else registrar.members.values()
+        return Snapshot(
+            at=time.monotonic(),
+            updates=0 if registrar is None else sum(_published(registrar).values()),
+            units=max((member.figures.lanes.units for member in members), default=0),
+            peers=() if registrar is None else self._peer_reports(registrar),
+            partitions_done=self._done.count,
+            partitions=self._done.partitions,
+        )
 
     def stop(self) -> None:
         registrar, post, engine = self._registrar, self._post, self._engine.take_out()
@@ -371,7 +371,7 @@ class AgentSession:
         donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
         adopts = self._adopts and bool(donors)
         peer = secrets.token_hex(16)
-        new = Observer(replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts, peer=peer))
+        new = Observer(structs.replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts, peer=peer))
         try:
             if adopts:
                 new.adopt(given_up)
@@ -383,7 +383,7 @@ class AgentSession:
             raise
         self._post.take(new)
 
-    def _end(self, registrar: Registrar, accepted: int, before: Before, coordinator: Coordinator | None) -> End:
+    def _end(self, registrar: Registrar, accepted: int, before: Snapshot, coordinator: Coordinator | None) -> End:
         """What the model has in the end, which is filled here, from whichever replica lacks least.
 
         `accepted` units were handed over by the tasks of this training.
@@ -396,7 +396,7 @@ class AgentSession:
             not_applied = max(0, accepted - (len(coordinator.applied) if coordinator is not None else 0))
             return End(observer.agent.replica, {}, not_applied=not_applied, late=self._late(living))
         stopped = [m for m in registrar.by_role("peer") if registrar.is_silent(m) and registrar.is_here(m)]
-        all_of = furthest([*map(_front, living), *({m.peer: m.figures.published} for m in stopped)])
+        all_of = furthest([*map(_front, living), *({str(m.peer): m.figures.published} for m in stopped)])
         for member in sorted(living, key=lambda m: (sum(lacks(_front(m), all_of).values()), m.role == "peer")):
             replica: Replica | Fetched | None
             if observer is not None and observer.has_begun and member.peer == observer.peer:
@@ -409,7 +409,7 @@ class AgentSession:
             self._shown.fill(replica)
             self._post.behind = observer is None or member.peer != observer.peer
             lacking = lacks(front, all_of)
-            names = {m.peer: m.name for m in registrar.members.values()}
+            names: dict[str, str] = {m.peer: m.name for m in registrar.members.values()}
             gone = max(0, accepted - (member.figures.lanes.units - before.units))
             return End(
                 replica,
@@ -500,12 +500,11 @@ class AgentSession:
         registrar.wait_for_roster(ROSTER_TIMEOUT_S)
         return registrar
 
-    def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
+    def _settings(self, role: Role, registrar: Registrar) -> AgentSettings:
         keys = (self._keys.public, self._keys.secret) if self._keys is not None else None
-        layout = local_socket.layout_to_json(self._user_model.layout)
         codec = self._user_model.codec
         kinds = None if codec is None else packed(codec.kinds)
-        return AgentSettings(self._run, role, registrar.endpoint, layout, keys, kinds=kinds)
+        return AgentSettings(self._run, role, registrar.endpoint, self._user_model.layout, keys, kinds=kinds)
 
     @contextmanager
     def _coordinator(
@@ -538,23 +537,27 @@ class AgentSession:
         self._asked = registrar.drain(self._drain_timeout_s, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
-    def _report(self, registrar: Registrar, end: End, rows: int, before: Before, seconds: float) -> Report:
+    def _peer_reports(self, registrar: Registrar) -> tuple[PeerReport, ...]:
         members = sorted(
             registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
         )
+        return tuple(_peer_report(member, self._mode) for member in members)
+
+    def _report(self, registrar: Registrar, end: End, rows: int, before: Snapshot, seconds: float) -> Report:
+        members = list(registrar.members.values())
         others = [m for m in registrar.speaking() if self._observer is None or m.peer != self._observer.peer]
         distance, unread = (0.0, []) if end.replica is None else consensus_distance(end.replica, others, self._keys)
-        published = _published(registrar)
+        now = self.snapshot()
         missing = {name for member in members for name in member.missed}
-        lost = _lost(members, published, end.gone, self._mode, registrar.is_silent)
+        lost = _lost(members, _published(registrar), end.gone, self._mode, registrar.is_silent)
         if end.not_applied:
             lost = {"not read in time": end.not_applied}
         return Report(
-            peers=tuple(_peer_report(member, self._mode) for member in members),
+            peers=now.peers,
             mode=self._mode,
             rows=rows,
             seconds=seconds,
-            updates=sum(published.values()) - before.published,
+            updates=now.updates - before.updates,
             updates_lost=sum(lost.values()),
             consensus_distance=distance,
             missing=tuple(sorted(missing | set(unread))),

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from gossip.errors import UsageError
 from gossip.flat import Flat
 from gossip.mixing import Strategy
@@ -21,14 +23,15 @@ from p2p import engines
 from p2p.adapters.model import Model
 from p2p.agent.client import AgentSettings
 from p2p.agent.mixing import parcel
+from p2p.agent.registrar_messages import Role
 from p2p.agent.sketch import distance
 from p2p.driver.consensus import Average, read_replicas
 from p2p.driver.coordinator import Coordinator
 from p2p.driver.registrar import Member, Registrar
 from p2p.driver.shown import Shown
 from p2p.driver.watchers import Seen
-from p2p.report import PeerReport, Report
-from p2p.sessions.agents import STATUS_TIMEOUT_S, AgentSession, Before, End, peer_report
+from p2p.report import PeerReport, Report, Snapshot
+from p2p.sessions.agents import STATUS_TIMEOUT_S, AgentSession, End, peer_report
 from p2p.sessions.training import Training
 
 CONSENSUS_DISTANCE = 1e-5
@@ -132,8 +135,8 @@ class MixSession(AgentSession):
         votes = Counter(peer for member in heard for peer in member.figures.departed)
         return [member for member in heard if 2 * votes[member.peer] < len(heard)]
 
-    def _settings(self, role: str, registrar: Registrar) -> AgentSettings:
-        return replace(super()._settings(role, registrar), mixing=self._parcel)
+    def _settings(self, role: Role, registrar: Registrar) -> AgentSettings:
+        return structs.replace(super()._settings(role, registrar), mixing=self._parcel)
 
     def _begin(self, registrar: Registrar, tasks: int) -> None:
         self._show_what_there_is()
@@ -173,7 +176,7 @@ class MixSession(AgentSession):
             if (trouble := member.figures.mixing.trouble) is not None:
                 raise UsageError(f"{member.name} cannot mix: {trouble}")
 
-    def _end(self, registrar: Registrar, accepted: int, before: Before, coordinator: Coordinator | None) -> End:
+    def _end(self, registrar: Registrar, accepted: int, before: Snapshot, coordinator: Coordinator | None) -> End:
         self._show_what_there_is()
         apart = [] if self._agreed else [f"the replicas did not agree to {CONSENSUS_DISTANCE:g}"]
         if self._unread:
@@ -181,7 +184,7 @@ class MixSession(AgentSession):
         return End(
             None if self._observer is None else self._observer.agent.replica,
             {},
-            gone=self._gone(registrar, accepted, before.published),
+            gone=self._gone(registrar, accepted, before.updates),
             late=self._late(registrar.speaking()),
             apart="; ".join(apart),
         )
@@ -194,16 +197,21 @@ class MixSession(AgentSession):
         untaken: int = sum(max(0, member.figures.published - member.figures.mixing.taken) for member in dead)
         return max(0, accepted - told) + untaken
 
-    def _report(self, registrar: Registrar, end: End, rows: int, before: Before, seconds: float) -> Report:
+    def _peer_reports(self, registrar: Registrar) -> tuple[PeerReport, ...]:
+        members = sorted(registrar.by_role("peer"), key=lambda member: member.name)
+        return tuple(_peer_report(member) for member in members)
+
+    def _report(self, registrar: Registrar, end: End, rows: int, before: Snapshot, seconds: float) -> Report:
+        now = self.snapshot()
         members = sorted(registrar.by_role("peer"), key=lambda member: member.name)
         silent = [member.name for member in members if registrar.is_silent(member)]
         missing = {name for member in members for name in member.missed}
         return Report(
-            peers=tuple(_peer_report(member) for member in members),
+            peers=now.peers,
             mode="p2p",
             rows=rows,
             seconds=seconds,
-            updates=sum(member.figures.published for member in members) - before.published,
+            updates=now.updates - before.updates,
             updates_lost=end.gone,
             consensus_distance=self._apart,
             missing=tuple(sorted(missing | set(silent) | set(self._unread))),

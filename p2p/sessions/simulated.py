@@ -32,8 +32,8 @@ from p2p.agent.ports import refresh
 from p2p.caution import Cautions, warn
 from p2p.codec import kinds_of
 from p2p.driver.consensus import Envelope
-from p2p.driver.watchers import Done, Moment, Watcher, look
-from p2p.report import IncompleteTraining, PeerReport, Report
+from p2p.driver.watchers import NOTHING_TO_DO, Done, Moment, Watcher, look
+from p2p.report import IncompleteTraining, PeerReport, Report, Snapshot
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.scheduler import HEARTBEAT_S, Scheduler, SimulatedReplica
 from p2p.sessions.training import Training
@@ -68,6 +68,10 @@ class SimulatedSession:
         self._disruption: Disruption | None = None
         self._swarm: Simulation | None = None
         self._shown: Shown | None = None
+        self._gone: set[PeerId] = set()
+        """Peers that were, when the newest training began."""
+        self._done = NOTHING_TO_DO
+        """Partitions of the training that runs."""
 
     def train(self, training: Training) -> Report:
         data = training.data
@@ -82,17 +86,22 @@ class SimulatedSession:
                 "'chunk' or 'partition'"
             )
         self._user_model.check_unchanged()
+        try:
+            return self._train(training)
+        finally:
+            self._done = NOTHING_TO_DO
+
+    def _train(self, training: Training) -> Report:
         swarm, disruption = self._start()
-        before = set(swarm.peers)
-        members, begin = swarm.live(), swarm.now
-        done = Done(training.progress, training.epochs * len(data))
+        self._gone = set(swarm.peers) - set(swarm.live())
+        begin = swarm.now
+        self._done = done = Done(training.progress, training.epochs * len(training.data))
         looks = _Looks(training.all_watchers, swarm, Model.from_skeleton(self._user_model.skeleton()), done)
         with self._observed(swarm):
             try:
                 disruption.active = True
                 self._publish_written(swarm)
-                units_before = swarm.peers[swarm.source()].peer.identities.units
-                published_before = _published(swarm)
+                before = self.snapshot()
                 scheduler = self._scheduler(training, swarm, done)
                 looks.begin()
                 try:
@@ -107,17 +116,17 @@ class SimulatedSession:
             self._cautions.give(result.cautions)
         looks.finish()
         self.refresh()
-        members |= {me: host for me, host in swarm.peers.items() if me not in before}
+        now = self.snapshot()
         accepted = sum(result.units for result in results)
         report = Report(
-            peers=tuple(self._peer_report(me, host) for me, host in members.items()),
+            peers=now.peers,
             mode="p2p",
             rows=sum(result.rows for result in results),
-            seconds=swarm.now - begin,
-            updates=_published(swarm) - published_before,
+            seconds=now.at - begin,
+            updates=now.updates - before.updates,
             consensus_distance=_distance(swarm),
-            missing=_missing(swarm, members),
-            lost=(lost := _lost(swarm, accepted, units_before)),
+            missing=_missing(swarm, set(swarm.peers) - self._gone),
+            lost=(lost := _lost(swarm, accepted, before.units)),
             updates_lost=sum(lost.values()),
             digest=swarm.digest.hexdigest(),
             story=tuple(self._story),
@@ -144,6 +153,18 @@ class SimulatedSession:
             assert self._shown is not None
             host = self._swarm.peers[self._swarm.source()]
             self._shown.show(host.peer.replicator.frontiers(), host.replica.arrays())
+
+    def snapshot(self) -> Snapshot:
+        swarm = self._swarm
+        peers = {} if swarm is None else {me: host for me, host in swarm.peers.items() if me not in self._gone}
+        return Snapshot(
+            at=0.0 if swarm is None else swarm.now,
+            updates=0 if swarm is None else _published(swarm),
+            units=0 if swarm is None else swarm.peers[swarm.source()].peer.identities.units,
+            peers=tuple(self._peer_report(me, host) for me, host in peers.items()),
+            partitions_done=self._done.count,
+            partitions=self._done.partitions,
+        )
 
     def stop(self) -> None:
         swarm, self._swarm = self._swarm, None

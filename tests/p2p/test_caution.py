@@ -8,16 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gossip.messages import PeerId
 from p2p import DeepDist, DeepDistWarning, SimulatedCluster
+from p2p.agent.registrar_messages import Hello
 from p2p.agent.replica import SHARED_MEMORY_SPARE_BYTES, shortage
 from p2p.caution import Cautions
 from p2p.driver.registrar import Registrar
 
 
-def hello(host: str, pid: int, lacking: str | None) -> dict[str, object]:
+def hello(host: str, pid: int, lacking: str | None) -> Hello:
     """What an agent says first."""
-    about = {"op": "hello", "run": "run", "peer": f"{host}{pid}", "role": "peer", "name": f"{host}:{pid}", "pid": pid}
-    return {**about, "adverts": "", "pulls": "", "shortage": lacking}
+    return Hello(
+        peer=PeerId(f"{host}{pid}"),
+        run="run",
+        role="peer",
+        name=f"{host}:{pid}",
+        pid=pid,
+        adverts="",
+        pulls="",
+        shortage=lacking,
+    )
 
 
 def test_a_caution_is_given_once_per_session_by_name() -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from p2p.agent.figures import Drained, Figures, LaneFigures
+from gossip.messages import PeerId
+from p2p.agent.registrar_messages import Drained, Figures, LaneFigures
 from p2p.driver.registrar import Member
 from p2p.report import PeerReport, Report
 from p2p.sessions.agents import _lost, peer_report
@@ -88,7 +89,7 @@ def test_an_update_is_lost_with_its_agent_or_was_not_read_in_time(
 
 def test_staleness_is_summed_up_by_its_median_and_its_highest_twentieth() -> None:
     member = Member(
-        peer="p",
+        peer=PeerId("p"),
         role="peer",
         name="p",
         pid=1,
@@ -98,7 +99,7 @@ def test_staleness_is_summed_up_by_its_median_and_its_highest_twentieth() -> Non
         level=True,
         shortage=None,
         heard_at=0.0,
-        drained=Drained(staleness=range(101)),
+        drained=Drained(peer=PeerId("p"), staleness=range(101)),
     )
     report = peer_report(member, published=3, applied=4)
     assert (report.staleness_median, report.staleness_p95) == (50, 95)

@@ -13,22 +13,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from gossip.arrays import Layout
 from gossip.errors import UsageError
+from gossip.marks import Unit
 from gossip.story import read
 from p2p.agent import client as client_module
-from p2p.agent import local_socket
+from p2p.agent import local_socket, requests
 from p2p.agent.client import AgentClient, AgentGoneError, AgentSettings, is_free, start_agent
 from p2p.agent.local_socket import Process
 from p2p.agent.ports import Left
+from p2p.agent.requests import Known, Knows, Refused, Take
 from p2p.cli.main import main
 from p2p.driver.observer import Observer
 from p2p.driver.registrar import SILENT_S, Member, Registrar
@@ -44,7 +46,7 @@ class Swarm:
 
     def __init__(self) -> None:
         self.run = secrets.token_hex(16)
-        layout = local_socket.layout_to_json(Layout.of(INITIAL))
+        layout = Layout.of(INITIAL)
         self.registrar = Registrar(self.run)
         self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, layout))
         self.settings = AgentSettings(self.run, "peer", self.registrar.endpoint, layout)
@@ -100,7 +102,7 @@ def test_agents_that_are_faster_than_the_observer_begin_with_its_model(loading: 
     loading.registrar.wait_for_roster(TIMEOUT_S)
     for member, folder in zip((early, late), loading.folders, strict=True):
         client = AgentClient(folder)
-        assert client.about["peer"] == member.peer
+        assert client.about.peer == member.peer
         np.testing.assert_array_equal(client.replica.arrays()["w"], INITIAL["w"])
         client.close()
 
@@ -368,38 +370,28 @@ def connection(swarm: Swarm) -> Iterator[socket.socket]:
         yield connection
 
 
-PUBLISH = {"op": "publish", "layout": [["w", "<f8", 3]], "merged_at": 0, "unit": [0, 0, 0], "attempt": 0}
-
-
-@pytest.mark.parametrize(
-    ("request_", "why"),
-    [
-        ({"op": "dance"}, "'dance' is not known here"),
-        ({}, "KeyError: 'op'"),
-        ({"op": "known", "unit": [1]}, "TypeError"),
-        ({"op": "known", "unit": [1, 2, "three"]}, "'three', expected a whole number"),
-        ({"op": "furthest", "epoch": 1}, "KeyError: 'partition'"),
-        (PUBLISH, "0 open files came with it, expected 1"),
-        ({**PUBLISH, "layout": 3}, "TypeError"),
-        ({**PUBLISH, "follows": True, "left": []}, "0 open files came with it, expected 2"),
-        ({**PUBLISH, "follows": "yes"}, "'yes', expected a whole number"),
-        ({**PUBLISH, "unit": [{}, 0, 0]}, "expected a whole number"),
-    ],
-)
-def test_a_request_that_no_agent_knows_is_answered_with_an_error(
-    connection: socket.socket, request_: dict[str, Any], why: str
+def test_what_is_no_request_is_answered_with_words_that_say_where_and_the_agent_goes_on(
+    connection: socket.socket,
 ) -> None:
-    local_socket.send(connection, request_)
-    answer, _ = local_socket.receive(connection)
-    assert answer["error"].startswith("a malformed request of a task: ")
-    assert why in answer["error"]
-    local_socket.send(connection, {"op": "known", "unit": [0, 0, 0]})
-    assert local_socket.receive(connection) == ({"known": False}, []), "the agent goes on"
+    for body, where in (
+        (b"\xff", "JSON is malformed"),
+        (b'{"op":"dance"}', "Invalid value 'dance' - at `$.op`"),
+        (b'{"op":"knows","unit":[1,2,"three"]}', "Expected `int`, got `str` - at `$.unit[2]`"),
+    ):
+        local_socket.send(connection, body)
+        answer, _ = requests.receive_answer(connection)
+        assert isinstance(answer, Refused)
+        assert answer.why.startswith("a malformed request of a task: ")
+        assert where in answer.why
+    requests.send(connection, Knows(Unit(0, 0, 0)))
+    assert requests.receive_answer(connection) == (Known(False), [])
 
 
 def test_an_agent_without_a_queue_refuses_a_coordinator(connection: socket.socket) -> None:
-    local_socket.send(connection, {"op": "take"})
-    assert "has no queue" in local_socket.receive(connection)[0]["error"]
+    requests.send(connection, Take())
+    answer, _ = requests.receive_answer(connection)
+    assert isinstance(answer, Refused)
+    assert "has no queue" in answer.why
 
 
 def test_an_agent_drops_what_is_no_message_of_its_registrar(
@@ -407,9 +399,16 @@ def test_an_agent_drops_what_is_no_message_of_its_registrar(
 ) -> None:
     member = swarm.add()
     swarm.registrar.wait_for_roster(TIMEOUT_S)
-    for nonsense in ([1, 2], "text", {"no": "op"}):
+    nonsenses: list[Any] = [
+        [1, 2],
+        "text",
+        {"no": "op"},
+        {"op": "dance"},
+        {"op": "roster", "version": 1, "members": []},
+    ]
+    for nonsense in nonsenses:
         swarm.registrar._requests.put((member.route, nonsense))
-    assert eventually(lambda: caplog.text.count("a malformed message of the registrar was dropped") == 3, TIMEOUT_S)
+    assert eventually(lambda: caplog.text.count("a malformed message of the registrar was dropped") == 5, TIMEOUT_S)
     swarm.registrar.ask_status(TIMEOUT_S)
     assert swarm.registrar.members[member.peer].figures.question == 1
 
@@ -488,7 +487,7 @@ def test_who_waits_for_a_busy_agent_may_wait_for_any_time(
     def answer() -> None:
         local_socket.receive(theirs)
         eventually(lambda: len(looks) > 20, TIMEOUT_S)
-        local_socket.send(theirs, {"known": True})
+        requests.send(theirs, Known(True))
 
     answering = threading.Thread(target=answer)
     answering.start()
@@ -520,7 +519,7 @@ def test_an_agent_that_is_out_of_descriptors_tells_it_once_and_lets_tasks_in_lat
     resource.prlimit(member.pid, resource.RLIMIT_NOFILE, allowed)
     for thread in coming:
         thread.join(TIMEOUT_S)
-    assert [client.about["pid"] for client in clients] == [member.pid] * come
+    assert [client.about.pid for client in clients] == [member.pid] * come
     assert caplog.text.count("tasks have to wait for their agent") == 1
     for client in clients:
         client.close()

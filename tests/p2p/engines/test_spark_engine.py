@@ -15,6 +15,7 @@ import pytest
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, TaskContext
 
+from gossip.arrays import Layout
 from p2p import UsageError
 from p2p.agent.client import AgentGoneError, AgentSettings
 from p2p.engines import spark
@@ -417,7 +418,7 @@ class StandingStill:
 
 
 def test_a_training_begins_with_another_agent_where_one_stands_still_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = AgentSettings("run", "peer", "tcp://127.0.0.1:1", [])
+    settings = AgentSettings("run", "peer", "tcp://127.0.0.1:1", Layout(()))
     next_one = object()
     monkeypatch.setattr(spark, "ensure_agent", lambda *_: next_one)
     monkeypatch.setattr(spark, "_agents", {"run": StandingStill()})
