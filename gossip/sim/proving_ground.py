@@ -7,10 +7,10 @@ is hit by all this, and replaced when it is gone. In the second phase, the fault
 level. In the third, they must drain.
 
 After every event: the peer finds nothing wrong with its own state (`check`); a replica is the initial model plus a
-prefix of every lane, never twice and never half; the memory of a peer is bounded; a peer that adopts goes
-back in no living lane, and no origin that had pinned calls it unknown. Every so often: nobody who could be asked for the user's model has more than the one who is. At the end: that one has all of
-every living lane; replicas are equal; nothing of a living lane is lost, and every loss has a cause; every unit counts
-once; everybody drains.
+prefix of every lane, never twice and never half; the memory of a peer is bounded; a peer that adopts goes back in no
+living lane, and no origin that had pinned calls it unknown. Every so often: nobody who could be asked for the user's
+model has more than the one who is. At the end: that one has all of every living lane; replicas are equal; nothing of a
+living lane is lost, and every loss has a cause; every unit counts once; everybody drains.
 """
 
 from __future__ import annotations
