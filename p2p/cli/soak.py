@@ -12,13 +12,13 @@ from functools import cache
 from rich.table import Table
 
 from gossip import identity, marks, membership
-from gossip.lanes import adopt, peer, replicate, roster, units
+from gossip.lanes import adopt, origin, peer, reader, roster, units
 from gossip.sim.branches import Branches
 from gossip.sim.oracles.published import LOST
 from gossip.sim.proving_ground import Outcome, run
 from gossip.sim.states import STATES
 
-CORE = (peer, roster, units, replicate, adopt, identity, membership, marks)
+CORE = (peer, roster, units, origin, reader, adopt, identity, membership, marks)
 """Whose branches are counted."""
 
 SUMS = (

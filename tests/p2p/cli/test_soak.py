@@ -85,6 +85,6 @@ def test_branches_are_counted_on_a_day_that_is_as_it_was() -> None:
     day = run_counted(3)
     assert day.digest == run(3).digest
     told = branches([day])
-    assert any("replicate.py:" in line and "Replicator.on_pull: pin is not None" in line for line in told)
-    assert told[-6].startswith("peer.py: ")
-    assert told[-6].endswith(" branches were taken")
+    assert any("origin.py:" in line and "LaneOrigin.on_pull: pin is not None" in line for line in told)
+    assert told[-9].startswith("peer.py: ")
+    assert told[-9].endswith(" branches were taken")
