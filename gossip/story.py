@@ -60,10 +60,10 @@ class Line:
     peer: PeerId
     event: str
     effects: tuple[str, ...] | None
-    """None where it raised an exception."""
+    """None where the peer raised an exception, or still deals with it."""
 
     def __str__(self) -> str:
-        then = "an exception" if self.effects is None else "; ".join(self.effects)
+        then = "not done" if self.effects is None else "; ".join(self.effects)
         return f"{self.time:12.3f}  {self.peer}  {self.event}" + (f"  ->  {then}" if then else "")
 
     def to_json(self) -> str:
@@ -96,16 +96,20 @@ class Witness:
         """With `checks`, it is looked after each event whether all holds that must hold between two."""
         self.peer = peer
         self.checks = checks or self.always_checks
-        self._steps: deque[tuple[float, Any, Sequence[Any] | None]] = deque(maxlen=STEPS_MAX)
+        self._steps: deque[tuple[float, Any, Sequence[Any]]] = deque(maxlen=STEPS_MAX)
+        self._current: tuple[float, Event] | None = None
+        """What the peer deals with."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What the peer says to it. An exception of the peer, or a broken invariant, tells the story."""
+        self._current = now, event
         try:
             effects = self.peer.handle(event, now)
         except Exception as error:
-            self._steps.append((now, _gist(event), None))
             self.tell(error)
             raise
+        finally:
+            self._current = None
         self._steps.append((now, _gist(event), [*map(_gist, effects)] if effects else effects))  # mostly none
         if self.checks:
             try:
@@ -122,11 +126,12 @@ class Witness:
 
     def lines(self) -> list[Line]:
         """The story, the oldest step first."""
-        me = self.peer.me
-        return [
-            Line(now, me, words(event), None if effects is None else tuple(map(words, effects)))
-            for now, event, effects in list(self._steps)
-        ]
+        me, current = self.peer.me, self._current
+        lines = [Line(now, me, words(event), tuple(map(words, effects))) for now, event, effects in list(self._steps)]
+        if current is not None:
+            now, event = current
+            lines.append(Line(now, me, words(_gist(event)), None))
+        return lines
 
 
 def read(lines: Iterable[str]) -> Iterator[Line]:

@@ -80,7 +80,7 @@ def _print_story(path: str, peer: str, last: int | None) -> None:
         raise click.ClickException(f"{path}: {error}") from None
     for line in lines[-last:] if last is not None else lines:
         click.echo(f"{line.time:12.3f}  {line.peer}  {line.event}")
-        for effect in line.effects if line.effects is not None else ("an exception",):
+        for effect in line.effects if line.effects is not None else ("not done",):
             click.echo(f"{'':14}->  {effect}")
 
 

@@ -187,10 +187,30 @@ def test_an_exception_of_the_peer_carries_what_happened_before_and_the_event_its
         witness.handle(Computed(UPDATE), 0.5)
     assert notes(caught) == [
         "       0.250  me  Joined(peer='a')",
-        f"       0.500  me  Computed(payload={ARRAYS})  ->  an exception",
+        f"       0.500  me  Computed(payload={ARRAYS})  ->  not done",
     ]
     witness.tell(caught.value)
     assert len(caught.value.__notes__) == 1, "it is told once"
+
+
+def test_what_the_peer_still_deals_with_is_told_too() -> None:
+    """An agent that hangs is asked in the middle of it."""
+    seen: list[Line] = []
+
+    class Curious(Echo):
+        def handle(self, event: Event, now: float) -> list[Effect]:
+            seen.extend(witness.lines())
+            return []
+
+    witness = Witness(Curious())
+    witness.handle(Ticked(), 1.0)
+    witness.handle(Joined(A), 2.0)
+    assert seen == [
+        Line(1.0, ME, "Ticked()", None),
+        Line(1.0, ME, "Ticked()", ()),
+        Line(2.0, ME, "Joined(peer='a')", None),
+    ]
+    assert witness.lines()[-1].effects == ()
 
 
 def test_a_peer_is_checked_after_each_event_if_somebody_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +248,7 @@ def test_an_assertion_in_the_peer_of_a_runtime_carries_the_last_events(swarm: An
     started, computed, failed = notes(caught)
     assert "Started(frontiers={})  ->  Publish(message=Advert(peer='me'" in started
     assert "Computed(payload=<'w': float64 (3,), 64 bytes>)  ->  Deliver(lane='me', lo=1, hi=1, " in computed
-    assert failed.endswith("->  an exception")
+    assert failed.endswith("->  not done")
 
 
 @pytest.mark.sockets

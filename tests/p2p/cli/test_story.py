@@ -38,7 +38,7 @@ def test_events_are_printed_with_what_the_peer_wanted_done(story: str) -> None:
         "              ->  Warn(text='oh')",
         "       2.000  cd  Joined(peer='ab')",
         "       3.000  ab  Computed(payload=...)",
-        "              ->  an exception",
+        "              ->  not done",
     ]
 
 
