@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gossip.arrays import Packed
 from gossip.errors import UsageError
 from p2p import ByPath, DeepDist
-from p2p.testing import train_partition
+from p2p.testing import Neighbor, train_partition
 from p2p.worker.errors import PartitionError
 
 
@@ -79,3 +80,11 @@ def test_errors_of_the_user_are_those_of_a_worker() -> None:
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
     with pytest.raises(UsageError, match="sometimes"):
         train_partition({"w": np.zeros(1)}, count, [1.0], exchange="sometimes")
+
+
+def test_a_unit_counts_once() -> None:
+    neighbor = Neighbor({"w": np.zeros(1)})
+    assert neighbor.publish(Packed.of({"w": np.ones(1)}), unit=(0, 0, 0))
+    assert not neighbor.publish(Packed.of({"w": np.ones(1)}), unit=(0, 0, 0), attempt=1)
+    assert neighbor.replica.arrays()["w"] == [1.0]
+    assert (len(neighbor.published), neighbor.furthest(0, 0), neighbor.furthest(0, 1)) == (1, 0, -1)
