@@ -122,11 +122,12 @@ class MixSession(AgentSession):
         registrar = self._registrar
         assert registrar is not None
         registrar.ask_status(STATUS_TIMEOUT_S)  # the weights move as well
+        # before the replicas are read: the mean has these updates at least
+        merged = sum(member.figures.published for member in registrar.by_role("peer"))
         average, _ = self._average(registrar)
         if average.is_empty:
             return super()._read(model)
         model.load(average.mean().arrays())
-        merged = sum(member.figures.published for member in registrar.by_role("peer"))
         return Seen(merged=merged, consensus_distance=average.distance(), spread=average.spread())
 
     def _speaking(self, registrar: Registrar) -> list[Member]:
