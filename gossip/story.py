@@ -96,7 +96,7 @@ class Witness:
         """With `checks`, it is looked after each event whether all holds that must hold between two."""
         self.peer = peer
         self.checks = checks or self.always_checks
-        self._steps: deque[tuple[float, Any, Sequence[Any]]] = deque(maxlen=STEPS_MAX)
+        self._steps: deque[tuple[float, Any, Sequence[Any] | None]] = deque(maxlen=STEPS_MAX)
         self._current: tuple[float, Event] | None = None
         """What the peer deals with."""
 
@@ -106,10 +106,11 @@ class Witness:
         try:
             effects = self.peer.handle(event, now)
         except Exception as error:
+            self._steps.append((now, _gist(event), None))  # for those as well who ask later
+            self._current = None
             self.tell(error)
             raise
-        finally:
-            self._current = None
+        self._current = None
         self._steps.append((now, _gist(event), [*map(_gist, effects)] if effects else effects))  # mostly none
         if self.checks:
             try:
@@ -127,7 +128,10 @@ class Witness:
     def lines(self) -> list[Line]:
         """The story, the oldest step first."""
         me, current = self.peer.me, self._current
-        lines = [Line(now, me, words(event), tuple(map(words, effects))) for now, event, effects in list(self._steps)]
+        lines = [
+            Line(now, me, words(event), None if effects is None else tuple(map(words, effects)))
+            for now, event, effects in list(self._steps)
+        ]
         if current is not None:
             now, event = current
             lines.append(Line(now, me, words(_gist(event)), None))
