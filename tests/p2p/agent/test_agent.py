@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from gossip.arrays import Layout
 from gossip.errors import UsageError
 from gossip.marks import Unit
-from gossip.story import read
+from gossip.story import Line, read
 from p2p.agent import client as client_module
 from p2p.agent import local_socket, requests
 from p2p.agent.client import AgentClient, AgentGoneError, AgentSettings, is_free, start_agent
@@ -125,18 +125,25 @@ def test_an_agent_writes_down_its_last_events_when_it_is_asked(
 ) -> None:
     one, two = swarm.add(), swarm.add()
     swarm.registrar.wait_for_roster(TIMEOUT_S)
-    os.kill(one.pid, signal.SIGUSR1)
     file = Path(local_socket.private_folder(), f"story-{one.pid}.jsonl")
-    assert eventually(file.exists, TIMEOUT_S)
-    lines = list(read(file.read_text().splitlines()))
+    lines: list[Line] = []
+
+    def told_of_the_other() -> bool:  # a slow machine's agent is asked before it has heard of the other
+        os.kill(one.pid, signal.SIGUSR1)
+        assert eventually(file.exists, TIMEOUT_S)
+        lines[:] = read(file.read_text().splitlines())
+        file.unlink()
+        return any(line.event.startswith(f"Received(message=Advert(peer='{two.peer}'") for line in lines)
+
+    assert eventually(told_of_the_other, TIMEOUT_S)
     assert {line.peer for line in lines} == {one.peer}
-    assert any(line.event.startswith(f"Received(message=Advert(peer='{two.peer}'") for line in lines)
     assert [line.time for line in lines] == sorted(line.time for line in lines)
+    assert eventually(lambda: f"{one.name}: its last events are in {file}" in caplog.text, TIMEOUT_S)
+    file.write_text("\n".join(line.to_json() for line in lines))
     printed = CliRunner().invoke(main, ["simulate", "--story", str(file), "--last", "2"])
+    file.unlink()
     assert printed.exit_code == 0
     assert lines[-1].event in printed.output
-    assert eventually(lambda: f"{one.name}: its last events are in {file}" in caplog.text, TIMEOUT_S)
-    file.unlink()
     assert eventually(lambda: one.heard_at > time.monotonic() - 0.5, TIMEOUT_S), "it goes on"
 
 
