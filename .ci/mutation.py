@@ -127,7 +127,8 @@ WING_TESTS: dict[str, str] = {
     "mixing": "mixing_oracles mixing",
 }
 P2P_WINGS = ["p2p.worker", "p2p.agent", "p2p.driver"]
-P2P_TESTS = ["worker", "agent", "driver", "sessions", "engines/test_local_engine.py", "test_testing.py"]
+P2P_TESTS = [f"p2p/{name}" for name in ("worker", "agent", "driver", "sessions", "test_testing.py")]
+P2P_TESTS += ["p2p/engines/test_local_engine.py", "seams"]
 """What tries the wings, also by agents and workers that are processes: all of it that needs no Spark."""
 PYTEST = ["-q", "-s", "--assert=plain"]
 PYTEST += [part for name in ("p2p.pytest_plugin", "xdist", "cacheprovider") for part in ("-p", f"no:{name}")]
@@ -689,7 +690,7 @@ def _try(modules: list[str], again: bool, budget_s: float, every: int) -> int:
         sys.meta_path.insert(0, Finder(rooms))
         for room in rooms:
             importlib.import_module(room)
-        files = [str(ROOT / "tests" / "p2p" / name) for name in P2P_TESTS]
+        files = [str(ROOT / "tests" / name) for name in P2P_TESTS]
         trial: Trial = WingTrial(modules, again, budget_s, every)
         return int(pytest.main([*PYTEST, "-m", "not spark", *files], plugins=[trial]))
     (module,) = modules
