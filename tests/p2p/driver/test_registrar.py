@@ -356,7 +356,7 @@ def test_a_question_is_waited_for_and_has_a_number_of_its_own(registrar: Registr
         asking.start()
         assert one.hears(Question).number == number
         one.tell(Figures(published=10 * number))
-        assert registrar.wait(lambda: registrar.members["one"].figures.published == 10 * number, SOON_S)
+        assert registrar.wait(lambda n=number: registrar.members["one"].figures.published == 10 * n, SOON_S)
         assert asking.is_alive(), "that was no answer"
         one.tell(Figures(question=number))
         asking.join(SOON_S)

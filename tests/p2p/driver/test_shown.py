@@ -119,7 +119,7 @@ def test_what_was_written_is_published_as_its_difference(shown: Shown, model: An
 def test_numbers_that_are_not_finite_are_not_published(shown: Shown, model: Any, replica: Replica) -> None:
     model["w"][0] = np.inf
     agent: Any = Agent(replica)
-    with pytest.raises(UsageError, match="the model was given numbers that cannot be published: .*'w'"):
+    with pytest.raises(UsageError, match=r"the model was given numbers that cannot be published: .*'w'"):
         shown.hand_in(agent)
     assert agent.published == []
     agent.out.close()
