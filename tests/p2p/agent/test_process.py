@@ -39,7 +39,11 @@ pytestmark = [pytest.mark.sockets, pytest.mark.usefixtures("signals")]
 INITIAL = {"w": np.zeros(2)}
 LAYOUT = Layout.of(INITIAL)
 SOON_S = 60.0
-HERE = f"{socket.gethostname()}:{os.getpid()}"
+
+
+def here() -> str:
+    """The name of an agent of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 @pytest.fixture
@@ -76,6 +80,7 @@ class Stage:
     def __init__(self, registrar: Registrar, folder: Path) -> None:
         self.registrar, self.folder = registrar, folder
         self.agent: Agent | None = None
+        self._ended = threading.Event()
 
     def settings(self, **other: Any) -> AgentSettings:
         told = {"run": "run", "role": "observer", "anchor": os.getpid(), "checks": True, **other}
@@ -98,9 +103,14 @@ class Stage:
         try:
             agent.run()
         finally:
+            self._ended.set()
             thread.join(SOON_S)
             if errors:
                 raise errors[0]
+
+    def wait(self) -> None:
+        """A script that does nothing until the agent has ended."""
+        assert self._ended.wait(SOON_S)
 
     def member(self) -> Member:
         assert self.registrar.wait(lambda: bool(self.registrar.members), SOON_S)
@@ -122,8 +132,8 @@ def test_the_driver_program_s_agent_begins_with_what_it_is_given(stage: Stage) -
         client.replica.arrays()["w"][:] = [1, 2]
         client.ask(Loaded(), Done)
         member = stage.member()
-        assert (member.role, member.name, member.pid, member.level) == ("observer", HERE, os.getpid(), True)
-        assert (client.about.peer, client.about.name, client.about.pid) == (member.peer, HERE, os.getpid())
+        assert (member.role, member.name, member.pid, member.level) == ("observer", here(), os.getpid(), True)
+        assert (client.about.peer, client.about.name, client.about.pid) == (member.peer, here(), os.getpid())
         assert not client.about.mixes
         assert client.publish(client.hand_over(), unit=(0, 0, 0))
         assert client.knows((0, 0, 0))
@@ -234,9 +244,7 @@ def test_who_is_asked_to_stop_leaves(stage: Stage) -> None:
         client.ask(Loaded(), Done)
         stage.member()
         stage.registrar.stop_agents()
-        assert stage.agent is not None
-        stage.registrar.wait(lambda: not stage.agent._life.goes_on, SOON_S)  # type: ignore[union-attr]
-        assert not stage.agent._life.goes_on
+        stage.wait()
         client.close()
 
     stage.play(script)
@@ -303,8 +311,8 @@ def test_a_peer_begins_when_the_driver_program_s_agent_is_there(stage: Stage, dr
 
 
 def test_a_peer_that_is_refused_says_why(stage: Stage) -> None:
-    with pytest.raises(UsageError, match=f"^agent {HERE} belongs to another session$"):
-        stage.play(lambda: threading.Event().wait(1.0) and None, role="peer", run="other")
+    with pytest.raises(UsageError, match=f"^agent {here()} belongs to another session$"):
+        stage.play(stage.wait, role="peer", run="other")
     assert not stage.folder.exists()
 
 
@@ -312,7 +320,7 @@ def test_a_registrar_that_does_not_answer_is_named(stage: Stage, monkeypatch: py
     monkeypatch.setattr(module, "START_TIMEOUT_S", 0.3)
     words = f"the driver program's registrar at {stage.registrar.endpoint} did not answer within 0.3 s"
     with pytest.raises(UsageError, match=words):
-        stage.play(lambda: threading.Event().wait(2.0) and None, role="peer")
+        stage.play(stage.wait, role="peer")
 
 
 def test_who_comes_late_and_gets_no_replica_says_so(
@@ -323,7 +331,7 @@ def test_who_comes_late_and_gets_no_replica_says_so(
     driver.come()
     assert stage.registrar.wait(lambda: len(stage.registrar.members) == 1, SOON_S)
     with pytest.raises(UsageError, match=r"no other agent gave its replica within 0.8 s: are they alive\?"):
-        stage.play(lambda: threading.Event().wait(3.0) and None, role="peer")
+        stage.play(stage.wait, role="peer")
     assert driver.fetched == []
     (late,) = stage.registrar.by_role("peer")
     assert not late.level
