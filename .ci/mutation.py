@@ -39,7 +39,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
@@ -295,12 +295,21 @@ def _mutants(modules: list[str]) -> list[Mutant]:
     return found
 
 
+def _unchanged(mutant: Mutant) -> Mutant:
+    """What is tried in the place of a mutant where none is to be killed."""
+    mutants = mutant.function.mutants
+    code = getattr(mutants["_mutmut_orig"], "__func__", mutants["_mutmut_orig"])
+    return replace(mutant, code=code, number=list(mutants).index("_mutmut_orig"))
+
+
 class Trial:
     """A pytest plugin that runs the tests with one mutant after the other."""
 
-    def __init__(self, modules: list[str], again: bool, budget_s: float, every: int) -> None:
+    def __init__(self, modules: list[str], again: bool, budget_s: float, every: int, control: bool) -> None:
         self.modules = modules
         """As their results are named."""
+        self.name = modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0]
+        self.control = control
         self.budget_s = budget_s
         self.every = every
         self.before: dict[str, dict[str, Any]] = {
@@ -322,7 +331,7 @@ class Trial:
             mutant = next(waiting, None) if len(running) < CHILDREN else None
             if mutant is not None:
                 known = self._known(mutant)
-                if known is not None and known["state"] in ("killed", "looped"):
+                if known is not None and known["state"] in ("killed", "looped") and not self.control:
                     results[_short(mutant)][mutant.key] = known
                     continue
                 first = killers.setdefault(id(mutant.function), Counter())
@@ -330,7 +339,7 @@ class Trial:
                 order = sorted(tests, key=lambda i: (-first[i], costs[i]))
                 spent = list(itertools.accumulate(costs[i] for i in order))
                 order = order[: 1 + sum(cost <= self.budget_s for cost in spent)]
-                process, channel = self._start(mutant, order, items, costs)
+                process, channel = self._start(_unchanged(mutant) if self.control else mutant, order, items, costs)
                 running[process] = mutant, order, channel
                 continue
             if not running:
@@ -351,7 +360,7 @@ class Trial:
             if time.monotonic() > shown + 10:
                 shown = time.monotonic()
                 states = Counter(each["state"] for of_one in results.values() for each in of_one.values())
-                print(f"{' '.join(self.modules)} {sum(states.values())}/{len(mutants)} {dict(states)}", end=" ")
+                print(f"{self.name} {sum(states.values())}/{len(mutants)} {dict(states)}", end=" ")
                 print(f"{shown - begun:.0f} s", flush=True)
                 self._write(results)
         mine: dict[str, set[str]] = {module: set() for module in self.modules}
@@ -364,6 +373,10 @@ class Trial:
         self._write(results)
         for module, of_one in results.items():
             print(f"{_row(module, of_one)} of {len(mine[module])}, {time.monotonic() - begun:.0f} s")
+        if self.control:
+            tried = [each for of_one in results.values() for each in of_one.values()]
+            by = Counter(each["by"] for each in tried if each["state"] in ("killed", "looped"))
+            print(f"{self.name}: of {len(tried)} that change nothing {sum(by.values())} were killed, by {dict(by)}")
         return True
 
     def _known(self, mutant: Mutant) -> dict[str, Any] | None:
@@ -383,7 +396,7 @@ class Trial:
                 f"{self.modules}: without a mutant, in reversed order, {items[int(said[-1])]} fails"
             )
         costs = [cost for _, cost in sorted(zip(map(int, said[::2]), map(float, said[1::2]), strict=True))]
-        print(f"{self.modules}: {len(items)} tests pass, {sum(costs):.0f} s of processor time", flush=True)
+        print(f"{self.name}: {len(items)} tests pass, {sum(costs):.0f} s of processor time", flush=True)
         return costs
 
     def _wait(self, running: dict[int, int]) -> tuple[int, str, bytes]:
@@ -450,6 +463,8 @@ class Trial:
         return RESULTS / f"{module}.json"
 
     def _write(self, results: dict[str, dict[str, Any]]) -> None:
+        if self.control:
+            return
         RESULTS.mkdir(exist_ok=True)
         for module, of_one in results.items():
             every = self.before[module] | of_one
@@ -520,7 +535,7 @@ class WingTrial(Trial):
             costs.append(kept[item.nodeid]["cost"])
             for module, number, line in kept[item.nodeid]["lines"]:
                 functions[module, number].lines.setdefault(line, set()).add(i)
-        print(f"{self.modules}: {len(items)} tests, {sum(costs):.0f} s", flush=True)
+        print(f"{self.name}: {len(items)} tests, {sum(costs):.0f} s", flush=True)
         return costs
 
     def _start(self, mutant: Mutant, order: list[int], items: list[pytest.Item], costs: list[float]) -> tuple[int, int]:
@@ -682,7 +697,7 @@ def _rooms(wing: str) -> list[str]:
     return [f"{wing}.{path.stem}" for path in sorted((ROOT / wing.replace(".", "/")).glob("[!_]*.py"))]
 
 
-def _try(modules: list[str], again: bool, budget_s: float, every: int) -> int:
+def _try(modules: list[str], again: bool, budget_s: float, every: int, control: bool) -> int:
     mutmut.mutation.trampoline.wrap_in_trampoline = _collect  # type: ignore[assignment]
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
     if modules[0].startswith("p2p."):
@@ -691,14 +706,14 @@ def _try(modules: list[str], again: bool, budget_s: float, every: int) -> int:
         for room in rooms:
             importlib.import_module(room)
         files = [str(ROOT / "tests" / name) for name in P2P_TESTS]
-        trial: Trial = WingTrial(modules, again, budget_s, every)
+        trial: Trial = WingTrial(modules, again, budget_s, every, control)
         return int(pytest.main([*PYTEST, "-m", "not spark", *files], plugins=[trial]))
     (module,) = modules
     sys.meta_path.insert(0, Finder([_full(module)]))
     names = TESTS.get(module) or next(tests for wing, tests in WING_TESTS.items() if module.startswith(f"{wing}."))
     files = [str(path) for name in names.split() for path in (ROOT / "tests" / "gossip").rglob(f"test_{name}.py")]
     quick = ["-m", "not slow and not sockets and not spark"]
-    return int(pytest.main([*PYTEST, *quick, *files], plugins=[Trial(modules, again, budget_s, every)]))
+    return int(pytest.main([*PYTEST, *quick, *files], plugins=[Trial(modules, again, budget_s, every, control)]))
 
 
 def main() -> None:
@@ -719,12 +734,15 @@ def main() -> None:
         default=1,
         help="a sample: each so many-th mutant of a module, or of those of one wing; --again adds the others",
     )
+    parser.add_argument(
+        "--control", action="store_true", help="try code that is as it was: what is killed then is killed by chance"
+    )
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.chdir(ROOT)
     if options.one:
         sys.path.insert(0, str(ROOT))
-        sys.exit(_try(options.modules, options.again, options.budget_s, options.every))
+        sys.exit(_try(options.modules, options.again, options.budget_s, options.every, options.control))
     named = options.modules or _core()
     groups = [[module] for module in named if not module.startswith("p2p.")]
     for wing in P2P_WINGS:
@@ -733,7 +751,7 @@ def main() -> None:
     for group in filter(None, groups):
         command = [sys.executable, __file__, "--one", *group, f"--budget-s={options.budget_s}"]
         command += [f"--every={options.every}"]
-        command += ["--again"] if options.again else []
+        command += [f"--{name}" for name in ("again", "control") if getattr(options, name)]
         if status := subprocess.run(command).returncode:
             sys.exit(status)
     print("\n| module | mutants | killed | of them looped | survived | score |\n|---|---|---|---|---|---|")

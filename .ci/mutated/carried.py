@@ -59,7 +59,7 @@ class Lines:
 
     def end(self) -> None:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
 
     def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
         return self._line(frame, event, argument) if id(frame.f_code) in self._functions else None
@@ -129,10 +129,10 @@ def install() -> None:
             run, mutants = functions[int(of_function)]
             put_in(run, list(mutants.values())[int(number)])
 
-        sys.meta_path.insert(0, _Finder({module}, use))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder({module}, use))
     elif path := os.environ.get(LINES):
         lines = Lines(path)
         modules = {name.removesuffix(".code") for name in os.listdir(os.environ[CODE]) if name.endswith(".code")}
         finder = _Finder(modules, lambda name, functions: lines.know(name, [run for run, _ in functions]))
-        sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, finder)
         lines.begin()
