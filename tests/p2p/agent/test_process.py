@@ -23,6 +23,7 @@ from gossip.errors import UsageError
 from gossip.messages import PeerId, State
 from gossip.story import read
 from gossip.updates import KINDS
+from gossip.zmq.sockets import Keys
 from p2p.agent import discipline as discipline_module
 from p2p.agent import process as module
 from p2p.agent import registrar_link
@@ -32,6 +33,7 @@ from p2p.agent.process import Agent, Life, main
 from p2p.agent.registrar_link import RegistrarLink, Reports, peak_memory_bytes
 from p2p.agent.registrar_messages import Figures, Hello, LaneFigures, Status, Warned, encode, from_agent
 from p2p.agent.requests import Done, Loaded
+from p2p.driver.consensus import fetch_replica
 from p2p.driver.registrar import Member, Registrar
 
 pytestmark = [pytest.mark.sockets, pytest.mark.usefixtures("signals")]
@@ -236,6 +238,25 @@ def test_what_the_registrar_says_of_a_training_is_the_discipline_s_to_do(
         client.close()
 
     stage.play(script)
+
+
+def test_with_keys_everything_is_encrypted(folder: Path) -> None:
+    keys = Keys.generate()
+    registrar = Registrar("run", keys=keys)
+    stage = Stage(registrar, folder)
+
+    def script() -> None:
+        client = stage.client()
+        client.ask(Loaded(), Done)
+        client.replica.arrays()["w"][:] = 3
+        fetched = fetch_replica(LAYOUT, stage.member(), keys, SOON_S)
+        assert fetched is not None
+        assert fetched.arrays()["w"].tolist() == [3, 3]
+        assert fetch_replica(LAYOUT, stage.member(), None, 0.3) is None
+        client.close()
+
+    stage.play(script, keys=(keys.public, keys.secret))
+    registrar.close()
 
 
 def test_who_is_asked_to_stop_leaves(stage: Stage) -> None:

@@ -15,6 +15,8 @@ import zmq
 
 from gossip.errors import UsageError
 from gossip.messages import PeerId
+from gossip.zmq.sockets import Keys
+from p2p.agent.registrar_link import RegistrarLink
 from p2p.agent.registrar_messages import (
     Begin,
     Drain,
@@ -482,3 +484,23 @@ def test_what_is_asked_for_before_the_end_is_still_sent() -> None:
     registrar.close()
     assert one.hears_next() == Stop()
     one.close()
+
+
+def test_with_keys_only_those_that_have_them_are_heard() -> None:
+    keys, where = Keys.generate(), "tcp://127.0.0.1:1"
+    registrar = Registrar("run", keys=keys)
+    stranger: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    stranger.setsockopt(zmq.LINGER, 0)
+    stranger.connect(registrar.endpoint)
+    link = RegistrarLink(zmq.Context.instance(), registrar.endpoint, keys, PeerId("one"))
+    said = {"run": "run", "role": "peer", "name": "name", "pid": 1, "adverts": where, "pulls": where}
+    stranger.send(encode(Hello(peer=PeerId("stranger"), **said)))
+    link.say(Hello(peer=link.me, **said))
+    assert registrar.wait(lambda: "one" in registrar.members, SOON_S)
+    assert link.wait(SOON_S)
+    (roster,) = link.messages()
+    assert isinstance(roster, Roster)
+    assert not registrar.wait(lambda: "stranger" in registrar.members, 0.3)
+    stranger.close()
+    link.close()
+    registrar.close()
