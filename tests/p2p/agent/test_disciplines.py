@@ -15,7 +15,7 @@ import zmq
 from gossip import topology
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError, UsageError
-from gossip.events import Exhausted
+from gossip.events import Event, Exhausted, Joined
 from gossip.marks import Unit
 from gossip.messages import PeerId, State
 from gossip.mixing import DPsgd
@@ -181,6 +181,39 @@ def test_what_one_publishes_is_merged_by_all(swarm: Swarm) -> None:
         each.runtime.happen(Exhausted(SOON_S))
     swarm.turn_until(lambda: len(swarm.drained) == 3)
     assert set(map(tuple, swarm.drained.values())) == {()}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_agents_of_one_machine_hand_each_other_files_unless_they_are_told_not_to(swarm: Swarm, links: bool) -> None:
+    one, two = swarm.add(Lanes, links=links), swarm.add(Lanes, links=links)
+    for each in swarm.all:
+        each.load()
+    swarm.introduce()
+    swarm.turn_until(lambda: bool(two.peer.members) and bool(one.peer.replicator.readers))
+    for n in range(1, 31):  # the first may go before the link is there
+        one.submissions.submit(update(1, 0, 0))
+        swarm.turn_until(lambda n=n: w(two) == [n, 0, 0])
+    assert (one.runtime.figures.handed_out > 0) is links
+    assert (two.runtime.figures.handed_in > 0) is links
+
+
+def test_updates_that_do_not_fit_are_refused_and_counted(swarm: Swarm) -> None:
+    one, two = swarm.add(Lanes), swarm.add(Lanes)
+    for each in swarm.all:
+        each.load()
+    swarm.introduce()
+    two.peer.refused = 3
+    assert (one.figures(False).refused, two.figures(False).refused) == (0, 3)
+
+
+@pytest.mark.parametrize("level", [True, False])
+def test_an_agent_knows_whether_another_began_level(swarm: Swarm, level: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = swarm.add(Lanes), swarm.add(Lanes)
+    one.load()
+    events: list[Event] = []
+    monkeypatch.setattr(one.runtime, "happen", events.append)
+    one.join(swarm.listed(two, level=level))
+    assert events == [Joined(two.house.me, level=level)]
 
 
 def test_an_agent_knows_those_of_the_roles_that_it_reads_from_or_is_read_by(swarm: Swarm) -> None:

@@ -20,9 +20,11 @@ import zmq
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
+from gossip.events import Closed, Event, Leaving
 from gossip.messages import PeerId, State
 from gossip.story import read
 from gossip.updates import KINDS
+from gossip.zmq.runtime import Runtime
 from gossip.zmq.sockets import Keys
 from p2p.agent import discipline as discipline_module
 from p2p.agent import process as module
@@ -168,6 +170,36 @@ def test_what_it_knows_of_closed_epochs_is_let_go_when_everybody_has_it(stage: S
     stage.play(script)
     assert stage.agent is not None
     assert stage.agent._discipline.spans(0).keys() == {(1, 0)}
+
+
+def test_epochs_are_closed_once_they_are_drained_and_the_peer_says_farewell(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    happen = Runtime.happen
+
+    def spy(self: Runtime, event: Event) -> None:
+        events.append(event)
+        happen(self, event)
+
+    monkeypatch.setattr(Runtime, "happen", spy)
+
+    def script() -> None:
+        client = stage.client()
+        client.ask(Loaded(), Done)
+        member = stage.member()
+        stage.registrar.drain(SOON_S, 2)
+        stage.registrar.ask_status(SOON_S)
+        assert member.drained is not None
+        assert stage.registrar.wait(lambda: Closed(2) in events, SOON_S)
+        stage.registrar.ask_status(SOON_S)
+        client.close()
+
+    stage.play(script)
+    assert [event for event in events if isinstance(event, Closed)] == [Closed(2)]
+    assert events[-1] == Leaving()
+    assert stage.agent is not None
+    assert len(stage.agent.me) == 32
 
 
 def test_partitions_whose_rows_differed_are_told_at_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
