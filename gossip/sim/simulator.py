@@ -62,7 +62,7 @@ class Network:
         seconds("late_mean_s", self.late_mean_s, zero=True)
 
 
-class Parcel:
+class InFlight:
     """Frames under way. Decoded once, by whoever gets them first: a message is a value, and all may share it."""
 
     def __init__(self, frames: list[Bytes]) -> None:
@@ -81,10 +81,10 @@ class Parcel:
         return hashlib.sha256(b"".join([header, *blocks[::2]])).hexdigest()
 
 
-class SameRange(Parcel):
+class SameRange(InFlight):
     """A range that is under way to another reader already, in answer to another pull: only `k` is its own."""
 
-    def __init__(self, first: Parcel, k: int) -> None:
+    def __init__(self, first: InFlight, k: int) -> None:
         super().__init__(encode_again(first.frames, k))
         self._first = first
         self._k = k
@@ -186,36 +186,36 @@ class Line:
     def __init__(
         self,
         host: SimulatedPeer,
-        carry: Callable[[PeerId, Parcel, bool], None],
+        carry: Callable[[PeerId, InFlight, bool], None],
         audience: Callable[[], Iterable[PeerId]],
     ) -> None:
-        """`carry` a parcel to a peer, the last argument tells whether it is a replica; `audience` hears adverts."""
+        """`carry` frames to a peer, the last argument tells whether it is a replica; `audience` hears adverts."""
         self._host = host
         self._carry = carry
         self._audience = audience
-        self._ranges: WeakValueDictionary[tuple[tuple[int, int], ...], Parcel] = WeakValueDictionary()
+        self._ranges: WeakValueDictionary[tuple[tuple[int, int], ...], InFlight] = WeakValueDictionary()
         """Under way to readers, by the segments that they are the sum of."""
 
     def send(self, to: PeerId, message: Message) -> None:
         """To one peer, who may never get it."""
-        self._carry(to, self._parcel(message), isinstance(message, State))
+        self._carry(to, self._in_flight(message), isinstance(message, State))
 
     def publish(self, message: Message) -> None:
         """To all who hear this peer; each of them may miss it."""
-        parcel = Parcel(encode(message))
+        sent = InFlight(encode(message))
         for other in self._audience():
-            self._carry(other, parcel, False)
+            self._carry(other, sent, False)
 
-    def _parcel(self, message: Message) -> Parcel:
+    def _in_flight(self, message: Message) -> InFlight:
         match message:
             case Range():
                 return self._range(message)
             case State():
                 replica = self._host.replica
-                return Parcel(encode(message, Packed(replica.layout, bytes(replica.buffer))))
-        return Parcel(encode(message))
+                return InFlight(encode(message, Packed(replica.layout, bytes(replica.buffer))))
+        return InFlight(encode(message))
 
-    def _range(self, message: Range) -> Parcel:
+    def _range(self, message: Range) -> InFlight:
         """Many readers of a lane stand at the same place: what they are sent is summed, encoded and decoded once."""
         segments = self._host.segments
         total = segments.sum(message.lo, message.hi)
@@ -224,8 +224,8 @@ class Line:
         first = self._ranges.get(bounds)
         if first is not None:
             return SameRange(first, message.k)
-        parcel = self._ranges[bounds] = Parcel(encode(message, total))
-        return parcel
+        sent = self._ranges[bounds] = InFlight(encode(message, total))
+        return sent
 
 
 class Simulation:
@@ -396,8 +396,8 @@ class Simulation:
             raise
         self._wake(me)
 
-    def _carry(self, sender: PeerId, to: PeerId, parcel: Parcel, replica: bool) -> None:
-        self.peers[sender].bytes_out += parcel.nbytes
+    def _carry(self, sender: PeerId, to: PeerId, sent: InFlight, replica: bool) -> None:
+        self.peers[sender].bytes_out += sent.nbytes
         for _ in range(2 if self.random.random() < self.network.duplication else 1):
             if self.random.random() >= self.network.loss and not self.blocked(sender, to):
                 arrival = self.now + self.random.expovariate(1 / self.network.delay_mean_s)
@@ -405,13 +405,13 @@ class Simulation:
                     arrival += self.random.expovariate(1 / self.network.replica_mean_s)
                 if self.network.late and self.random.random() < self.network.late:
                     arrival += self.random.expovariate(1 / self.network.late_mean_s)
-                self.at(arrival, lambda: self._arrive(sender, to, parcel))
+                self.at(arrival, lambda: self._arrive(sender, to, sent))
 
-    def _arrive(self, sender: PeerId, to: PeerId, parcel: Parcel) -> None:
+    def _arrive(self, sender: PeerId, to: PeerId, sent: InFlight) -> None:
         if to in self.peers and not self.blocked(sender, to):
-            self.peers[to].bytes_in += parcel.nbytes
-            self.digest.happened(self.now, to, parcel.digest)
-            self.happen(to, parcel.received)
+            self.peers[to].bytes_in += sent.nbytes
+            self.digest.happened(self.now, to, sent.digest)
+            self.happen(to, sent.received)
 
     def _wake(self, me: PeerId) -> None:
         """Have `Ticked` happen at the peer's deadline; a timer that was set for a later one finds nothing to do."""

@@ -23,7 +23,7 @@ from gossip.lanes.origin import Segment
 from gossip.lanes.peer import Settings
 from gossip.lanes.replicate import Replicator
 from gossip.messages import PeerId, Pull, Range
-from gossip.sim.simulator import Line, Network, Parcel, SimulatedPeer, Simulation
+from gossip.sim.simulator import InFlight, Line, Network, SimulatedPeer, Simulation
 from gossip.wire import encode
 
 INITIAL = {"w": np.array([[1, 2], [3, 4]]), "b": np.array([7])}
@@ -354,8 +354,8 @@ class EncodesEach(Swarm):
 
     def _line(self, me: PeerId, host: SimulatedPeer) -> Line:
         class Each(Line):
-            def _range(self, message: Range) -> Parcel:
-                return Parcel(encode(message, host.segments.sum(message.lo, message.hi)))
+            def _range(self, message: Range) -> InFlight:
+                return InFlight(encode(message, host.segments.sum(message.lo, message.hi)))
 
         return Each(host, partial(self._carry, me), partial(self._audience, me))
 
