@@ -15,13 +15,15 @@ import numpy as np
 from gossip.arrays import Layout, Packed, Payload, Update, check_finite
 from gossip.errors import UsageError
 from gossip.updates.dense import Dense
+from gossip.updates.entries import Entries
+from gossip.updates.halves import Halves
 from gossip.updates.kind import Kind, read_whole
 from gossip.updates.rows import Rows
 from gossip.updates.stamps import RowStamps
 
 Kinds = tuple[Kind, ...]
 
-KINDS: Kinds = (Rows(), Dense())
+KINDS: Kinds = (Rows(), Entries(), Halves(), Dense())
 
 
 def with_kinds(more: Iterable[Kind]) -> Kinds:
