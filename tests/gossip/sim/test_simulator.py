@@ -111,7 +111,7 @@ def everything_arrives_once(seed: int) -> None:
 @pytest.mark.slow
 def test_every_update_is_at_every_peer_exactly_once(over_all_cores: Callable[..., list[None]]) -> None:
     # each mutant below is caught by at least nine of the first twelve seeds; hundreds of days: `make soak`
-    assert len(over_all_cores(everything_arrives_once, range(60))) == 60
+    assert len(over_all_cores(everything_arrives_once, range(20))) == 20
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.3, 0.6])
