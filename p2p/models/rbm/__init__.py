@@ -1,0 +1,34 @@
+"""Restricted Boltzmann machines in numpy: `RBM`, its gradients, and its likelihood.
+
+machine.py units.py        the parameters, what they say of rows, and the units of the visible layer
+options.py gradients.py    CD and PCD: the gradient of one block of rows
+training.py                steps with momentum, in one process
+likelihood.py              the partition function: enumerated, or by annealed importance sampling
+
+Gradients point uphill and have the names of the model's arrays, so that they can be added to them.
+"""
+
+from __future__ import annotations
+
+from p2p.models.rbm.gradients import Workspace, cd_gradient, new_chains, pcd_gradient
+from p2p.models.rbm.likelihood import ais, exact_gradient, exact_log_z
+from p2p.models.rbm.machine import RBM
+from p2p.models.rbm.options import CD, PCD, Sparsity
+from p2p.models.rbm.training import Trainer, Velocity, train
+
+__all__ = [
+    "CD",
+    "PCD",
+    "RBM",
+    "Sparsity",
+    "Trainer",
+    "Velocity",
+    "Workspace",
+    "ais",
+    "cd_gradient",
+    "exact_gradient",
+    "exact_log_z",
+    "new_chains",
+    "pcd_gradient",
+    "train",
+]
