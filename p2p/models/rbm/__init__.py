@@ -7,6 +7,11 @@ likelihood.py              the partition function: enumerated, or by annealed im
 stack.py networks.py       layer-by-layer training, and fine tuning of the whole
 
 Gradients point uphill and have the names of the model's arrays, so that they can be added to them.
+
+    stack = StackedRBM([784, 500, 500, 2000], seed=1)
+    pretrain(stack.layers, blocks, CD(rate=0.1), random=2, epochs=5)
+    model = Classifier(stack, classes=10)
+    fine_tune(model, [(block, labels), ...], FineTuning(rate=0.3, dropout=Dropout()), random=3, epochs=40)
 """
 
 from __future__ import annotations

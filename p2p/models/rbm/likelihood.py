@@ -1,6 +1,6 @@
 """The partition function: by enumeration where one side is small, else by annealed importance sampling.
 
-Sources: Salakhutdinov and Murray, On the Quantitative Analysis of Deep Belief Networks (ICML 2008), section 3, for the
+Sources: Salakhutdinov and Murray, On the Quantitative Analysis of Deep Belief Networks (ICML 2008), for the
 sequence of distributions between a base-rate model and the machine; Neal, Annealed Importance Sampling (Statistics and
 Computing 11, 2001), for the weights.
 """

@@ -110,7 +110,7 @@ class RBM:
             means = self.units.means(np.tile(self.b, (n, 1)))
             v = self.units.draw(means, random, np.empty_like(means), means)
         else:
-            v = self.rows(start, "start")
+            v = np.array(self.rows(start, "start"))
             if len(v) != n:
                 raise UsageError(f"start has {len(v)} rows, expected n={n} of them")
         for _ in range(steps):
@@ -126,7 +126,7 @@ class RBM:
 
         n_visible times log p(v_i | the other units), as scikit-learn's `BernoulliRBM.score_samples` has it. For units
         of 0 and 1: rows are rounded, and `UsageError` is raised for Gaussian ones. Source: Marlin, Swersky, Chen and
-        de Freitas, Inductive Principles for Restricted Boltzmann Machine Learning (AISTATS 2010), section 3.2.
+        de Freitas, Inductive Principles for Restricted Boltzmann Machine Learning (AISTATS 2010).
         """
         if self.units.name != "bernoulli":
             raise UsageError(

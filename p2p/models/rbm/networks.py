@@ -14,7 +14,7 @@ unrolling; Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, Dropout 
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,7 @@ class Dropout:
         probability("dropout.hidden", self.hidden, below_one=True)
 
 
-class Network:
+class Network(ABC):
     """Layers of weights `W0` (inputs, units), `W1` ... and of biases `b0` (units,), `b1` ..., attributes of its own."""
 
     def __init__(self, weights: Sequence[NDArray[Any]], biases: Sequence[NDArray[Any]], units: Visible) -> None:

@@ -17,7 +17,7 @@ class Sparsity:
     The penalty is `cost` times the cross entropy between target and mean, whose gradient by a unit's input is
     cost (target - mean): Hinton's guide (UTML TR 2010-003), section 11, with the block's own mean in the place of a
     decaying one. It moves hidden biases only, as that of Lee, Ekanadham and Ng does (Sparse Deep Belief Net Model for
-    Visual Area V2, NIPS 2007, section 3).
+    Visual Area V2, NIPS 2007).
     """
 
     target: float = 0.1
@@ -49,7 +49,7 @@ class CD:
     sparsity: Sparsity | None = None
     visible_means: bool = False
     """Chains have means of visible units instead of draws: less noise, and a bias towards the means. Hidden units are
-    drawn in any case (Hinton's guide, section 3.2)."""
+    drawn in any case (Hinton's guide, section 3.1)."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -118,6 +118,13 @@ def test_a_machine_without_weights_is_known_at_once() -> None:
     assert found.standard_error == pytest.approx(0, abs=1e-9)
 
 
+def test_units_that_the_data_never_change_may_change_in_the_machine() -> None:
+    rbm = machine(12, 10, scale=0.5)
+    with np.errstate(all="raise", under="ignore"):
+        found = ais(rbm, np.repeat([0.0, 1.0], 6), 1)
+    assert abs(found.log_z - exact_log_z(rbm)) < 0.5
+
+
 def test_temperatures_of_ones_own_are_the_even_ones() -> None:
     rbm = machine(12, 10)
     assert ais(rbm, MEANS, 1, betas=50) == ais(rbm, MEANS, 1, betas=np.linspace(0, 1, 50))

@@ -100,6 +100,7 @@ def test_pseudo_likelihood_is_in_the_mean_that_of_all_units() -> None:
     found = rbm.pseudo_likelihood(np.tile(v, (1000, 1)), 11)
     assert set(np.round(found, 8)) == set(np.round(5 * np.array(log_p), 8))
     assert found.mean() == pytest.approx(sum(log_p), rel=0.05)
+    assert np.array_equal(rbm.pseudo_likelihood(np.where(v == 1, 0.9, 0.2), 3), rbm.pseudo_likelihood(v, 3))
 
 
 def test_large_numbers_overflow_nowhere() -> None:
@@ -139,6 +140,13 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others() -> None:
     assert not np.array_equal(RBM(6, 3, seed=4).W, RBM(6, 3, seed=5).W)
     rbm = machine()
     assert np.array_equal(rbm.sample(4, 3, 1), rbm.sample(4, 3, np.random.Generator(np.random.SFC64(1))))
+
+
+def test_chains_of_no_steps_are_a_copy_of_their_start() -> None:
+    start = rows(machine())
+    found = machine().sample(6, 0, 1, start)
+    assert np.array_equal(found, start)
+    assert not np.shares_memory(found, start)
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,29 @@ def test_hidden_dropout_is_the_slope_with_the_same_units_left_out(layer: int) ->
         assert found[f"W{layer}"][index] == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
 
 
+def test_units_that_are_kept_count_for_those_that_are_not() -> None:
+    """With weights of 0 on top, the gradient of these is linear in the units below."""
+    model, block = Classifier(stack([4, 20]), 3), (np.full((1, 4), 0.5), np.array([1]))
+    whole, thinned = gradient(model, block)["W1"], gradient(model, block, 3, Dropout(0.0, 0.6))["W1"]
+    kept = (thinned != 0).any(axis=1)
+    assert 2 < kept.sum() < 14
+    np.testing.assert_allclose(thinned[kept], whole[kept] / 0.4)
+
+
+def test_only_the_lowest_machine_has_gaussian_units() -> None:
+    layers = StackedRBM([4, 5, 3], "gaussian").layers
+    assert [(layer.units.name, layer.W.shape) for layer in layers] == [("gaussian", (4, 5)), ("bernoulli", (5, 3))]
+
+
+def test_large_inputs_overflow_nowhere() -> None:
+    model, block = classifier("float32")
+    model.weights[-1][...] *= 1000
+    with np.errstate(all="raise", under="ignore"):
+        np.testing.assert_allclose(model.probabilities(block[0]).sum(axis=1), 1, rtol=1e-5)
+        assert np.isfinite(model.log_probability(block))
+        assert all(np.isfinite(array).all() for array in gradient(model, block).values())
+
+
 def test_each_layer_learns_the_hidden_means_of_the_one_below() -> None:
     rows = digits(200, 1)[0]
     made, first = StackedRBM([35, 20, 10], seed=3), StackedRBM([35, 20, 10], seed=3)
