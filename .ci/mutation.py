@@ -99,6 +99,7 @@ TESTS: dict[str, str] = {
     "lanes.peer": "peer departures adopt identity trace",
     "lanes.roster": "peer departures adopt identity trace",
     "lanes.units": "peer departures adopt identity trace",
+    "drivers": "drivers",
     "trace": "trace",
     "literal": "arguments compression",
     "topology.weights": "topology",

@@ -262,6 +262,13 @@ class Forget:
 
 
 @dataclass(frozen=True)
+class Congested:
+    """With `waits`, do not let another `Computed` happen until the peer says that it may."""
+
+    waits: bool
+
+
+@dataclass(frozen=True)
 class Drained:
     """Everybody has what this peer published, except `missing` when the time ran out."""
 
@@ -275,7 +282,7 @@ class Warn:
     text: str
 
 
-Effect = Send | Publish | Deliver | Adopt | Keep | Fold | Forget | Retain | Release | Gated | Drained | Warn
+Effect = Send | Publish | Deliver | Adopt | Keep | Fold | Forget | Retain | Release | Congested | Gated | Drained | Warn
 
 # ------------------------------------------------------------------------------------------------- what has them
 
@@ -301,11 +308,6 @@ class StateMachine(Protocol):
     @property
     def ready(self) -> bool:
         """It has a replica."""
-        ...
-
-    @property
-    def congested(self) -> bool:
-        """`Computed` should wait."""
         ...
 
     def check(self) -> None:

@@ -26,6 +26,7 @@ from p2p import arguments, engines
 from p2p.adapters import Adapter
 from p2p.adapters.model import Model, share_memory
 from p2p.codec import Codec
+from p2p.codecs import named
 from p2p.driver.coordinator import Feeder
 from p2p.driver.evaluation import Evaluate
 from p2p.driver.watchers import Watcher
@@ -62,7 +63,7 @@ class DeepDist(Generic[M]):
         mixing: Strategy[Any] | None = None,
         parameters: Sequence[str] | None = None,
         adapter: Adapter | None = None,
-        codec: Codec | None = None,
+        codec: Codec | str | None = None,
         peers: int | None = None,
         engine: SimulatedCluster | engines.Engine | None = None,
         seed: int = 0,
@@ -75,7 +76,8 @@ class DeepDist(Generic[M]):
         `gossip.mixing`. Then `dd.model` is the mean of all replicas. `peers`: processes of the local engine (default:
         one per core, at most one per partition); on Spark every executor is a peer. `engine`: what to train on instead:
         a simulated cluster, in this process, or any other `p2p.Engine`. `codec`: how updates of `gradient` and
-        `descent` travel (`p2p.codec`); None: as whole arrays. What is trained in place travels as rows anyway. `seed`:
+        `descent` travel: "float16", "int8", "top-k" (`p2p.codecs`) or any other `p2p.Codec`; None: as whole arrays.
+        What is trained in place travels as rows anyway. `seed`:
         of the random numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a
         terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
         """
@@ -85,7 +87,7 @@ class DeepDist(Generic[M]):
         mix = arguments.mixed(discipline, topology, mixing, mode, engine)
         arguments.check_coded(codec, discipline, mode)
         chosen = None if parameters is None else names("parameters", parameters)
-        self._user_model = Model(model, chosen, adapter, codec)
+        self._user_model = Model(model, chosen, adapter, named(codec))
         self._busy = threading.Lock()
         """Held by the training that runs."""
         self._progress = progress

@@ -21,6 +21,7 @@ from gossip.errors import MismatchError, hold
 from gossip.events import (
     Closed,
     Computed,
+    Congested,
     Deliver,
     Departed,
     Disconnected,
@@ -163,6 +164,8 @@ class Peer:
         """Ranges not merged because they did not fit or were not finite."""
         self.ready = False
         """It has a replica."""
+        self.congested = False
+        """Somebody adopts a replica, and so many segments are kept for it that publishing waits."""
         self.give_up_at: float | None = None
         """When to say that it has drained, come what may; None if nobody asks."""
         self._started = False
@@ -192,17 +195,13 @@ class Peer:
                 effects += self.replicator.pulls(now)
             effects += self._advertise(now)
             effects += self._drain(now)
+        effects += self._keep_pace()
         return effects
 
     @property
     def pending(self) -> bool:
         """Something of its own is still to be decided: an adoption, or an update that may have to be taken back."""
         return self.adopter.needed or self.units.undecided
-
-    @property
-    def congested(self) -> bool:
-        """Somebody adopts a replica, and so many segments are kept for it that publishing should wait."""
-        return bool(self.replicator.pins) and len(self.replicator.segments) > self.settings.segments_max
 
     def expects(self, header: Bulk) -> bool:
         """Whether its arrays are wanted."""
@@ -471,6 +470,13 @@ class Peer:
     def _advert(self, rumors: tuple[Rumor, ...]) -> Publish:
         frontiers = self.replicator.frontiers()
         return Publish(Advert(self.me, frontiers.pop(self.me), frontiers, self.ready, self.replicator.k, rumors))
+
+    def _keep_pace(self) -> list[Effect]:
+        congested = bool(self.replicator.pins) and len(self.replicator.segments) > self.settings.segments_max
+        if congested == self.congested:
+            return []
+        self.congested = congested
+        return [Congested(congested)]
 
     def _drain(self, now: float) -> list[Effect]:
         if self.give_up_at is None:

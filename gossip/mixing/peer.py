@@ -245,11 +245,6 @@ class MixPeer:
         """It has a replica."""
         return self.mixer.state is not None
 
-    @property
-    def congested(self) -> bool:
-        """Never: what is computed is in the state at once, or with the next round."""
-        return False
-
     def expects(self, header: Bulk) -> bool:
         """Whether its arrays are wanted; `MismatchError` if they are larger than any packet."""
         if not isinstance(header, PacketReply) or not self.mailbox.expects(header):

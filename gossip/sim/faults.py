@@ -306,7 +306,7 @@ class Disruption:
 
     def _jump(self, seconds: float) -> None:
         me = self._chance.choice(sorted(self._swarm.live()))
-        self._swarm.peers[me].clock_ahead += seconds
+        self._swarm.peers[me].clock.ahead += seconds
         self._note(f"the clock of {me} jumped by {seconds:.1f} s")
 
     def _join(self, index: int) -> None:

@@ -94,7 +94,7 @@ class MixSimulation(Simulation):
         begin = self.now
         for _ in range(2):  # what is taken while all drain may be answered, which the second time waits for
             for host in self.peers.values():
-                host.drained = None
+                host.missing = None
             super().run_until_drained(timeout_s)
         return self.now - begin
 

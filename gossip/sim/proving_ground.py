@@ -113,7 +113,7 @@ class ProvingGround:
         self.outcome.digest = self.swarm.digest.hexdigest()
         for host in self.swarm.peers.values():
             self.outcome.counts["withdrawn"] += host.peer.units.withdrawn
-            self.outcome.counts["gated"] += host.gated
+            self.outcome.counts["gated"] += host.units_gated
         return self.outcome
 
     def _note(self, text: str) -> None:
@@ -242,11 +242,11 @@ class ProvingGround:
         if not self.options.impatient:
             self.swarm.exhaust(2 * DRAIN_TIMEOUT_S)  # of a clock at up to twice the speed
         until = self.swarm.now + DRAIN_TIMEOUT_S
-        while self.swarm.now < until and any(host.drained is None for host in self.swarm.live().values()):
+        while self.swarm.now < until and any(host.missing is None for host in self.swarm.live().values()):
             self.swarm.run(self.swarm.now + 0.5)
         for me, host in self.swarm.live().items():
-            if host.drained != ():
-                raise ViolationError(f"{me} did not drain within {DRAIN_TIMEOUT_S:g} s: {host.drained}")
+            if host.missing != ():
+                raise ViolationError(f"{me} did not drain within {DRAIN_TIMEOUT_S:g} s: {host.missing}")
         self.swarm.run(self.swarm.now + ADVERTS_S)
         live = self.swarm.live().values()
         until = self.swarm.now + DRAIN_TIMEOUT_S

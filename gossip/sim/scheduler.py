@@ -98,7 +98,7 @@ class Scheduler:
         if not host.alive:
             self._attempt(unit, attempt + 1)
             return
-        if host.peer.congested:  # not handed over yet: the task waits
+        if host.congested:  # not handed over yet: the task waits
             self._swarm.at(self._swarm.now + CONGESTED_RETRY_S, lambda: self._finish(unit, attempt, me))
             return
         if host.paused_until > self._swarm.now:

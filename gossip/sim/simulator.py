@@ -12,38 +12,17 @@ import heapq
 import random
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
 from gossip.arguments import check_fields, probability, seconds
-from gossip.arrays import Array, Arrays, Bytes, Layout, Packed
-from gossip.events import (
-    Adopt,
-    Computed,
-    Deliver,
-    Drained,
-    Effect,
-    Event,
-    Exhausted,
-    Fold,
-    Forget,
-    Gated,
-    Joined,
-    Keep,
-    Publish,
-    Received,
-    Release,
-    Retain,
-    Send,
-    Started,
-    StateMachine,
-    Ticked,
-    Warn,
-)
+from gossip.arrays import Array, Arrays, Bytes, Layout, Packed, Payload
+from gossip.drivers import carry_out
+from gossip.events import Computed, Event, Exhausted, Joined, Received, Started, StateMachine, Ticked
 from gossip.lanes.peer import Peer, Settings
-from gossip.messages import Message, PeerId, Range, State
+from gossip.messages import Message, PeerId, Range, State, Unit
 from gossip.story import Witness
 from gossip.trace import Digest, Observe, fingerprint
 from gossip.updates import KINDS, merge
@@ -83,7 +62,7 @@ class Network:
         seconds("late_mean_s", self.late_mean_s, zero=True)
 
 
-class Parcel:
+class InFlight:
     """Frames under way. Decoded once, by whoever gets them first: a message is a value, and all may share it."""
 
     def __init__(self, frames: list[Bytes]) -> None:
@@ -102,10 +81,10 @@ class Parcel:
         return hashlib.sha256(b"".join([header, *blocks[::2]])).hexdigest()
 
 
-class SameRange(Parcel):
+class SameRange(InFlight):
     """A range that is under way to another reader already, in answer to another pull: only `k` is its own."""
 
-    def __init__(self, first: Parcel, k: int) -> None:
+    def __init__(self, first: InFlight, k: int) -> None:
         super().__init__(encode_again(first.frames, k))
         self._first = first
         self._k = k
@@ -117,34 +96,59 @@ class SameRange(Parcel):
         return Received(replace(message, k=self._k))
 
 
+class Clock:
+    """A peer's clock, which may be ahead, or go faster or slower than virtual time."""
+
+    def __init__(self, rate: float = 1.0, ahead: float = 0.0) -> None:
+        self.rate = rate
+        """Its seconds per second of virtual time."""
+        self.ahead = ahead
+        self._shown = float("-inf")
+
+    def now(self, time: float, not_before: float = float("-inf")) -> float:
+        """What it shows at virtual `time`; it never goes back."""
+        self._shown = max(self._shown, not_before, time * self.rate + self.ahead)
+        return self._shown
+
+    def when(self, now: float) -> float:
+        """The virtual time at which it shows `now`."""
+        return (now - self.ahead) / self.rate
+
+
 class SimulatedPeer:
     """A peer with the things its driver owns: replica, segments, and what it said."""
 
-    def __init__(self, machine: StateMachine, replica: Packed, kinds: Kinds = KINDS, *, checks: bool = False) -> None:
+    def __init__(
+        self,
+        machine: StateMachine,
+        replica: Packed,
+        kinds: Kinds = KINDS,
+        *,
+        clock: Clock | None = None,
+        checks: bool = False,
+    ) -> None:
         """With `checks`, it is looked after each event whether the peer's state is sound."""
         self.witness = Witness(machine, checks=checks)
         self.replica = replica
         self.stamps = RowStamps(replica.layout)
         self.segments = Segments(model=replica.layout, kinds=kinds)
-        self.ranges: WeakValueDictionary[tuple[tuple[int, int], ...], Parcel] = WeakValueDictionary()
-        """Of its lane, under way to readers, by the segments that they are the sum of."""
-        self.gated = 0
+        self.units_gated = 0
+        """Updates that were not published, since their unit was before."""
         self.bytes_out = 0
         """Of all that was sent, lost or not."""
         self.bytes_in = 0
         self.alive = True
-        self.clock_rate = 1.0
-        """Seconds of its clock per second of virtual time."""
-        self.clock_ahead = 0.0
+        self.clock = clock or Clock()
+        self.congested = False
+        """What it computed waits until it may be published."""
         self.paused_until = 0.0
         """Virtual time before which it does nothing; what comes in waits."""
-        self.drained: tuple[PeerId, ...] | None = None
-        """What `Drained` named as missing; None before it."""
+        self.missing: tuple[PeerId, ...] | None = None
+        """Who was missing when it had drained; None before that."""
         self.warnings: list[str] = []
         self.due = float("inf")
         """The deadline of its own clock that it is to be woken for."""
-
-        self._shown = float("-inf")
+        self.line: Line
 
     @property
     def machine(self) -> StateMachine:
@@ -157,40 +161,71 @@ class SimulatedPeer:
         assert isinstance(self.machine, Peer)
         return self.machine
 
-    def now(self, time: float, not_before: float = float("-inf")) -> float:
-        """What its clock shows at virtual `time`; it never goes back."""
-        self._shown = max(self._shown, not_before, time * self.clock_rate + self.clock_ahead)
-        return self._shown
+    # ----------------------------------------------------------------------------------------- what the peer wants
 
-    def when(self, now: float) -> float:
-        """The virtual time at which its clock shows `now`."""
-        return (now - self.clock_ahead) / self.clock_rate
+    def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
+        merge(self.replica.layout, self.replica.buffer, self.stamps, payload, self.segments.kinds)
 
-    def carry_out(self, effect: Effect) -> None:
-        """Do what the peer wants of its own things; what it wants to be sent is the network's."""
-        match effect:
-            case Deliver(_, _, _, payload):
-                update = self.segments.resolve(payload)
-                merge(self.replica.layout, self.replica.buffer, self.stamps, update, self.segments.kinds)
-            case Adopt(payload):
-                layout = self.replica.layout
-                self.replica = Packed(layout, bytearray(payload.read(0, layout.nbytes)))
-            case Keep(lo, hi, payload):
-                self.segments.keep(lo, hi, self.segments.resolve(payload))
-            case Fold(lo, hi):
-                self.segments.fold(lo, hi)
-            case Forget(through):
-                self.segments.forget(through)
-            case Retain(number, payload):
-                self.segments.retain(number, payload)
-            case Release(number):
-                self.segments.release(number)
-            case Gated():
-                self.gated += 1
-            case Drained(missing):
-                self.drained = missing
-            case Warn(text):
-                self.warnings.append(text)
+    def adopt(self, payload: Payload) -> None:
+        layout = self.replica.layout
+        self.replica = Packed(layout, bytearray(payload.read(0, layout.nbytes)))
+
+    def gated(self, unit: Unit) -> None:
+        self.units_gated += 1
+
+    def drained(self, missing: tuple[PeerId, ...]) -> None:
+        self.missing = missing
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+class Line:
+    """The network of one peer."""
+
+    def __init__(
+        self,
+        host: SimulatedPeer,
+        carry: Callable[[PeerId, InFlight, bool], None],
+        audience: Callable[[], Iterable[PeerId]],
+    ) -> None:
+        """`carry` frames to a peer, the last argument tells whether it is a replica; `audience` hears adverts."""
+        self._host = host
+        self._carry = carry
+        self._audience = audience
+        self._ranges: WeakValueDictionary[tuple[tuple[int, int], ...], InFlight] = WeakValueDictionary()
+        """Under way to readers, by the segments that they are the sum of."""
+
+    def send(self, to: PeerId, message: Message) -> None:
+        """To one peer, who may never get it."""
+        self._carry(to, self._in_flight(message), isinstance(message, State))
+
+    def publish(self, message: Message) -> None:
+        """To all who hear this peer; each of them may miss it."""
+        sent = InFlight(encode(message))
+        for other in self._audience():
+            self._carry(other, sent, False)
+
+    def _in_flight(self, message: Message) -> InFlight:
+        match message:
+            case Range():
+                return self._range(message)
+            case State():
+                replica = self._host.replica
+                return InFlight(encode(message, Packed(replica.layout, bytes(replica.buffer))))
+        return InFlight(encode(message))
+
+    def _range(self, message: Range) -> InFlight:
+        """Many readers of a lane stand at the same place: what they are sent is summed, encoded and decoded once."""
+        segments = self._host.segments
+        total = segments.sum(message.lo, message.hi)
+        assert total is not None, f"the peer offered {message.lo}..{message.hi}, which it does not keep"
+        bounds = segments.bounds(message.lo, message.hi)
+        first = self._ranges.get(bounds)
+        if first is not None:
+            return SameRange(first, message.k)
+        sent = self._ranges[bounds] = InFlight(encode(message, total))
+        return sent
 
 
 class Simulation:
@@ -323,7 +358,7 @@ class Simulation:
         """Let every peer drain; returns the virtual seconds that it took. The time-out bounds it."""
         begin = self.now
         self.exhaust(timeout_s)
-        while self._queue and any(host.drained is None for host in self.live().values()):
+        while self._queue and any(host.missing is None for host in self.live().values()):
             self.now, _, action = heapq.heappop(self._queue)
             action()
         return self.now - begin
@@ -345,16 +380,15 @@ class Simulation:
         if self.now < host.paused_until:
             self.at(host.paused_until, lambda: self.happen(me, event))
             return
-        if isinstance(event, Computed) and host.machine.congested:
+        if isinstance(event, Computed) and host.congested:
             self.at(self.now + CONGESTED_RETRY_S, lambda: self.happen(me, event))
             return
-        now = host.now(self.now, not_before)
+        now = host.clock.now(self.now, not_before)
         if not isinstance(event, Received):
             self.digest.happened(now, me, fingerprint(event))
         effects = host.witness.handle(event, now)
         try:
-            for effect in effects:
-                self._carry_out(me, host, effect)
+            carry_out(effects, host.line, host, host.segments, host)
             for observe in self.observers:
                 observe(now, me, event, effects)
         except AssertionError as error:
@@ -362,38 +396,8 @@ class Simulation:
             raise
         self._wake(me)
 
-    def _carry_out(self, me: PeerId, host: SimulatedPeer, effect: Effect) -> None:
-        match effect:
-            case Send(to, message):
-                self._carry(me, to, self._parcel(host, message), isinstance(message, State))
-            case Publish(message):
-                parcel = Parcel(encode(message))
-                for other in self._audience(me):
-                    self._carry(me, other, parcel)
-            case _:
-                host.carry_out(effect)
-
-    def _parcel(self, host: SimulatedPeer, message: Message) -> Parcel:
-        match message:
-            case Range():
-                return self._range(host, message)
-            case State():
-                return Parcel(encode(message, Packed(self.layout, bytes(host.replica.buffer))))
-        return Parcel(encode(message))
-
-    def _range(self, host: SimulatedPeer, message: Range) -> Parcel:
-        """Many readers of a lane stand at the same place: what they are sent is summed, encoded and decoded once."""
-        total = host.segments.sum(message.lo, message.hi)
-        assert total is not None, f"the peer offered {message.lo}..{message.hi}, which it does not keep"
-        bounds = host.segments.bounds(message.lo, message.hi)
-        first = host.ranges.get(bounds)
-        if first is not None:
-            return SameRange(first, message.k)
-        parcel = host.ranges[bounds] = Parcel(encode(message, total))
-        return parcel
-
-    def _carry(self, sender: PeerId, to: PeerId, parcel: Parcel, replica: bool = False) -> None:
-        self.peers[sender].bytes_out += parcel.nbytes
+    def _carry(self, sender: PeerId, to: PeerId, sent: InFlight, replica: bool) -> None:
+        self.peers[sender].bytes_out += sent.nbytes
         for _ in range(2 if self.random.random() < self.network.duplication else 1):
             if self.random.random() >= self.network.loss and not self.blocked(sender, to):
                 arrival = self.now + self.random.expovariate(1 / self.network.delay_mean_s)
@@ -401,13 +405,13 @@ class Simulation:
                     arrival += self.random.expovariate(1 / self.network.replica_mean_s)
                 if self.network.late and self.random.random() < self.network.late:
                     arrival += self.random.expovariate(1 / self.network.late_mean_s)
-                self.at(arrival, lambda: self._arrive(sender, to, parcel))
+                self.at(arrival, lambda: self._arrive(sender, to, sent))
 
-    def _arrive(self, sender: PeerId, to: PeerId, parcel: Parcel) -> None:
+    def _arrive(self, sender: PeerId, to: PeerId, sent: InFlight) -> None:
         if to in self.peers and not self.blocked(sender, to):
-            self.peers[to].bytes_in += parcel.nbytes
-            self.digest.happened(self.now, to, parcel.digest)
-            self.happen(to, parcel.received)
+            self.peers[to].bytes_in += sent.nbytes
+            self.digest.happened(self.now, to, sent.digest)
+            self.happen(to, sent.received)
 
     def _wake(self, me: PeerId) -> None:
         """Have `Ticked` happen at the peer's deadline; a timer that was set for a later one finds nothing to do."""
@@ -415,7 +419,7 @@ class Simulation:
         due = host.machine.deadline()
         if due < host.due:
             host.due = due
-            self.at(max(self.now, host.when(due)), lambda: self._tick(me, due))
+            self.at(max(self.now, host.clock.when(due)), lambda: self._tick(me, due))
 
     def _tick(self, me: PeerId, due: float) -> None:
         host = self.peers[me]
@@ -449,8 +453,12 @@ class Simulation:
 
     def _add(self, me: PeerId) -> None:
         machine, kinds = self._make(me, self.random.getrandbits(64)), (self._settings or Settings()).kinds
-        host = self.peers[me] = SimulatedPeer(machine, Packed.of(self._initial), kinds, checks=self._checks)
-        host.clock_rate, host.clock_ahead = self._clock()
+        clock, replica = Clock(*self._clock()), Packed.of(self._initial)
+        host = self.peers[me] = SimulatedPeer(machine, replica, kinds, clock=clock, checks=self._checks)
+        host.line = self._line(me, host)
+
+    def _line(self, me: PeerId, host: SimulatedPeer) -> Line:
+        return Line(host, partial(self._carry, me), partial(self._audience, me))
 
     def _make(self, me: PeerId, seed: int) -> StateMachine:
         """A new peer of that name."""

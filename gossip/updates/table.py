@@ -15,13 +15,15 @@ import numpy as np
 from gossip.arrays import Layout, Packed, Payload, Update, check_finite
 from gossip.errors import UsageError
 from gossip.updates.dense import Dense
+from gossip.updates.entries import Entries
+from gossip.updates.halves import Halves
 from gossip.updates.kind import Kind, read_whole
 from gossip.updates.rows import Rows
 from gossip.updates.stamps import RowStamps
 
 Kinds = tuple[Kind, ...]
 
-KINDS: Kinds = (Rows(), Dense())
+KINDS: Kinds = (Rows(), Entries(), Halves(), Dense())
 
 
 def with_kinds(more: Iterable[Kind]) -> Kinds:
@@ -41,8 +43,11 @@ def with_kinds(more: Iterable[Kind]) -> Kinds:
 
 
 def kind_of(layout: Layout, kinds: Kinds = KINDS) -> Kind:
-    """The kind of updates of this layout."""
-    return next(kind for kind in kinds if kind.claims(layout))
+    """The kind of updates of this layout. The layout keeps the answer: every message of a lane asks anew."""
+    known = layout.__dict__.get("_kind")
+    if known is None or known[0] is not kinds:
+        known = layout.__dict__["_kind"] = kinds, next(kind for kind in kinds if kind.claims(layout))
+    return known[1]
 
 
 def check(update: Update, model: Layout, kinds: Kinds = KINDS) -> None:

@@ -28,12 +28,13 @@ class Replica(Protocol):
 class Held:
     """They wait in order. The files that they came in are closed when they were dealt with."""
 
-    def __init__(self, replica: Replica, deal: Callable[[Event], None], congested: Callable[[], bool]) -> None:
-        """`deal` with an event while nobody reads the replica; while `congested`, those of `Computed` wait."""
+    def __init__(self, replica: Replica, deal: Callable[[Event], None]) -> None:
+        """`deal` with an event while nobody reads the replica."""
         self._events: deque[Event] = deque()
         self._replica = replica
         self._deal = deal
-        self._congested = congested
+        self.congested = False
+        """Events of `Computed` wait."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -50,7 +51,7 @@ class Held:
         blocked: set[type] = set()
         for _ in range(len(self._events)):
             event = self._events.popleft()
-            waits = isinstance(event, Computed) and self._congested()
+            waits = isinstance(event, Computed) and self.congested
             if type(event) in blocked or waits or not self._replica.acquire(event):
                 blocked.add(type(event))
                 self._events.append(event)

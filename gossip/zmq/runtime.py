@@ -7,6 +7,7 @@ The peer is a `Peer` or a `MixPeer`; either knows its own messages only. The loo
 come in and carries out the peer's effects. Work that lasts longer than a turn has a module of its own:
 
     peers       connections to others           links       files to and from others of this machine
+    speaker     what the peer says              (effects: gossip.drivers)
     outgoing    bulk messages being sent        incoming    bulk messages being received
     held        events that wait for their turn at the replica
 """
@@ -21,34 +22,24 @@ from typing import Any, Protocol
 
 import zmq
 
-from gossip.arrays import Bytes, Payload
-from gossip.errors import TooLargeError, UsageError, WireError
+from gossip import drivers
+from gossip.arrays import Bytes
+from gossip.drivers import carry_out
+from gossip.errors import UsageError, WireError
 from gossip.events import (
-    Adopt,
     Computed,
-    Deliver,
     Disconnected,
-    Drained,
     Event,
-    Fold,
-    Forget,
     Gated,
-    Keep,
     Progressed,
-    Publish,
     Received,
-    Release,
-    Retain,
-    Send,
     StateMachine,
     Ticked,
-    Warn,
 )
 from gossip.messages import (
     Ack,
     Advert,
     Credit,
-    Message,
     Nack,
     Offer,
     PacketReply,
@@ -62,13 +53,12 @@ from gossip.messages import (
     Range,
     State,
     StateRequest,
-    Unit,
     Unknown,
     Unpin,
 )
 from gossip.story import Witness
 from gossip.trace import Observe
-from gossip.wire import decode_header, encode_header
+from gossip.wire import decode_header
 from gossip.zmq.figures import Figures
 from gossip.zmq.held import Held, Replica, writes
 from gossip.zmq.incoming import Incoming
@@ -78,34 +68,15 @@ from gossip.zmq.peers import Peers
 from gossip.zmq.poller import Poller
 from gossip.zmq.segments import Segments
 from gossip.zmq.sockets import Endpoints, Keys, bind, check_address, open_socket
+from gossip.zmq.speaker import Giver, Speaker
 from gossip.zmq.traffic import Traffic, single
 
 SOCKETS_MAX = 65_000
 """Of one runtime: three for each peer. libzmq's default of 1023 is enough for 340."""
 
 
-class Host(Replica, Protocol):
-    """What the runtime needs of the one who owns the replica."""
-
-    def deliver(self, lane: PeerId, lo: int, hi: int, payload: Payload) -> None:
-        """Merge updates lo..hi of `lane`; called between `acquire` and `release`."""
-        ...
-
-    def state(self) -> Payload:
-        """The replica as it is now; a copy is made of it before anything else happens."""
-        ...
-
-    def adopt(self, payload: Payload) -> None:
-        """Replace the replica; called between `acquire` and `release`."""
-        ...
-
-    def gated(self, unit: Unit) -> None:
-        """The unit was published before, here or elsewhere."""
-        ...
-
-    def drained(self, missing: tuple[PeerId, ...]) -> None: ...
-
-    def warn(self, text: str) -> None: ...
+class Host(drivers.Host, Replica, Giver, Protocol):
+    """What the runtime needs of the one who owns the replica. Merging is between `acquire` and `release`."""
 
 
 class Runtime:
@@ -140,7 +111,7 @@ class Runtime:
         self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
         self._poller = Poller()
         traffic = Traffic(self.figures, host.warn)
-        self._held = Held(host, self._step, lambda: peer.congested)
+        self._held = Held(host, self._step)
         self._links = Links(
             peer.me,
             self._poller,
@@ -166,6 +137,7 @@ class Runtime:
         self.endpoints = Endpoints(bind(pub, address), bind(router, address))
         self._poller.register(router, lambda: traffic.drain(router, self._on_request))
         self._outgoing = Outgoing(pub, router, traffic, in_swarm=lambda asker: asker in self._peers)
+        self._speaker = Speaker(host, segments, self._peers, self._links, self._outgoing, self.figures)
         self._incoming = Incoming(peer.me, send=self._peers.send, happen=self.happen, holds=lambda: self.holds)
 
     # ------------------------------------------------------------------------------------------------------ outside
@@ -244,84 +216,15 @@ class Runtime:
             self.figures.computed += 1
         now = time.monotonic()
         effects = self.witness.handle(event, now)
+        for effect in effects:
+            self.figures.gated += isinstance(effect, Gated)
         try:
             if self._observe is not None:
                 self._observe(now, self.peer.me, event, effects)
-            for effect in effects:
-                match effect:
-                    case Send() | Publish():
-                        self._say(effect)
-                    case Keep() | Fold() | Forget() | Retain() | Release():
-                        self._store(effect)
-                    case Deliver() | Adopt() | Gated() | Drained() | Warn():
-                        self._tell_host(effect)
+            carry_out(effects, self._speaker, self._held, self._segments, self._host)
         except AssertionError as error:
             self.witness.tell(error)
             raise
-
-    def _store(self, effect: Keep | Fold | Forget | Retain | Release) -> None:
-        match effect:
-            case Keep(lo, hi, payload):
-                self._segments.keep(lo, hi, self._segments.resolve(payload))
-            case Fold(lo, hi):
-                self._segments.fold(lo, hi)
-            case Forget(through):
-                self._segments.forget(through)
-            case Retain(number, payload):
-                self._segments.retain(number, payload)
-            case Release(number):
-                self._segments.release(number)
-
-    def _tell_host(self, effect: Deliver | Adopt | Gated | Drained | Warn) -> None:
-        match effect:
-            case Deliver(lane, lo, hi, payload):
-                self._host.deliver(lane, lo, hi, self._segments.resolve(payload))
-            case Adopt(payload):
-                self._host.adopt(payload)
-            case Gated(unit):
-                self.figures.gated += 1
-                self._host.gated(unit)
-            case Drained(missing):
-                self._host.drained(missing)
-            case Warn(text):
-                self._host.warn(text)
-
-    def _say(self, effect: Send | Publish) -> None:
-        message = effect.message
-        try:
-            if isinstance(effect, Send):
-                self._send(effect.to, message)
-            else:
-                header = encode_header(message)
-                self._links.publish(header)
-                self._outgoing.publish(header)
-        except TooLargeError as error:  # it is not said: a swarm that large is not served, but trains on
-            if type(message) not in self.figures.too_large:
-                self._host.warn(f"a {type(message).__name__} is not sent, nor are those that follow: {error}")
-            self.figures.too_large[type(message)] += 1
-
-    def _send(self, to: PeerId, message: Message) -> None:
-        match message:
-            case Range(_, lo, hi):
-                total = self._segments.sum(lo, hi)
-                assert total is not None, f"the peer offered {lo}..{hi}, which it does not keep"
-                if self._links.lend(to, message, total):
-                    self._outgoing.end(to)
-                else:
-                    self._outgoing.begin(to, message, total)
-            case PacketReply():
-                assert message.payload is not None
-                self._outgoing.begin(to, message, message.payload)
-            case State():
-                replica = self._host.state()
-                if self._outgoing.has_room(to, replica.layout.nbytes):
-                    self._outgoing.begin(to, message, self._segments.copy(replica))
-            case Unknown() | Pinned() | Ack() | Nack():
-                self._outgoing.answer(to, message)
-            case Pull() if self._links.ask(to, message):
-                pass
-            case _:
-                self._peers.send(to, message)
 
     # ----------------------------------------------------------------------------------------------------- messages
 

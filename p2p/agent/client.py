@@ -93,7 +93,7 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The process it lives and dies with; 0 until `ensure_agent` or `start_agent` fills it in."""
     segments_folder: str | None = None
     mixing: str | None = None
-    """What `p2p.agent.mixing.parcel` makes of the strategy and its topology; None for lanes."""
+    """What `p2p.agent.mixing.pack_strategy` makes of the strategy and its topology; None for lanes."""
     kinds: str | None = None
     """What `p2p.codec.packed` makes of kinds of updates that agents do not know by themselves; None if there are none.
     """

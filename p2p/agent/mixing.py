@@ -48,7 +48,7 @@ PACKETS_BYTES_MAX = 32 << 20
 """Memory for packets that are being received: as many at a time as fit, at least one."""
 
 
-def parcel(strategy: Strategy[Any], build: Callable[[int], Topology]) -> str:
+def pack_strategy(strategy: Strategy[Any], build: Callable[[int], Topology]) -> str:
     """The strategy and its topologies, for agents: they are values of this run's own driver program."""
     return base64.b64encode(cloudpickle.dumps((strategy, build))).decode()
 

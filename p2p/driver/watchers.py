@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from gossip.arguments import seconds
+from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p.adapters.model import Model
 from p2p.worker.errors import original
@@ -122,9 +123,14 @@ class Watching:
         self._began = time.monotonic()
         self._merged_before = 0
         self._model: Model | None = None
+        self._initial: dict[str, Array] = {}
+        """Copies of the arrays as they were then, until all have looked at them; not for one watcher alone."""
         if watchers:
             self._model = Model.from_skeleton(skeleton())
-            self._merged_before = read(self._model).merged
+            self._seen = read(self._model)
+            self._merged_before = self._seen.merged
+            if len(watchers) > 1:
+                self._initial = {name: array.copy() for name, array in self._model.arrays().items()}
         self._thread = threading.Thread(target=self._run, name="deepdist-watchers", daemon=True)
 
     def __enter__(self) -> Self:
@@ -147,26 +153,39 @@ class Watching:
             self._look(watcher, ended=True)
 
     def _run(self) -> None:
-        due = [self._began] * len(self._watchers)
+        due: list[float] = []
         while not self._ended.is_set():
-            at = min(due)
-            self._ended.wait(max(0.0, at - time.monotonic()))
-            if self._ended.is_set():
-                return
-            watcher = self._watchers[index := due.index(at)]
-            due[index] = time.monotonic() + float(watcher.every_s)
             try:
-                self._look(watcher)
+                if len(due) < len(self._watchers):
+                    watcher = self._watchers[len(due)]
+                    due.append(time.monotonic() + float(watcher.every_s))
+                    self._look_at_first(watcher)
+                elif not self._ended.wait(max(0.0, min(due) - time.monotonic())):
+                    watcher = self._watchers[index := due.index(min(due))]
+                    due[index] = time.monotonic() + float(watcher.every_s)
+                    self._look(watcher)
             except BaseException as error:  # noqa: BLE001 - raised again by the main thread, which sys.exit() is not to end
                 self.error = original(error)
                 while not self._ended.is_set():  # the engine may not have begun yet
                     self._cancel()
                     self._ended.wait(CANCEL_S)
 
+    def _look_at_first(self, watcher: Watcher) -> None:
+        """At the model as it was when the training began, however far the peers are by now."""
+        assert self._model is not None
+        if self._initial:
+            self._model.load(self._initial)
+        if watcher is self._watchers[-1]:
+            self._initial = {}
+        self._show(watcher, 0.0, self._seen)
+
     def _look(self, watcher: Watcher, *, ended: bool = False) -> None:
         assert self._model is not None
         seconds = time.monotonic() - self._began
-        seen = self._read(self._model)
+        self._show(watcher, seconds, self._read(self._model), ended=ended)
+
+    def _show(self, watcher: Watcher, seconds: float, seen: Seen, *, ended: bool = False) -> None:
+        assert self._model is not None
         moment = Moment(
             seconds=seconds,
             updates=max(0, seen.merged - self._merged_before),

@@ -354,7 +354,7 @@ class _Trainer:
         self._sent, self._job = sent, None
 
     def answer(self, folder: str, epoch: int, partition: int, attempt: int, rows: bytes) -> TaskResult | bytes:
-        """Train; errors come out in the parcel of a `PartitionError`, also those of opening what was sent."""
+        """Train; errors come out pickled in a `PartitionError`, also those of opening what was sent."""
         try:
             self._job = self._job or parcel.loads(self._sent)
             source = parcel.loads(rows)
@@ -364,9 +364,9 @@ class _Trainer:
             with agent.training():
                 return run_partition(self._job, agent, epoch, partition, source, attempt)
         except PartitionError as error:
-            return error.parcel
+            return error.pickled
         except BaseException as error:  # noqa: BLE001 - raised again in the driver program
-            return PartitionError.of(error, epoch, partition).parcel
+            return PartitionError.of(error, epoch, partition).pickled
 
     def _agent_in(self, folder: str) -> AgentClient:
         if self._agent is None or self._agent.folder != folder:

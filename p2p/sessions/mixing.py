@@ -22,7 +22,7 @@ from gossip.topology import Topology
 from p2p import engines
 from p2p.adapters.model import Model
 from p2p.agent.client import AgentSettings
-from p2p.agent.mixing import parcel
+from p2p.agent.mixing import pack_strategy
 from p2p.agent.registrar_messages import Role
 from p2p.agent.sketch import distance
 from p2p.driver.consensus import Average, read_replicas
@@ -69,7 +69,7 @@ class MixSession(AgentSession):
         super().__init__(model, "p2p", peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
         self._flat = Flat(model.layout)
         self._plan = Plan(build, strategy)
-        self._parcel = parcel(strategy, build)
+        self._packed_strategy = pack_strategy(strategy, build)
         self._era = 0
         """The number of what the agents are about: a training, or the consensus after it."""
         self._agreed = True
@@ -137,7 +137,7 @@ class MixSession(AgentSession):
         return [member for member in heard if 2 * votes[member.peer] < len(heard)]
 
     def _settings(self, role: Role, registrar: Registrar) -> AgentSettings:
-        return structs.replace(super()._settings(role, registrar), mixing=self._parcel)
+        return structs.replace(super()._settings(role, registrar), mixing=self._packed_strategy)
 
     def _begin(self, registrar: Registrar, tasks: int) -> None:
         self._show_what_there_is()

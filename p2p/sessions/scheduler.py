@@ -307,9 +307,9 @@ class SimulatedNeighbor:
         left: Left | None = None,
     ) -> bool:
         self._staleness.append(max(0, self.replica.merged - merged_at) if staleness is None else staleness)
-        gated = self._host.gated
+        gated = self._host.units_gated
         self._swarm.happen(self._me, Computed(update, None if unit is None else Unit(*unit), attempt))
-        published = self._host.gated == gated
+        published = self._host.units_gated == gated
         if published and left is not None:
             before = self._kept.pop(self._worker, None)
             if before is not None and not left.follows:

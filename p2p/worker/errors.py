@@ -35,7 +35,7 @@ SEALED = re.compile(r"\[deepdist:([0-9a-f]{64}):([A-Za-z0-9+/=]*)\]")
 class PartitionError(Exception):
     """User code failed on a worker; the cause is its exception. The text is for logs."""
 
-    parcel = b""
+    pickled = b""
     """What `told` makes the user's exception of again."""
 
     @classmethod
@@ -50,7 +50,7 @@ class PartitionError(Exception):
         trace = _cut(trace)
         # half a character, as in a file's name that is no UTF-8, would end Spark's worker when it writes the text
         wrapped = cls(f"{where}\n{trace}".encode(errors="backslashreplace").decode())
-        wrapped.parcel = pickle.dumps((_cut(_words(error)), where, trace, *_packed(error)))
+        wrapped.pickled = pickle.dumps((_cut(_words(error)), where, trace, *_packed(error)))
         wrapped.__cause__ = error
         return wrapped
 
@@ -61,13 +61,13 @@ class PartitionError(Exception):
         return original(cause) if cause is not None else RuntimeError(str(self))
 
 
-def told(parcel: bytes) -> Exception:
-    """The user's exception out of a `PartitionError`'s parcel, with a note that says where it was raised.
+def told(pickled: bytes) -> Exception:
+    """The user's exception that a `PartitionError` has pickled, with a note that says where it was raised.
 
     Where its class cannot be had here, and of one that would end this program (`SystemExit`), a `RuntimeError` says
     what it was.
     """
-    words, where, trace, packed, left_out = pickle.loads(parcel)
+    words, where, trace, packed, left_out = pickle.loads(pickled)
     error = _unpacked(packed)
     if not isinstance(error, Exception):
         error = RuntimeError(words)
@@ -87,10 +87,10 @@ class Seal:
         self._key = secrets.token_bytes(32)
 
     def sealed(self, error: PartitionError) -> PartitionError:
-        """The same error with its parcel in its text."""
-        parcel = base64.b64encode(error.parcel).decode()
-        sealed = PartitionError(f"{error}[deepdist:{self._code(error.parcel)}:{parcel}]")
-        sealed.parcel = error.parcel
+        """The same error with the pickled one in its text."""
+        pickled = base64.b64encode(error.pickled).decode()
+        sealed = PartitionError(f"{error}[deepdist:{self._code(error.pickled)}:{pickled}]")
+        sealed.pickled = error.pickled
         sealed.__cause__ = error.__cause__
         return sealed
 
@@ -98,15 +98,15 @@ class Seal:
         """The last of the errors in `text` that came from this training's own workers; None if there is none."""
         for code, encoded in reversed(SEALED.findall(text)):
             try:
-                parcel = base64.b64decode(encoded, validate=True)
+                pickled = base64.b64decode(encoded, validate=True)
             except ValueError:
                 continue
-            if hmac.compare_digest(code, self._code(parcel)):
-                return told(parcel)
+            if hmac.compare_digest(code, self._code(pickled)):
+                return told(pickled)
         return None
 
-    def _code(self, parcel: bytes) -> str:
-        return hmac.new(self._key, parcel, hashlib.sha256).hexdigest()
+    def _code(self, pickled: bytes) -> str:
+        return hmac.new(self._key, pickled, hashlib.sha256).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ an exception in bytes

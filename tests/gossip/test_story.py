@@ -49,7 +49,6 @@ class Echo:
     me = ME
     layout = None
     ready = True
-    congested = False
 
     def __init__(self, *effects: Effect) -> None:
         self.effects = list(effects)

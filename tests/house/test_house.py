@@ -116,12 +116,12 @@ def _is_there(name: str) -> bool:
     return False
 
 
-def test_word2vec_is_a_guest() -> None:
+@pytest.mark.parametrize(("guest", "allowed"), [("word2vec", {"p2p/adapters/adapter.py"}), ("rbm", set())])
+def test_a_model_is_a_guest(guest: str, allowed: set[str]) -> None:
     """Nothing of the house names a model but the table of adapters, and what only passes it on."""
-    allowed = {"p2p/adapters/adapter.py"}
     found = set()
     for path in sorted((ROOT / "p2p").rglob("*.py")):
         place = str(path.relative_to(ROOT))
-        if not place.startswith("p2p/models/word2vec/") and "word2vec" in path.read_text().lower():
+        if not place.startswith(f"p2p/models/{guest}/") and guest in path.read_text().lower():
             found.add(place)
     assert found == allowed

@@ -30,6 +30,8 @@ from gossip.messages import PeerId, Range, Unit
 from gossip.sim.simulator import Network, Simulation
 from gossip.updates import KINDS, Kind, check, kind_of, merge, read_whole, total, with_kinds
 from gossip.updates.dense import Dense
+from gossip.updates.entries import Entries, entries_of
+from gossip.updates.halves import Halves
 from gossip.updates.rows import Rows, rows_of
 from gossip.updates.stamps import RowStamps
 from gossip.wire import decode, encode
@@ -187,6 +189,26 @@ def singles(seed: int) -> Packed:
     return Packed.of(arrays)
 
 
+def entries(seed: int) -> Packed:
+    chance = np.random.default_rng(seed)
+    arrays: dict[str, Array] = {"v": chance.integers(1, 50, (7, 2, 2)).astype(np.float64)}
+    for name in ("w", "b", "s", "n"):
+        array = MODEL[name]
+        places = np.sort(chance.choice(array.size, min(4, array.size), replace=False))
+        if name == "n" or seed % 3 == 0:
+            arrays |= entries_of(name, places, chance.integers(1, 50, len(places)).astype(array.dtype))
+        else:
+            steps, powers = chance.integers(1, 100, len(places)).astype(np.int8), chance.integers(-3, 4, len(places))
+            arrays |= entries_of(name, places, steps, powers.astype(np.int8))
+    return Packed.of(arrays)
+
+
+def halves(seed: int) -> Packed:
+    chance = np.random.default_rng(seed)
+    half = {f"{name}[half]": chance.integers(1, 50, MODEL[name].shape).astype(np.float16) for name in "wvs"}
+    return Packed.of({**half, "n": chance.integers(1, 50, 4), "b": chance.integers(1, 50, 5).astype(np.float32)})
+
+
 def broken_dense() -> Iterator[Packed]:
     yield Packed.of({name: array for name, array in MODEL.items() if name != "w"})
     yield Packed.of({**MODEL, "w": np.zeros((3, 20), np.float32)})
@@ -203,6 +225,33 @@ def broken_rows() -> Iterator[Packed]:
     yield Packed.of({**ones("w", 1), "b": np.zeros(6, np.float32)})
 
 
+def broken_entries() -> Iterator[Packed]:
+    def ones(name: str, *places: int) -> dict[str, Array]:
+        return entries_of(name, np.array(places), np.ones(len(places), np.float32))
+
+    powers = np.zeros(1, np.int8)
+    yield Packed.of(ones("x", 1))
+    yield Packed.of(ones("v", 1))
+    yield Packed.of(ones("w", 3, 1))
+    yield Packed.of(ones("w", 59, 60))
+    yield Packed.of(entries_of("w", np.array([1]), np.ones((1, 3), np.float32)))
+    yield Packed.of(entries_of("n", np.array([1]), np.ones(1, np.int8), powers))
+    yield Packed.of(entries_of("w", np.array([1]), np.ones(1, np.int8), powers + np.int8(100)))
+    yield Packed.of({**ones("w", 1), "b": np.zeros((5, 1), np.float32)})
+    yield Packed.of({**ones("b", 1), "w": np.zeros(60, np.float32)})
+    yield Packed.of({**ones("w", 1), "w": np.zeros((20, 3), np.float32)})
+    yield Packed.of({**ones("w", 1), **rows_of("v", np.array([1]), np.ones((1, 2, 2)))})
+
+
+def broken_halves() -> Iterator[Packed]:
+    yield Packed.of({"x[half]": np.zeros(3, np.float16)})
+    yield Packed.of({"w[half]": np.zeros((3, 20), np.float16)})
+    yield Packed.of({"w[half]": np.zeros((20, 3), np.int16)})
+    yield Packed.of({"n[half]": np.zeros(4, np.float16)})
+    yield Packed.of({"w[half]": np.zeros((20, 3), np.float16), "w": np.zeros((20, 3), np.float32)})
+    yield Packed.of({"w[half]": np.zeros((20, 3), np.float16), "b": np.zeros(5)})
+
+
 def broken_singles() -> Iterator[Packed]:
     def ones(name: str, *places: int) -> dict[str, Array]:
         return {name + PLACES: np.array(places, np.int64), name + NUMBERS: np.ones(len(places), np.float32)}
@@ -215,9 +264,21 @@ def broken_singles() -> Iterator[Packed]:
     yield Packed.of({**ones("w", 1), "b": np.zeros(5, np.float32)})
 
 
-MAKE = {"dense": dense, "rows": rows, "singles": singles}
-KIND: dict[str, Kind] = {"dense": KINDS[1], "rows": KINDS[0], "singles": SINGLES}
-BROKEN = {"dense": broken_dense, "rows": broken_rows, "singles": broken_singles}
+MAKE = {"dense": dense, "rows": rows, "entries": entries, "halves": halves, "singles": singles}
+KIND: dict[str, Kind] = {
+    "dense": next(kind for kind in KINDS if isinstance(kind, Dense)),
+    "rows": next(kind for kind in KINDS if isinstance(kind, Rows)),
+    "entries": next(kind for kind in KINDS if isinstance(kind, Entries)),
+    "halves": next(kind for kind in KINDS if isinstance(kind, Halves)),
+    "singles": SINGLES,
+}
+BROKEN = {
+    "dense": broken_dense,
+    "rows": broken_rows,
+    "entries": broken_entries,
+    "halves": broken_halves,
+    "singles": broken_singles,
+}
 EACH = pytest.mark.parametrize("name", MAKE)
 
 
@@ -240,6 +301,12 @@ def plain(*updates: Packed) -> dict[str, Any]:
             for at, row in enumerate(arrays.get(f"{name}[rows]", ())):
                 units = arrays.get(f"{name}[exponents]")
                 target[row] += arrays[f"{name}[values]"][at] * (1.0 if units is None else 2.0 ** int(units[at]))
+            if f"{name}[half]" in arrays:
+                target += arrays[f"{name}[half]"]
+            for at, place in enumerate(arrays.get(f"{name}[entries]", ())):
+                units = arrays.get(f"{name}[powers]")
+                step = arrays[f"{name}[steps]"][at] * (1.0 if units is None else 2.0 ** int(units[at]))
+                target.reshape(-1)[place] += step
             for at, place in enumerate(arrays.get(name + PLACES, ())):
                 target.reshape(-1)[place] += arrays[name + NUMBERS][at]
     return model

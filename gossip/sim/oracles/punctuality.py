@@ -82,6 +82,6 @@ class Advertises:
         host = swarm.peers[me]
         if swarm.now < host.paused_until:
             return
-        late = (swarm.now - max(self._awake_at, host.paused_until)) * host.clock_rate
+        late = (swarm.now - max(self._awake_at, host.paused_until)) * host.clock.rate
         if late > host.peer.settings.advert_period_s + 1e-3:
             raise ViolationError(f"{me} sleeps, and has not advertised for {late:.3f} s")

@@ -79,7 +79,7 @@ def test_what_one_survivor_has_of_a_dead_lane_all_have_in_the_end() -> None:
     assert_level(made, [3.0] * 4)
     assert adoptions(made) == [1, 0, 1]
     assert made.run_until_drained() < 1.0
-    assert {host.drained for host in made.live().values()} == {()}
+    assert {host.missing for host in made.live().values()} == {()}
     assert all(P3 in host.peer.replicator.readers for host in made.live().values())
     made.run(16.0)
     assert not any(P3 in host.peer.replicator.readers for host in made.live().values())

@@ -255,7 +255,7 @@ def test_once_all_are_drained_nothing_is_under_way() -> None:
     swarm.resume()
     swarm.run(5.0)
     swarm.run_until_drained(100.0)
-    assert [host.drained for host in swarm.peers.values()] == [()] * 9
+    assert [host.missing for host in swarm.peers.values()] == [()] * 9
     states = [mixer.mixer.state for mixer in swarm.mixers.values()]
     np.testing.assert_allclose(sum(state.x for state in states), x.sum(axis=0), atol=1e-12)
     assert sum(state.w[0] for state in states) == pytest.approx(9.0, abs=1e-12)

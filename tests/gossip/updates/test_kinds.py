@@ -149,6 +149,8 @@ def test_kinds_of_a_run_are_tried_before_those_that_everybody_knows() -> None:
     assert with_kinds(iter([first, second])) == (first, second, *KINDS)
     assert kind_of(plus(w=1).layout, ALL) is PLUS
     assert kind_of(plus(w=1).layout) is KINDS[-1]
+    layout = plus(w=1).layout
+    assert [kind_of(layout, kinds) for kinds in (ALL, KINDS, ALL)] == [PLUS, KINDS[-1], PLUS], "it keeps no other's"
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,8 @@ class Story:
         self.dealt: list[Event] = []
         self.is_read: type | None = None
         """Events of this kind may not be merged now."""
-        self.congested = False
         self.acquired = 0
-        self.held = Held(self, self.dealt.append, lambda: self.congested)
+        self.held = Held(self, self.dealt.append)
 
     def acquire(self, event: Event) -> bool:
         may = self.is_read is None or not isinstance(event, self.is_read)
@@ -70,13 +69,13 @@ def test_each_kind_keeps_its_order_and_does_not_wait_for_the_other() -> None:
 
 def test_own_updates_wait_while_the_peer_is_congested() -> None:
     story = Story()
-    story.congested = True
+    story.held.congested = True
     story.held.add(computed())
     story.held.add(received(1))
     story.held.release()
     assert [type(event) for event in story.dealt] == [Received]
     assert story.held.wait_s < 1.0
-    story.congested = False
+    story.held.congested = False
     story.held.release()
     assert story.held.wait_s == float("inf")
 
@@ -87,7 +86,7 @@ def test_the_replica_is_released_and_files_are_closed_whatever_becomes_of_the_ev
     def fail(event: Event) -> None:
         raise ZeroDivisionError
 
-    held = Held(story, fail, lambda: False)
+    held = Held(story, fail)
     descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
     for descriptor in descriptors:
         held.add(Received(Range(OTHER, 1, 1, 1, payload=LentFile(UPDATE.layout, descriptor))))

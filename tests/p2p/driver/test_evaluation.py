@@ -16,7 +16,9 @@ from gossip.errors import UsageError
 from gossip.flat import Flat
 from gossip.mixing import DPsgd, Every
 from p2p import DeepDist, Report, SimulatedCluster
+from p2p.adapters.model import Model
 from p2p.driver.consensus import Average
+from p2p.driver.watchers import Done, Moment, Seen, Watching
 
 
 def one_each(model: Any, rows: Iterator[int]) -> dict[str, np.ndarray]:
@@ -180,3 +182,30 @@ def test_an_average_of_replicas_is_weighted_and_knows_how_far_they_are_apart() -
     assert average.spread() == pytest.approx(np.sqrt(squares), rel=1e-9)
     b = flat[:, 6:]
     assert average.distance() == pytest.approx(np.ptp(b, axis=0).max() / np.abs(b).max(), rel=1e-6)
+
+
+def test_all_are_shown_the_beginning_however_far_the_peers_are_by_then() -> None:
+    """What is read while they look is newer; the first look of each is not."""
+    model, at = Model({"w": np.zeros(3)}), threading.Event()
+    shown: list[tuple[list[float], int, bool]] = []
+    now = [0.0]
+
+    def read(target: Model) -> Seen:
+        target.load({"w": np.full(3, now[0])})
+        return Seen(merged=int(now[0]))
+
+    class First:
+        every_s = 1000.0
+
+        def look(self, model: Any, moment: Moment) -> None:
+            shown.append((model["w"].tolist(), moment.updates, moment.ended))
+            model["w"][...] = -1.0
+            if len(shown) == 3:
+                at.set()
+
+    watching = Watching([First(), First(), First()], model.skeleton, read, Done(lambda done, of: None, 1), lambda: None)
+    now[0] = 7.0
+    with watching:
+        assert at.wait(30)
+    watching.finish()
+    assert shown == [([0.0] * 3, 0, False)] * 3 + [([7.0] * 3, 7, True)] * 3

@@ -53,7 +53,7 @@ session = SparkSession(sc)
 tokens = session.createDataFrame([(row,) for row in rows] + [(None,)], "tokens array<string>").repartition(4)
 text = session.createDataFrame([(1, " ".join(row)) for row in rows], "id int, text string").repartition(4)
 model = tell("rdd", sc.parallelize(rows, 4))
-tell("going on", sc.parallelize(rows, 4), start_from=model, epochs=1)
+tell("going on", sc.parallelize(rows, 4), start_from=model, epochs=1, alpha=0.01)  # at .05 it overshoots on a slow day
 tell("tokens", tokens)
 counted = Word2Vec(**{name: SETTINGS[name] for name in ("vector_size", "min_count", "sample")})
 build_vocab(counted, sc.parallelize([" ".join(row) for row in rows], 40))

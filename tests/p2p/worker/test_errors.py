@@ -26,7 +26,7 @@ def raised(error: BaseException) -> PartitionError:
 
 
 def arrived(error: BaseException) -> Exception:
-    return told(raised(error).parcel)
+    return told(raised(error).pickled)
 
 
 # ----------------------------------------------------------------------------------------------------- class and text
@@ -173,7 +173,7 @@ def test_a_class_that_the_driver_program_cannot_find_is_named(tmp_path: Path) ->
     (tmp_path / "only_there.py").write_text("class TheirError(Exception):\n    pass\n")
     program = (
         "import sys; from only_there import TheirError; from p2p.worker.errors import PartitionError\n"
-        "sys.stdout.buffer.write(PartitionError.of(TheirError('text'), 1, 3).parcel)"
+        "sys.stdout.buffer.write(PartitionError.of(TheirError('text'), 1, 3).pickled)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
     done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True)
@@ -194,7 +194,7 @@ def test_notes_and_causes_of_the_user_stay() -> None:
 def test_a_partition_error_travels_itself() -> None:
     error = raised(ValueError("text"))
     again = cloudpickle.loads(cloudpickle.dumps(error))
-    assert (str(again), again.parcel) == (str(error), error.parcel)
+    assert (str(again), again.pickled) == (str(error), error.pickled)
 
 
 # ------------------------------------------------------------------------------------------------------ within a text
@@ -410,4 +410,4 @@ def test_half_a_character_in_an_error_can_be_written_to_any_log() -> None:
     wrapped = PartitionError.of(error, 0, 1)
     str(wrapped).encode()
     assert "caf\\udce9.txt" in str(wrapped)
-    assert told(wrapped.parcel).args == error.args
+    assert told(wrapped.pickled).args == error.args

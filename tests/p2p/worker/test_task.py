@@ -195,7 +195,7 @@ def test_in_master_mode_numbers_that_are_not_finite_are_named_by_their_place(mod
     job = job_of(model, lambda model, rows: {"layers": [np.ones(2), np.array([np.nan, 1])]}, mode="master")
     with pytest.raises(PartitionError) as caught:
         run_partition(job, neighbor, 0, 0, [1])
-    error = told(caught.value.parcel)
+    error = told(caught.value.pickled)
     assert type(error) is UsageError
     assert "update['layers'][1]" in str(error)
     assert "1 of 2 numbers are NaN or infinite" in str(error)
@@ -453,7 +453,7 @@ def test_another_attempt_of_a_worker_begins_with_a_model_that_is_as_it_was() -> 
     for attempt in range(2):
         with pytest.raises(PartitionError) as caught:
             run_partition(job, Neighbor(model.arrays()), 0, 0, [1], attempt)
-        assert "descent added 'momentum'" in str(told(caught.value.parcel))
+        assert "descent added 'momentum'" in str(told(caught.value.pickled))
 
 
 @pytest.mark.parametrize(("wrong", "message"), [(add_key, "added 'momentum'"), (change_number, "changed 'b'")])
@@ -507,7 +507,7 @@ def test_a_gradient_that_trains_its_model_and_returns_nothing_is_refused(
     job = job_of(model, gradient, rhythm=Rhythm(when))
     with pytest.raises(PartitionError) as caught:
         run_partition(job, neighbor, 0, 0, [1])
-    error = told(caught.value.parcel)
+    error = told(caught.value.pickled)
     assert type(error) is UsageError
     assert str(error).startswith(
         f"gradient changed 'w' of its copy of the model and returned {nothing}, so nothing of it"
@@ -562,7 +562,7 @@ def test_an_error_in_descent_is_wrapped_as_well(model: Model, neighbor: Neighbor
 
     with pytest.raises(PartitionError) as caught:
         run_partition(job_of(model, lambda model, rows: 1, descent), neighbor, 0, 0, [1])
-    assert type(told(caught.value.parcel)) is LookupError
+    assert type(told(caught.value.pickled)) is LookupError
     assert neighbor.published == []
     np.testing.assert_array_equal(neighbor.replica.arrays()["w"], [100, 200])
 
@@ -598,7 +598,7 @@ def test_an_error_of_the_user_about_rows_is_the_user_s(model: Model, neighbor: N
 
     with pytest.raises(PartitionError) as caught:
         run_partition(job_of(model, gradient), neighbor, 0, 0, rows())
-    error = told(caught.value.parcel)
+    error = told(caught.value.pickled)
     assert type(error) is LookupError
     assert "row 2" in error.__notes__[0]
 
@@ -668,10 +668,10 @@ def test_an_attempt_with_other_rows_than_those_that_count_is_an_error(
     for attempt in (1, 2):
         with pytest.raises(PartitionError) as caught:
             train_in_order(job, neighbor, [1, 2, 3], attempt)
-        assert type(told(caught.value.parcel)) is RuntimeError
+        assert type(told(caught.value.pickled)) is RuntimeError
     with pytest.raises(PartitionError) as caught:
         train_in_order(job, neighbor, [1, 2, 4], 3)
-    error = told(caught.value.parcel)
+    error = told(caught.value.pickled)
     assert type(error) is UsageError
     assert "partition 2 of epoch 0: Spark computed the rows again for another attempt and got different ones" in str(
         error
@@ -715,7 +715,7 @@ def test_a_gradient_that_returns_its_copy_of_the_model_is_told(model: Model, nei
     job = job_of(model, lambda model, rows: model, descent=lambda model, update: None)
     with pytest.raises(PartitionError) as caught:
         run_partition(job, neighbor, 0, 0, [1])
-    assert "gradient returned its copy of the model" in str(told(caught.value.parcel))
+    assert "gradient returned its copy of the model" in str(told(caught.value.pickled))
 
 
 def test_names_that_a_gradient_has_bound_to_one_array_are_two_again() -> None:
@@ -737,4 +737,4 @@ def test_numbers_that_do_not_fit_into_the_model_s_are_told(dtype: Any, value: in
     update = {"w": np.full(2, value, np.uint64 if value >= 2**63 else np.int64)}
     with pytest.raises(PartitionError) as caught:
         run_partition(job_of(model, lambda model, rows: update), Neighbor(model.arrays()), 0, 0, [1])
-    assert "the update's 'w'" in str(told(caught.value.parcel))
+    assert "the update's 'w'" in str(told(caught.value.pickled))

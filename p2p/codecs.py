@@ -1,0 +1,152 @@
+"""Codecs for models of whole arrays: an update in fewer bytes, and the rest of it with the next one.
+
+    DeepDist(model, codec="top-k")          by name, or as an object: codec=TopK(share=0.05)
+
+| name      | what travels of an array of floats                          | bytes a number, for float32's 4  |
+|---|---|---|
+| "float16" | every number, as float16                                     | 2                                |
+| "int8"    | every row, in integers times a power of two of its own       | 1, and 5 a row                   |
+| "top-k"   | the numbers that changed most, in eight bits each            | 6 times `share`, so .12 by default |
+
+What a codec leaves is added to the next update before that is coded (error feedback, Seide et al. 2014; top-k: Aji and
+Heafield, arXiv:1704.05021). Sums of updates are exact: `gossip.updates` has the kinds. Integers, and arrays of up to
+`WHOLE_MAX` numbers, travel as they are, and so do arrays of one dimension by "int8".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from gossip.arguments import probability
+from gossip.arrays import Array, Arrays
+from gossip.errors import UsageError
+from gossip.updates import Kind
+from gossip.updates.entries import entries_of
+from gossip.updates.halves import HALF
+from gossip.updates.rows import EXPONENT_MAX, rows_of
+from p2p.codec import Codec
+
+WHOLE_MAX = 64
+"""Numbers of an array that is not worth coding."""
+BITS = 7
+"""Of an integer of eight bits, beside its sign."""
+
+
+class _Named(Protocol):
+    def part(self, name: str, change: Array) -> tuple[Arrays, Array]: ...
+
+
+def _encode(codec: _Named, delta: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+    """Array by array."""
+    update: dict[str, Array] = {}
+    left: dict[str, Array] = {}
+    for name, change in delta.items():
+        whole = np.add(change, residual[name])
+        if whole.dtype.kind != "f" or whole.size <= WHOLE_MAX:
+            update[name], left[name] = whole, np.zeros_like(whole)
+        else:
+            part, left[name] = codec.part(name, whole)
+            update |= part
+    return update, left
+
+
+@dataclass(frozen=True)
+class Float16:
+    """Every number as float16. Those beyond its range go in several updates."""
+
+    kinds: tuple[Kind, ...] = ()
+
+    def encode(self, delta: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        return _encode(self, delta, residual)
+
+    def part(self, name: str, change: Array) -> tuple[Arrays, Array]:
+        """(what travels of an array, what is left of it)"""
+        limit = float(np.finfo(np.float16).max)
+        half = change.clip(-limit, limit).astype(np.float16)
+        return {name + HALF: half}, change - half.astype(change.dtype)
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Every row of an array in integers of eight bits, times a power of two of its own."""
+
+    kinds: tuple[Kind, ...] = ()
+
+    def encode(self, delta: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        return _encode(self, delta, residual)
+
+    def part(self, name: str, change: Array) -> tuple[Arrays, Array]:
+        """(what travels of an array, what is left of it): rows of zeros do not travel."""
+        if change.ndim < 2:
+            return {name: change}, np.zeros_like(change)
+        flat = change.reshape(len(change), -1)
+        largest = np.abs(flat).max(axis=1)
+        rows = np.flatnonzero(largest)
+        values, powers = _integers(flat[rows], largest[rows])
+        left = flat.copy()
+        left[rows] -= np.ldexp(values.astype(change.dtype), powers[:, None].astype(np.int32))
+        values = values.reshape(len(rows), *change.shape[1:])
+        return rows_of(name, rows, values, powers), left.reshape(change.shape)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The numbers of each array that changed most, in eight bits each: this share of them, and one at least."""
+
+    share: float = 0.02
+    kinds: tuple[Kind, ...] = ()
+
+    def __post_init__(self) -> None:
+        if probability("share", self.share) == 0:
+            raise UsageError("share=0, expected a part of an array's numbers to send, such as 0.02")
+
+    def encode(self, delta: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        return _encode(self, delta, residual)
+
+    def part(self, name: str, change: Array) -> tuple[Arrays, Array]:
+        """(what travels of an array, what is left of it): zeros do not travel."""
+        if change.size > np.iinfo(np.int32).max:
+            raise UsageError(f"{name!r} has {change.size} numbers, expected fewer than 2^31: cut it into parts")
+        left = change.copy()
+        flat = left.reshape(-1)
+        sizes = np.abs(flat)
+        kept = max(1, round(self.share * flat.size))
+        entries = np.sort(np.argpartition(sizes, -kept)[-kept:])
+        entries = entries[sizes[entries] > 0]
+        steps, powers = _integers(flat[entries, None], sizes[entries])
+        flat[entries] -= np.ldexp(steps[:, 0].astype(change.dtype), powers.astype(np.int32))
+        return entries_of(name, entries, steps[:, 0], powers), left
+
+
+def _integers(rows: Array, largest: Array) -> tuple[Array, Array]:
+    """(int8 (n, width), int8 exponents (n,)): the nearest to rows (n, width), whose largest sizes (n,) are given.
+
+    The largest of a row has seven bits, unless that is more than an exponent can say.
+    """
+    powers = (np.frexp(largest)[1] - BITS).clip(-EXPONENT_MAX, EXPONENT_MAX)
+    rounds_up = np.rint(np.ldexp(largest, -powers)) > np.iinfo(np.int8).max
+    powers = (powers + rounds_up).clip(-EXPONENT_MAX, EXPONENT_MAX)
+    limit = np.iinfo(np.int8).max
+    integers = np.rint(np.ldexp(rows, -powers[:, None])).clip(-limit, limit)
+    return integers.astype(np.int8), powers.astype(np.int8)
+
+
+NAMES: Mapping[str, Codec] = {"float16": Float16(), "int8": Int8(), "top-k": TopK()}
+"""By which `DeepDist(codec=...)` finds them."""
+
+
+def named(codec: Codec | str | None) -> Codec | None:
+    """The codec of that name; any other value as it is.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if not isinstance(codec, str):
+        return codec
+    if codec not in NAMES:
+        raise UsageError(f"codec={codec!r}, expected {', '.join(map(repr, NAMES))}, an object (p2p.Codec) or None")
+    return NAMES[codec]

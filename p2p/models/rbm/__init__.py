@@ -1,0 +1,50 @@
+"""Restricted Boltzmann machines in numpy: `RBM` and its gradients, stacks of them, and networks made of stacks.
+
+machine.py units.py        the parameters, what they say of rows, and the units of the visible layer
+options.py gradients.py    CD and PCD: the gradient of one block of rows
+training.py                steps with momentum, in one process
+likelihood.py              the partition function: enumerated, or by annealed importance sampling
+stack.py networks.py       layer-by-layer training, and fine tuning of the whole
+
+Gradients point uphill and have the names of the model's arrays, so that they can be added to them.
+
+    stack = StackedRBM([784, 500, 500, 2000], seed=1)
+    pretrain(stack.layers, blocks, CD(rate=0.1), random=2, epochs=5)
+    model = Classifier(stack, classes=10)
+    fine_tune(model, [(block, labels), ...], FineTuning(rate=0.3, dropout=Dropout()), random=3, epochs=40)
+"""
+
+from __future__ import annotations
+
+from p2p.models.rbm.gradients import Workspace, cd_gradient, new_chains, pcd_gradient
+from p2p.models.rbm.likelihood import ais, exact_gradient, exact_log_z
+from p2p.models.rbm.machine import RBM
+from p2p.models.rbm.networks import AutoEncoder, Classifier, Dropout, FineTuning, fine_tune, gradient
+from p2p.models.rbm.options import CD, PCD, Sparsity
+from p2p.models.rbm.stack import StackedRBM, pretrain
+from p2p.models.rbm.training import Trainer, Velocity, train
+
+__all__ = [
+    "CD",
+    "PCD",
+    "RBM",
+    "AutoEncoder",
+    "Classifier",
+    "Dropout",
+    "FineTuning",
+    "Sparsity",
+    "StackedRBM",
+    "Trainer",
+    "Velocity",
+    "Workspace",
+    "ais",
+    "cd_gradient",
+    "exact_gradient",
+    "exact_log_z",
+    "fine_tune",
+    "gradient",
+    "new_chains",
+    "pcd_gradient",
+    "pretrain",
+    "train",
+]

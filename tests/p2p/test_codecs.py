@@ -1,0 +1,178 @@
+"""Codecs of whole arrays: what travels and what is left are what there was, and a training loses nothing by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossip.arrays import Arrays, Layout, Packed
+from gossip.errors import UsageError
+from gossip.updates import KINDS, check, kind_of, merge
+from gossip.updates.stamps import RowStamps
+from p2p import DeepDist, SimulatedCluster
+from p2p.codec import Codec
+from p2p.codecs import NAMES, Float16, Int8, TopK, named
+from p2p.worker.residual import Residual
+
+MODEL: dict[str, Any] = {
+    "w": np.zeros((40, 30), np.float32),
+    "conv": np.zeros((5, 3, 4, 4), np.float64),
+    "long": np.zeros(300, np.float32),
+    "b": np.zeros(10, np.float32),
+    "n": np.zeros((40, 30), np.int64),
+    "s": np.zeros(()),
+}
+LAYOUT = Layout.of(MODEL)
+EACH = pytest.mark.parametrize("codec", [Float16(), Int8(), TopK(), TopK(0.3)], ids=repr)
+sizes = st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 300.0, 1e5, 1e20])
+
+
+def drawn(seed: int, size: float = 1.0) -> dict[str, Any]:
+    chance = np.random.default_rng(seed)
+    arrays: dict[str, Any] = {}
+    for name, array in MODEL.items():
+        numbers = chance.normal(0, 1, array.shape) * chance.lognormal(0, 3, array.shape)
+        arrays[name] = np.asarray(numbers * (size if array.dtype.kind == "f" else 10)).astype(array.dtype)
+    return arrays
+
+
+def added(update: Arrays) -> dict[str, Any]:
+    packed = Packed.of(update)
+    check(packed, LAYOUT)
+    buffer = bytearray(LAYOUT.nbytes)
+    merge(LAYOUT, buffer, RowStamps(LAYOUT), packed)
+    return LAYOUT.views(buffer)
+
+
+@EACH
+@given(seed=st.integers(0, 1000), size=sizes, left=sizes)
+def test_what_travels_and_what_is_left_are_what_there_was(codec: Codec, seed: int, size: float, left: float) -> None:
+    delta, residual = drawn(seed, size), drawn(seed + 1, left)
+    before = {name: array.copy() for name, array in (delta | {f"left {k}": v for k, v in residual.items()}).items()}
+    update, rest = codec.encode(delta, residual)
+    for name, sent in added(update).items():
+        wanted = delta[name] + residual[name]
+        room = np.abs(wanted) * 2 * np.finfo(wanted.dtype).eps if wanted.dtype.kind == "f" else 0
+        assert np.all(np.abs(sent + rest[name] - wanted) <= room), name
+        assert rest[name].dtype == MODEL[name].dtype
+        assert not np.may_share_memory(rest[name], delta[name])
+    for name, array in (delta | {f"left {k}": v for k, v in residual.items()}).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@EACH
+def test_integers_and_small_arrays_travel_as_they_are(codec: Codec) -> None:
+    delta, nothing = drawn(1), {name: np.zeros_like(array) for name, array in MODEL.items()}
+    update, rest = codec.encode(delta, nothing)
+    for name in ("n", "b", "s"):
+        np.testing.assert_array_equal(update[name], delta[name])
+        assert not rest[name].any()
+
+
+@pytest.mark.parametrize(
+    ("codec", "nbytes"), [(Float16(), 2 * 400), (Int8(), 400 + 5 * 20), (TopK(0.05), 6 * 20)], ids=repr
+)
+def test_so_many_bytes_travel(codec: Codec, nbytes: int) -> None:
+    delta = {"w": np.random.default_rng(1).normal(0, 1, (20, 20)).astype(np.float32)}
+    update, _ = codec.encode(delta, {"w": np.zeros_like(delta["w"])})
+    assert sum(array.nbytes for array in update.values()) == nbytes
+
+
+def test_half_a_number_is_right_to_eleven_bits_and_an_eighth_to_seven() -> None:
+    delta, nothing = drawn(3), {name: np.zeros_like(array) for name, array in MODEL.items()}
+    w = delta["w"]
+    half = added(Float16().encode(delta, nothing)[0])["w"]
+    middle = (np.abs(w) > 1e-4) & (np.abs(w) < 6e4)
+    assert np.all(np.abs(half - w)[middle] <= np.abs(w)[middle] * 2.0**-11)
+    eighth = added(Int8().encode(delta, nothing)[0])["w"]
+    assert np.all(np.abs(eighth - w) <= np.abs(w).max(axis=1, keepdims=True) * 2.0**-7)
+
+
+def test_the_largest_travel_and_each_to_seven_bits() -> None:
+    delta, nothing = drawn(3), {name: np.zeros_like(array) for name, array in MODEL.items()}
+    w, sent = delta["w"].reshape(-1), added(TopK(0.1).encode(delta, nothing)[0])["w"].reshape(-1)
+    largest = np.sort(np.argsort(np.abs(w))[-120:])
+    assert np.flatnonzero(sent).tolist() == largest.tolist()
+    assert np.all(np.abs(sent - w)[largest] <= np.abs(w)[largest] * 2.0**-7)
+
+
+@pytest.mark.parametrize("number", [127.4, 127.5, 127.6, -127.6, 255.9, 2.0**-64, 1e30])
+def test_integers_at_their_limits_round_to_the_nearest(number: float) -> None:
+    delta = {"w": np.full((70, 1), number)}
+    for codec in (Int8(), TopK(1.0)):
+        update, rest = codec.encode(delta, {"w": np.zeros((70, 1))})
+        assert kind_of(Packed.of(update).layout) in KINDS[:2]
+        layout = Layout.of(delta)
+        buffer = bytearray(layout.nbytes)
+        merge(layout, buffer, RowStamps(layout), Packed.of(update))
+        np.testing.assert_allclose(layout.views(buffer)["w"] + rest["w"], number, rtol=1e-15)
+        if number < 1e20:
+            assert np.all(np.abs(rest["w"]) <= abs(number) * 2.0**-7)
+
+
+def test_what_is_left_goes_with_the_next_updates_until_nothing_is() -> None:
+    rest: Arrays = {name: np.zeros_like(array) for name, array in MODEL.items()}
+    one = {name: np.full_like(array, 3) for name, array in MODEL.items()}
+    total = {name: np.zeros_like(array) for name, array in MODEL.items()}
+    for number in range(60):
+        update, rest = TopK(0.05).encode(one if number < 10 else {n: np.zeros_like(a) for n, a in MODEL.items()}, rest)
+        for name, sent in added(update).items():
+            total[name] += sent
+    for name, array in total.items():
+        np.testing.assert_array_equal(array, 30, name)
+
+
+def test_codecs_are_found_by_name() -> None:
+    assert [named(name) for name in NAMES] == [Float16(), Int8(), TopK(0.02)]
+    own = TopK(0.5)
+    assert named(own) is own
+    assert named(None) is None
+    with pytest.raises(UsageError, match="codec='zip', expected 'float16', 'int8', 'top-k'"):
+        DeepDist({"w": np.zeros(3)}, codec="zip")
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan"), "all"])
+def test_a_share_that_cannot_be_is_refused(share: Any) -> None:
+    with pytest.raises(UsageError, match="share"):
+        TopK(share)
+
+
+def ones() -> Iterator[int]:
+    yield from range(6)
+
+
+def gradient(model: Any, rows: Any) -> dict[str, Any]:
+    (row,) = rows
+    return {name: np.full_like(array, 1 + row % 3) for name, array in model.items()}
+
+
+def descent(model: Any, update: Any) -> None:
+    for name, array in update.items():
+        model[name] += array
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("engine", ["simulated", "local"])
+def test_a_training_adds_up_exactly(name: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {key: array.copy() for key, array in MODEL.items()}
+    where: dict[str, Any] = {"engine": SimulatedCluster(3, seed=1)} if engine == "simulated" else {"peers": 2}
+    with DeepDist(model, codec=name, **where) as dd:
+        report = dd.train([ones, ones, ones], gradient, descent, epochs=2, chunk_rows=1)
+    for key, array in model.items():
+        np.testing.assert_array_equal(array, 72, key)
+    assert report.updates >= 36
+
+
+def test_a_codec_is_rehearsed_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held to its sum by the first update, whatever it is."""
+    seen: list[Any] = []
+    real = Residual._check_sum
+    monkeypatch.setattr(Residual, "_check_sum", lambda self, *args: (seen.append(args), real(self, *args)))
+    with DeepDist({"w": np.zeros((20, 20))}, codec="int8", engine=SimulatedCluster(1, seed=1)) as dd:
+        dd.train([range(2)], lambda model, rows: {"w": model["w"] + 1.0}, chunk_rows=1)
+    assert len(seen) == 1
