@@ -27,7 +27,7 @@ from p2p.agent.client import START_TIMEOUT_S, AgentSettings
 from p2p.agent.discipline import House
 from p2p.agent.hub import QUEUE_MAX, Hub
 from p2p.agent.lanes import Lanes, lane_settings
-from p2p.agent.mixing import Mixing, parcel
+from p2p.agent.mixing import Mixing, pack_strategy
 from p2p.agent.registrar_messages import Listed
 from p2p.agent.replica import Replica
 from p2p.agent.requests import Taken
@@ -463,7 +463,7 @@ def test_a_worker_alone_waits_for_nobody(swarm: Swarm) -> None:
 
 
 def mixed(swarm: Swarm, role: Any = "peer") -> Any:
-    return swarm.add(Mixing, role, parcel(DPsgd(), topology.complete))
+    return swarm.add(Mixing, role, pack_strategy(DPsgd(), topology.complete))
 
 
 def begin(swarm: Swarm, peers: int) -> list[Any]:

@@ -73,14 +73,14 @@ def test_each_looks_at_the_beginning_and_at_the_end() -> None:
     watching.finish()
     assert watching.error is None
     assert training.skeletons == 1
-    assert [value for value, _ in eyes[0].seen] == [12, 16]
-    assert [value for value, _ in eyes[1].seen] == [14, 18]
+    assert [value for value, _ in eyes[0].seen] == [10, 12], "at first all see the model of the beginning"
+    assert [value for value, _ in eyes[1].seen] == [10, 14]
     first, last = (moment for _, moment in eyes[0].seen)
-    assert (first.updates, last.updates) == (2, 6), "of this training: those of before are in the model from the start"
+    assert (first.updates, last.updates) == (0, 2), "of this training: those of before are in the model from the start"
     assert (first.partitions_done, first.partitions, first.ended) == (0, 6, False)
     assert (last.partitions_done, last.partitions, last.ended) == (4, 6, True)
     assert (last.consensus_distance, last.spread) == (0.5, 0.25)
-    assert 0.0 <= first.seconds < last.seconds < SOON_S
+    assert 0.0 == first.seconds < last.seconds < SOON_S
     assert training.progress == [(0, 6), (4, 6)]
 
 
@@ -112,14 +112,25 @@ def test_without_watchers_nothing_is_read() -> None:
 
 def test_updates_are_not_fewer_than_none() -> None:
     training, eye = Training(), Eye()
-    with training.watched_by(eye):
+    with training.watched_by(eye) as watching:
         assert eye.has_enough.wait(SOON_S)
-    fewer, other = Training(), Eye()
-    watching = fewer.watched_by(other)
-    fewer.merged = 3  # another replica, that has less
-    with watching:
-        assert other.has_enough.wait(SOON_S)
-    assert other.seen[0][1].updates == 0
+    training.merged = 3  # another replica, that has less
+    watching.finish()
+    assert [moment.updates for _, moment in eye.seen] == [0, 0]
+    assert eye.seen[1][0] == 3
+
+
+def test_what_a_watcher_changes_the_next_one_does_not_see() -> None:
+    class Spoils(Eye):
+        def look(self, model: Any, moment: Moment) -> None:
+            super().look(model, moment)
+            model["w"][:] = -1
+
+    training, eyes = Training(), (Spoils(), Spoils(), Spoils())
+    with training.watched_by(*eyes):
+        for eye in eyes:
+            assert eye.has_enough.wait(SOON_S)
+    assert [eye.seen[0][0] for eye in eyes] == [10, 10, 10]
 
 
 def fails(error: BaseException) -> Callable[[Any, Moment], None]:
