@@ -23,9 +23,11 @@ soak: environment
 	.venv/bin/deepdist soak --seeds $(SEEDS)
 
 # Changes the pure core of gossip in thousands of small ways and looks which of them no test notices: hours for all of it,
-# minutes for `make mutation MODULES="wire marks"`. AGAIN=1 tries only what survived last time.
+# minutes for `make mutation MODULES="wire marks"`. AGAIN=1 tries only what survived last time; EVERY=13 takes each 13th
+# change only, and BUDGET_S=20 lets the tests of one take so many seconds: for wings of p2p. CONTROL=1 changes nothing.
 mutation: .venv-mutation/.installed
-	.venv-mutation/bin/python .ci/mutation.py $(if $(AGAIN),--again) $(MODULES)
+	.venv-mutation/bin/python .ci/mutation.py $(if $(AGAIN),--again) $(if $(CONTROL),--control) $(if $(EVERY),--every=$(EVERY)) \
+		$(if $(BUDGET_S),--budget-s=$(BUDGET_S)) $(MODULES)
 
 .venv-mutation/.installed: locks/mutation.txt | environment
 	.venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-mutation

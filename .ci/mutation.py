@@ -2,11 +2,16 @@
 
     make mutation MODULES="marks wire"    # all of the core without MODULES, which takes hours
     make mutation MODULES=marks AGAIN=1   # only what survived last time
+    make mutation MODULES=p2p.agent EVERY=13 BUDGET_S=20   # a wing of p2p: each 13th mutant of it
 
 mutmut makes the mutants: one function each, with one operator, constant, argument or branch changed. They are tried
 here: one process imports the module and collects the tests once, and every mutant is a fork of it in which the code of
 one function is replaced. It runs the tests that come by the changed line, those first that found others of the same
 function. A mutant is killed if a test fails, and looped if a test takes far more processor time than it did before.
+
+Tests of p2p start agents and workers by exec, which share nothing with the fork: a mutant of p2p is put into these as
+well (`mutated/carried.py`), and the lines that they come by are told to the fork. There a mutant has looped also if a
+test takes far longer than it did before.
 
 Results go to .mutation/MODULE.json, and those that survived to .mutation/MODULE.txt, with the difference they make.
 """
@@ -15,23 +20,27 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import gc
 import hashlib
 import importlib.machinery
-import importlib.util
 import itertools
 import json
+import marshal
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
@@ -42,13 +51,26 @@ from _pytest.tmpdir import tmppath_result_key
 from mutmut.mutation.file_mutation import mutate_file_contents
 
 ROOT = Path(__file__).resolve().parent.parent
+CARRIED = ROOT / ".ci" / "mutated"
+sys.path.insert(0, str(CARRIED))
+import carried  # noqa: E402 - it lies in the folder of what child processes import
+
 RESULTS = ROOT / ".mutation"
+CODE = RESULTS / "code"
+"""Of each module of a wing, its code with all its mutants."""
+MARK = "MUTATION_MARK"
+"""What a fork, and all that it starts, have in their environment: the folder of their temporary files."""
 CHILDREN = 2
 """Mutants at once."""
 
 LOOP_TIMES = 20.0
 LOOP_CPU_S = 3.0
 """A test loops if it takes so many times the processor time it took without the mutant, and so many seconds more."""
+
+LATE_TIMES = 8.0
+LATE_S = 15.0
+BASE_S = 300.0
+"""Of a test of p2p, which mostly waits: so many times as long as without the mutant, and so much more. Without one."""
 
 MEMORY_BYTES_MAX = 3 << 30
 """What a mutant may take in, for those that fill a list without end."""
@@ -102,13 +124,14 @@ TESTS: dict[str, str] = {
     "sim.contraction": "contraction",
 }
 WING_TESTS: dict[str, str] = {
-    # The same for a wing, where its modules have none of their own; of p2p, those that run in one process.
+    # The same for a wing, where its modules have none of their own.
     "mixing": "mixing_oracles mixing",
-    "p2p.worker": "task working_copy row_merge combine any_update errors in_place rhythm testing",
-    "p2p.agent": "agent submissions figures replica local_socket requests task working_copy",
-    "p2p.driver": "registrar observer evaluation report simulated",
 }
-PYTEST = ["-q", "-s", "--assert=plain", "-m", "not slow and not sockets and not spark"]
+P2P_WINGS = ["p2p.worker", "p2p.agent", "p2p.driver"]
+P2P_TESTS = [f"p2p/{name}" for name in ("worker", "agent", "driver", "sessions", "test_testing.py")]
+P2P_TESTS += ["p2p/engines/test_local_engine.py", "seams"]
+"""What tries the wings, also by agents and workers that are processes: all of it that needs no Spark."""
+PYTEST = ["-q", "-s", "--assert=plain"]
 PYTEST += [part for name in ("p2p.pytest_plugin", "xdist", "cacheprovider") for part in ("-p", f"no:{name}")]
 
 
@@ -120,6 +143,8 @@ class Function:
     mutants: dict[str, Any]
     lines: dict[int, set[int]] = field(default_factory=dict)
     """Which tests come by which of its lines."""
+    number: int = 0
+    """Its place among those of its module."""
 
     def of_line(self, line: int) -> set[int]:
         """The tests that run the statement of a line; for its header, all that call the function."""
@@ -138,6 +163,8 @@ class Mutant:
     code: Any
     line: int
     difference: str
+    number: int = 0
+    """Its place among those of the function."""
 
 
 FUNCTIONS: list[Function] = []
@@ -149,7 +176,8 @@ def _collect(mutants: dict[str, Any], is_classmethod: bool = False) -> Callable[
     """What the mutated source calls for every function that has mutants."""
 
     def decorate(function: Any) -> Any:
-        FUNCTIONS.append(Function(function, mutants))
+        number = sum(each.run.__module__ == function.__module__ for each in FUNCTIONS)
+        FUNCTIONS.append(Function(function, mutants, number=number))
         return function
 
     return decorate
@@ -160,19 +188,28 @@ class Loader(importlib.machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
-        code = mutate_file_contents(path, Path(path).read_text()).code
-        SOURCES[path] = code.splitlines()
-        return compile(code, path, "exec", dont_inherit=True)
+        source = Path(path).read_text()
+        digest = hashlib.sha256((source + (ROOT / "pyproject.toml").read_text() + sys.version).encode()).hexdigest()
+        kept = {suffix: CODE / f"{fullname}{suffix}" for suffix in (".sha256", ".py", ".code")}
+        if not all(file.exists() for file in kept.values()) or kept[".sha256"].read_text() != digest:
+            CODE.mkdir(parents=True, exist_ok=True)
+            kept[".py"].write_text(mutate_file_contents(path, source).code)
+            kept[".code"].write_bytes(marshal.dumps(compile(kept[".py"].read_text(), path, "exec", dont_inherit=True)))
+            kept[".sha256"].write_text(digest)
+        SOURCES[path] = kept[".py"].read_text().splitlines()
+        code = marshal.loads(kept[".code"].read_bytes())
+        assert isinstance(code, CodeType)
+        return code
 
 
 class Finder:
-    """Finds one module, and has it loaded with its mutants."""
+    """Finds some modules, and has them loaded with their mutants."""
 
-    def __init__(self, module: str) -> None:
-        self.module = module
+    def __init__(self, modules: list[str]) -> None:
+        self.modules = modules
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == self.module else None
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name in self.modules else None
         if spec is not None:
             assert spec.origin is not None
             spec.loader = Loader(name, spec.origin)
@@ -183,9 +220,8 @@ def _spans(code: CodeType, known: dict[CodeType, list[tuple[int, int]]] = {}) ->
     """First and last lines of the statements in a function, of compound ones up to their first inner statement."""
     if code not in known:
         known[code] = spans = []
-        tree = ast.parse("\n".join(SOURCES[code.co_filename]))
-        for function in ast.walk(tree):
-            if isinstance(function, ast.FunctionDef) and _first_line(function) == code.co_firstlineno:
+        for function in _functions(code.co_filename):
+            if _first_line(function) == code.co_firstlineno:
                 for node in ast.walk(function):
                     if isinstance(node, ast.stmt) and node is not function:
                         body = getattr(node, "body", None) or getattr(node, "cases", None)
@@ -195,6 +231,12 @@ def _spans(code: CodeType, known: dict[CodeType, list[tuple[int, int]]] = {}) ->
                         spans.append((node.pattern.lineno, max(node.pattern.lineno, node.body[0].lineno - 1)))
         spans.sort(key=lambda span: span[1] - span[0])
     return known[code]
+
+
+@lru_cache(maxsize=4)
+def _functions(path: str) -> list[ast.FunctionDef]:
+    tree = ast.parse("\n".join(SOURCES[path]))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
 
 
 def _first_line(function: ast.FunctionDef) -> int:
@@ -221,19 +263,23 @@ def _text(code: CodeType) -> list[str]:
     return [lines[0].replace(f" {code.co_name}(", " f(", 1), *lines[1:]]
 
 
-def _mutants() -> list[Mutant]:
+def _mutants(modules: list[str]) -> list[Mutant]:
     found = []
     for function in FUNCTIONS:
+        if function.run.__module__ not in modules:
+            continue
         code = function.run.__code__
         original = _text(code)
         decorators = next(
             i for i, line in enumerate(SOURCES[code.co_filename][code.co_firstlineno - 1 :]) if "def " in line
         )
         seen: Counter[str] = Counter()
-        for name, mutant in function.mutants.items():
+        for number, (name, mutant) in enumerate(function.mutants.items()):
             if name == "_mutmut_orig":
                 continue
             mutant = getattr(mutant, "__func__", mutant)
+            if mutant.__code__.co_freevars != code.co_freevars:
+                continue  # a function takes no code with other free variables
             changed = _text(mutant.__code__)
             if [text.replace('("-INF")', '("-inf")').replace('("INF")', '("inf")') for text in changed] == original:
                 continue  # float does not care
@@ -246,85 +292,121 @@ def _mutants() -> list[Mutant]:
             digest = hashlib.sha256(difference.encode()).hexdigest()[:8]
             seen[digest] += 1
             key = f"{function.run.__qualname__} {digest}" + (f" {seen[digest]}" if seen[digest] > 1 else "")
-            found.append(Mutant(key, function, mutant, code.co_firstlineno + decorators + line, difference))
+            found.append(Mutant(key, function, mutant, code.co_firstlineno + decorators + line, difference, number))
     return found
+
+
+def _unchanged(mutant: Mutant) -> Mutant:
+    """What is tried in the place of a mutant where none is to be killed."""
+    mutants = mutant.function.mutants
+    code = getattr(mutants["_mutmut_orig"], "__func__", mutants["_mutmut_orig"])
+    return replace(mutant, code=code, number=list(mutants).index("_mutmut_orig"))
 
 
 class Trial:
     """A pytest plugin that runs the tests with one mutant after the other."""
 
-    def __init__(self, module: str, again: bool, budget_s: float, every: int) -> None:
-        self.module = module
+    def __init__(self, modules: list[str], again: bool, budget_s: float, every: int, control: bool) -> None:
+        self.modules = modules
+        """As their results are named."""
+        self.name = modules[0] if len(modules) == 1 else modules[0].rpartition(".")[0]
+        self.control = control
         self.budget_s = budget_s
         self.every = every
-        self.path = RESULTS / f"{module}.json"
-        self.before: dict[str, Any] = json.loads(self.path.read_text()) if again and self.path.exists() else {}
+        self.before: dict[str, dict[str, Any]] = {
+            module: json.loads(self._path(module).read_text()) if again and self._path(module).exists() else {}
+            for module in modules
+        }
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = session.items
-        self._cover(items)
-        mutants = _mutants()
-        # Without a change, in another order, in a fork, everything passes: what fails below fails for the change.
-        nothing = Mutant("", FUNCTIONS[0], FUNCTIONS[0].run, 0, "")
-        _, channel = self._start(nothing, list(reversed(range(len(items)))), items, [3600.0] * len(items))
-        with open(channel, "rb") as stream:
-            said = stream.read().split()
-        if os.wait()[1]:
-            raise pytest.UsageError(f"{self.module}: without a mutant, in reversed order, {items[int(said[-1])]} fails")
-        costs = [cost for _, cost in sorted(zip(map(int, said[::2]), map(float, said[1::2]), strict=True))]
-        print(f"{self.module}: {len(items)} tests pass, {sum(costs):.0f} s of processor time", flush=True)
+        costs = self._measure(items)
+        mutants = _mutants([_full(module) for module in self.modules])
         gc.freeze()  # a fork that collects garbage copies what it looks at
-        results: dict[str, Any] = {}
+        results: dict[str, dict[str, Any]] = {module: {} for module in self.modules}
         killers: dict[int, Counter[int]] = {}
-        waiting = iter([each for i, each in enumerate(mutants) if i % self.every == 0 or each.key in self.before])
+        waiting = iter([each for i, each in enumerate(mutants) if i % self.every == 0 or self._known(each)])
         running: dict[int, tuple[Mutant, list[int], int]] = {}
         begun, shown = time.monotonic(), 0.0
         while True:
             mutant = next(waiting, None) if len(running) < CHILDREN else None
             if mutant is not None:
-                known = self.before.get(mutant.key)
-                if known is not None and known["state"] in ("killed", "looped"):
-                    results[mutant.key] = known
+                known = self._known(mutant)
+                if known is not None and known["state"] in ("killed", "looped") and not self.control:
+                    results[_short(mutant)][mutant.key] = known
                     continue
                 first = killers.setdefault(id(mutant.function), Counter())
                 tests = mutant.function.of_line(mutant.line)
                 order = sorted(tests, key=lambda i: (-first[i], costs[i]))
                 spent = list(itertools.accumulate(costs[i] for i in order))
                 order = order[: 1 + sum(cost <= self.budget_s for cost in spent)]
-                process, channel = self._start(mutant, order, items, costs)
+                process, channel = self._start(_unchanged(mutant) if self.control else mutant, order, items, costs)
                 running[process] = mutant, order, channel
                 continue
             if not running:
                 break
-            process, status = os.wait()
-            mutant, order, channel = running.pop(process)
-            with open(channel, "rb") as stream:
-                said = stream.read()
-            last = int(said.split()[-1]) if status and said else None
-            state = "survived" if order else "untested"
-            if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
-                state = "looped"
-            elif status:
-                state = "killed"
-            by = items[last].nodeid if last is not None else None
+            process, killed, said = self._wait({process: channel for process, (_, _, channel) in running.items()})
+            mutant, order, _ = running.pop(process)
+            words = said.split()
+            last = int(words[-1]) if killed and len(words) % 2 else None
             if last is not None:
                 killers[id(mutant.function)][last] += 1
-            results[mutant.key] = {
-                "state": state,
-                "by": by,
+            results[_short(mutant)][mutant.key] = {
+                "state": killed or ("survived" if order else "untested"),
+                "by": items[last].nodeid if last is not None else None,
                 "tests": len(order),
                 "line": mutant.line,
                 "difference": mutant.difference,
             }
             if time.monotonic() > shown + 10:
                 shown = time.monotonic()
-                states = Counter(each["state"] for each in results.values())
-                print(f"{self.module} {len(results)}/{len(mutants)} {dict(states)} {shown - begun:.0f} s", flush=True)
-                self._write(self.before | results)
-        mine = {mutant.key for mutant in mutants}
-        self._write({key: result for key, result in (self.before | results).items() if key in mine})
-        print(f"{_row(self.module, results)} {time.monotonic() - begun:.0f} s")
+                states = Counter(each["state"] for of_one in results.values() for each in of_one.values())
+                print(f"{self.name} {sum(states.values())}/{len(mutants)} {dict(states)}", end=" ")
+                print(f"{shown - begun:.0f} s", flush=True)
+                self._write(results)
+        mine: dict[str, set[str]] = {module: set() for module in self.modules}
+        for mutant in mutants:
+            mine[_short(mutant)].add(mutant.key)
+        self.before = {
+            module: {key: result for key, result in of_one.items() if key in mine[module]}
+            for module, of_one in self.before.items()
+        }
+        self._write(results)
+        for module, of_one in results.items():
+            print(f"{_row(module, of_one)} of {len(mine[module])}, {time.monotonic() - begun:.0f} s")
+        if self.control:
+            tried = [each for of_one in results.values() for each in of_one.values()]
+            by = Counter(each["by"] for each in tried if each["state"] in ("killed", "looped"))
+            print(f"{self.name}: of {len(tried)} that change nothing {sum(by.values())} were killed, by {dict(by)}")
         return True
+
+    def _known(self, mutant: Mutant) -> dict[str, Any] | None:
+        known: dict[str, Any] | None = self.before[_short(mutant)].get(mutant.key)
+        return known
+
+    def _measure(self, items: list[pytest.Item]) -> list[float]:
+        """Run all tests as they are: which lines they come by, and what each costs."""
+        self._cover(items)
+        # Without a change, in another order, in a fork, everything passes: what fails below fails for the change.
+        nothing = Mutant("", FUNCTIONS[0], FUNCTIONS[0].run, 0, "")
+        process, channel = self._start(nothing, list(reversed(range(len(items)))), items, [3600.0] * len(items))
+        _, killed, text = self._wait({process: channel})
+        said = text.split()
+        if killed:
+            raise pytest.UsageError(
+                f"{self.modules}: without a mutant, in reversed order, {items[int(said[-1])]} fails"
+            )
+        costs = [cost for _, cost in sorted(zip(map(int, said[::2]), map(float, said[1::2]), strict=True))]
+        print(f"{self.name}: {len(items)} tests pass, {sum(costs):.0f} s of processor time", flush=True)
+        return costs
+
+    def _wait(self, running: dict[int, int]) -> tuple[int, str, bytes]:
+        """Which of some processes has ended, how its mutant came to an end if it did, and what it said."""
+        process, status = os.wait()
+        with open(running[process], "rb") as stream:
+            said = stream.read()
+        looped = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
+        return process, "looped" if looped else "killed" if status else "", said
 
     def _cover(self, items: list[pytest.Item]) -> None:
         """Run all tests once as they are: which lines of which functions they come by."""
@@ -367,9 +449,7 @@ class Trial:
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            run = mutant.function.run
-            run.__code__, run.__defaults__ = mutant.code.__code__, mutant.code.__defaults__
-            run.__kwdefaults__ = mutant.code.__kwdefaults__
+            carried.put_in(mutant.function.run, mutant.code)
             for i in order:
                 os.write(writing, b"%d " % i)
                 signal.setitimer(signal.ITIMER_PROF, LOOP_TIMES * costs[i] + LOOP_CPU_S)
@@ -380,26 +460,213 @@ class Trial:
         finally:
             os._exit(code)
 
-    def _write(self, results: dict[str, Any]) -> None:
+    def _path(self, module: str) -> Path:
+        return RESULTS / f"{module}.json"
+
+    def _write(self, results: dict[str, dict[str, Any]]) -> None:
+        if self.control:
+            return
         RESULTS.mkdir(exist_ok=True)
-        self.path.write_text(json.dumps(results, indent=1))
-        lines = [_row(self.module, results), ""]
-        for key, result in results.items():
-            if result["state"] in ("survived", "untested"):
-                lines += [f"# {key} {result['state']} ({result['tests']} tests)", result["difference"], ""]
-        self.path.with_suffix(".txt").write_text("\n".join(lines))
+        for module, of_one in results.items():
+            every = self.before[module] | of_one
+            self._path(module).write_text(json.dumps(every, indent=1))
+            lines = [_row(module, every), ""]
+            for key, result in every.items():
+                if result["state"] in ("survived", "untested"):
+                    lines += [f"# {key} {result['state']} ({result['tests']} tests)", result["difference"], ""]
+            self._path(module).with_suffix(".txt").write_text("\n".join(lines))
 
 
-def _run(item: pytest.Item) -> None:
-    """Run a test; what it raises comes out."""
+@dataclass
+class Fork:
+    """A process that runs tests of p2p, as far as it has told."""
+
+    channel: int
+    folder: str
+    limits_s: list[float]
+    said: bytes = b""
+    give_up: float = 0.0
+    late: bool = False
+
+    def read(self) -> None:
+        """What it has told since; a test that has begun may take its time from now on."""
+        with contextlib.suppress(BlockingIOError):
+            while more := os.read(self.channel, 65536):
+                self.said += more
+                words = self.said.split()
+                self.give_up = time.monotonic() + (self.limits_s[int(words[-1])] if len(words) % 2 else BASE_S)
+
+
+class WingTrial(Trial):
+    """The same for a wing of p2p, whose tests start agents and workers.
+
+    This process itself runs no test, so that each fork begins without threads and sockets. What a fork starts is found
+    by its mark, and ended with it.
+    """
+
+    _forks: dict[int, Fork]
+
+    def _measure(self, items: list[pytest.Item]) -> list[float]:
+        """As above, in forks; what is known of a test is kept until one of the packages or its file has changed."""
+        self._forks = {}
+        path = RESULTS / "p2p-tests.json"
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        packages = hashlib.sha256()
+        for package in ("p2p", "gossip"):
+            for file in sorted((ROOT / package).rglob("*.py")):
+                packages.update(file.read_bytes())
+        shas = [packages.hexdigest() + hashlib.sha256(item.path.read_bytes()).hexdigest() for item in items]
+        new = [i for i, item in enumerate(items) if kept.get(item.nodeid, {}).get("sha256") != shas[i]]
+        halves = [self._begin(None, new[i::CHILDREN], items, [BASE_S] * len(items))[0] for i in range(CHILDREN)]
+        while halves:
+            process, killed, text = self._wait(dict.fromkeys(halves, -1))
+            halves.remove(process)
+            said = text.split()
+            if killed:
+                raise pytest.UsageError(f"without a mutant, {items[int(said[-1])].nodeid} does not end")
+            for i, word in zip(map(int, said[::2]), said[1::2], strict=True):
+                kept[items[i].nodeid] = {"sha256": shas[i], **json.loads(word)}
+                if kept[items[i].nodeid]["failed"]:
+                    print(f"left out, as it fails without a mutant: {items[i].nodeid}", flush=True)
+                    kept[items[i].nodeid]["sha256"] = ""
+        path.write_text(json.dumps(kept))
+        functions = {(function.run.__module__, function.number): function for function in FUNCTIONS}
+        costs = []
+        for i, item in enumerate(items):
+            costs.append(kept[item.nodeid]["cost"])
+            for module, number, line in kept[item.nodeid]["lines"]:
+                functions[module, number].lines.setdefault(line, set()).add(i)
+        print(f"{self.name}: {len(items)} tests, {sum(costs):.0f} s", flush=True)
+        return costs
+
+    def _start(self, mutant: Mutant, order: list[int], items: list[pytest.Item], costs: list[float]) -> tuple[int, int]:
+        return self._begin(mutant, order, items, [LATE_TIMES * cost + LATE_S for cost in costs])
+
+    def _begin(
+        self, mutant: Mutant | None, order: list[int], items: list[pytest.Item], limits_s: list[float]
+    ) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        folder = tempfile.mkdtemp(prefix="m-", dir="/tmp")  # short: Unix sockets are made below it
+        process = os.fork()
+        if process:
+            os.close(writing)
+            self._forks[process] = Fork(reading, folder, limits_s, give_up=time.monotonic() + BASE_S)
+            return process, reading
+        code = 1
+        try:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(nowhere, descriptor)
+            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            _live_below(folder)
+            if mutant is None:
+                _cover_all(order, items, folder, writing)
+            else:
+                os.environ[carried.MUTANT] = (
+                    f"{mutant.function.run.__module__} {mutant.function.number} {mutant.number}"
+                )
+                carried.put_in(mutant.function.run, mutant.code)
+                for i in order:
+                    os.write(writing, b"%d " % i)
+                    _run(items[i], clean=False)
+                    _end_all_below(folder)
+                    os.write(writing, b"passed ")
+            code = 0
+        finally:
+            os._exit(code)
+
+    def _wait(self, running: dict[int, int]) -> tuple[int, str, bytes]:
+        while True:
+            for process in running:
+                fork = self._forks[process]
+                fork.read()
+                done, status = os.waitpid(process, os.WNOHANG)
+                if done:
+                    fork.read()
+                    os.close(fork.channel)
+                    del self._forks[process]
+                    _end_all_below(fork.folder)
+                    shutil.rmtree(fork.folder, ignore_errors=True)
+                    return process, "looped" if fork.late else "killed" if status else "", fork.said
+                if time.monotonic() > fork.give_up and not fork.late:
+                    fork.late = True
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.02)
+
+
+def _cover_all(order: list[int], items: list[pytest.Item], folder: str, writing: int) -> None:
+    """Run tests without a mutant, and tell of each how long it took, and which lines it came by in any process."""
+    told = carried.Lines(os.path.join(folder, "lines"))
+    os.environ[carried.LINES] = told.path
+    of_module: dict[str, list[Function]] = {}
+    for function in FUNCTIONS:
+        of_module.setdefault(function.run.__module__, []).append(function)
+    for module, functions in of_module.items():
+        told.know(module, [function.run for function in functions])
+    for i in order:
+        os.write(writing, b"%d " % i)
+        Path(told.path).write_text("")
+        begun = time.monotonic()
+        told.begin()
+        try:
+            _run(items[i])
+            failed = False
+        except BaseException:  # noqa: BLE001 - also what skips it
+            failed = True
+        told.end()
+        cost = time.monotonic() - begun
+        _end_all_below(folder)
+        seen = sorted({tuple(line.split()) for line in Path(told.path).read_text().splitlines()})
+        lines = [] if failed else [(module, int(number), int(line)) for module, number, line in seen]
+        answer = json.dumps({"failed": failed, "cost": cost, "lines": lines}, separators=(",", ":"))
+        os.write(writing, answer.encode() + b" ")
+
+
+def _live_below(folder: str) -> None:
+    """Have this process, and all that it starts, keep its temporary files in a folder, which is their mark as well."""
+    make = tempfile.mkdtemp
+
+    def mkdtemp(suffix: str | None = None, prefix: str | None = None, dir: str | None = None) -> str:
+        return make(suffix, prefix, folder if dir == "/tmp" else dir)
+
+    tempfile.mkdtemp = mkdtemp  # type: ignore[assignment]
+    tempfile.tempdir = folder
+    os.environ.update({"TMPDIR": folder, MARK: folder, carried.CODE: str(CODE)})
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(CARRIED), str(ROOT)])
+
+
+def _end_all_below(folder: str) -> None:
+    """End the processes that have a folder for their mark."""
+    wanted = f"{MARK}={folder}".encode()
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+                if wanted in Path("/proc", entry, "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry), signal.SIGKILL)
+
+
+def _full(module: str) -> str:
+    return module if module.startswith("p2p.") else f"gossip.{module}"
+
+
+def _short(mutant: Mutant) -> str:
+    return mutant.function.run.__module__.removeprefix("gossip.")
+
+
+def _run(item: pytest.Item, clean: bool = True) -> None:
+    """Run a test; what it raises comes out, with `clean` after what its fixtures clean up."""
     if hasattr(item, "_request") and not item._request:
         item._initrequest()  # type: ignore[attr-defined]
     item.stash[tmppath_result_key] = {}
     try:
         item.ihook.pytest_runtest_setup(item=item)
         item.ihook.pytest_runtest_call(item=item)
+        clean = True
     finally:
-        item.ihook.pytest_runtest_teardown(item=item, nextitem=None)
+        if clean:
+            item.ihook.pytest_runtest_teardown(item=item, nextitem=None)
     item._request = False  # type: ignore[attr-defined]  # fixtures are made anew
 
 
@@ -426,49 +693,83 @@ def _core() -> list[str]:
     return [name.removeprefix("gossip.") for name in found]
 
 
-def _try_one(module: str, again: bool, budget_s: float, every: int) -> int:
+def _rooms(wing: str) -> list[str]:
+    """The modules of a wing of p2p."""
+    return [f"{wing}.{path.stem}" for path in sorted((ROOT / wing.replace(".", "/")).glob("[!_]*.py"))]
+
+
+def _try(modules: list[str], again: bool, budget_s: float, every: int, control: bool) -> int:
     mutmut.mutation.trampoline.wrap_in_trampoline = _collect  # type: ignore[assignment]
-    sys.meta_path.insert(0, Finder(module if module.startswith("p2p.") else f"gossip.{module}"))
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
+    if modules[0].startswith("p2p."):
+        rooms = [room for wing in P2P_WINGS for room in _rooms(wing)]
+        sys.meta_path.insert(0, Finder(rooms))
+        for room in rooms:
+            importlib.import_module(room)
+        files = [str(ROOT / "tests" / name) for name in P2P_TESTS]
+        trial: Trial = WingTrial(modules, again, budget_s, every, control)
+        return int(pytest.main([*PYTEST, "-m", "not spark", *files], plugins=[trial]))
+    (module,) = modules
+    sys.meta_path.insert(0, Finder([_full(module)]))
     names = TESTS.get(module) or next(tests for wing, tests in WING_TESTS.items() if module.startswith(f"{wing}."))
-    folder = ROOT / "tests" / ("p2p" if module.startswith("p2p.") else "gossip")
-    files = [str(path) for name in names.split() for path in folder.rglob(f"test_{name}.py")]
-    return int(pytest.main([*PYTEST, *files], plugins=[Trial(module, again, budget_s, every)]))
+    files = [str(path) for name in names.split() for path in (ROOT / "tests" / "gossip").rglob(f"test_{name}.py")]
+    quick = ["-m", "not slow and not sockets and not spark"]
+    return int(pytest.main([*PYTEST, *quick, *files], plugins=[Trial(modules, again, budget_s, every, control)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="*", help="such as wire, lanes.peer or p2p.worker.task; none: all of the core")
+    parser.add_argument(
+        "modules", nargs="*", help="such as wire, lanes.peer, p2p.worker or p2p.worker.task; none: all of the core"
+    )
     parser.add_argument("--again", action="store_true", help="only what was not killed last time")
     parser.add_argument(
         "--budget-s",
         type=float,
         default=float("inf"),
-        help="of processor time for a mutant's tests, the quickest first",
+        help="for a mutant's tests, the quickest first: of processor time, for p2p of time",
     )
     parser.add_argument(
-        "--every", type=int, default=1, help="a sample: each so many-th mutant; --again adds the others"
+        "--every",
+        type=int,
+        default=1,
+        help="a sample: each so many-th mutant of a module, or of those of one wing; --again adds the others",
+    )
+    parser.add_argument(
+        "--control", action="store_true", help="try code that is as it was: what is killed then is killed by chance"
     )
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.chdir(ROOT)
     if options.one:
         sys.path.insert(0, str(ROOT))
-        sys.exit(_try_one(options.modules[0], options.again, options.budget_s, options.every))
-    for module in options.modules or _core():
-        command = [sys.executable, __file__, "--one", module, f"--budget-s={options.budget_s}"]
+        sys.exit(_try(options.modules, options.again, options.budget_s, options.every, options.control))
+    named = options.modules or _core()
+    groups = [[module] for module in named if not module.startswith("p2p.")]
+    for wing in P2P_WINGS:
+        rooms = _rooms(wing)
+        groups.append([room for room in rooms if wing in named or room in named])
+    for group in filter(None, groups):
+        command = [sys.executable, __file__, "--one", *group, f"--budget-s={options.budget_s}"]
         command += [f"--every={options.every}"]
-        command += ["--again"] if options.again else []
+        command += [f"--{name}" for name in ("again", "control") if getattr(options, name)]
         if status := subprocess.run(command).returncode:
             sys.exit(status)
     print("\n| module | mutants | killed | of them looped | survived | score |\n|---|---|---|---|---|---|")
+    _print_rows(_core(), "all")
+    for wing in P2P_WINGS:
+        _print_rows(_rooms(wing), f"all of {wing} that were tried")
+
+
+def _print_rows(modules: list[str], name: str) -> None:
     every: dict[str, Any] = {}
-    for module in [*_core(), *sorted(path.stem for path in RESULTS.glob("p2p.*.json"))]:
+    for module in modules:
         if (path := RESULTS / f"{module}.json").exists():
             results = json.loads(path.read_text())
             print(_row(module, results))
             every |= dict(zip(itertools.count(len(every)), results.values(), strict=False))
-    print(_row("all", every))
+    if every:
+        print(_row(name, every))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from gossip.errors import UsageError
 from p2p import ByPath, DeepDist
 from p2p.testing import Neighbor, train_partition
 from p2p.worker.errors import PartitionError
+from p2p.worker.task import in_place
 
 
 def count(model: Any, rows: Iterable[float]) -> dict[str, Any]:
@@ -88,3 +89,18 @@ def test_a_unit_counts_once() -> None:
     assert not neighbor.publish(Packed.of({"w": np.ones(1)}), unit=(0, 0, 0), attempt=1)
     assert neighbor.replica.arrays()["w"] == [1.0]
     assert (len(neighbor.published), neighbor.furthest(0, 0), neighbor.furthest(0, 1)) == (1, 0, -1)
+
+
+def test_what_was_trained_in_place_says_what_it_was_computed_on() -> None:
+    def gradient(model: Any, rows: Iterator[float]) -> Any:
+        copy = in_place(model)
+        assert copy is not None
+        for row in rows:
+            model["w"] += row
+        return copy.trained({})
+
+    trained = train_partition({"w": np.zeros(1)}, gradient, [1.0, 2.0, 4.0], chunk_rows=1)
+    assert trained.neighbor.merged_at[0] == 0
+    assert trained.neighbor.merged_at[2] >= 1, "it had seen the first"
+    assert (trained.result.rows, trained.result.updates, trained.result.units) == (3, 3, 3)
+    assert trained.model["w"] == [7.0]

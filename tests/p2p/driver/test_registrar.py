@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,22 +15,29 @@ import zmq
 
 from gossip.errors import UsageError
 from gossip.messages import PeerId
+from gossip.zmq.sockets import Keys
+from p2p.agent.registrar_link import RegistrarLink
 from p2p.agent.registrar_messages import (
+    Begin,
     Drain,
     Drained,
     Figures,
     FromAgent,
     FromRegistrar,
     Hello,
+    MixFigures,
     Question,
     Refused,
     Roster,
+    Settle,
     Status,
     Stop,
+    Warned,
     encode,
     from_registrar,
 )
-from p2p.driver.registrar import Registrar
+from p2p.agent.sketch import BUCKETS
+from p2p.driver.registrar import SILENT_S, Member, Registrar
 
 pytestmark = pytest.mark.sockets
 
@@ -43,18 +52,19 @@ M = TypeVar("M", bound=FromRegistrar)
 class Agent:
     """It says what it is told to say."""
 
-    def __init__(self, registrar: Registrar, name: str, timeout_ms: int = TIMEOUT_MS) -> None:
+    def __init__(self, registrar: Registrar, name: str, timeout_ms: int = TIMEOUT_MS, **settings: Any) -> None:
         self.peer, self.timeout_ms = PeerId(name), timeout_ms
         self.run = registrar.run
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(registrar.endpoint)
-        self.hello(name)
+        self.hello(name, **settings)
         assert self.hears(Roster).members[-1].peer == name
 
-    def hello(self, name: str) -> None:
-        where = "tcp://127.0.0.1:1"
-        self.say(Hello(peer=self.peer, run=self.run, role="peer", name=name, pid=1, adverts=where, pulls=where))
+    def hello(self, name: str, **settings: Any) -> None:
+        where = {"adverts": "tcp://127.0.0.1:1", "pulls": "tcp://127.0.0.1:2"}
+        said = {"run": self.run, "role": "peer", "name": name, "pid": 1, **where, **settings}
+        self.say(Hello(peer=self.peer, **said))
 
     def tell(self, figures: Figures) -> None:
         self.say(Status(peer=self.peer, figures=figures))
@@ -69,6 +79,14 @@ class Agent:
             if isinstance(message, kind):
                 return message
         raise TimeoutError(f"no {kind.__name__} came")
+
+    def hears_next(self) -> FromRegistrar:
+        """The next message, whatever it is."""
+        assert self.socket.poll(self.timeout_ms)
+        return from_registrar(self.socket.recv_multipart())
+
+    def close(self) -> None:
+        self.socket.close()
 
 
 @pytest.fixture
@@ -230,3 +248,259 @@ def test_what_is_no_message_is_dropped_and_logged_and_the_registrar_goes_on(
     member = registrar.members["one"]
     assert (member.drained, member.figures) == (None, Figures(question=7, departed=[]))
     one.socket.close()
+
+
+# ---------------------------------------------------------------------------------------------- what agents are told
+
+
+def test_the_roster_lists_all_with_what_they_said_in_the_order_they_came(registrar: Registrar) -> None:
+    one = Agent(registrar, "one", role="observer", pid=7)
+    two = Agent(registrar, "two", adverts="tcp://127.0.0.1:3", pulls="tcp://127.0.0.1:4", adopts=True)
+    roster = one.hears(Roster)
+    assert (roster.version, registrar.version) == (2, 2)
+    assert [(m.peer, m.role, m.name, m.adverts, m.pulls, m.level, m.answers) for m in roster.members] == [
+        ("one", "observer", "one", "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", True, False),
+        ("two", "peer", "two", "tcp://127.0.0.1:3", "tcp://127.0.0.1:4", False, False),
+    ]
+    assert [member.name for member in registrar.by_role("peer")] == ["two"]
+    assert [member.name for member in registrar.by_role("peer", "observer")] == ["one", "two"]
+    assert [(member.peer, member.pid) for member in registrar.members.values()] == [("one", 7), ("two", 1)]
+    for agent in (one, two):
+        agent.close()
+
+
+def test_who_comes_while_a_training_runs_is_not_level_and_a_master_takes_it_not_in(registrar: Registrar) -> None:
+    registrar.open = False
+    late = Agent(registrar, "late")
+    assert not registrar.members["late"].level
+    late.peer = PeerId("worker")
+    late.hello("worker", role="worker")
+    assert "agent worker came while a training was running" in late.hears(Refused).why
+    registrar.open = True
+    late.hello("worker", role="worker")
+    assert late.hears(Roster).members[-1].level
+    late.close()
+
+
+def test_an_agent_of_another_session_is_refused(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    one.peer = PeerId("other")
+    one.hello("other", run="another")
+    assert one.hears(Refused).why == "agent other belongs to another session"
+    assert list(registrar.members) == ["one"]
+    one.close()
+
+
+def test_a_training_is_announced_to_all_and_to_whoever_comes_late(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    registrar.begin(3, [PeerId("b"), PeerId("a")], 2.5)
+    begin = Begin(era=3, idle=["a", "b"], wait_s=2.5)
+    assert one.hears_next() == begin
+    late = Agent(registrar, "late")
+    assert late.hears_next() == begin
+    registrar.settle(3, 9)
+    settle = Settle(era=3, rounds=9)
+    assert one.hears(Settle) == settle
+    later = Agent(registrar, "later")
+    assert [later.hears_next(), later.hears_next()] == [begin, settle], "and in this order"
+    for agent in (one, late, later):
+        agent.close()
+
+
+def test_a_training_that_ends_early_is_called_off_and_announced_no_more(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    registrar.begin(1)
+    assert one.hears_next() == Begin(era=1, idle=[])
+    registrar.call_off(4)
+    assert one.hears_next() == Drain(timeout_s=0.0, epochs=4)
+    late = Agent(registrar, "late")
+    registrar.stop_agents()
+    assert late.hears_next() == Stop()
+    for agent in (one, late):
+        agent.close()
+
+
+def test_a_drain_asks_all_waits_for_each_and_tells_what_was_missed(registrar: Registrar) -> None:
+    one, two = Agent(registrar, "one"), Agent(registrar, "two")
+    registrar.begin(1)
+    asked: list[Member] = []
+    draining = threading.Thread(target=lambda: asked.extend(registrar.drain(LONG_S, 2)))
+    draining.start()
+    assert one.hears(Drain) == two.hears(Drain) == Drain(timeout_s=LONG_S, epochs=2)
+    first, second = registrar.members.values()
+    assert (first.missed, second.missed) == (["one"], ["two"])
+    one.say(Drained(peer=one.peer))
+    assert registrar.wait(lambda: first.drained is not None, SOON_S)
+    assert draining.is_alive()
+    two.say(Drained(peer=two.peer, missing=["one"]))
+    draining.join(SOON_S)
+    assert [member.name for member in asked] == ["one", "two"]
+    assert (first.missed, second.missed) == ([], ["one"])
+    late = Agent(registrar, "late")
+    registrar.stop_agents()
+    assert late.hears_next() == Stop(), "the training is over, and is announced no more"
+    again = threading.Thread(target=registrar.drain, args=(LONG_S,))
+    again.start()
+    one.hears(Drain)
+    assert first.drained is None, "its answer to this one"
+    for agent in (one, two, late):
+        agent.say(Drained(peer=agent.peer))
+    again.join(SOON_S)
+    assert not again.is_alive()
+    for agent in (one, two, late):
+        agent.close()
+
+
+def test_a_question_is_waited_for_and_has_a_number_of_its_own(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    for number in (1, 2):
+        asking = threading.Thread(target=registrar.ask_status, args=(LONG_S,))
+        asking.start()
+        assert one.hears(Question).number == number
+        one.tell(Figures(published=10 * number))
+        assert registrar.wait(lambda n=number: registrar.members["one"].figures.published == 10 * n, SOON_S)
+        assert asking.is_alive(), "that was no answer"
+        one.tell(Figures(question=number))
+        asking.join(SOON_S)
+        assert not asking.is_alive()
+    one.tell(Figures(published=5))
+    assert registrar.wait(lambda: registrar.members["one"].figures.published == 5, SOON_S)
+    assert registrar.members["one"].figures.question == 2, "what came later answers it as well"
+    one.close()
+
+
+# -------------------------------------------------------------------------------------------- what the registrar knows
+
+
+def test_who_waits_for_the_roster_waits_for_all_that_speak(registrar: Registrar) -> None:
+    one, two, silent = (Agent(registrar, name) for name in ("one", "two", "silent"))
+    registrar.members["silent"].heard_at -= 2 * SILENT_S
+    assert [member.name for member in registrar.speaking()] == ["one", "two"]
+    for agent in (one, two):
+        agent.tell(Figures(roster_version=3))
+    registrar.wait_for_roster(SOON_S)
+    one.tell(Figures(roster_version=2))
+    assert registrar.wait(lambda: registrar.members["one"].figures.roster_version == 2, SOON_S)
+    with pytest.raises(UsageError, match=r"after 0.01 s these agents have not connected to all others: one\. Can"):
+        registrar.wait_for_roster(0.01)
+    for agent in (one, two, silent):
+        agent.close()
+
+
+def test_what_hosts_lack_is_told_once_for_each(registrar: Registrar) -> None:
+    settings = [("a:1", "no room"), ("a:2", "no room at all"), ("b:1", None), ("c:1", "too little")]
+    agents = []
+    for name, shortage in settings:
+        agents.append(Agent(registrar, name, shortage=shortage))
+    assert registrar.shortages() == {
+        "shared memory of a": "on a, no room",
+        "shared memory of c": "on c, too little",
+    }
+    for agent in agents:
+        agent.close()
+
+
+def test_a_process_is_here_while_it_runs_on_this_machine(registrar: Registrar) -> None:
+    here, pid = socket.gethostname(), os.getpid()
+    agents = [
+        Agent(registrar, f"{here}:{pid}", pid=pid),
+        Agent(registrar, f"elsewhere:{pid}", pid=pid),
+        Agent(registrar, f"{here}:0", pid=0),
+    ]
+    assert [registrar.is_here(member) for member in registrar.members.values()] == [True, False, False]
+    for agent in agents:
+        agent.close()
+
+
+def test_who_says_anything_is_heard(registrar: Registrar, caplog: pytest.LogCaptureFixture) -> None:
+    one = Agent(registrar, "one")
+    member = registrar.members["one"]
+    assert not registrar.is_silent(member)
+    assert not member.has_reported
+    for message in (
+        Status(peer=one.peer, figures=Figures()),
+        Drained(peer=one.peer),
+        Warned(peer=one.peer, text="few files"),
+    ):
+        member.heard_at = float("-inf")
+        assert registrar.is_silent(member)
+        one.say(message)
+        assert registrar.wait(lambda: not registrar.is_silent(member), SOON_S)
+    assert member.has_reported
+    assert "one: few files" in caplog.text
+    one.close()
+
+
+def test_who_is_not_on_the_roster_is_not_heard(registrar: Registrar) -> None:
+    one = Agent(registrar, "one")
+    one.say(Status(peer=PeerId("nobody"), figures=Figures()))
+    one.tell(Figures(published=1))
+    assert registrar.wait(lambda: registrar.members["one"].figures.published == 1, SOON_S)
+    assert list(registrar.members) == ["one"]
+    one.close()
+
+
+def test_those_that_are_lost_are_silent_and_no_others(registrar: Registrar) -> None:
+    agents = [Agent(registrar, name, pid=pid) for name, pid in (("one", 5), ("two", 6), ("three", 7))]
+    registrar.lose({5, 7})
+    assert [registrar.is_silent(member) for member in registrar.members.values()] == [True, False, True]
+    for agent in agents:
+        agent.close()
+
+
+def test_sketches_are_dropped_and_the_other_figures_stay(registrar: Registrar) -> None:
+    one, two = Agent(registrar, "one"), Agent(registrar, "two")
+    one.tell(Figures(published=3, mixing=MixFigures(rounds=4, sketch=[1.0] * BUCKETS)))
+    two.tell(Figures(published=5))
+    assert registrar.wait(lambda: all(member.has_reported for member in registrar.members.values()), SOON_S)
+    before = registrar.members["two"].figures
+    registrar.drop_sketches()
+    assert registrar.members["one"].figures == Figures(
+        published=3, departed=[], mixing=MixFigures(rounds=4, edges={}), lanes=before.lanes
+    )
+    assert registrar.members["two"].figures is before
+    for agent in (one, two):
+        agent.close()
+
+
+def test_waiting_ends_when_time_runs_out(registrar: Registrar) -> None:
+    assert registrar.wait(lambda: True, 0.0)
+    assert not registrar.wait(lambda: False, 0.01)
+
+
+def test_a_registrar_is_on_the_interface_that_it_was_given_and_keys_are_needed_off_this_machine() -> None:
+    with pytest.raises(UsageError, match="keys"):
+        Registrar("run", "192.0.2.1")
+    registrar = Registrar("run")
+    assert registrar.endpoint.startswith("tcp://127.0.0.1:")
+    assert (registrar.run, registrar.open) == ("run", True)
+    registrar.close()
+
+
+def test_what_is_asked_for_before_the_end_is_still_sent() -> None:
+    registrar = Registrar("run")
+    one = Agent(registrar, "one")
+    registrar.stop_agents()
+    registrar.close()
+    assert one.hears_next() == Stop()
+    one.close()
+
+
+def test_with_keys_only_those_that_have_them_are_heard() -> None:
+    keys, where = Keys.generate(), "tcp://127.0.0.1:1"
+    registrar = Registrar("run", keys=keys)
+    stranger: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    stranger.setsockopt(zmq.LINGER, 0)
+    stranger.connect(registrar.endpoint)
+    link = RegistrarLink(zmq.Context.instance(), registrar.endpoint, keys, PeerId("one"))
+    said = {"run": "run", "role": "peer", "name": "name", "pid": 1, "adverts": where, "pulls": where}
+    stranger.send(encode(Hello(peer=PeerId("stranger"), **said)))
+    link.say(Hello(peer=link.me, **said))
+    assert registrar.wait(lambda: "one" in registrar.members, SOON_S)
+    assert link.wait(SOON_S)
+    (roster,) = link.messages()
+    assert isinstance(roster, Roster)
+    assert not registrar.wait(lambda: "stranger" in registrar.members, 0.3)
+    stranger.close()
+    link.close()
+    registrar.close()
