@@ -45,11 +45,15 @@ def pause(untrained: int = 0) -> bool:
 
 
 class CountedRows:
-    """Rows, counted, and whether reading them failed."""
+    """Elements of a partition, counted, the rows in them, and whether reading them failed."""
 
-    def __init__(self, rows: Iterable[Any]) -> None:
+    def __init__(self, rows: Iterable[Any], rows_in: Callable[[Any], int] | None = None) -> None:
+        """`rows_in` tells how many rows an element is; None: each is one."""
         self._rows = iter(rows)
+        self._rows_in = rows_in
         self.count = 0
+        """Elements: a place in the partition."""
+        self.rows = 0
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[Any]:
@@ -64,6 +68,7 @@ class CountedRows:
             self.error = error
             raise
         self.count += 1
+        self.rows += 1 if self._rows_in is None else self._rows_in(row)
         return row
 
 
