@@ -27,11 +27,16 @@ def in_place(model: Any) -> WorkingCopy | None:
     To be called before the first change; the gradient then returns `trained(...)` of it. None outside of a task of
     `DeepDist`, and for another model than the task's.
     """
-    copy = _in_place.get()
-    if copy is None or copy.model.model is not model:
-        return None
-    copy.keep_base()
+    copy = copy_of(model)
+    if copy is not None:
+        copy.keep_base()
     return copy
+
+
+def copy_of(model: Any) -> WorkingCopy | None:
+    """The running task's copy of the model, if this is its model; it stays with the worker from task to task."""
+    copy = _in_place.get()
+    return None if copy is None or copy.model.model is not model else copy
 
 
 def pause(untrained: int = 0) -> bool:

@@ -150,7 +150,7 @@ def _parabolas(size: int, partitions: int) -> Parabolas:
         raise UsageError(
             f"{partitions} partitions of {size} weights: their curvatures take {wanted:,} bytes at every peer, "
             f"expected at most {PARABOLAS_BYTES_MAX:,}; merge partitions (rdd.coalesce), or train with p2p.DeepDist, "
-            "p2p.models.linear.gradient and a descent"
+            "p2p.models.linear.gradient and a descent such as p2p.descents.AdaGrad"
         )
     return Parabolas(partitions, size)
 
