@@ -312,7 +312,7 @@ class _Kept:
 class _Memory:
     """What is remembered in one training."""
 
-    run: str
+    training: int
     kept: dict[str, _Kept] = field(default_factory=dict)
 
 
@@ -323,11 +323,11 @@ _by_array: dict[int, tuple[weakref.ref[Array], _Kept]] = {}
 
 
 def _kept(model: Any, name: str, array: Array) -> _Kept:
-    task, copy = current(), copy_of(model)
-    if task is not None and copy is not None:
+    copy = copy_of(model)
+    if copy is not None:
         memory = _by_copy.get(copy)
-        if memory is None or memory.run != task.run:
-            memory = _by_copy[copy] = _Memory(task.run)
+        if memory is None or memory.training != copy.training:
+            memory = _by_copy[copy] = _Memory(copy.training)
         return memory.kept.setdefault(name, _Kept())
     found = _by_array.get(id(array))
     if found is None or found[0]() is not array:

@@ -105,7 +105,7 @@ class _Fitting:
             self._points.append(Evaluated(seconds, updates, _values(self._evaluate(self._model))))
         rose = objective > self._loss * (1 + ROSE)
         settled = _gain(trained, w - self._w) <= self._tolerance * objective
-        if settled and not rose and not trained.careful[0]:
+        if settled and not rose:
             return True
         trained.careful[0] = float(rose)
         self._w, self._loss = w, objective

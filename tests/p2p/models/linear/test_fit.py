@@ -15,8 +15,8 @@ from gossip.sim.simulator import Network
 from p2p import SimulatedCluster
 from p2p.models.linear import LinearModel, LinearRegression, LogisticRegression, SoftmaxRegression, fit, gradient
 from p2p.models.linear.changed_rows import ChangedRows
-from p2p.models.linear.newton import Newton, Parabolas
-from p2p.models.linear.training import _newton
+from p2p.models.linear.newton import Newton, Parabolas, minimum
+from p2p.models.linear.training import _Fitting, _newton
 from p2p.testing import train_partition
 
 ROWS, FEATURES = 240, 5
@@ -127,6 +127,42 @@ def test_updates_travel_as_the_rows_of_features_that_the_partition_has() -> None
     assert update["curvature[rows]"].tolist() == update["slope[rows]"].tolist() == [3, 40]
     assert update["curvature[values]"].shape == (2, 50)
     assert np.flatnonzero(newton.minimum(trained.model)).tolist() == [3, 40]
+
+
+def test_a_peer_is_sent_the_parabola_that_changed_and_not_all() -> None:
+    x, y = np.random.default_rng(0).normal(size=(60, 80)), np.arange(60) % 2
+    report = fit(LogisticRegression(80, l2=0.1), partitions(x, y), engine=SimulatedCluster(3), passes=2)
+    whole = 6 * 81 * 81 * 8
+    for peer in report.peers:
+        assert peer.bytes_in < (report.updates - peer.published) * whole / 3
+
+
+def test_of_many_minima_the_weights_stay_small() -> None:
+    part = np.random.default_rng(0).normal(size=(10, 3))
+    none = np.zeros(11)
+    curvature = np.zeros((11, 11))
+    curvature[:10, :10] = part @ part.T
+    slope = curvature @ np.ones(11)
+    w = minimum(curvature, slope, none, none)
+    assert curvature @ w == pytest.approx(slope)
+    assert np.abs(w).max() < 10
+    assert w[10] == 0, "nothing depends on it"
+
+
+def test_it_goes_on_after_a_pass_in_which_the_loss_rose() -> None:
+    model = LogisticRegression(2, bias=False)
+    fitting = _Fitting(model, _newton(model), 1e-8, None)
+    report = fit(LogisticRegression(2), [[(np.eye(2), [0, 1])]], engine=SimulatedCluster(1), passes=1)
+    trained = Parabolas(1, 2)
+    trained.curvature[...] = np.eye(2)
+    trained.slope[...] = 1
+    trained.totals[...] = 10, 5
+    assert not fitting.ends(report, trained), "the first step gains something"
+    trained.totals[...] = 10, 6
+    assert not fitting.ends(report, trained)
+    assert trained.careful[0] == 1
+    trained.totals[...] = 10, 5
+    assert fitting.ends(report, trained)
 
 
 def test_a_partition_s_update_replaces_its_parabola_whatever_it_was() -> None:
