@@ -52,6 +52,12 @@ def test_the_bound_s_parabola_is_nowhere_below_the_loss(loss: Loss, outputs: int
         assert np.all(parabola >= loss.value(at + step, y) - 1e-9)
 
 
+def test_between_two_likely_classes_the_bound_is_no_more_than_the_curvature() -> None:
+    scores = np.array([[0.0, 0.0], [90.0, 90.0]])
+    assert Softmax().bound(scores) == pytest.approx(Softmax().curvature(scores))
+    assert Logistic().bound(np.zeros((1, 1))) == pytest.approx(Logistic().curvature(np.zeros((1, 1))))
+
+
 @pytest.mark.parametrize(
     ("loss", "labels", "message"),
     [
