@@ -12,9 +12,10 @@ from gossip.arguments import function, instance, integer, number
 from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p.deepdist import DeepDist
+from p2p.descents import SGD, AdaGrad
 from p2p.engines import Engine
 from p2p.models.linear.changed_rows import ChangedRows
-from p2p.models.linear.model import LinearModel
+from p2p.models.linear.model import LinearModel, gradient
 from p2p.models.linear.newton import Newton, Parabolas
 from p2p.report import Evaluated, Report
 from p2p.sessions.cluster import SimulatedCluster
@@ -28,9 +29,11 @@ ROSE = 1e-6
 def fit(
     model: LinearModel,
     data: Any,
+    descent: SGD | Callable[[Any, Any], Any] | None = None,
     *,
     passes: int = 20,
-    tolerance: float = 1e-8,
+    tolerance: float | None = None,
+    chunk_rows: int | None = None,
     peers: int | None = None,
     mode: Literal["p2p", "master"] = "p2p",
     engine: SimulatedCluster | Engine | None = None,
@@ -45,37 +48,63 @@ def fit(
     (features (n, d), labels (n,)), which are faster; features are dense arrays or sparse matrices of scipy. Training
     begins with the model's weights. There is no rate: every peer minimizes parabolas of all partitions' losses, see
     `p2p.models.linear.newton`. It takes at most `passes` over the data, and ends earlier when a pass lowers the
-    objective by less than `tolerance` of it. `evaluate(model)` is called after each pass, and returns a number, or
-    several by name: see `Report.evaluations`. The other options are those of `DeepDist`.
+    objective by less than `tolerance` of it (1e-8). `evaluate(model)` is called after each pass, and returns a number,
+    or several by name: see `Report.evaluations`. The other options are those of `DeepDist`.
+
+    Parabolas take the square of the number of features for each partition. Where that is too much, `descent` trains
+    instead, such as `AdaGrad(Linear(0.3))` of `p2p.descents`, by an update for each `chunk_rows` elements, in as many
+    passes as `passes` says. Updates then travel as the rows of features that they change: without l2, those that the
+    chunk has.
 
     Raises:
-        UsageError: data, labels or an option cannot be, or there are too many features for this method, which keeps
-            the square of their number for each partition; then train with `gradient` and a descent.
+        UsageError: data, labels or an option cannot be, or parabolas take too much.
     """
     instance("model", model, LinearModel)
     passes = integer("passes", passes, 1)
-    tolerance = number("tolerance", tolerance, "a number, at least 0", lambda value: 0 <= value < np.inf)
     if evaluate is not None:
         function("evaluate", evaluate, "evaluate(model)")
+    options: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "progress": progress}
+    options |= {"drain_timeout_s": drain_timeout_s, "codec": ChangedRows() if mode == "p2p" else None}
+    if descent is not None:
+        return _by_descent(model, data, descent, passes, tolerance, chunk_rows, evaluate, mode, options)
+    if chunk_rows is not None:
+        raise UsageError(f"chunk_rows={chunk_rows!r} without a descent, expected None: partitions are taken whole")
+    tolerance = 1e-8 if tolerance is None else number("tolerance", tolerance, "a number, at least 0", _is_at_least_0)
     newton = _newton(model)
     parabolas = _parabolas(len(newton.start), partitions_of(data))
     fitting = _Fitting(model, newton, tolerance, evaluate)
-    codec = ChangedRows() if mode == "p2p" else None
-    with DeepDist(
-        parabolas,
-        mode,
-        codec=codec,
-        peers=peers,
-        engine=engine,
-        seed=seed,
-        progress=progress,
-        drain_timeout_s=drain_timeout_s,
-    ) as dd:
+    with DeepDist(parabolas, mode, **options) as dd:
         for _ in range(passes):
             first = not fitting.reports
             if fitting.ends(dd.train(data, replace(newton, first=first)), dd.model):
                 break
     return fitting.report()
+
+
+def _by_descent(
+    model: LinearModel,
+    data: Any,
+    descent: Any,
+    passes: int,
+    tolerance: float | None,
+    chunk_rows: int | None,
+    evaluate: Any,
+    mode: Literal["p2p", "master"],
+    options: dict[str, Any],
+) -> Report:
+    function("descent", descent, "descent(model, update)")
+    if tolerance is not None:
+        raise UsageError(
+            f"tolerance={tolerance!r} with a descent, expected None: it makes as many passes as it is told"
+        )
+    if isinstance(descent, AdaGrad):
+        descent.prepare(model)
+    with DeepDist(model, mode, **options) as dd:
+        return dd.train(data, gradient, descent, passes, chunk_rows=chunk_rows, evaluate=evaluate)
+
+
+def _is_at_least_0(value: float) -> bool:
+    return 0 <= value < np.inf
 
 
 class _Fitting:
@@ -149,8 +178,8 @@ def _parabolas(size: int, partitions: int) -> Parabolas:
     if wanted > PARABOLAS_BYTES_MAX:
         raise UsageError(
             f"{partitions} partitions of {size} weights: their curvatures take {wanted:,} bytes at every peer, "
-            f"expected at most {PARABOLAS_BYTES_MAX:,}; merge partitions (rdd.coalesce), or train with p2p.DeepDist, "
-            "p2p.models.linear.gradient and a descent such as p2p.descents.AdaGrad"
+            f"expected at most {PARABOLAS_BYTES_MAX:,}; merge partitions (rdd.coalesce), or train by a descent, as in "
+            "fit(model, data, AdaGrad(Linear(0.3)), chunk_rows=100)"
         )
     return Parabolas(partitions, size)
 

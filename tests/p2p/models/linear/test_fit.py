@@ -13,6 +13,7 @@ from gossip.errors import UsageError
 from gossip.sim.faults import Faults
 from gossip.sim.simulator import Network
 from p2p import SimulatedCluster
+from p2p.descents import SGD, AdaGrad, Linear
 from p2p.models.linear import LinearModel, LinearRegression, LogisticRegression, SoftmaxRegression, fit, gradient
 from p2p.models.linear.changed_rows import ChangedRows
 from p2p.models.linear.newton import Newton, Parabolas, minimum
@@ -197,9 +198,27 @@ def test_where_newton_s_steps_go_astray_bounds_bring_them_back() -> None:
     assert values[-1] == pytest.approx(least, rel=1e-7)
 
 
+def test_wide_models_train_by_a_descent_and_send_the_rows_of_the_features_of_a_chunk() -> None:
+    chance = np.random.default_rng(0)
+    features, weights = 20_000, np.linspace(-2, 2, 20_000)
+    places = chance.integers(features, size=(ROWS, 8))
+    x = sparse.csr_array((np.ones(ROWS * 8), places.reshape(-1), np.arange(ROWS + 1) * 8), (ROWS, features))
+    y = (x @ weights > 0).astype(int)
+    blocks = [[(x[k : k + 10], y[k : k + 10]) for k in range(first, first + 60, 10)] for first in range(0, ROWS, 60)]
+    model = LogisticRegression(features)
+    report = fit(model, blocks, AdaGrad(Linear(0.5)), passes=10, chunk_rows=1, engine=SimulatedCluster(2))
+    assert model.accuracy(x, y) > 0.95
+    assert report.rows == 10 * ROWS
+    for peer in report.peers:
+        assert peer.bytes_in < report.updates * 10 * 8 * 60, "not the 20,000 rows of weights and of sums"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"descent": 3}, "descent is a int"),
+        ({"descent": SGD(0.1), "tolerance": 0.1}, "tolerance=0.1 with a descent"),
+        ({"chunk_rows": 3}, "chunk_rows=3 without a descent"),
         ({"passes": 0}, "passes=0"),
         ({"tolerance": -1}, "tolerance=-1"),
         ({"evaluate": 3}, "evaluate is a int"),
