@@ -92,7 +92,7 @@ def by_peers(train: Data, test: Data, peers: int, simulated: bool) -> Figures:
     blocks = [[(train.x[part], train.y[part])] for part in np.array_split(np.arange(len(train.y)), PEERS)]
     model = fresh(train)
     where = {"engine": SimulatedCluster(peers)} if simulated else {"peers": peers}
-    report = fit(model, blocks, passes=PASSES_MAX, evaluate=lambda model: model.objective(train.x, train.y), **where)  # type: ignore[arg-type]
+    report = fit(model, blocks, epochs=PASSES_MAX, evaluate=lambda model: model.objective(train.x, train.y), **where)  # type: ignore[arg-type]
     curve = [point.values["value"] for point in report.evaluations]
     workers = [peer for peer in report.peers if peer.role == "peer"]
     others = sum(peer.applied - peer.published for peer in workers)

@@ -13,7 +13,8 @@ arrays is added to all replicas. So what a descent remembers is of one of two so
                 them. A worker in the place of one that died begins with nothing, and each training does.
 
 With a master there is one descent, in the driver program, and all of this is as in one process. Where peers add their
-whole steps, n of them go n times as far: see combine= of `DeepDist.train`.
+whole steps, n of them go n times as far: see combine= of `DeepDist.train`, whose rule is then that of AdaGrad's sums
+as well.
 """
 
 from __future__ import annotations

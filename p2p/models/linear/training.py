@@ -31,7 +31,7 @@ def fit(
     data: Any,
     descent: SGD | Callable[[Any, Any], Any] | None = None,
     *,
-    passes: int = 20,
+    epochs: int = 20,
     tolerance: float | None = None,
     chunk_rows: int | None = None,
     peers: int | None = None,
@@ -47,26 +47,26 @@ def fit(
     `data` is an RDD or a list of partitions, as in `DeepDist.train`, of rows (features, label) or of blocks of rows
     (features (n, d), labels (n,)), which are faster; features are dense arrays or sparse matrices of scipy. Training
     begins with the model's weights. There is no rate: every peer minimizes parabolas of all partitions' losses, see
-    `p2p.models.linear.newton`. It takes at most `passes` over the data, and ends earlier when a pass lowers the
+    `p2p.models.linear.newton`. It takes at most `epochs` passes over the data, and ends earlier when a pass lowers the
     objective by less than `tolerance` of it (1e-8). `evaluate(model)` is called after each pass, and returns a number,
     or several by name: see `Report.evaluations`. The other options are those of `DeepDist`.
 
     Parabolas take the square of the number of features for each partition. Where that is too much, `descent` trains
-    instead, such as `AdaGrad(Linear(0.3))` of `p2p.descents`, by an update for each `chunk_rows` elements, in as many
-    passes as `passes` says. Updates then travel as the rows of features that they change: without l2, those that the
+    instead, such as `AdaGrad(Linear(0.3))` of `p2p.descents`, by an update for each `chunk_rows` elements, in just
+    `epochs` passes. Updates then travel as the rows of features that they change: without l2, those that the
     chunk has.
 
     Raises:
         UsageError: data, labels or an option cannot be, or parabolas take too much.
     """
     instance("model", model, LinearModel)
-    passes = integer("passes", passes, 1)
+    epochs = integer("epochs", epochs, 1)
     if evaluate is not None:
         function("evaluate", evaluate, "evaluate(model)")
     options: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "progress": progress}
     options |= {"drain_timeout_s": drain_timeout_s, "codec": ChangedRows() if mode == "p2p" else None}
     if descent is not None:
-        return _by_descent(model, data, descent, passes, tolerance, chunk_rows, evaluate, mode, options)
+        return _by_descent(model, data, descent, epochs, tolerance, chunk_rows, evaluate, mode, options)
     if chunk_rows is not None:
         raise UsageError(f"chunk_rows={chunk_rows!r} without a descent, expected None: partitions are taken whole")
     tolerance = 1e-8 if tolerance is None else number("tolerance", tolerance, "a number, at least 0", _is_at_least_0)
@@ -74,7 +74,7 @@ def fit(
     parabolas = _parabolas(len(newton.start), partitions_of(data))
     fitting = _Fitting(model, newton, tolerance, evaluate)
     with DeepDist(parabolas, mode, **options) as dd:
-        for _ in range(passes):
+        for _ in range(epochs):
             first = not fitting.reports
             if fitting.ends(dd.train(data, replace(newton, first=first)), dd.model):
                 break
@@ -85,7 +85,7 @@ def _by_descent(
     model: LinearModel,
     data: Any,
     descent: Any,
-    passes: int,
+    epochs: int,
     tolerance: float | None,
     chunk_rows: int | None,
     evaluate: Any,
@@ -100,7 +100,7 @@ def _by_descent(
     if isinstance(descent, AdaGrad):
         descent.prepare(model)
     with DeepDist(model, mode, **options) as dd:
-        return dd.train(data, gradient, descent, passes, chunk_rows=chunk_rows, evaluate=evaluate)
+        return dd.train(data, gradient, descent, epochs, chunk_rows=chunk_rows, evaluate=evaluate)
 
 
 def _is_at_least_0(value: float) -> bool:

@@ -89,7 +89,7 @@ def test_least_squares_take_one_pass() -> None:
     x, _ = data()
     y = x @ np.arange(FEATURES) + 3
     model = LinearRegression(FEATURES)
-    fit(model, partitions(x, y), passes=1, engine=SimulatedCluster(4))
+    fit(model, partitions(x, y), epochs=1, engine=SimulatedCluster(4))
     assert model.weights[:, 0] == pytest.approx(np.arange(FEATURES))
     assert model.intercept == pytest.approx(3)
 
@@ -132,7 +132,7 @@ def test_updates_travel_as_the_rows_of_features_that_the_partition_has() -> None
 
 def test_a_peer_is_sent_the_parabola_that_changed_and_not_all() -> None:
     x, y = np.random.default_rng(0).normal(size=(60, 80)), np.arange(60) % 2
-    report = fit(LogisticRegression(80, l2=0.1), partitions(x, y), engine=SimulatedCluster(3), passes=2)
+    report = fit(LogisticRegression(80, l2=0.1), partitions(x, y), engine=SimulatedCluster(3), epochs=2)
     whole = 6 * 81 * 81 * 8
     for peer in report.peers:
         assert peer.bytes_in < (report.updates - peer.published) * whole / 3
@@ -153,7 +153,7 @@ def test_of_many_minima_the_weights_stay_small() -> None:
 def test_it_goes_on_after_a_pass_in_which_the_loss_rose() -> None:
     model = LogisticRegression(2, bias=False)
     fitting = _Fitting(model, _newton(model), 1e-8, None)
-    report = fit(LogisticRegression(2), [[(np.eye(2), [0, 1])]], engine=SimulatedCluster(1), passes=1)
+    report = fit(LogisticRegression(2), [[(np.eye(2), [0, 1])]], engine=SimulatedCluster(1), epochs=1)
     trained = Parabolas(1, 2)
     trained.curvature[...] = np.eye(2)
     trained.slope[...] = 1
@@ -206,7 +206,7 @@ def test_wide_models_train_by_a_descent_and_send_the_rows_of_the_features_of_a_c
     y = (x @ weights > 0).astype(int)
     blocks = [[(x[k : k + 10], y[k : k + 10]) for k in range(first, first + 60, 10)] for first in range(0, ROWS, 60)]
     model = LogisticRegression(features)
-    report = fit(model, blocks, AdaGrad(Linear(0.5)), passes=10, chunk_rows=1, engine=SimulatedCluster(2))
+    report = fit(model, blocks, AdaGrad(Linear(0.5)), epochs=10, chunk_rows=1, engine=SimulatedCluster(2))
     assert model.accuracy(x, y) > 0.95
     assert report.rows == 10 * ROWS
     for peer in report.peers:
@@ -219,7 +219,7 @@ def test_wide_models_train_by_a_descent_and_send_the_rows_of_the_features_of_a_c
         ({"descent": 3}, "descent is a int"),
         ({"descent": SGD(0.1), "tolerance": 0.1}, "tolerance=0.1 with a descent"),
         ({"chunk_rows": 3}, "chunk_rows=3 without a descent"),
-        ({"passes": 0}, "passes=0"),
+        ({"epochs": 0}, "epochs=0"),
         ({"tolerance": -1}, "tolerance=-1"),
         ({"evaluate": 3}, "evaluate is a int"),
         ({"data": 3}, "data is a int, expected an RDD or a list"),
