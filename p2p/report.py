@@ -84,7 +84,8 @@ class Report:
     peers: tuple[PeerReport, ...]
     mode: str
     rows: int
-    """Elements of partitions that gradients took in, over all epochs; where each is a block of rows, blocks."""
+    """Elements of partitions that gradients took in, over all epochs; of blocks their rows, if the gradient tells them
+    by an attribute `rows_in`, and else blocks."""
     seconds: float
     """Wall time of the training, draining included; virtual seconds on a simulated cluster."""
     updates: int

@@ -10,6 +10,7 @@ and remembers what it was handed. For whole trainings with peers and faults ther
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,9 @@ __all__ = ["Neighbor", "TrainedPartition", "train_partition"]
 
 Unit = tuple[int, int, int]
 """Epoch, partition, chunk."""
+
+_runs = itertools.count()
+"""Each call is a training of its own: a worker keeps nothing of the one before."""
 
 
 class Neighbor:
@@ -130,7 +134,7 @@ def train_partition(
     """
     taken = Model(model, adapter=adapter, codec=codec)
     job = Job(
-        run="test",
+        run=f"test {next(_runs)}",
         mode="p2p",
         skeleton=taken.skeleton(getattr(gradient, "light", None)),
         gradient=gradient,

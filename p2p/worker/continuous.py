@@ -42,12 +42,12 @@ class Continuous:
     def train(self, rows: Iterable[Any]) -> TaskResult:
         """Train with all rows that no earlier attempt has published."""
         attempt, copy = self._attempt, self._copy
-        counted = self._rows = CountedRows(rows)
+        counted = self._rows = CountedRows(rows, getattr(self._attempt.job.gradient, "rows_in", None))
         published = attempt.published() if attempt.number else 0
         self._exchanged = sum(1 for _ in islice(counted, published))
         head = list(islice(counted, 1))
         if not head:
-            return TaskResult(counted.count, 0, 0)
+            return TaskResult(counted.rows, 0, 0)
         with running(attempt.info(), counted, copy, self._exchange):
             self._begin()
             attempt.seed(self._exchanged)
@@ -57,7 +57,7 @@ class Continuous:
             for _ in counted:  # what the gradient left
                 pass
             self._end(update)
-        return TaskResult(counted.count, self._updates, self._units, copy.model.watch.told())
+        return TaskResult(counted.rows, self._updates, self._units, copy.model.watch.told())
 
     def _begin(self) -> None:
         self._merged_at = self._copy.begin(self._agent.replica)

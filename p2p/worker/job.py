@@ -13,6 +13,8 @@ Gradient = Callable[[Any, Iterator[Any]], Any]
 """`gradient(model, rows)`: what was learned from the rows; None or {} for nothing.
 
 A function may have an attribute `light`: what to send to workers in place of the model, where only it sees the model.
+Where elements of partitions are blocks of rows, `rows_in(element)` as another attribute says how many: the report then
+counts these rows.
 """
 Descent = Callable[[Any, Any], Any]
 """`descent(model, update)`: changes the model's arrays in place."""

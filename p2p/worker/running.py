@@ -27,11 +27,16 @@ def in_place(model: Any) -> WorkingCopy | None:
     To be called before the first change; the gradient then returns `trained(...)` of it. None outside of a task of
     `DeepDist`, and for another model than the task's.
     """
-    copy = _in_place.get()
-    if copy is None or copy.model.model is not model:
-        return None
-    copy.keep_base()
+    copy = copy_of(model)
+    if copy is not None:
+        copy.keep_base()
     return copy
+
+
+def copy_of(model: Any) -> WorkingCopy | None:
+    """The running task's copy of the model, if this is its model; it stays with the worker from task to task."""
+    copy = _in_place.get()
+    return None if copy is None or copy.model.model is not model else copy
 
 
 def pause(untrained: int = 0) -> bool:
@@ -45,11 +50,15 @@ def pause(untrained: int = 0) -> bool:
 
 
 class CountedRows:
-    """Rows, counted, and whether reading them failed."""
+    """Elements of a partition, counted, the rows in them, and whether reading them failed."""
 
-    def __init__(self, rows: Iterable[Any]) -> None:
+    def __init__(self, rows: Iterable[Any], rows_in: Callable[[Any], int] | None = None) -> None:
+        """`rows_in` tells how many rows an element is; None: each is one."""
         self._rows = iter(rows)
+        self._rows_in = rows_in
         self.count = 0
+        """Elements: a place in the partition."""
+        self.rows = 0
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[Any]:
@@ -64,6 +73,7 @@ class CountedRows:
             self.error = error
             raise
         self.count += 1
+        self.rows += 1 if self._rows_in is None else self._rows_in(row)
         return row
 
 

@@ -67,7 +67,7 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
     `copy` is the task's own until the end.
     """
     job, agent = attempt.job, attempt.agent
-    counted = CountedRows(rows)
+    counted = CountedRows(rows, getattr(job.gradient, "rows_in", None))
     if attempt.fingerprint is not None:
         attempt.published()
     updates = units = chunks = 0
@@ -96,7 +96,7 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
         unit = attempt.unit(chunks)
         updates += agent.publish(agent.pack(rest), copy.merged_at, unit=unit, attempt=attempt.number)
         units += 1
-    return TaskResult(counted.count, updates, units, copy.model.watch.told())
+    return TaskResult(counted.rows, updates, units, copy.model.watch.told())
 
 
 def _begin(attempt: Attempt, copy: WorkingCopy) -> int:

@@ -107,7 +107,8 @@ class WorkingCopy:
         self._seen = 0
         """How many updates of the replica have been taken over, or are in sight of the schedule."""
         self._replica: Readable | None = None
-        self._training = 0
+        self.training = 0
+        """The number of the training that goes on; each begins with the copy anew."""
         self._level = False
         """All that training changed has been exchanged, or is kept for later."""
         self.residual = Residual(model)
@@ -117,8 +118,8 @@ class WorkingCopy:
     def begin_training(self, number: int) -> None:
         """A task of training `number` is next. At the first of another one the copy begins with the replica anew: what
         the user wrote into the model since then is in no row that an exchange would look at."""
-        if number != self._training:
-            self._training, self._level = number, False
+        if number != self.training:
+            self.training, self._level = number, False
             self.residual.drop()
 
     @property

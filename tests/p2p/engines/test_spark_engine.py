@@ -451,6 +451,19 @@ def test_an_agent_that_stands_still_when_a_training_begins_is_replaced_when_it_g
     assert faults["later_s"] < 100, "before START_TIMEOUT_S of the engine is over"
 
 
+# ------------------------------------------------------------------------------------------- linear models by one call
+
+
+def test_linear_models_are_trained_from_rdds_of_rows_and_of_blocks(notebook: Notebook) -> None:
+    trained = notebook.results("spark_linear")
+    rows, blocks = trained["rows"], trained["blocks"]
+    assert rows["objective"] == pytest.approx(blocks["objective"], rel=1e-6)
+    assert rows["passes"] == int(rows["passes"]) > 1, "of blocks the rows are counted"
+    assert blocks["passes"] == int(blocks["passes"]) > 1
+    assert rows["roles"] == ["peer", "observer"]
+    assert trained["agents"] == 0
+
+
 # ------------------------------------------------------------------------------------------------ word2vec by one call
 
 

@@ -738,3 +738,16 @@ def test_numbers_that_do_not_fit_into_the_model_s_are_told(dtype: Any, value: in
     with pytest.raises(PartitionError) as caught:
         run_partition(job_of(model, lambda model, rows: update), Neighbor(model.arrays()), 0, 0, [1])
     assert "the update's 'w'" in str(told(caught.value.pickled))
+
+
+@pytest.mark.parametrize("when", ["chunk", "continuous"])
+def test_of_blocks_of_rows_their_rows_are_counted_if_the_gradient_tells_how_many(
+    model: Model, neighbor: Neighbor, when: Any
+) -> None:
+    def gradient(model: Any, blocks: Iterator[list[int]]) -> Any:
+        sum(map(len, blocks))
+
+    blocks = [[1, 2, 3], [], [4, 5]]
+    assert run_partition(job_of(model, gradient, rhythm=Rhythm(when)), neighbor, 0, 0, blocks).rows == 3
+    gradient.rows_in = len  # type: ignore[attr-defined]
+    assert run_partition(job_of(model, gradient, rhythm=Rhythm(when)), neighbor, 1, 0, blocks).rows == 5
