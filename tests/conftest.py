@@ -1,4 +1,4 @@
-"""What holds for all tests, and for those with real processes.
+"""What holds for all tests: one way to run hypothesis; and for those with real processes.
 
 Each of these gets a temporary folder of its own, and must leave nothing behind.
 
@@ -25,6 +25,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import Phase, settings
+
+settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, print_blob=True)
+# Mutants are many: a failure is not made smaller, and what few examples find is enough.
+settings.register_profile(
+    "mutation", settings.get_profile("deterministic"), max_examples=20, phases=(Phase.explicit, Phase.generate)
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
 SETTLED_TIMEOUT_S = 60.0
 

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: one way to run hypothesis, and real peers in one thread."""
+"""What the tests of this folder share: real peers in one thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
-from hypothesis import Phase, settings
 
 from gossip.arrays import Arrays, Packed, Payload
 from gossip.events import Computed, Event, Exhausted, Initialized, Joined, Started
@@ -26,13 +25,6 @@ from gossip.updates import merge
 from gossip.updates.stamps import RowStamps
 from gossip.zmq.runtime import Runtime
 from gossip.zmq.segments import Segments
-
-settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, print_blob=True)
-# Mutants are many: a failure is not made smaller, and what few examples find is enough.
-settings.register_profile(
-    "mutation", settings.get_profile("deterministic"), max_examples=20, phases=(Phase.explicit, Phase.generate)
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
 Witness.always_checks = True
 
