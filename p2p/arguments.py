@@ -23,7 +23,7 @@ from p2p.report import Evaluated
 from p2p.sessions.agents import ROLES
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.training import Training
-from p2p.worker.combine import check_rule
+from p2p.worker.combine import OUTER, check_rule
 from p2p.worker.job import Progress, Rhythm
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
@@ -82,6 +82,11 @@ def training(
     check_rule(combine)
     if combine is not None and mode == "master":
         raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
+    if combine == OUTER and exchange == "continuous":
+        raise UsageError(
+            f"combine={combine!r} with exchange='continuous', expected exchange='chunk' or 'partition': an outer step "
+            "is one of whole updates"
+        )
     one_of("on_incomplete", on_incomplete, INCOMPLETE)
     every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
     return Training(

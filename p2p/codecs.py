@@ -6,6 +6,7 @@
 |---|---|---|
 | "float16" | every number, as float16                                     | 2                                |
 | "int8"    | every row, in integers times a power of two of its own       | 1, and 5 a row                   |
+| "int2"    | every number, as a step up, one down or none; 256 numbers have steps of a length | .25, and 1 a block   |
 | "top-k"   | the numbers that changed most, in eight bits each            | 6 times `share`, so .12 by default |
 
 What a codec leaves is added to the next update before that is coded (error feedback, Seide et al. 2014; top-k: Aji and
@@ -27,6 +28,7 @@ from gossip.errors import UsageError
 from gossip.updates import Kind
 from gossip.updates.entries import entries_of
 from gossip.updates.halves import HALF
+from gossip.updates.levels import in_blocks, levels_of
 from gossip.updates.rows import EXPONENT_MAX, rows_of
 from p2p.codec import Codec
 
@@ -94,6 +96,28 @@ class Int8:
 
 
 @dataclass(frozen=True)
+class Int2:
+    """Every number in two bits: a step up, one down or none. Each 256 numbers have a length of steps of their own, the
+    power of two next to what changed most of them."""
+
+    kinds: tuple[Kind, ...] = ()
+
+    def encode(self, delta: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        return _encode(self, delta, residual)
+
+    def part(self, name: str, change: Array) -> tuple[Arrays, Array]:
+        """(what travels of an array, what is left of it)"""
+        blocks = in_blocks(change)
+        largest = np.abs(blocks).max(axis=1)
+        scales = np.rint(np.log2(largest, where=largest > 0, out=np.zeros_like(largest)))
+        scales = scales.clip(-EXPONENT_MAX, EXPONENT_MAX).astype(np.int8)
+        units = np.ldexp(np.ones((), change.dtype), scales.astype(np.int32))[:, None]
+        levels = np.rint(blocks / units).clip(-1, 1)
+        left = (blocks - levels * units).reshape(-1)[: change.size].reshape(change.shape)
+        return levels_of(name, levels.astype(np.int8), scales), left
+
+
+@dataclass(frozen=True)
 class TopK:
     """The numbers of each array that changed most, in eight bits each: this share of them, and one at least."""
 
@@ -135,7 +159,7 @@ def _integers(rows: Array, largest: Array) -> tuple[Array, Array]:
     return integers.astype(np.int8), powers.astype(np.int8)
 
 
-NAMES: Mapping[str, Codec] = {"float16": Float16(), "int8": Int8(), "top-k": TopK()}
+NAMES: Mapping[str, Codec] = {"float16": Float16(), "int8": Int8(), "int2": Int2(), "top-k": TopK()}
 """By which `DeepDist(codec=...)` finds them."""
 
 

@@ -13,8 +13,9 @@ arrays is added to all replicas. So what a descent remembers is of one of two so
                 them. A worker in the place of one that died begins with nothing, and each training does.
 
 With a master there is one descent, in the driver program, and all of this is as in one process. Where peers add their
-whole steps, n of them go n times as far: see combine= of `DeepDist.train`, whose rule is then that of AdaGrad's sums
-as well.
+whole steps, n of them go n times as far, and overshoot as soon as they are some steps apart. So their steps add up as
+outer steps (`p2p.worker.combine`), unless `train(combine=...)` says otherwise. Those of AdaGrad are summed, as its sums
+are, which make the steps of all peers smaller.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import math
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p.adapters import nesting
 from p2p.adapters.model import Model
+from p2p.worker.combine import OUTER
 from p2p.worker.running import copy_of, current
 from p2p.worker.working_copy import WorkingCopy
 
@@ -154,6 +156,8 @@ class SGD:
 
     rate: Schedule | float
     """A number, or a schedule: a function of the share of the training that is done."""
+    combine: ClassVar[str] = OUTER
+    """How the steps of peers add up, if `train` is not told (`p2p.worker.combine`)."""
     chunks: int | None = field(default=None, kw_only=True)
     """How many chunks a partition has, for a schedule to fall within partitions, too; see `progress`."""
 
@@ -212,6 +216,8 @@ class AdaGrad(SGD):
     """s <- s + g^2, w <- w - rate g / (sqrt(s) + epsilon) (Duchi, Hazan and Singer 2011). The sums s travel."""
 
     epsilon: float = 1e-8
+    combine: ClassVar[str] = "sum"
+    """Sums of all peers' squares make the steps of each smaller."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,12 +18,13 @@ from gossip.updates.dense import Dense
 from gossip.updates.entries import Entries
 from gossip.updates.halves import Halves
 from gossip.updates.kind import Kind, read_whole
+from gossip.updates.levels import Levels
 from gossip.updates.rows import Rows
 from gossip.updates.stamps import RowStamps
 
 Kinds = tuple[Kind, ...]
 
-KINDS: Kinds = (Rows(), Entries(), Halves(), Dense())
+KINDS: Kinds = (Rows(), Entries(), Halves(), Levels(), Dense())
 
 
 def with_kinds(more: Iterable[Kind]) -> Kinds:

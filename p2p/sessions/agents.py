@@ -287,7 +287,7 @@ class AgentSession:
     def _exchange(self, training: Training, engine: engines.Engine) -> ExchangeSettings:
         counts = engine.peers if self._averages else 1
         codec = codec_of(training.rhythm)
-        return exchange_settings(self._user_model, training.combine, engine.peers, codec=codec, counts=counts)
+        return exchange_settings(self._user_model, training.rule, engine.peers, codec=codec, counts=counts)
 
     def _begin(self, registrar: Registrar, tasks: int) -> None:
         """All agents are there, and level: they get what the user wrote into the model since the last training."""

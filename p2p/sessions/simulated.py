@@ -199,7 +199,7 @@ class SimulatedSession:
             epochs_before=self._epochs,
             exchange=exchange_settings(
                 self._user_model,
-                training.combine,
+                training.rule,
                 cluster.peers,
                 rows_for(cluster.seconds_per_chunk, cluster.peers),
                 codec_of(training.rhythm),

@@ -24,7 +24,7 @@ class Training:
     chunk_rows: int | None = None
     """Rows of an update; None for whole partitions."""
     combine: str | None = None
-    """A rule of `p2p.worker.combine`; None for that of the model's adapter."""
+    """A rule of `p2p.worker.combine`; None for that of the descent, or else of the model's adapter."""
     rhythm: Rhythm = BY_CHUNK
     evaluation: Evaluation | None = None
     watchers: tuple[Watcher, ...] = ()
@@ -33,6 +33,11 @@ class Training:
     """Of a master: what brings it updates, beside the tasks."""
     on_incomplete: Literal["raise", "warn"] = "raise"
     progress: Progress
+
+    @property
+    def rule(self) -> str | None:
+        """How updates add up, as the call or else its descent says."""
+        return self.combine or getattr(self.descent, "combine", None)
 
     @property
     def all_watchers(self) -> tuple[Watcher, ...]:

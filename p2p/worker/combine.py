@@ -11,19 +11,28 @@ rule. Each pair of concurrent updates is corrected once, by whichever is publish
     damp     d' = d / (1 + b max(0, d.m) / |d|^2)                  the more others went the same way already, the less
                                                                    it adds; b is 1 for up to eight peers, then more
     mean     d' = d / peers                                        peers that start level and publish once each average
+    outer    d' = d / peers + mu v, v <- mu v + d / peers          the mean with momentum: for models that are trained
+                                                                   step by step
 
 Products are taken row by row of an array with rows (embeddings: each row is a word), over the whole of any other.
+
+An outer step is one of Nesterov's optimizer on the mean of all peers' updates (DiLoCo, arXiv:2311.08105). It is linear
+in them, so each origin keeps the part v that its own updates have in the momentum, and publishes its own part of the
+step. What peers agree on moves the model as far as one peer with all their steps would, but over the next updates and
+not at once: mu = 1 - 1 / peers. Whole steps overshoot as soon as peers are some steps apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip.arrays import Array
+from gossip.arrays import Array, Arrays
 from gossip.errors import UsageError
 
 Floats = NDArray[Any]
@@ -34,6 +43,12 @@ Rule = Callable[[Products, int], tuple[Floats, Floats]]
 
 AGREEMENT_MAX = 2.5
 """Times an update that all peers agree on counts under "damp"."""
+MOMENTUM_MAX = 0.9
+"""Of outer steps."""
+OPPOSED = 0.5
+"""A cosine, of what was learned and of momentum: below minus this the momentum of an array is halved."""
+RECOVERY = 0.1
+"""Of the largest momentum, with each update that goes its way."""
 SUM_PEERS_MAX = 2
 """Of 17 million words, three times, exchanged whole every 62,000 words (one peer: 33.6 % of analogies): two peers reach
 34.4 % by sum, 29.9 % by damp; eight 0.3 % by sum, 28.4 % by damp. Four were only tried on 5 million words, where both
@@ -74,6 +89,7 @@ def by_adasum(products: Products, peers: int) -> tuple[Floats, Floats]:
     return 1 - _ratio(dm, 2 * dd, 0.0), -_ratio(dm, 2 * mm, 0.0)
 
 
+OUTER = "outer"
 RULES: dict[str, Rule] = {"sum": by_sum, "mean": by_mean, "damp": by_damp, "adasum": by_adasum}
 
 
@@ -81,6 +97,10 @@ def products(d: Array, m: Array) -> Products:
     """The products that the rules are made of, for d and m (rows, ...) of the same shape."""
     a, b = d.reshape(len(d), -1), m.reshape(len(m), -1)
     return np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", a, b), np.einsum("ij,ij->i", b, b)
+
+
+NAMES = (*RULES, OUTER)
+"""Of all rules. The last has a memory, and is no function of products."""
 
 
 def combined(rule: str, d: Array, m: Array, peers: int) -> Array:
@@ -94,6 +114,63 @@ def combined(rule: str, d: Array, m: Array, peers: int) -> Array:
     return np.asarray(own.reshape(shape) * d + others.reshape(shape) * m, d.dtype)
 
 
+@dataclass
+class _Momentum:
+    """Of one array: what it is, and how much of it the next step takes."""
+
+    velocity: Array
+    share: float
+
+
+class OuterSteps:
+    """Of one worker. An update counts when it is published; until then the momentum is what it was.
+
+    Where what is learned turns back much of where the momentum of an array leads, the model is beyond where it was to
+    go, and this update is a plain share of the mean; the array has half the momentum from then on. It grows again with
+    each update that goes on in its direction. So at rates at which one process is about to overshoot, steps become
+    those of "mean".
+    """
+
+    def __init__(self, peers: int) -> None:
+        self.part = 1 / peers
+        self.momentum_max = min(MOMENTUM_MAX, 1 - self.part)
+        self._kept: dict[str, _Momentum] = {}
+        self._next: dict[str, _Momentum] = {}
+
+    def drop(self) -> None:
+        """Another training begins without momentum."""
+        self._kept, self._next = {}, {}
+
+    def take(self, delta: Arrays, counters: Collection[str]) -> None:
+        """Make the own part of the outer step of an update, in place. Counters and integers are summed as they are."""
+        self._next = {}
+        for name, change in delta.items():
+            if name in counters or change.dtype.kind != "f":
+                continue
+            change *= self.part
+            if self.momentum_max:
+                self._next[name] = self._step(change, self._kept.get(name))
+
+    def counted(self) -> None:
+        """The update of the last step was published."""
+        self._kept |= self._next
+        self._next = {}
+
+    def _step(self, change: Array, before: _Momentum | None) -> _Momentum:
+        """Add momentum to an array's part of the mean, in place; returns what it is for the next time."""
+        if before is None:
+            before = _Momentum(np.zeros_like(change), self.momentum_max)
+        cosine = _cosine(change, before.velocity)
+        if cosine < -OPPOSED:
+            return _Momentum(np.zeros_like(change), before.share / 2)
+        share = before.share
+        if cosine > 0:
+            share = min(self.momentum_max, share + RECOVERY * self.momentum_max)
+        velocity = np.asarray(share * before.velocity + change, change.dtype)
+        change += np.asarray(share * velocity, change.dtype)
+        return _Momentum(velocity, share)
+
+
 def for_embeddings(peers: int) -> str:
     """The rule for models of rows that few updates share: summed by two peers, and damped by more."""
     return "damp" if peers > SUM_PEERS_MAX else "sum"
@@ -101,8 +178,14 @@ def for_embeddings(peers: int) -> str:
 
 def check_rule(rule: str | None) -> None:
     """Raise `UsageError` for a rule that there is not."""
-    if rule is not None and (not isinstance(rule, str) or rule not in RULES):
-        raise UsageError(f"combine={rule!r}, expected {', '.join(map(repr, RULES))}, or None to have one chosen")
+    if rule is not None and (not isinstance(rule, str) or rule not in NAMES):
+        raise UsageError(f"combine={rule!r}, expected {', '.join(map(repr, NAMES))}, or None to have one chosen")
+
+
+def _cosine(one: Array, other: Array) -> float:
+    a, b = one.reshape(-1), other.reshape(-1)
+    product = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / product if product > 0 else 0.0
 
 
 def _ratio(numerator: Floats, denominator: Floats, otherwise: float) -> Floats:

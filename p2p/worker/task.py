@@ -20,6 +20,7 @@ from p2p.agent.ports import Neighbor
 from p2p.agent.replica import Replica
 from p2p.worker.any_update import flatten
 from p2p.worker.attempt import Attempt
+from p2p.worker.combine import OUTER
 from p2p.worker.continuous import Continuous
 from p2p.worker.delta import write_delta
 from p2p.worker.garbage import leave_out_what_stays
@@ -102,7 +103,7 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
 def _begin(attempt: Attempt, copy: WorkingCopy) -> int:
     """Make the copy ready for a gradient; returns how many updates are merged in it."""
     merged_at = copy.begin(attempt.agent.replica)
-    if attempt.job.exchange.combine != "sum" and attempt.job.mode != "master":
+    if attempt.job.exchange.combine not in ("sum", OUTER) and attempt.job.mode != "master":
         copy.keep_base()
     return merged_at
 
@@ -111,7 +112,7 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
     """Hand over an update; whether it was the first of its unit."""
     job, agent = attempt.job, attempt.agent
     if isinstance(update, Trained):
-        if job.mode != "master" and job.descent is None and update.copy is copy:
+        if job.mode != "master" and job.descent is None and update.copy is copy and copy.outer is None:
             copy.model.watch.in_place()
             exchange = copy.exchange_all if job.rhythm.when == "partition" else copy.exchange
             arrays = exchange(agent.replica, update.extra)
@@ -129,10 +130,13 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
         with agent.replica.reading():
             copy.correct(hand_over.arrays(), agent.replica.arrays())
     if copy.model.codec is None:
-        return agent.publish(hand_over, merged_at, unit=unit, attempt=attempt.number)
+        published = agent.publish(hand_over, merged_at, unit=unit, attempt=attempt.number)
+        copy.counted(published)
+        return published
     coded, residual = copy.residual.encoded(hand_over.arrays())
     left = copy.residual.left(residual)
     published = agent.publish(agent.pack(coded), merged_at, unit=unit, attempt=attempt.number, left=left)
+    copy.counted(published)
     if published:
         copy.residual.leave(residual)
     return published

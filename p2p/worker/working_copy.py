@@ -112,6 +112,7 @@ class WorkingCopy:
         self._level = False
         """All that training changed has been exchanged, or is kept for later."""
         self.residual = Residual(model)
+        self.outer = combine.OuterSteps(settings.peers) if settings.combine == combine.OUTER else None
 
     # ------------------------------------------------------------------------------------------------- for the task
 
@@ -121,6 +122,8 @@ class WorkingCopy:
         if number != self.training:
             self.training, self._level = number, False
             self.residual.drop()
+            if self.outer is not None:
+                self.outer.drop()
 
     @property
     def merged_at(self) -> int:
@@ -143,7 +146,7 @@ class WorkingCopy:
         return Trained(self, self.model.arrays(), self._base, extra)
 
     def keep_base(self) -> None:
-        """Before a gradient trains in place: what it changes is told from this."""
+        """Before a gradient trains in place, or what others add meanwhile matters: changes are told from this."""
         if self._base is None:
             self._base = {name: array.copy() for name, array in self.model.arrays().items()}
 
@@ -222,12 +225,23 @@ class WorkingCopy:
         return update if found else {}
 
     def correct(self, delta: Arrays, theirs: Arrays) -> None:
-        """Make an update that was computed otherwise, and of whole arrays, what is to be published, in place."""
+        """Make an update that was computed otherwise, and of whole arrays, what is to be published, in place.
+
+        `counted` is told what became of it.
+        """
+        if self.outer is not None:
+            self.outer.take(delta, self.model.counters)
+            return
         assert self._base is not None
         for name, change in delta.items():
             if name not in self.model.counters:
                 others = theirs[name] - self._base[name]
                 change[...] = combine.combined(self.settings.combine, change, others, self.settings.peers)
+
+    def counted(self, published: bool) -> None:
+        """Whether the update of the last `correct` was the first of its unit."""
+        if published and self.outer is not None:
+            self.outer.counted()
 
     def count(self, delta: Arrays) -> None:
         """Make what counters count in an update what is to be published of it, in place."""

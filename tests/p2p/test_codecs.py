@@ -16,7 +16,7 @@ from gossip.updates import KINDS, check, kind_of, merge
 from gossip.updates.stamps import RowStamps
 from p2p import DeepDist, SimulatedCluster
 from p2p.codec import Codec
-from p2p.codecs import NAMES, Float16, Int8, TopK, named
+from p2p.codecs import NAMES, Float16, Int2, Int8, TopK, named
 from p2p.worker.residual import Residual
 
 MODEL: dict[str, Any] = {
@@ -28,7 +28,7 @@ MODEL: dict[str, Any] = {
     "s": np.zeros(()),
 }
 LAYOUT = Layout.of(MODEL)
-EACH = pytest.mark.parametrize("codec", [Float16(), Int8(), TopK(), TopK(0.3)], ids=repr)
+EACH = pytest.mark.parametrize("codec", [Float16(), Int8(), Int2(), TopK(), TopK(0.3)], ids=repr)
 sizes = st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 300.0, 1e5, 1e20])
 
 
@@ -75,7 +75,9 @@ def test_integers_and_small_arrays_travel_as_they_are(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "nbytes"), [(Float16(), 2 * 400), (Int8(), 400 + 5 * 20), (TopK(0.05), 6 * 20)], ids=repr
+    ("codec", "nbytes"),
+    [(Float16(), 2 * 400), (Int8(), 400 + 5 * 20), (Int2(), 2 * (64 + 1)), (TopK(0.05), 6 * 20)],
+    ids=repr,
 )
 def test_so_many_bytes_travel(codec: Codec, nbytes: int) -> None:
     delta = {"w": np.random.default_rng(1).normal(0, 1, (20, 20)).astype(np.float32)}
@@ -128,11 +130,11 @@ def test_what_is_left_goes_with_the_next_updates_until_nothing_is() -> None:
 
 
 def test_codecs_are_found_by_name() -> None:
-    assert [named(name) for name in NAMES] == [Float16(), Int8(), TopK(0.02)]
+    assert [named(name) for name in NAMES] == [Float16(), Int8(), Int2(), TopK(0.02)]
     own = TopK(0.5)
     assert named(own) is own
     assert named(None) is None
-    with pytest.raises(UsageError, match="codec='zip', expected 'float16', 'int8', 'top-k'"):
+    with pytest.raises(UsageError, match="codec='zip', expected 'float16', 'int8', 'int2', 'top-k'"):
         DeepDist({"w": np.zeros(3)}, codec="zip")
 
 

@@ -32,6 +32,7 @@ from gossip.updates import KINDS, Kind, check, kind_of, merge, read_whole, total
 from gossip.updates.dense import Dense
 from gossip.updates.entries import Entries, entries_of
 from gossip.updates.halves import Halves
+from gossip.updates.levels import Levels, in_blocks, levels_of
 from gossip.updates.rows import Rows, rows_of
 from gossip.updates.stamps import RowStamps
 from gossip.wire import decode, encode
@@ -209,6 +210,15 @@ def halves(seed: int) -> Packed:
     return Packed.of({**half, "n": chance.integers(1, 50, 4), "b": chance.integers(1, 50, 5).astype(np.float32)})
 
 
+def levels(seed: int) -> Packed:
+    chance = np.random.default_rng(seed)
+    arrays: dict[str, Array] = {"n": chance.integers(1, 50, 4), "b": chance.integers(1, 50, 5).astype(np.float32)}
+    for name in ("w", "v", "s"):  # no row is all zeros
+        up = in_blocks(np.where(chance.random(MODEL[name].shape) < 0.6, 1, -1))
+        arrays |= levels_of(name, up, chance.integers(-2, 5, len(up)).astype(np.int8))
+    return Packed.of(arrays)
+
+
 def broken_dense() -> Iterator[Packed]:
     yield Packed.of({name: array for name, array in MODEL.items() if name != "w"})
     yield Packed.of({**MODEL, "w": np.zeros((3, 20), np.float32)})
@@ -252,6 +262,22 @@ def broken_halves() -> Iterator[Packed]:
     yield Packed.of({"w[half]": np.zeros((20, 3), np.float16), "b": np.zeros(5)})
 
 
+def broken_levels() -> Iterator[Packed]:
+    blocks, scales = np.zeros((1, 256), np.int8), np.zeros(1, np.int8)
+    good = levels_of("w", blocks, scales)
+    yield Packed.of(levels_of("x", blocks, scales))
+    yield Packed.of(levels_of("n", blocks, scales))
+    yield Packed.of(levels_of("w", np.zeros((2, 256), np.int8), np.zeros(2, np.int8)))
+    yield Packed.of({**good, "w[scales]": np.zeros(1, np.int16)})
+    yield Packed.of({**good, "w[scales]": np.full(1, 65, np.int8)})
+    yield Packed.of({**good, "w[levels]": np.full((1, 64), 3, np.uint8)})
+    yield Packed.of({**good, "w[levels]": np.zeros((1, 256), np.uint8)})
+    yield Packed.of({**good, "w[levels]": np.zeros((1, 64), np.int8)})
+    yield Packed.of({"w[levels]": good["w[levels]"]})
+    yield Packed.of({**good, "w": np.zeros((20, 3), np.float32)})
+    yield Packed.of({**good, "b": np.zeros(6, np.float32)})
+
+
 def broken_singles() -> Iterator[Packed]:
     def ones(name: str, *places: int) -> dict[str, Array]:
         return {name + PLACES: np.array(places, np.int64), name + NUMBERS: np.ones(len(places), np.float32)}
@@ -264,12 +290,13 @@ def broken_singles() -> Iterator[Packed]:
     yield Packed.of({**ones("w", 1), "b": np.zeros(5, np.float32)})
 
 
-MAKE = {"dense": dense, "rows": rows, "entries": entries, "halves": halves, "singles": singles}
+MAKE = {"dense": dense, "rows": rows, "entries": entries, "halves": halves, "levels": levels, "singles": singles}
 KIND: dict[str, Kind] = {
     "dense": next(kind for kind in KINDS if isinstance(kind, Dense)),
     "rows": next(kind for kind in KINDS if isinstance(kind, Rows)),
     "entries": next(kind for kind in KINDS if isinstance(kind, Entries)),
     "halves": next(kind for kind in KINDS if isinstance(kind, Halves)),
+    "levels": next(kind for kind in KINDS if isinstance(kind, Levels)),
     "singles": SINGLES,
 }
 BROKEN = {
@@ -277,6 +304,7 @@ BROKEN = {
     "rows": broken_rows,
     "entries": broken_entries,
     "halves": broken_halves,
+    "levels": broken_levels,
     "singles": broken_singles,
 }
 EACH = pytest.mark.parametrize("name", MAKE)
@@ -301,6 +329,10 @@ def plain(*updates: Packed) -> dict[str, Any]:
             for at, row in enumerate(arrays.get(f"{name}[rows]", ())):
                 units = arrays.get(f"{name}[exponents]")
                 target[row] += arrays[f"{name}[values]"][at] * (1.0 if units is None else 2.0 ** int(units[at]))
+            codes = arrays.get(f"{name}[levels]")
+            for index in range(0 if codes is None or codes.dtype != np.uint8 else target.size):
+                code = (int(codes[index // 256][index % 256 // 4]) >> 2 * (index % 4)) % 4  # type: ignore[index]
+                target.reshape(-1)[index] += (code - 1) * 2.0 ** int(arrays[f"{name}[scales]"][index // 256])
             if f"{name}[half]" in arrays:
                 target += arrays[f"{name}[half]"]
             for at, place in enumerate(arrays.get(f"{name}[entries]", ())):

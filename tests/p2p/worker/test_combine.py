@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
-from p2p.worker.combine import AGREEMENT_MAX, RULES, check_rule, combined, for_embeddings
+from p2p import DeepDist, SimulatedCluster
+from p2p.descents import SGD, AdaGrad, Adam
+from p2p.sessions.training import Training
+from p2p.worker.combine import AGREEMENT_MAX, MOMENTUM_MAX, RULES, OuterSteps, check_rule, combined, for_embeddings
 
 PEERS = 4
 
@@ -100,5 +104,101 @@ def test_embeddings_of_more_than_two_peers_are_damped() -> None:
 
 def test_an_unknown_rule_is_refused_by_name() -> None:
     check_rule(None)
-    with pytest.raises(UsageError, match="combine='median', expected 'sum', 'mean', 'damp', 'adasum', or None"):
+    with pytest.raises(
+        UsageError, match="combine='median', expected 'sum', 'mean', 'damp', 'adasum', 'outer', or None"
+    ):
         check_rule("median")
+
+
+# --------------------------------------------------------------------------------------------------------- outer steps
+
+
+def test_outer_steps_of_all_peers_are_one_step_of_nesterov_on_their_mean() -> None:
+    chance = np.random.default_rng(1)
+    origins, velocity = [OuterSteps(PEERS) for _ in range(PEERS)], np.zeros(5)
+    for _ in range(7):
+        learned = chance.normal(1, 0.1, (PEERS, 5))
+        velocity = (1 - 1 / PEERS) * velocity + learned.mean(axis=0)
+        published = []
+        for origin, d in zip(origins, learned.copy(), strict=True):
+            delta = {"w": d}
+            origin.take(delta, ())
+            origin.counted()
+            published.append(delta["w"])
+        np.testing.assert_allclose(sum(published), learned.mean(axis=0) + (1 - 1 / PEERS) * velocity, rtol=1e-12)
+
+
+def test_what_peers_agree_on_moves_the_model_as_far_as_one_peer_with_all_steps_would() -> None:
+    origin, published = OuterSteps(PEERS), 0.0
+    for number in range(200):
+        delta = {"w": np.full(1, 1.0 if number < 10 else 0.0)}
+        origin.take(delta, ())
+        origin.counted()
+        published += float(delta["w"][0])
+    assert published == pytest.approx(10)
+
+
+def test_an_update_that_does_not_count_leaves_no_momentum() -> None:
+    origin, other = OuterSteps(PEERS), OuterSteps(PEERS)
+    for update in (1.0, 5.0, 2.0):
+        delta = {"w": np.full(3, update)}
+        origin.take(delta, ())
+        if update != 5.0:
+            origin.counted()
+            expected = {"w": np.full(3, update)}
+            other.take(expected, ())
+            other.counted()
+            np.testing.assert_array_equal(delta["w"], expected["w"])
+    origin.drop()
+    delta = {"w": np.ones(3)}
+    origin.take(delta, ())
+    np.testing.assert_allclose(delta["w"], 1 / PEERS * (2 - 1 / PEERS))
+
+
+def test_counters_and_integers_are_summed_and_one_peer_alone_takes_its_own_steps() -> None:
+    delta = {"n": np.full(2, 3), "seen": np.full(2, 3.0), "w": np.full(2, 3.0)}
+    OuterSteps(PEERS).take(delta, {"seen"})
+    assert (delta["n"].tolist(), delta["seen"].tolist()) == ([3, 3], [3.0, 3.0])
+    alone = OuterSteps(1)
+    for _ in range(3):
+        delta = {"w": np.full(2, 3.0, np.float32)}
+        alone.take(delta, ())
+        alone.counted()
+        np.testing.assert_array_equal(delta["w"], np.full(2, 3.0, np.float32), strict=True)
+
+
+def test_momentum_is_bounded_where_peers_are_many() -> None:
+    assert [OuterSteps(peers).momentum_max for peers in (2, 4, 100)] == [0.5, 0.75, MOMENTUM_MAX]
+
+
+def test_a_descent_says_how_its_steps_add_up_unless_the_call_does() -> None:
+    def rule(**options: Any) -> str | None:
+        return Training(data=[], gradient=lambda model, rows: None, progress=lambda done, of: None, **options).rule
+
+    assert rule(descent=lambda model, update: None) is None
+    assert rule(descent=Adam(0.1)) == "outer"
+    assert rule(descent=AdaGrad(0.1)) == "sum"
+    assert rule(descent=SGD(0.1), combine="damp") == "damp"
+
+
+def test_steps_of_sgd_by_many_peers_do_not_overshoot_where_whole_steps_would() -> None:
+    """A parabola: at this rate one process is there in a step, and eight that add whole steps leave it for ever."""
+
+    def gradient(model: dict[str, Any], rows: Iterator[int]) -> dict[str, Any]:
+        list(rows)
+        return {"w": model["w"] - 3.0}
+
+    def end(combine: str | None) -> float:
+        model = {"w": np.zeros(4)}
+        with DeepDist(model, engine=SimulatedCluster(8, seed=1), progress=False) as dd:
+            dd.train([range(20)] * 8, gradient, SGD(1.0), chunk_rows=1, combine=combine)
+        return float(np.abs(model["w"] - 3.0).max())
+
+    assert end("sum") > 1e6
+    assert end(None) < 0.1
+
+
+def test_outer_steps_in_the_middle_of_a_gradient_are_refused() -> None:
+    refused = pytest.raises(UsageError, match="combine='outer' with exchange='continuous', expected exchange='chunk'")
+    with DeepDist({"w": np.zeros(4)}, engine=SimulatedCluster(2), progress=False) as dd, refused:
+        dd.train([[1]], lambda model, rows: None, combine="outer", exchange="continuous")

@@ -48,7 +48,7 @@ def test_all_that_was_trained_arrives() -> None:
     assert report.missing == ()
 
 
-@pytest.mark.parametrize("rule", ["damp", "adasum", "mean"])
+@pytest.mark.parametrize("rule", ["damp", "adasum", "mean", "outer"])
 def test_replicas_are_equal_under_every_rule_and_retries(rule: str) -> None:
     cluster = SimulatedCluster(peers=4, seed=2, fail=0.2, speculate=0.2, network=Network(loss=0.1))
     report, w = train(cluster, combine=rule)
@@ -73,3 +73,31 @@ def test_a_plain_update_is_combined_too() -> None:
     with DeepDist({"w": np.zeros((2, 3))}, engine=SimulatedCluster(peers=4), progress=False) as dd:
         dd.train([[1]] * 8, plain, combine="mean")
         np.testing.assert_allclose(dd.model["w"], np.full((2, 3), 2.0))
+
+
+@pytest.mark.parametrize("codec", [None, "int8"])
+def test_outer_steps_are_the_momentum_of_the_mean_whether_trained_in_place_or_not(codec: str | None) -> None:
+    """One partition a peer, an update of ones by each: what arrives is what one optimizer of the mean would do."""
+
+    def plain(model: dict[str, Any], rows: Iterator[int]) -> dict[str, Any]:
+        list(rows)
+        return {"w": np.ones((20, 5)), "n": np.ones(3, np.int64)}
+
+    def trained(model: dict[str, Any], rows: Iterator[int]) -> Any:
+        copy = in_place(model)
+        assert copy is not None
+        model["w"] += len(list(rows))
+        model["n"] += 1
+        return copy.trained({})
+
+    velocity = moved = 0.0
+    for _ in range(6):
+        velocity = 0.75 * velocity + 1.0
+        moved += 1.0 + 0.75 * velocity
+    for gradient in (plain, trained):
+        model = {"w": np.zeros((20, 5)), "n": np.zeros(3, np.int64)}
+        with DeepDist(model, engine=SimulatedCluster(peers=4, seed=3), codec=codec, progress=False) as dd:
+            report = dd.train([[1] * 6] * 4, gradient, chunk_rows=1, combine="outer")
+        np.testing.assert_allclose(model["w"], moved, rtol=1e-12)
+        np.testing.assert_array_equal(model["n"], 24)
+        assert report.consensus_distance < 1e-12
