@@ -1,6 +1,7 @@
 """Descents: SGD, Momentum, Nesterov, AdaGrad, RMSProp and Adam, and schedules for their rates.
 
     dd.train(data, gradient, Adam(Cosine(0.01)), epochs=10)         gradient returns gradients, by the arrays' names
+    dd.train(data, LocalSteps(gradient, SGD(0.1), rows=32), chunk_rows=512)    sixteen steps between two exchanges
 
 With peers a descent runs where the gradient was computed, on a copy of the replica, and what it changes in the model's
 arrays is added to all replicas. So what a descent remembers is of one of two sorts:
@@ -22,19 +23,21 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, ClassVar
 
 import numpy as np
 
-from gossip.arguments import integer, number
+from gossip.arguments import function, integer, number
 from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p.adapters import nesting
 from p2p.adapters.model import Model
+from p2p.adapters.watch import is_nothing
 from p2p.worker.combine import OUTER
-from p2p.worker.running import copy_of, current
+from p2p.worker.running import copy_of, current, in_place
 from p2p.worker.working_copy import WorkingCopy
 
 Schedule = Callable[[float], float]
@@ -300,6 +303,45 @@ class Adam(SGD):
 
 
 # ------------------------------------------------------------------------------------------------------ what stays here
+
+
+# --------------------------------------------------------------------------------------------------------- local steps
+
+
+class LocalSteps:
+    """A gradient that takes a step of `descent` after every so many rows, and gives what the steps came to.
+
+    `train` is given it in the place of a gradient, with no descent. How many steps there are between two exchanges is
+    for `chunk_rows` to say. What peers come to adds up as outer steps do (`p2p.worker.combine`), unless `train` is told
+    otherwise.
+    """
+
+    combine = OUTER
+
+    def __init__(
+        self, gradient: Callable[[Any, Iterable[Any]], Any], descent: Callable[[Any, Any], Any], rows: int
+    ) -> None:
+        """`gradient(model, rows)` and `descent(model, update)` are as `DeepDist.train` takes them."""
+        self.gradient = function("gradient", gradient, "gradient(model, rows)")
+        self.descent = function("descent", descent, "descent(model, update)")
+        self.rows = integer("rows", rows, 1)
+        self.rows_in = getattr(gradient, "rows_in", None)
+
+    def __call__(self, model: Any, rows: Iterable[Any]) -> Any:
+        """Train `model` in place.
+
+        Raises:
+            UsageError: no task is running, in which that is a copy of the user's.
+        """
+        copy = in_place(model)
+        if copy is None:
+            raise UsageError("LocalSteps outside of a task, expected it as the gradient of DeepDist(model).train")
+        rest = iter(rows)
+        for first in rest:
+            update = self.gradient(model, chain([first], islice(rest, self.rows - 1)))
+            if not is_nothing(update):
+                self.descent(model, update)
+        return copy.trained({})
 
 
 @dataclass

@@ -36,8 +36,8 @@ class Training:
 
     @property
     def rule(self) -> str | None:
-        """How updates add up, as the call or else its descent says."""
-        return self.combine or getattr(self.descent, "combine", None)
+        """How updates add up, as the call says, or else its descent or gradient."""
+        return self.combine or getattr(self.descent, "combine", None) or getattr(self.gradient, "combine", None)
 
     @property
     def all_watchers(self) -> tuple[Watcher, ...]:

@@ -21,6 +21,7 @@ from p2p.descents import (
     Constant,
     Cosine,
     Linear,
+    LocalSteps,
     Momentum,
     Nesterov,
     RMSProp,
@@ -337,3 +338,62 @@ def test_a_schedule_s_rate_has_to_be_one() -> None:
 def test_a_schedule_outside_of_a_task_is_refused() -> None:
     with pytest.raises(UsageError, match="outside of a task"):
         SGD(Linear(0.1))({"w": np.zeros(2)}, {"w": np.ones(2)})
+
+
+# --------------------------------------------------------------------------------------------------------- local steps
+
+
+def towards(model: Any, rows: Iterator[Any]) -> dict[str, Any] | None:
+    """The gradient of half the squared distance to the mean of the rows; nothing for rows below 0."""
+    seen = np.array(list(rows), np.float64)
+    return None if seen.mean() < 0 else {"w": model["w"] - seen.mean()}
+
+
+def stepped(rows: list[float], size: int, descent: Callable[[Any, Any], Any]) -> Any:
+    """The same in a loop."""
+    model = {"w": np.zeros(3)}
+    for start in range(0, len(rows), size):
+        update = towards(model, iter(rows[start : start + size]))
+        if update is not None:
+            descent(model, update)
+    return model["w"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("descent", [SGD(0.3), Momentum(0.1)], ids=["sgd", "momentum"])
+def test_local_steps_are_those_of_a_loop(descent: SGD, size: int) -> None:
+    rows = [1.0, 2.0, 3.0, -9.0, -9.0, -9.0, 7.0]
+    model = {"w": np.zeros(3)}
+    with DeepDist(model, engine=SimulatedCluster(1), progress=False) as dd:
+        report = dd.train([rows], LocalSteps(towards, descent, rows=size))
+    np.testing.assert_allclose(model["w"], stepped(rows, size, replace(descent)), rtol=1e-12)
+    assert (report.rows, report.updates) == (7, 1)
+
+
+def test_local_steps_of_peers_add_up_as_outer_steps_and_count_rows_as_their_gradient_does() -> None:
+    def gradient(model: Any, blocks: Iterator[Any]) -> Any:
+        return towards(model, iter(np.concatenate(list(blocks))))
+
+    gradient.rows_in = len  # type: ignore[attr-defined]
+    model = {"w": np.zeros(3)}
+    with DeepDist(model, engine=SimulatedCluster(4, seed=1), progress=False) as dd:
+        report = dd.train([[np.full(5, 2.0)] * 30] * 4, LocalSteps(gradient, SGD(0.5), rows=1), chunk_rows=5)
+    np.testing.assert_allclose(model["w"], 2.0, atol=0.1)
+    assert report.rows == 4 * 30 * 5
+
+
+@pytest.mark.sockets
+def test_local_steps_of_processes_learn() -> None:
+    model = {"w": np.zeros(3)}
+    with DeepDist(model, peers=2, progress=False) as dd:
+        dd.train([[2.0] * 60] * 2, LocalSteps(towards, SGD(0.3), rows=2), chunk_rows=6)
+    np.testing.assert_allclose(model["w"], 2.0, atol=0.05)
+
+
+def test_local_steps_outside_of_a_task_are_refused() -> None:
+    with pytest.raises(UsageError, match="LocalSteps outside of a task"):
+        LocalSteps(towards, SGD(0.3), rows=2)({"w": np.zeros(3)}, iter([1.0]))
+    with pytest.raises(UsageError, match="rows=0"):
+        LocalSteps(towards, SGD(0.3), rows=0)
+    with pytest.raises(UsageError, match=r"descent is a float, expected a function descent\(model, update\)"):
+        LocalSteps(towards, 0.3, rows=2)  # type: ignore[arg-type]
