@@ -77,7 +77,7 @@ class DeepDist(Generic[M]):
         one per core, at most one per partition); on Spark every executor is a peer. `engine`: what to train on instead:
         a simulated cluster, in this process, or any other `p2p.Engine`. `codec`: how updates of `gradient` and
         `descent` travel: "float16", "int8", "int2", "top-k" (`p2p.codecs`) or any `p2p.Codec`; None: as whole arrays.
-        What is trained in place travels as rows anyway, but for outer steps (`combine="outer"`). `seed`:
+        What is trained in place travels as rows then, unless it adds up as outer steps do (`combine="outer"`). `seed`:
         of the random numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a
         terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
         """

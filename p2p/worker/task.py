@@ -112,7 +112,7 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
     """Hand over an update; whether it was the first of its unit."""
     job, agent = attempt.job, attempt.agent
     if isinstance(update, Trained):
-        if job.mode != "master" and job.descent is None and update.copy is copy and copy.outer is None:
+        if job.mode != "master" and job.descent is None and update.copy is copy and copy.travels_as_rows:
             copy.model.watch.in_place()
             exchange = copy.exchange_all if job.rhythm.when == "partition" else copy.exchange
             arrays = exchange(agent.replica, update.extra)

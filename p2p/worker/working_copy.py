@@ -126,6 +126,11 @@ class WorkingCopy:
                 self.outer.drop()
 
     @property
+    def travels_as_rows(self) -> bool:
+        """What is trained in place does, unless it is for a codec to say how, or for an outer step what."""
+        return self.outer is None and self.model.codec is None
+
+    @property
     def merged_at(self) -> int:
         """How many updates the copy has seen."""
         return self._merged_at
