@@ -51,7 +51,8 @@ class Envelope:
     def distance(self) -> float:
         """For each array the largest difference in one element over the largest absolute value; the largest of all."""
         lows, highs = self.layout.views(self._low), self.layout.views(self._high)
-        return max((_spread(lows[name], highs[name]) for name in lows), default=0.0)
+        spreads = [_spread(lows[name], highs[name]) for name in lows]
+        return float(np.max(spreads, initial=0.0))  # which, unlike Python's, is a NaN if any of them is
 
 
 class Average:

@@ -209,6 +209,7 @@ class WorkingCopy:
         """What the last exchange gave is merged in the replica: if nothing else was since, there is nothing to see."""
         if replica.stamps.count == self._seen + 1:
             self._seen += 1
+            self._merged_at += 1
 
     def rest(self, replica: Readable, going_on: int = 0) -> dict[str, Array]:
         """At the end of a partition: what is worth sending of all that was left for later; empty if nothing is.

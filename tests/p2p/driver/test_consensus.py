@@ -174,3 +174,13 @@ def test_replicas_come_one_after_the_other(agents: Agents) -> None:
     }
     assert came == {"one": [1.5, -4, 2], "two": None, "three": [2.5, -4, 2]}
     assert all(asked["keys"] is keys for asked in agents.asked)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_replica_that_is_no_number_is_no_number_apart(name: str) -> None:
+    replica = {"a": np.ones(3), "b": np.ones(3)}
+    packed = Packed.of(replica)
+    envelope = Envelope(packed.layout, packed.read(0, packed.layout.nbytes))
+    broken = Packed.of({**replica, name: np.array([1.0, np.nan, 1.0])})
+    envelope.widen(0, broken.read(0, broken.layout.nbytes))
+    assert np.isnan(envelope.distance())
