@@ -76,6 +76,10 @@ class Adapter(Protocol):
         """The rule of `p2p.worker.combine` for so many peers, if the user chooses none."""
         ...
 
+    def rule(self, model: Any, key: Any) -> str | None:
+        """The rule of `p2p.worker.combine` for this array, whatever it is for the others; None: the same."""
+        ...
+
     def preload(self) -> None:
         """Import and compile what workers will need, in the process from which they are forked."""
         ...
@@ -113,6 +117,9 @@ class ByPath:
     def combine(self, peers: int) -> str:
         """What an update of the user's own means, and whether it is the step or its share of one, only they know."""
         return "sum"
+
+    def rule(self, model: Any, key: Any) -> str | None:
+        return None
 
     def preload(self) -> None: ...
 

@@ -20,7 +20,6 @@ from p2p.agent.ports import Neighbor
 from p2p.agent.replica import Replica
 from p2p.worker.any_update import flatten
 from p2p.worker.attempt import Attempt
-from p2p.worker.combine import OUTER
 from p2p.worker.continuous import Continuous
 from p2p.worker.delta import write_delta
 from p2p.worker.garbage import leave_out_what_stays
@@ -103,7 +102,7 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
 def _begin(attempt: Attempt, copy: WorkingCopy) -> int:
     """Make the copy ready for a gradient; returns how many updates are merged in it."""
     merged_at = copy.begin(attempt.agent.replica)
-    if attempt.job.exchange.combine not in ("sum", OUTER) and attempt.job.mode != "master":
+    if copy.compares and attempt.job.mode != "master":
         copy.keep_base()
     return merged_at
 
@@ -126,7 +125,7 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
     hand_over = agent.hand_over()
     write_delta(copy.model, job.descent, update, agent.replica, hand_over)
     copy.count(hand_over.arrays())
-    if job.exchange.combine != "sum":
+    if copy.corrects:
         with agent.replica.reading():
             copy.correct(hand_over.arrays(), agent.replica.arrays())
     if copy.model.codec is None:
