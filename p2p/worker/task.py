@@ -14,6 +14,7 @@ from itertools import chain, islice
 from typing import Any
 
 from gossip.arrays import Layout
+from gossip.errors import UsageError
 from p2p.adapters.model import Model
 from p2p.adapters.watch import is_nothing
 from p2p.agent.ports import Neighbor
@@ -22,6 +23,7 @@ from p2p.worker.any_update import flatten
 from p2p.worker.attempt import Attempt
 from p2p.worker.continuous import Continuous
 from p2p.worker.delta import write_delta
+from p2p.worker.errors import PartitionError
 from p2p.worker.garbage import leave_out_what_stays
 from p2p.worker.job import Job, TaskInfo, TaskResult
 from p2p.worker.running import CountedRows, current, in_place, pause, running
@@ -48,7 +50,10 @@ def run_partition(
     are not computed again. `fingerprint` is that of the rows, where another attempt might get others
     (`p2p.row_order`): if it did, a `UsageError` says so, also as `PartitionError`.
     """
-    copy = _working_copy(job)
+    try:
+        copy = _working_copy(job)
+    except UsageError as error:  # a model that cannot be here
+        raise PartitionError.of(error, epoch, partition) from error
     this = Attempt(job=job, agent=agent, epoch=epoch, partition=partition, number=attempt, fingerprint=fingerprint)
     if job.rhythm.when == "continuous":
         return Continuous(this, copy).train(rows)
