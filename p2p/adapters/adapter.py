@@ -23,7 +23,10 @@ from p2p.adapters import nesting, skeleton
 PLAIN = (np.ndarray, np.memmap)
 """Subclasses, such as numpy.matrix, calculate in ways of their own, and a worker would have a plain array."""
 
-TABLE = {("gensim", "Word2Vec"): "p2p.models.word2vec.adapter:ADAPTER"}
+TABLE = {
+    ("gensim", "Word2Vec"): "p2p.models.word2vec.adapter:ADAPTER",
+    ("torch", "Module"): "p2p.models.torch.adapter:ADAPTER",
+}
 """(package, class) to where its adapter is; it is imported when there is such a model, and its package never."""
 
 
