@@ -14,7 +14,7 @@ test: environment java chromium
 # (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS): where one of this release is found, pip takes that.
 TORCH ?= torch==2.13.0
 test-torch: environment .venv-torch/.installed java
-	.venv-torch/bin/python -m pytest -n 2 --dist loadfile tests/p2p/models/torch
+	.venv-torch/bin/python -m pytest -n 2 --dist loadfile tests/p2p/models/torch tests/benchmarks/test_torch.py
 
 .venv-torch/.installed: Makefile | environment
 	.venv/bin/python -m venv --clear --without-pip .venv-torch

@@ -40,7 +40,7 @@ SETTLED_TIMEOUT_S = 60.0
 Seen = TypeVar("Seen")
 
 
-NEEDS_TORCH = ("p2p/models/torch",)
+NEEDS_TORCH = ("p2p/models/torch", "benchmarks/test_torch.py")
 collect_ignore = [] if importlib.util.find_spec("torch") else list(NEEDS_TORCH)
 
 
