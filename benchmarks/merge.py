@@ -328,7 +328,8 @@ def _answer(connection: Connection) -> Taken:
     return Taken(*connection.recv())
 
 
-def _serve(connection: Connection, exchange: Callable[[], None]) -> None:
+def serve(connection: Connection, exchange: Callable[[], None]) -> None:
+    """In a process of `pair`: exchange whenever a message comes."""
     connection.send(Taken(0.0, 0.0))
     try:
         while connection.recv():
@@ -352,7 +353,7 @@ def _gloo(rank: int, floats: int, connection: Connection, meeting: Any) -> None:
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     torch.set_num_threads(1)
     tensor = torch.ones(floats)
-    _serve(connection, lambda: distributed.all_reduce(tensor))
+    serve(connection, lambda: distributed.all_reduce(tensor))
     distributed.destroy_process_group()
 
 

@@ -8,6 +8,7 @@ Whatever a test starts, however deep, inherits a mark in its environment; by tha
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import resource
@@ -37,6 +38,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 SETTLED_TIMEOUT_S = 60.0
 
 Seen = TypeVar("Seen")
+
+
+NEEDS_TORCH = ("p2p/models/torch", "benchmarks/test_torch.py")
+collect_ignore = [] if importlib.util.find_spec("torch") else list(NEEDS_TORCH)
+
+
+def pytest_report_header() -> list[str]:
+    return [f"torch is not installed: left out {', '.join(collect_ignore)}; make test-torch runs them"] * bool(
+        collect_ignore
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -23,7 +23,10 @@ from p2p.adapters import nesting, skeleton
 PLAIN = (np.ndarray, np.memmap)
 """Subclasses, such as numpy.matrix, calculate in ways of their own, and a worker would have a plain array."""
 
-TABLE = {("gensim", "Word2Vec"): "p2p.models.word2vec.adapter:ADAPTER"}
+TABLE = {
+    ("gensim", "Word2Vec"): "p2p.models.word2vec.adapter:ADAPTER",
+    ("torch", "Module"): "p2p.models.torch.adapter:ADAPTER",
+}
 """(package, class) to where its adapter is; it is imported when there is such a model, and its package never."""
 
 
@@ -76,6 +79,10 @@ class Adapter(Protocol):
         """The rule of `p2p.worker.combine` for so many peers, if the user chooses none."""
         ...
 
+    def rule(self, model: Any, key: Any) -> str | None:
+        """The rule of `p2p.worker.combine` for this array, whatever it is for the others; None: the same."""
+        ...
+
     def preload(self) -> None:
         """Import and compile what workers will need, in the process from which they are forked."""
         ...
@@ -113,6 +120,9 @@ class ByPath:
     def combine(self, peers: int) -> str:
         """What an update of the user's own means, and whether it is the step or its share of one, only they know."""
         return "sum"
+
+    def rule(self, model: Any, key: Any) -> str | None:
+        return None
 
     def preload(self) -> None: ...
 

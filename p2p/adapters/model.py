@@ -168,6 +168,11 @@ class Model:
         """The arrays that count something: they are summed, whatever becomes of the others."""
         return self.adapter.counters
 
+    def rules(self, otherwise: str) -> dict[str, str]:
+        """The rule of `p2p.worker.combine` for each array, by its adapter; `otherwise` that of all others."""
+        found = {name: self.adapter.rule(self.model, self._keys[name]) or otherwise for name in self.names}
+        return {name: "sum" if name in self.counters else rule for name, rule in found.items()}
+
     @property
     def caches(self) -> frozenset[str]:
         """Attributes of its parts that may change without being trained."""

@@ -14,15 +14,16 @@ from itertools import chain, islice
 from typing import Any
 
 from gossip.arrays import Layout
+from gossip.errors import UsageError
 from p2p.adapters.model import Model
 from p2p.adapters.watch import is_nothing
 from p2p.agent.ports import Neighbor
 from p2p.agent.replica import Replica
 from p2p.worker.any_update import flatten
 from p2p.worker.attempt import Attempt
-from p2p.worker.combine import OUTER
 from p2p.worker.continuous import Continuous
 from p2p.worker.delta import write_delta
+from p2p.worker.errors import PartitionError
 from p2p.worker.garbage import leave_out_what_stays
 from p2p.worker.job import Job, TaskInfo, TaskResult
 from p2p.worker.running import CountedRows, current, in_place, pause, running
@@ -49,7 +50,10 @@ def run_partition(
     are not computed again. `fingerprint` is that of the rows, where another attempt might get others
     (`p2p.row_order`): if it did, a `UsageError` says so, also as `PartitionError`.
     """
-    copy = _working_copy(job)
+    try:
+        copy = _working_copy(job)
+    except UsageError as error:  # a model that cannot be here
+        raise PartitionError.of(error, epoch, partition) from error
     this = Attempt(job=job, agent=agent, epoch=epoch, partition=partition, number=attempt, fingerprint=fingerprint)
     if job.rhythm.when == "continuous":
         return Continuous(this, copy).train(rows)
@@ -103,7 +107,7 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
 def _begin(attempt: Attempt, copy: WorkingCopy) -> int:
     """Make the copy ready for a gradient; returns how many updates are merged in it."""
     merged_at = copy.begin(attempt.agent.replica)
-    if attempt.job.exchange.combine not in ("sum", OUTER) and attempt.job.mode != "master":
+    if copy.compares and attempt.job.mode != "master":
         copy.keep_base()
     return merged_at
 
@@ -126,7 +130,7 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
     hand_over = agent.hand_over()
     write_delta(copy.model, job.descent, update, agent.replica, hand_over)
     copy.count(hand_over.arrays())
-    if job.exchange.combine != "sum":
+    if copy.corrects:
         with agent.replica.reading():
             copy.correct(hand_over.arrays(), agent.replica.arrays())
     if copy.model.codec is None:

@@ -94,6 +94,8 @@ class WorkingCopy:
         """`clock` in seconds: an exchange then looks at as many rows as take a small part of the time of training."""
         self.model = model
         self.settings = settings
+        averaged = settings.counts > 1
+        self._rules = dict.fromkeys(model.names, "sum") if averaged else model.rules(settings.combine)
         small = model.layout.nbytes <= EXACT_BYTES_MAX
         self._codec = CODECS[settings.codec or ("float" if small else "int8")]
         self._base: dict[str, Array] | None = None
@@ -115,6 +117,16 @@ class WorkingCopy:
         self.outer = combine.OuterSteps(settings.peers) if settings.combine == combine.OUTER else None
 
     # ------------------------------------------------------------------------------------------------- for the task
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the update of some array is published as another than it was computed."""
+        return any(rule != "sum" for rule in self._rules.values())
+
+    @property
+    def compares(self) -> bool:
+        """Whether it matters to this what others have added since the copy began."""
+        return any(rule not in ("sum", combine.OUTER) for rule in self._rules.values())
 
     def begin_training(self, number: int) -> None:
         """A task of training `number` is next. At the first of another one the copy begins with the replica anew: what
@@ -236,13 +248,13 @@ class WorkingCopy:
         `counted` is told what became of it.
         """
         if self.outer is not None:
-            self.outer.take(delta, self.model.counters)
-            return
-        assert self._base is not None
+            stepped = {name: change for name, change in delta.items() if self._rules[name] == combine.OUTER}
+            self.outer.take(stepped, self.model.counters)
         for name, change in delta.items():
-            if name not in self.model.counters:
+            if self._rules[name] not in ("sum", combine.OUTER):
+                assert self._base is not None
                 others = theirs[name] - self._base[name]
-                change[...] = combine.combined(self.settings.combine, change, others, self.settings.peers)
+                change[...] = combine.combined(self._rules[name], change, others, self.settings.peers)
 
     def counted(self, published: bool) -> None:
         """Whether the update of the last `correct` was the first of its unit."""
@@ -263,7 +275,7 @@ class WorkingCopy:
         if name in self.model.counters:
             change = change * self.settings.counts
         else:
-            change = combine.combined(self.settings.combine, change, now - base, self.settings.peers)
+            change = combine.combined(self._rules[name], change, now - base, self.settings.peers)
         if extra is not None:
             change = change + np.asarray(extra, mine.dtype)
         np.add(now, change, out=now)
@@ -319,7 +331,7 @@ class WorkingCopy:
         products = combine.products(d, m)
         changes = self._checked(name, products)
         send = changes > small
-        own, others = self._coefficients(products, send)
+        own, others = self._coefficients(name, products, send)
         d = np.asarray(own[:, None] * d + others[:, None] * m, w.dtype)
         base[rows] = now + np.where(send[:, None], d, 0)
         w[rows] = now + d
@@ -333,7 +345,7 @@ class WorkingCopy:
         products = row_merge.products(w, base, r, rows)
         changes = self._checked(name, products)
         send = changes > small
-        own, others = self._coefficients(products, send)
+        own, others = self._coefficients(name, products, send)
         values, exponents = row_merge.merge(w, base, r, rows, products, own, others, send, self._codec)
         return changes, send, values, exponents
 
@@ -348,9 +360,9 @@ class WorkingCopy:
             )
         return changes
 
-    def _coefficients(self, products: Any, send: Array) -> tuple[Array, Array]:
+    def _coefficients(self, name: str, products: Any, send: Array) -> tuple[Array, Array]:
         """Of d and m in what is published of each row; a row that is not sent stays as it is."""
-        own, others = combine.RULES[self.settings.combine](tuple(products), self.settings.peers)
+        own, others = combine.RULES[self._rules[name]](tuple(products), self.settings.peers)
         dtype = products[0].dtype
         return np.where(send, own, 1).astype(dtype, copy=False), np.where(send, others, 0).astype(dtype, copy=False)
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gossip.errors import UsageError
+from p2p.adapters import ByPath
 from p2p.adapters.model import Model
 from p2p.agent.ports import refresh
 from p2p.agent.replica import Replica
@@ -54,6 +55,22 @@ def job_of(model: Model, gradient: Any, descent: Any = None, **changes: Any) -> 
 
 def add_w(model: dict[str, Any], update: Any) -> None:
     model["w"] += update
+
+
+@dataclass(frozen=True)
+class Absent(ByPath):
+    """Of a model that cannot be in a worker."""
+
+    def dressed(self, bare: Any) -> Any:
+        raise UsageError("not here")
+
+
+def test_a_model_that_cannot_be_in_a_worker_is_an_error_of_the_partition(neighbor: Neighbor) -> None:
+    model = Model({"w": np.zeros(2), "n": np.zeros(1, np.int32)}, adapter=Absent())
+    with pytest.raises(PartitionError) as caught:
+        run_partition(job_of(model, add_w), neighbor, 0, 3, [1])
+    assert isinstance(told(caught.value.pickled), UsageError)
+    assert "partition 3" in str(caught.value)
 
 
 # ----------------------------------------------------------------------------------------------------------------- jobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from gossip.errors import UsageError
 from gossip.updates import check, merge
 from gossip.updates.rows import rows_of
 from gossip.updates.stamps import RowStamps
-from p2p.adapters import ByPath
+from p2p.adapters import Adapter, ByPath
 from p2p.adapters.model import Model
 from p2p.worker.combine import combined
 from p2p.worker.pace import ROWS_MIN, rows_for
@@ -55,8 +56,8 @@ def large() -> dict[str, Any]:
     return {"w": chance.standard_normal((ROWS, WIDTH)).astype(np.float32), "n": np.zeros(1)}
 
 
-def begin(model: dict[str, Any], replica: FakeReplica, **settings: Any) -> WorkingCopy:
-    copy = WorkingCopy(Model(model), ExchangeSettings(**settings))
+def begin(model: dict[str, Any], replica: FakeReplica, adapter: Adapter | None = None, **settings: Any) -> WorkingCopy:
+    copy = WorkingCopy(Model(model, adapter=adapter), ExchangeSettings(**settings))
     copy.begin(replica)
     copy.keep_base()
     return copy
@@ -202,19 +203,61 @@ def test_the_rule_is_applied_to_what_others_added_meanwhile(rule: str) -> None:
 def test_counters_are_summed_whatever_the_rule() -> None:
     initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
     model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
-    copy = begin(model, replica, combine="damp", peers=4)
-    copy.model.adapter = ByPath(counters=frozenset({"n"}))
+    copy = begin(model, replica, ByPath(counters=frozenset({"n"})), combine="damp", peers=4)
     replica.arrays()["n"][...] = 100
     model["n"] += 10
     replica.add(copy.exchange(replica, {"n": np.array([1.0])}))
     assert replica.arrays()["n"] == [111.0]
 
 
+@dataclass(frozen=True)
+class Averaging(ByPath):
+    """Of a model whose array "n" is averaged."""
+
+    def rule(self, model: Any, key: Any) -> str | None:
+        return "mean" if key == ("n",) else None
+
+
+@pytest.mark.parametrize("rule", ["sum", "damp"])
+def test_an_array_adds_up_by_a_rule_of_its_own(rule: str) -> None:
+    initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
+    model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
+    copy = begin(model, replica, Averaging(), combine=rule, peers=4)
+    assert copy.corrects
+    model["n"] += 10
+    model["w"] += 1
+    replica.add(copy.exchange(replica, {}))
+    assert replica.arrays()["n"] == [2.5]
+    assert (replica.arrays()["w"] == 2).all()
+    delta = {"w": np.full((3, 2), 1.0), "n": np.array([4.0])}
+    copy.correct(delta, replica.arrays())
+    assert delta["n"] == [1.0]
+    assert (delta["w"] == 1).all()
+
+
+def test_an_array_with_a_rule_of_its_own_takes_no_outer_step() -> None:
+    initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
+    copy = begin(initial, FakeReplica(initial), Averaging(), combine="outer", peers=4)
+    assert copy.compares
+    for _ in range(3):
+        delta = {"w": np.ones((3, 2), np.float32), "n": np.array([4.0])}
+        copy.correct(delta, initial)
+        copy.counted(True)
+        assert delta["n"] == [1.0]
+    assert (delta["w"] > 0.25).all()
+    assert not begin(initial, FakeReplica(initial), combine="outer", peers=4).compares
+
+
+def test_where_replicas_are_averaged_no_array_is_averaged_once_more() -> None:
+    initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
+    copy = begin(initial, FakeReplica(initial), Averaging(), peers=4, counts=4)
+    assert not copy.corrects
+
+
 def test_where_replicas_are_averaged_a_counter_counts_for_all() -> None:
     initial = {"w": np.ones((3, 2), np.float32), "n": np.zeros(1)}
     model, replica = {name: array.copy() for name, array in initial.items()}, FakeReplica(initial)
-    copy = begin(model, replica, peers=4, counts=4)
-    copy.model.adapter = ByPath(counters=frozenset({"n"}))
+    copy = begin(model, replica, ByPath(counters=frozenset({"n"})), peers=4, counts=4)
     for words in (10, 20):
         model["n"] += words
         model["w"] += 1
