@@ -14,9 +14,10 @@ arrays is added to all replicas. So what a descent remembers is of one of two so
                 them. A worker in the place of one that died begins with nothing, and each training does.
 
 With a master there is one descent, in the driver program, and all of this is as in one process. Where peers add their
-whole steps, n of them go n times as far, and overshoot as soon as they are some steps apart. So their steps add up as
+whole steps, n of them go n times as far, and overshoot as soon as they are some steps apart. So steps of SGD add up as
 outer steps (`p2p.worker.combine`), unless `train(combine=...)` says otherwise. Those of AdaGrad are summed, as its sums
-are, which make the steps of all peers smaller.
+are, which make the steps of all peers smaller. The other descents have momentum, or steps of a size of their own, at
+each worker; their steps are averaged, since more momentum on top of that leads astray.
 """
 
 from __future__ import annotations
@@ -194,6 +195,7 @@ class Momentum(SGD):
     """v <- decay v + g, w <- w - rate v (Polyak 1964). The velocity stays with the worker."""
 
     decay: float = 0.9
+    combine: ClassVar[str] = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -264,6 +266,7 @@ class RMSProp(SGD):
 
     decay: float = 0.9
     epsilon: float = 1e-8
+    combine: ClassVar[str] = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -285,6 +288,7 @@ class Adam(SGD):
     square_decay: float = 0.999
     """of that of their squares."""
     epsilon: float = 1e-8
+    combine: ClassVar[str] = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -312,11 +316,8 @@ class LocalSteps:
     """A gradient that takes a step of `descent` after every so many rows, and gives what the steps came to.
 
     `train` is given it in the place of a gradient, with no descent. How many steps there are between two exchanges is
-    for `chunk_rows` to say. What peers come to adds up as outer steps do (`p2p.worker.combine`), unless `train` is told
-    otherwise.
+    for `chunk_rows` to say. What peers come to adds up as steps of the descent do, unless `train` is told otherwise.
     """
-
-    combine = OUTER
 
     def __init__(
         self, gradient: Callable[[Any, Iterable[Any]], Any], descent: Callable[[Any, Any], Any], rows: int
@@ -326,6 +327,7 @@ class LocalSteps:
         self.descent = function("descent", descent, "descent(model, update)")
         self.rows = integer("rows", rows, 1)
         self.rows_in = getattr(gradient, "rows_in", None)
+        self.combine = getattr(descent, "combine", OUTER)
 
     def __call__(self, model: Any, rows: Iterable[Any]) -> Any:
         """Train `model` in place.

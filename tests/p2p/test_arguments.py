@@ -74,7 +74,7 @@ SESSION: Row = {
     "discipline": WORD,
     "parameters": ["w", [0], ("w", "w"), {"w": 1}, 3],
     "adapter": ["words", 3, ByPath],
-    "codec": ["int8", 3, compression.Int8()],
+    "codec": ["zip", 3, compression.Int8()],
     "peers": OR_NONE,
     "engine": ["simulated", 3, Network()],
     "seed": [*NO_INTEGER, None],

@@ -11,7 +11,7 @@ import pytest
 from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p import DeepDist, SimulatedCluster
-from p2p.descents import SGD, AdaGrad, Adam
+from p2p.descents import SGD, AdaGrad, Adam, Momentum, RMSProp
 from p2p.sessions.training import Training
 from p2p.worker.combine import AGREEMENT_MAX, MOMENTUM_MAX, RULES, OuterSteps, check_rule, combined, for_embeddings
 
@@ -176,7 +176,8 @@ def test_a_descent_says_how_its_steps_add_up_unless_the_call_does() -> None:
         return Training(data=[], gradient=lambda model, rows: None, progress=lambda done, of: None, **options).rule
 
     assert rule(descent=lambda model, update: None) is None
-    assert rule(descent=Adam(0.1)) == "outer"
+    assert rule(descent=SGD(0.1)) == "outer"
+    assert rule(descent=Adam(0.1)) == rule(descent=Momentum(0.1)) == rule(descent=RMSProp(0.1)) == "mean"
     assert rule(descent=AdaGrad(0.1)) == "sum"
     assert rule(descent=SGD(0.1), combine="damp") == "damp"
 
