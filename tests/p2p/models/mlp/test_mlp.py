@@ -57,9 +57,9 @@ def test_the_gradient_is_that_of_the_objective(activation: Any, hidden: Any, cla
 def test_peers_learn_what_no_linear_model_can(descent: Any) -> None:
     model = MLP(2, (16,), classes=2, seed=3)
     data = [[(x[k : k + 20], y[k : k + 20]) for k in range(0, 200, 20)] for x, y in map(rings, range(4))]
-    report = fit(model, data, descent, epochs=20, chunk_rows=1, engine=SimulatedCluster(2))
+    report = fit(model, data, descent, epochs=40, chunk_rows=1, engine=SimulatedCluster(2))
     assert model.accuracy(*rings(99)) > 0.9
-    assert report.rows == 20 * 800, "of blocks the rows are counted"
+    assert report.rows == 40 * 800, "of blocks the rows are counted"
 
 
 @pytest.mark.slow
@@ -69,7 +69,7 @@ def test_peers_learn_what_no_linear_model_can(descent: Any) -> None:
 def test_processes_learn_it_too(mode: Any) -> None:
     model = MLP(2, (16,), classes=2, seed=3)
     data = [list(zip(*rings(number), strict=True)) for number in range(4)]
-    fit(model, data, epochs=15, chunk_rows=10, peers=2, mode=mode)
+    fit(model, data, epochs=30, chunk_rows=10, peers=2, mode=mode)
     assert model.accuracy(*rings(99)) > 0.9
 
 
