@@ -55,6 +55,7 @@ def training(
     *,
     mode: str,
     any_data: bool,
+    coded: bool,
     data: Any,
     gradient: Any,
     descent: Any,
@@ -71,8 +72,8 @@ def training(
     progress: Progress,
     tell: Callable[[Evaluated], object],
 ) -> Training:
-    """What `train` was asked for. `any_data`: it is the engine that knows what can be trained on. `tell` is called with
-    each evaluation as it comes."""
+    """What `train` was asked for. `any_data`: the engine knows what can be trained on. `coded`: the model has a codec.
+    `tell` is called with each evaluation as it comes."""
     function("gradient", gradient, "gradient(model, rows)")
     if descent is not None:
         function("descent", descent, "descent(model, update) or None")
@@ -82,10 +83,17 @@ def training(
     check_rule(combine)
     if combine is not None and mode == "master":
         raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
-    if combine == OUTER and exchange == "continuous":
+    _check_steps(mode, gradient, descent)
+    rule = combine or getattr(descent, "combine", None) or getattr(gradient, "combine", None)
+    if rule == OUTER and exchange == "continuous":
         raise UsageError(
-            f"combine={combine!r} with exchange='continuous', expected exchange='chunk' or 'partition': an outer step "
-            "is one of whole updates"
+            f"combine={rule!r} with exchange='continuous', expected exchange='chunk' or 'partition', or another rule: "
+            "an outer step is one of whole updates"
+        )
+    if coded and exchange == "continuous":
+        raise UsageError(
+            "a codec with exchange='continuous', expected exchange='chunk' or 'partition', or codec=None: what travels "
+            "in the middle of a gradient are rows"
         )
     one_of("on_incomplete", on_incomplete, INCOMPLETE)
     every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
@@ -103,6 +111,18 @@ def training(
         on_incomplete=on_incomplete,
         progress=progress,
     )
+
+
+def _check_steps(mode: str, gradient: Any, descent: Any) -> None:
+    """A gradient that says how what it comes to adds up has taken steps by itself."""
+    rule, name = getattr(gradient, "combine", None), type(gradient).__name__
+    if rule is not None and descent is not None:
+        raise UsageError(f"{name} with a descent, expected none: it takes its own steps, and gives what they came to")
+    if rule not in (None, "sum") and mode == "master":
+        raise UsageError(
+            f"{name} with mode='master', expected mode='p2p', or a gradient and a descent: a master would add up the "
+            "whole steps of all workers"
+        )
 
 
 def rhythm(exchange: Any, exchange_s: Any, mode: str, descent: Any, chunk_rows: int | None) -> Rhythm:

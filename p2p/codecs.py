@@ -9,7 +9,7 @@
 | "int2"    | every number, as a step up, one down or none; 256 numbers have steps of a length | .25, and 1 a block   |
 | "top-k"   | the numbers that changed most, in eight bits each            | 6 times `share`, so .12 by default |
 
-What a codec leaves is added to the next update before that is coded (error feedback, Seide et al. 2014; top-k: Aji and
+What a codec leaves stays in the worker's copy of the model, and is added to the next update before that is coded (error feedback, Seide et al. 2014; top-k: Aji and
 Heafield, arXiv:1704.05021). Sums of updates are exact: `gossip.updates` has the kinds. Integers, and arrays of up to
 `WHOLE_MAX` numbers, travel as they are, and so do arrays of one dimension by "int8".
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,11 +29,13 @@ from gossip.updates import Kind
 from gossip.updates.entries import entries_of
 from gossip.updates.halves import HALF
 from gossip.updates.levels import in_blocks, levels_of
-from gossip.updates.rows import EXPONENT_MAX, rows_of
+from gossip.updates.rows import EXPONENT_MAX, floats, rows_of
 from p2p.codec import Codec
 
 WHOLE_MAX = 64
 """Numbers of an array that is not worth coding."""
+LENGTHS = 5
+"""Of steps that are tried for a block, each half the one before; the first is next above its largest number."""
 BITS = 7
 """Of an integer of eight bits, beside its sign."""
 
@@ -90,15 +92,15 @@ class Int8:
         rows = np.flatnonzero(largest)
         values, powers = _integers(flat[rows], largest[rows])
         left = flat.copy()
-        left[rows] -= np.ldexp(values.astype(change.dtype), powers[:, None].astype(np.int32))
+        left[rows] -= floats(values, powers, change.dtype)
         values = values.reshape(len(rows), *change.shape[1:])
         return rows_of(name, rows, values, powers), left.reshape(change.shape)
 
 
 @dataclass(frozen=True)
 class Int2:
-    """Every number in two bits: a step up, one down or none. Each 256 numbers have a length of steps of their own, the
-    power of two next to what changed most of them."""
+    """Every number in two bits: a step up, one down or none. Each 256 numbers have a length of steps of their own: the
+    power of two that takes most off the sum of their squares."""
 
     kinds: tuple[Kind, ...] = ()
 
@@ -108,13 +110,21 @@ class Int2:
     def part(self, name: str, change: Array) -> tuple[Arrays, Array]:
         """(what travels of an array, what is left of it)"""
         blocks = in_blocks(change)
-        largest = np.abs(blocks).max(axis=1)
-        scales = np.rint(np.log2(largest, where=largest > 0, out=np.zeros_like(largest)))
-        scales = scales.clip(-EXPONENT_MAX, EXPONENT_MAX).astype(np.int8)
-        units = np.ldexp(np.ones((), change.dtype), scales.astype(np.int32))[:, None]
-        levels = np.rint(blocks / units).clip(-1, 1)
-        left = (blocks - levels * units).reshape(-1)[: change.size].reshape(change.shape)
-        return levels_of(name, levels.astype(np.int8), scales), left
+        sizes = np.abs(blocks).astype(np.float64)
+        lowest, highest = _powers(change.dtype)
+        most = np.frexp(sizes.max(axis=1))[1].clip(lowest, highest)
+        best, scales = np.full(len(blocks), -1.0), most
+        for lower in range(LENGTHS):
+            powers = np.maximum(most - lower, lowest)
+            units = np.ldexp(1.0, powers)[:, None]
+            # by a step of u towards it the square of x falls by (2 x - u) u: the length that takes most off a block
+            taken = np.where(sizes > units / 2, (2 * sizes - units) * units, 0.0).sum(axis=1, dtype=np.float64)
+            scales = np.where(taken > best, powers, scales)
+            best = np.maximum(best, taken)
+        units = np.ldexp(1.0, scales)[:, None]
+        levels = np.where(sizes > units / 2, np.sign(blocks), 0).astype(np.int8)
+        left = blocks - floats(levels, scales.astype(np.int8), change.dtype)
+        return levels_of(name, levels, scales.astype(np.int8)), left.reshape(-1)[: change.size].reshape(change.shape)
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ class TopK:
         entries = np.sort(np.argpartition(sizes, -kept)[-kept:])
         entries = entries[sizes[entries] > 0]
         steps, powers = _integers(flat[entries, None], sizes[entries])
-        flat[entries] -= np.ldexp(steps[:, 0].astype(change.dtype), powers.astype(np.int32))
+        flat[entries] -= floats(steps[:, 0], powers, change.dtype)
         return entries_of(name, entries, steps[:, 0], powers), left
 
 
@@ -151,12 +161,19 @@ def _integers(rows: Array, largest: Array) -> tuple[Array, Array]:
 
     The largest of a row has seven bits, unless that is more than an exponent can say.
     """
-    powers = (np.frexp(largest)[1] - BITS).clip(-EXPONENT_MAX, EXPONENT_MAX)
-    rounds_up = np.rint(np.ldexp(largest, -powers)) > np.iinfo(np.int8).max
-    powers = (powers + rounds_up).clip(-EXPONENT_MAX, EXPONENT_MAX)
-    limit = np.iinfo(np.int8).max
-    integers = np.rint(np.ldexp(rows, -powers[:, None])).clip(-limit, limit)
+    lowest, highest = _powers(rows.dtype)
+    limit, exact = np.iinfo(np.int8).max, np.promote_types(rows.dtype, np.float32)
+    powers = (np.frexp(largest)[1] - BITS).clip(lowest, highest)
+    rounds_up = np.rint(np.ldexp(largest.astype(exact), -powers)) > limit
+    powers = (powers + rounds_up).clip(lowest, highest)
+    integers = np.rint(np.ldexp(rows.astype(exact), -powers[:, None])).clip(-limit, limit)
     return integers.astype(np.int8), powers.astype(np.int8)
+
+
+def _powers(dtype: Any) -> tuple[int, int]:
+    """The exponents that units of an array of floats may have: each unit is a number of its dtype, and not 0."""
+    about = np.finfo(dtype)
+    return max(-EXPONENT_MAX, int(about.minexp) - int(about.nmant)), min(EXPONENT_MAX, int(about.maxexp) - 1)
 
 
 NAMES: Mapping[str, Codec] = {"float16": Float16(), "int8": Int8(), "int2": Int2(), "top-k": TopK()}

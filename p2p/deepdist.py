@@ -107,7 +107,7 @@ class DeepDist(Generic[M]):
                 self._user_model, mode, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
             )
         own = engine is not None and not isinstance(engine, SimulatedCluster)
-        self._asked_for = partial(arguments.training, mode=mode, any_data=own)
+        self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec is not None)
         """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
 
     def __enter__(self) -> Self:
@@ -163,7 +163,8 @@ class DeepDist(Generic[M]):
         `rows` an iterator over one partition, or over `chunk_rows` rows of it; what it returns is the update, None or
         {} for nothing. `descent(model, update)` changes the model's arrays in place; without one, the update is a dict
         of named arrays that are added to the model's. `combine` is how updates of peers that train at the same time
-        add up ("sum", "mean", "damp" or "adasum", see `p2p.worker.combine`); by default as the model's adapter says.
+        add up ("sum", "mean", "damp", "adasum" or "outer", see `p2p.worker.combine`); by default as the descent says,
+        or the gradient, or else the model's adapter.
 
         `exchange` says when a task publishes what it learned and takes in what others did: "chunk" after every
         `chunk_rows` rows; "partition" once, at the end of the partition; "continuous" every `exchange_s` seconds (1) in

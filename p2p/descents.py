@@ -274,6 +274,7 @@ class RMSProp(SGD):
         _above_zero("epsilon", self.epsilon)
 
     def step(self, model: Any, name: str, array: Array, gradient: Array) -> Array:
+        _check_precise(self, name, array)
         squares = _kept(model, name, array).mean("squares", array)
         _move(squares, np.square(gradient), self.decay)
         return np.asarray(gradient / (np.sqrt(squares) + self.epsilon))
@@ -297,6 +298,7 @@ class Adam(SGD):
         _above_zero("epsilon", self.epsilon)
 
     def step(self, model: Any, name: str, array: Array, gradient: Array) -> Array:
+        _check_precise(self, name, array)
         kept = _kept(model, name, array)
         kept.count += 1
         mean, squares = kept.mean("mean", array), kept.mean("squares", array)
@@ -417,6 +419,14 @@ def _pairs(model: Any, update: Any) -> list[tuple[Array, Array, str]]:
             raise UsageError(f"the gradient of {name!r}: shape {gradient.shape}, expected {array.shape}")
         found.append((array, gradient, name))
     return found
+
+
+def _check_precise(descent: SGD, name: str, array: Array) -> None:
+    if array.dtype.itemsize < 4:
+        raise UsageError(
+            f"{type(descent).__name__} with {name!r} of {array.dtype}, expected float32 or float64: squares of small "
+            "gradients are 0 there"
+        )
 
 
 def _rate(name: str, value: Any) -> float:

@@ -78,8 +78,9 @@ class Levels:
                 )
 
     def add(self, model: Layout, buffer: Any, update: Payload) -> None:
+        parts = read_whole(update).arrays()
         for name, target in model.views(buffer).items():
-            _add(target.reshape(-1), 0, name, read_whole(update).arrays())
+            _add(target.reshape(-1), 0, name, parts)
 
     def add_within(self, model: Layout, block: Any, start: int, update: Payload) -> None:
         parts = read_whole(update).arrays()

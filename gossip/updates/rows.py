@@ -178,8 +178,9 @@ def floats(values: Array, exponents: Array | None, dtype: Any) -> Array:
     """The rows as plain numbers."""
     if exponents is None:
         return values
-    units = np.ldexp(np.ones((), dtype), exponents.astype(np.int32))
-    return np.multiply(values, units.reshape(-1, *[1] * (values.ndim - 1)), dtype=dtype)
+    exact = np.promote_types(dtype, np.float32)  # an integer times a unit may fit where one of both does not
+    units = np.ldexp(np.ones((), exact), exponents.astype(np.int32))
+    return np.multiply(values, units.reshape(-1, *[1] * (values.ndim - 1)), dtype=exact).astype(dtype, copy=False)
 
 
 def _negated(array: Array) -> Array:

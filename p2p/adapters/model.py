@@ -227,7 +227,11 @@ class Model:
                 f"{name!r} of the model is another array each time it is asked for, expected one that stays: name the "
                 "one behind it with parameters=(...)"
             )
-        if value.flags.writeable and any(not s and n > 1 for s, n in zip(value.strides, value.shape, strict=True)):
+        if (
+            value.size
+            and value.flags.writeable
+            and any(not s and n > 1 for s, n in zip(value.strides, value.shape, strict=True))
+        ):
             raise UsageError(
                 f"{name!r} of the model repeats its numbers (strides of 0), expected a copy: np.array(...)"
             )

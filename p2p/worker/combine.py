@@ -96,7 +96,9 @@ RULES: dict[str, Rule] = {"sum": by_sum, "mean": by_mean, "damp": by_damp, "adas
 def products(d: Array, m: Array) -> Products:
     """The products that the rules are made of, for d and m (rows, ...) of the same shape."""
     a, b = d.reshape(len(d), -1), m.reshape(len(m), -1)
-    return np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", a, b), np.einsum("ij,ij->i", b, b)
+    exact = np.promote_types(a.dtype, np.float32)  # the square of a float16 above 256 is none
+    aa, ab, bb = (np.einsum("ij,ij->i", one, other, dtype=exact) for one, other in ((a, a), (a, b), (b, b)))
+    return aa, ab, bb
 
 
 NAMES = (*RULES, OUTER)
@@ -104,8 +106,8 @@ NAMES = (*RULES, OUTER)
 
 
 def combined(rule: str, d: Array, m: Array, peers: int) -> Array:
-    """d' of one array; by "sum" d itself. Arrays of one dimension or none are one row."""
-    if rule == "sum":
+    """d' of one array; by "sum" d itself, and so for integers. Arrays of one dimension or none are one row."""
+    if rule == "sum" or d.dtype.kind != "f":
         return d
     if d.ndim < 2:
         return combined(rule, d.reshape(1, -1), m.reshape(1, -1), peers).reshape(d.shape)
@@ -184,8 +186,10 @@ def check_rule(rule: str | None) -> None:
 
 def _cosine(one: Array, other: Array) -> float:
     a, b = one.reshape(-1), other.reshape(-1)
-    product = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / product if product > 0 else 0.0
+    scale = np.promote_types(a.dtype, np.float32)
+    aa, ab, bb = (float(np.einsum("i,i->", x, y, dtype=scale)) for x, y in ((a, a), (a, b), (b, b)))
+    product = math.sqrt(aa) * math.sqrt(bb)
+    return ab / product if 0 < product < math.inf else 0.0
 
 
 def _ratio(numerator: Floats, denominator: Floats, otherwise: float) -> Floats:

@@ -36,6 +36,19 @@ class Residual:
         """Another training begins with nothing left."""
         self._kept = {}
 
+    def add_to(self, model: Model) -> None:
+        """Bring the copy of the replica, before a gradient, to where the worker by itself would be.
+
+        Else what a codec leaves for long is learned again and again: the gradient does not see that it is on its way.
+        """
+        for name, array in model.arrays().items():
+            if name in self._kept:
+                array += self._kept[name]
+
+    def of(self, name: str) -> Array | float:
+        """What is kept of an array."""
+        return self._kept.get(name, 0.0)
+
     def encoded(self, delta: Arrays) -> tuple[Arrays, Arrays]:
         """(update, residual) of what is to be published of whole arrays, by the model's codec; `leave` the residual if
         the update counts.

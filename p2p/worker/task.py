@@ -107,6 +107,8 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
 def _begin(attempt: Attempt, copy: WorkingCopy) -> int:
     """Make the copy ready for a gradient; returns how many updates are merged in it."""
     merged_at = copy.begin(attempt.agent.replica)
+    if attempt.job.mode != "master":
+        copy.residual.add_to(copy.model)
     if copy.compares and attempt.job.mode != "master":
         copy.keep_base()
     return merged_at

@@ -253,7 +253,7 @@ class WorkingCopy:
         for name, change in delta.items():
             if self._rules[name] not in ("sum", combine.OUTER):
                 assert self._base is not None
-                others = theirs[name] - self._base[name]
+                others = np.asarray(theirs[name] - self._base[name] + self.residual.of(name), change.dtype)
                 change[...] = combine.combined(self._rules[name], change, others, self.settings.peers)
 
     def counted(self, published: bool) -> None:

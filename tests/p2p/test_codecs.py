@@ -17,6 +17,7 @@ from gossip.updates.stamps import RowStamps
 from p2p import DeepDist, SimulatedCluster
 from p2p.codec import Codec
 from p2p.codecs import NAMES, Float16, Int2, Int8, TopK, named
+from p2p.descents import SGD
 from p2p.worker.residual import Residual
 
 MODEL: dict[str, Any] = {
@@ -178,3 +179,59 @@ def test_a_codec_is_rehearsed_like_any_other(monkeypatch: pytest.MonkeyPatch) ->
     with DeepDist({"w": np.zeros((20, 20))}, codec="int8", engine=SimulatedCluster(1, seed=1)) as dd:
         dd.train([range(2)], lambda model, rows: {"w": model["w"] + 1.0}, chunk_rows=1)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8", "int2", "top-k"])
+@pytest.mark.parametrize("peers", [1, 4])
+def test_what_is_left_is_not_learned_again_by_whoever_left_it(codec: str, peers: int) -> None:
+    """A parabola. With one peer a codec changes nothing; with more of them no step leads away for ever."""
+    target = np.random.default_rng(0).normal(size=500)
+
+    def slope(model: Any, rows: Any) -> dict[str, Any]:
+        list(rows)
+        return {"w": model["w"] - target}
+
+    def away(codec: str | None) -> float:
+        model = {"w": np.zeros(500)}
+        with DeepDist(model, codec=codec, engine=SimulatedCluster(peers, seed=1), progress=False) as dd:
+            dd.train([range(120)] * peers, slope, SGD(0.3), chunk_rows=1)
+        return float(np.linalg.norm(model["w"] - target))
+
+    assert away(codec) < (1e-9 if peers == 1 else 60.0 if codec == "top-k" else 0.1), "it begins at 22"
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8", "int2", "top-k", TopK(1.0)], ids=repr)
+def test_small_numbers_of_float16_are_not_lost(codec: Any) -> None:
+    def filled(model: Any, rows: Any) -> dict[str, Any]:
+        return {"w": np.full((4, 100), sum(rows), np.float16)}
+
+    model = {"w": np.zeros((4, 100), np.float16)}
+    with DeepDist(model, codec=codec, engine=SimulatedCluster(2, seed=1), progress=False) as dd:
+        dd.train([[1e-4] + [2e-6] * 100] * 2, filled, chunk_rows=1)
+    np.testing.assert_allclose(model["w"].astype(float), 6e-4, atol=3e-5)
+
+
+def test_the_largest_numbers_of_float16_travel_too() -> None:
+    delta = {"w": np.full((4, 100), 6e4, np.float16)}
+    for codec in (Float16(), Int8(), Int2(), TopK(1.0)):
+        update, rest = codec.encode(delta, {"w": np.zeros((4, 100), np.float16)})
+        assert all(np.isfinite(part.astype(float)).all() for part in (*update.values(), *rest.values()))
+
+
+def test_an_update_of_many_arrays_is_read_once() -> None:
+    """And not once for each of its arrays."""
+    model = {f"a{number}": np.ones(100) for number in range(50)}
+    update, _ = Int2().encode(model, {name: np.zeros(100) for name in model})
+    packed, reads = Packed.of(update), []
+    real = Packed.arrays
+    layout = Layout.of(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Packed, "arrays", lambda self: (reads.append(1), real(self))[1])
+        merge(layout, bytearray(layout.nbytes), RowStamps(layout), packed)
+    assert len(reads) < 5
+
+
+def test_a_codec_in_the_middle_of_a_gradient_is_refused() -> None:
+    refused = pytest.raises(UsageError, match="a codec with exchange='continuous', expected exchange='chunk'")
+    with DeepDist({"w": np.zeros(3)}, codec="int2", engine=SimulatedCluster(1), progress=False) as dd, refused:
+        dd.train([[1]], gradient, exchange="continuous")

@@ -397,3 +397,20 @@ def test_local_steps_outside_of_a_task_are_refused() -> None:
         LocalSteps(towards, SGD(0.3), rows=0)
     with pytest.raises(UsageError, match=r"descent is a float, expected a function descent\(model, update\)"):
         LocalSteps(towards, 0.3, rows=2)  # type: ignore[arg-type]
+
+
+def test_local_steps_go_with_no_other_descent_and_with_no_master() -> None:
+    with DeepDist({"w": np.zeros(3)}, engine=SimulatedCluster(1), progress=False) as dd:
+        with pytest.raises(UsageError, match="LocalSteps with a descent, expected none"):
+            dd.train([[1.0]], LocalSteps(towards, SGD(0.3), rows=2), SGD(0.3))
+        with pytest.raises(UsageError, match="combine='outer' with exchange='continuous'"):
+            dd.train([[1.0]], LocalSteps(towards, SGD(0.3), rows=2), exchange="continuous")
+    refused = pytest.raises(UsageError, match="LocalSteps with mode='master', expected mode='p2p'")
+    with DeepDist({"w": np.zeros(3)}, "master", peers=1, progress=False) as dd, refused:
+        dd.train([[1.0]], LocalSteps(towards, SGD(0.3), rows=2))
+
+
+@pytest.mark.parametrize("descent", [Adam(0.1), RMSProp(0.1)], ids=["adam", "rmsprop"])
+def test_squares_that_would_be_zero_are_refused(descent: SGD) -> None:
+    with pytest.raises(UsageError, match="'w' of float16, expected float32 or float64"):
+        descent({"w": np.zeros(3, np.float16)}, {"w": np.full(3, 1e-4)})

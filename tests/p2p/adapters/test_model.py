@@ -412,3 +412,7 @@ def test_a_number_in_the_place_of_an_array_without_dimensions_becomes_one_again(
     model.check_unchanged()
     assert isinstance(model.model["b"], np.ndarray)
     assert model.arrays()["b"] == 0.75
+
+
+def test_an_array_without_numbers_is_none_that_repeats_them() -> None:
+    assert Model({"w": np.zeros((0, 5)), "v": np.zeros(3)}).layout.nbytes > 0

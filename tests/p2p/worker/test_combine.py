@@ -203,3 +203,25 @@ def test_outer_steps_in_the_middle_of_a_gradient_are_refused() -> None:
     refused = pytest.raises(UsageError, match="combine='outer' with exchange='continuous', expected exchange='chunk'")
     with DeepDist({"w": np.zeros(4)}, engine=SimulatedCluster(2), progress=False) as dd, refused:
         dd.train([[1]], lambda model, rows: None, combine="outer", exchange="continuous")
+
+
+@pytest.mark.parametrize("rule", ["mean", "damp", "adasum", "outer"])
+def test_integers_are_summed_whatever_the_rule(rule: str) -> None:
+    def ones(model: dict[str, Any], rows: Iterator[int]) -> dict[str, Any]:
+        return {"w": np.ones(3), "n": np.full(3, len(list(rows)))}
+
+    model = {"w": np.zeros(3), "n": np.zeros(3, np.int64)}
+    with DeepDist(model, engine=SimulatedCluster(3, seed=1), progress=False) as dd:
+        dd.train([range(4)] * 3, ones, chunk_rows=1, combine=rule)
+    assert model["n"].tolist() == [12, 12, 12]
+
+
+@pytest.mark.parametrize("rule", ["damp", "adasum", "outer"])
+def test_products_of_small_floats_do_not_overflow(rule: str) -> None:
+    def large(model: dict[str, Any], rows: Iterator[int]) -> dict[str, Any]:
+        return {"w": np.full(10_000, 5.0 * len(list(rows)), np.float16)}
+
+    model = {"w": np.zeros(10_000, np.float16)}
+    with DeepDist(model, engine=SimulatedCluster(2, seed=1), progress=False) as dd:
+        dd.train([range(3)] * 2, large, chunk_rows=1, combine=rule)
+    assert 15 <= model["w"].min() <= model["w"].max() <= 30
