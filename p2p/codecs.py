@@ -9,9 +9,10 @@
 | "int2"    | every number, as a step up, one down or none; 256 numbers have steps of a length | .25, and 1 a block   |
 | "top-k"   | the numbers that changed most, in eight bits each            | 6 times `share`, so .12 by default |
 
-What a codec leaves stays in the worker's copy of the model, and is added to the next update before that is coded (error feedback, Seide et al. 2014; top-k: Aji and
-Heafield, arXiv:1704.05021). Sums of updates are exact: `gossip.updates` has the kinds. Integers, and arrays of up to
-`WHOLE_MAX` numbers, travel as they are, and so do arrays of one dimension by "int8".
+What a codec leaves stays in the worker's copy of the model, and is added to the next update before that is coded
+(error feedback, Seide et al. 2014; top-k: Aji and Heafield, arXiv:1704.05021). Sums of updates are exact:
+`gossip.updates` has the kinds. Integers, and arrays of up to `WHOLE_MAX` numbers, travel as they are, and so do arrays
+of one dimension by "int8".
 """
 
 from __future__ import annotations

@@ -162,9 +162,8 @@ class DeepDist(Generic[M]):
         returns one. `gradient(model, rows)` runs on the workers: `model` is a local replica that it may change freely,
         `rows` an iterator over one partition, or over `chunk_rows` rows of it; what it returns is the update, None or
         {} for nothing. `descent(model, update)` changes the model's arrays in place; without one, the update is a dict
-        of named arrays that are added to the model's. `combine` is how updates of peers that train at the same time
-        add up ("sum", "mean", "damp", "adasum" or "outer", see `p2p.worker.combine`); by default as the descent says,
-        or the gradient, or else the model's adapter.
+        of named arrays that are added to the model's. `combine` is how updates of peers add up ("sum", "mean", "damp",
+        "adasum", "outer": `p2p.worker.combine`); by default as the descent, the gradient or else the adapter says.
 
         `exchange` says when a task publishes what it learned and takes in what others did: "chunk" after every
         `chunk_rows` rows; "partition" once, at the end of the partition; "continuous" every `exchange_s` seconds (1) in
