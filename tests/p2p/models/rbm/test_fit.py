@@ -27,6 +27,7 @@ from p2p.models.rbm import (
     StackedRBM,
     Trainer,
     fine_tune,
+    local_steps,
 )
 from p2p.models.rbm.elements import blocks, rows_in
 from p2p.models.rbm.evaluation import error_percent, mean_squares
@@ -114,15 +115,15 @@ def test_processes_learn_it_too(peers: int, options: dict[str, Any]) -> None:
 
 
 def test_epochs_and_options_are_those_of_each_machine() -> None:
-    stack = StackedRBM([UNITS, 8, 8], seed=1)
-    untrained = stack.layers[0].W.copy()
-    ways = [CD(), PCD()]
+    stack = StackedRBM([UNITS, 12, 10, 8], seed=1)
+    before = [layer.W.copy() for layer in stack.layers]
+    ways = [CD(), PCD(rate=1e-9), CD(rate=0.1)]
     options: dict[str, Any] = {"block_rows": 20, "engine": SimulatedCluster(2)}
-    fitted = stack.fit(X, epochs=[0, 2], fine_tuning_epochs=0, pretraining=ways, **options)
-    assert [report.rows for report in fitted.pretraining] == [1600]
+    fitted = stack.fit(X, epochs=[0, 2, 1], fine_tuning_epochs=0, pretraining=ways, **options)
+    assert [report.rows for report in fitted.pretraining] == [1600, 800]
     assert fitted.fine_tuning is None
-    assert np.array_equal(stack.layers[0].W, untrained)
-    assert (stack.layers[1].b != 0).any()
+    moved = [float(np.abs(layer.W - old).max()) for layer, old in zip(stack.layers, before, strict=True)]
+    assert moved[0] == 0 < moved[1] < 1e-6 < 1e-3 < moved[2]
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients
@@ -193,6 +194,29 @@ def test_chains_stay_with_the_worker_and_begin_anew_with_a_training(monkeypatch:
     assert len(set(map(id, trainers[:6]))) == 1
     assert trainers[6] is not trainers[0]
     assert all((seen[k][1] == seen[k + 1][1]).all() for k in (1, 3)), "each chunk begins where the last one ended"
+
+
+def test_another_training_of_a_worker_begins_with_nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Copy:
+        training = 0
+
+    copy, other = Copy(), Copy()
+    monkeypatch.setattr(local_steps, "copy_of", lambda model: copy)
+    first = local_steps._kept(None, object)
+    assert local_steps._kept(None, object) is first
+    copy.training = 5
+    assert local_steps._kept(None, object) is not first
+    monkeypatch.setattr(local_steps, "copy_of", lambda model: other)
+    assert local_steps._kept(None, object) is not first
+
+
+def test_what_steps_draw_follows_from_the_seed() -> None:
+    rows = [X[:100]]
+    one, same, other = (
+        train_partition(RBM(UNITS, 8), ContrastiveDivergence(), rows, seed=seed).updates[0]["W"] for seed in (1, 1, 2)
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
 
 
 def test_the_rate_falls_over_the_training() -> None:
