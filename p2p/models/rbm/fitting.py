@@ -80,9 +80,11 @@ class Fitting:
         layers = stack.layers
         ways = for_each("pretraining", self.pretraining, CD, layers)
         counts = [integer("epochs", count, 0) for count in for_each("epochs", self.epochs, int | np.integer, layers)]
-        if labels is not None and classes is None:
-            classes = int(_labels(labels).max()) + 1
+        if labels is not None:
+            classes = _classes(_labels(labels), classes)
         held = _held_out(stack, held_out, classes is not None)
+        if held is None and self.training["evaluate_every_s"] is not None:
+            raise UsageError("evaluate_every_s without held_out, expected both: say which rows to evaluate")
         parts, chunk_rows = self._partitions(stack, data, labels)
         sample = sample_of(parts, stack.sizes[0], 0 if held is None else len(held[0]))
         is_master = self.session["mode"] == "master"
@@ -182,6 +184,15 @@ def _held_out(stack: Stack, held_out: Any, labeled: bool) -> tuple[Any, Any] | N
     if labels is not None and len(labels) != len(rows):
         raise UsageError(f"held_out of {len(rows)} rows with {len(labels)} labels, expected as many")
     return rows, labels
+
+
+def _classes(labels: NDArray[Any], classes: int | None) -> int:
+    """As many as are given, or else one more than the largest label."""
+    low, high = int(labels.min()), int(labels.max())
+    count = max(2, high + 1) if classes is None else integer("classes", classes, 2)
+    if low < 0 or high >= count:
+        raise UsageError(f"labels from {low} to {high}, expected 0 to {count - 1}")
+    return count
 
 
 def _labels(labels: Any) -> NDArray[Any]:
