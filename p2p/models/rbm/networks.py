@@ -26,7 +26,7 @@ from gossip.arguments import check_fields, flag, instance, integer, number, prob
 from gossip.errors import UsageError
 from p2p.models.rbm.gradients import Gradient
 from p2p.models.rbm.machine import Chance, checked_rows, generator
-from p2p.models.rbm.stack import StackedRBM
+from p2p.models.rbm.stack import Stack
 from p2p.models.rbm.training import Velocity
 from p2p.models.rbm.units import Floats, Visible, sigmoid, softplus
 
@@ -90,7 +90,7 @@ class Classifier(Network):
     The stack's weights are copied. A block is (rows, labels), labels being integers from 0 to classes - 1, (rows,).
     """
 
-    def __init__(self, stack: StackedRBM, classes: int) -> None:
+    def __init__(self, stack: Stack, classes: int) -> None:
         classes = integer("classes", classes, 2)
         top = stack.layers[-1]
         weights = [*(layer.W for layer in stack.layers), np.zeros((top.n_hidden, classes), top.W.dtype)]
@@ -140,7 +140,7 @@ class AutoEncoder(Network):
     The stack's weights are copied, once for each direction.
     """
 
-    def __init__(self, stack: StackedRBM) -> None:
+    def __init__(self, stack: Stack) -> None:
         down = list(reversed(stack.layers))
         weights = [layer.W for layer in stack.layers] + [layer.W.T for layer in down]
         biases = [layer.c for layer in stack.layers] + [layer.b for layer in down]

@@ -20,8 +20,8 @@ from p2p.models.rbm.training import Trainer
 from p2p.models.rbm.units import Floats
 
 
-class StackedRBM:
-    """Machines on top of each other: `StackedRBM([784, 500, 2000])` has two, `layers[0]` of 784 and 500 units.
+class Stack:
+    """Machines on top of each other: `Stack([784, 500, 2000])` has two, `layers[0]` of 784 and 500 units.
 
     `visible` is of the lowest layer; those above have units of 0 and 1. The arrays are attributes of the stack, `W0`,
     `b0`, `c0`, `W1` and so on, as `DeepDist(stack)` needs them, and the machines of `layers` are made of them.
@@ -80,8 +80,8 @@ def pretrain(
     kept: list[Any] = [layers[0].rows(block, "block") for block in blocks] if layers else []
     if not kept:
         raise UsageError(f"{len(layers)} layers and no block of rows, expected at least one of each")
-    ways: list[CD] = _for_each("options", options, CD, layers)
-    counts = [integer("epochs", each, 0) for each in _for_each("epochs", epochs, int | np.integer, layers)]
+    ways: list[CD] = for_each("options", options, CD, layers)
+    counts = [integer("epochs", each, 0) for each in for_each("epochs", epochs, int | np.integer, layers)]
     for number, (layer, way, count) in enumerate(zip(layers, ways, counts, strict=True)):
         trainer = Trainer(layer, way, max(map(len, kept)), random)
         for epoch in range(count):
@@ -93,7 +93,8 @@ def pretrain(
             kept = [layer.transform(block) for block in kept]
 
 
-def _for_each(name: str, value: Any, kind: Any, layers: Sequence[RBM]) -> list[Any]:
+def for_each(name: str, value: Any, kind: Any, layers: Sequence[RBM]) -> list[Any]:
+    """One value of `kind` for each of the layers, which may be the same for all; else `UsageError`."""
     if isinstance(value, kind):
         return [value] * len(layers)
     if not isinstance(value, list | tuple) or len(value) != len(layers) or not all(isinstance(v, kind) for v in value):
