@@ -1,7 +1,7 @@
 """Gradients for `DeepDist`: steps on blocks of rows, and what they changed in all is the update.
 
-    dd.train(data, ContrastiveDivergence(CD(rate=0.1)), combine="mean", chunk_rows=...)      a machine
-    dd.train(data, BackPropagation(FineTuning(rate=0.3)), combine="mean", chunk_rows=...)    a network
+    dd.train(data, ContrastiveDivergence(CD(rate=0.1)), chunk_rows=...)      a machine
+    dd.train(data, BackPropagation(FineTuning(rate=0.3)), chunk_rows=...)    a network
 
 A step moves the worker's copy at once, so that the next one goes on from there; peers exchange after each chunk.
 Velocities and the chains of PCD stay with the worker from chunk to chunk, and begin anew with each training: neither is
@@ -51,6 +51,11 @@ class ContrastiveDivergence:
 
     rows_in = staticmethod(rows_in)
 
+    @property
+    def combine(self) -> str | None:
+        """How updates of peers add up, if `train` is not told (`p2p.worker.combine`): whole steps overshoot."""
+        return None if self.shared else "mean"
+
     def __post_init__(self) -> None:
         check_fields(self)
         instance("options", self.options, CD)
@@ -89,6 +94,11 @@ class BackPropagation:
     """As for `ContrastiveDivergence`."""
 
     rows_in = staticmethod(rows_in)
+
+    @property
+    def combine(self) -> str | None:
+        """How updates of peers add up, if `train` is not told (`p2p.worker.combine`): whole steps overshoot."""
+        return None if self.shared else "mean"
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -372,3 +372,12 @@ def test_what_cannot_be_is_refused(call: Any, message: str) -> None:
 def test_rows_with_another_width_are_named_by_their_partition() -> None:
     with pytest.raises(PartitionError, match="expected 64 numbers"):
         train_partition(RBM(UNITS, 4), ContrastiveDivergence(), [np.zeros((2, 3))])
+
+
+def test_steps_of_peers_are_averaged_unless_they_are_for_a_master() -> None:
+    for steps in (ContrastiveDivergence, BackPropagation):
+        assert (steps().combine, steps(shared=True).combine) == ("mean", None)
+    machine = RBM(6, 4, seed=1)
+    refused = pytest.raises(UsageError, match="ContrastiveDivergence with mode='master', expected mode='p2p'")
+    with DeepDist(machine, "master", peers=1, progress=False) as dd, refused:
+        dd.train([[np.zeros(6)]], ContrastiveDivergence())
