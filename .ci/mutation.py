@@ -76,7 +76,7 @@ MEMORY_BYTES_MAX = 3 << 30
 """What a mutant may take in, for those that fill a list without end."""
 
 TESTS: dict[str, str] = {
-    # Which files of tests/gossip, in whatever folder, try a module; the quick part of them.
+    # Which files of tests/gossip, in whatever folder, and of tests/seams try a module; the quick part of them.
     "errors": "errors",
     "arguments": "arguments",
     "arrays": "arrays rows",
@@ -86,6 +86,9 @@ TESTS: dict[str, str] = {
     "updates.rows": "rows stamps kinds",
     "updates.table": "kinds rows stamps flat",
     "updates.stamps": "stamps kinds rows",
+    "updates.entries": "update_kind",
+    "updates.halves": "update_kind",
+    "updates.levels": "update_kind",
     "messages": "wire",
     "events": "peer",
     "wire": "wire peer",
@@ -712,7 +715,8 @@ def _try(modules: list[str], again: bool, budget_s: float, every: int, control: 
     (module,) = modules
     sys.meta_path.insert(0, Finder([_full(module)]))
     names = TESTS.get(module) or next(tests for wing, tests in WING_TESTS.items() if module.startswith(f"{wing}."))
-    files = [str(path) for name in names.split() for path in (ROOT / "tests" / "gossip").rglob(f"test_{name}.py")]
+    folders = [ROOT / "tests" / "gossip", ROOT / "tests" / "seams"]
+    files = [str(path) for name in names.split() for folder in folders for path in folder.rglob(f"test_{name}.py")]
     quick = ["-m", "not slow and not sockets and not spark"]
     return int(pytest.main([*PYTEST, *quick, *files], plugins=[Trial(modules, again, budget_s, every, control)]))
 
