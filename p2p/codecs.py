@@ -35,8 +35,6 @@ from p2p.codec import Codec
 
 WHOLE_MAX = 64
 """Numbers of an array that is not worth coding."""
-LENGTHS = 5
-"""Of steps that are tried for a block, each half the one before; the first is next above its largest number."""
 BITS = 7
 """Of an integer of eight bits, beside its sign."""
 
@@ -101,7 +99,7 @@ class Int8:
 @dataclass(frozen=True)
 class Int2:
     """Every number in two bits: a step up, one down or none. Each 256 numbers have a length of steps of their own: the
-    power of two that takes most off the sum of their squares."""
+    power of two next to the largest of them."""
 
     kinds: tuple[Kind, ...] = ()
 
@@ -111,21 +109,13 @@ class Int2:
     def part(self, name: str, change: Array) -> tuple[Arrays, Array]:
         """(what travels of an array, what is left of it)"""
         blocks = in_blocks(change)
-        sizes = np.abs(blocks).astype(np.float64)
-        lowest, highest = _powers(change.dtype)
-        most = np.frexp(sizes.max(axis=1))[1].clip(lowest, highest)
-        best, scales = np.full(len(blocks), -1.0), most
-        for lower in range(LENGTHS):
-            powers = np.maximum(most - lower, lowest)
-            units = np.ldexp(1.0, powers)[:, None]
-            # by a step of u towards it the square of x falls by (2 x - u) u: the length that takes most off a block
-            taken = np.where(sizes > units / 2, (2 * sizes - units) * units, 0.0).sum(axis=1, dtype=np.float64)
-            scales = np.where(taken > best, powers, scales)
-            best = np.maximum(best, taken)
-        units = np.ldexp(1.0, scales)[:, None]
-        levels = np.where(sizes > units / 2, np.sign(blocks), 0).astype(np.int8)
-        left = blocks - floats(levels, scales.astype(np.int8), change.dtype)
-        return levels_of(name, levels, scales.astype(np.int8)), left.reshape(-1)[: change.size].reshape(change.shape)
+        exact = blocks.astype(np.promote_types(change.dtype, np.float32), copy=False)
+        largest = np.abs(exact).max(axis=1)
+        scales = np.rint(np.log2(largest, where=largest > 0, out=np.zeros_like(largest)))
+        scales = scales.clip(*_powers(change.dtype)).astype(np.int8)
+        levels = np.rint(np.ldexp(exact, -scales[:, None].astype(np.int32))).clip(-1, 1).astype(np.int8)
+        left = blocks - floats(levels, scales, change.dtype)
+        return levels_of(name, levels, scales), left.reshape(-1)[: change.size].reshape(change.shape)
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,9 @@ class Residual:
         merge(layout, buffer, RowStamps(layout), Packed.of(update), kinds_of(codec))
         for name, added in layout.views(buffer).items():
             wanted, found = delta[name] + before[name], added + residual[name]
+            sizes = sum(np.abs(part.astype(np.float64)) for part in (added, residual[name], wanted))
             room = 16 * np.finfo(wanted.dtype).eps if wanted.dtype.kind == "f" else 0.0
-            if np.any(np.abs(found - wanted) > room * (np.abs(added) + np.abs(residual[name]) + np.abs(wanted))):
+            if np.any(np.abs(found - wanted) > room * sizes):
                 raise UsageError(
                     f"{type(codec).__name__}.encode loses something of {name!r}: its update and its residual do not "
                     "add up to the delta and the residual that it was given"
