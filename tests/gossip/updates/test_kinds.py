@@ -14,6 +14,7 @@ from gossip.arrays import Array, Arrays, Bytes, Layout, Packed, Payload, Update
 from gossip.errors import MismatchError, UsageError
 from gossip.updates import KINDS, check, dense, kind_of, merge, read_whole, rehearse, total, with_kinds
 from gossip.updates.dense import Dense
+from gossip.updates.entries import entries_of
 from gossip.updates.rows import ROWS, rows_of
 from gossip.updates.stamps import RowStamps
 
@@ -270,3 +271,29 @@ def test_a_kind_is_rehearsed_before_peers_hear_of_it() -> None:
         with pytest.raises(error, match=words) as caught:
             rehearse(update, LAYOUT, with_kinds([kind]))
         assert caught.value.__notes__[0].startswith(f"in a rehearsal of {kind!r}")
+
+
+# --------------------------------------------------------------------------------------------- entries, halves, levels
+
+
+def test_a_sum_of_halves_keeps_the_smallest_number_beside_the_largest() -> None:
+    halves = {"w[half]": np.full((20, 3), 2.0**15, np.float16)}, {"w[half]": np.full((20, 3), 2.0**-24, np.float16)}
+    found = total(Packed.of(halves[0]), Packed.of(halves[1]))
+    assert found is not None
+    assert (found.arrays()["w[half]"] == 2.0**15 + 2.0**-24).all()
+    near = total(Packed.of(halves[0]), Packed.of(halves[0]))
+    assert near is not None
+    assert near.arrays()["w[half]"].dtype == np.float32, "where that holds it exactly"
+
+
+def test_entries_tell_the_rows_that_they_are_in() -> None:
+    update = Packed.of(entries_of("w", np.array([0, 4, 5, 59]), np.ones(4, np.float32)))
+    ((name, numbers),) = kind_of(update.layout).changed_rows(LAYOUT, update)
+    assert numbers is not None
+    assert (name, sorted(set(numbers.tolist()))) == ("w", [0, 1, 19])
+
+
+def test_an_entry_out_of_place_is_refused_in_the_words_of_entries() -> None:
+    update = Packed.of(entries_of("w", np.array([60]), np.ones(1, np.float32)))
+    with pytest.raises(MismatchError, match=re.escape("'w[entries]': expected ascending numbers of entries below 60")):
+        check(update, LAYOUT)
