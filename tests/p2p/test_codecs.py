@@ -235,3 +235,16 @@ def test_a_codec_in_the_middle_of_a_gradient_is_refused() -> None:
     refused = pytest.raises(UsageError, match="a codec with exchange='continuous', expected exchange='chunk'")
     with DeepDist({"w": np.zeros(3)}, codec="int2", engine=SimulatedCluster(1), progress=False) as dd, refused:
         dd.train([[1]], gradient, exchange="continuous")
+
+
+def test_what_is_left_is_none_of_what_others_added() -> None:
+    """A peer alone: by Adasum its updates are what they are, whatever a codec has left of earlier ones."""
+
+    def slope(model: Any, rows: Any) -> dict[str, Any]:
+        list(rows)
+        return {"w": 0.3 * (1.0 + np.arange(500.0) - model["w"])}
+
+    model = {"w": np.zeros(500)}
+    with DeepDist(model, codec="top-k", engine=SimulatedCluster(1, seed=1), progress=False) as dd:
+        dd.train([range(120)], slope, chunk_rows=1, combine="adasum")
+    np.testing.assert_allclose(model["w"], 1.0 + np.arange(500.0), rtol=1e-9)

@@ -17,6 +17,7 @@ from gossip.arrays import Packed
 from gossip.events import (
     Closed,
     Computed,
+    Congested,
     Deliver,
     Departed,
     Drained,
@@ -1078,3 +1079,13 @@ def test_marks_that_are_looked_at_one_by_one_are_few(
     peer.handle(Received(Range(B, 1, 1, 1, packed(odd), UPDATE.layout, UPDATE)), 0.2)
     assert peer.refused == refused
     assert peer.identities.units == 6 + (0 if refused else len(odd))
+
+
+def test_congestion_is_told_when_it_begins_and_when_it_ends_and_not_between() -> None:
+    peer = Peer(PeerId("me"), None, Settings(segments_max=1))
+    told = []
+    for adopters, segments in ((0, 3), (1, 1), (1, 2), (1, 3), (2, 3), (1, 1), (1, 1), (0, 0)):
+        peer.replicator.pins = dict.fromkeys(map(PeerId, "ab"[:adopters]))  # type: ignore[arg-type]
+        peer.replicator.segments = [None] * segments  # type: ignore[list-item]
+        told.append(peer._keep_pace())
+    assert told == [[], [], [Congested(True)], [], [], [Congested(False)], [], []]
