@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 
 from p2p import DeepDist, SimulatedCluster
 from p2p.chance import Borrowed, seed
@@ -74,6 +75,39 @@ def test_attempts_draw_the_same_and_the_user_s_generators_are_untouched() -> Non
     assert draw() == expected
     again = drawn(engine=SimulatedCluster(peers=2, seed=2, fail=0.4, speculate=0.5))
     assert np.array_equal(again[..., 2:], clean[..., 2:])
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_a_normal_number_that_is_left_over_is_kept_for_whom_it_was_drawn(odd: int) -> None:
+    def some(count: int) -> list[float]:
+        return [float(np.random.standard_normal()) for _ in range(count)]  # the legacy function draws two at a time
+
+    seed(3, 1, 2)
+    mine = some(7)
+    seed(4)
+    theirs = some(7)
+    borrowed = Borrowed()
+    seed(4)
+    found_theirs = some(2 + odd)
+    with borrowed:
+        seed(3, 1, 2)
+        found_mine = some(3 - odd)
+    found_theirs += some(3)
+    with borrowed:
+        found_mine += some(4 + odd)
+    assert (found_theirs + some(2 - odd), found_mine) == (theirs, mine)
+
+
+def test_a_generator_that_the_user_has_set_is_the_user_s_again() -> None:
+    before = np.random.get_bit_generator()
+    other = np.random.PCG64(1)
+    np.random.set_bit_generator(other)
+    try:
+        drawn(engine=cluster())
+        assert np.random.get_bit_generator() is other
+        assert np.random.random() == np.random.Generator(np.random.PCG64(1)).random()
+    finally:
+        np.random.set_bit_generator(before)
 
 
 def test_what_is_borrowed_goes_on_where_it_was_left() -> None:
