@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gossip.arrays import Packed
@@ -261,6 +261,7 @@ deeds = st.lists(
 
 @pytest.mark.parametrize("coalesce", [True, False])
 @given(deeds)
+@example([("publish", 0), ("lost", 1), ("late", 1), ("advert", 1), ("publish", 0), ("repeat", 1)])
 def test_whatever_is_lost_or_repeated_every_reader_gets_each_update_with_its_marks(
     coalesce: bool, order: list[tuple[str, int]]
 ) -> None:
@@ -269,14 +270,19 @@ def test_whatever_is_lost_or_repeated_every_reader_gets_each_update_with_its_mar
     def happen(effects: list[Effect]) -> list[Range]:
         store.happen(effects)
         assert store.segments == [(segment.lo, segment.hi) for segment in lane.segments]
-        answers = [effect.message for effect in effects if isinstance(effect, Send)]
-        for answer in answers:
+        sent = [(effect.to, effect.message) for effect in effects if isinstance(effect, Send)]
+        answers = []
+        for to, answer in sent:
+            if isinstance(answer, Unknown):  # to a pull that came twice, and late: its reader is beyond that by now
+                assert answer.frontier < next(each.frontier for each in followers if each.name == to)
+                continue
             assert isinstance(answer, Range)
+            answers.append(answer)
             assert coalesce or answer.lo == answer.hi
             numbers = range(answer.lo, answer.hi + 1)
             marks = [mark for series in answer.marks for mark in series.marks()]
             assert marks == [Mark(Unit(0, 0, number), 0) for number in numbers if number % 3]
-        return [answer for answer in answers if isinstance(answer, Range)]
+        return answers
 
     def pulls(follower: Follower) -> None:
         for answer in happen(lane.on_pull(follower.pull())):
