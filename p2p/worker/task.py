@@ -109,8 +109,10 @@ def _begin(attempt: Attempt, copy: WorkingCopy) -> int:
     merged_at = copy.begin(attempt.agent.replica)
     if attempt.job.mode != "master":
         copy.residual.add_to(copy.model)
-    if copy.compares and attempt.job.mode != "master":
-        copy.keep_base()
+        if copy.outer is not None:
+            copy.outer.look_ahead(copy.model.arrays())
+        if copy.compares:
+            copy.keep_base()
     return merged_at
 
 

@@ -377,9 +377,9 @@ def test_local_steps_of_peers_add_up_as_outer_steps_and_count_rows_as_their_grad
     gradient.rows_in = len  # type: ignore[attr-defined]
     model = {"w": np.zeros(3)}
     with DeepDist(model, engine=SimulatedCluster(4, seed=1), progress=False) as dd:
-        report = dd.train([[np.full(5, 2.0)] * 30] * 4, LocalSteps(gradient, SGD(0.5), rows=1), chunk_rows=5)
+        report = dd.train([[np.full(5, 2.0)] * 60] * 4, LocalSteps(gradient, SGD(0.5), rows=1), chunk_rows=5)
     np.testing.assert_allclose(model["w"], 2.0, atol=0.1)
-    assert report.rows == 4 * 30 * 5
+    assert report.rows == 4 * 60 * 5
 
 
 @pytest.mark.sockets

@@ -155,6 +155,24 @@ def test_an_update_that_does_not_count_leaves_no_momentum() -> None:
     np.testing.assert_allclose(delta["w"], 1 / PEERS * (2 - 1 / PEERS))
 
 
+def test_a_copy_begins_where_the_momentum_of_all_peers_leads_if_it_is_that_of_this_one() -> None:
+    origin, arrays = OuterSteps(PEERS), {"w": np.full(2, 5.0, np.float32), "n": np.full(2, 3)}
+    for step, moved in ((1.0, 1.0), (2.0, (1 - 1 / PEERS) * 1.0 + 2.0)):
+        origin.take({"w": np.full(2, step, np.float32), "n": np.full(2, 3)}, ())
+        seen = {name: array.copy() for name, array in arrays.items()}
+        if step == 2.0:
+            origin.look_ahead(seen)  # of the update before: this one is not published yet
+            np.testing.assert_allclose(seen["w"], 5 + (1 - 1 / PEERS) * 1.0, rtol=1e-6)
+        origin.counted()
+        seen = {name: array.copy() for name, array in arrays.items()}
+        origin.look_ahead(seen)
+        np.testing.assert_allclose(seen["w"], 5 + (1 - 1 / PEERS) * moved, rtol=1e-6)
+        np.testing.assert_array_equal(seen["n"], arrays["n"], strict=True)
+    origin.drop()
+    origin.look_ahead(arrays)
+    np.testing.assert_array_equal(arrays["w"], np.full(2, 5.0, np.float32), strict=True)
+
+
 def test_counters_and_integers_are_summed_and_one_peer_alone_takes_its_own_steps() -> None:
     delta = {"n": np.full(2, 3), "seen": np.full(2, 3.0), "w": np.full(2, 3.0)}
     OuterSteps(PEERS).take(delta, {"seen"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from gossip.sim.simulator import Network
 from p2p import DeepDist
+from p2p.adapters.adapter import ByPath
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.worker.task import in_place
 
@@ -75,19 +77,34 @@ def test_a_plain_update_is_combined_too() -> None:
         np.testing.assert_allclose(dd.model["w"], np.full((2, 3), 2.0))
 
 
+@dataclass(frozen=True)
+class Mixed(ByPath):
+    """Of a model whose array "b" is averaged, whatever the rule of the others."""
+
+    def rule(self, model: Any, key: Any) -> str | None:
+        return "mean" if key == ("b",) else None
+
+
+@pytest.mark.parametrize("adapter", [None, Mixed()], ids=["one rule", "two rules"])
 @pytest.mark.parametrize("codec", [None, "int8"])
-def test_outer_steps_are_the_momentum_of_the_mean_whether_trained_in_place_or_not(codec: str | None) -> None:
-    """One partition a peer, an update of ones by each: what arrives is what one optimizer of the mean would do."""
+def test_outer_steps_are_the_momentum_of_the_mean_whether_trained_in_place_or_not(
+    codec: str | None, adapter: Any
+) -> None:
+    """One partition a peer, an update of ones by each: what arrives is what one optimizer of the mean would do.
+
+    Gradients are of a model ahead of the replica, and that is no part of their updates.
+    """
 
     def plain(model: dict[str, Any], rows: Iterator[int]) -> dict[str, Any]:
         list(rows)
-        return {"w": np.ones((20, 5)), "n": np.ones(3, np.int64)}
+        return {"w": np.ones((20, 5)), "b": np.ones((20, 5)), "n": np.ones(3, np.int64)}
 
     def trained(model: dict[str, Any], rows: Iterator[int]) -> Any:
         copy = in_place(model)
         assert copy is not None
-        model["w"] += len(list(rows))
-        model["n"] += 1
+        step = len(list(rows))
+        for array in model.values():
+            array += step
         return copy.trained({})
 
     velocity = moved = 0.0
@@ -95,9 +112,31 @@ def test_outer_steps_are_the_momentum_of_the_mean_whether_trained_in_place_or_no
         velocity = 0.75 * velocity + 1.0
         moved += 1.0 + 0.75 * velocity
     for gradient in (plain, trained):
-        model = {"w": np.zeros((20, 5)), "n": np.zeros(3, np.int64)}
-        with DeepDist(model, engine=SimulatedCluster(peers=4, seed=3), codec=codec, progress=False) as dd:
+        model = {"w": np.zeros((20, 5)), "b": np.zeros((20, 5)), "n": np.zeros(3, np.int64)}
+        engine = SimulatedCluster(peers=4, seed=3)
+        with DeepDist(model, adapter=adapter, engine=engine, codec=codec, progress=False) as dd:
             report = dd.train([[1] * 6] * 4, gradient, chunk_rows=1, combine="outer")
         np.testing.assert_allclose(model["w"], moved, rtol=1e-12)
+        np.testing.assert_allclose(model["b"], 6 if adapter else moved, rtol=1e-12)
         np.testing.assert_array_equal(model["n"], 24)
         assert report.consensus_distance < 1e-12
+
+
+def test_a_gradient_is_of_the_model_that_the_momentum_leads_to() -> None:
+    """One of two peers has all the work, so what it sees is the replica, which its updates made, and its own share."""
+    seen: list[float] = []
+
+    def gradient(model: dict[str, Any], rows: Iterator[int]) -> dict[str, Any]:
+        list(rows)
+        seen.append(float(model["w"][0]))
+        return {"w": np.ones(2)}
+
+    velocity = replica = 0.0
+    expected = []
+    for _ in range(4):
+        expected.append(replica + 2 * 0.5 * velocity)
+        velocity = 0.5 * velocity + 0.5
+        replica += 0.5 + 0.5 * velocity
+    with DeepDist({"w": np.zeros(2)}, engine=SimulatedCluster(peers=2, seed=1), progress=False) as dd:
+        dd.train([[1] * 4], gradient, chunk_rows=1, combine="outer")
+    assert seen == pytest.approx(expected)
