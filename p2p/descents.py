@@ -99,18 +99,11 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Linear):
     """From `rate` to `end` along half a cosine (Loshchilov and Hutter, arXiv:1608.03983, without restarts)."""
 
-    rate: float
-    end: float = 0.0
-
-    def __post_init__(self) -> None:
-        _rate("rate", self.rate)
-        _rate("end", self.end)
-
     def __call__(self, done: float) -> float:
-        return self.end + (self.rate - self.end) * (1 + math.cos(math.pi * done)) / 2
+        return super().__call__((1 - math.cos(math.pi * done)) / 2)
 
 
 @dataclass(frozen=True)
@@ -324,7 +317,16 @@ class LocalSteps:
     def __init__(
         self, gradient: Callable[[Any, Iterable[Any]], Any], descent: Callable[[Any, Any], Any], rows: int
     ) -> None:
-        """`gradient(model, rows)` and `descent(model, update)` are as `DeepDist.train` takes them."""
+        """`gradient(model, rows)` and `descent(model, update)` are as `DeepDist.train` takes them.
+
+        Raises:
+            UsageError: they are none, or stand in each other's place, as far as that can be told.
+        """
+        if isinstance(gradient, SGD) or hasattr(descent, "rows_in"):
+            raise UsageError(
+                f"gradient is {_called(gradient)} and descent is {_called(descent)}, expected "
+                "LocalSteps(gradient, descent, rows): the gradient first"
+            )
         self.gradient = function("gradient", gradient, "gradient(model, rows)")
         self.descent = function("descent", descent, "descent(model, update)")
         self.rows = integer("rows", rows, 1)
@@ -346,6 +348,10 @@ class LocalSteps:
             if not is_nothing(update):
                 self.descent(model, update)
         return copy.trained({})
+
+
+def _called(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 @dataclass

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from gossip.arrays import Array, Arrays, Layout, Packed, Payload, Update
+from gossip.arrays import Array, Arrays, ArraySpec, Layout, Packed, Payload, Update, check_like
+from gossip.errors import MismatchError
 
 
 class Kind(Protocol):
@@ -76,3 +77,28 @@ def read_whole(payload: Payload) -> Packed:
     if isinstance(payload, Packed):
         return payload
     return Packed(payload.layout, payload.read(0, payload.layout.nbytes))
+
+
+def split(name: str, suffixes: tuple[str, ...]) -> tuple[str, str]:
+    """(the model's array, what of it): one of the suffixes, or nothing for a whole array."""
+    for suffix in suffixes:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix), suffix
+    return name, ""
+
+
+def parts_of(layout: Layout, model: Layout, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, ArraySpec]]:
+    """(the model's array, what of it, how it lies in the model) for each array of an update that is no whole one.
+
+    Raises:
+        MismatchError: of another array than the model's, or whole and not like that.
+    """
+    theirs = {spec.name: spec for spec in model.specs}
+    for spec in layout.specs:
+        base, suffix = split(spec.name, suffixes)
+        if base not in theirs:
+            raise MismatchError(f"{base!r} is not one of the model's arrays {sorted(theirs)}")
+        if suffix:
+            yield base, suffix, theirs[base]
+        else:
+            check_like(base, spec, theirs[base])

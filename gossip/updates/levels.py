@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, Arrays, ArraySpec, Layout, Packed, Payload, Update, check_like
+from gossip.arrays import Array, Arrays, ArraySpec, Layout, Packed, Payload, Update
 from gossip.errors import MismatchError
-from gossip.updates.kind import read_whole
+from gossip.updates.kind import parts_of, read_whole, split
 from gossip.updates.rows import EXPONENT_MAX, EXPONENTS, INTEGERS, VALUES, Rows, floats, rows_of
 
-LEVELS, SCALES = "[levels]", "[scales]"
+LEVELS, SCALES = SUFFIXES = "[levels]", "[scales]"
 BLOCK = 256
 PER_BYTE = 4
 _SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
@@ -47,25 +47,18 @@ def in_blocks(array: Array) -> Array:
 class Levels:
     """Updates of whole arrays, some of them in two bits a number."""
 
-    suffixes = (LEVELS, SCALES)
+    suffixes = SUFFIXES
     in_blocks = False
 
     def claims(self, layout: Layout) -> bool:
         return any(spec.name.endswith(LEVELS) for spec in layout.specs)
 
     def check_fit(self, layout: Layout, model: Layout) -> None:
-        theirs = {spec.name: spec for spec in model.specs}
         mine = {spec.name: spec for spec in layout.specs}
-        for name, spec in mine.items():
-            base, suffix = _split(name)
-            if base not in theirs:
-                raise MismatchError(f"{base!r} is not one of the model's arrays {sorted(theirs)}")
-            if not suffix:
-                check_like(name, spec, theirs[name])
-            elif base in mine or base + LEVELS not in mine or base + SCALES not in mine:
+        for base, suffix, expected in parts_of(layout, model, SUFFIXES):
+            if base in mine or base + LEVELS not in mine or base + SCALES not in mine:
                 raise MismatchError(f"{sorted(mine)}, expected {base!r} whole, or as {LEVELS} and {SCALES}")
-            else:
-                _check_like(spec, suffix, theirs[base])
+            _check_like(mine[base + suffix], suffix, expected)
 
     def check(self, update: Update, model: Layout) -> None:
         """Codes are of the three levels, and scales within their limits."""
@@ -92,11 +85,11 @@ class Levels:
                 _add(target, (low - offset) // itemsize, spec.name, parts)
 
     def total(self, left: Arrays, right: Arrays) -> Arrays | None:
-        if {_split(name)[0] for name in left} != {_split(name)[0] for name in right}:
+        if {split(name, SUFFIXES)[0] for name in left} != {split(name, SUFFIXES)[0] for name in right}:
             return None
         result: dict[str, Array] = {}
         for name, part in left.items():
-            base, suffix = _split(name)
+            base, suffix = split(name, SUFFIXES)
             if not suffix:
                 if name not in right:
                     return None
@@ -112,7 +105,7 @@ class Levels:
     def negative(self, update: Payload) -> Packed:
         result: dict[str, Array] = {}
         for name, part in read_whole(update).arrays().items():
-            base, suffix = _split(name)
+            base, suffix = split(name, SUFFIXES)
             if not suffix:
                 result[name] = np.subtract(np.zeros((), part.dtype), part)
             elif suffix == LEVELS:
@@ -124,7 +117,7 @@ class Levels:
 
     def changed_rows(self, model: Layout, update: Payload) -> Iterator[tuple[str, Array | None]]:
         for spec in update.layout.specs:
-            base, suffix = _split(spec.name)
+            base, suffix = split(spec.name, SUFFIXES)
             if suffix != SCALES:
                 yield base, None
 
@@ -167,11 +160,3 @@ def _check_like(spec: ArraySpec, suffix: str, expected: ArraySpec) -> None:
         fits = spec.dtype in INTEGERS and spec.shape == (blocks, BLOCK)
     if not fits:
         raise MismatchError(f"{spec}, expected {blocks} blocks of {expected}")
-
-
-def _split(name: str) -> tuple[str, str]:
-    """(the model's array, what of it)."""
-    for suffix in (LEVELS, SCALES):
-        if name.endswith(suffix):
-            return name.removesuffix(suffix), suffix
-    return name, ""

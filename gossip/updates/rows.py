@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, Arrays, ArraySpec, Layout, Packed, Payload, Update, check_like
+from gossip.arrays import Array, Arrays, ArraySpec, Layout, Packed, Payload, Update
 from gossip.errors import MismatchError
-from gossip.updates.kind import read_whole
+from gossip.updates.kind import parts_of, read_whole, split
 
 ROWS, VALUES, EXPONENTS = "[rows]", "[values]", "[exponents]"
 SUFFIXES = (ROWS, VALUES, EXPONENTS)
@@ -56,26 +56,20 @@ class Rows:
     # ------------------------------------------------------------------------------------------------------ checking
 
     def check_fit(self, layout: Layout, model: Layout) -> None:
-        theirs = {spec.name: spec for spec in model.specs}
         mine = {spec.name: spec for spec in layout.specs}
-        for name, spec in mine.items():
-            base, suffix = _split(name)
-            if base not in theirs:
-                raise MismatchError(f"{base!r} is not one of the model's arrays {sorted(theirs)}")
-            if not suffix:
-                check_like(name, spec, theirs[name])
-            elif base in mine:
+        for base, suffix, expected in parts_of(layout, model, SUFFIXES):
+            if base in mine:
                 raise MismatchError(f"{base!r} is there as a whole and as rows, expected one of them")
-            elif suffix == ROWS:
-                _check_rows_like(base, mine, theirs[base])
+            if suffix == ROWS:
+                _check_rows_like(base, mine, expected)
             elif base + ROWS not in mine:
-                raise MismatchError(f"{name!r} comes without {base + ROWS!r}")
+                raise MismatchError(f"{base + suffix!r} comes without {base + ROWS!r}")
 
     def check(self, update: Update, model: Layout) -> None:
         """Rows are rows of the model, and exponents within their limits."""
         counts = {spec.name: spec.shape[0] for spec in model.specs if spec.shape}
         for name, array in update.arrays().items():
-            base, suffix = _split(name)
+            base, suffix = split(name, SUFFIXES)
             if suffix == ROWS and array.size:
                 if array[0] < 0 or array[-1] >= counts[base] or not np.all(array[1:] > array[:-1]):
                     raise MismatchError(f"{name!r}: expected ascending numbers of rows below {counts[base]}")
@@ -89,7 +83,7 @@ class Rows:
     def add(self, model: Layout, buffer: Any, update: Payload) -> None:
         targets, parts = model.views(buffer), read_whole(update).arrays()
         for name, part in parts.items():
-            base, suffix = _split(name)
+            base, suffix = split(name, SUFFIXES)
             if not suffix:
                 np.add(targets[name], part, out=targets[name])
             elif suffix == ROWS and part.size:
@@ -123,7 +117,7 @@ class Rows:
 
     def changed_rows(self, model: Layout, update: Payload) -> Iterator[tuple[str, Array | None]]:
         for name, part in read_whole(update).arrays().items():
-            base, suffix = _split(name)
+            base, suffix = split(name, SUFFIXES)
             if suffix in ("", ROWS):
                 yield base, part if suffix else None
 
@@ -131,7 +125,7 @@ class Rows:
 
     def total(self, left: Arrays, right: Arrays) -> dict[str, Array]:
         """Rows that either touched. Never None."""
-        bases = sorted({_split(name)[0] for name in (*left, *right)})
+        bases = sorted({split(name, SUFFIXES)[0] for name in (*left, *right)})
         result: dict[str, Array] = {}
         for base in bases:
             one, other = (_part(arrays, base) for arrays in (left, right))
@@ -141,7 +135,7 @@ class Rows:
     def negative(self, update: Payload) -> Packed:
         return Packed.of(
             {
-                name: array if _split(name)[1] in (ROWS, EXPONENTS) else _negated(array)
+                name: array if split(name, SUFFIXES)[1] in (ROWS, EXPONENTS) else _negated(array)
                 for name, array in read_whole(update).arrays().items()
             }
         )
@@ -276,12 +270,3 @@ def _narrowest(values: Array) -> str:
     low, high = values.min(initial=0), values.max(initial=0)
     fits = (dtype for dtype in INTEGERS if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max)
     return next(fits, INTEGERS[-1])
-
-
-def _split(name: str) -> tuple[str, str]:
-    """(the model's array, what of it)."""
-    if name.endswith("]"):
-        for suffix in SUFFIXES:
-            if name.endswith(suffix):
-                return name.removesuffix(suffix), suffix
-    return name, ""

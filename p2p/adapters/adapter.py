@@ -25,6 +25,7 @@ PLAIN = (np.ndarray, np.memmap)
 
 TABLE = {
     ("gensim", "Word2Vec"): "p2p.models.word2vec.adapter:ADAPTER",
+    ("sklearn", "BaseEstimator"): "p2p.models.sklearn.adapter:ADAPTER",
     ("torch", "Module"): "p2p.models.torch.adapter:ADAPTER",
 }
 """(package, class) to where its adapter is; it is imported when there is such a model, and its package never."""

@@ -19,7 +19,8 @@ Products are taken row by row of an array with rows (embeddings: each row is a w
 An outer step is one of Nesterov's optimizer on the mean of all peers' updates (DiLoCo, arXiv:2311.08105). It is linear
 in them, so each origin keeps the part v that its own updates have in the momentum, and publishes its own part of the
 step. What peers agree on moves the model as far as one peer with all their steps would, but over the next updates and
-not at once: mu = 1 - 1 / peers. Whole steps overshoot as soon as peers are some steps apart.
+not at once: mu = 1 - 1 / peers. Whole steps overshoot as soon as peers are some steps apart. A row that an update
+leaves as it was rests, and keeps its momentum: so updates of sparse features stay sparse.
 
 A gradient is computed while others publish, so it is of a model some steps old. Its worker begins where the momentum
 will have led by then: at the replica and peers * mu * v, as if all peers' momentum were its own. So Nesterov's method
@@ -181,7 +182,11 @@ class OuterSteps:
         if cosine > 0:
             share = min(self.momentum_max, share + RECOVERY * self.momentum_max)
         velocity = np.asarray(share * before.velocity + change, change.dtype)
-        change += np.asarray(share * velocity, change.dtype)
+        step = np.asarray(share * velocity, change.dtype)
+        if change.ndim > 1 and (resting := ~change.any(axis=tuple(range(1, change.ndim)))).any():
+            velocity[resting] = before.velocity[resting]
+            step[resting] = 0
+        change += step
         return _Momentum(velocity, share)
 
 

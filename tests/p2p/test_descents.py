@@ -29,6 +29,7 @@ from p2p.descents import (
     WarmUp,
     progress,
 )
+from p2p.models.linear import gradient as linear_gradient
 from p2p.testing import Neighbor, train_partition
 from p2p.worker.errors import PartitionError
 from p2p.worker.job import Job, TaskInfo
@@ -388,6 +389,21 @@ def test_local_steps_of_processes_learn() -> None:
     with DeepDist(model, peers=2, progress=False) as dd:
         dd.train([[2.0] * 60] * 2, LocalSteps(towards, SGD(0.3), rows=2), chunk_rows=6)
     np.testing.assert_allclose(model["w"], 2.0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "descent"),
+    [
+        (SGD(0.3), towards),
+        (Adam(0.3), 0.3),
+        (towards, linear_gradient),
+        (towards, LocalSteps(towards, SGD(0.3), rows=2)),
+    ],
+    ids=["a descent first", "two descents", "a gradient of a model last", "local steps last"],
+)
+def test_swapped_arguments_of_local_steps_are_refused(gradient: Any, descent: Any) -> None:
+    with pytest.raises(UsageError, match=r"gradient is \w+ and descent is .*: the gradient first"):
+        LocalSteps(gradient, descent, rows=2)
 
 
 def test_local_steps_outside_of_a_task_are_refused() -> None:

@@ -31,8 +31,8 @@ def rows_in(element: Any) -> int:
     return int(shape[0]) if len(shape) == 2 else 1
 
 
-def blocks(elements: Iterable[Any], features: int) -> Iterator[tuple[Features, Array]]:
-    """(features, labels) of all rows, some at a time: (rows, features) and (rows,).
+def blocks(elements: Iterable[Any], features: int, dtype: Any = np.float64) -> Iterator[tuple[Features, Array]]:
+    """(features, labels) of all rows, some at a time: (rows, features), of `dtype`, and (rows,).
 
     Raises:
         UsageError: an element is neither a row nor a block, has another number of features, or holds NaN.
@@ -45,38 +45,39 @@ def blocks(elements: Iterable[Any], features: int) -> Iterator[tuple[Features, A
                 f"{features}), labels (n,))"
             )
         if len(getattr(element[0], "shape", ())) == 2:
-            yield block(element[0], element[1], features)
+            yield block(element[0], element[1], features, dtype)
             continue
         waiting.append((element[0], element[1]))
         if len(waiting) == BLOCK_ROWS:
-            yield _stacked(waiting, features)
+            yield _stacked(waiting, features, dtype)
             waiting = []
     if waiting:
-        yield _stacked(waiting, features)
+        yield _stacked(waiting, features, dtype)
 
 
-def block(x: Any, y: Any, features: int) -> tuple[Features, Array]:
-    """A block as (dense array or CSR matrix of float64, labels), checked."""
+def block(x: Any, y: Any, features: int, dtype: Any = np.float64) -> tuple[Features, Array]:
+    """A block as (dense array or CSR matrix of `dtype`, labels), checked."""
     labels = np.asarray(y).reshape(-1)
-    x = sparse.csr_array(x, dtype=np.float64) if sparse.issparse(x) else _dense(x)
+    x = sparse.csr_array(x, dtype=dtype) if sparse.issparse(x) else _dense(x, dtype)
     if x.ndim != 2 or x.shape[1] != features:
         raise UsageError(f"features of shape {x.shape}, expected ({len(labels)}, {features})")
     if x.shape[0] != len(labels):
         raise UsageError(f"a block of {x.shape[0]} rows with {len(labels)} labels, expected as many")
     if not np.isfinite(x.data if sparse.issparse(x) else x).all():
-        raise UsageError("features are NaN or infinite, expected numbers")
+        raise UsageError(f"features are NaN or infinite in {x.dtype}, expected numbers")
     return x, labels
 
 
-def _dense(x: Any) -> Array:
+def _dense(x: Any, dtype: Any) -> Array:
     try:
-        return np.asarray(x, np.float64)
+        with np.errstate(over="ignore"):  # `block` tells what became infinite
+            return np.asarray(x, dtype)
     except (TypeError, ValueError):
         raise UsageError(f"features are {x!r:.80}, expected numbers, as many in each row") from None
 
 
-def _stacked(rows: list[tuple[Any, Any]], features: int) -> tuple[Features, Array]:
+def _stacked(rows: list[tuple[Any, Any]], features: int, dtype: Any) -> tuple[Features, Array]:
     for x, _ in rows:
         if np.shape(x) != (features,):
             raise UsageError(f"features of shape {np.shape(x)}, expected ({features},) in each row")
-    return block(np.stack([_dense(x) for x, _ in rows]), [y for _, y in rows], features)
+    return block(np.stack([_dense(x, dtype) for x, _ in rows]), [y for _, y in rows], features, dtype)

@@ -4,6 +4,9 @@
     q_p(w) = 1/2 w' H_p w - b_p' w,              H_p: curvature at w_p,   b_p = H_p w_p - gradient of f_p at w_p
     w      = argmin of sum q_p(w) + n (l1 |w|_1 + l2 / 2 |w|^2)
 
+Dense features are taken less a center of their partition, and the intercept is that of the center: features far from 0
+beside their spread would leave few digits of H_p. The parabolas are summed at the mean of the centers.
+
 A task takes w from its replica, and replaces H_p and b_p: its update is the difference of the new ones to those that
 the replica has. Nothing is to be chosen, no rate and no rule of merging: the sum of parabolas does not depend on who
 computed them, or in which order they come. An update that is lost, or computed next to another of the same partition,
@@ -37,13 +40,15 @@ SETTLED = 1e-10
 
 
 class Parabolas:
-    """The model that peers train: the parabolas of all partitions, of `size` weights."""
+    """The model that peers train: the parabolas of all partitions, of `size` weights of so many features."""
 
-    def __init__(self, partitions: int, size: int) -> None:
+    def __init__(self, partitions: int, size: int, features: int) -> None:
         self.curvature = np.zeros((partitions * size, size))
         """Row `p * size + i` is row i of H_p."""
         self.slope = np.zeros((partitions * size, 1))
         """b_p, likewise."""
+        self.center = np.zeros((partitions, features))
+        """What each partition's features are less of, there."""
         self.totals = np.zeros((partitions, 2))
         """Of each partition: its rows, and f_p(w_p)."""
         self.careful = np.zeros(1)
@@ -72,13 +77,19 @@ class Newton:
         task = current()
         partition = 0 if task is None else task.partition
         size = len(self.start)
-        w = (self.start if self.first else self.minimum(model)).reshape(-1, self.outputs)
+        w = self.start if self.first else self.minimum(model)
+        center: Array | None = None
         curvature, gradient, loss, count = np.zeros((size, size)), np.zeros(size), 0.0, 0
         for x, labels in blocks(rows, self.features):
             y = self.loss.targets(labels, self.outputs)
+            if not len(y):
+                continue
+            if center is None:
+                center = self._center(x)
+                w = self._seen_from(center, w)
             if self.bias:
-                x = with_ones(x)
-            scores = np.asarray(x @ w)
+                x = with_ones(less(x, center))
+            scores = np.asarray(x @ w.reshape(-1, self.outputs))
             curved = self.loss.bound if model.careful[0] else self.loss.curvature
             add_curvature(curvature, x, curved(scores))
             gradient += np.asarray(x.T @ self.loss.slope(scores, y)).reshape(-1)
@@ -87,7 +98,8 @@ class Newton:
         here = slice(partition * size, (partition + 1) * size)
         new = {
             "curvature": (here, curvature),
-            "slope": (here, (curvature @ w.reshape(-1) - gradient)[:, None]),
+            "slope": (here, (curvature @ w - gradient)[:, None]),
+            "center": (slice(partition, partition + 1), np.zeros(self.features) if center is None else center),
             "totals": (slice(partition, partition + 1), np.array([[count, loss]])),
         }
         update = {}
@@ -102,11 +114,53 @@ class Newton:
         count = model.totals[:, 0].sum()
         if count <= 0:
             return self.start
-        size = len(self.start)
-        curvature = model.curvature.reshape(-1, size, size).sum(axis=0)
-        slope = model.slope.reshape(-1, size).sum(axis=0)
-        penalized = np.arange(size) < self.features * self.outputs
-        return minimum(curvature, slope, count * self.l1 * penalized, count * self.l2 * penalized)
+        curvature, slope, center = self._total(model)
+        penalized = np.arange(len(slope)) < self.features * self.outputs
+        found = minimum(curvature, slope, count * self.l1 * penalized, count * self.l2 * penalized)
+        return self._seen_from(-center, found)
+
+    def gain(self, model: Parabolas, step: Array) -> float:
+        """By how much such a step from the minimum raises the mean of the parabolas."""
+        curvature, _, center = self._total(model)
+        step = self._seen_from(center, step)
+        return float(step @ curvature @ step / 2 / model.totals[:, 0].sum())
+
+    def _total(self, model: Parabolas) -> tuple[Array, Array, Array]:
+        """(curvature, slope, center) of the sum of all parabolas."""
+        size, rows = len(self.start), model.totals[:, 0]
+        center = rows @ model.center / rows.sum()
+        curvature, slope = np.zeros((size, size)), np.zeros(size)
+        for partition, away in enumerate(model.center - center):
+            here = slice(partition * size, (partition + 1) * size)
+            h, b = model.curvature[here], model.slope[here, 0]
+            if rows[partition] and away.any():
+                h, b = h.copy(), b.copy()
+                by_weight = h.reshape(-1, self.outputs, len(away) + 1, self.outputs)
+                by_weight[:-1] += away[:, None, None, None] * by_weight[-1]
+                by_weight[:, :, :-1] += by_weight[:, :, -1:] * away[:, None]
+                b.reshape(-1, self.outputs)[:-1] += away[:, None] * b[-self.outputs :]
+            curvature += h
+            slope += b
+        return curvature, slope, center
+
+    def _center(self, x: Features) -> Array:
+        """Of features like these, (features,); 0 for sparse ones, which are to stay so, or without an intercept."""
+        return np.zeros(self.features) if sparse.issparse(x) or not self.bias else x.mean(axis=0)
+
+    def _seen_from(self, center: Array, w: Array) -> Array:
+        """The same weights for features less `center`: another intercept."""
+        if not center.any():
+            return w
+        moved = w.reshape(-1, self.outputs).copy()
+        moved[-1] += center @ moved[:-1]
+        return moved.reshape(-1)
+
+
+def less(x: Features, center: Array) -> Features:
+    """Features less a center; of sparse ones a dense array, if it is not 0."""
+    if not center.any():
+        return x
+    return (x.toarray() if sparse.issparse(x) else x) - center
 
 
 def with_ones(x: Features) -> Features:

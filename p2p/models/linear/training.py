@@ -71,7 +71,7 @@ def fit(
         raise UsageError(f"chunk_rows={chunk_rows!r} without a descent, expected None: partitions are taken whole")
     tolerance = 1e-8 if tolerance is None else number("tolerance", tolerance, "a number, at least 0", _is_at_least_0)
     newton = _newton(model)
-    parabolas = _parabolas(len(newton.start), partitions_of(data))
+    parabolas = _parabolas(len(newton.start), partitions_of(data), model.features)
     fitting = _Fitting(model, newton, tolerance, evaluate)
     with DeepDist(parabolas, mode, **options) as dd:
         for _ in range(epochs):
@@ -133,7 +133,7 @@ class _Fitting:
             seconds, updates = (sum(getattr(each, name) for each in self.reports) for name in ("seconds", "updates"))
             self._points.append(Evaluated(seconds, updates, _values(self._evaluate(self._model))))
         rose = objective > self._loss * (1 + ROSE)
-        settled = _gain(trained, w - self._w) <= self._tolerance * objective
+        settled = self._newton.gain(trained, w - self._w) <= self._tolerance * objective
         if settled and not rose:
             return True
         trained.careful[0] = float(rose)
@@ -173,7 +173,7 @@ def _newton(model: LinearModel) -> Newton:
     return Newton(model.loss, model.features, outputs, model.l1, model.l2, model.bias, start.reshape(-1).copy())
 
 
-def _parabolas(size: int, partitions: int) -> Parabolas:
+def _parabolas(size: int, partitions: int, features: int) -> Parabolas:
     wanted = partitions * size * size * 8
     if wanted > PARABOLAS_BYTES_MAX:
         raise UsageError(
@@ -181,7 +181,7 @@ def _parabolas(size: int, partitions: int) -> Parabolas:
             f"expected at most {PARABOLAS_BYTES_MAX:,}; merge partitions (rdd.coalesce), or train by a descent, as in "
             "fit(model, data, AdaGrad(Linear(0.3)), chunk_rows=100)"
         )
-    return Parabolas(partitions, size)
+    return Parabolas(partitions, size, features)
 
 
 def _show(model: LinearModel, w: Array) -> None:
@@ -190,13 +190,6 @@ def _show(model: LinearModel, w: Array) -> None:
     model.weights[...] = rows[: model.features]
     if model.bias:
         model.intercept[...] = rows[-1]
-
-
-def _gain(trained: Parabolas, step: Array) -> float:
-    """By how much such a step lowers the mean of the parabolas."""
-    size = len(step)
-    curvature = trained.curvature.reshape(-1, size, size).sum(axis=0)
-    return float(step @ curvature @ step / 2 / trained.totals[:, 0].sum())
 
 
 def _values(found: Any) -> dict[str, float]:

@@ -19,9 +19,11 @@ from gossip.errors import UsageError
 from p2p.models.linear.blocks import block, blocks, rows_in
 from p2p.models.linear.losses import Loss, Softmax, Squared
 
+DTYPES = ("float32", "float64")
+
 
 class MLP:
-    """Arrays `w0` (features, hidden), `b0` (hidden,), `w1`, ... of float64; `classes` None: it predicts numbers."""
+    """Arrays `w0` (features, hidden), `b0` (hidden,), `w1`, ... of `dtype`; `classes` None: it predicts numbers."""
 
     def __init__(
         self,
@@ -32,8 +34,13 @@ class MLP:
         activation: Literal["tanh", "relu"] = "relu",
         l2: float = 0.0,
         seed: int = 0,
+        dtype: Literal["float32", "float64"] = "float32",
     ) -> None:
-        """Weights are drawn as He et al. (arXiv:1502.01852) do for relu, and Glorot and Bengio (2010) for tanh."""
+        """Weights are drawn as He et al. (arXiv:1502.01852) do for relu, and Glorot and Bengio (2010) for tanh.
+
+        Features are rounded to `dtype`: where they lie far from 0 beside their spread, take "float64" or center them.
+        """
+        self.dtype = np.dtype(one_of("dtype", dtype, DTYPES))
         self.features = integer("features", features, 1)
         self.activation = one_of("activation", activation, ("tanh", "relu"))
         self.l2 = number("l2", l2, "a number, at least 0", lambda value: 0 <= value < np.inf)
@@ -46,12 +53,12 @@ class MLP:
         for layer in range(self.layers):
             width, wide = sizes[layer : layer + 2]
             scale = np.sqrt(2 / width if activation == "relu" else 2 / (width + wide))
-            setattr(self, f"w{layer}", chance.normal(size=(width, wide)) * scale)
-            setattr(self, f"b{layer}", np.zeros(wide))
+            setattr(self, f"w{layer}", np.asarray(chance.normal(size=(width, wide)) * scale, self.dtype))
+            setattr(self, f"b{layer}", np.zeros(wide, self.dtype))
 
     def scores(self, x: Any) -> Array:
         """(rows, outputs) for features (rows, features), dense or sparse."""
-        checked, _ = block(x, np.zeros(np.shape(x)[0]), self.features)
+        checked, _ = block(x, np.zeros(np.shape(x)[0]), self.features, self.dtype)
         return self.outputs(checked)[-1]
 
     def outputs(self, x: Any) -> list[Array]:
@@ -70,9 +77,11 @@ class MLP:
 
     def objective(self, x: Any, y: Any) -> float:
         """Mean loss of these rows and labels, and the penalty: what training makes small."""
-        scores = self.scores(x)
+        scores = np.asarray(self.scores(x), np.float64)
         targets = self._targets(y, scores)
-        squares = sum(float(np.square(getattr(self, f"w{layer}")).sum()) for layer in range(self.layers))
+        squares = sum(
+            float(np.square(getattr(self, f"w{layer}"), dtype=np.float64).sum()) for layer in range(self.layers)
+        )
         return float(self.loss.value(scores, targets).mean()) + self.l2 / 2 * squares
 
     def accuracy(self, x: Any, y: Any) -> float:
@@ -96,10 +105,10 @@ def gradient(model: MLP, rows: Iterable[Any]) -> dict[str, Array]:
     """
     sums: dict[str, Array] = {}
     count = 0
-    for x, labels in blocks(rows, model.features):
+    for x, labels in blocks(rows, model.features, model.dtype):
         outputs = model.outputs(x)
         targets = model.loss.targets(labels, outputs[-1].shape[1])
-        back = model.loss.slope(outputs[-1], targets)
+        back = np.asarray(model.loss.slope(outputs[-1], targets), model.dtype)
         for layer in reversed(range(model.layers)):
             below = outputs[layer - 1] if layer else x
             _add(sums, f"w{layer}", below.T @ back)

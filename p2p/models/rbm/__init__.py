@@ -9,7 +9,9 @@ elements.py local_steps.py gradients for `DeepDist`: steps on blocks of rows bet
 deep.py fitting.py         `StackedRBM.fit`: all of it over peers by one call
 evaluation.py pictures.py  how far a training is, and what came of it
 
-Gradients point uphill and have the names of the model's arrays, so that they can be added to them.
+Gradients are of minus the log-likelihood or log-probability per row, and have the names of the model's arrays:
+`dd.train(data, rows_gradient, SGD(0.1))` of `p2p.descents` goes up in likelihood. Without a descent `DeepDist` would
+add them, and go down.
 
     fitted = StackedRBM([784, 500, 500, 2000]).fit(rows, labels, peers=4)      over peers
     fitted.network.predict(others)

@@ -1,10 +1,11 @@
 """The gradient of one block of rows: contrastive divergence, with chains at the data or persistent ones.
 
 Both are pure functions of machine, block, chance and options; the chains of PCD are a value that comes in and goes out.
-The result points uphill, in log-likelihood per row, and has the names of the machine's arrays.
+The result is that of minus the log-likelihood per row, which descents go down, as of any loss (`p2p.descents`). It has
+the names of the machine's arrays.
 
-    block -> V[:n]   H[:n] = means, 1/n          one product for W:   V' H = (V0' H0)/n - (V1' H1)/m
-    chains -> V[n:]  H[n:] = means, -1/m
+    block -> V[:n]   H[:n] = means, -1/n         one product for W:   V' H = (V1' H1)/m - (V0' H0)/n
+    chains -> V[n:]  H[n:] = means, 1/m
 
 A `Workspace` holds V, H and all else that a step writes, so that the next step allocates nothing. What is returned
 lies in it, and is valid until the next gradient with the same workspace.
@@ -108,7 +109,7 @@ def new_chains(rbm: RBM, chains: int, random: Chance) -> Floats:
 def moments(rbm: RBM, v: ArrayLike, weights: ArrayLike | None = None) -> Gradient:
     """Means over rows, or sums with `weights` (rows,), of v h', v and h, where h is the mean given v.
 
-    The gradient of the log-likelihood is the difference between those of the data and those of the model.
+    The gradient of minus the log-likelihood is those of the model, less those of the data.
     """
     rows = rbm.rows(v)
     H = rbm.transform(rows)
@@ -156,17 +157,17 @@ def _hidden_means(rbm: RBM, v: Floats, out: Floats) -> None:
 
 
 def _contrast(rbm: RBM, V: Floats, H: Floats, n: int, options: CD, space: Workspace) -> Gradient:
-    """The difference between data, V[:n], and chains, V[n:]; H is used up."""
-    H[:n] *= 1 / n
-    H[n:] *= -1 / (len(H) - n)
+    """The difference between chains, V[n:], and data, V[:n]; H is used up."""
+    H[:n] *= -1 / n
+    H[n:] *= 1 / (len(H) - n)
     W = np.matmul(V.T, H, out=space.W)
-    b = V[:n].mean(axis=0)
-    b -= V[n:].mean(axis=0)
+    b = V[n:].mean(axis=0)
+    b -= V[:n].mean(axis=0)
     c = H.sum(axis=0)
     if options.sparsity is not None:
-        c += options.sparsity.cost * (options.sparsity.target - H[:n].sum(axis=0))
+        c -= options.sparsity.cost * (options.sparsity.target + H[:n].sum(axis=0))
     if options.weight_decay:
-        W -= np.multiply(rbm.W, rbm.W.dtype.type(options.weight_decay), out=space.W_scratch)
+        W += np.multiply(rbm.W, rbm.W.dtype.type(options.weight_decay), out=space.W_scratch)
     if not np.isfinite(c).all():
         raise UsageError("the gradient has NaN or infinite numbers: the machine has diverged; use a smaller rate")
     return {"W": W, "b": b, "c": c}

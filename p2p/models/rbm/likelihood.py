@@ -45,9 +45,9 @@ def exact_log_z(rbm: RBM) -> float:
 
 
 def exact_gradient(rbm: RBM, v: ArrayLike) -> Gradient:
-    """The gradient of the mean log-likelihood of rows `v`, with the machine's expectations by enumeration."""
+    """The gradient of minus the mean log-likelihood of rows `v`, with the machine's expectations by enumeration."""
     log_z = exact_log_z(rbm)
-    found = {name: array.astype(np.float64) for name, array in moments(rbm, v).items()}
+    found = {name: -array.astype(np.float64) for name, array in moments(rbm, v).items()}
     by_hidden = _side(rbm) == "hidden"
     for states, log_weights in _enumerated(rbm):
         share = np.exp(log_weights - log_z)
@@ -58,7 +58,7 @@ def exact_gradient(rbm: RBM, v: ArrayLike) -> Gradient:
             hidden = share[:, None] * sigmoid(states @ rbm.W.astype(np.float64) + rbm.c)
             of_model = {"W": states.T @ hidden, "b": share @ states, "c": hidden.sum(axis=0)}
         for name, array in of_model.items():
-            found[name] -= array
+            found[name] += array
     return {name: array.astype(rbm.W.dtype) for name, array in found.items()}
 
 

@@ -4,9 +4,9 @@
     AutoEncoder   v -> sigmoid ... code ... sigmoid -> visible units, with the transposed weights copied
 
 Weights and biases are attributes `W0`, `b0`, `W1` and so on, as `DeepDist` needs them. The gradient has the same names,
-and points uphill, in log-probability per row, as the machines' gradients do. At each output the derivative by its input
-is target minus output: for softmax, for sigmoid units with cross entropy, and for Gaussian ones with half the squared
-distance.
+and is that of minus the log-probability per row, as the machines' are of minus theirs. At each output the derivative by
+its input is output minus target: for softmax, for sigmoid units with cross entropy, and for Gaussian ones with half the
+squared distance.
 
 Sources: Hinton and Salakhutdinov, Reducing the Dimensionality of Data with Neural Networks (Science 313, 2006), for
 unrolling; Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, Dropout (JMLR 15, 2014), for dropout.
@@ -81,7 +81,7 @@ class Network(ABC):
 
     @abstractmethod
     def log_probability(self, block: Block) -> float:
-        """What `gradient` climbs: the mean over the rows of a block."""
+        """What training raises: the mean over the rows of a block."""
 
 
 class Classifier(Network):
@@ -190,7 +190,7 @@ def gradient(
     dropout: Dropout | None = None,
     out: Gradient | None = None,
 ) -> Gradient:
-    """The gradient of `model.log_probability(block)` by back-propagation, with the names `W0`, `b0` ...
+    """The gradient of minus `model.log_probability(block)` by back-propagation, with the names `W0`, `b0` ...
 
     `dropout` leaves units out, drawn from `random`. `out`, an earlier gradient of this model, is written over.
     """
@@ -201,7 +201,8 @@ def gradient(
     slopes: list[Floats] = []
     layers = _activations(model, rows, 0, slopes, chance, dropout)
     found = {name: np.empty_like(array) for name, array in arrays(model).items()} if out is None else out
-    delta = targets - model.outputs(layers[-1])
+    delta = model.outputs(layers[-1])
+    delta -= targets
     delta /= len(rows)
     for layer in reversed(range(len(model.weights))):
         np.matmul(layers[layer].T, delta, out=found[f"W{layer}"])

@@ -18,20 +18,20 @@ from p2p.models.rbm.options import CD, PCD
 class Velocity:
     """Momentum: each array's last step; Polyak's heavy ball, as in Hinton's guide, section 9.
 
-    velocity = momentum velocity + rate gradient, and this is added to the arrays.
+    velocity = momentum velocity - rate gradient, and this is added to the arrays.
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.of = {name: np.zeros_like(array) for name, array in arrays.items()}
 
     def step(self, arrays: Mapping[str, NDArray[Any]], gradient: Gradient, rate: float, momentum: float = 0.0) -> None:
-        """Change `arrays` in place, uphill; `gradient` is used up."""
+        """Change `arrays` in place, down the gradient, which is used up."""
         for name, velocity in self.of.items():
             kind = velocity.dtype.type
             velocity *= kind(momentum)
             change = gradient[name]
             change *= kind(rate)
-            velocity += change
+            velocity -= change
             array = arrays[name]
             array += velocity
 

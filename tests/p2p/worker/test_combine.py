@@ -185,6 +185,23 @@ def test_counters_and_integers_are_summed_and_one_peer_alone_takes_its_own_steps
         np.testing.assert_array_equal(delta["w"], np.full(2, 3.0, np.float32), strict=True)
 
 
+def test_a_row_that_an_update_leaves_as_it_was_rests_and_keeps_its_momentum() -> None:
+    """As if it had not been there meanwhile."""
+    origin, alone = OuterSteps(PEERS), OuterSteps(PEERS)
+    touched = [[True, True, False], [True, False, False], [False, True, False]]
+    values = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    for rows in touched:
+        update = {"w": values * np.array(rows)[:, None]}
+        origin.take(update, ())
+        origin.counted()
+        assert update["w"].any(axis=1).tolist() == rows
+    for _ in range(2):
+        row = {"w": values[1:2].copy()}
+        alone.take(row, ())
+        alone.counted()
+    np.testing.assert_allclose(update["w"][1], row["w"][0])
+
+
 def test_momentum_is_bounded_where_peers_are_many() -> None:
     assert [OuterSteps(peers).momentum_max for peers in (2, 4, 100)] == [0.5, 0.75, MOMENTUM_MAX]
 

@@ -120,14 +120,46 @@ def test_updates_travel_as_the_rows_of_features_that_the_partition_has() -> None
     x[:, [3, 40]] = np.random.default_rng(0).normal(size=(8, 2))
     model = LogisticRegression(50, l2=0.1, bias=False)
     newton = _newton(model)
-    trained = train_partition(Parabolas(1, 50), newton, [(sparse.csr_array(x), [0, 1] * 4)], codec=ChangedRows())
+    trained = train_partition(Parabolas(1, 50, 50), newton, [(sparse.csr_array(x), [0, 1] * 4)], codec=ChangedRows())
     (update,) = trained.updates
     assert set(update) == {
-        f"{name}[{part}]" for name in ("curvature", "slope", "totals") for part in ("rows", "values")
+        f"{name}[{part}]" for name in ("curvature", "slope", "center", "totals") for part in ("rows", "values")
     } | {"careful"}
     assert update["curvature[rows]"].tolist() == update["slope[rows]"].tolist() == [3, 40]
     assert update["curvature[values]"].shape == (2, 50)
     assert np.flatnonzero(newton.minimum(trained.model)).tolist() == [3, 40]
+
+
+@pytest.mark.parametrize("shift", [0, 1e3, 1e6, 1e8])
+@pytest.mark.parametrize("form", ["blocks", "sorted blocks", "rows"])
+def test_features_far_from_0_are_weighed_as_if_they_were_not(shift: float, form: str) -> None:
+    """Against numpy's least squares of features whose mean was taken off."""
+    chance = np.random.default_rng(3)
+    x = chance.normal(size=(ROWS, FEATURES)) + shift * np.arange(1, FEATURES + 1)
+    y = (x - x.mean(axis=0)) @ np.arange(1.0, FEATURES + 1) + 3 + 0.1 * chance.normal(size=ROWS)
+    order = np.argsort(x[:, 0]) if form == "sorted blocks" else np.arange(ROWS)
+    parts = partitions(x[order], y[order])
+    if form == "rows":
+        parts = [list(zip(*part[0], strict=True)) for part in parts]
+    fit(model := LinearRegression(FEATURES), parts, engine=SimulatedCluster(3))
+    mean = x.mean(axis=0)
+    expected = np.linalg.lstsq(np.hstack([x - mean, np.ones((ROWS, 1))]), y, rcond=None)[0]
+    rounding = 1e-15 * max(1, shift)
+    assert model.weights[:, 0] == pytest.approx(expected[:-1], abs=1e-11 + 10 * rounding)
+    assert model.predict(mean[None]) == pytest.approx(expected[-1:], abs=1e-9 + 200 * rounding)
+
+
+def test_dense_and_sparse_blocks_of_one_partition_are_centered_alike() -> None:
+    x, y = data()
+    x += 1e4
+    fit(dense := LogisticRegression(FEATURES, l2=0.1), partitions(x, y), engine=SimulatedCluster(2))
+    mixed = [
+        [(x[:0], y[:0]), (x[:20], y[:20]), (sparse.csr_array(x[20:120]), y[20:120])],
+        [(sparse.csr_array(x[120:]), y[120:])],
+    ]
+    fit(model := LogisticRegression(FEATURES, l2=0.1), mixed, engine=SimulatedCluster(2))
+    assert model.weights == pytest.approx(dense.weights, abs=1e-5)
+    assert model.objective(x, y) == pytest.approx(dense.objective(x, y), rel=1e-8)
 
 
 def test_a_peer_is_sent_the_parabola_that_changed_and_not_all() -> None:
@@ -154,7 +186,7 @@ def test_it_goes_on_after_a_pass_in_which_the_loss_rose() -> None:
     model = LogisticRegression(2, bias=False)
     fitting = _Fitting(model, _newton(model), 1e-8, None)
     report = fit(LogisticRegression(2), [[(np.eye(2), [0, 1])]], engine=SimulatedCluster(1), epochs=1)
-    trained = Parabolas(1, 2)
+    trained = Parabolas(1, 2, 2)
     trained.curvature[...] = np.eye(2)
     trained.slope[...] = 1
     trained.totals[...] = 10, 5
@@ -169,7 +201,7 @@ def test_it_goes_on_after_a_pass_in_which_the_loss_rose() -> None:
 def test_a_partition_s_update_replaces_its_parabola_whatever_it_was() -> None:
     x, y = data()
     newton = _newton(LogisticRegression(FEATURES, bias=False))
-    wrong = Parabolas(1, FEATURES)
+    wrong = Parabolas(1, FEATURES, FEATURES)
     wrong.curvature[...] = np.eye(FEATURES)
     wrong.totals[...] = 7, 7
     found = train_partition(wrong, newton, [(x, y)]).model
@@ -182,7 +214,7 @@ def test_where_the_loss_rose_the_bound_is_taken() -> None:
     newton = Newton(LogisticRegression(1).loss, FEATURES, 1, 0, 0, False, np.full(FEATURES, 3.0))
     curvatures = []
     for careful in (0, 1):
-        model = Parabolas(1, FEATURES)
+        model = Parabolas(1, FEATURES, FEATURES)
         model.careful[0] = careful
         curvatures.append(train_partition(model, newton, [(x, y)]).model.curvature)
     assert np.linalg.eigvalsh(curvatures[1] - curvatures[0]).min() > 0
@@ -198,7 +230,10 @@ def test_where_newton_s_steps_go_astray_bounds_bring_them_back() -> None:
     assert values[-1] == pytest.approx(least, rel=1e-7)
 
 
-def test_wide_models_train_by_a_descent_and_send_the_rows_of_the_features_of_a_chunk() -> None:
+@pytest.mark.parametrize(
+    ("descent", "arrays"), [(AdaGrad(Linear(0.5)), 2), (SGD(Linear(2.0)), 1)], ids=["AdaGrad", "SGD"]
+)
+def test_wide_models_train_by_a_descent_and_send_the_rows_of_the_features_of_a_chunk(descent: Any, arrays: int) -> None:
     chance = np.random.default_rng(0)
     features, weights = 20_000, np.linspace(-2, 2, 20_000)
     places = chance.integers(features, size=(ROWS, 8))
@@ -206,11 +241,11 @@ def test_wide_models_train_by_a_descent_and_send_the_rows_of_the_features_of_a_c
     y = (x @ weights > 0).astype(int)
     blocks = [[(x[k : k + 10], y[k : k + 10]) for k in range(first, first + 60, 10)] for first in range(0, ROWS, 60)]
     model = LogisticRegression(features)
-    report = fit(model, blocks, AdaGrad(Linear(0.5)), epochs=10, chunk_rows=1, engine=SimulatedCluster(2))
+    report = fit(model, blocks, descent, epochs=10, chunk_rows=1, engine=SimulatedCluster(2))
     assert model.accuracy(x, y) > 0.95
     assert report.rows == 10 * ROWS
     for peer in report.peers:
-        assert peer.bytes_in < report.updates * 10 * 8 * 60, "not the 20,000 rows of weights and of sums"
+        assert peer.bytes_in < report.updates * 10 * 8 * 30 * arrays, "not the 20,000 rows of weights and of sums"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def rings(seed: int, count: int = 200) -> tuple[Any, Any]:
 @pytest.mark.parametrize("classes", [None, 3])
 @pytest.mark.parametrize("form", ["rows", "blocks", "csr"])
 def test_the_gradient_is_that_of_the_objective(activation: Any, hidden: Any, classes: Any, form: str) -> None:
-    model = MLP(4, hidden, classes, activation=activation, l2=0.2, seed=1)
+    model = MLP(4, hidden, classes, activation=activation, l2=0.2, seed=1, dtype="float64")
     for layer in range(model.layers):
         getattr(model, f"b{layer}")[...] = np.random.default_rng(layer).normal(size=getattr(model, f"b{layer}").shape)
     y = np.arange(30) % 3 if classes else np.sin(np.arange(30))
@@ -51,6 +51,33 @@ def test_the_gradient_is_that_of_the_objective(activation: Any, hidden: Any, cla
             below = model.objective(X, y)
             array[index] = kept
             assert values[index] == pytest.approx((above - below) / (2 * STEP), abs=1e-7)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("classes", [None, 3])
+@pytest.mark.parametrize("form", ["rows", "blocks", "csr"])
+def test_in_float32_it_is_that_of_float64_but_for_rounding(activation: Any, classes: Any, form: str) -> None:
+    y = np.arange(30) % 3 if classes else np.sin(np.arange(30))
+    forms: dict[str, Any] = {
+        "rows": list(zip(X, y, strict=True)),
+        "blocks": [(X[:7], y[:7]), (X[7:], y[7:])],
+        "csr": [(sparse.csr_matrix(X), y)],
+    }
+    half = MLP(4, (5, 3), classes, activation=activation, l2=0.2, seed=1)
+    whole = MLP(4, (5, 3), classes, activation=activation, l2=0.2, seed=1, dtype="float64")
+    found, exact = (gradient(model, forms[form]) for model in (half, whole))
+    for name, values in found.items():
+        assert values.dtype == getattr(half, name).dtype == np.float32
+        assert exact[name].dtype == getattr(whole, name).dtype == np.float64
+        np.testing.assert_allclose(values, exact[name], rtol=1e-5, atol=3e-6)
+    assert half.scores(X).dtype == np.float32
+    assert half.objective(X, y) == pytest.approx(whole.objective(X, y), rel=1e-6)
+
+
+def test_a_training_in_float32_stays_there() -> None:
+    model = MLP(2, (4,), 2)
+    trained = train_partition(model, gradient, [rings(0)], descent=Momentum(0.1))
+    assert {array.dtype for update in trained.updates for array in update.values()} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("descent", [None, AdaGrad(0.1), Momentum(0.05)], ids=lambda each: type(each).__name__)
@@ -93,6 +120,8 @@ def test_no_rows_are_no_update() -> None:
         (lambda: MLP(2, (3,), 1), "classes=1"),
         (lambda: MLP(2, (3,), activation="step"), "activation='step'"),  # type: ignore[arg-type]
         (lambda: MLP(2, (3,), l2=-1), "l2=-1"),
+        (lambda: MLP(2, (3,), dtype="float16"), "dtype='float16'"),  # type: ignore[arg-type]
+        (lambda: MLP(2, (3,)).predict([[1e300, 0]]), "NaN or infinite"),
         (lambda: MLP(2, (3,)).accuracy(np.ones((1, 2)), [1]), "accuracy of an MLP without classes"),
         (lambda: MLP(2, (3,), 2).objective(np.ones((1, 2)), [1, 0]), "1 rows with 2 labels"),
         (lambda: MLP(2, (3,), 2).predict(np.ones((1, 3))), r"expected \(1, 2\)"),

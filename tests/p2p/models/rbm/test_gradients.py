@@ -58,10 +58,10 @@ def expected_cd(rbm: RBM, v: np.ndarray, k: int) -> dict[str, np.ndarray]:
     down = np.array([[probability(sigmoid(rbm.W @ h + rbm.b), v) for v in all_v] for h in all_h])
     start = np.array([(each == v).all() for each in all_v], float)
     end = start @ np.linalg.matrix_power(up @ down, k)
-    found = plain_moments(rbm, v)
+    found = {name: -moment for name, moment in plain_moments(rbm, v).items()}
     for share, each in zip(end, all_v, strict=True):
         for name, moment in plain_moments(rbm, each).items():
-            found[name] = found[name] - share * moment
+            found[name] = found[name] + share * moment
     return found
 
 
@@ -100,11 +100,11 @@ def test_pcd_is_in_expectation_what_enumeration_says() -> None:
     expected = {name: np.zeros_like(array) for name, array in total.items()}
     for row in v:
         for name, moment in plain_moments(rbm, row).items():
-            expected[name] += moment / 3
+            expected[name] -= moment / 3
     for h, down in itertools.product(chains, states(2)):
         share = probability(sigmoid(rbm.W @ h + rbm.b), down)
         for name, moment in plain_moments(rbm, down).items():
-            expected[name] -= share * moment / 2
+            expected[name] += share * moment / 2
     for name in total:
         np.testing.assert_allclose(total[name], expected[name], atol=1e-6)
 
@@ -122,7 +122,7 @@ def test_chains_go_on_where_they_were() -> None:
     of_model = moments(rbm, states(3), weights / weights.sum())
     of_data = moments(rbm, block)
     for name, array in found.items():
-        np.testing.assert_allclose(array, of_data[name] - of_model[name], atol=0.02)
+        np.testing.assert_allclose(array, of_model[name] - of_data[name], atol=0.02)
 
 
 def test_means_in_the_place_of_draws() -> None:
@@ -131,7 +131,7 @@ def test_means_in_the_place_of_draws() -> None:
     found = cd_gradient(rbm, v[None], Scripted(h), CD(visible_means=True))
     expected, chain = plain_moments(rbm, v), plain_moments(rbm, sigmoid(rbm.W @ h + rbm.b))
     for name, array in found.items():
-        np.testing.assert_allclose(array, expected[name] - chain[name], atol=1e-12)
+        np.testing.assert_allclose(array, chain[name] - expected[name], atol=1e-12)
 
 
 def test_gaussian_units_have_the_gradient_of_their_log_likelihood() -> None:
@@ -144,16 +144,16 @@ def test_gaussian_units_have_the_gradient_of_their_log_likelihood() -> None:
     weights = np.exp(-rbm.free_energy(grid))
     of_data, of_model = moments(rbm, v), moments(rbm, grid, weights / weights.sum())
     for name, array in found.items():
-        np.testing.assert_allclose(array, of_data[name] - of_model[name], atol=0.03)
+        np.testing.assert_allclose(array, of_model[name] - of_data[name], atol=0.03)
 
 
 def test_weight_decay_and_sparsity_are_added() -> None:
     rbm, v = machine(3, 2), np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     plain = cd_gradient(rbm, v, 1)
     found = cd_gradient(rbm, v, 1, CD(weight_decay=0.1, sparsity=Sparsity(target=0.3, cost=2.0)))
-    np.testing.assert_allclose(found["W"], plain["W"] - 0.1 * rbm.W, atol=1e-12)
+    np.testing.assert_allclose(found["W"], plain["W"] + 0.1 * rbm.W, atol=1e-12)
     np.testing.assert_allclose(found["b"], plain["b"], atol=1e-12)
-    np.testing.assert_allclose(found["c"], plain["c"] + 2.0 * (0.3 - rbm.transform(v).mean(axis=0)), atol=1e-12)
+    np.testing.assert_allclose(found["c"], plain["c"] - 2.0 * (0.3 - rbm.transform(v).mean(axis=0)), atol=1e-12)
 
 
 def test_a_gradient_changes_nothing_that_it_is_given_and_repeats() -> None:

@@ -68,7 +68,7 @@ def test_log_z_of_many_units_beside_few() -> None:
     ],
     ids=["hidden", "visible", "gaussian"],
 )
-def test_the_exact_gradient_is_the_slope_of_the_log_likelihood(rbm: RBM, rows: np.ndarray) -> None:
+def test_the_exact_gradient_is_the_slope_of_minus_the_log_likelihood(rbm: RBM, rows: np.ndarray) -> None:
     found = exact_gradient(rbm, rows)
     for name, array in (("W", rbm.W), ("b", rbm.b), ("c", rbm.c)):
         for index in np.ndindex(array.shape):
@@ -77,7 +77,7 @@ def test_the_exact_gradient_is_the_slope_of_the_log_likelihood(rbm: RBM, rows: n
                 array[index] = kept + step
                 ends.append(rbm.log_likelihood(rows, exact_log_z(rbm)).mean())
             array[index] = kept
-            assert found[name][index] == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-7)
+            assert found[name][index] == pytest.approx((ends[1] - ends[0]) / 2e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("visible", ["bernoulli", "gaussian"])

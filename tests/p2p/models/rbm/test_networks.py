@@ -80,15 +80,15 @@ def check_slopes(model: Any, block: Any) -> None:
                 array[index] = kept + step
                 ends.append(model.log_probability(block))
             array[index] = kept
-            assert found[name][index] == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8), (name, index)
+            assert found[name][index] == pytest.approx((ends[1] - ends[0]) / 2e-5, abs=1e-8), (name, index)
 
 
-def test_the_gradient_of_a_classifier_is_the_slope_of_the_log_probability() -> None:
+def test_the_gradient_of_a_classifier_is_the_slope_of_minus_the_log_probability() -> None:
     check_slopes(*classifier())
 
 
 @pytest.mark.parametrize("visible", ["bernoulli", "gaussian"])
-def test_the_gradient_of_an_auto_encoder_is_the_slope_of_the_log_probability(visible: str) -> None:
+def test_the_gradient_of_an_auto_encoder_is_the_slope_of_minus_the_log_probability(visible: str) -> None:
     check_slopes(*auto_encoder(visible))
 
 
@@ -166,7 +166,7 @@ def test_hidden_dropout_is_the_slope_with_the_same_units_left_out(layer: int) ->
             array[index] = kept + step
             ends.append(climbed())
         array[index] = kept
-        assert found[f"W{layer}"][index] == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
+        assert found[f"W{layer}"][index] == pytest.approx((ends[1] - ends[0]) / 2e-5, abs=1e-8)
 
 
 def test_units_that_are_kept_count_for_those_that_are_not() -> None:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gossip.errors import UsageError
 from p2p import DeepDist, SimulatedCluster
-from p2p.models.rbm import CD, PCD, RBM, Sparsity, Trainer, Velocity, cd_gradient, exact_log_z, pcd_gradient, train
+from p2p.descents import SGD
+from p2p.models.rbm import (
+    CD,
+    PCD,
+    RBM,
+    Sparsity,
+    Trainer,
+    Velocity,
+    cd_gradient,
+    exact_gradient,
+    exact_log_z,
+    pcd_gradient,
+    train,
+)
 from p2p.models.rbm.gradients import new_chains
 
 
@@ -69,7 +83,7 @@ def test_a_step_is_momentum_times_the_last_and_rate_times_gradient() -> None:
         trainer.step(bars(), rate, momentum)
         gradient = cd_gradient(twin, bars(), random)
         for name, array in (("W", twin.W), ("b", twin.b), ("c", twin.c)):
-            velocity[name] = velocity[name] * (momentum or 0.5) + (rate or 0.2) * gradient[name]
+            velocity[name] = velocity[name] * (momentum or 0.5) - (rate or 0.2) * gradient[name]
             array += velocity[name]
             np.testing.assert_allclose(arrays[name], array, atol=1e-6)
     assert rbm.W is arrays["W"]
@@ -100,6 +114,22 @@ def test_the_machine_is_a_model_of_named_arrays() -> None:
     with DeepDist(rbm, engine=SimulatedCluster(peers=3, seed=1), progress=False) as dd:
         dd.train([list(bars())] * 6, gradient, epochs=20)
     assert likelihood(rbm) > -4.5
+
+
+@pytest.mark.parametrize(
+    "gradient_of", [cd_gradient, lambda model, rows, chance: exact_gradient(model, rows)], ids=["CD", "exact"]
+)
+def test_descents_raise_the_likelihood(gradient_of: Any) -> None:
+    rbm = RBM(9, 10, seed=1)
+    rbm.W *= 50
+    before = likelihood(rbm)
+
+    def gradient(model: RBM, rows: Any) -> Any:
+        return gradient_of(model, np.array(list(rows)), np.random.randint(2**31))
+
+    with DeepDist(rbm, engine=SimulatedCluster(peers=2, seed=1), progress=False) as dd:
+        dd.train([list(bars())] * 4, gradient, SGD(0.1), epochs=5)
+    assert likelihood(rbm) > before + 0.1
 
 
 def test_no_rows_are_refused() -> None:

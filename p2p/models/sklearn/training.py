@@ -1,0 +1,103 @@
+"""Estimators of scikit-learn in one call: `fit(estimator, data, classes=...)` trains the estimator in place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from gossip.arguments import integer
+from gossip.errors import UsageError
+from p2p import arguments
+from p2p.adapters import adapter_of
+from p2p.deepdist import DeepDist
+from p2p.engines import Engine
+from p2p.engines.choice import is_rdd
+from p2p.models.sklearn.adapter import ADAPTER, check_learns_by_parts, is_fitted, is_sklearns
+from p2p.models.sklearn.partial_fit import gradient, partial_fit, stacked
+from p2p.report import Report
+from p2p.sessions.cluster import SimulatedCluster
+
+
+def fit(
+    estimator: Any,
+    data: Any,
+    *,
+    classes: Iterable[Any] | None = None,
+    epochs: int = 10,
+    chunk_rows: int = 100,
+    combine: str | None = None,
+    peers: int | None = None,
+    engine: SimulatedCluster | Engine | None = None,
+    evaluate: Callable[[Any], float | Mapping[str, float]] | None = None,
+    evaluate_every_s: float | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+    discipline: Literal["replicate", "mix"] = "replicate",
+) -> Report:
+    """Train `estimator` on `data` by its `partial_fit`, in place, and return the report.
+
+    `data` is an RDD or a list of partitions of rows (features, y), or of blocks of rows (features (n, d), y (n,));
+    features are dense arrays or sparse matrices of scipy. Training begins with what the estimator has learned. One that
+    is not fitted yet begins with `partial_fit` of the first element of the data; a classifier needs `classes` for that,
+    all labels that the data has. Peers exchange after `chunk_rows` elements: where these are blocks, take 1. The other
+    options are those of `DeepDist` and its `train`.
+
+    Raises:
+        UsageError: an estimator that cannot be trained so, or data, classes or an option that cannot be.
+    """
+    if adapter_of(estimator) is not ADAPTER or not is_sklearns(estimator):
+        raise UsageError(f"estimator is a {type(estimator).__name__}, expected one of scikit-learn with partial_fit")
+    check_learns_by_parts(estimator)
+    chunk_rows = integer("chunk_rows", chunk_rows, 1)
+    labels = None if classes is None else np.asarray(list(classes))
+    if engine is None or isinstance(engine, SimulatedCluster):
+        data = arguments.partitions(data)
+    if not is_fitted(estimator):
+        _begin(estimator, data, labels)
+    elif labels is not None and np.unique(labels).tolist() != (told := _labels(estimator)):
+        raise UsageError(f"classes={labels.tolist()}, expected None, or those that the estimator was told of: {told}")
+    with DeepDist(estimator, discipline=discipline, peers=peers, engine=engine, seed=seed, progress=progress) as dd:
+        return dd.train(
+            data,
+            gradient,
+            epochs=epochs,
+            chunk_rows=chunk_rows,
+            combine=combine,
+            evaluate=evaluate,
+            evaluate_every_s=evaluate_every_s,
+        )
+
+
+def _begin(estimator: Any, data: Any, classes: Any) -> None:
+    """Give the estimator its arrays, by the first element."""
+    takes_classes = "classes" in inspect.signature(estimator.partial_fit).parameters
+    if takes_classes and classes is None:
+        raise UsageError(
+            f"the {type(estimator).__name__} is not fitted yet, expected classes=(...): all labels that the data has, "
+            "as a peer may not see each of them"
+        )
+    if classes is not None and not takes_classes:
+        raise UsageError(f"classes for a {type(estimator).__name__}, which predicts numbers, expected None")
+    x, y = stacked([_first(data)])
+    partial_fit(estimator, x, y, **({"classes": classes} if takes_classes else {}))
+
+
+def _labels(estimator: Any) -> list[Any]:
+    """All that a fitted estimator knows."""
+    return list(np.asarray(getattr(estimator, "classes_", [])).tolist())
+
+
+def _first(data: Any) -> Any:
+    if is_rdd(data):
+        partitions: Iterable[Any] = [data.take(1)]
+    elif isinstance(data, list):
+        partitions = data
+    else:
+        raise UsageError("the estimator is not fitted yet, expected partial_fit of some rows before this engine trains")
+    for partition in partitions:
+        for element in partition() if callable(partition) else partition:
+            return element
+    raise UsageError("data has no rows, expected some to train on")
