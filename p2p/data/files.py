@@ -68,7 +68,7 @@ class File:
             ) from None
         except (PermissionError, IsADirectoryError) as error:
             raise UsageError(f"{self.name!r} cannot be read, expected a file that may be: {error}") from None
-        with raw:
+        with raw, self._named():
             size = raw.seek(0, io.SEEK_END)
             if size != self.size:
                 raise UsageError(
@@ -82,6 +82,15 @@ class File:
                     return
                 with gzip.GzipFile(fileobj=buffered) as unpacked:
                     yield unpacked  # type: ignore[misc]  # it has all of IO[bytes] that is used here
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What the system says of the file does not always name it, as when a connection ends."""
+        try:
+            yield
+        except OSError as error:
+            error.add_note(f"when {self.name!r} was read")
+            raise
 
     def is_broken(self, error: Exception, where: str) -> UsageError:
         """What to say of one of `BROKEN` that came up at `where`."""
@@ -120,8 +129,9 @@ def _found(url: str, options: dict[str, Any], kind: str) -> list[File]:
         infos = _infos(system, path)
     except PermissionError as error:
         raise UsageError(f"{url!r} cannot be read, expected {kind} that may be: {error}") from None
-    if not infos:
-        raise UsageError(f"no file at {url!r}, expected {kind}, or a glob such as 'folder/*'")
+    except FileNotFoundError as error:
+        why = "" if error.__cause__ is None else f": {error.__cause__}"
+        raise UsageError(f"no file at {url!r}, expected {kind}, or a glob such as 'folder/*'{why}") from None
     single = list(infos) == [path]
     files = []
     heads = system.cat_ranges(list(infos), 0, HEAD_BYTES, on_error="return")
@@ -133,6 +143,11 @@ def _found(url: str, options: dict[str, Any], kind: str) -> list[File]:
             )
         if isinstance(head, Exception):
             raise UsageError(f"{name!r} cannot be read, expected {kind}: {head}") from head
+        if len(head) > HEAD_BYTES:
+            raise UsageError(
+                f"{name!r} is sent whole where {HEAD_BYTES} bytes were asked for, expected a server that sends parts: "
+                f"have each worker download it, as by 'simplecache::{name}'"
+            )
         files.append(_checked(File(name, place, system, _size(name, info), head.startswith(GZIP)), head, kind))
     return files
 
@@ -155,10 +170,13 @@ def _infos(system: Any, path: str) -> dict[str, Any]:
         return {path: system.info(path)}
     except FileNotFoundError:
         if not any(letter in path for letter in "*?["):
-            return {}
+            raise
     found = system.glob(path, detail=True)
     visible = {place: info for place, info in found.items() if not place.rsplit("/", 1)[-1].startswith((".", "_"))}
-    return {place: visible[place] for place in sorted(visible) if visible[place]["type"] != "directory"}
+    files = [place for place in sorted(visible) if visible[place]["type"] != "directory"]
+    if not files:
+        raise FileNotFoundError(path)
+    return {place: visible[place] if visible[place].get("size") is not None else system.info(place) for place in files}
 
 
 def _size(name: str, info: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,52 @@ def test_a_file_that_has_changed_or_gone_is_told_where_it_is_read(tmp_path: Path
     path.unlink()
     with pytest.raises(UsageError, match=r"a' is not there, expected the file that the driver program found"):
         read(parts)
+
+
+def test_a_server_that_sends_no_parts_of_files_is_told(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MEMORY.pipe({"/bucket/rows/a": b"a line\n"})
+    monkeypatch.setattr(type(MEMORY), "cat_ranges", lambda self, paths, *_, **__: [MEMORY.cat(path) for path in paths])
+    with pytest.raises(
+        UsageError, match=r"a' is sent whole where 6 bytes .* as by 'simplecache::memory://bucket/rows/a'"
+    ):
+        read_text(f"{memory}/a")
+
+
+def test_sizes_that_a_listing_leaves_out_are_asked_for(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MEMORY.pipe({"/bucket/rows/a": b"a line\n"})
+    listed = {"/bucket/rows/a": {"type": "file", "size": None}}
+    monkeypatch.setattr(type(MEMORY), "glob", lambda *_, **__: listed)
+    assert read(read_text(f"{memory}/*")) == ["a line"]
+    monkeypatch.setattr(type(MEMORY), "info", lambda *_, **__: listed["/bucket/rows/a"])
+    with pytest.raises(UsageError, match="is of a size that its server does not tell"):
+        read_text(f"{memory}/a")
+
+
+def test_a_file_is_read_through_a_cache(memory: str) -> None:
+    MEMORY.pipe({"/bucket/rows/a": b"a\nb\n"})
+    assert read(read_text(f"simplecache::{memory}/a", partitions=2)) == ["a", "b"]
+
+
+def test_a_connection_that_ends_is_told_as_it_is_with_the_file(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            raise ConnectionResetError("by the server")
+
+    MEMORY.pipe({"/bucket/rows/a": b"a\n"})
+    parts = read_text(f"{memory}/a")
+    monkeypatch.setattr(type(MEMORY), "open", lambda *_, **__: Ended(b"a\n"))
+    with pytest.raises(ConnectionResetError, match="by the server") as error:
+        read(parts)
+    assert error.value.__notes__ == ["when 'memory://bucket/rows/a' was read"]
+
+
+def test_why_there_is_no_file_is_told_if_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def info(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError("http://host/x") from ConnectionRefusedError("nobody listens")
+
+    monkeypatch.setattr(type(MEMORY), "info", info)
+    with pytest.raises(UsageError, match=r"no file at 'memory://bucket/a', expected .*: nobody listens"):
+        read_text("memory://bucket/a")
 
 
 def test_storage_options_are_those_of_the_file_system(tmp_path: Path) -> None:
