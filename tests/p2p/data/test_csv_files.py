@@ -101,6 +101,7 @@ DAMAGED: dict[str, tuple[bytes, str, str]] = {
     "behind a quote": (b'1,"2"3,0', "no row of csv", "expected a row in one line"),
     "latin-1": (b"1,\xe9,0", "byte 0xe9 at its place 3", "expected a text in UTF-8"),
     "label": (b"1,2,3", "the label is '3'", "expected an integer from 0 to 2"),
+    "negative label": (b"1,2,-1", "the label is '-1'", "expected an integer from 0 to 2"),
     "half a label": (b"1,2,0.5", "the label is '0.5'", "expected an integer from 0 to 2"),
     "carriage return": (b"1,2,0\r1,2,0", "no row of csv", "expected a row in one line"),
     "spaces": (b"1 2 0", "1 columns", "expected 3"),
