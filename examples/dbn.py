@@ -2,15 +2,18 @@
 
     python examples/dbn.py [--plot stack.png]
     spark-submit examples/dbn.py --spark
+    python examples/dbn.py --input train-images-idx3-ubyte.gz --labels train-labels-idx1-ubyte.gz    MNIST, path or URL
 
 Two processes of this machine are the peers, or with --spark the executors of Spark. Each peer publishes what it has
-learned when its partition is done. The data are ten pictures of 12 by 12 points, each in many shifted and noisy copies.
+learned when its partition is done. The data are ten pictures of 12 by 12 points, each in many shifted and noisy copies;
+of files, the last of nine partitions is not trained on.
 """
 
 import argparse
 
 import numpy as np
 
+from p2p.data import read_idx
 from p2p.models.rbm import CD, FineTuning, StackedRBM
 
 CLASSES, SIDE, ROWS = 10, 12, 400  # ROWS of each partition
@@ -34,22 +37,41 @@ def blocks(number):
     return [pictures(number)]
 
 
+def read(partition):
+    """The blocks of a partition of files."""
+    return partition()
+
+
+def data(arguments):
+    """What is trained on, and the rows and labels that are not."""
+    if arguments.input:
+        *parts, last = read_idx(arguments.input, arguments.labels, classes=CLASSES, partitions=9)
+        others = tuple(np.concatenate(each) for each in zip(*last(), strict=True))
+    else:
+        parts, others = [lambda number=number: blocks(number) for number in range(8)], pictures(100)
+    if not arguments.spark:
+        return parts, others
+    from pyspark import SparkContext
+
+    sc = SparkContext.getOrCreate()
+    if arguments.input:
+        return sc.parallelize(parts, len(parts)).flatMap(read), others
+    return sc.parallelize(range(8), 8).flatMap(blocks), others
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--input", metavar="URL", help="an idx file of pictures; default: pictures made here")
+    parser.add_argument("--labels", metavar="URL", help="the idx file of their labels, 0 to 9")
     parser.add_argument("--spark", action="store_true", help="train on the executors of Spark")
     parser.add_argument("--plot", metavar="FILE", help="write a picture of filters and reconstructions")
     arguments = parser.parse_args()
-    where = {"peers": 2}
-    data = [lambda number=number: blocks(number) for number in range(8)]
-    if arguments.spark:
-        from pyspark import SparkContext
-
-        where = {}
-        data = SparkContext.getOrCreate().parallelize(range(8), 8).flatMap(blocks)
-    others = pictures(100)
-    stack = StackedRBM([SIDE * SIDE, 64, 64])
+    if (arguments.input is None) != (arguments.labels is None):
+        parser.error("--input and --labels go together: pictures and what they show")
+    trained, others = data(arguments)
+    stack = StackedRBM([others[0].shape[1], 64, 64])
     fitted = stack.fit(
-        data,
+        trained,
         classes=CLASSES,
         exchange="partition",
         epochs=10,
@@ -58,7 +80,7 @@ def main():
         fine_tuning=FineTuning(rate=0.3),
         block_rows=20,
         held_out=others,
-        **where,
+        peers=None if arguments.spark else 2,
     )
     print(fitted)
     if arguments.plot:

@@ -1,7 +1,7 @@
 """Word2vec on Spark without a master: two executors, each with a replica, that tell each other what they learned.
 
 python examples/word2vec.py                                the Wikipedia sample that comes with gensim, under a minute
-python examples/word2vec.py text.txt --word paris          one sentence a line
+python examples/word2vec.py text.txt --word paris          one sentence a line, by path, glob or URL (s3://bucket/text)
 python examples/word2vec.py enwiki-...-articles.xml.bz2    a Wikipedia dump, parsed on this machine and held in memory
 """
 
@@ -19,6 +19,7 @@ from gensim.test.utils import datapath
 from pyspark import RDD, SparkConf, SparkContext
 
 from p2p import DeepDist
+from p2p.data import read_text
 from p2p.models.word2vec import build_vocab, gradient
 
 SAMPLE = datapath("enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2")
@@ -49,7 +50,7 @@ def main() -> None:
 def read(sc: SparkContext, path: str) -> RDD[Any]:
     """The texts of `path` as an RDD of texts or token lists, in 8 partitions."""
     if not path.endswith(".bz2"):
-        return sc.textFile(path, minPartitions=8)
+        return read_text(path, partitions=8, sc=sc)
     articles = WikiCorpus(path, processes=1, dictionary={})  # an empty dictionary spares a pass over the dump
     return sc.parallelize(list(articles.get_texts()), 8)
 
@@ -83,7 +84,7 @@ def stop(sc: SparkContext) -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", nargs="?", default=SAMPLE, help="a text file or a Wikipedia dump (.xml.bz2)")
+    parser.add_argument("corpus", nargs="?", default=SAMPLE, help="path or URL of text, or a Wikipedia dump (.xml.bz2)")
     parser.add_argument("--master", default="local-cluster[2,1,1024]", help="default: two executors on this machine")
     parser.add_argument("--mode", choices=["p2p", "master"], default="p2p")
     parser.add_argument("--epochs", type=int, default=5)

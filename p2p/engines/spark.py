@@ -269,7 +269,7 @@ def _train(
 ) -> TaskResult:
     """Train a partition, with its rows in order if that may take so much memory; else as they come.
 
-    Errors travel in the text of Spark's, under the seal; those of reading rows as they are.
+    Errors travel in the text of Spark's, under the seal; those of reading rows as they are, but for `UsageError`.
     """
     try:
         (job, accumulators), agent = _load(shipped), _agent(settings)
@@ -286,7 +286,7 @@ def _train(
         return result
     except PartitionError as error:
         raise seal.sealed(error) from error.__cause__
-    except AgentGoneError as error:
+    except (AgentGoneError, UsageError) as error:
         raise seal.sealed(PartitionError.of(error, epoch, partition)) from error
 
 

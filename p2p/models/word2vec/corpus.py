@@ -76,11 +76,11 @@ def sentences(
     """`corpus` as an RDD of rows, or as a list of partitions of them for `peers` processes of this machine.
 
     A row is a list of tokens, or a text, whose words stand between white space. `corpus` is an RDD of rows, a DataFrame
-    (`column` holds arrays of strings, or texts; rows without are skipped), a path, or a list of rows. A path is a text
-    file (plain, gzip or bz2), a folder of them, with the folders within, or a glob; Spark reads it if `sc` is a
-    SparkContext, or if one is active and `peers` is not given. `encoding` is that of the files, which must write white
-    space as ASCII does; bytes that are none of its letters are replaced. By default it is UTF-8, and a file that begins
-    otherwise is refused.
+    (`column` holds arrays of strings, or texts; rows without are skipped), a path, a list of rows, or the partitions
+    that `p2p.data.read_text` makes of any URL. A path is a text file (plain, gzip or bz2), a folder of them, with the
+    folders within, or a glob; Spark reads it if `sc` is a SparkContext, or if one is active and `peers` is not given.
+    `encoding` is that of the files, which must write white space as ASCII does; bytes that are none of its letters are
+    replaced. By default it is UTF-8, and a file that begins otherwise is refused.
 
     Raises `UsageError` for anything else, for a path under which there is no file, and for a file that is no text.
     """
@@ -116,14 +116,21 @@ def sentences(
             raise UsageError(f"peers={peers} with data on Spark, expected None: every executor is a peer")
         return arguments.partitions(_column(corpus, column) if _is_frame(corpus) else corpus)
     if isinstance(corpus, list | tuple):
-        _check_no_paths(corpus)
-        size = max(1, math.ceil(len(corpus) / _count(peers)))
-        return [corpus[start : start + size] for start in range(0, len(corpus), size)] or [[]]
+        return _parts(corpus, peers)
     raise UsageError(
         f"corpus is {arguments.kind_of(corpus)}, expected an RDD of texts or token lists, a DataFrame of Spark, the "
         "path of text files, or a list of texts or token lists; of other iterables make a list, or write them to a "
         "file, one sentence per line; of a column of pandas, frame['text'].tolist()"
     )
+
+
+def _parts(corpus: Sequence[Any], peers: int | None) -> list[Any]:
+    """Partitions of a list of rows; a list of functions is one of partitions already."""
+    if corpus and all(map(callable, corpus)):
+        return list(corpus)
+    _check_no_paths(corpus)
+    size = max(1, math.ceil(len(corpus) / _count(peers)))
+    return [corpus[start : start + size] for start in range(0, len(corpus), size)] or [[]]
 
 
 def rows(partitions: Iterable[Partition]) -> Iterator[Row]:
@@ -241,7 +248,8 @@ def _files(path: str) -> list[str]:
     path = _plain_path(path)
     if "://" in path:
         raise UsageError(
-            f"the path {path!r} needs Spark, expected a file of this machine: start a SparkContext, or give it by sc="
+            f"the path {path!r} needs Spark, expected a file of this machine: start a SparkContext, give it by sc=, or "
+            "give p2p.data.read_text(path)"
         )
     path = os.path.abspath(os.path.expanduser(path))
     matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))

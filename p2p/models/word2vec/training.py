@@ -97,11 +97,11 @@ def train(
 
     `corpus` is an RDD of texts, whose words stand between white space, or of token lists; a DataFrame, of which
     `column` holds texts or arrays of strings; the path of a text file with one sentence per line (also gzip or bz2), of
-    a folder of such files, or a glob; or a list of texts or token lists. Files are in UTF-8, or in `encoding`, such as
-    "latin-1". Texts are several times cheaper to read than token lists. The executors of Spark train an RDD, a
-    DataFrame, and a path if `sc` is given or a SparkContext is active; otherwise, and always if `peers` is given, so
-    many processes of this machine do (default: one per core). The corpus is read once to count and once per epoch:
-    cache an RDD that is costly to compute.
+    a folder of such files, or a glob; a list of texts or token lists; or what `p2p.data.read_text` reads of any URL.
+    Files are in UTF-8, or in `encoding`, such as "latin-1". Texts are several times cheaper to read than token lists.
+    The executors of Spark train an RDD, a DataFrame, and a path if `sc` is given or a SparkContext is active;
+    otherwise, and always if `peers` is given, so many processes of this machine do (default: one per core). The corpus
+    is read once to count and once per epoch: cache an RDD that is costly to compute.
 
     `settings` are those of gensim's `Word2Vec`, with its defaults; see `Settings`. `start_from` goes on with a copy of
     a model, or with one that `save` wrote to a path, on its vocabulary; settings that shaped it are its own or left

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,3 +23,14 @@ def test_the_example_tells_new_people_right() -> None:
     assert float(right) > 80
     rows = re.findall(r"(\d+) rows in", done.stdout)
     assert int(rows[0]) % 32_000 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
+def test_the_example_reads_a_file(place: Any) -> None:
+    rows = [f"{label} {1 if label > 0 else 2}:1 3:{value}" for label, value in [(1, 0.5), (-1, 2)] * 50]
+    (place.folder / "rows").write_text("\n".join(rows))
+    url = f"file://{place.folder}/rows"
+    done = subprocess.run([sys.executable, str(EXAMPLE), "--input", url], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "100.0% of these rows told right" in done.stdout

@@ -1,0 +1,87 @@
+"""Objects of S3 are read by ranges, by this process and by others, from a server on loopback.
+
+It needs two packages that no lock names, since they bring forty others: `pip install s3fs 'moto[server]'`. Without them
+these tests are skipped; what is then nearest is `memory://` in test_files.py. They are in no place of their own, since
+fsspec keeps its threads until the process ends.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossip.errors import UsageError
+from p2p.data import read_libsvm, read_text
+from p2p.models.linear import LogisticRegression, fit
+
+pytest.importorskip("s3fs", reason="s3fs is not installed")
+pytest.importorskip("moto.server", reason="moto[server] is not installed")
+
+pytestmark = [pytest.mark.slow, pytest.mark.sockets]
+
+ROWS = 5000
+
+
+@pytest.fixture
+def options(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Of a server with a bucket `rows`; all servers of a process have the same buckets."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "y"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    found = {"endpoint_url": f"http://{host}:{port}"}
+    system = s3fs.S3FileSystem(**found)
+    if not system.exists("rows"):
+        system.mkdir("rows")
+    system.pipe("rows/a.libsvm", lines().encode())
+    system.pipe("rows/b.libsvm", gzip.compress(lines().encode()))
+    yield found
+    system.rm("rows", recursive=True)
+    server.stop()
+
+
+def lines() -> str:
+    chance = np.random.default_rng(0)
+    return "".join(f"{chance.integers(2)} 1:{value:.3f}\n" for value in chance.normal(size=ROWS))
+
+
+def test_rows_of_a_bucket_are_read_once(options: dict[str, Any]) -> None:
+    parts = read_libsvm("s3://rows/a.libsvm", 1, partitions=7, storage_options=options)
+    assert len(parts) == 7
+    assert sum(len(y) for part in parts for _, y in part()) == ROWS
+    both = [line for part in read_text("s3://rows/*", storage_options=options) for line in part()]
+    assert both == 2 * lines().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("s3://rows/none", "no file at 's3://rows/none', expected a libsvm file"),
+        ("s3://none/none", "no file at 's3://none/none', expected a libsvm file"),
+        ("s3://rows", r"'s3://rows' is a folder, expected a libsvm file: name its files by a glob, as s3://rows/\*"),
+    ],
+)
+def test_what_is_no_object_is_told(options: dict[str, Any], url: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read_libsvm(url, 1, storage_options=options)
+
+
+def test_processes_train_on_a_bucket_and_tell_a_damaged_line(options: dict[str, Any]) -> None:
+    import s3fs
+
+    data = read_libsvm("s3://rows/a.libsvm", 1, partitions=4, storage_options=options)
+    assert fit(LogisticRegression(1), data, peers=2, progress=False).rows % ROWS == 0
+    damaged = lines().splitlines()
+    damaged[3000] = "1 1:x"
+    s3fs.S3FileSystem(**options).pipe("rows/c.libsvm", "\n".join(damaged).encode())
+    data = read_libsvm("s3://rows/c.libsvm", 1, partitions=4, storage_options=options)
+    with pytest.raises(UsageError, match=r"'s3://rows/c\.libsvm', line 3001 \(byte \d+\): feature 1 is 'x', expected"):
+        fit(LogisticRegression(1), data, peers=2, progress=False)
