@@ -29,12 +29,14 @@ from gossip.errors import UsageError
 from gossip.updates import Kind
 from gossip.updates.entries import entries_of
 from gossip.updates.halves import HALF
-from gossip.updates.levels import in_blocks, levels_of
+from gossip.updates.levels import BLOCK, in_blocks, levels_of
 from gossip.updates.rows import EXPONENT_MAX, floats, rows_of
 from p2p.codec import Codec
 
 WHOLE_MAX = 64
 """Numbers of an array that is not worth coding."""
+PIECE_BLOCKS = 256
+"""Of 256 numbers, are coded at a time: they stay in a cache."""
 BITS = 7
 """Of an integer of eight bits, beside its sign."""
 
@@ -109,12 +111,18 @@ class Int2:
     def part(self, name: str, change: Array) -> tuple[Arrays, Array]:
         """(what travels of an array, what is left of it)"""
         blocks = in_blocks(change)
-        exact = blocks.astype(np.promote_types(change.dtype, np.float32), copy=False)
-        largest = np.abs(exact).max(axis=1)
-        scales = np.rint(np.log2(largest, where=largest > 0, out=np.zeros_like(largest)))
-        scales = scales.clip(*_powers(change.dtype)).astype(np.int8)
-        levels = np.rint(np.ldexp(exact, -scales[:, None].astype(np.int32))).clip(-1, 1).astype(np.int8)
-        left = blocks - floats(levels, scales, change.dtype)
+        left, levels = np.empty_like(blocks), np.empty(blocks.shape, np.int8)
+        scales = np.empty(len(blocks), np.int8)
+        exact, limits = np.promote_types(change.dtype, np.float32), _powers(change.dtype)
+        for start in range(0, len(blocks), PIECE_BLOCKS):
+            piece = slice(start, start + PIECE_BLOCKS)
+            numbers = blocks[piece]
+            largest = np.maximum(numbers.max(axis=1), -numbers.min(axis=1)).astype(exact)
+            powers = np.rint(np.log2(largest, where=largest > 0, out=np.zeros_like(largest))).clip(*limits)
+            scales[piece] = powers
+            halves = np.ldexp(exact.type(0.5), powers.astype(np.int32))[:, None]
+            np.subtract(numbers > halves, numbers < -halves, out=levels[piece], dtype=np.int8)
+            np.subtract(numbers, floats(levels[piece], scales[piece], change.dtype), out=left[piece])
         return levels_of(name, levels, scales), left.reshape(-1)[: change.size].reshape(change.shape)
 
 
@@ -157,8 +165,24 @@ def _integers(rows: Array, largest: Array) -> tuple[Array, Array]:
     powers = (np.frexp(largest)[1] - BITS).clip(lowest, highest)
     rounds_up = np.rint(np.ldexp(largest.astype(exact), -powers)) > limit
     powers = (powers + rounds_up).clip(lowest, highest)
-    integers = np.rint(np.ldexp(rows.astype(exact), -powers[:, None])).clip(-limit, limit)
-    return integers.astype(np.int8), powers.astype(np.int8)
+    found = np.empty(rows.shape, np.int8)
+    step = max(1, PIECE_BLOCKS * BLOCK // max(1, rows.shape[1]))
+    for start in range(0, len(rows), step):
+        piece = slice(start, start + step)
+        numbers = _halved(rows[piece].astype(exact), powers[piece])
+        np.rint(numbers, out=numbers)
+        found[piece] = numbers.clip(-limit, limit, out=numbers)
+    return found, powers.astype(np.int8)
+
+
+def _halved(rows: Array, powers: Array) -> Array:
+    """Rows of floats over two to the power of each, in place where that is the same as a product."""
+    with np.errstate(over="ignore"):
+        units = np.ldexp(rows.dtype.type(1), -powers)
+    if not np.isfinite(units).all():
+        return np.ldexp(rows, -powers[:, None])
+    rows *= units[:, None]
+    return rows
 
 
 def _powers(dtype: Any) -> tuple[int, int]:

@@ -33,8 +33,10 @@ _PIECE_BLOCKS = 512
 
 def levels_of(name: str, levels: Array, scales: Array) -> dict[str, Array]:
     """Part of an update for the array `name`: levels (blocks, 256), each -1, 0 or 1, and scales (blocks,)."""
-    codes = (levels + 1).astype(np.uint8).reshape(len(levels), BLOCK // PER_BYTE, PER_BYTE) << _SHIFTS
-    return {name + LEVELS: np.bitwise_or.reduce(codes, axis=2), name + SCALES: scales}
+    codes = (levels + np.int8(1)).astype("u1", copy=False).view("<u4")
+    for shift in (6, 12):  # four bytes, each of two bits, go into the lowest one
+        codes |= codes >> np.uint32(shift)
+    return {name + LEVELS: codes.astype(np.uint8), name + SCALES: scales}
 
 
 def in_blocks(array: Array) -> Array:
