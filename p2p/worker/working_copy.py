@@ -194,6 +194,7 @@ class WorkingCopy:
 
     def exchange(self, replica: Readable, extra: Arrays) -> dict[str, Array]:
         """Look at the rows that are due, merge them both ways, and return what is to be published of them."""
+        assert self._exact is None, "all that changed is exchanged at once"
         pace = self._pace
         began = pace.now()
         self.model.check_unchanged()
