@@ -91,7 +91,7 @@ def zipf_model() -> tuple[Word2Vec, list[list[str]]]:
 class Way:
     """The whole way of an update, by hand."""
 
-    def __init__(self, model: Word2Vec, rule: str, codec: str | None = None) -> None:
+    def __init__(self, model: Word2Vec, rule: str, codec: str = "int8") -> None:
         skeleton_of = Model(model)
         arrays = {name: array.copy() for name, array in skeleton_of.arrays().items()}
         self.layout = Layout.of(arrays)

@@ -36,6 +36,7 @@ from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p.adapters import nesting
 from p2p.adapters.model import Model
+from p2p.adapters.sparse import dense
 from p2p.adapters.watch import is_nothing
 from p2p.worker.combine import OUTER
 from p2p.worker.running import copy_of, current, in_place
@@ -420,7 +421,7 @@ def _pairs(model: Any, update: Any) -> list[tuple[Array, Array, str]]:
             raise UsageError(f"a gradient of {name!r}, expected the name of an array of the model")
         if array.dtype.kind != "f":
             raise UsageError(f"a gradient of {name!r}, which is of {array.dtype}, expected an array of floats")
-        gradient = np.asarray(value)
+        gradient = dense(name, value, array)
         if gradient.shape != array.shape:
             raise UsageError(f"the gradient of {name!r}: shape {gradient.shape}, expected {array.shape}")
         found.append((array, gradient, name))

@@ -4,6 +4,7 @@ adapter.py     what the trainer has to know of a class of models, and which clas
 model.py       the arrays of a model, taken and given back
 skeleton.py    the rest of the model, as bytes
 watch.py       changes by user code beside its arrays, which would be lost
+sparse.py      what an update says of an array: all of it, some rows, or a sparse matrix
 nesting.py     dicts, lists and objects in one another, by path
 """
 

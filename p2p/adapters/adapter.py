@@ -44,6 +44,12 @@ class Adapter(Protocol):
         """Attributes of the model's parts that may change without being trained."""
         ...
 
+    @property
+    def row_codec(self) -> str | None:
+        """How rows travel that are trained in place: "int8", "int16" or "float" of `p2p.worker.working_copy`, which
+        have rows wait that changed little; None: all that changed, exactly."""
+        ...
+
     def names(self, model: Any) -> Sequence[str]:
         """The arrays to train. May give the model what it lacks. `UsageError` for a model that cannot be trained."""
         ...
@@ -95,6 +101,7 @@ class ByPath:
 
     counters: frozenset[str] = frozenset()
     caches: frozenset[str] = frozenset()
+    row_codec: str | None = None
 
     def names(self, model: Any) -> Sequence[str]:
         return sorted(map(nesting.text, _arrays_within(model)), key=str)

@@ -22,6 +22,7 @@ from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p.adapters import nesting
 from p2p.adapters.nesting import PARTS_MAX, Path, is_others, parts, walk
+from p2p.adapters.sparse import is_matrix
 
 FIRST = 3
 """So many calls of a worker are looked at in full, and those whose numbers are powers of two."""
@@ -157,7 +158,7 @@ def is_zero(update: Any) -> bool:
         case np.ndarray() | np.generic() | bool() | int() | float() | complex():
             numbers = np.asarray(update)
             return numbers.dtype.kind in UPDATE_KINDS and not numbers.any()
-    return False
+    return is_matrix(update) and is_zero(update.tocoo().data)
 
 
 def _is_looked_at(call: int) -> bool:

@@ -24,13 +24,13 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from gossip.arrays import Arrays, ArraySpec, Layout
+from gossip.arrays import Array, Arrays, ArraySpec, Layout
 from gossip.errors import UsageError
 from gossip.marks import Unit
 from p2p.agent import local_socket, requests
 from p2p.agent.ports import Left
 from p2p.agent.registrar_messages import Role
-from p2p.agent.replica import Replica
+from p2p.agent.replica import RESIDENT_BYTES_MAX, Replica
 from p2p.agent.requests import (
     Begins,
     Done,
@@ -187,6 +187,14 @@ class HandOverFile:
     descriptor: int
 
 
+class UpdateFile(Replica):
+    """Where a task writes whole arrays. Until it begins to, a large one takes no memory of its process."""
+
+    def arrays(self) -> dict[str, Array]:
+        self.enter()
+        return super().arrays()
+
+
 class AgentClient:
     """A task's, or the driver program's, connection to the agent in `folder`."""
 
@@ -290,10 +298,12 @@ class AgentClient:
         What was published is lent: the agent and its readers may go on reading it where it is. So there are a few.
         """
         if self._hand_over is None:
-            self._hand_over = next((file for file in self._hand_overs if is_free(file)), None) or Replica(self.layout)
-            if self._hand_over not in self._hand_overs:
+            free = [file for file in self._hand_overs if is_free(file)]
+            self._hand_over = free[0] if free else UpdateFile(self.layout)
+            if not free:
                 self._hand_overs.append(self._hand_over)
-            for file in self._hand_overs[:-HAND_OVERS_MAX]:
+            spare = free[1:] if self.layout.nbytes > RESIDENT_BYTES_MAX else []
+            for file in [*spare, *self._hand_overs[:-HAND_OVERS_MAX]]:
                 self._hand_overs.remove(file)
                 file.close()  # its memory goes with its last reader
         return self._hand_over
@@ -341,7 +351,11 @@ class AgentClient:
             left=None if left is None else Remainder(left.follows),
         )
         if request.lent:
+            assert self._hand_over is not None
+            self._hand_over.leave()
             self._hand_over = None
+        elif self._file is not None:
+            self._file.leave()
         if left is None or left.arrays is None:
             return self.ask(request, Published, (update.descriptor,))[0].new
         file = Replica(Layout.of(left.arrays))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import IO
 
 import numpy as np
 import zmq
 
-from gossip.arrays import Array, Bytes, Layout, Packed
+from gossip.arrays import Array, Bytes, Layout, Packed, Payload
 from gossip.errors import GossipError
 from gossip.flat import Flat
 from gossip.messages import PeerId, State
+from gossip.wire import BLOCK_BYTES
 from gossip.zmq.fetch import fetch_state
 from gossip.zmq.sockets import Keys
 from p2p.agent.replica import Replica
@@ -25,34 +29,103 @@ from p2p.driver.registrar import Member
 TIMEOUT_S = 30.0
 AT_ONCE = 4
 """Replicas that are read at the same time."""
+BLOCKS_IN_MEMORY_MAX = 16
+"""Of each the lowest and the highest values: 32 MB."""
 
 
 class Envelope:
-    """The element-wise lowest and highest values of the replicas seen so far."""
+    """The element-wise lowest and highest values of the replicas seen so far.
 
-    def __init__(self, layout: Layout, first: Bytes) -> None:
-        """`first` is a whole packed replica."""
+    Where all are equal to the first, that is both. The bounds of other blocks are kept, those of many in a file.
+    """
+
+    def __init__(self, layout: Layout, first: Bytes | Payload) -> None:
+        """`first` is a whole packed replica, which stays as it is."""
         self.layout = layout
-        self._low = bytearray(first)
-        self._high = bytearray(first)
+        self._first = Packed(layout, first) if isinstance(first, Bytes) else first
+        self._apart: dict[int, tuple[bytearray, bytearray] | None] = {}
+        """By block that is not equal everywhere: lowest and highest; None where the file has them."""
+        self._file: IO[bytes] | None = None
         self._lock = threading.Lock()
 
     def widen(self, start: int, data: Bytes) -> None:
         """Take in the packed bytes from `start` on of one more replica. From any thread."""
+        view, end = memoryview(data), start + len(data)
         with self._lock:
-            for dtype, first, end in self.layout.pieces(start, start + len(data)):
-                count = (end - first) // np.dtype(dtype).itemsize
-                theirs = np.frombuffer(data, dtype, count, first - start)
-                for bound, choose in ((self._low, np.minimum), (self._high, np.maximum)):
-                    mine = np.frombuffer(bound, dtype, count, first)
-                    if not np.array_equal(mine, theirs):  # most are equal, and seen to be in a third of the time
-                        choose(mine, theirs, out=mine)
+            for index in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
+                begin = index * BLOCK_BYTES
+                low, high = max(start, begin), min(end, begin + BLOCK_BYTES)
+                theirs = view[low - start : high - start]
+                if index not in self._apart and _equal(self._first.read(low, high), theirs):
+                    continue
+                bounds = self.bounds(index)
+                for dtype, first, last in self.layout.pieces(low, high):
+                    count = (last - first) // dtype.itemsize
+                    numbers = np.frombuffer(theirs, dtype, count, first - low)
+                    for bound, choose in zip(bounds, (np.minimum, np.maximum), strict=True):
+                        mine = np.frombuffer(bound, dtype, count, first - begin)
+                        choose(mine, numbers, out=mine)
+                self._keep(index, bounds)
+
+    def bounds(self, index: int) -> tuple[bytearray, bytearray]:
+        """Lowest and highest values of a block of `BLOCK_BYTES`."""
+        begin, end = index * BLOCK_BYTES, min((index + 1) * BLOCK_BYTES, self.layout.nbytes)
+        kept = self._apart.get(index)
+        if kept is not None:
+            return kept
+        if index in self._apart:
+            assert self._file is not None
+            places = (2 * begin, 2 * begin + BLOCK_BYTES)
+            low, high = (bytearray(os.pread(self._file.fileno(), end - begin, place)) for place in places)
+            return low, high
+        first = self._first.read(begin, end)
+        return bytearray(first), bytearray(first)
+
+    def _keep(self, index: int, bounds: tuple[bytearray, bytearray]) -> None:
+        if self._apart.get(index) is None and (index in self._apart or len(self._apart) >= BLOCKS_IN_MEMORY_MAX):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="deepdist-bounds-")  # noqa: SIM115 - as long as this object
+            for place, bound in enumerate(bounds):
+                os.pwrite(self._file.fileno(), bound, (2 * index + place) * BLOCK_BYTES)
+            self._apart[index] = None
+        else:
+            self._apart[index] = bounds
 
     def distance(self) -> float:
         """For each array the largest difference in one element over the largest absolute value; the largest of all."""
-        lows, highs = self.layout.views(self._low), self.layout.views(self._high)
-        spreads = [_spread(lows[name], highs[name]) for name in lows]
+        spreads = []
+        at, bounds = -1, (bytearray(), bytearray())
+        for spec, offset in zip(self.layout.specs, self.layout.offsets, strict=True):
+            found = _Spread()
+            end = offset + spec.nbytes
+            for index in range(offset // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
+                if index != at:
+                    at, bounds = index, self.bounds(index)
+                begin = index * BLOCK_BYTES
+                first, last = max(offset, begin), min(end, begin + BLOCK_BYTES)
+                dtype = np.dtype(spec.dtype)
+                count = (last - first) // dtype.itemsize
+                found.take_in(*(np.frombuffer(bound, dtype, count, first - begin) for bound in bounds))
+            spreads.append(found.relative())
         return float(np.max(spreads, initial=0.0))  # which, unlike Python's, is a NaN if any of them is
+
+
+class _Spread:
+    """Of one array, piece by piece."""
+
+    def __init__(self) -> None:
+        self._spreads: list[float] = [0.0]
+        self._sizes: list[float] = [0.0]
+
+    def take_in(self, low: Array, high: Array) -> None:
+        if low.size and not np.array_equal(low, high):
+            self._spreads.append(float(np.max(np.subtract(high, low, dtype=np.float64))))
+        if low.size:
+            self._sizes += (abs(float(np.max(high))), abs(float(np.min(low))))
+
+    def relative(self) -> float:
+        spread = float(np.max(self._spreads))
+        return spread / float(np.max(self._sizes)) if spread else 0.0
 
 
 class Average:
@@ -69,7 +142,7 @@ class Average:
     def take_in(self, buffer: Bytes, weight: float) -> None:
         """One more packed replica. The mean and the sum of squares are updated as Welford does: no digits are lost."""
         if self._envelope is None:
-            self._envelope = Envelope(self._flat.layout, buffer)
+            self._envelope = Envelope(self._flat.layout, bytes(buffer))  # whose owner fills it anew
         self._envelope.widen(0, buffer)
         if weight <= 0.0:
             return
@@ -142,10 +215,10 @@ def consensus_distance(
 ) -> tuple[float, list[str]]:
     """(largest relative difference between any two replicas, names of the agents that could not be read).
 
-    `reference` is a replica at hand; it counts as one of them. Meant for a swarm that has drained.
+    `reference` is a replica at hand; it counts as one of them, and is read block by block. Meant for a swarm that has
+    drained: it changes no more.
     """
-    with reference.reading():
-        envelope = Envelope(reference.layout, reference.read(0, reference.layout.nbytes))
+    envelope = Envelope(reference.layout, reference)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def read(member: Member) -> bool:
@@ -200,9 +273,6 @@ def _put(buffer: bytearray, start: int, data: Bytes) -> None:
     buffer[start : start + len(data)] = data
 
 
-def _spread(low: Array, high: Array) -> float:
-    if np.array_equal(low, high):
-        return 0.0
-    spread = float(np.max(np.subtract(high, low, dtype=np.float64)))
-    scale = max(abs(float(np.max(high))), abs(float(np.min(low))))
-    return spread / scale if spread else 0.0
+def _equal(one: Bytes, other: Bytes) -> bool:
+    """Bit by bit."""
+    return np.array_equal(np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8))

@@ -24,7 +24,7 @@ from p2p.adapters.watch import is_nothing
 from p2p.agent.client import AgentClient
 from p2p.agent.requests import Take, Taken
 from p2p.worker.any_update import inflate
-from p2p.worker.delta import write_delta
+from p2p.worker.delta import lighter, write_delta
 from p2p.worker.errors import original
 from p2p.worker.job import Descent
 
@@ -121,7 +121,7 @@ class Coordinator:
                 raise
             finally:
                 self._applying = None
-            self._agent.publish(hand_over, staleness=staleness)
+            self._agent.publish(lighter(hand_over, self._model, self._agent), staleness=staleness)
             if isinstance(unit, Unit):
                 self.applied.add(unit)
                 return True

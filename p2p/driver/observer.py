@@ -71,6 +71,7 @@ class Observer:
         agent = AgentClient(self.folder, process=self._process)
         for name, array in agent.replica.arrays().items():
             np.copyto(array, initial[name])
+        agent.replica.leave()
         agent.ask(Loaded(), Done)
         self._agent = agent
 

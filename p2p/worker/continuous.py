@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import Any
 
-from gossip.arrays import Arrays
 from gossip.errors import UsageError
 from p2p.adapters.watch import is_nothing, nothing_returned
 from p2p.worker.attempt import Attempt
@@ -69,14 +68,14 @@ class Continuous:
         trained = self._rows.count - untrained
         if self._clock() < self._next_at or trained <= self._exchanged:
             return False
-        self._publish(self._copy.exchange(self._agent.replica, {}), trained)
+        self._publish(self._copy.exchanged(self._agent, {}), trained)
         self._begin()
         return True
 
-    def _publish(self, update: Arrays, trained: int) -> None:
+    def _publish(self, update: Any, trained: int) -> None:
         """Hand over what so many rows led to."""
         unit, number = self._attempt.unit(trained), self._attempt.number
-        if self._agent.publish(self._agent.pack(update), self._merged_at, unit=unit, attempt=number):
+        if self._agent.publish(update, self._merged_at, unit=unit, attempt=number):
             self._copy.published(self._agent.replica)
             self._updates += 1
         self._units += 1
@@ -88,9 +87,9 @@ class Continuous:
         if isinstance(update, Trained) and update.copy is copy:
             copy.model.watch.in_place()
             if count > self._exchanged:
-                self._publish(copy.exchange(self._agent.replica, update.extra), count)
+                self._publish(copy.exchanged(self._agent, update.extra), count)
             if rest := copy.rest(self._agent.replica, attempt.job.going_on(attempt.epoch, attempt.partition)):
-                self._publish(rest, count + 1)
+                self._publish(self._agent.pack(rest), count + 1)
         elif is_nothing(update):
             changed = [name for name, change in copy.trained({}).items() if change.any()] if not self._updates else []
             if changed:

@@ -1,4 +1,9 @@
-"""The change that `descent` would make to a replica, as an update that adds up with those of others."""
+"""The change that `descent` would make to a replica, as an update that adds up with those of others.
+
+descent                   worked on a fresh copy: the difference, as whole arrays; as rows where few have changed
+none, a sparse update     its rows or entries, and no whole array is made of them
+none, whole arrays        the same arrays, or those of their rows that are not zero
+"""
 
 from __future__ import annotations
 
@@ -9,22 +14,30 @@ import numpy as np
 
 from gossip.arrays import Arrays, check_finite
 from gossip.errors import MismatchError, UsageError
+from gossip.updates.sparse import Change, named, smallest, whole
 from p2p.adapters.model import Model
-from p2p.agent.ports import HandOver, Readable, refresh
+from p2p.adapters.sparse import change_of, is_matrix
+from p2p.agent.ports import HandOver, Neighbor, Readable, refresh
 from p2p.worker.job import Descent
 
 
 def write_delta(model: Model, descent: Descent | None, update: Any, replica: Readable, out: HandOver) -> None:
     """What `descent(model, update)` would change in the replica, written to `out`. The model is overwritten."""
-    delta = out.arrays()
     returned = None
     if descent is None:
-        _copy_update(update, delta)
+        changes = _changes(update, model)
+        delta = out.arrays()
+        for name, target in delta.items():
+            if name in changes:
+                whole(changes[name], target)
+            else:
+                target[...] = 0
     else:
         if isinstance(update, Mapping):
             _check_numbers({name: value for name, value in update.items() if isinstance(value, np.ndarray)})
         update = _apart(update, model)
         refresh(model, replica)
+        delta = out.arrays()
         for name, array in model.arrays().items():
             np.copyto(delta[name], array)
         returned = model.watch.descent(model, descent, update)
@@ -32,6 +45,26 @@ def write_delta(model: Model, descent: Descent | None, update: Any, replica: Rea
             np.subtract(array, delta[name], out=delta[name])
     _check_numbers(delta)
     model.watch.effect(model, update, returned, delta)
+
+
+def some_of(model: Model, update: Any) -> dict[str, Any] | None:
+    """An update that is added as it is, by its rows or entries; None if it is better as whole arrays.
+
+    Raises:
+        UsageError: it cannot be added to the model.
+    """
+    made = smallest(_changes(update, model), model.layout)
+    if made is None:
+        return None
+    _check_numbers(made)
+    model.watch.effect(model, update, None, named(made, model.layout))
+    return made
+
+
+def lighter(out: HandOver, model: Model, agent: Neighbor) -> Any:
+    """What to publish of whole arrays: their rows that are not zero, where these take at most half of the bytes."""
+    rows = smallest(out.arrays(), model.layout)
+    return out if rows is None else agent.pack(rows)
 
 
 def _apart(update: Any, model: Model) -> Any:
@@ -46,6 +79,8 @@ def _apart(update: Any, model: Model) -> Any:
     def apart(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return value.copy() if any(np.may_share_memory(value, array) for array in arrays) else value
+        if is_matrix(value) and isinstance(getattr(value, "data", None), np.ndarray):
+            return value.copy() if apart(value.data) is not value.data else value
         if type(value) is dict:
             return {key: apart(part) for key, part in value.items()}
         if type(value) in (list, tuple):
@@ -55,32 +90,18 @@ def _apart(update: Any, model: Model) -> Any:
     return apart(update)
 
 
-def _copy_update(update: Any, delta: Arrays) -> None:
+def _changes(update: Any, model: Model) -> dict[str, Change]:
+    """What an update says of each array that it names."""
+    specs = {spec.name: spec for spec in model.layout.specs}
     if not isinstance(update, Mapping):
         raise UsageError(
             f"gradient returned a {type(update).__name__}: without a descent, expected a dict of named arrays to add "
-            f"to {sorted(delta)}, or None"
+            f"to {sorted(specs)}, or None"
         )
     for name in update:
-        if name not in delta:
-            raise UsageError(f"the update has {name!r}, expected some of the model's arrays {sorted(delta)}")
-    for name, target in delta.items():
-        if name not in update:
-            target[...] = 0
-            continue
-        source = np.asarray(update[name])
-        if source.shape != target.shape:
-            raise UsageError(f"the update's {name!r}: shape {source.shape}, expected {target.shape}")
-        if not np.can_cast(source.dtype, target.dtype, "same_kind"):
-            raise UsageError(f"the update's {name!r}: dtype {source.dtype}, expected {target.dtype}")
-        if source.dtype != target.dtype and target.dtype.kind in "iu" and source.size:
-            limits = np.iinfo(target.dtype)
-            if int(source.min()) < limits.min or int(source.max()) > limits.max:
-                raise UsageError(
-                    f"the update's {name!r}: numbers from {source.min()} to {source.max()}, expected such as fit into "
-                    f"{target.dtype}"
-                )
-        np.copyto(target, source, casting="same_kind")
+        if name not in specs:
+            raise UsageError(f"the update has {name!r}, expected some of the model's arrays {sorted(specs)}")
+    return {name: change_of(name, value, specs[name]) for name, value in update.items()}
 
 
 def _check_numbers(arrays: Arrays) -> None:

@@ -22,7 +22,7 @@ from p2p.agent.replica import Replica
 from p2p.worker.any_update import flatten
 from p2p.worker.attempt import Attempt
 from p2p.worker.continuous import Continuous
-from p2p.worker.delta import write_delta
+from p2p.worker.delta import lighter, some_of, write_delta
 from p2p.worker.errors import PartitionError
 from p2p.worker.garbage import leave_out_what_stays
 from p2p.worker.job import Job, TaskInfo, TaskResult
@@ -94,6 +94,7 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
         with running(info, counted, copy):
             updates += _publish(attempt, copy, update, merged_at, unit)
             units += 1
+        update = None  # the next gradient may need the memory
     going_on = job.going_on(attempt.epoch, attempt.partition)
     rest = {} if job.rhythm.when == "partition" else copy.rest(agent.replica, going_on)
     if rest:
@@ -122,15 +123,18 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
     if isinstance(update, Trained):
         if job.mode != "master" and job.descent is None and update.copy is copy and copy.travels_as_rows:
             copy.model.watch.in_place()
-            exchange = copy.exchange_all if job.rhythm.when == "partition" else copy.exchange
-            arrays = exchange(agent.replica, update.extra)
-            published = agent.publish(agent.pack(arrays), merged_at, unit=unit, attempt=attempt.number)
+            exchanged = copy.exchanged(agent, update.extra, all_rows=job.rhythm.when == "partition")
+            published = agent.publish(exchanged, merged_at, unit=unit, attempt=attempt.number)
             if published:
                 copy.published(agent.replica)
             return published
         update = dict(update)
     if job.mode == "master":
         return _send_to_master(agent, update, merged_at, unit)
+    if job.descent is None and copy.publishes_as_it_is:
+        some = some_of(copy.model, update)
+        if some is not None:
+            return agent.publish(agent.pack(some), merged_at, unit=unit, attempt=attempt.number)
     hand_over = agent.hand_over()
     write_delta(copy.model, job.descent, update, agent.replica, hand_over)
     copy.count(hand_over.arrays())
@@ -138,7 +142,8 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
         with agent.replica.reading():
             copy.correct(hand_over.arrays(), agent.replica.arrays())
     if copy.model.codec is None:
-        published = agent.publish(hand_over, merged_at, unit=unit, attempt=attempt.number)
+        lightest = lighter(hand_over, copy.model, agent)
+        published = agent.publish(lightest, merged_at, unit=unit, attempt=attempt.number)
         copy.counted(published)
         return published
     coded, residual = copy.residual.encoded(hand_over.arrays())

@@ -31,8 +31,9 @@ from gossip.arrays import Array, Arrays
 from gossip.errors import UsageError
 from gossip.updates.rows import rows_of
 from p2p.adapters.model import Model
-from p2p.agent.ports import Readable, refresh
+from p2p.agent.ports import Neighbor, Readable, refresh
 from p2p.worker import combine, row_merge
+from p2p.worker.exact import Exact, exchange_whole
 from p2p.worker.pace import Pace
 from p2p.worker.residual import Residual
 from p2p.worker.row_schedule import RowSchedule
@@ -68,7 +69,7 @@ class ExchangeSettings:
     rows: int = 4096
     """To look at in one exchange, of all arrays together. With a clock that is where it begins."""
     codec: str | None = None
-    """One of `CODECS`; None for int8, but small models as they are."""
+    """One of `CODECS`: of rows that wait until enough has changed; None: all that changed, exactly."""
     counts: int = 1
     """What a model's counter counts is added so many times: where replicas are averaged, their mean is then the sum."""
 
@@ -81,9 +82,12 @@ def exchange_settings(
     codec: str | None = None,
     counts: int = 1,
 ) -> ExchangeSettings:
-    """How `peers` exchange updates of `model`; `rule` None: the one that its adapter takes for best."""
-    if model.layout.nbytes <= EXACT_BYTES_MAX:
-        codec = None
+    """How `peers` exchange updates of `model`; `rule` None: the one that its adapter takes for best.
+
+    `codec` None: that of the adapter. Where it has none, or the model is small, all is exact whatever `codec` says.
+    """
+    adapted = model.adapter.row_codec if model.layout.nbytes > EXACT_BYTES_MAX else None
+    codec = None if adapted is None else codec or adapted
     return ExchangeSettings(rule or model.adapter.combine(peers), peers, rows, codec, counts)
 
 
@@ -96,15 +100,16 @@ class WorkingCopy:
         self.settings = settings
         averaged = settings.counts > 1
         self._rules = dict.fromkeys(model.names, "sum") if averaged else model.rules(settings.combine)
-        small = model.layout.nbytes <= EXACT_BYTES_MAX
-        self._codec = CODECS[settings.codec or ("float" if small else "int8")]
+        self._exact = Exact(self._rules, settings.peers, settings.counts) if settings.codec is None else None
+        self._codec = CODECS[settings.codec or "float"]
         self._base: dict[str, Array] | None = None
         self._schedules: dict[str, RowSchedule] = {}
-        in_rows = {s.name: s.shape[0] for s in model.layout.specs if len(s.shape) > 1 and s.dtype in ("<f4", "<f8")}
+        specs = model.layout.specs if self._exact is None else ()
+        in_rows = {s.name: s.shape[0] for s in specs if len(s.shape) > 1 and s.dtype in ("<f4", "<f8")}
         rows_all = max(1, sum(in_rows.values()))
         for name, rows in in_rows.items():
-            self._schedules[name] = RowSchedule(rows, rows if small else -(-settings.rows * rows // rows_all))
-        self._pace = Pace(self._schedules, settings.peers, None if small else clock)
+            self._schedules[name] = RowSchedule(rows, -(-settings.rows * rows // rows_all))
+        self._pace = Pace(self._schedules, settings.peers, clock)
         self._merged_at = 0
         self._seen = 0
         """How many updates of the replica have been taken over, or are in sight of the schedule."""
@@ -143,6 +148,12 @@ class WorkingCopy:
         return self.outer is None and self.model.codec is None
 
     @property
+    def publishes_as_it_is(self) -> bool:
+        """What a gradient returns is added just so, if there is no descent."""
+        counts = self.settings.counts > 1 and bool(self.model.counters)
+        return not (self.corrects or counts or self.model.codec is not None)
+
+    @property
     def merged_at(self) -> int:
         """How many updates the copy has seen."""
         return self._merged_at
@@ -167,8 +178,23 @@ class WorkingCopy:
         if self._base is None:
             self._base = {name: array.copy() for name, array in self.model.arrays().items()}
 
+    def exchanged(self, agent: Neighbor, extra: Arrays, all_rows: bool = False) -> Any:
+        """Merge both ways, and return what is to be published, handed to `agent`. Where rows wait, some of them are
+        looked at, or `all_rows`; else all that changed is exchanged, exactly."""
+        if self._exact is None:
+            return agent.pack((self.exchange_all if all_rows else self.exchange)(agent.replica, extra))
+        assert self._base is not None
+        self.model.check_unchanged()
+        with agent.replica.reading():
+            self._merged_at = agent.replica.merged
+            self._seen = agent.replica.stamps.count
+            update = self._exact.exchange(self.model, self._base, agent, extra)
+        self._level = True
+        return update
+
     def exchange(self, replica: Readable, extra: Arrays) -> dict[str, Array]:
         """Look at the rows that are due, merge them both ways, and return what is to be published of them."""
+        assert self._exact is None, "all that changed is exchanged at once"
         pace = self._pace
         began = pace.now()
         self.model.check_unchanged()
@@ -228,7 +254,7 @@ class WorkingCopy:
 
         Less is if so many workers are `going_on` with other partitions, and this copy's among them.
         """
-        if self._base is None or not self._level:
+        if self._base is None or not self._level or self._exact is not None:
             return {}
         share = max(REST, REST_BETWEEN / going_on) if going_on else REST
         theirs, update, found = replica.arrays(), {}, False
@@ -270,18 +296,8 @@ class WorkingCopy:
 
     def _exchange_whole(self, name: str, mine: Array, theirs: Array, extra: Array | None) -> Array:
         assert self._base is not None
-        base, now = self._base[name], theirs.copy()
-        change = mine - base
-        if name in self.model.counters:
-            change = change * self.settings.counts
-        else:
-            change = combine.combined(self._rules[name], change, now - base, self.settings.peers)
-        if extra is not None:
-            change = change + np.asarray(extra, mine.dtype)
-        np.add(now, change, out=now)
-        np.copyto(mine, now)
-        np.copyto(base, now)
-        return np.asarray(change, mine.dtype)
+        counts = self.settings.counts if name in self.model.counters else None
+        return exchange_whole(mine, self._base[name], theirs, self._rules[name], self.settings.peers, counts, extra)
 
     def _changed(self, name: str, mine: Array, share: float) -> NDArray[Any]:
         """The rows of which so much was left for later: this share of what a row is on average."""

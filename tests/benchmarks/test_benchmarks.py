@@ -36,6 +36,13 @@ def test_four_agents_exchange_40_mb_updates_exactly_and_in_bounded_memory(
 
 @pytest.mark.slow
 @pytest.mark.sockets
+def test_a_large_model_is_in_no_process_more_often_than_it_has_to_be() -> None:
+    done = run("benchmarks.memory", "--quick", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
 def test_agents_that_are_killed_and_frozen_lose_nothing_of_the_living_and_count_nothing_twice(tmp_path: Path) -> None:
     done = run("benchmarks.chaos", "--quick", "--json", str(tmp_path / "figures"))
     assert done.returncode == 0, done.stdout + done.stderr

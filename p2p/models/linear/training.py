@@ -14,7 +14,6 @@ from gossip.errors import UsageError
 from p2p.deepdist import DeepDist
 from p2p.descents import SGD, AdaGrad
 from p2p.engines import Engine
-from p2p.models.linear.changed_rows import ChangedRows
 from p2p.models.linear.model import LinearModel, gradient
 from p2p.models.linear.newton import Newton, Parabolas
 from p2p.report import Evaluated, Report
@@ -64,7 +63,7 @@ def fit(
     if evaluate is not None:
         function("evaluate", evaluate, "evaluate(model)")
     options: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "progress": progress}
-    options |= {"drain_timeout_s": drain_timeout_s, "codec": ChangedRows() if mode == "p2p" else None}
+    options["drain_timeout_s"] = drain_timeout_s
     if descent is not None:
         return _by_descent(model, data, descent, epochs, tolerance, chunk_rows, evaluate, mode, options)
     if chunk_rows is not None:

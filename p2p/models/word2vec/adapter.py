@@ -23,6 +23,7 @@ class Word2VecAdapter(ByPath):
 
     counters: frozenset[str] = frozenset({"words_trained"})
     caches: frozenset[str] = frozenset({"norms"})
+    row_codec: str | None = "int8"
 
     def names(self, model: Any) -> Sequence[str]:
         classes = {kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("gensim.")}

@@ -91,9 +91,31 @@ def test_a_block_widens_the_numbers_that_lie_in_it_and_no_others() -> None:
     other = bytes(Packed.of({name: array + 64 for name, array in ARRAYS.items()}).buffer)
     second = next(first for dtype, first, _ in LAYOUT.pieces(0, LAYOUT.nbytes) if np.dtype(dtype).itemsize == 8) + 8
     envelope.widen(second, other[second : second + 8])
-    lows, highs = LAYOUT.views(envelope._low), LAYOUT.views(envelope._high)
+    lows, highs = map(LAYOUT.views, envelope.bounds(0))
     spread = {name: (highs[name] - lows[name]).ravel().tolist() for name in lows}
     assert spread == {"w": [0, 64, 0], "b": [0, 0]}
+
+
+def test_the_bounds_of_many_blocks_are_those_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(0)
+    arrays = {"w": chance.normal(size=(700, 1000)).astype(np.float32), "b": chance.normal(size=300_000)}
+    layout, found = Layout.of(arrays), []
+    others = [{name: array + chance.normal(size=array.shape) / 9 for name, array in arrays.items()} for _ in range(3)]
+    packed = [Packed.of({"w": each["w"].astype(np.float32), "b": each["b"]}) for each in (arrays, *others)]
+    for blocks_max in (1, 100):
+        monkeypatch.setattr(consensus, "BLOCKS_IN_MEMORY_MAX", blocks_max)
+        envelope = Envelope(layout, packed[0])
+        for other in packed[1:]:
+            for start in range(0, layout.nbytes, 3 << 18):  # some reach over the end of a block
+                envelope.widen(start, other.read(start, start + (3 << 18)))
+        assert (envelope._file is None) == (blocks_max == 100)
+        found.append(envelope.distance())
+    every = [each.arrays() for each in packed]
+    spreads = []
+    for name in arrays:
+        stacked = np.stack([each[name] for each in every]).astype(np.float64)
+        spreads.append(np.ptp(stacked, axis=0).max() / np.abs(stacked).max())
+    assert found == [max(spreads)] * 2
 
 
 def test_equal_zeros_are_not_apart() -> None:

@@ -89,7 +89,7 @@ def test_what_changed_little_waits_for_the_end_of_the_last_partition(rhythm: Rhy
         return copy.trained({})
 
     model = Model({"w": np.ones((ROWS, WIDTH), np.float32)})
-    settings = ExchangeSettings(rows=64)
+    settings = ExchangeSettings(rows=64, codec="int8")
     work = job_of(model, gradient, partitions=2, exchange=settings, rhythm=rhythm)
     neighbor = Neighbor(model.arrays())
     for partition, changed in enumerate(([1000], [1000, 1001, 2001, 2002])):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import sparse
 
 from gossip.arrays import DTYPES, Layout, Packed
 from gossip.errors import UsageError
@@ -95,10 +96,12 @@ class Gradient:
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        (Gradient(1), r"update is a Gradient: .* made of numpy arrays, numbers, text"),
+        (Gradient(1), r"update is a Gradient: .* made of numpy arrays, sparse matrices of scipy, numbers, text"),
         ({"a": [1, {2, 3}]}, r"update\['a'\]\[1\] is a set"),
         ([(1, b"bytes")], r"update\[0\]\[1\] is a bytes"),
-        ({"a": {7: 1}}, r"update\['a'\] has the key 7, expected text"),
+        ({"a": {7: 1, "b": 1}}, r"update\['a'\] has the key 7, expected text, or numbers of rows"),
+        ({"a": {1 << 63: 1}}, r"update\['a'\] has the key 9223372036854775808, expected text"),
+        ({"a": {0: np.ma.array([1.0], mask=[True])}}, r"update\['a'\]\[0\] has masked numbers"),
         ((0, np.zeros(1, complex)), r"update\[1\] has dtype complex128, expected numbers of at most 64 bits"),
         ({"o": np.array([None])}, r"update\['o'\] has dtype object, expected numbers"),
         ([np.array(["text"])], r"update\[0\] has dtype <U4, expected numbers"),
@@ -109,3 +112,36 @@ class Gradient:
 def test_what_cannot_travel_is_named_by_its_place(update: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         flatten(update)
+
+
+def sparse_forms() -> list[Any]:
+    numbers = np.zeros((3000, 4), np.float32)
+    numbers[[7, 2999], 2] = [1.5, -0.0]
+    twice = ([1.0, 2.0, 3.0], ([5, 5, 0], [1, 1, 2]))
+    matrices = [getattr(sparse, name)(numbers) for name in ("csr_matrix", "csr_array", "csc_array", "coo_array")]
+    return [*matrices, sparse.coo_array(twice, shape=(9, 3)), sparse.coo_array(np.array([0.0, 4.0]))]
+
+
+@pytest.mark.parametrize("matrix", sparse_forms())
+def test_a_sparse_matrix_arrives_in_its_format_with_the_same_entries(matrix: Any) -> None:
+    update, _ = inflate(flatten({"w": matrix}))
+    assert (type(update["w"]), update["w"].dtype) == (type(matrix), matrix.dtype)
+    np.testing.assert_array_equal(update["w"].toarray(), matrix.toarray())
+
+
+def test_an_array_of_few_rows_travels_as_these_and_arrives_to_the_bit() -> None:
+    array = np.zeros((3000, 4), np.float32)
+    array[[7, 2999], 2] = [1.5, -0.0]
+    arrays = flatten({"w": array, "n": np.zeros(3000, np.int64)})
+    assert Layout.of(arrays).nbytes < 1000
+    update, _ = inflate(arrays)
+    assert same(update, {"w": array, "n": np.zeros(3000, np.int64)})
+    assert Layout.of(flatten(np.ones((3000, 4)))).nbytes < 3000 * 4 * 8 + 1000
+
+
+@pytest.mark.parametrize("rows", [{3: np.ones(2), 1: np.zeros(2)}, {0: 1.5, 4: [1, 2]}, {np.int64(2): np.ones(1)}])
+def test_rows_by_number_arrive(rows: dict[int, Any]) -> None:
+    update, _ = inflate(flatten({"w": rows}))
+    assert list(update["w"]) == list(rows)
+    for row, vector in rows.items():
+        np.testing.assert_array_equal(update["w"][row], vector)
