@@ -166,12 +166,14 @@ def _check_engine(engine: Any, mode: str, peers: int | None) -> None:
 
 def check_coded(codec: Any, discipline: str, mode: str) -> None:
     """A codec goes with replicas that take updates of each other."""
-    if codec is not None and discipline == "mix":
+    if codec in (None, "auto"):
+        return
+    if discipline == "mix":
         raise UsageError(
             "a codec with discipline='mix', expected None: there replicas travel, and "
             "mixing=gossip.mixing.Compressed(...) makes these smaller"
         )
-    if codec is not None and mode == "master":
+    if mode == "master":
         raise UsageError("a codec with mode='master', expected None: what a gradient returned travels as it is there")
 
 

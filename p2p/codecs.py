@@ -8,6 +8,7 @@
 | "int8"    | every row, in integers times a power of two of its own       | 1, and 5 a row                   |
 | "int2"    | every number, as a step up, one down or none; 256 numbers have steps of a length | .25, and 1 a block   |
 | "top-k"   | the numbers that changed most, in eight bits each            | 6 times `share`, so .12 by default |
+| "auto"    | for outer steps "int2", or few rows exactly; else as it is   | .25, or less                       |
 
 What a codec leaves stays in the worker's copy of the model, and is added to the next update before that is coded
 (error feedback, Seide et al. 2014; top-k: Aji and Heafield, arXiv:1704.05021). Sums of updates are exact:
@@ -24,19 +25,25 @@ from typing import Any, Protocol
 import numpy as np
 
 from gossip.arguments import probability
-from gossip.arrays import Array, Arrays
+from gossip.arrays import Array, Arrays, Layout
 from gossip.errors import UsageError
 from gossip.updates import Kind
 from gossip.updates.entries import entries_of
 from gossip.updates.halves import HALF
 from gossip.updates.levels import BLOCK, in_blocks, levels_of
 from gossip.updates.rows import EXPONENT_MAX, floats, rows_of
+from gossip.updates.sparse import smallest
 from p2p.codec import Codec
 
 WHOLE_MAX = 64
 """Numbers of an array that is not worth coding."""
 PIECE_BLOCKS = 256
 """Of 256 numbers, are coded at a time: they stay in a cache."""
+INT2_BITS = 2 + 8 / BLOCK
+"""Of a number."""
+LIGHT_BYTES_MIN = 1 << 14
+"""Of a model. What is said beside an update, some hundred bytes, is a tenth of it then."""
+AUTO = "auto"
 BITS = 7
 """Of an integer of eight bits, beside its sign."""
 
@@ -155,6 +162,31 @@ class TopK:
         return entries_of(name, entries, steps[:, 0], powers), left
 
 
+@dataclass(frozen=True)
+class Light:
+    """As `Int2`; or exactly, as rows or entries, where so few changed that this takes fewer bytes."""
+
+    kinds: tuple[Kind, ...] = ()
+
+    def encode(self, delta: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        if not any(rest.any() for rest in residual.values()):
+            update = smallest(delta, Layout.of(delta))
+            whole = sum(change.nbytes * INT2_BITS / (8 * change.itemsize) for change in delta.values())
+            if update is not None and sum(part.nbytes for part in update.values()) <= whole:
+                return update, {name: np.zeros_like(change) for name, change in delta.items()}
+        return Int2().encode(delta, residual)
+
+
+def chosen(model_bytes: int, *, outer_steps: bool) -> Codec | None:
+    """The codec of a training, where the user leaves the choice; `outer_steps`: its updates add up as these do.
+
+    Outer steps go on in the direction of many updates, so they lose nothing by two bits: 16 peers told 97.72 % of
+    MNIST right by a perceptron, 97.76 without a codec (`python -m benchmarks.dense`). Users' own functions are summed,
+    and get what they computed.
+    """
+    return Light() if outer_steps and model_bytes >= LIGHT_BYTES_MIN else None
+
+
 def _integers(rows: Array, largest: Array) -> tuple[Array, Array]:
     """(int8 (n, width), int8 exponents (n,)): the nearest to rows (n, width), whose largest sizes (n,) are given.
 
@@ -196,13 +228,16 @@ NAMES: Mapping[str, Codec] = {"float16": Float16(), "int8": Int8(), "int2": Int2
 
 
 def named(codec: Codec | str | None) -> Codec | None:
-    """The codec of that name; any other value as it is.
+    """The codec of that name; any other value as it is. None for "auto", where each training has its own.
 
     Raises:
         UsageError: there is none of that name.
     """
     if not isinstance(codec, str):
         return codec
+    if codec == AUTO:
+        return None
     if codec not in NAMES:
-        raise UsageError(f"codec={codec!r}, expected {', '.join(map(repr, NAMES))}, an object (p2p.Codec) or None")
+        names = ", ".join(map(repr, (AUTO, *NAMES)))
+        raise UsageError(f"codec={codec!r}, expected {names}, an object (p2p.Codec) or None")
     return NAMES[codec]

@@ -26,7 +26,7 @@ from p2p import arguments, engines
 from p2p.adapters import Adapter
 from p2p.adapters.model import Model, share_memory
 from p2p.codec import Codec
-from p2p.codecs import named
+from p2p.codecs import AUTO, chosen, named
 from p2p.driver.coordinator import Feeder
 from p2p.driver.evaluation import Evaluate
 from p2p.driver.watchers import Watcher
@@ -35,6 +35,7 @@ from p2p.sessions.agents import AgentSession, Session
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.simulated import SimulatedSession
 from p2p.sessions.training import Training
+from p2p.worker.combine import OUTER
 from p2p.worker.job import Descent, Gradient
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
@@ -63,7 +64,7 @@ class DeepDist(Generic[M]):
         mixing: Strategy[Any] | None = None,
         parameters: Sequence[str] | None = None,
         adapter: Adapter | None = None,
-        codec: Codec | str | None = None,
+        codec: Codec | str | None = AUTO,
         peers: int | None = None,
         engine: SimulatedCluster | engines.Engine | None = None,
         seed: int = 0,
@@ -76,8 +77,9 @@ class DeepDist(Generic[M]):
         `gossip.mixing`. Then `dd.model` is the mean of all replicas. `peers`: processes of the local engine (default:
         one per core, at most one per partition); on Spark every executor is a peer. `engine`: what to train on instead:
         a simulated cluster, in this process, or any other `p2p.Engine`. `codec`: how updates of `gradient` and
-        `descent` travel: "float16", "int8", "int2", "top-k" (`p2p.codecs`) or any `p2p.Codec`; None: as whole arrays.
-        What is trained in place travels as rows then, unless it adds up as outer steps do (`combine="outer"`). `seed`:
+        `descent` travel: "float16", "int8", "int2", "top-k" (`p2p.codecs`), any `p2p.Codec`, or None: exactly. "auto"
+        is None, but for models of 16 kB or more whose updates add up as outer steps do (`combine="outer"`, the default
+        for `p2p.descents.SGD`): these take two bits a number, and what that leaves goes with later updates. `seed`:
         of the random numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a
         terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
         """
@@ -86,8 +88,9 @@ class DeepDist(Generic[M]):
         )
         mix = arguments.mixed(discipline, topology, mixing, mode, engine)
         arguments.check_coded(codec, discipline, mode)
-        chosen = None if parameters is None else names("parameters", parameters)
-        self._user_model = Model(model, chosen, adapter, named(codec))
+        trained = None if parameters is None else names("parameters", parameters)
+        self._user_model = Model(model, trained, adapter, named(codec))
+        self._chooses_codec = codec == AUTO and mode == "p2p" and mix is None
         self._busy = threading.Lock()
         """Held by the training that runs."""
         self._progress = progress
@@ -107,7 +110,7 @@ class DeepDist(Generic[M]):
                 self._user_model, mode, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
             )
         own = engine is not None and not isinstance(engine, SimulatedCluster)
-        self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec is not None)
+        self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec not in (None, AUTO))
         """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
 
     def __enter__(self) -> Self:
@@ -214,6 +217,8 @@ class DeepDist(Generic[M]):
             self._user_model.check_unchanged()
             self._user_model.check_numbers()
             arguments.warn_of_captured(self._user_model, training.gradient, training.descent)
+            if self._chooses_codec:
+                self._user_model.codec = chosen(self._user_model.layout.nbytes, outer_steps=training.rule == OUTER)
             report = self._session.train(training)
             self._user_model.check_numbers(trained=True)
             return report

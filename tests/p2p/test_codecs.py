@@ -16,7 +16,7 @@ from gossip.updates import KINDS, check, kind_of, merge
 from gossip.updates.stamps import RowStamps
 from p2p import DeepDist, SimulatedCluster
 from p2p.codec import Codec
-from p2p.codecs import NAMES, Float16, Int2, Int8, TopK, named
+from p2p.codecs import NAMES, Float16, Int2, Int8, Light, TopK, named
 from p2p.descents import SGD
 from p2p.worker.residual import Residual
 
@@ -29,7 +29,7 @@ MODEL: dict[str, Any] = {
     "s": np.zeros(()),
 }
 LAYOUT = Layout.of(MODEL)
-EACH = pytest.mark.parametrize("codec", [Float16(), Int8(), Int2(), TopK(), TopK(0.3)], ids=repr)
+EACH = pytest.mark.parametrize("codec", [Float16(), Int8(), Int2(), Light(), TopK(), TopK(0.3)], ids=repr)
 sizes = st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 300.0, 1e5, 1e20])
 
 
@@ -134,8 +134,8 @@ def test_codecs_are_found_by_name() -> None:
     assert [named(name) for name in NAMES] == [Float16(), Int8(), Int2(), TopK(0.02)]
     own = TopK(0.5)
     assert named(own) is own
-    assert named(None) is None
-    with pytest.raises(UsageError, match="codec='zip', expected 'float16', 'int8', 'int2', 'top-k'"):
+    assert named(None) is named("auto") is None
+    with pytest.raises(UsageError, match="codec='zip', expected 'auto', 'float16', 'int8', 'int2', 'top-k'"):
         DeepDist({"w": np.zeros(3)}, codec="zip")
 
 
@@ -248,3 +248,57 @@ def test_what_is_left_is_none_of_what_others_added() -> None:
     with DeepDist(model, codec="top-k", engine=SimulatedCluster(1, seed=1), progress=False) as dd:
         dd.train([range(120)], slope, chunk_rows=1, combine="adasum")
     np.testing.assert_allclose(model["w"], 1.0 + np.arange(500.0), rtol=1e-9)
+
+
+def test_light_sends_few_rows_exactly_and_all_else_in_two_bits() -> None:
+    nothing = {"w": np.zeros((100, 20), np.float32)}
+    few, all_rows = {"w": nothing["w"].copy()}, {"w": np.full((100, 20), 0.3, np.float32)}
+    few["w"][[3, 70]] = 0.3
+    update, rest = Light().encode(few, nothing)
+    assert update["w[rows]"].tolist() == [3, 70]
+    np.testing.assert_array_equal(update["w[values]"], few["w"][[3, 70]], strict=True)
+    assert not rest["w"].any()
+    coded = Int2().encode(all_rows, nothing)
+    for found, expected in zip(Light().encode(all_rows, nothing), coded, strict=True):
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array, strict=True)
+    update, rest = Light().encode(few, coded[1])
+    assert set(update) == {"w[levels]", "w[scales]"}, "with a rest that is everywhere"
+    many = {"w": nothing["w"].copy()}
+    many["w"][::8] = 0.3
+    assert set(Light().encode(many, nothing)[0]) == {"w[levels]", "w[scales]"}, "an eighth of float32 is more"
+
+
+def trained_bytes(descent: Any, numbers: int, **options: Any) -> tuple[Any, int]:
+    """(the model's array, bytes that a peer took in) of two simulated peers with 60 updates each."""
+    model = {"w": np.zeros(numbers, np.float32)}
+
+    def gradient(model: Any, rows: Iterator[Any]) -> dict[str, Any]:
+        return {"w": np.float32(0.1) * (model["w"] - np.float32(sum(rows)))}
+
+    with DeepDist(model, engine=SimulatedCluster(2, seed=1), progress=False, **options) as dd:
+        report = dd.train([[1.0] * 60] * 2, gradient, descent, chunk_rows=1)
+    return model["w"], max(peer.bytes_in for peer in report.peers)
+
+
+def test_outer_steps_of_a_large_model_take_two_bits_unless_chosen_otherwise() -> None:
+    def own(model: Any, update: Any) -> None:
+        model["w"] -= update["w"]
+
+    exact, whole = trained_bytes(SGD(1.0), 1 << 14, codec=None)
+    light, few = trained_bytes(SGD(1.0), 1 << 14)
+    assert few * 8 < whole
+    np.testing.assert_allclose(light, exact, rtol=0.05)
+    for descent, numbers in ((own, 1 << 14), (SGD(1.0), 1 << 11)):
+        found, many = trained_bytes(descent, numbers)
+        again, as_many = trained_bytes(descent, numbers, codec=None)
+        np.testing.assert_array_equal(found, again, strict=True)
+        assert many == as_many
+
+
+def test_a_codec_that_is_left_to_choose_goes_with_a_master_and_with_mixing() -> None:
+    for options in ({"mode": "master"}, {"discipline": "mix"}):
+        DeepDist({"w": np.zeros(1 << 13)}, codec="auto", **options)  # type: ignore[call-overload]
+        with pytest.raises(UsageError, match=r"a codec with .*, expected None"):
+            DeepDist({"w": np.zeros(1 << 13)}, codec="int2", **options)  # type: ignore[call-overload]
