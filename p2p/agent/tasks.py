@@ -26,6 +26,8 @@ from p2p.agent.discipline import Discipline
 from p2p.agent.replica import HEADER_BYTES, Replica
 from p2p.agent.requests import (
     Begins,
+    Counting,
+    Counts,
     Done,
     Ends,
     Furthest,
@@ -187,10 +189,12 @@ class Tasks:
         match request:
             case Hello():
                 requests.send(connection, self._welcome, (self._replica.descriptor,))
-            case Loaded():
-                self._discipline.load()
+            case Loaded(counted):
+                self._discipline.load(counted)
                 self._loaded()
                 requests.send(connection, Done())
+            case Counts():
+                requests.send(connection, Counting(self._discipline.counted()))
             case Publish(unit=unit) if unit is not None and unit.epoch < self.epochs_closed:
                 requests.close(descriptors)
                 requests.send(connection, Published(new=False))
