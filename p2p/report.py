@@ -88,11 +88,14 @@ class Checkpoints:
     """That the good ones took, in a thread of the driver program."""
     nbytes: int = 0
     """Of the last good one."""
+    pickled: bool = False
+    """A part of the model is in them as a pickle, since it is no array, number or text."""
     last_error: str = ""
     """Of the last try that came to nothing."""
 
     def __str__(self) -> str:
         text = f"{self.written} checkpoints of {self.nbytes / 1e6:.1f} MB in {self.seconds:.1f} s"
+        text += ", with a pickle of the model's own parts" if self.pickled else ""
         return text + (f", {self.failed} failed (at last: {self.last_error})" if self.failed else "")
 
 

@@ -34,6 +34,9 @@ class Plain:
         """`NotPlainError` if that cannot be."""
         self.arrays: dict[str, Array] = {}
         self._names = {id(array): name for name, array in trained.items()}
+        self._trained = trained
+        self._seen: set[int] = set()
+        """Containers; what is there twice would come back as two."""
         self.value = self._of(model, 0)
 
     def _of(self, value: Any, depth: int) -> Any:
@@ -45,14 +48,16 @@ class Plain:
             return value
         if type(value) is np.ndarray:
             return {"array": self._name(value)}
+        if id(value) in self._seen:
+            raise NotPlainError("something is there twice, or in itself")
+        self._seen.add(id(value))
         if type(value) is dict:
             return {"dict": [[self._key(key), self._of(each, depth + 1)] for key, each in value.items()]}
         if type(value) in (list, tuple):
             return {type(value).__name__: [self._of(each, depth + 1) for each in value]}
-        attributes = vars(value) if hasattr(value, "__dict__") and not isinstance(value, type) else None
-        if attributes is None or callable(value) or hasattr(type(value), "__slots__"):
+        if not _is_plain(type(value)):
             raise NotPlainError(f"a {type(value).__name__}")
-        found = [[name, self._of(each, depth + 1)] for name, each in attributes.items()]
+        found = [[name, self._of(each, depth + 1)] for name, each in vars(value).items()]
         return {"object": f"{type(value).__module__}:{type(value).__qualname__}", "attributes": found}
 
     def _key(self, key: Any) -> Any:
@@ -65,9 +70,21 @@ class Plain:
         if name is None:
             if array.dtype.str not in DTYPES:
                 raise NotPlainError(f"an array of dtype {array.dtype}")
+            if any(np.may_share_memory(array, other) for other in (*self._trained.values(), *self.arrays.values())):
+                raise NotPlainError("a view of another array")
             name = self._names[id(array)] = f"{UNTRAINED}{len(self.arrays)}"
             self.arrays[name] = array
         return name
+
+
+def _is_plain(kind: type) -> bool:
+    """Its objects are their attributes, and nothing else."""
+    plain = ("__new__", "__reduce__", "__reduce_ex__", "__getstate__")
+    return (
+        all(getattr(kind, name) is getattr(object, name) for name in plain)
+        and not hasattr(kind, "__setstate__")
+        and not any("__slots__" in vars(each) for each in kind.__mro__)
+    )
 
 
 def class_of(plain: Any) -> str | None:

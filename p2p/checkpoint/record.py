@@ -159,7 +159,7 @@ class _Versioned(Struct, frozen=True):
 def encoded(record: Record) -> bytes:
     """The manifest's text."""
     body = msgspec.json.encode(record)
-    return msgspec.json.encode(_Manifest(hashlib.sha256(body).hexdigest(), msgspec.Raw(body))) + b"\n"
+    return msgspec.json.encode(_Manifest(hashlib.sha256(body).hexdigest(), msgspec.Raw(body)))
 
 
 def decoded(text: bytes) -> Record:

@@ -69,7 +69,11 @@ class Folder:
         except BaseException:
             self.remove(os.path.basename(temporary))
             raise
-        self._sync()
+        try:
+            self._sync()
+        except OSError:
+            self.remove(name)  # it may not outlast a loss of power, so it is none
+            raise
         return total
 
     def read(self, name: str) -> bytes:

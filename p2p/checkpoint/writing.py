@@ -167,6 +167,7 @@ class Writer:
                 self._store.remove(name)
             raise
         self._number += 1
+        self.figures = replace(self.figures, pickled=skeleton is not None)
         self._prune()
         return nbytes + sum(file.nbytes for file in files)
 
