@@ -38,6 +38,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--spark", action="store_true", help="train on the executors of Spark")
     parser.add_argument("--plot", metavar="FILE", help="write a picture of filters and reconstructions")
+    parser.add_argument("--checkpoint", metavar="PATH", help="write checkpoints there, a folder or a URL")
+    parser.add_argument("--resume", action="store_true", help="go on with the checkpoints that are there")
     arguments = parser.parse_args()
     where = {"peers": 2}
     data = [lambda number=number: blocks(number) for number in range(8)]
@@ -58,6 +60,8 @@ def main():
         fine_tuning=FineTuning(rate=0.3),
         block_rows=20,
         held_out=others,
+        checkpoint=arguments.checkpoint,
+        resume=arguments.resume,
         **where,
     )
     print(fitted)

@@ -94,7 +94,8 @@ class Mixing:
         else:
             state = self.house.fetch(members[0].pulls, START_TIMEOUT_S)
         # what the donor has computed itself is its own, and not told to anybody
-        self.load(Counted(state.closed, state.units, state.marks.get(RESUMED, ())))
+        resumed = state.marks.get(RESUMED, ())
+        self.load(Counted(state.closed, sum(series.size for series in resumed), resumed))
 
     def join(self, member: Listed) -> None:
         if self.house.settings.role == member.role == "peer":

@@ -36,6 +36,11 @@ def manifests(names: list[str]) -> list[tuple[int, str]]:
     return sorted(found, reverse=True)
 
 
+def is_there(path: str) -> bool:
+    """Some checkpoint, whole or not, is in the folder or behind the URL."""
+    return bool(manifests(store_at(path).names()))
+
+
 def read(path: str) -> Checkpoint:
     """The newest checkpoint in the folder, or behind the URL, that is whole; or the one whose manifest `path` names.
 

@@ -257,7 +257,10 @@ def _counted(states: Sequence[State]) -> Counted:
     closed = max((state.closed for state in states), default=0)
     standing = {series._replace(attempt=0) for state in states for of in state.marks.values() for series in of}
     series = packed(mark for each in sorted(standing) for mark in each.marks() if each.epoch >= closed)
-    return Counted(closed, sum(each.size for each in series), series)
+    # of epochs that are over, each replica knows how many units it computed itself, and of others none
+    known = sum(of.size for state in states for marks in state.marks.values() for of in marks)
+    over = sum(state.units for state in states) - known
+    return Counted(closed, max(0, over) + sum(each.size for each in series), series)
 
 
 def _peer_report(member: Member) -> PeerReport:
