@@ -212,7 +212,7 @@ class Watching:
             ended=ended,
             consensus_distance=seen.consensus_distance,
             spread=seen.spread,
-            counted=seen.counted,
+            counted=seen.counted if wants_units(watcher) else None,
         )
         look(watcher, self._model.model, moment)
 
