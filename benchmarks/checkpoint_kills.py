@@ -34,13 +34,13 @@ from rich.table import Table
 
 MARK = "DEEPDIST_KILLS_MARK"
 PEERS, PARTITIONS, EPOCHS, CHUNKS, CHUNK_ROWS = 2, 4, 2, 12, 2
-ROWS = PARTITIONS * CHUNKS * CHUNK_ROWS
+ROWS, UNITS = PARTITIONS * CHUNKS * CHUNK_ROWS, EPOCHS * PARTITIONS * CHUNKS
 CALL_S = 0.02
 EVERY_S = 0.1
 KILLS_MAX = 3
 RUN_TIMEOUT_S = 240.0
-LATEST_S = 1.2
-"""After its first checkpoint a run is killed at the latest."""
+LATEST, LATER_S = 0.9, 0.3
+"""A run is killed when a checkpoint has at most so large a part of all units, or so many seconds later."""
 POLL_S = 0.01
 
 
@@ -141,8 +141,12 @@ def kill_all(mark: str) -> None:
 
 def units_in(folder: Path) -> int:
     """In the newest checkpoint; -1 if there is none."""
-    found = sorted(folder.glob("checkpoint-*.json"))
-    return int(json.loads(found[-1].read_bytes())["checkpoint"]["units"]["count"]) if found else -1
+    for manifest in sorted(folder.glob("checkpoint-*.json"), reverse=True):
+        try:
+            return int(json.loads(manifest.read_bytes())["checkpoint"]["units"]["count"])
+        except FileNotFoundError:
+            pass  # there is a newer one now
+    return -1
 
 
 def killed_and_resumed(seed: int, place: Path, mode: str = "p2p", spark: bool = False) -> Outcome:
@@ -168,7 +172,7 @@ def killed_and_resumed(seed: int, place: Path, mode: str = "p2p", spark: bool = 
             )
         try:
             if run < kills:
-                _wait_for_more(process, folder, units[-1], chance.uniform(0.0, LATEST_S))
+                _wait(process, folder, chance.uniform(units[-1], LATEST * UNITS), chance.uniform(0.0, LATER_S))
             else:
                 process.wait(RUN_TIMEOUT_S)
         finally:
@@ -179,10 +183,10 @@ def killed_and_resumed(seed: int, place: Path, mode: str = "p2p", spark: bool = 
     return _outcome(seed, run, tuple(units), results, time.monotonic() - began, log)
 
 
-def _wait_for_more(process: subprocess.Popen[bytes], folder: Path, before: int, then_s: float) -> None:
-    """Until the run has written a checkpoint of its own, and a while longer."""
-    names, give_up = set(folder.glob("checkpoint-*.json")), time.monotonic() + RUN_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < give_up and set(folder.glob("checkpoint-*.json")) <= names:
+def _wait(process: subprocess.Popen[bytes], folder: Path, units: float, then_s: float) -> None:
+    """Until so many units are in a checkpoint, and a while longer; or until the run has ended."""
+    give_up = time.monotonic() + RUN_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < give_up and units_in(folder) < units:
         time.sleep(POLL_S)
     try:
         process.wait(then_s)
