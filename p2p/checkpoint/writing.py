@@ -88,10 +88,18 @@ class Writer:
         self._keeping = keeping
         self._model = model
         self._stopping = stopping
+        self._warned = False
         self._lock = threading.Lock()
         """Held while a checkpoint is written."""
         self._store = store_at(place.path)
-        self._number = self._next_number()
+        self._number: int | None = None
+        """Of the next one; None while it is not known which are there."""
+        try:
+            self._number = self._next_number()
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is warned of when nothing can be written either
+            log.info("%s cannot be read: %s", place.path, error)
 
     def __str__(self) -> str:
         return f"the checkpoint at {self._place.path}"
@@ -119,7 +127,8 @@ class Writer:
     def _fail(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}" if not isinstance(error, DamagedError) else str(error)
         self.figures = replace(self.figures, failed=self.figures.failed + 1, last_error=text)
-        if self.figures.failed == 1 and not isinstance(error, DamagedError):
+        if not self._warned and not isinstance(error, DamagedError):
+            self._warned = True
             warn(
                 f"a checkpoint at {self._place.path} could not be written ({text}): the training goes on, and the last "
                 "good one stays. Others are tried; the report counts them"
@@ -129,7 +138,8 @@ class Writer:
     def _write(self, arrays: Arrays, moment: Moment, counted: Counted, ended: str | None) -> int:
         assert self.training is not None
         extra, plain, skeleton = self._apart()
-        stem = f"checkpoint-{self._number:06d}-{secrets.token_hex(4)}"
+        number = self._next_number() if self._number is None else self._number
+        stem = f"checkpoint-{number:06d}-{secrets.token_hex(4)}"
         names: list[str] = []
         try:
             files = [self._put(names, f"{stem}.safetensors", tensors({**arrays, **extra}))]
@@ -141,7 +151,7 @@ class Writer:
                 library=_release(),
                 written=datetime.now(UTC).isoformat(timespec="seconds"),
                 lineage=self._keeping.lineage,
-                number=self._number,
+                number=number,
                 session=self._keeping.session,
                 training=self.training,
                 progress=ProgressRecord(
@@ -160,13 +170,13 @@ class Writer:
                 tensors=files[0],
                 pickled=files[1] if len(files) > 1 else None,
             )
-            manifest = f"checkpoint-{self._number:06d}.json"
+            manifest = f"checkpoint-{number:06d}.json"
             nbytes = self._store.write(manifest, [encoded(record)])
         except BaseException:
             for name in names:
                 self._store.remove(name)
             raise
-        self._number += 1
+        self._number = number + 1
         self.figures = replace(self.figures, pickled=skeleton is not None)
         self._prune()
         return nbytes + sum(file.nbytes for file in files)
@@ -192,22 +202,22 @@ class Writer:
             return {}, None, self._model.skeleton()
 
     def _next_number(self) -> int:
-        """Behind those that are there. What cannot be read now is warned of when it cannot be written."""
-        try:
-            found = manifests(self._store.names())
-            for _, name in found:
-                try:
-                    record = read_record(self._store, name)
-                except DamagedError:
-                    continue
-                if record.lineage != self._keeping.lineage:
-                    raise UsageError(
-                        f"checkpoint={self._place.path!r} holds checkpoints of another training (of {record.written}), "
-                        "expected a place of its own: go on with that by DeepDist.resume(path), or choose another"
-                    )
-        except OSError:
-            return 1
+        """Behind those that are there."""
+        found = manifests(self._store.names())
+        for _, name in found:
+            self._check_ours(name)
         return found[0][0] + 1 if found else 1
+
+    def _check_ours(self, name: str) -> None:
+        try:
+            record = read_record(self._store, name)
+        except DamagedError:
+            return
+        if record.lineage != self._keeping.lineage:
+            raise UsageError(
+                f"checkpoint={self._place.path!r} holds checkpoints of another training (of {record.written}), "
+                "expected a place of its own: go on with that by DeepDist.resume(path), or choose another"
+            )
 
     def _prune(self) -> None:
         """Keep the newest; what is gone already, or cannot be removed, is left for the next time."""

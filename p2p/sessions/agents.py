@@ -28,7 +28,7 @@ from gossip.marks import NO_UNITS
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Model
-from p2p.agent.client import AgentGoneError, AgentSettings
+from p2p.agent.client import AgentSettings
 from p2p.agent.ports import refresh
 from p2p.agent.registrar_messages import Role
 from p2p.agent.replica import Replica
@@ -195,7 +195,6 @@ class AgentSession:
         seen = type(self._user_model.lightened(light))
         modules = {kind.__module__ for kind in (seen, training.gradient) if hasattr(kind, "__module__")}
         registrar = self._start(engine, modules - {"__main__"})
-        self.begun = None
         self._cautions.give(registrar.shortages())
         self._begin(registrar, training.epochs * partitions)
         registrar.ask_status(STATUS_TIMEOUT_S)
@@ -222,6 +221,7 @@ class AgentSession:
             workers=engine.workers,
         )
         self._epochs += training.epochs
+        self.begun = None
         registrar.open = False
         try:
             return self._run_job(training, engine, registrar, job, before, begun)
@@ -369,8 +369,8 @@ class AgentSession:
             try:
                 merged, counted = self._observer.cut(model)
                 return Seen(merged=merged, counted=counted)
-            except AgentGoneError:
-                pass  # a living peer has what it had, or more
+            except UsageError as error:
+                log.info("the driver program's own agent did not tell its units: %s", error)  # a living peer may
         replica = self._replica()
         if replica is None:
             return Seen(merged=0)

@@ -101,7 +101,7 @@ class SimulatedSession:
 
     def _train(self, training: Training) -> Report:
         swarm, disruption = self._start()
-        begun, self.begun = self.begun, None
+        begun = self.begun
         if begun is not None:
             self._epochs = begun.epochs_before
         counters = None if begun is None else begun.counters
@@ -117,6 +117,7 @@ class SimulatedSession:
                 self._publish_written(swarm)
                 before = self.snapshot()
                 scheduler = self._scheduler(training, swarm, done, begun)
+                self.begun = None
                 looks.begin(scheduler.stop)
                 try:
                     results = scheduler.run()

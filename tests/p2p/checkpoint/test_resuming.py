@@ -278,3 +278,32 @@ def test_a_counter_goes_on_and_is_known_as_it_was_when_the_training_began(tmp_pa
         assert set(told) == {40.0}
         dd.train([[1]] * 8, count)
         assert set(told) == {40.0, 48.0}
+
+
+def test_word_vectors_go_on_with_the_words_that_were_trained(tmp_path: Path) -> None:
+    """gensim's model is no plain one; its learning rate falls along all words of the training."""
+    from gensim.models import Word2Vec
+
+    from p2p.models.word2vec import build_vocab
+    from p2p.models.word2vec import gradient as skipgram
+
+    corpus = [[["a", "b", "c", "d"] * 25 for _ in range(4)] for _ in range(4)]
+    options: dict[str, Any] = {"vector_size": 4, "min_count": 1, "sg": 1, "sample": 0, "workers": 1}
+    model = Word2Vec(epochs=2, **options)
+    build_vocab(model, [text for part in corpus for text in part])
+    with DeepDist(model, engine=SimulatedCluster(peers=1), progress=False) as dd:
+        dd.train(corpus, skipgram, epochs=2, chunk_rows=1, checkpoint=tmp_path, every_s=4.0, keep=100)
+        total = float(dd.model.words_trained[0])
+    assert total == 2 * 4 * 4 * 100
+    manifest = sorted(tmp_path.glob("*.json"))[2]
+    with pytest.raises(UsageError, match="as a pickle"):
+        DeepDist.resume(manifest)
+    other = Word2Vec(epochs=2, **options)
+    build_vocab(other, [text for part in corpus for text in part])
+    for given in ({"model": other}, {"allow_pickle": True}):
+        with DeepDist.resume(manifest, engine=SimulatedCluster(peers=1), progress=False, **given) as dd:
+            assert 0 < dd.model.words_trained[0] < total
+            dd.train(corpus, skipgram)
+            assert dd.model.words_trained[0] == total
+            assert dd.model.words_trained_before == 0.0
+            assert dd.model.wv.most_similar("a", topn=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import warnings
 from pathlib import Path
@@ -140,6 +141,40 @@ def test_checkpoints_of_another_training_are_not_written_over(written: Path, fre
         dd.train(DATA, counting)
 
 
+def test_a_place_that_cannot_be_read_at_first_is_looked_at_again_before_anything_is_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"w": np.zeros(3)}
+    first = writer(tmp_path, model)
+    for chunks in range(1, 6):
+        first.look(model, moment(chunks))
+
+    def gone(self: Any) -> list[str]:
+        raise OSError(errno.EIO, "the file system is gone")
+
+    monkeypatch.setattr(store.Folder, "names", gone)
+    again = writer(tmp_path, model, keeping=first._keeping)
+    with pytest.warns(DeepDistWarning, match="the file system is gone"):
+        again.look(model, moment(6))
+    monkeypatch.undo()
+    again.look(model, moment(7))
+    assert (again.figures.written, again.figures.failed) == (1, 1)
+    assert (reading.read(str(tmp_path)).record.number, reading.read(str(tmp_path)).record.progress.updates) == (6, 7)
+
+
+def test_a_file_system_that_vanishes_and_comes_back_is_written_to_again(tmp_path: Path) -> None:
+    model = {"w": np.zeros(3)}
+    one = writer(tmp_path / "mount", model)
+    one.look(model, moment(1))
+    shutil.rmtree(tmp_path / "mount")
+    (tmp_path / "mount").write_text("")
+    with pytest.warns(DeepDistWarning, match="could not be written"):
+        one.look(model, moment(2))
+    (tmp_path / "mount").unlink()
+    one.look(model, moment(3))
+    assert reading.read(str(tmp_path / "mount")).record.progress.updates == 3
+
+
 def test_a_moment_of_which_units_are_undecided_is_passed_over_without_a_warning(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -149,6 +184,11 @@ def test_a_moment_of_which_units_are_undecided_is_passed_over_without_a_warning(
     assert "not decided" in one.figures.last_error
     assert not list(tmp_path.iterdir())
     assert not list(recwarn)
+    (tmp_path / "file").write_text("")
+    later = writer(tmp_path / "file", {"w": np.zeros(3)})
+    later.look({"w": np.zeros(3)}, Moment(seconds=0.0, updates=1, partitions_done=0, partitions=2))
+    with pytest.warns(DeepDistWarning, match="could not be written"):
+        later.look({"w": np.zeros(3)}, moment(1))
 
 
 def test_a_real_disk_that_is_full(tmp_path: Path) -> None:
