@@ -68,6 +68,14 @@ def test_a_manifest_comes_back_as_it_was(written: Path) -> None:
         assert record.encoded(record.decoded(text)) == text
 
 
+@pytest.mark.parametrize(("was", "now"), [('"count":24', '"count":23'), ('"seed":0', '"seed":1'), ('"seen"', '"sean"')])
+def test_a_manifest_that_is_sound_but_not_as_it_was_written_is_refused(written: Path, was: str, now: str) -> None:
+    text = newest(written).read_bytes()
+    assert was.encode() in text
+    with pytest.raises(DamagedError, match="not as it was written: the checksum differs"):
+        record.decoded(text.replace(was.encode(), now.encode()))
+
+
 def test_nothing_is_pickled_of_a_plain_model(written: Path) -> None:
     assert not list(written.glob("*.pickle"))
     assert body_of(newest(written))["pickled"] is None
