@@ -170,8 +170,8 @@ class Writer:
                 tensors=files[0],
                 pickled=files[1] if len(files) > 1 else None,
             )
-            manifest = f"checkpoint-{number:06d}.json"
-            nbytes = self._store.write(manifest, [encoded(record)])
+            names.append(f"checkpoint-{number:06d}.json")
+            nbytes = self._store.write(names[-1], [encoded(record)])
         except BaseException:
             for name in names:
                 self._store.remove(name)
