@@ -149,10 +149,12 @@ def units_in(folder: Path) -> int:
     return -1
 
 
-def killed_and_resumed(seed: int, place: Path, mode: str = "p2p", spark: bool = False) -> Outcome:
+def killed_and_resumed(
+    seed: int, place: Path, mode: str = "p2p", spark: bool = False, kills_max: int = KILLS_MAX
+) -> Outcome:
     """One training below `place`, in several runs of which all but the last are killed."""
     chance, began = random.Random(seed), time.monotonic()
-    kills, units = chance.randint(1, KILLS_MAX), []
+    kills, units = chance.randint(1, kills_max), []
     folder, results, log = place / "checkpoints", place / "results.json", place / "output.txt"
     temporary = place / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
