@@ -65,6 +65,8 @@ def main():
     parser.add_argument("--labels", metavar="URL", help="the idx file of their labels, 0 to 9")
     parser.add_argument("--spark", action="store_true", help="train on the executors of Spark")
     parser.add_argument("--plot", metavar="FILE", help="write a picture of filters and reconstructions")
+    parser.add_argument("--checkpoint", metavar="PATH", help="write checkpoints there, a folder or a URL")
+    parser.add_argument("--resume", action="store_true", help="go on with the checkpoints that are there")
     arguments = parser.parse_args()
     if (arguments.input is None) != (arguments.labels is None):
         parser.error("--input and --labels go together: pictures and what they show")
@@ -81,6 +83,8 @@ def main():
         block_rows=20,
         held_out=others,
         peers=None if arguments.spark else 2,
+        checkpoint=arguments.checkpoint,
+        resume=arguments.resume,
     )
     print(fitted)
     if arguments.plot:

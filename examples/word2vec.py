@@ -38,8 +38,13 @@ def main() -> None:
         print(f"{model.corpus_count:,} texts, {model.corpus_total_words:,} tokens, {len(model.wv):,} frequent words")
         if arguments.word not in model.wv:
             sys.exit(f"--word {arguments.word!r} occurs less than {model.min_count} times in the corpus: name another")
-        with DeepDist(model, mode=arguments.mode) as dd:
-            report = dd.train(corpus, gradient, epochs=arguments.epochs, chunk_rows=chunk_rows(arguments.corpus))
+        if arguments.resume:
+            session = DeepDist.resume(arguments.checkpoint, model)
+        else:
+            session = DeepDist(model, mode=arguments.mode)
+        options = {"chunk_rows": chunk_rows(arguments.corpus), "checkpoint": arguments.checkpoint}
+        with session as dd:
+            report = dd.train(corpus, gradient, epochs=arguments.epochs, **options)
             neighbors = dd.model.wv.most_similar(arguments.word, topn=8)
         print(f"{arguments.word}: " + ", ".join(f"{word} {similarity:.2f}" for word, similarity in neighbors))
         print(report)
@@ -89,7 +94,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mode", choices=["p2p", "master"], default="p2p")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--word", default="moon")
-    return parser.parse_args()
+    parser.add_argument("--checkpoint", metavar="PATH", help="write checkpoints there, a folder or a URL")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest checkpoint at PATH")
+    arguments = parser.parse_args()
+    if arguments.resume and arguments.checkpoint is None:
+        parser.error("--resume without --checkpoint PATH")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ Effects are data. A driver carries them out in order and decides nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gossip.arrays import Layout, Payload
+from gossip.marks import NO_UNITS, Counted, Series
 from gossip.messages import Bulk, Message, PeerId, Unit
 
 # ---------------------------------------------------------------------------------------------------------- events
@@ -26,6 +27,8 @@ class Started:
     """Epochs that were over when the replica was taken, as `Closed` says it."""
     units: int = 0
     """Units of work that count in it."""
+    marks: Mapping[PeerId, tuple[Series, ...]] = field(default_factory=dict)
+    """Of those of epochs that are not over, by lane: a session goes on in the middle of a training."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Initialized:
     """Begin, from this replica: to one that mixes, whose replica follows from its state."""
 
     payload: Payload
+    counted: Counted = NO_UNITS
+    """Units of work that count in it."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import islice, pairwise
 
 from gossip.errors import hold
-from gossip.marks import RUN_BYTES, Chunks, Mark, Marks, Run, Series, Unit
+from gossip.marks import RUN_BYTES, Chunks, Counted, Mark, Marks, Run, Series, Unit
 from gossip.messages import PeerId
 
 Attempt = tuple[int, PeerId]
@@ -32,6 +32,10 @@ back, or has not yet; of what is beyond, the two are counted as two."""
 TOIL_MAX = 1 << 18
 """Units of one message that are looked at one by one, a second's work. Only those are that came among others of the
 same partition, which two attempts at a time make: as many as one exchanged while a reader was away."""
+
+
+RESUMED = PeerId("resumed")
+"""In the place of the lanes of a session that was: whose units count here, and nobody takes back."""
 
 
 class Carried:
@@ -112,6 +116,11 @@ class Identities:
                     carried.chunks = Chunks(series.runs)
         return identities
 
+    @classmethod
+    def resumed(cls, counted: Counted) -> Identities:
+        """What is known where a session goes on with a replica in which these units count."""
+        return cls.told({RESUMED: counted.series}, counted.closed, counted.units)
+
     # ------------------------------------------------------------------------------------------------- what is known
 
     def knows(self, unit: Unit) -> bool:
@@ -145,12 +154,31 @@ class Identities:
             return frozenset(known.standing) if known is not None else frozenset()
         return frozenset(c.attempt for c in self._partition(epoch, partition) if c.stands(chunk))
 
-    def by_lane(self) -> Mapping[PeerId, tuple[Series, ...]]:
-        """All that is known, for a state."""
+    def counted(self) -> Counted | None:
+        """The units that count now; None as long as two attempts of one do, of which one will be taken back."""
+        if any(len(known.standing) > 1 for chunks in self._watched.values() for known in chunks.values()):
+            return None
+        found = []
+        for epoch, partitions in sorted(self._epochs.items()):
+            for partition, sources in sorted(partitions.items()):
+                chunks = sources[0].chunks
+                if len(sources) > 1 or sources[0].withdrawn is not None:
+                    standing = sorted(chunk for each in sources for chunk in each.chunks if each.stands(chunk))
+                    if any(one == next for one, next in pairwise(standing)):
+                        return None
+                    chunks = Chunks()
+                    for chunk in standing:
+                        chunks.add(chunk)
+                if chunks.runs:
+                    found.append(Series(epoch, partition, 0, False, chunks.runs.tobytes()))
+        return Counted(self.dropped, self.units, tuple(found))
+
+    def by_lane(self, since: int = 0) -> Mapping[PeerId, tuple[Series, ...]]:
+        """All that is known, for a state; of epochs from `since` on."""
         lanes: dict[PeerId, list[Series]] = {}
         watched: dict[PeerId, Marks] = {}
         for (epoch, partition), of_partition in self._watched.items():
-            for chunk, known in of_partition.items():
+            for chunk, known in of_partition.items() if epoch >= since else ():
                 for attempts, withdraws in ((known.standing, False), (known.withdrawn, True)):
                     for attempt, lane in attempts:
                         mark = Mark(Unit(epoch, partition, chunk), attempt, withdraws)
@@ -158,7 +186,7 @@ class Identities:
         for lane, marks in watched.items():
             lanes[lane] = list(marks.packed())
         for epoch, partitions in self._epochs.items():
-            for partition, sources in partitions.items():
+            for partition, sources in partitions.items() if epoch >= since else ():
                 for carried in sources:
                     attempt, lane = carried.attempt
                     of_lane = lanes.setdefault(lane, [])

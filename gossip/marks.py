@@ -82,6 +82,21 @@ class Series(NamedTuple):
             yield Mark(Unit(self.epoch, self.partition, chunk), self.attempt, self.withdraws)
 
 
+class Counted(NamedTuple):
+    """The units that count in a replica, each once."""
+
+    closed: Count = 0
+    """All units of earlier epochs do,"""
+    units: Count = 0
+    """and so many in all,"""
+    series: tuple[Series, ...] = ()
+    """among them these; of first attempts, whoever computed them."""
+
+
+NO_UNITS = Counted()
+"""Where a session begins."""
+
+
 def size(runs: bytes) -> int:
     """Chunks in these runs."""
     if len(runs) == RUN_BYTES:

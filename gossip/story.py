@@ -31,6 +31,7 @@ from gossip.events import (
     Received,
     Retain,
     Send,
+    Started,
     StateMachine,
 )
 from gossip.marks import Series
@@ -180,6 +181,14 @@ MESSAGE_GISTS: Mapping[type, Callable[[Any], Gist]] = {
 GISTS: Mapping[type, Callable[[Any], Any]] = {
     Computed: lambda e: (Computed, e.payload.layout, e.unit, e.attempt),
     Initialized: lambda e: (Initialized, e.payload.layout),
+    Started: lambda e: (
+        Started,
+        e.frontiers,
+        e.ready,
+        e.closed,
+        e.units,
+        *([f"of {len(e.marks)} lanes"] * bool(e.marks)),
+    ),
     Received: _of_received,
     Send: _of_send,
     Deliver: lambda e: (Deliver, e.lane, e.lo, e.hi, _outline(e.payload)),

@@ -317,6 +317,11 @@ class Assembly:
         return replace(self.message, payload=payload)
 
 
+def with_marks(state: State, table: Bytes) -> State:
+    """The same header with the marks of its table, which came behind its arrays. Marks that are none: `WireError`."""
+    return replace(state, marks=_from_table(table, state.table), table=NO_TABLE)
+
+
 def allocate(nbytes: int) -> Any:
     """A zeroed buffer. A large one is a mapping of its own, which goes back to the system as soon as it is dropped."""
     return mmap.mmap(-1, nbytes) if nbytes >= BLOCK_BYTES else bytearray(nbytes)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from p2p.codec import Codec
     from p2p.deepdist import DeepDist
     from p2p.driver.coordinator import Feeder
+    from p2p.driver.stopping import Patience
     from p2p.driver.watchers import Watcher
     from p2p.engines import Engine
     from p2p.report import IncompleteTraining, Report
@@ -37,6 +38,7 @@ __all__ = [
     "IncompleteTraining",
     "Kind",
     "Network",
+    "Patience",
     "Report",
     "SimulatedCluster",
     "UsageError",
@@ -58,6 +60,7 @@ _ROOMS = {
     "IncompleteTraining": "p2p.report",
     "Kind": "gossip.updates",
     "Network": "gossip.sim.simulator",
+    "Patience": "p2p.driver.stopping",
     "Report": "p2p.report",
     "SimulatedCluster": "p2p.sessions.cluster",
     "UsageError": "gossip.errors",

@@ -6,6 +6,7 @@ The checks of single values are those of `gossip.arguments`; the checks of value
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,10 @@ from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
 from p2p.adapters.model import Model
 from p2p.caution import warn
+from p2p.checkpoint.writing import Place
 from p2p.driver import evaluation
 from p2p.driver.coordinator import check_feeders
+from p2p.driver.stopping import Stopping
 from p2p.driver.watchers import check_watchers
 from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
@@ -30,6 +33,7 @@ if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported
     from gossip.mixing import Strategy
     from gossip.topology import Topology
 
+CHECKPOINT_EVERY_S, CHECKPOINTS_KEPT = 30.0, 3
 INCOMPLETE = ("raise", "warn")
 EVALUATE_EVERY_S = 60.0
 """An evaluation of word vectors by analogies takes some ten seconds of a core."""
@@ -56,6 +60,7 @@ def training(
     mode: str,
     any_data: bool,
     coded: bool,
+    stopping: Stopping,
     data: Any,
     gradient: Any,
     descent: Any,
@@ -77,14 +82,37 @@ def training(
     function("gradient", gradient, "gradient(model, rows)")
     if descent is not None:
         function("descent", descent, "descent(model, update) or None")
-    epochs = integer("epochs", epochs, 1)
+    epochs = 1 if epochs is None else integer("epochs", epochs, 1)
     if chunk_rows is not None:
         chunk_rows = integer("chunk_rows", chunk_rows, 1, "at least 1, or None for whole partitions")
     check_rule(combine)
     if combine is not None and mode == "master":
         raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
     _check_steps(mode, gradient, descent)
-    rule = combine or getattr(descent, "combine", None) or getattr(gradient, "combine", None)
+    _check_continuous(
+        exchange, combine or getattr(descent, "combine", None) or getattr(gradient, "combine", None), coded
+    )
+    one_of("on_incomplete", on_incomplete, INCOMPLETE)
+    evaluate_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
+    return Training(
+        stopping=stopping,
+        rhythm=rhythm(exchange, exchange_s, mode, descent, chunk_rows),
+        watchers=check_watchers(watchers),
+        feeders=check_feeders(feeders, mode),
+        data=data if any_data else partitions(data),
+        gradient=gradient,
+        descent=descent,
+        epochs=epochs,
+        chunk_rows=chunk_rows,
+        combine=combine,
+        evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, evaluate_s, tell, stopping),
+        on_incomplete=on_incomplete,
+        progress=progress,
+    )
+
+
+def _check_continuous(exchange: Any, rule: Any, coded: bool) -> None:
+    """Exchanges in the middle of a gradient go with rows that are added up."""
     if rule == OUTER and exchange == "continuous":
         raise UsageError(
             f"combine={rule!r} with exchange='continuous', expected exchange='chunk' or 'partition', or another rule: "
@@ -95,21 +123,33 @@ def training(
             "a codec with exchange='continuous', expected exchange='chunk' or 'partition', or codec=None: what travels "
             "in the middle of a gradient are rows"
         )
-    one_of("on_incomplete", on_incomplete, INCOMPLETE)
-    every_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
-    return Training(
-        rhythm=rhythm(exchange, exchange_s, mode, descent, chunk_rows),
-        watchers=check_watchers(watchers),
-        feeders=check_feeders(feeders, mode),
-        data=data if any_data else partitions(data),
-        gradient=gradient,
-        descent=descent,
-        epochs=epochs,
-        chunk_rows=chunk_rows,
-        combine=combine,
-        evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, every_s, tell),
-        on_incomplete=on_incomplete,
-        progress=progress,
+
+
+def stopping(stop_when: Any, evaluate: Any, model: Model) -> Stopping:
+    """What ends the training early."""
+    if stop_when is None:
+        return Stopping()
+    function("stop_when", stop_when, "stop_when(evaluations), such as p2p.Patience(metric, mode=...)")
+    if isinstance(stop_when, type):
+        raise UsageError(f"stop_when is the class {stop_when.__name__}, expected a function or an object of it")
+    if evaluate is None:
+        raise UsageError("stop_when without evaluate, expected both: it goes by the evaluations so far")
+    return Stopping(stop_when, model.arrays_of)
+
+
+def place(checkpoint: Any, every_s: Any, keep: Any) -> Place | None:
+    """Where checkpoints go."""
+    if checkpoint is None:
+        for name, value in (("every_s", every_s), ("keep", keep)):
+            if value is not None:
+                raise UsageError(f"{name}={value!r} without checkpoint, expected both: say where checkpoints go")
+        return None
+    if not isinstance(checkpoint, str | os.PathLike) or not os.fspath(checkpoint):
+        raise UsageError(f"checkpoint is a {type(checkpoint).__name__}, expected a folder or a URL, as text or a path")
+    return Place(
+        path=str(os.fspath(checkpoint)),
+        every_s=CHECKPOINT_EVERY_S if every_s is None else seconds("every_s", every_s),
+        keep=CHECKPOINTS_KEPT if keep is None else integer("keep", keep, 1),
     )
 
 

@@ -9,10 +9,12 @@ with DeepDist(model, mode="p2p") as dd:
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
@@ -20,21 +22,25 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gossip.arguments import names
+from gossip.arguments import flag, names
 from gossip.errors import UsageError
 from p2p import arguments, engines
 from p2p.adapters import Adapter
 from p2p.adapters.model import Model, share_memory
+from p2p.checkpoint import reading
+from p2p.checkpoint.resuming import Keeping, Resumed, model_of
+from p2p.checkpoint.writing import Place, Writer
 from p2p.codec import Codec
 from p2p.codecs import AUTO, chosen, named
 from p2p.driver.coordinator import Feeder
 from p2p.driver.evaluation import Evaluate
+from p2p.driver.stopping import StopWhen
 from p2p.driver.watchers import Watcher
 from p2p.report import Evaluated, Report
 from p2p.sessions.agents import AgentSession, Session
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.simulated import SimulatedSession
-from p2p.sessions.training import Training
+from p2p.sessions.training import Begun, Training
 from p2p.worker.combine import OUTER
 from p2p.worker.job import Descent, Gradient
 
@@ -96,6 +102,8 @@ class DeepDist(Generic[M]):
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
         self._session: Session
+        self._keeping = Keeping.of_session(mode, discipline, mix and mix[0], codec, seed, trained)
+        """What checkpoints have to know of it."""
         if mix is not None:
             from p2p.sessions.mixing import MixSession
 
@@ -112,6 +120,47 @@ class DeepDist(Generic[M]):
         own = engine is not None and not isinstance(engine, SimulatedCluster)
         self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec not in (None, AUTO))
         """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
+
+    @classmethod
+    def resume(
+        cls, path: str | os.PathLike[str], model: Any = None, *, allow_pickle: bool = False, **options: Any
+    ) -> DeepDist[Any]:
+        """A session that goes on where the newest checkpoint in `path` stands.
+
+        `path` is a folder or URL that `train` was given, or the manifest of one checkpoint.
+
+            with DeepDist.resume(path) as dd:
+                dd.train(data, gradient, descent, checkpoint=path)
+
+        The first `train` goes on in the middle of the training that was: each unit of work counts once. `epochs`,
+        `chunk_rows` and `combine` are as they were, unless they are given. The data has to be the same, in the same
+        partitions, and gradient and descent have to be given again. So has `model`, if it is an object: one like that
+        which was trained, or, if its attributes are but arrays, numbers and texts, its class. Others are in the
+        checkpoint as a pickle, which runs code of whoever wrote it: `allow_pickle` opens it. `options` are those of
+        `DeepDist`; mode, discipline, codec and seed are as they were. The number of peers may be another one.
+
+        What descents and workers keep for themselves (momentum, rows that are sent later) begins anew.
+
+        Raises:
+            UsageError: no checkpoint there is whole, or something of it has to be given, or is another.
+        """
+        path = str(os.fspath(path))
+        checkpoint = reading.read(path)
+        resumed = Resumed(path, checkpoint.record)
+        found = resumed.session(options)
+        chosen, adapter = found.get("parameters"), found.get("adapter")
+        whole = model_of(
+            path, checkpoint, model, parameters=chosen, adapter=adapter, allow_pickle=flag("allow_pickle", allow_pickle)
+        )
+        session = cls(whole, **found)
+        session._keeping = replace(session._keeping, lineage=checkpoint.record.lineage, resumed=resumed)
+        session._session.begun = Begun(
+            counted=resumed.counted,
+            epochs_before=checkpoint.record.training.epochs_before,
+            check_partitions=resumed.check_partitions,
+            counters=resumed.counters(session._user_model),
+        )
+        return session
 
     def __enter__(self) -> Self:
         if self._state != "new":
@@ -147,7 +196,7 @@ class DeepDist(Generic[M]):
         data: Any,
         gradient: Gradient,
         descent: Descent | None = None,
-        epochs: int = 1,
+        epochs: int | None = None,
         *,
         chunk_rows: int | None = None,
         combine: str | None = None,
@@ -155,11 +204,15 @@ class DeepDist(Generic[M]):
         exchange_s: float | None = None,
         evaluate: Evaluate | None = None,
         evaluate_every_s: float | None = None,
+        stop_when: StopWhen | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every_s: float | None = None,
+        keep: int | None = None,
         watchers: Sequence[Watcher] = (),
         feeders: Sequence[Feeder] = (),
         on_incomplete: Literal["raise", "warn"] = "raise",
     ) -> Report:
-        """Train on every partition of `data`, `epochs` times, and wait until all replicas are level.
+        """Train on every partition of `data`, `epochs` times (once), and wait until all replicas are level.
 
         `data` is a Spark RDD or DataFrame, or a list of partitions, each an iterable of rows or a function that
         returns one. `gradient(model, rows)` runs on the workers: `model` is a local replica that it may change freely,
@@ -175,33 +228,23 @@ class DeepDist(Generic[M]):
         `evaluate(model)` is called in the driver program, in a thread, with copies of the model (where peers mix, the
         mean of all replicas): at the beginning, every `evaluate_every_s` seconds (60) and at the end. It returns a
         number, or a mapping of names to numbers; see `Report.evaluations`. If it fails, so does the training.
-        `watchers` are shown the model in the same way, each every so often; see `p2p.Watcher`. `feeders` bring updates
-        to a master (`mode="master"`) from elsewhere than the tasks, while these run; see `p2p.Feeder`.
+        `stop_when(evaluations)` ends the training early when it returns true; with `Patience` the model is then that of
+        the best evaluation. `watchers` are shown the model in the same way, each every so often; see `p2p.Watcher`.
+        `feeders` bring updates to a master (`mode="master"`) from elsewhere than the tasks, while these run; see
+        `p2p.Feeder`.
+
+        `checkpoint`, a folder or a URL that fsspec knows, is where the model is written, with the units of work that
+        count in it: at the beginning, every `every_s` seconds (30) and at the end, also when Ctrl-C ends the training.
+        The newest `keep` (3) stay. `DeepDist.resume` goes on with the newest. One that cannot be written is counted in
+        the report and warned of once; the training goes on.
 
         `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates that living peers have, or
         replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had pulled it is a
         figure of the report, and a warning above 1 % of the updates. Errors of user code are raised here, unchanged.
         """
-        self._check_open()
-        with self._bar() as (show, tell):
-            training = self._asked_for(
-                data=data,
-                gradient=gradient,
-                descent=descent,
-                epochs=epochs,
-                chunk_rows=chunk_rows,
-                combine=combine,
-                exchange=exchange,
-                exchange_s=exchange_s,
-                evaluate=evaluate,
-                evaluate_every_s=evaluate_every_s,
-                watchers=watchers,
-                feeders=feeders,
-                on_incomplete=on_incomplete,
-                progress=show,
-                tell=tell,
-            )
-            return self._train(training)
+        asked = locals()
+        del asked["self"]
+        return self._train(asked)
 
     def _check_open(self) -> None:
         if self._state != "open":
@@ -210,20 +253,42 @@ class DeepDist(Generic[M]):
                 "`with DeepDist(model) as dd: dd.train(...)`"
             )
 
-    def _train(self, training: Training) -> Report:
-        if not self._busy.acquire(blocking=False):
-            raise UsageError("another training of this session is running, expected one at a time: wait for its end")
+    def _train(self, asked: dict[str, Any]) -> Report:
+        """`asked` are the arguments of `train`."""
+        self._check_open()
+        if self._keeping.resumed is not None:
+            asked |= self._keeping.resumed.training(asked)
+        place = arguments.place(*(asked.pop(name) for name in ("checkpoint", "every_s", "keep")))
+        stopping = arguments.stopping(asked.pop("stop_when"), asked["evaluate"], self._user_model)
+        with self._bar() as (show, tell):
+            training = self._asked_for(**asked, stopping=stopping, progress=show, tell=tell)
+            if not self._busy.acquire(blocking=False):
+                raise UsageError(
+                    "another training of this session is running, expected one at a time: wait for its end"
+                )
+            try:
+                return self._run(training, place)
+            finally:
+                self._busy.release()
+
+    def _run(self, training: Training, place: Place | None) -> Report:
+        model, stopping = self._user_model, training.stopping
+        model.check_unchanged()
+        model.check_numbers()
+        arguments.warn_of_captured(model, training.gradient, training.descent)
+        if self._chooses_codec:
+            model.codec = chosen(model.layout.nbytes, outer_steps=training.rule == OUTER)
+        if place is not None:
+            training = replace(training, writer=Writer(place, self._keeping, model, stopping))
         try:
-            self._user_model.check_unchanged()
-            self._user_model.check_numbers()
-            arguments.warn_of_captured(self._user_model, training.gradient, training.descent)
-            if self._chooses_codec:
-                self._user_model.codec = chosen(self._user_model.layout.nbytes, outer_steps=training.rule == OUTER)
             report = self._session.train(training)
-            self._user_model.check_numbers(trained=True)
-            return report
         finally:
-            self._busy.release()
+            if self._session.begun is None:  # another training is one of its own
+                self._keeping = replace(self._keeping, resumed=None)
+        if stopping.best is not None:
+            model.load(stopping.best)
+        model.check_numbers(trained=True)
+        return report
 
     @contextmanager
     def _bar(self) -> Iterator[tuple[engines.Progress, Callable[[Evaluated], None]]]:

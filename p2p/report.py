@@ -78,6 +78,28 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Checkpoints:
+    """What became of the checkpoints of a training."""
+
+    written: int = 0
+    failed: int = 0
+    """Tries that came to nothing: the last good one stays."""
+    seconds: float = 0.0
+    """That the good ones took, in a thread of the driver program."""
+    nbytes: int = 0
+    """Of the last good one."""
+    pickled: bool = False
+    """A part of the model is in them as a pickle, since it is no array, number or text."""
+    last_error: str = ""
+    """Of the last try that came to nothing."""
+
+    def __str__(self) -> str:
+        text = f"{self.written} checkpoints of {self.nbytes / 1e6:.1f} MB in {self.seconds:.1f} s"
+        text += ", with a pickle of the model's own parts" if self.pickled else ""
+        return text + (f", {self.failed} failed (at last: {self.last_error})" if self.failed else "")
+
+
+@dataclass(frozen=True)
 class Report:
     """A training's figures; `print` it for the table."""
 
@@ -105,6 +127,11 @@ class Report:
     """At the beginning, every `evaluate_every_s` and at the end; empty if there was nothing to evaluate."""
     story: tuple[str, ...] = ()
     """Of a simulated cluster: what went wrong, and when."""
+    ended: str = "done"
+    """Why the training ended: "done", "stopped: ..." by `stop_when`, or "interrupted". Of one that was stopped, `rows`
+    and `updates_lost` are of the partitions that were done."""
+    checkpoints: Checkpoints | None = None
+    """None where none were asked for."""
 
     @property
     def rows_per_second(self) -> float:
@@ -146,6 +173,10 @@ class Report:
         if self.evaluations:
             first, last = self.evaluations[0], self.evaluations[-1]
             lines.append(f"evaluated {len(self.evaluations)} times: {first} at first, {last} in the end")
+        if self.ended != "done":
+            lines.append(self.ended)
+        if self.checkpoints is not None:
+            lines.append(str(self.checkpoints))
         lines += self.story
         return "\n".join(lines)
 

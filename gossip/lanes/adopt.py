@@ -29,13 +29,14 @@ BACKOFF_MAX_S = 2.0
 
 
 def state_of(replicator: Replicator, identities: Identities, request: StateRequest) -> State:
-    """Our replica for one that asks. Who adopts it names those that have pinned; others get no marks: they publish
-    nothing, or begin when the epochs before are over."""
+    """Our replica for one that asks. Who adopts it names those that have pinned; others get marks only of epochs that
+    are not over: they publish nothing, or begin where a session goes on."""
     frontiers, units = replicator.frontiers(), identities.units
     if request.pinned:
         marks, closed = identities.by_lane(), identities.dropped
         return State(replicator.me, frontiers, request.k, marks, closed=closed, units=units)
-    return State(replicator.me, frontiers, request.k, closed=identities.closed, units=units)
+    marks, closed = identities.by_lane(identities.closed), identities.closed
+    return State(replicator.me, frontiers, request.k, marks, closed=closed, units=units)
 
 
 class Chance(Protocol):

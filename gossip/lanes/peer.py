@@ -249,7 +249,7 @@ class Peer:
 
     def _on_started(self, event: Started, now: float) -> list[Effect]:
         self.replicator.start(event.frontiers)
-        self.units.start(event.closed, event.units)
+        self.units.start(event.closed, event.units, event.marks)
         self._started = self.adverts.changed = self.roster.lanes_changed = True
         self.ready = event.ready
         if not event.ready:

@@ -6,6 +6,7 @@ computed --known--> gated               retained --another attempt came first-->
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gossip.errors import MismatchError, hold
@@ -13,6 +14,7 @@ from gossip.events import Deliver, Effect, Negative, Release
 from gossip.identity import TOIL_MAX, Identities
 from gossip.lanes.replicate import Replicator
 from gossip.lanes.roster import Roster
+from gossip.marks import Series
 from gossip.messages import Advert, Mark, PeerId, Range, State, Unit
 
 
@@ -57,9 +59,9 @@ class Units:
         self._applies_own = applies_own
         self._awaits = awaits
 
-    def start(self, closed: int, units: int) -> None:
-        """Begin where so many epochs are over, with so many units that count."""
-        self.identities = Identities(closed, units)
+    def start(self, closed: int, units: int, marks: Mapping[PeerId, Iterable[Series]]) -> None:
+        """Begin where so many epochs are over, with so many units that count; `marks` are of epochs that are not."""
+        self.identities = Identities.told(marks, closed, units)
 
     # ---------------------------------------------------------------------------------------------- what is told to us
 

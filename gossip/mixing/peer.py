@@ -309,6 +309,7 @@ class MixPeer:
 
     def _on_initialized(self, event: Initialized, now: float) -> list[Effect]:
         self.mixer.start(event.payload)
+        self.identities = Identities.resumed(event.counted)
         self._offers.news = True
         return []
 
@@ -397,7 +398,9 @@ class MixPeer:
             case PacketReply() as reply:
                 return self._on_reply(reply)
             case StateRequest(peer, k) if self.ready:
-                return [Send(peer, State(self.me, {}, k))]
+                known = self.identities
+                marks = known.by_lane(known.closed)
+                return [Send(peer, State(self.me, {}, k, marks, closed=known.closed, units=known.units))]
             case Ping() | PingRequest() | Ack() | Nack() as message:
                 return self.membership.on_message(message, now)
         return []

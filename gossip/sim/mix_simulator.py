@@ -11,7 +11,7 @@ import numpy as np
 
 from gossip.arrays import Array, Arrays, Packed
 from gossip.errors import UsageError
-from gossip.events import Event, Initialized, Joined, Resumed, Settling, Tasked
+from gossip.events import Event, Initialized, Joined, Resumed, Settling, Started, Tasked
 from gossip.messages import PeerId
 from gossip.mixing.course import ERA
 from gossip.mixing.neighbors import Plan
@@ -136,7 +136,7 @@ class MixSimulation(Simulation):
         self._hearers[me] = []
         return mixer
 
-    def _begin(self, ids: Iterable[PeerId]) -> None:
+    def _begin(self, ids: Iterable[PeerId], begin: Started) -> None:
         for me in ids:
             for other in self._known_to(me):
                 self._meet(me, other)

@@ -247,8 +247,10 @@ class Simulation:
         clock: Callable[[], tuple[float, float]] = lambda: (1.0, 0.0),
         observer: PeerId | None = None,
         checks: bool = False,
+        begin: Started | None = None,
     ) -> None:
-        """`clock` gives the rate of a peer's clock, and how far it is ahead, when the peer begins.
+        """`clock` gives the rate of a peer's clock, and how far it is ahead, when the peer begins. `begin` tells where
+        the units of work stand, if this is not their beginning.
 
         With `checks`, it is looked after each event whether the state of its peer is sound; `InvariantError` if not.
         """
@@ -273,7 +275,7 @@ class Simulation:
         self.peers: dict[PeerId, SimulatedPeer] = {}
         for me in ids:
             self._add(me)
-        self._begin(ids)
+        self._begin(ids, begin or Started({}))
 
     # ------------------------------------------------------------------------------------------------------- script
 
@@ -434,10 +436,10 @@ class Simulation:
         else:
             self._wake(me)
 
-    def _begin(self, ids: Iterable[PeerId]) -> None:
+    def _begin(self, ids: Iterable[PeerId], begin: Started) -> None:
         """All start, and know each other."""
         for me in ids:
-            self.happen(me, Started({}))
+            self.happen(me, begin)
             for other in ids:
                 if other != me:
                     self._introduce(me, other)

@@ -11,7 +11,7 @@ import zmq
 from gossip.arrays import Bytes
 from gossip.errors import UsageError, WireError
 from gossip.messages import Credit, PeerId, State, StateRequest
-from gossip.wire import block_count, block_span, body_bytes, decode_block, decode_header, encode_header
+from gossip.wire import block_count, block_span, body_bytes, decode_block, decode_header, encode_header, with_marks
 from gossip.zmq.sockets import WINDOW_BLOCKS, Keys, open_socket
 
 
@@ -28,13 +28,14 @@ def fetch_state(
     """Ask the peer at `endpoint` (of pulls) for its replica, outside of any swarm. Of a quiet peer, it is consistent.
 
     `begin(header)` is called when the answer begins (again, if it was interrupted) and returns what takes each block,
-    `(first byte, bytes)`. Returns the header. `UsageError` when nothing comes within `timeout_s`.
+    `(first byte, bytes)`. Returns the header, with the marks. `UsageError` when nothing comes within `timeout_s`.
     """
     give_up = time.monotonic() + timeout_s
     k = 0
     state: State | None = None
     take: Callable[[int, Bytes], None] | None = None
     received = 0
+    table = bytearray()
     with open_socket(context, zmq.DEALER, keys) as dealer:
         dealer.setsockopt(zmq.ROUTING_ID, me.encode())
         dealer.connect(endpoint)
@@ -52,17 +53,21 @@ def fetch_state(
                 except WireError:
                     continue  # asked for again
                 if isinstance(message, State):  # to whichever request: a slow one answers after it was asked again
-                    state, take, received = message, begin(message), 0
+                    state, take, received, table = message, begin(message), 0, bytearray()
                 elif block is not None and state is not None and take is not None:
                     start, stop = block_span(body_bytes(state), received)
                     if block.k == state.k and block.index == received and len(block.data) == stop - start > 0:
                         if start < state.layout.nbytes:
                             take(start, memoryview(block.data)[: state.layout.nbytes - start])
+                        table += memoryview(block.data)[max(0, state.layout.nbytes - start) :]
                         received += 1
                         if received % (WINDOW_BLOCKS // 2) == 0 or received == block_count(body_bytes(state)):
                             dealer.send(encode_header(Credit(me, state.k, received)))
                 if state is not None and received == block_count(body_bytes(state)):
-                    return state
+                    try:
+                        return with_marks(state, table)
+                    except WireError:
+                        state = None  # asked for again
             retry_s *= 2  # it begins anew when it is asked again: the time to begin must not always be too short
     raise UsageError(
         f"no replica came from {endpoint} within {timeout_s:g} s: is the process alive and the port "

@@ -62,6 +62,10 @@ class Model:
         """The model's own arrays (not copies)."""
         return {name: self._get(name) for name in self.names}
 
+    def arrays_of(self, other: Any) -> dict[str, Array]:
+        """Those of another model of the same kind, by the same names."""
+        return {name: self.adapter.find(other, key) for name, key in self._keys.items()}
+
     def load(self, arrays: Arrays) -> None:
         """Copy `arrays` into the model, in place where it still has an array that fits.
 
@@ -121,13 +125,14 @@ class Model:
                     f"the model changed in training: {error}; assign in place, as in w[...] = w - g"
                 ) from None
 
-    def skeleton(self, light: Light | None = None) -> bytes:
+    def skeleton(self, light: Light | None = None, counters: Arrays | None = None) -> bytes:
         """Everything but the arrays, as bytes for `from_skeleton`; by cloudpickle, between the user's own programs.
 
-        With `light`, of what it makes of the model: `Gradient`.
+        With `light`, of what it makes of the model: `Gradient`. `counters`, as they were when the training began, if
+        that was in another session.
         """
         arrays = self.arrays()
-        self.adapter.sending(self.model, arrays)
+        self.adapter.sending(self.model, {**arrays, **(counters or {})})
         try:
             bare = self.adapter.bare(self.lightened(light))
             return skeleton.dumps((bare, self._keys, self.layout, self.adapter, self.codec), arrays)

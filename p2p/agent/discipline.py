@@ -20,6 +20,7 @@ from typing import Protocol
 import zmq
 
 from gossip.arrays import Bytes, Layout
+from gossip.marks import NO_UNITS, Counted
 from gossip.messages import PeerId, State, Unit
 from gossip.zmq.fetch import fetch_state
 from gossip.zmq.runtime import Runtime
@@ -74,8 +75,8 @@ class Discipline(Protocol):
     submissions: Submissions
     """Where updates of tasks are handed over."""
 
-    def load(self) -> None:
-        """The replica holds the user's arrays: begin."""
+    def load(self, counted: Counted = NO_UNITS) -> None:
+        """The replica holds the user's arrays, in which these units count: begin."""
         ...
 
     def enter(self, members: Sequence[Listed], level: bool) -> None:
@@ -123,6 +124,10 @@ class Discipline(Protocol):
 
     def furthest(self, epoch: int, partition: int) -> int:
         """The highest chunk of this partition that has been published; -1 if none was."""
+        ...
+
+    def counted(self) -> Counted | None:
+        """The units that count in the replica; None while that is to be decided of one."""
         ...
 
     def spans(self, epoch: int) -> Spans:

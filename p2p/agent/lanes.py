@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from gossip.arrays import Layout, Payload
 from gossip.errors import UsageError
 from gossip.events import Event, Joined, Started
+from gossip.identity import RESUMED
 from gossip.lanes.adopt import Chance
 from gossip.lanes.peer import Peer, Settings
+from gossip.marks import NO_UNITS, Counted
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
 from gossip.zmq.runtime import Runtime
@@ -93,13 +95,14 @@ class LaneDiscipline:
 
     # ------------------------------------------------------------------------------------------------- the agent's
 
-    def load(self) -> None:
-        self.runtime.happen(Started({}))
+    def load(self, counted: Counted = NO_UNITS) -> None:
+        marks = {RESUMED: counted.series} if counted.series else {}
+        self.runtime.happen(Started({}, closed=counted.closed, units=counted.units, marks=marks))
 
     def enter(self, members: Sequence[Listed], level: bool) -> None:
         if level:
             state = self.house.fetch(members[0].pulls, START_TIMEOUT_S)
-            self.runtime.happen(Started(state.frontiers, closed=state.closed, units=state.units))
+            self.runtime.happen(Started(state.frontiers, closed=state.closed, units=state.units, marks=state.marks))
         else:
             self.runtime.happen(Started({}, ready=False))
 
@@ -133,6 +136,9 @@ class LaneDiscipline:
 
     def furthest(self, epoch: int, partition: int) -> int:
         return self.peer.identities.furthest(epoch, partition)
+
+    def counted(self) -> Counted | None:
+        return self.peer.identities.counted()
 
     def spans(self, epoch: int) -> Spans:
         return self.peer.identities.spans(epoch)

@@ -22,6 +22,8 @@ import numpy as np
 from gossip.arrays import Payload
 from gossip.errors import UsageError
 from gossip.events import Event, Initialized, Joined, Resumed, Settling, Tasked
+from gossip.identity import RESUMED
+from gossip.marks import NO_UNITS, Counted
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
 from gossip.mixing import Strategy
@@ -76,8 +78,8 @@ class Mixing:
 
     # ------------------------------------------------------------------------------------------------- the agent's
 
-    def load(self) -> None:
-        self.runtime.happen(Initialized(self.house.replica))
+    def load(self, counted: Counted = NO_UNITS) -> None:
+        self.runtime.happen(Initialized(self.house.replica, counted))
         self._write()
 
     def enter(self, members: Sequence[Listed], level: bool) -> None:
@@ -85,14 +87,15 @@ class Mixing:
         donors = [member for member in members if member.role == "peer" and member.answers]
         for donor in [] if level else donors:
             try:
-                self.house.fetch(donor.pulls, DONOR_TIMEOUT_S)
+                state = self.house.fetch(donor.pulls, DONOR_TIMEOUT_S)
             except UsageError:
                 continue
             break
         else:
-            self.house.fetch(members[0].pulls, START_TIMEOUT_S)
-        self.runtime.happen(Initialized(self.house.replica))
-        self._write()
+            state = self.house.fetch(members[0].pulls, START_TIMEOUT_S)
+        # what the donor has computed itself is its own, and not told to anybody
+        resumed = state.marks.get(RESUMED, ())
+        self.load(Counted(state.closed, sum(series.size for series in resumed), resumed))
 
     def join(self, member: Listed) -> None:
         if self.house.settings.role == member.role == "peer":
@@ -136,6 +139,9 @@ class Mixing:
 
     def furthest(self, epoch: int, partition: int) -> int:
         return self.peer.identities.furthest(epoch, partition)
+
+    def counted(self) -> Counted | None:
+        return self.peer.identities.counted()
 
     def spans(self, epoch: int) -> Spans:
         return self.peer.identities.spans(epoch)

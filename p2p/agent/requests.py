@@ -3,6 +3,7 @@
     task, or driver program                                agent
     Hello       who are you?                            -> Welcome, with the replica's descriptor
     Loaded      the replica is filled: begin            -> Done
+    Counts      which units count in the replica?       -> Counting
     Publish     an update, in the file that goes along  -> Published, once it is merged and in the log
     Knows       has this unit been published?           -> Known
     Furthest    how far has this partition been?        -> Reached
@@ -29,7 +30,7 @@ from msgspec.json import Decoder, Encoder
 from gossip.arrays import Layout
 from gossip.errors import UsageError
 from gossip.fields import COUNT_MAX, Count
-from gossip.marks import Unit
+from gossip.marks import NO_UNITS, Counted, Unit
 from gossip.messages import Peer
 from p2p.agent import local_socket
 
@@ -49,6 +50,13 @@ class Hello(Said, frozen=True):
 
 class Loaded(Said, frozen=True):
     """The driver program has filled the replica."""
+
+    counted: Counted = NO_UNITS
+    """Units that count in it."""
+
+
+class Counts(Said, frozen=True):
+    """Which units count in the replica? Asked by who reads it, so that nobody merges meanwhile."""
 
 
 class Remainder(Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,6 +151,13 @@ class Reached(Said, frozen=True):
     chunk: Annotated[int, Meta(ge=-1, le=COUNT_MAX)]
 
 
+class Counting(Said, frozen=True):
+    """The units that count."""
+
+    counted: Counted | None
+    """None while two attempts of one do, of which one will be taken back."""
+
+
 class Taken(Said, frozen=True):
     """An update of a worker, in the file that goes along."""
 
@@ -161,8 +176,8 @@ class Refused(Said, frozen=True):
     why: str
 
 
-Request = Hello | Loaded | Publish | Knows | Furthest | Take | Begins | Ends
-Answer = Welcome | Done | Published | Known | Reached | Taken | Refused
+Request = Hello | Loaded | Counts | Publish | Knows | Furthest | Take | Begins | Ends
+Answer = Welcome | Done | Published | Known | Reached | Counting | Taken | Refused
 
 _ENCODER = Encoder()
 _REQUESTS: Decoder[Request] = Decoder(Request)

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from gossip.errors import GossipError, ran_out_of_files
+from gossip.errors import GossipError, UsageError, ran_out_of_files
+from gossip.marks import Counted
 from gossip.zmq.segments import FilePayload, LentFile
 from p2p import open_files
 from p2p.agent import requests
@@ -26,6 +27,8 @@ from p2p.agent.discipline import Discipline
 from p2p.agent.replica import HEADER_BYTES, Replica
 from p2p.agent.requests import (
     Begins,
+    Counting,
+    Counts,
     Done,
     Ends,
     Furthest,
@@ -46,6 +49,8 @@ from p2p.agent.submissions import Outcome, Submission
 
 ACCEPT_RETRY_S = 0.5
 """How soon to let the next task in when no descriptor was left."""
+COUNTED_BYTES_MAX = 10 << 20
+"""Of runs, which a message has as text (`local_socket.MESSAGE_BYTES_MAX`): of some 800,000 exchanges by the clock."""
 STALENESS_SAMPLES_MAX = 10_000
 """The newest so many updates make up the staleness figures."""
 
@@ -187,10 +192,12 @@ class Tasks:
         match request:
             case Hello():
                 requests.send(connection, self._welcome, (self._replica.descriptor,))
-            case Loaded():
-                self._discipline.load()
+            case Loaded(counted):
+                self._discipline.load(counted)
                 self._loaded()
                 requests.send(connection, Done())
+            case Counts():
+                requests.send(connection, Counting(_few(self._discipline.counted())))
             case Publish(unit=unit) if unit is not None and unit.epoch < self.epochs_closed:
                 requests.close(descriptors)
                 requests.send(connection, Published(new=False))
@@ -244,6 +251,14 @@ class Tasks:
         payload = self._left.pop(connection)
         self._waiting.append(Waiting(None, [payload.descriptor], self._discipline.submissions.submit(payload)))
         self.answer()
+
+
+def _few(counted: Counted | None) -> Counted | None:
+    """`UsageError` if they are too many for a message: runs that follow no rule, of a continuous exchange."""
+    nbytes = 0 if counted is None else sum(len(series.runs) for series in counted.series)
+    if nbytes > COUNTED_BYTES_MAX:
+        raise UsageError(f"units of work in {nbytes} bytes of runs, at most {COUNTED_BYTES_MAX}")
+    return counted
 
 
 def borrowed(payload: FilePayload) -> LentFile | None:

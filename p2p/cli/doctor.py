@@ -37,6 +37,7 @@ PACKAGES = {
     "pyspark": "pyspark",
     "pyzmq": "zmq",
     "rich": "rich",
+    "safetensors": "safetensors",
     "scipy": "scipy.sparse",
     "xxhash": "xxhash",
 }

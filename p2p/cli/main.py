@@ -114,3 +114,20 @@ def soak(seeds: int, first: int, coverage: bool) -> None:
         click.echo(f"stopped after {len(outcomes)} of {seeds} seeds")
     if bad:
         raise click.ClickException(f"{len(bad)} seeds violated a promise; repeat one by deepdist simulate --seed N")
+
+
+@main.command("inspect")
+@click.argument("checkpoint")
+def inspect_checkpoint(checkpoint: str) -> None:
+    """Say what the newest CHECKPOINT of a folder or URL holds, or the one whose manifest is named.
+
+    Arrays by name, units of work, when it was written and by which release. Exit 1 if none is whole. Nothing of it is
+    executed, a part that is pickled is not opened.
+    """
+    from gossip.errors import UsageError
+    from p2p.cli.inspect import show
+
+    try:
+        show(checkpoint, Console(soft_wrap=True))
+    except UsageError as error:
+        raise click.ClickException(str(error)) from None

@@ -19,6 +19,8 @@ import zmq
 from gossip.arrays import Array, Bytes, Layout, Packed, Payload
 from gossip.errors import GossipError
 from gossip.flat import Flat
+from gossip.identity import Identities
+from gossip.marks import Counted
 from gossip.messages import PeerId, State
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq.fetch import fetch_state
@@ -178,6 +180,8 @@ class Fetched:
     buffer: bytearray
     front: Mapping[str, int]
     """How far each lane is applied in it."""
+    counted: Counted | None = None
+    """The units that count in it; None while that is to be decided of one."""
 
     @property
     def merged(self) -> int:
@@ -207,7 +211,8 @@ def fetch_replica(layout: Layout, member: Member, keys: Keys | None, timeout_s: 
         context.term()
     if state is None:
         return None
-    return Fetched(layout, buffer, {str(lane): frontier for lane, frontier in state.frontiers.items()})
+    counted = Identities.told(state.marks, state.closed, state.units).counted()
+    return Fetched(layout, buffer, {str(lane): frontier for lane, frontier in state.frontiers.items()}, counted)
 
 
 def consensus_distance(
@@ -234,8 +239,8 @@ def consensus_distance(
 
 def read_replicas(
     layout: Layout, members: Sequence[Member], keys: Keys | None = None
-) -> Iterator[tuple[Member, bytearray | None]]:
-    """Each member with its packed replica, one after the other; None of an agent that could not be read.
+) -> Iterator[tuple[Member, bytearray, State | None]]:
+    """Each member with its packed replica and what goes with it, one after the other; None if it could not be read.
 
     The same buffer is used for all.
     """
@@ -244,7 +249,7 @@ def read_replicas(
     try:
         for member in members:
             state = _read(context, member, layout, partial(_put, buffer), keys)
-            yield member, None if state is None else buffer
+            yield member, buffer, state
     finally:
         context.term()
 

@@ -18,10 +18,12 @@ from typing import Any, Protocol
 from gossip.arguments import integer
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
-from gossip.marks import Unit
+from gossip.marks import Counted, Mark, Unit, packed
 from p2p.adapters.model import Model
 from p2p.adapters.watch import is_nothing
 from p2p.agent.client import AgentClient
+from p2p.agent.ports import refresh
+from p2p.agent.replica import Replica
 from p2p.agent.requests import Take, Taken
 from p2p.worker.any_update import inflate
 from p2p.worker.delta import lighter, write_delta
@@ -54,21 +56,23 @@ class Coordinator:
         descent: Descent | None,
         on_error: Callable[[], None],
         epochs_before: int = 0,
+        applied: Iterable[Unit] = (),
     ) -> None:
         """`folder` is the hub agent's; `on_error` ends the tasks when `descent` failed: see `error`. What is
         still under way of a training that failed, or was cut short, belongs to one of the session's `epochs_before`,
-        and is dropped.
+        and is dropped. `applied` are units that an earlier session has taken.
         """
         self.error: Exception | None = None
         self.fed = 0
         """Updates applied that were of no task."""
-        self.applied: set[Unit] = set()
+        self.applied: set[Unit] = set(applied)
         """The training's units of work that `descent` has taken, of tasks,"""
         self._fed: set[Hashable] = set()
         """and of other feeders."""
+        self._applied_before = len(self.applied)
         self._applying: int | None = None
         """The thread in which `descent` runs."""
-        self._epochs_before = epochs_before
+        self.epochs_before = epochs_before
         self._descent = descent
         self._on_error = on_error
         self._model = Model.from_skeleton(skeleton)
@@ -108,7 +112,7 @@ class Coordinator:
             if self._closed.is_set():
                 raise UsageError(f"an update of {whose} after the end of its training, expected none")
             known = self.applied if isinstance(unit, Unit) else self._fed  # which may have tuples that look like them
-            if unit in known or (isinstance(unit, Unit) and unit.epoch < self._epochs_before):
+            if unit in known or (isinstance(unit, Unit) and unit.epoch < self.epochs_before):
                 return False
             hand_over = self._agent.hand_over()
             staleness = 0 if merged_at is None else max(0, self._agent.replica.merged - merged_at)
@@ -129,6 +133,21 @@ class Coordinator:
             if unit is not None:
                 self._fed.add(unit)
             return True
+
+    @property
+    def taken(self) -> int:
+        """Units of tasks that `descent` has taken in this session."""
+        return len(self.applied) - self._applied_before
+
+    def cut(self, model: Model, replica: Replica) -> tuple[int, Counted]:
+        """Copy the hub's `replica` into `model`; returns how many updates are merged in it, and the units that count.
+
+        All is of one moment: no update is applied meanwhile.
+        """
+        with self._lock:
+            merged, applied = refresh(model, replica), list(self.applied)
+        # of earlier trainings nobody knows here how many units there were
+        return merged, Counted(self.epochs_before, len(applied), packed(Mark(unit, 0) for unit in sorted(applied)))
 
     def fail(self, error: BaseException) -> None:
         """End the training by this error, unless there was another before."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from gossip.arguments import seconds
 from gossip.errors import UsageError
+from p2p.driver.stopping import Stopping
 from p2p.driver.watchers import Moment
 from p2p.report import Evaluated
 
@@ -17,22 +18,31 @@ Evaluate = Callable[[Any], float | Mapping[str, float]]
 class Evaluation:
     """What to evaluate, how often, and what came of it so far."""
 
-    def __init__(self, evaluate: Evaluate, every_s: float, show: Callable[[Evaluated], object]) -> None:
-        """`show` is called with each result as it comes, in the thread that looks."""
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        every_s: float,
+        show: Callable[[Evaluated], object],
+        stopping: Stopping | None = None,
+    ) -> None:
+        """`show` is called with each result as it comes, in the thread that looks; `stopping` hears of it as well."""
         self.every_s = every_s
         self.results: list[Evaluated] = []
         self._evaluate = evaluate
         self._show = show
+        self._stopping = stopping or Stopping()
 
     def __str__(self) -> str:
         return "evaluate(model)"
 
     def look(self, model: Any, moment: Moment) -> None:
         """Evaluate now."""
+        self._stopping.about_to_evaluate(model)
         values = {str(name): _number(value) for name, value in _named(self._evaluate(model)).items()}
         result = Evaluated(moment.seconds, moment.updates, values, moment.consensus_distance, moment.spread)
         self.results.append(result)
         self._show(result)
+        self._stopping.evaluated(self.results, moment.ended)
 
 
 def _named(found: Any) -> Mapping[Any, Any]:

@@ -22,11 +22,13 @@ import numpy as np
 
 from gossip.arrays import Arrays, Payload
 from gossip.errors import UsageError
+from gossip.marks import NO_UNITS, Counted
 from gossip.messages import PeerId
+from p2p.adapters.model import Model
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient, AgentSettings, start_agent
 from p2p.agent.replica import Replica
-from p2p.agent.requests import Done, Loaded
+from p2p.agent.requests import Counting, Counts, Done, Loaded
 from p2p.driver.level import Front, Stillness
 
 log = logging.getLogger("p2p")
@@ -66,13 +68,16 @@ class Observer:
         """It holds a replica."""
         return self._agent is not None
 
-    def load(self, initial: Arrays) -> None:
-        """Wait for the agent, and have it begin with these arrays; `UsageError` if it could not start."""
+    def load(self, initial: Arrays, counted: Counted = NO_UNITS) -> None:
+        """Wait for the agent, and have it begin with these arrays, in which these units count.
+
+        `UsageError` if it could not start.
+        """
         agent = AgentClient(self.folder, process=self._process)
         for name, array in agent.replica.arrays().items():
             np.copyto(array, initial[name])
         agent.replica.leave()
-        agent.ask(Loaded(), Done)
+        agent.ask(Loaded(counted), Done)
         self._agent = agent
 
     def adopt(self, given_up: Callable[[], bool]) -> None:
@@ -85,6 +90,18 @@ class Observer:
                 raise UsageError("the driver program's new agent did not begin: see its messages above")
             time.sleep(ADOPT_WAIT_S)
         self._agent = AgentClient(self.folder)
+
+    def cut(self, model: Model) -> tuple[int, Counted | None]:
+        """Copy the replica into `model`; returns how many updates are merged in it, and the units that count in it.
+
+        All is of one moment, since nobody merges while the replica is read. No units are told while it is to be decided
+        which of two attempts at one counts. `AgentGoneError` if the agent is gone.
+        """
+        agent = self.agent
+        with agent.replica.reading():
+            counted = agent.ask(Counts(), Counting)[0].counted
+            model.load(agent.replica.arrays())
+            return agent.replica.merged, counted
 
     def replace(self, payload: Payload) -> None:
         """Have the agent hold these arrays; only where it merges nothing itself."""

@@ -22,6 +22,7 @@ from typing import Any, Protocol, Self
 from gossip.arguments import seconds
 from gossip.arrays import Array
 from gossip.errors import UsageError
+from gossip.marks import Counted
 from p2p.adapters.model import Model
 from p2p.worker.errors import original
 
@@ -51,10 +52,15 @@ class Moment:
     spread: float | None = None
     """Of the same replicas: the root of the mean square of their (Euclidean) distances to the mean, over all arrays.
     Papers call this, or its square, the consensus distance."""
+    counted: Counted | None = None
+    """The units of work that count in the copy, for a watcher with `wants_units`; None if that could not be told."""
 
 
 class Watcher(Protocol):
-    """What looks at a training: an evaluation, a checkpoint, a page. `str(watcher)` names it in its errors."""
+    """What looks at a training: an evaluation, a checkpoint, a page. `str(watcher)` names it in its errors.
+
+    One with a true attribute `wants_units` is told which units of work count in the copy.
+    """
 
     every_s: float
     """Between the beginnings of two looks, at least; virtual seconds on a simulated cluster."""
@@ -77,6 +83,8 @@ class Seen:
     """Updates in it, of all trainings."""
     consensus_distance: float | None = None
     spread: float | None = None
+    counted: Counted | None = None
+    """Only where it was asked for."""
 
 
 class Done:
@@ -110,13 +118,18 @@ class Watching:
         read: Callable[[Model], Seen],
         done: Done,
         cancel: Callable[[], None],
+        cut: Callable[[Model], Seen] | None = None,
+        stops: Callable[[], bool] = lambda: False,
     ) -> None:
         """`skeleton()` is of the model that watchers are shown. `read(model)` copies what has been learned so far into
-        it, and says what it read. `cancel` ends the training when a watcher fails."""
+        it, and says what it read; `cut(model)` the same, with the units. `cancel` ends the training when a watcher
+        fails, or when `stops()` after a look."""
         self._watchers = watchers
-        self._read = read
+        self._reads = {False: read, True: cut or read}
+        """By whether the units are asked for."""
         self._done = done
         self._cancel = cancel
+        self._stops = stops
         self.error: Exception | None = None
         """In the words of `look`."""
         self._ended = threading.Event()
@@ -127,7 +140,7 @@ class Watching:
         """Copies of the arrays as they were then, until all have looked at them; not for one watcher alone."""
         if watchers:
             self._model = Model.from_skeleton(skeleton())
-            self._seen = read(self._model)
+            self._seen = self._reads[any(map(wants_units, watchers))](self._model)
             self._merged_before = self._seen.merged
             if len(watchers) > 1:
                 self._initial = {name: array.copy() for name, array in self._model.arrays().items()}
@@ -164,11 +177,16 @@ class Watching:
                     watcher = self._watchers[index := due.index(min(due))]
                     due[index] = time.monotonic() + float(watcher.every_s)
                     self._look(watcher)
+                if self._stops():
+                    self._end_tasks()
             except BaseException as error:  # noqa: BLE001 - raised again by the main thread, which sys.exit() is not to end
                 self.error = original(error)
-                while not self._ended.is_set():  # the engine may not have begun yet
-                    self._cancel()
-                    self._ended.wait(CANCEL_S)
+                self._end_tasks()
+
+    def _end_tasks(self) -> None:
+        while not self._ended.is_set():  # the engine may not have begun yet
+            self._cancel()
+            self._ended.wait(CANCEL_S)
 
     def _look_at_first(self, watcher: Watcher) -> None:
         """At the model as it was when the training began, however far the peers are by now."""
@@ -182,7 +200,7 @@ class Watching:
     def _look(self, watcher: Watcher, *, ended: bool = False) -> None:
         assert self._model is not None
         seconds = time.monotonic() - self._began
-        self._show(watcher, seconds, self._read(self._model), ended=ended)
+        self._show(watcher, seconds, self._reads[wants_units(watcher)](self._model), ended=ended)
 
     def _show(self, watcher: Watcher, seconds: float, seen: Seen, *, ended: bool = False) -> None:
         assert self._model is not None
@@ -194,8 +212,14 @@ class Watching:
             ended=ended,
             consensus_distance=seen.consensus_distance,
             spread=seen.spread,
+            counted=seen.counted if wants_units(watcher) else None,
         )
         look(watcher, self._model.model, moment)
+
+
+def wants_units(watcher: Watcher) -> bool:
+    """It is told which units count."""
+    return bool(getattr(watcher, "wants_units", False))
 
 
 def look(watcher: Watcher, model: Any, moment: Moment) -> None:

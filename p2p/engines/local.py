@@ -129,7 +129,7 @@ class LocalEngine:
             for thread in threads:
                 thread.join(STOP_TIMEOUT_S)
             raise
-        if errors:
+        if errors and not (self._cancelled and isinstance(errors[0], WorkerGoneError | AgentGoneError)):
             raise errors[0]
         for seat in self._seats:
             seat.tell_if_gone()

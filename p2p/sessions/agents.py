@@ -24,6 +24,7 @@ import numpy as np
 from msgspec import structs
 
 from gossip.errors import UsageError
+from gossip.marks import NO_UNITS
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Model
@@ -39,11 +40,11 @@ from p2p.driver.level import furthest, lacks
 from p2p.driver.observer import Observer, Post, Watch
 from p2p.driver.registrar import Member, Registrar
 from p2p.driver.shown import Shown
-from p2p.driver.watchers import NOTHING_TO_DO, Done, Seen, Watching
+from p2p.driver.watchers import NOTHING_TO_DO, Done, Moment, Seen, Watching
 from p2p.engines.choice import SessionEngine
 from p2p.report import IncompleteTraining, PeerReport, Report, Snapshot
 from p2p.row_order import other_rows
-from p2p.sessions.training import Training
+from p2p.sessions.training import Begun, Training
 from p2p.worker.job import Descent, Job, codec_of
 from p2p.worker.working_copy import ExchangeSettings, exchange_settings
 
@@ -60,6 +61,8 @@ FETCH_TIMEOUT_S = 10.0
 STUCK_S, STUCK_BYTES_S = 15.0, 10e6
 """An observer that lacks updates and does not move for so long, or for as long as a model takes at that rate, is cut
 off from the peers."""
+DECIDED_TIMEOUT_S = 2.0
+"""For it to be decided which of two attempts at a unit counts, when a checkpoint is due; the next one is tried then."""
 LOST_SHARE_MAX = 0.01
 """A larger part of the updates is not lost without a warning."""
 ROLES: dict[str, tuple[Role, Role]] = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
@@ -88,6 +91,9 @@ class Session(Protocol):
     def stop(self) -> None:
         """End everything that `train` started."""
         ...
+
+    begun: Begun | None
+    """Where the next training goes on, if another session began it; None once its tasks have begun here."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,8 @@ class AgentSession:
         self._cautions = Cautions()
         self._epochs = 0
         """Begun in this session."""
+        self.begun: Begun | None = None
+        """As in `Session`."""
         self._done = NOTHING_TO_DO
         """Partitions of the training that runs: what is shown of the model moves."""
         self._asked: list[Member] = []
@@ -177,6 +185,9 @@ class AgentSession:
     def train(self, training: Training) -> Report:
         engine = self._engine.for_data(training.data)
         partitions = engine.partitions(training.data)
+        begun = self.begun
+        if begun is not None:
+            begun.check_partitions(partitions)
         self._cautions.give(engine.cautions(training.data))
         # a master's descent stays in the driver program, and may hold on to what cannot be sent
         sent = None if self._mode == "master" else training.descent
@@ -188,10 +199,14 @@ class AgentSession:
         self._begin(registrar, training.epochs * partitions)
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = self.snapshot()
+        if begun is not None:
+            self._epochs = begun.epochs_before
+        counters = None if begun is None else begun.counters
+        training.begins(self._user_model, self._epochs, partitions, counters)
         job = Job(
             run=self._run,
             mode=self._mode,
-            skeleton=self._user_model.skeleton(light),
+            skeleton=self._user_model.skeleton(light, counters),
             gradient=training.gradient,
             descent=sent,
             epochs=training.epochs,
@@ -202,36 +217,48 @@ class AgentSession:
             epochs_before=self._epochs,
             exchange=self._exchange(training, engine),
             rhythm=training.rhythm,
+            resumes=begun is not None,
             workers=engine.workers,
         )
         self._epochs += training.epochs
+        self.begun = None
         registrar.open = False
         try:
-            return self._run_job(training, engine, registrar, job, before)
+            return self._run_job(training, engine, registrar, job, before, begun)
         finally:
             self._done = NOTHING_TO_DO
             registrar.open = True
 
     def _run_job(
-        self, training: Training, engine: engines.Engine, registrar: Registrar, job: Job, before: Snapshot
+        self,
+        training: Training,
+        engine: engines.Engine,
+        registrar: Registrar,
+        job: Job,
+        before: Snapshot,
+        begun: Begun | None,
     ) -> Report:
         """Have the tasks run, and all that goes with them; then see what came of it."""
+        coordinator = None
         try:
             self._done = done = Done(training.progress, job.epochs * job.partitions)
             with (
-                self._coordinator(engine, training.descent, job.epochs_before) as coordinator,
-                Watching(training.all_watchers, self._user_model.skeleton, self._read, done, engine.cancel) as watching,
+                self._coordinator(engine, training.descent, job.epochs_before, begun) as coordinator,
+                self._watching(training, engine, coordinator) as watching,
                 self._watch(),
             ):
                 try:
                     with feeding(training.feeders, coordinator):
                         results = engine.run(job, training.data, done)
-                except Exception:
+                except Exception as error:
                     if coordinator is not None and coordinator.error is not None:
                         raise coordinator.error from None
                     if watching.error is not None:
                         raise watching.error from None
-                    raise
+                    if not training.stopping.has_stopped:
+                        raise
+                    log.info("the tasks were ended: %s", error)
+                    results = []
                 if watching.error is not None:
                     raise watching.error
                 self._drain(registrar, coordinator)
@@ -240,14 +267,17 @@ class AgentSession:
             self._cautions.give(registrar.shortages())  # of hosts that came meanwhile
             for cautions in (*(result.cautions for result in results), coordinator.cautions if coordinator else {}):
                 self._cautions.give(cautions)
-            accepted = sum(result.units for result in results)
+            # of those that an earlier session has published, tasks that see all rows again count them again
+            accepted = sum(result.units for result in results) - (begun.skipped(training.rhythm) if begun else 0)
             end = self._end(registrar, accepted, before, coordinator)
             report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)
             watching.finish()
             fed = coordinator.fed if coordinator is not None else 0
-            report = replace(report, evaluations=training.evaluations, updates=report.updates + fed)
-        except BaseException:
+            report = training.reported(replace(report, updates=report.updates + fed))
+        except BaseException as error:
             self._show_what_there_is()
+            if isinstance(error, KeyboardInterrupt):
+                self._keep_what_there_is(training, coordinator, before)
             raise
         self._judge(report, end, accepted, training.on_incomplete)
         return report
@@ -323,6 +353,56 @@ class AgentSession:
         replica = self._replica()
         return Seen(merged=refresh(model, replica) if replica is not None else 0)
 
+    def _cut(self, model: Model, coordinator: Coordinator | None) -> Seen:
+        """The same, with the units that count in what was read: all of one moment."""
+        if coordinator is not None:
+            assert self._observer is not None
+            merged, counted = coordinator.cut(model, self._observer.agent.replica)
+            return Seen(merged=merged, counted=counted)
+        give_up = time.monotonic() + DECIDED_TIMEOUT_S
+        while (seen := self._cut_once(model)).counted is None and time.monotonic() < give_up:
+            time.sleep(WAIT_S)
+        return seen
+
+    def _cut_once(self, model: Model) -> Seen:
+        if self._is_well() and self._observer is not None:
+            try:
+                merged, counted = self._observer.cut(model)
+                return Seen(merged=merged, counted=counted)
+            except UsageError as error:
+                log.info("the driver program's own agent did not tell its units: %s", error)  # a living peer may
+        replica = self._replica()
+        if replica is None:
+            return Seen(merged=0)
+        return Seen(merged=refresh(model, replica), counted=replica.counted if isinstance(replica, Fetched) else None)
+
+    def _watching(self, training: Training, engine: engines.Engine, coordinator: Coordinator | None) -> Watching:
+        return Watching(
+            training.all_watchers,
+            self._user_model.skeleton,
+            self._read,
+            self._done,
+            engine.cancel,
+            partial(self._cut, coordinator=coordinator),
+            lambda: training.stopping.has_stopped,
+        )
+
+    def _keep_what_there_is(self, training: Training, coordinator: Coordinator | None, before: Snapshot) -> None:
+        """A last checkpoint of a training that was interrupted, if any were asked for."""
+        training.stopping.ended = "interrupted"
+        if training.writer is None:
+            return
+        model = Model.from_skeleton(self._user_model.skeleton())
+        seen = self._cut(model, coordinator)
+        moment = Moment(
+            seconds=time.monotonic() - before.at,
+            updates=max(0, self.snapshot().updates - before.updates),
+            partitions_done=self._done.count,
+            partitions=self._done.partitions,
+            counted=seen.counted,
+        )
+        training.writer.write(model.arrays(), moment, training.stopping.ended)
+
     def _replica(self) -> Replica | Fetched | None:
         """The observer's, or a copy of a living peer's where that is not well; None if there is neither."""
         registrar, post = self._registrar, self._post
@@ -393,7 +473,7 @@ class AgentSession:
         if self._mode != "p2p":
             assert observer is not None
             self._shown.fill(observer.agent.replica)
-            not_applied = max(0, accepted - (len(coordinator.applied) if coordinator is not None else 0))
+            not_applied = max(0, accepted - (coordinator.taken if coordinator is not None else 0))
             return End(observer.agent.replica, {}, not_applied=not_applied, late=self._late(living))
         stopped = [m for m in registrar.by_role("peer") if registrar.is_silent(m) and registrar.is_here(m)]
         all_of = furthest([*map(_front, living), *({str(m.peer): m.figures.published} for m in stopped)])
@@ -484,7 +564,8 @@ class AgentSession:
                 observer = Observer(self._settings(driver_role, self._registrar))
                 self._post.take(observer)
                 # beside the executors' agents, which wait for it
-                loading = pool.submit(observer.load, self._user_model.arrays())
+                counted = NO_UNITS if self.begun is None else self.begun.counted
+                loading = pool.submit(observer.load, self._user_model.arrays(), counted)
                 loading.add_done_callback(partial(_tell_failure, self._registrar))
             try:
                 engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
@@ -512,6 +593,7 @@ class AgentSession:
         engine: engines.Engine,
         descent: Descent | None,
         epochs_before: int,
+        begun: Begun | None = None,
     ) -> Iterator[Coordinator | None]:
         if self._mode != "master":
             yield None
@@ -519,7 +601,8 @@ class AgentSession:
         assert self._observer is not None
         folder = self._observer.folder
         skeleton = self._user_model.skeleton()
-        coordinator = Coordinator(folder, skeleton, descent, engine.cancel, epochs_before)
+        applied = () if begun is None else begun.units
+        coordinator = Coordinator(folder, skeleton, descent, engine.cancel, epochs_before, applied)
         try:
             with feeding([HubQueue(folder)], coordinator):
                 yield coordinator

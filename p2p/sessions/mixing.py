@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from msgspec import structs
 
 from gossip.errors import UsageError
 from gossip.flat import Flat
+from gossip.marks import Counted, packed
+from gossip.messages import State
 from gossip.mixing import Strategy
 from gossip.mixing.neighbors import Plan
 from gossip.topology import Topology
@@ -101,34 +103,45 @@ class MixSession(AgentSession):
         registrar, observer = self._registrar, self._observer
         if registrar is None or observer is None or not observer.has_begun:
             return
-        average, self._unread = self._average(registrar)
+        average, self._unread, _ = self._average(registrar)
         if not average.is_empty:
             observer.replace(average.mean())
             self._apart = average.distance()
         self._shown.fill(observer.agent.replica)
 
-    def _average(self, registrar: Registrar) -> tuple[Average, list[str]]:
-        """Of all replicas that live, read one after the other; and whose could not be read."""
-        average, unread = Average(self._flat), []
-        for member, buffer in read_replicas(self._flat.layout, self._speaking(registrar), self._keys):
-            if buffer is None:
+    def _average(self, registrar: Registrar) -> tuple[Average, list[str], list[State]]:
+        """Of all replicas that live, read one after the other; whose could not be read, and the others' headers."""
+        average, unread, states = Average(self._flat), [], []
+        for member, buffer, state in read_replicas(self._flat.layout, self._speaking(registrar), self._keys):
+            if state is None:
                 unread.append(member.name)
             else:
                 average.take_in(buffer, member.figures.mixing.weight)
-        return average, unread
+                states.append(state)
+        return average, unread, states
 
-    def _read(self, model: Model) -> Seen:
+    def _read(self, model: Model, counts: bool = False) -> Seen:
         """Copy the mean of all replicas into `model`. While they train, those read first are a little older."""
         registrar = self._registrar
         assert registrar is not None
         registrar.ask_status(STATUS_TIMEOUT_S)  # the weights move as well
         # before the replicas are read: the mean has these updates at least
         merged = sum(member.figures.published for member in registrar.by_role("peer"))
-        average, _ = self._average(registrar)
+        average, _, states = self._average(registrar)
         if average.is_empty:
             return super()._read(model)
         model.load(average.mean().arrays())
-        return Seen(merged=merged, consensus_distance=average.distance(), spread=average.spread())
+        return Seen(
+            merged=merged,
+            consensus_distance=average.distance(),
+            spread=average.spread(),
+            counted=_counted(states) if counts else None,
+        )
+
+    def _cut(self, model: Model, coordinator: Coordinator | None) -> Seen:
+        """The mean, and the units that any of its replicas has computed. These are read one after the other: of an
+        update that is mixed meanwhile, the mean has a part, be its unit among them or not."""
+        return self._read(model, counts=True)
 
     def _speaking(self, registrar: Registrar) -> list[Member]:
         """Who is heard, and not taken for dead by most others."""
@@ -237,6 +250,17 @@ class MixSession(AgentSession):
             share = f"{1.0 - weight / len(members):.0%}" if members else "all"
             lines.append(f"with {', '.join(silent)} went {share} of the weight in the mean")
         return lines
+
+
+def _counted(states: Sequence[State]) -> Counted:
+    """The units that count in any of these replicas."""
+    closed = max((state.closed for state in states), default=0)
+    standing = {series._replace(attempt=0) for state in states for of in state.marks.values() for series in of}
+    series = packed(mark for each in sorted(standing) for mark in each.marks() if each.epoch >= closed)
+    # of epochs that are over, each replica knows how many units it computed itself, and of others none
+    known = sum(of.size for state in states for marks in state.marks.values() for of in marks)
+    over = sum(state.units for state in states) - known
+    return Counted(closed, max(0, over) + sum(each.size for each in series), series)
 
 
 def _peer_report(member: Member) -> PeerReport:

@@ -109,7 +109,7 @@ class Scheduler:
     def run(self) -> list[TaskResult]:
         """Until every task is done. What the user's code raises comes out as it is, with a note that says where."""
         self._beat()
-        self._swarm.run_while(lambda: self._left > 0 and self._error is None)
+        self._swarm.run_while(lambda: self._left > 0 and self._error is None and not self._stopped)
         if self._error is not None:
             raise self._error
         for executor, kept in self._kept.items():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -20,8 +20,10 @@ import numpy as np
 
 from gossip.arrays import Array, Arrays, Packed, check_finite
 from gossip.errors import MismatchError, UsageError
-from gossip.events import Computed
+from gossip.events import Computed, Started
+from gossip.identity import RESUMED
 from gossip.lanes.peer import Settings
+from gossip.marks import NO_UNITS, Counted
 from gossip.membership import Detection
 from gossip.messages import PeerId
 from gossip.sim.faults import Disruption
@@ -30,13 +32,15 @@ from p2p.adapters.model import Model
 from p2p.agent.lanes import OWN_ADVERT_GAP_S, PAYLOADS_BYTES_MAX
 from p2p.agent.ports import refresh
 from p2p.caution import Cautions, warn
+from p2p.checkpoint.writing import Writer
 from p2p.codec import kinds_of
 from p2p.driver.consensus import Envelope
-from p2p.driver.watchers import NOTHING_TO_DO, Done, Moment, Watcher, look
+from p2p.driver.stopping import Stopping
+from p2p.driver.watchers import NOTHING_TO_DO, Done, Moment, Watcher, look, wants_units
 from p2p.report import IncompleteTraining, PeerReport, Report, Snapshot
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.scheduler import HEARTBEAT_S, Scheduler, SimulatedReplica
-from p2p.sessions.training import Training
+from p2p.sessions.training import Begun, Training
 from p2p.worker.job import Job, codec_of
 from p2p.worker.pace import rows_for
 from p2p.worker.working_copy import exchange_settings
@@ -63,6 +67,8 @@ class SimulatedSession:
         self._chance = random.Random(f"scheduler {cluster.seed}")
         self._epochs = 0
         """Begun in this session."""
+        self.begun: Begun | None = None
+        """As in `p2p.sessions.agents.Session`."""
         self._story: list[str] = []
         self._staleness: dict[PeerId, deque[int]] = {}
         self._disruption: Disruption | None = None
@@ -86,6 +92,8 @@ class SimulatedSession:
                 "'chunk' or 'partition'"
             )
         self._user_model.check_unchanged()
+        if self.begun is not None:
+            self.begun.check_partitions(len(data))
         try:
             return self._train(training)
         finally:
@@ -93,19 +101,31 @@ class SimulatedSession:
 
     def _train(self, training: Training) -> Report:
         swarm, disruption = self._start()
+        begun = self.begun
+        if begun is not None:
+            self._epochs = begun.epochs_before
+        counters = None if begun is None else begun.counters
+        training.begins(self._user_model, self._epochs, len(training.data), counters)
         self._gone = set(swarm.peers) - set(swarm.live())
         begin = swarm.now
         self._done = done = Done(training.progress, training.epochs * len(training.data))
-        looks = _Looks(training.all_watchers, swarm, Model.from_skeleton(self._user_model.skeleton()), done)
+        skeleton = self._user_model.skeleton()
+        looks = _Looks(training.all_watchers, swarm, Model.from_skeleton(skeleton), done, training.stopping)
         with self._observed(swarm):
             try:
                 disruption.active = True
                 self._publish_written(swarm)
                 before = self.snapshot()
-                scheduler = self._scheduler(training, swarm, done)
-                looks.begin()
+                scheduler = self._scheduler(training, swarm, done, begun)
+                self.begun = None
+                looks.begin(scheduler.stop)
                 try:
                     results = scheduler.run()
+                except KeyboardInterrupt:
+                    training.stopping.ended = "interrupted"
+                    if training.writer is not None:
+                        looks.keep(training.writer)
+                    raise
                 finally:
                     scheduler.stop()
             finally:
@@ -117,7 +137,8 @@ class SimulatedSession:
         looks.finish()
         self.refresh()
         now = self.snapshot()
-        accepted = sum(result.units for result in results)
+        skipped = 0 if begun is None else begun.skipped(training.rhythm)
+        accepted = sum(result.units for result in results) - skipped
         report = Report(
             peers=now.peers,
             mode="p2p",
@@ -130,8 +151,8 @@ class SimulatedSession:
             updates_lost=sum(lost.values()),
             digest=swarm.digest.hexdigest(),
             story=tuple(self._story),
-            evaluations=training.evaluations,
         )
+        report = training.reported(report)
         self._judge(report, training.on_incomplete)
         return report
 
@@ -172,23 +193,23 @@ class SimulatedSession:
             for host in swarm.peers.values():
                 host.segments.close()
 
-    def _scheduler(self, training: Training, swarm: Simulation, done: Done) -> Scheduler:
+    def _scheduler(self, training: Training, swarm: Simulation, done: Done, begun: Begun | None) -> Scheduler:
         return Scheduler(
             self._cluster,
             swarm,
             self._chance,
-            job=self._job(training),
+            job=self._job(training, begun),
             data=training.data,
             progress=done,
             staleness=self._staleness,
         )
 
-    def _job(self, training: Training) -> Job:
+    def _job(self, training: Training, begun: Begun | None) -> Job:
         cluster = self._cluster
         job = Job(
             run=f"simulated {cluster.seed}",
             mode="p2p",
-            skeleton=self._user_model.skeleton(),
+            skeleton=self._user_model.skeleton(None, None if begun is None else begun.counters),
             gradient=training.gradient,
             descent=training.descent,
             epochs=training.epochs,
@@ -205,6 +226,7 @@ class SimulatedSession:
                 codec_of(training.rhythm),
             ),
             rhythm=training.rhythm,
+            resumes=begun is not None,
             workers=cluster.peers * cluster.tasks_per_peer,
         )
         self._epochs += training.epochs
@@ -277,6 +299,7 @@ class SimulatedSession:
                 network=cluster.network,
                 settings=settings,
                 observer=OBSERVER,
+                begin=_begin(NO_UNITS if self.begun is None else self.begun.counted),
             )
             chance = random.Random(f"faults {cluster.seed}")
             self._disruption = Disruption(self._swarm, cluster.faults, chance, self._note)
@@ -302,22 +325,32 @@ class SimulatedSession:
         )
 
 
+def _begin(counted: Counted) -> Started:
+    """What all peers are told at first, where these units count."""
+    marks = {RESUMED: counted.series} if counted.series else {}
+    return Started({}, closed=counted.closed, units=counted.units, marks=marks)
+
+
 class _Looks:
     """The watchers of one training. Looking takes no virtual time."""
 
-    def __init__(self, watchers: Sequence[Watcher], swarm: Simulation, model: Model, done: Done) -> None:
+    def __init__(
+        self, watchers: Sequence[Watcher], swarm: Simulation, model: Model, done: Done, stopping: Stopping
+    ) -> None:
         """They are shown `model`, filled from whoever has most."""
         self._watchers = watchers
         self._swarm = swarm
         self._model = model
         self._done = done
+        self._stopping = stopping
         self._began = swarm.now
         self._merged_before = 0
         self._running = False
 
-    def begin(self) -> None:
-        """Look now, and every so often."""
+    def begin(self, stop: Callable[[], None]) -> None:
+        """Look now, and every so often; `stop()` ends the tasks."""
         self._running = True
+        self._stop = stop
         self._merged_before = self._source().merged
         for watcher in self._watchers:
             self._look_again(watcher)
@@ -332,21 +365,37 @@ class _Looks:
             self._look(watcher, ended=True)
 
     def _look_again(self, watcher: Watcher) -> None:
-        if self._running:
+        if self._running and wants_units(watcher) and self._counted() is None:
+            # which of two attempts at a unit counts is decided soon
+            self._swarm.at(self._swarm.now + LEVEL_STEP_S, partial(self._look_again, watcher))
+        elif self._running:
             self._look(watcher)
+            if self._stopping.has_stopped:
+                self._stop()
             self._swarm.at(self._swarm.now + float(watcher.every_s), partial(self._look_again, watcher))
+
+    def keep(self, writer: Writer) -> None:
+        """Have a last checkpoint of a training that was interrupted."""
+        self._model.load(self._source().arrays())
+        writer.write(self._model.arrays(), self._moment(writer, self._source().merged), self._stopping.ended)
 
     def _look(self, watcher: Watcher, *, ended: bool = False) -> None:
         merged = refresh(self._model, self._source())
-        moment = Moment(
+        look(watcher, self._model.model, self._moment(watcher, merged, ended))
+
+    def _moment(self, watcher: Watcher, merged: int, ended: bool = False) -> Moment:
+        return Moment(
             seconds=self._swarm.now - self._began,
             updates=max(0, merged - self._merged_before),
             partitions_done=self._done.count,
             partitions=self._done.partitions,
             ended=ended,
             consensus_distance=_distance(self._swarm),
+            counted=self._counted() if wants_units(watcher) else None,
         )
-        look(watcher, self._model.model, moment)
+
+    def _counted(self) -> Counted | None:
+        return self._swarm.peers[self._swarm.source()].peer.identities.counted()
 
     def _source(self) -> SimulatedReplica:
         return SimulatedReplica(self._swarm.peers[self._swarm.source()])

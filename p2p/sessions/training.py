@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from gossip.arrays import Arrays
+from gossip.marks import Counted, Unit
+from p2p.adapters.model import Model
+from p2p.checkpoint.record import TrainingRecord
+from p2p.checkpoint.writing import Writer
 from p2p.driver.coordinator import Feeder
 from p2p.driver.evaluation import Evaluation
+from p2p.driver.stopping import Stopping
 from p2p.driver.watchers import Watcher
-from p2p.report import Evaluated
+from p2p.report import Checkpoints, Evaluated, Report
 from p2p.worker.job import BY_CHUNK, Descent, Gradient, Progress, Rhythm
 
 
@@ -31,6 +38,10 @@ class Training:
     """Beside the evaluation."""
     feeders: tuple[Feeder, ...] = ()
     """Of a master: what brings it updates, beside the tasks."""
+    stopping: Stopping = field(default_factory=Stopping)
+    """When it ends before all is done, and why it ended."""
+    writer: Writer | None = None
+    """Who writes checkpoints."""
     on_incomplete: Literal["raise", "warn"] = "raise"
     progress: Progress
 
@@ -41,10 +52,58 @@ class Training:
 
     @property
     def all_watchers(self) -> tuple[Watcher, ...]:
-        """Who looks at the model while it is trained; the evaluation first."""
-        return self.watchers if self.evaluation is None else (self.evaluation, *self.watchers)
+        """Who looks at the model while it is trained; the evaluation first, and checkpoints last."""
+        return tuple(each for each in (self.evaluation, *self.watchers, self.writer) if each is not None)
 
     @property
     def evaluations(self) -> tuple[Evaluated, ...]:
         """What the evaluation has said so far."""
         return () if self.evaluation is None else tuple(self.evaluation.results)
+
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        """What became of them so far."""
+        return None if self.writer is None else self.writer.figures
+
+    def reported(self, report: Report) -> Report:
+        """The report, with what this training has kept."""
+        return replace(report, evaluations=self.evaluations, ended=self.stopping.ended, checkpoints=self.checkpoints)
+
+    def begins(self, model: Model, epochs_before: int, partitions: int, counters: Arrays | None) -> None:
+        """Tell who writes checkpoints what units of work mean. `counters` are those of `model` when the training began,
+        if that was in another session."""
+        if self.writer is not None:
+            arrays = {**model.arrays(), **(counters or {})}
+            self.writer.training = TrainingRecord(
+                epochs=self.epochs,
+                epochs_before=epochs_before,
+                partitions=partitions,
+                chunk_rows=self.chunk_rows,
+                combine=self.combine,
+                exchange=self.rhythm.when,
+                exchange_s=self.rhythm.every_s,
+                counters={name: tuple(arrays[name].reshape(-1).tolist()) for name in sorted(model.counters)},
+            )
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where a session goes on that was another one's."""
+
+    counted: Counted
+    """Units of work that count in the model."""
+    epochs_before: int
+    """Of earlier trainings."""
+    check_partitions: Callable[[int], None]
+    """Raises `UsageError` for data of another number of them."""
+    counters: Arrays
+    """Of the model, when the training began."""
+
+    @property
+    def units(self) -> Iterator[Unit]:
+        """Those of the training that goes on."""
+        return (mark.unit for series in self.counted.series for mark in series.marks())
+
+    def skipped(self, rhythm: Rhythm) -> int:
+        """How many of these tasks count among theirs, though they were published before."""
+        return 0 if rhythm.when == "continuous" else sum(series.size for series in self.counted.series)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gossip.fields import COUNT_MAX
 from p2p import chance
 from p2p.agent.ports import Neighbor
 from p2p.row_order import numbered, other_rows, taken_apart
@@ -36,6 +37,13 @@ class Attempt:
     def seed(self, chunk: int) -> None:
         """From here on user code draws the numbers of this chunk, whichever attempt it is."""
         chance.seed(self.job.seed, self.job.epochs_before + self.epoch, self.partition, chunk)
+
+    @property
+    def is_over(self) -> bool:
+        """All units of its epoch count already, in a session that goes on with another one's model."""
+        return self.job.resumes and self.agent.knows(
+            (self.job.epochs_before + self.epoch, self.partition, COUNT_MAX)  # which no chunk has
+        )
 
     def published(self) -> int:
         """The highest number that earlier attempts have published, 0 if none; an error if their rows were others."""

@@ -41,8 +41,10 @@ class Continuous:
     def train(self, rows: Iterable[Any]) -> TaskResult:
         """Train with all rows that no earlier attempt has published."""
         attempt, copy = self._attempt, self._copy
+        if attempt.is_over:
+            return TaskResult(0, 0, 0)
         counted = self._rows = CountedRows(rows, getattr(self._attempt.job.gradient, "rows_in", None))
-        published = attempt.published() if attempt.number else 0
+        published = attempt.published() if attempt.number or attempt.job.resumes else 0
         self._exchanged = sum(1 for _ in islice(counted, published))
         head = list(islice(counted, 1))
         if not head:

@@ -79,6 +79,8 @@ class Job:
     exchange: ExchangeSettings = EXCHANGE
     """How updates travel and add up."""
     rhythm: Rhythm = BY_CHUNK
+    resumes: bool = False
+    """Some units of work were published in an earlier session."""
     workers: int = 1
     """Tasks that run at the same time, each in a process with a copy of its own."""
 

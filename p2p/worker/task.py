@@ -72,6 +72,8 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
     `copy` is the task's own until the end.
     """
     job, agent = attempt.job, attempt.agent
+    if attempt.is_over:
+        return TaskResult(0, 0, 0)
     counted = CountedRows(rows, getattr(job.gradient, "rows_in", None))
     if attempt.fingerprint is not None:
         attempt.published()

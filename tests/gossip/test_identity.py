@@ -29,10 +29,10 @@ from gossip.events import (
     Started,
     Ticked,
 )
-from gossip.identity import Identities
+from gossip.identity import RESUMED, Identities
 from gossip.lanes.peer import Peer
-from gossip.marks import Series, packed
-from gossip.messages import Advert, Mark, PeerId, Pin, Pinned, Range, Unit
+from gossip.marks import Counted, Series, packed
+from gossip.messages import Advert, Mark, PeerId, Pin, Pinned, Range, State, StateRequest, Unit
 from gossip.wire import decode, encode
 
 ME, A, B = PeerId("me"), PeerId("a"), PeerId("z")
@@ -148,6 +148,68 @@ def test_what_is_known_is_what_is_known_mark_by_mark(
         plain.note(lane, marks)
         assert_same(known, plain, few_units)
     assert_same(copied(known), plain, few_units)
+
+
+def single(counted: Counted) -> list[Unit]:
+    """One by one."""
+    assert all(not mark.withdraws and mark.attempt == 0 for each in counted.series for mark in each.marks())
+    return [mark.unit for each in counted.series for mark in each.marks()]
+
+
+@given(notes)
+def test_units_that_count_are_told_once_each_unless_one_is_undecided(
+    entries: list[tuple[PeerId, list[Mark]]],
+) -> None:
+    known, plain = Identities(), Plain()
+    for lane, marks in entries:
+        known.note(lane, packed(marks))
+        plain.note(lane, marks)
+    counted = known.counted()
+    if any(len(plain.standing(unit)) > 1 for unit in few_units):
+        assert counted is None
+        return
+    assert counted is not None
+    assert single(counted) == [unit for unit in few_units if plain.standing(unit)]
+    assert (counted.closed, counted.units) == (0, plain.units)
+    again = Identities.resumed(counted)
+    assert again.counted() == counted
+    assert [unit for unit in few_units if again.knows(unit)] == single(counted)
+
+
+def test_of_dropped_epochs_only_their_number_is_told_and_not_while_a_unit_is_watched() -> None:
+    known = Identities()
+    known.note(A, [Mark(UNIT, 0), Mark(Unit(1, 0, 0), 0)])
+    known.note(B, [Mark(UNIT, 1)])
+    known.drop(1)
+    assert known.counted() is None
+    known.note(B, [Mark(UNIT, 1, withdraws=True)])
+    counted = known.counted()
+    assert counted is not None
+    assert (counted.closed, counted.units, single(counted)) == (1, 2, [Unit(1, 0, 0)])
+
+
+def test_a_peer_that_begins_where_units_count_takes_them_from_no_task() -> None:
+    peer = Peer(ME, UPDATE.layout)
+    peer.handle(Joined(A), 0.0)
+    peer.handle(Started({}, closed=1, units=3, marks={RESUMED: packed([Mark(Unit(1, 1, 2), 0)])}), 0.0)
+    assert peer.handle(Computed(UPDATE, Unit(1, 1, 2), 0), 1.0)[0] == Gated(Unit(1, 1, 2))
+    assert Gated(UNIT) in peer.handle(Computed(UPDATE, UNIT, 0), 1.0)
+    assert delivered(peer.handle(Computed(UPDATE, Unit(1, 1, 3), 0), 1.0))
+    assert peer.identities.units == 4
+    assert peer.identities.furthest(1, 1) == 3
+
+
+def test_a_stranger_is_told_of_units_of_epochs_that_are_not_over() -> None:
+    peer = started()
+    peer.handle(comes(A, 1, Mark(UNIT, 0), Mark(Unit(1, 0, 0), 0)), 1.0)
+    peer.handle(Closed(1), 1.1)
+    states = [
+        effect.message
+        for effect in peer.handle(Received(StateRequest(PeerId("stranger"), 1)), 1.2)
+        if isinstance(effect, Send) and isinstance(effect.message, State)
+    ]
+    assert [(state.closed, state.units) for state in states] == [(1, 2)]
+    assert states[0].marks == {A: packed([Mark(Unit(1, 0, 0), 0)])}
 
 
 @given(notes, st.randoms(use_true_random=False))

@@ -116,6 +116,29 @@ def test_watchers_of_agents_look_while_they_train(options: dict[str, Any]) -> No
     assert all((moment.consensus_distance is not None) == mixes for moment in diary.moments)
 
 
+class Auditor(Diary):
+    """Is told which units of work count in what it sees."""
+
+    wants_units = True
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("where", [{"peers": 2}, {"engine": SimulatedCluster(2)}], ids=["agents", "simulated"])
+def test_a_watcher_that_wants_units_sees_the_model_that_they_make(where: Any) -> None:
+    auditor, diary = Auditor(0.1), Diary(0.1)
+    with DeepDist({"w": np.zeros(1)}, progress=False, **where) as dd:
+        dd.train([[1]] * 40, one_each, watchers=[diary, auditor])
+    assert all(moment.counted is None for moment in diary.moments)
+    for moment, value in zip(auditor.moments, auditor.values, strict=True):
+        assert moment.counted is not None
+        assert moment.counted.units == value
+        of_partitions = [series.size for series in moment.counted.series]
+        assert sum(of_partitions) == (value if not moment.counted.closed else 0)
+    assert len({*auditor.values}) > 2
+
+
 @pytest.mark.slow
 @pytest.mark.sockets
 @pytest.mark.usefixtures("place")

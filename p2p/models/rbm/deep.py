@@ -50,6 +50,8 @@ class StackedRBM(Stack):
         peers: int | None = None,
         engine: SimulatedCluster | Engine | None = None,
         evaluate_every_s: float | None = None,
+        checkpoint: str | None = None,
+        resume: bool = False,
         seed: int = 0,
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
@@ -64,9 +66,9 @@ class StackedRBM(Stack):
 
         `held_out`, rows or (rows, labels), are not trained on: reports then tell the reconstruction error and the
         free-energy gap of each machine, and the error of the network (`Report.evaluations`, every `evaluate_every_s`).
-
         `chunk_rows` elements are between two exchanges: by default 10 steps of an array, else a partition. `combine` is
-        by default "mean", as peers' steps overlap. The other options are those of `DeepDist` and its `train`.
+        by default "mean", as peers' steps overlap. Each training has checkpoints in a folder of its own below that of
+        `checkpoint`; `resume` goes on with them. The other options are those of `DeepDist` and its `train`.
 
         Raises:
             UsageError: data, labels or an option cannot be.
@@ -76,7 +78,7 @@ class StackedRBM(Stack):
         where = {"mode": mode, "discipline": discipline, "topology": topology, "mixing": mixing, "peers": peers}
         how = {"engine": engine, "seed": seed, "progress": progress, "drain_timeout_s": drain_timeout_s}
         rhythm = {"combine": combine, "exchange": exchange, "chunk_rows": chunk_rows}
-        fitting = Fitting(
+        return Fitting(
             epochs=epochs,
             fine_tuning_epochs=fine_tuning_epochs,
             pretraining=CD(rate=0.1) if pretraining is None else pretraining,
@@ -84,8 +86,8 @@ class StackedRBM(Stack):
             block_rows=block_rows,
             session={**where, **how},
             training={**rhythm, "evaluate_every_s": evaluate_every_s},
-        )
-        return fitting.fit(self, data, labels, classes, held_out)
+            checkpoint=(checkpoint, resume),
+        ).fit(self, data, labels, classes, held_out)
 
     def plot(self, rows: ArrayLike | None = None, *, filters: int = 64, shape: tuple[int, int] | None = None) -> Figure:
         """A matplotlib figure: the strongest filters of the lowest machine, and `rows` beside their reconstructions.

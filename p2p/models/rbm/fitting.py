@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip.arguments import instance, integer, one_of
+from gossip.arguments import flag, instance, integer, one_of
 from gossip.errors import UsageError
 from p2p import arguments
+from p2p.checkpoint import reading
 from p2p.deepdist import DeepDist
 from p2p.models.rbm.elements import blocks
 from p2p.models.rbm.evaluation import MachineEvaluation, NetworkEvaluation
@@ -66,10 +67,15 @@ class Fitting:
     """Options of `DeepDist`."""
     training: dict[str, Any]
     """Options of its `train`, `combine` and `chunk_rows` among them."""
+    checkpoint: tuple[str | None, bool]
+    """Where checkpoints go, and whether those that are there are gone on with."""
 
     def __post_init__(self) -> None:
         integer("fine_tuning_epochs", self.fine_tuning_epochs, 0)
         integer("block_rows", self.block_rows, 1)
+        folder, resume = self.checkpoint
+        if flag("resume", resume) and folder is None:
+            raise UsageError("resume without checkpoint, expected both: say where the checkpoints are")
         instance("fine_tuning", self.fine_tuning, FineTuning)
         one_of("exchange", self.training["exchange"], ("chunk", "partition"))
         asked = ("mode", "peers", "engine", "seed", "progress", "drain_timeout_s")
@@ -94,21 +100,31 @@ class Fitting:
             step = ContrastiveDivergence(way, self.block_rows, below, is_master)
             evaluate = None if held is None else MachineEvaluation(sample, held[0], below)
             if count:
-                reports.append(self._train(layer, parts, step, count, chunk_rows, evaluate))
+                place = f"machine-{number}"
+                reports.append(self._train(place, layer, parts, step, count, chunk_rows, evaluate))
         network = AutoEncoder(stack) if classes is None else Classifier(stack, classes)
         tuned = None
         if self.fine_tuning_epochs:
             back = BackPropagation(self.fine_tuning, self.block_rows, is_master)
             judge = None if held is None else NetworkEvaluation(*held)
-            tuned = self._train(network, parts, back, self.fine_tuning_epochs, chunk_rows, judge)
+            tuned = self._train("network", network, parts, back, self.fine_tuning_epochs, chunk_rows, judge)
         return Fitted(network, tuple(reports), tuned)
 
-    def _train(self, model: Any, parts: Any, step: Any, epochs: int, chunk_rows: int | None, evaluate: Any) -> Report:
+    def _train(
+        self, place: str, model: Any, parts: Any, step: Any, epochs: int, chunk_rows: int | None, evaluate: Any
+    ) -> Report:
+        """`place` is where checkpoints go, below that of the stack."""
         options = {**self.training, "chunk_rows": chunk_rows, "evaluate": evaluate}
         if evaluate is None:
             options["evaluate_every_s"] = None
         if options["combine"] is None and not self._adds_up_elsewhere:
             options["combine"] = "mean"
+        folder, resume = self.checkpoint
+        if folder is not None:
+            options["checkpoint"] = path = f"{folder}/{place}"
+            if resume and reading.is_there(path):
+                with DeepDist.resume(path, model, **self.session) as dd:
+                    return dd.train(parts, step, epochs=epochs, **options)
         with DeepDist(model, **self.session) as dd:
             return dd.train(parts, step, epochs=epochs, **options)
 

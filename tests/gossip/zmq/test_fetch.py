@@ -13,7 +13,8 @@ import zmq
 from gossip.arrays import Arrays, Bytes, Layout, Packed
 from gossip.errors import UsageError
 from gossip.events import Joined
-from gossip.messages import PeerId, State, StateRequest
+from gossip.marks import packed as packed_marks
+from gossip.messages import Mark, PeerId, State, StateRequest, Unit
 from gossip.wire import BLOCK_BYTES, decode_header, encode, encode_block
 from gossip.zmq.fetch import fetch_state
 
@@ -65,10 +66,13 @@ def test_a_replica_is_fetched_whole_with_its_frontiers(swarm: Any, blocks: float
     node = swarm.add("node", initial)
     node.runtime.happen(Joined(PeerId("other")))
     node.publish({"w": np.ones_like(initial["w"]), "b": np.ones(3)})
+    marks = {PeerId("other"): packed_marks(Mark(Unit(0, partition, 7), 0) for partition in range(5))}
+    node.runtime.peer.identities.note(PeerId("other"), marks[PeerId("other")])
     fetch = Fetch(swarm, node.runtime.endpoints.pulls, "joiner", timeout_s=20.0)
     assert swarm.turn(lambda: fetch.outcome is not None)
     fetch.thread.join()
     assert isinstance(fetch.outcome, State)
+    assert fetch.outcome.marks == marks
     assert fetch.outcome.frontiers == {"node": 1, "other": 0}
     assert fetch.begun == 1
     np.testing.assert_array_equal(fetch.arrays()["w"], initial["w"] + 1)

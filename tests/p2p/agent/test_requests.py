@@ -14,12 +14,14 @@ import pytest
 from gossip.arrays import Layout
 from gossip.errors import UsageError
 from gossip.fields import COUNT_MAX
-from gossip.marks import Unit
+from gossip.marks import Counted, Mark, Unit, packed
 from gossip.messages import PeerId
 from p2p.agent import local_socket, requests
 from p2p.agent.requests import (
     Answer,
     Begins,
+    Counting,
+    Counts,
     Done,
     Ends,
     Furthest,
@@ -42,9 +44,12 @@ Pair = tuple[socket.socket, socket.socket]
 
 LAYOUT = Layout.of({"w": np.zeros((2, 3), np.float32), "n": np.zeros((), np.int64), "empty": np.zeros((0, 4))})
 UNIT = Unit(1, 2, 3)
+COUNTED = Counted(1, 7, packed([Mark(Unit(1, 2, chunk), 0) for chunk in (0, 1, 5)]))
 REQUESTS: list[Request] = [
     Hello(),
     Loaded(),
+    Loaded(COUNTED),
+    Counts(),
     Publish(layout=LAYOUT, merged_at=3),
     Publish(layout=LAYOUT, merged_at=0, staleness=2, unit=UNIT, attempt=1, lent=True, left=Remainder(False)),
     Publish(layout=LAYOUT, merged_at=COUNT_MAX, left=Remainder(True, LAYOUT)),
@@ -60,6 +65,8 @@ ANSWERS: list[Answer] = [
     Published(False),
     Known(True),
     Reached(-1),
+    Counting(COUNTED),
+    Counting(None),
     Taken("wörker", LAYOUT),
     Refused("no"),
 ]

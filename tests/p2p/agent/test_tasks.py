@@ -16,7 +16,7 @@ import pytest
 
 from gossip.arrays import Layout
 from gossip.errors import UsageError
-from gossip.marks import Unit
+from gossip.marks import Counted, Mark, Unit, packed
 from gossip.zmq.segments import FilePayload, LentFile
 from p2p.agent import requests
 from p2p.agent import tasks as module
@@ -24,6 +24,8 @@ from p2p.agent.local_socket import send as send_bytes
 from p2p.agent.replica import HEADER_BYTES, Replica, anonymous_file
 from p2p.agent.requests import (
     Begins,
+    Counting,
+    Counts,
     Done,
     Ends,
     Furthest,
@@ -220,9 +222,23 @@ def test_a_task_that_says_nothing_more_does_not_hold_the_agent_up(task: Task) ->
 
 
 def test_the_driver_program_s_arrays_begin_the_peer_before_it_is_told(agent: Agent, task: Task) -> None:
-    assert task.ask(Loaded()) == Done()
-    assert agent.discipline.log == [("load",)]
+    counted = Counted(1, 2)
+    assert task.ask(Loaded(counted)) == Done()
+    assert agent.discipline.log == [("load", counted)]
     assert agent.loads == 1
+
+
+def test_who_asks_is_told_the_units_that_count_unless_they_are_too_many(
+    agent: Agent, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Counted | None] = [None, Counted(0, 1, packed([Mark(Unit(0, 0, 3), 0)]))]
+    for counted in told:
+        monkeypatch.setattr(agent.discipline, "counted", lambda counted=counted: counted, raising=False)
+        assert task.ask(Counts()) == Counting(counted)
+    monkeypatch.setattr(module, "COUNTED_BYTES_MAX", 20)
+    answer = task.ask(Counts())
+    assert isinstance(answer, Refused)
+    assert answer.why == "units of work in 24 bytes of runs, at most 20"
 
 
 def test_a_task_that_begins_and_ends_is_told_to_the_discipline(agent: Agent, task: Task) -> None:

@@ -191,8 +191,8 @@ def test_replicas_come_one_after_the_other(agents: Agents) -> None:
     agents.replicas.update({"at one": changed(w=0.5), "at three": changed(w=1.5)})
     keys: Any = object()
     came = {
-        each.name: None if buffer is None else LAYOUT.views(buffer)["w"].tolist()
-        for each, buffer in read_replicas(LAYOUT, [member(name) for name in ("one", "two", "three")], keys)
+        each.name: None if state is None else LAYOUT.views(buffer)["w"].tolist()
+        for each, buffer, state in read_replicas(LAYOUT, [member(name) for name in ("one", "two", "three")], keys)
     }
     assert came == {"one": [1.5, -4, 2], "two": None, "three": [2.5, -4, 2]}
     assert all(asked["keys"] is keys for asked in agents.asked)

@@ -12,7 +12,7 @@ import pytest
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
-from gossip.marks import Unit
+from gossip.marks import Counted, Mark, Unit, packed
 from p2p.adapters.model import Model
 from p2p.agent.client import AgentGoneError
 from p2p.agent.replica import Replica, anonymous_file
@@ -121,6 +121,40 @@ def test_what_earlier_trainings_left_under_way_is_dropped(hub: Hub) -> None:
     assert not coordinator.submit(ONES, Unit(1, 0, 0))
     assert coordinator.submit(ONES, Unit(2, 0, 0))
     assert hub.w == [2, 2]
+
+
+def test_what_an_earlier_session_has_applied_is_not_applied_again_and_counts_as_before(hub: Hub) -> None:
+    coordinator = Coordinator("folder", Model(INITIAL).skeleton(), double, lambda: None, 0, [Unit(0, 1, 0)])
+    assert not coordinator.submit(ONES, Unit(0, 1, 0))
+    assert coordinator.submit(ONES, Unit(0, 1, 1))
+    assert coordinator.taken == 1
+    merged, counted = coordinator.cut(Model({"w": np.zeros(2)}), hub.replica)
+    assert (merged, counted) == (1, Counted(0, 2, packed([Mark(Unit(0, 1, 0), 0), Mark(Unit(0, 1, 1), 0)])))
+
+
+def test_a_cut_is_of_no_moment_within_an_update(hub: Hub) -> None:
+    applying, go_on = threading.Event(), threading.Event()
+
+    def slow(model: Any, update: Any) -> None:
+        applying.set()
+        assert go_on.wait(SOON_S)
+        model["w"] += update["w"]
+
+    coordinator = make(slow)
+    submits = threading.Thread(target=coordinator.submit, args=(ONES, Unit(0, 0, 0)))
+    submits.start()
+    assert applying.wait(SOON_S)
+    cuts: list[Any] = []
+    model = Model({"w": np.zeros(2)})
+    cut = threading.Thread(target=lambda: cuts.append(coordinator.cut(model, hub.replica)))
+    cut.start()
+    cut.join(0.05)
+    assert not cuts, "it waits for the update"
+    go_on.set()
+    for thread in (submits, cut):
+        thread.join(SOON_S)
+    assert cuts == [(1, Counted(0, 1, packed([Mark(Unit(0, 0, 0), 0)])))]
+    assert model.arrays()["w"].tolist() == [1, 1]
 
 
 def test_nothing_is_no_update(hub: Hub) -> None:

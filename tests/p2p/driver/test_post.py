@@ -16,9 +16,11 @@ import pytest
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
+from gossip.marks import Counted
+from p2p.adapters.model import Model
 from p2p.agent.client import AgentSettings
 from p2p.agent.replica import Replica
-from p2p.agent.requests import Done, Loaded
+from p2p.agent.requests import Counting, Counts, Done, Loaded
 from p2p.driver import observer as module
 from p2p.driver.observer import Observer, Post, Watch
 
@@ -379,3 +381,25 @@ def test_who_was_stopped_itself_waits_until_everybody_has_been_heard_again(monke
     assert looks(module.SLEPT_S + 0.1, *[1.0] * 5) == 0
     assert looks(module.SLEPT_S + 0.1, *[1.0] * 6) == 1, "after that it looks again"
     assert looks(module.SLEPT_S + 0.1, *[1.0] * 5, module.SLEPT_S + 0.1, *[1.0] * 5) == 0
+
+
+def test_a_cut_asks_for_the_units_while_nobody_can_merge(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    observer, counted = begun(), Counted(1, 3)
+    (client,) = Client.made
+    writers = []
+
+    def ask(request: Any, expected: Any) -> Any:
+        agent = Replica(LAYOUT, os.dup(client.replica.descriptor))
+        writers.append(agent.acquire())  # the agent's side of the same file
+        os.close(agent.descriptor)
+        assert (type(request), expected) == (Counts, Counting)
+        return Counting(counted), []
+
+    monkeypatch.setattr(client, "ask", ask)
+    client.replica.arrays()["w"][:] = 7
+    client.replica.merged = 5
+    model = Model({name: array.copy() for name, array in INITIAL.items()})
+    assert observer.cut(model) == (5, counted)
+    assert writers == [False]
+    assert model.arrays()["w"].tolist() == [7, 7]
+    assert client.replica.acquire(), "it may be written to again"

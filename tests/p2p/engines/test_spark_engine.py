@@ -131,6 +131,19 @@ def test_executors_that_mix_learn_and_agree(notebook: Notebook) -> None:
     assert mixed["error"] < 0.05
 
 
+# ----------------------------------------------------------------------------------- a training that goes on on Spark
+
+
+def test_a_training_on_spark_goes_on_from_its_checkpoint(notebook: Notebook) -> None:
+    found = notebook.results("spark_checkpoint")
+    for name in ("p2p", "master", "shuffled"):
+        each = found[name]
+        assert 0 < each["began"] < 128, name
+        assert each["seen"] == [2.0] * 64, name
+        assert each["updates"] == 64 - each["began"] / 2, name
+        assert (each["lost"], each["failed"]) == (0, 0), name
+
+
 # --------------------------------------------------------------------------------- two executors of one core, no master
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,24 @@ def test_an_array_and_labels_are_cut_into_blocks_for_all_peers() -> None:
     assert fitted.pretraining[0].updates == 3 * 4, "two partitions a peer, each of 200 rows, which are ten steps of 20"
     assert "machine 0: 2400 rows" in str(fitted)
     assert "network: 16000 rows" in str(fitted)
+
+
+def test_a_stack_goes_on_with_the_checkpoints_of_each_training(tmp_path: Path) -> None:
+    def fitted(**options: Any) -> Any:
+        stack = StackedRBM([UNITS, 24], seed=1)
+        return stack.fit(X, Y, engine=SimulatedCluster(2), checkpoint=str(tmp_path / "stack"), **QUICK, **options)
+
+    first = fitted()
+    assert {path.name for path in (tmp_path / "stack").iterdir()} == {"machine-0", "network"}
+    with pytest.raises(UsageError, match="holds checkpoints of another training"):
+        fitted()
+    again = fitted(resume=True)
+    assert [again.pretraining[0].updates, again.fine_tuning.updates] == [0, 0]  # type: ignore[union-attr]
+    assert (again.network.predict(OTHERS[0]) == first.network.predict(OTHERS[0])).all()  # type: ignore[union-attr]
+    shutil.rmtree(tmp_path / "stack" / "network")
+    third = fitted(resume=True)
+    assert third.pretraining[0].updates == 0
+    assert third.fine_tuning.updates > 0  # type: ignore[union-attr]
 
 
 def test_without_labels_the_stack_becomes_an_auto_encoder() -> None:

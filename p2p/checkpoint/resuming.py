@@ -1,0 +1,196 @@
+"""Going on with a checkpoint: its model, and the arguments that units of work depend on, which have to be the same."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gossip.arrays import Array, Arrays
+from gossip.errors import UsageError
+from gossip.marks import Counted
+from p2p.adapters import Adapter
+from p2p.adapters.model import Model
+from p2p.checkpoint.plain import built, class_of
+from p2p.checkpoint.reading import Checkpoint
+from p2p.checkpoint.record import Record, SessionRecord, counted
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint that a session goes on with."""
+
+    path: str
+    record: Record
+
+    @property
+    def counted(self) -> Counted:
+        """The units that count in the model."""
+        return counted(self.record)
+
+    def counters(self, model: Model) -> Arrays:
+        """The model's counters, as they were when the training began."""
+        arrays = model.arrays()
+        return {
+            name: np.array(values, arrays[name].dtype).reshape(arrays[name].shape)
+            for name, values in self.record.training.counters.items()
+            if name in arrays and len(values) == arrays[name].size
+        }
+
+    def session(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `DeepDist`: those that were given, and else as they were.
+
+        Raises:
+            UsageError: the seed is another one, or something is needed that is not in a checkpoint.
+        """
+        was = self.record.session
+        if options.get("seed", was.seed) != was.seed:
+            raise UsageError(
+                f"seed={options['seed']!r}, expected {was.seed} as in the checkpoint at {self.path}: random numbers of "
+                "its units of work are drawn from that; leave it out"
+            )
+        found = {"mode": was.mode, "discipline": was.discipline, "seed": was.seed, "codec": was.codec, **options}
+        if was.parameters is not None:
+            found.setdefault("parameters", was.parameters)
+        if was.codec is not None and "codec" not in options and not was.codec.replace("-", "").isalnum():
+            raise UsageError(
+                f"the checkpoint at {self.path} is of codec={was.codec}: give one, resume(path, codec=...)"
+            )
+        if was.mixing is not None and "mixing" not in options and was.mixing != "PushSum()":
+            raise UsageError(
+                f"the checkpoint at {self.path} is of mixing={was.mixing}: give a strategy, resume(path, mixing=...)"
+            )
+        return found
+
+    def training(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Of arguments of `train` those that units of work depend on: as they were given, and else as they were.
+
+        Raises:
+            UsageError: units of work would be others.
+        """
+        was, epochs, combine = self.record.training, asked["epochs"], asked["combine"]
+        for name, before in (("chunk_rows", was.chunk_rows), ("exchange", was.exchange)):
+            value = asked[name]
+            if value != before and not (name == "chunk_rows" and value is None):
+                raise UsageError(
+                    f"{name}={value!r}, expected {before!r} as in the checkpoint at {self.path}, which goes on in the "
+                    "middle of a training: its units of work would be others"
+                )
+        if isinstance(epochs, int) and epochs < was.epochs:
+            raise UsageError(
+                f"epochs={epochs}, expected at least {was.epochs} as in the checkpoint at {self.path}: all epochs of "
+                "the training count, also those that are done; or leave it out"
+            )
+        return {
+            "epochs": was.epochs if epochs is None else epochs,
+            "chunk_rows": was.chunk_rows,
+            "combine": was.combine if combine is None else combine,
+        }
+
+    def check_partitions(self, partitions: int) -> None:
+        """Raise `UsageError` if the data has another number of them."""
+        was = self.record.training.partitions
+        if partitions != was:
+            raise UsageError(
+                f"the data has {partitions} partitions, expected {was} as in the checkpoint at {self.path}, which goes "
+                "on in the middle of a training: its units of work would be others. Give it the same data, in the "
+                "same partitions"
+            )
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What the checkpoints of a session have to know of it."""
+
+    session: SessionRecord
+    lineage: str = field(default_factory=partial(secrets.token_hex, 8))
+    """The same for all checkpoints of a session, and of those that go on with it."""
+    resumed: Resumed | None = None
+    """The checkpoint that the next training goes on with."""
+
+    @classmethod
+    def of_session(
+        cls,
+        mode: str,
+        discipline: str,
+        mixing: Any,
+        codec: Any,
+        seed: int,
+        parameters: Sequence[str] | None,
+    ) -> Keeping:
+        """Of one with these arguments."""
+        return cls(
+            SessionRecord(
+                mode=mode,
+                discipline=discipline,
+                mixing=None if mixing is None else repr(mixing),
+                codec=codec if codec is None or isinstance(codec, str) else repr(codec),
+                seed=seed,
+                parameters=None if parameters is None else tuple(parameters),
+            )
+        )
+
+
+def model_of(
+    path: str,
+    checkpoint: Checkpoint,
+    model: Any,
+    *,
+    parameters: Sequence[str] | None,
+    adapter: Adapter | None,
+    allow_pickle: bool,
+) -> Any:
+    """The user's model as the checkpoint has it: `model`, if one is given, or one that is made anew.
+
+    Raises:
+        UsageError: `model` does not fit, or one is needed, or only a pickle has it and that is not allowed.
+    """
+    found = _found(path, checkpoint, model, allow_pickle)
+    seen = Model(found, parameters, adapter)
+    expected = {spec.name: (spec.dtype, spec.shape) for spec in checkpoint.record.arrays}
+    mine = {spec.name: (spec.dtype, spec.shape) for spec in seen.layout.specs}
+    for name in {**expected, **mine}:
+        if expected.get(name) != mine.get(name):
+            raise UsageError(
+                f"{name!r} of the model is {_words(mine.get(name))}, expected {_words(expected.get(name))} as in the "
+                f"checkpoint at {path}: give a model like the one that was trained"
+            )
+    seen.load({name: checkpoint.arrays[name] for name in expected})
+    return found
+
+
+def _found(path: str, checkpoint: Checkpoint, model: Any, allow_pickle: bool) -> Any:
+    record = checkpoint.record
+    if isinstance(model, type):
+        if record.plain is None or class_of(record.plain) is None:
+            raise UsageError(
+                f"model={model.__name__} is a class, expected a model: that of the checkpoint is {record.model}"
+            )
+        return built(record.plain, _copies(checkpoint), model)
+    if model is not None:
+        return model
+    if record.plain is not None:
+        if kind := class_of(record.plain):
+            raise UsageError(
+                f"the checkpoint at {path} is of an object of class {kind}, which is not looked for by its name: give "
+                "the class or a model, DeepDist.resume(path, model=...)"
+            )
+        return built(record.plain, _copies(checkpoint))
+    if not allow_pickle or checkpoint.pickled is None:
+        raise UsageError(
+            f"the checkpoint at {path} has its model, a {record.model}, as a pickle, which runs code of whoever wrote "
+            "it: give a model like it, DeepDist.resume(path, model=...), or allow_pickle=True if you trust the file"
+        )
+    return Model.from_skeleton(checkpoint.pickled).model
+
+
+def _copies(checkpoint: Checkpoint) -> dict[str, Array]:
+    return {name: array.copy() for name, array in checkpoint.arrays.items()}
+
+
+def _words(what: tuple[str, tuple[int, ...]] | None) -> str:
+    return "not there" if what is None else f"{np.dtype(what[0]).name} of shape {what[1]}"
