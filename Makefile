@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up what they need: a virtual environment in .venv, Java for Spark, and for the tests
 # Chromium. `make PYTHON=/path/to/python3 ...` chooses the Python.
 
-.PHONY: demo test test-torch check lint environment lock java chromium soak mutation test-newest test-lowest
+.PHONY: demo test test-extras check lint environment lock java chromium soak mutation test-newest test-lowest
 
 demo: environment java
 	.venv/bin/python examples/word2vec.py
@@ -9,21 +9,24 @@ demo: environment java
 test: environment java chromium
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
-# The tests of torch modules, which `make test` leaves out: torch takes 850 MB. It is in an environment of its own, on top
-# of .venv. On Linux a plain pip downloads a build with CUDA, of gigabytes, unless it is told of the builds for CPUs
-# (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS): where one of this release is found, pip takes that.
+# The tests of what `make test` leaves out, since it takes too much: torch modules (850 MB), and objects of S3 from a server
+# on loopback (forty packages). They are in an environment of their own, on top of .venv. On Linux a plain pip downloads a
+# build of torch with CUDA, of gigabytes, unless it is told of the builds for CPUs (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS):
+# where one of this release is found, pip takes that.
 TORCH ?= torch==2.13.0
-test-torch: environment .venv-torch/.installed java
-	.venv-torch/bin/python -m pytest -n 2 --dist loadfile tests/p2p/models/torch tests/benchmarks/test_torch.py
+S3 ?= s3fs==2026.9.0 moto[server]==5.2.5
+test-extras: environment .venv-extras/.installed java
+	.venv-extras/bin/python -m pytest -n 2 --dist loadfile tests/p2p/models/torch tests/benchmarks/test_torch.py \
+		tests/p2p/data/test_s3.py
 
-.venv-torch/.installed: Makefile | environment
-	.venv/bin/python -m venv --clear --without-pip .venv-torch
+.venv-extras/.installed: Makefile | environment
+	.venv/bin/python -m venv --clear --without-pip .venv-extras
 	.venv/bin/python -c "import site; print(site.getsitepackages()[0], '$(CURDIR)', sep='\n')" \
-		>"$$(.venv-torch/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth"
-	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --root-user-action ignore "$(TORCH)"
+		>"$$(.venv-extras/bin/python -c "import site; print(site.getsitepackages()[0])")/project.pth"
+	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --root-user-action ignore "$(TORCH)" $(S3)
 	touch $@
 
-check: lint test test-torch
+check: lint test test-extras
 
 lint: environment
 	.venv/bin/ruff format --check .

@@ -45,7 +45,7 @@ collect_ignore = [] if importlib.util.find_spec("torch") else list(NEEDS_TORCH)
 
 
 def pytest_report_header() -> list[str]:
-    return [f"torch is not installed: left out {', '.join(collect_ignore)}; make test-torch runs them"] * bool(
+    return [f"torch is not installed: left out {', '.join(collect_ignore)}; make test-extras runs them"] * bool(
         collect_ignore
     )
 

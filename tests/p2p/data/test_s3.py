@@ -1,7 +1,7 @@
 """Objects of S3 are read by ranges, by this process and by others, from a server on loopback.
 
-It needs two packages that no lock names, since they bring forty others: `pip install s3fs 'moto[server]'`. Without them
-these tests are skipped; what is then nearest is `memory://` in test_files.py. They are in no place of their own, since
+It needs two packages that no lock names, since they bring forty others; `make test-extras` has them. Without them these
+tests are skipped; what is then nearest is `memory://` in test_files.py. They are in no place of their own, since
 fsspec keeps its threads until the process ends.
 """
 
