@@ -6,7 +6,6 @@ URL      written at once: whoever reads looks for manifests, which come last, an
 
 from __future__ import annotations
 
-import importlib
 import os
 import secrets
 from collections.abc import Iterable
@@ -105,16 +104,17 @@ class Remote:
     """A place that fsspec knows, such as `s3://bucket/folder` or `memory://folder`."""
 
     def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs  # only where there is a URL: it takes 50 ms
+
         try:
-            fsspec: Any = importlib.import_module("fsspec")
-            self._files, self._path = fsspec.core.url_to_fs(url)
+            files, self._path = url_to_fs(url)
         except ImportError as error:
             raise UsageError(
-                f"a checkpoint at {url} needs the package {error.name or 'fsspec'}, which is not installed: install it "
-                "(pip install fsspec, and the package for the URL's scheme), or give a folder"
+                f"a checkpoint at {url} needs a package that is not installed ({error}): install it, or give a folder"
             ) from None
         except ValueError as error:
             raise UsageError(f"a checkpoint at {url}, which fsspec does not know: {error}") from None
+        self._files: Any = files
 
     def names(self) -> list[str]:
         self._files.invalidate_cache()
