@@ -1,13 +1,17 @@
 # `make demo` and `make test` set up what they need: a virtual environment in .venv, Java for Spark, and for the tests
 # Chromium. `make PYTHON=/path/to/python3 ...` chooses the Python.
 
-.PHONY: demo test test-extras check lint environment lock java chromium soak mutation test-newest test-lowest
+.PHONY: demo test test-long test-extras check lint environment lock java chromium soak mutation test-newest test-lowest
 
 demo: environment java
 	.venv/bin/python examples/word2vec.py
 
 test: environment java chromium
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not long"
+
+# What `make test` has no time for: all strategies of mixing under churn, and short runs of the benchmarks.
+test-long: environment java
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m long
 
 # The tests of what `make test` leaves out, since it takes too much: torch modules (850 MB), and objects of S3 from a server
 # on loopback (forty packages). They are in an environment of their own, on top of .venv. On Linux a plain pip downloads a
@@ -26,7 +30,7 @@ test-extras: environment .venv-extras/.installed java
 	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --root-user-action ignore "$(TORCH)" $(S3)
 	touch $@
 
-check: lint test test-extras
+check: lint test test-long test-extras
 
 lint: environment
 	.venv/bin/ruff format --check .

@@ -56,7 +56,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse names that differ from one process to the next: tests that run side by side are told apart by name."""
+    benchmarks = Path(__file__).parent / "benchmarks"
     for item in items:
+        if benchmarks in item.path.parents:
+            item.add_marker(pytest.mark.long)
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid} has an address in its name, expected a name of its own: give ids=")
         if "\\x1f\\x8b" in item.nodeid:  # with the time when it was packed

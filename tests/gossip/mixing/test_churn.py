@@ -223,7 +223,13 @@ CHURN = [crash, leave, late, cut, stop]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("happens", CHURN, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "happens",
+    [
+        pytest.param(each, marks=[pytest.mark.long] * (number > 0), id=each.__name__)
+        for number, each in enumerate(CHURN)
+    ],
+)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.strategy!r}-{getattr(case.build, '__name__', '')}")
 def test_whoever_comes_or_goes_the_mean_stays_and_all_agree_on_it(case: Case, happens: Any) -> None:
     swarm = swarm_of(case)

@@ -226,7 +226,5 @@ def test_a_url_is_written_by_fsspec(fresh: Any) -> None:
 
 def test_a_url_whose_package_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(
-        UsageError, match=r"needs a package that is not installed \(.*s3fs.*\): install it"
-    ):
+    with pytest.raises(UsageError, match=r"needs a package that is not installed \(.*s3fs.*\): install it"):
         DeepDist.resume("s3://bucket/x")
