@@ -117,8 +117,6 @@ class Fitting:
         options = {**self.training, "chunk_rows": chunk_rows, "evaluate": evaluate}
         if evaluate is None:
             options["evaluate_every_s"] = None
-        if options["combine"] is None and not self._adds_up_elsewhere:
-            options["combine"] = "mean"
         folder, resume = self.checkpoint
         if folder is not None:
             options["checkpoint"] = path = f"{folder}/{place}"
@@ -127,10 +125,6 @@ class Fitting:
                     return dd.train(parts, step, epochs=epochs, **options)
         with DeepDist(model, **self.session) as dd:
             return dd.train(parts, step, epochs=epochs, **options)
-
-    @property
-    def _adds_up_elsewhere(self) -> bool:
-        return bool(self.session["mode"] == "master" or self.session["discipline"] == "mix")
 
     def _partitions(self, stack: Stack, data: Any, labels: Any) -> tuple[Any, int | None]:
         """The data as `DeepDist` takes them, and how many elements are between two exchanges."""

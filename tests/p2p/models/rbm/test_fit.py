@@ -393,9 +393,12 @@ def test_rows_with_another_width_are_named_by_their_partition() -> None:
         train_partition(RBM(UNITS, 4), ContrastiveDivergence(), [np.zeros((2, 3))])
 
 
-def test_steps_of_peers_are_averaged_unless_they_are_for_a_master() -> None:
+def test_steps_of_peers_are_averaged_or_outer_ones_unless_they_are_for_a_master() -> None:
     for steps in (ContrastiveDivergence, BackPropagation):
         assert (steps().combine, steps(shared=True).combine) == ("mean", None)
+    slower = FineTuning(momentum=0.8)
+    assert BackPropagation(slower).combine == "outer"
+    assert BackPropagation(slower, shared=True).combine is None
     machine = RBM(6, 4, seed=1)
     refused = pytest.raises(UsageError, match="ContrastiveDivergence with mode='master', expected mode='p2p'")
     with DeepDist(machine, "master", peers=1, progress=False) as dd, refused:
