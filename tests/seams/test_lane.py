@@ -184,6 +184,17 @@ def test_of_one_source_one_lane_is_asked_at_a_time() -> None:
     assert reader.deadline() == 1.9
 
 
+def test_a_source_that_is_busy_keeps_nobody_from_asking_another() -> None:
+    other, third, idle = (PeerId(name) for name in ("other", "third", "idle"))
+    reader = LaneReader(
+        READERS[0], pull_timeout_s=1.0, pulls_max=8, source=lambda lane: idle if lane == third else RELAY
+    )
+    for lane in (OWNER, other, third):
+        reader.read(lane)
+        reader.heard(lane, 1)
+    assert [effect.to for effect in reader.pulls(0.0) if isinstance(effect, Send)] == [RELAY, idle]
+
+
 def test_a_swarm_asks_whom_its_settings_name() -> None:
     """Here as by default, by a policy of one's own; one that names nobody who serves the lane moves nothing."""
     asked: list[PeerId] = []
