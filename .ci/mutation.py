@@ -134,7 +134,7 @@ P2P_WINGS = ["p2p.worker", "p2p.agent", "p2p.driver"]
 P2P_TESTS = [f"p2p/{name}" for name in ("worker", "agent", "driver", "sessions", "test_testing.py")]
 P2P_TESTS += ["p2p/engines/test_local_engine.py", "seams"]
 """What tries the wings, also by agents and workers that are processes: all of it that needs no Spark."""
-PYTEST = ["-q", "-s", "--assert=plain"]
+PYTEST = ["-qq", "-s", "--assert=plain"]
 PYTEST += [part for name in ("p2p.pytest_plugin", "xdist", "cacheprovider") for part in ("-p", f"no:{name}")]
 
 

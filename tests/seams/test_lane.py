@@ -182,6 +182,9 @@ def test_of_one_source_one_lane_is_asked_at_a_time() -> None:
     reader.progressed(RELAY, 0.9)
     assert reader.pulls(1.5) == [], "part of the answer came"
     assert reader.deadline() == 1.9
+    assert second.message.lane is not None
+    reader.progressed(second.message.lane, 1.0)
+    assert reader.deadline() == 1.9, "of its owner nothing was asked"
 
 
 def test_a_source_that_is_busy_keeps_nobody_from_asking_another() -> None:
