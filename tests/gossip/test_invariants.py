@@ -21,8 +21,8 @@ from gossip.lanes.peer import Peer, Settings
 from gossip.lanes.reader import PullState
 from gossip.lanes.replicate import Replicator
 from gossip.lanes.units import Retained
-from gossip.membership import Contact, Detection, Probe, Relay
-from gossip.messages import Advert, Offer, PacketReply, PeerId, Pin, Pull, Rumor, Standing, Unit
+from gossip.membership import Contact, Detection, Membership, Probe, Relay
+from gossip.messages import Advert, Offer, PacketReply, PeerId, Pin, PingRequest, Pull, Rumor, Standing, Unit
 from gossip.mixing import DPsgd, PushSum
 from gossip.mixing.course import Phase
 from gossip.mixing.neighbors import Plan
@@ -437,6 +437,19 @@ def test_a_peer_with_lanes_finds_what_is_wrong(
     peer = make()
     spoil(peer)
     assert found(peer) == said(rule, *shows(peer))
+
+
+def test_what_is_at_its_bound_is_in_order() -> None:
+    """As many pulls as may be, while one more lane is ahead; the most doubt; the newest ping for another; one dead."""
+    peer = lanes(pulls_max=1)
+    peer.handle(Received(Advert(A, 9, {}, k=1)), 0.5)
+    peer.handle(Received(PingRequest(B, 1, C)), 0.5)
+    assert peer.replicator.origins[A].pull is None
+    assert isinstance(peer.membership, Membership)
+    assert peer.membership._relays.keys() == {peer.membership._k}
+    peer.membership.health = Detection().health_max
+    peer.membership.contacts[A].standing = Standing.DEAD
+    peer.check()
 
 
 def test_what_is_under_way_is_needed() -> None:
