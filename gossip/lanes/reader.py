@@ -114,7 +114,7 @@ class LaneReader:
 
     def progressed(self, peer: PeerId, now: float) -> None:
         """Part of the answer came in: grant it another time-out."""
-        origin = self.origins.get(self._asked.get(peer, peer))
+        origin = self.origins.get(self._asked[peer]) if peer in self._asked else None
         if origin is not None and origin.pull is not None:
             origin.pull.due = now + self.pull_timeout_s
             self.looks_at = float("-inf")

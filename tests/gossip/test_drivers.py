@@ -94,5 +94,5 @@ def test_every_kind_of_effect_is_known() -> None:
 
 
 def test_what_is_no_effect_is_not_passed_over() -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="not an effect"):
         Owners().carry_out("not an effect")  # type: ignore[arg-type]

@@ -85,6 +85,9 @@ class Story:
     def thinks(self, standing: Standing) -> bool:
         return self.one.contacts[X].standing is standing
 
+    def _refuse(self, relay: PeerId, k: int, target: PeerId) -> None:
+        assert self.one.on_message(Nack(relay, k, target), self.now) == []
+
     def _tell(self, effects: list[Effect]) -> None:
         asked = []
         for effect in effects:
@@ -97,7 +100,7 @@ class Story:
                     self.requests.append(request)
                     asked.append(effect.to)
                     if self.nacks:
-                        self.at(self.now + 0.4, lambda to=effect.to: self.one.on_nack(Nack(to, k, target)))
+                        self.at(self.now + 0.4, lambda to=effect.to: self._refuse(to, k, target))
         if asked:
             self.lines.append(f"{self.now:.1f}: ask {' '.join(asked)}")
         thought = self.one.contacts[X].standing
@@ -229,11 +232,11 @@ def test_the_only_other_peer_is_watched_again_when_it_is_back() -> None:
 
 def test_who_is_asked_pings_and_passes_the_answer_on() -> None:
     one = Story().one
-    (ping,) = one.on_ping_request(PingRequest(A, 7, X), 0.1)
+    (ping,) = one.on_message(PingRequest(A, 7, X), 0.1)
     assert isinstance(ping, Send)
     assert isinstance(ping.message, Ping)
     assert ping.to == X
-    assert one.on_ack(Ack(X, ping.message.k, X), 0.2) == [Send(A, Ack(ME, 7, X))]
+    assert one.on_message(Ack(X, ping.message.k, X), 0.2) == [Send(A, Ack(ME, 7, X))]
     assert tick(one, 0.6) == []
 
 
@@ -256,7 +259,7 @@ def test_relays_are_bounded_and_for_members_only() -> None:
 
 
 def test_a_ping_is_answered() -> None:
-    assert Story().one.on_ping(Ping(A, 9), 0.1) == [Send(A, Ack(ME, 9, ME))]
+    assert Story().one.on_message(Ping(A, 9), 0.1) == [Send(A, Ack(ME, 9, ME))]
 
 
 # ----------------------------------------------------------------------------------------------------------- own health
@@ -290,7 +293,7 @@ def test_doubt_is_bounded_gives_more_time_and_goes_down_while_others_are_heard()
 
 def test_an_answered_ping_is_a_reason_to_trust_ourselves() -> None:
     story = Story(nacks=False).until(2.0)
-    story.one.on_ack(Ack(X, story.pings[-1].k, X), 2.1)
+    assert story.one.on_message(Ack(X, story.pings[-1].k, X), 2.1) == []
     assert story.one.health == 2
 
 

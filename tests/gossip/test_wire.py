@@ -229,6 +229,14 @@ def little_memory(room: int = 64 << 20) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------ round trips
 
 
+def test_a_message_with_arrays_shows_all_but_these() -> None:
+    update = Packed.of({"w": np.ones(3)})
+    shown = repr(PacketReply(PeerId("a"), 1, 2, 3, 4, {"weight": 0.5}, update.layout, update))
+    assert shown == (
+        f"PacketReply(peer='a', n=1, newest=2, round=3, k=4, scalars={{'weight': 0.5}}, layout={update.layout!r})"
+    )
+
+
 @each_kind
 def test_each_kind_has_its_number_and_comes_back(message: Message) -> None:
     kinds = {kind.replace(" ", ""): number for kind, number in KINDS.items()}

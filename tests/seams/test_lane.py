@@ -182,6 +182,20 @@ def test_of_one_source_one_lane_is_asked_at_a_time() -> None:
     reader.progressed(RELAY, 0.9)
     assert reader.pulls(1.5) == [], "part of the answer came"
     assert reader.deadline() == 1.9
+    assert second.message.lane is not None
+    reader.progressed(second.message.lane, 1.0)
+    assert reader.deadline() == 1.9, "of its owner nothing was asked"
+
+
+def test_a_source_that_is_busy_keeps_nobody_from_asking_another() -> None:
+    other, third, idle = (PeerId(name) for name in ("other", "third", "idle"))
+    reader = LaneReader(
+        READERS[0], pull_timeout_s=1.0, pulls_max=8, source=lambda lane: idle if lane == third else RELAY
+    )
+    for lane in (OWNER, other, third):
+        reader.read(lane)
+        reader.heard(lane, 1)
+    assert [effect.to for effect in reader.pulls(0.0) if isinstance(effect, Send)] == [RELAY, idle]
 
 
 def test_a_swarm_asks_whom_its_settings_name() -> None:

@@ -237,6 +237,21 @@ def test_who_gave_up_its_adoption_says_by_an_advert_that_it_stands_where_it_stoo
     assert lane.acknowledge(B, 2, 8) == [Forget(2)]
 
 
+def test_what_was_pinned_for_one_that_stands_where_it_stood_is_forgotten_at_once() -> None:
+    lane = origin(A, B)
+    publish(lane, 1)
+    for reader in (A, B):
+        lane.on_pull(Pull(reader, 0, 1))
+        lane.on_pull(Pull(reader, 1, 2))
+    publish(lane, 1)
+    lane.on_pull(Pull(B, 1, 3))
+    lane.on_pull(Pull(B, 2, 4))
+    lane.on_pin(Pin(B, A, 7))  # A stands at 1
+    lane.on_pull(Pull(A, 1, 3))
+    assert lane.on_pull(Pull(A, 2, 4)) == []
+    assert lane.acknowledge(B, 2, 8) == [Forget(2)]
+
+
 def test_who_pulls_from_where_it_did_not_pin_is_no_reader_at_once() -> None:
     lane = origin(A)
     publish(lane, 1)

@@ -721,6 +721,19 @@ def test_a_stranger_is_one_only_while_somebody_alive_knows_its_lane() -> None:
     assert donors(peer.handle(Ticked(), 10.0 + SETTLE_S)) == {A}
 
 
+def test_who_has_no_replica_adopts_from_anyone_whoever_has_most_of_the_dead_lanes() -> None:
+    """Those that come late are spread over all donors."""
+    peer = Peer(ME, UPDATE.layout, chance=Random(1))
+    peer.handle(Joined(A), 0.0)
+    peer.handle(Started({}, ready=False), 0.0)
+    peer.handle(Received(Advert(A, 0, {X: 2})), 0.1)
+    peer.handle(Ticked(), 0.1 + GIVE_UP_S)
+    assert not peer.adopter.under_way
+    peer.handle(Ticked(), 0.1 + GIVE_UP_S)
+    assert peer.roster.dead_lanes(SETTLE_S, 0.1 + GIVE_UP_S) == [X]
+    assert peer.adopter.preferred is None
+
+
 def test_all_that_was_kept_for_those_who_are_forgotten_is_dropped() -> None:
     peer = started(others=(A, Y, Z))
     peer.handle(Computed(UPDATE), 1.0)
@@ -747,6 +760,15 @@ def test_who_has_no_replica_or_does_not_read_acknowledges_nothing() -> None:
         peer.handle(Received(Advert(A, 0, {ME: 1}, ready, k=1)), 0.2)
         frontiers = {reader: state.acknowledged for reader, state in peer.replicator.readers.items()}
         assert frontiers == {B: 0} | ({A: int(ready)} if reads else {})
+
+
+def test_an_advert_that_does_not_name_us_acknowledges_nothing() -> None:
+    peer = started()
+    peer.handle(Computed(UPDATE), 0.1)
+    peer.handle(Received(Pull(A, 0, 1)), 0.2)
+    effects = peer.handle(Received(Advert(A, 0, {}, k=1)), 0.3)
+    assert [effect for effect in effects if isinstance(effect, Forget)] == []
+    assert peer.replicator.readers[A].acknowledged == 0
 
 
 def test_who_is_forgotten_acknowledges_nothing_until_it_is_back() -> None:

@@ -597,6 +597,18 @@ def test_it_says_who_has_not_taken_when_time_is_up() -> None:
     assert drained.missing == (B,)
 
 
+def test_it_comes_back_when_time_is_up() -> None:
+    made = active(PushSum())
+    made.handle(Exhausted(0.1), 0.1)
+    assert made.deadline() == pytest.approx(0.2)
+
+
+def test_a_request_of_one_that_nothing_was_sent_to_takes_nothing() -> None:
+    made = active(PushSum())
+    made.handle(Received(PacketRequest(PeerId("stranger"), 5, 1)), 0.1)
+    assert made.figures.taken == 0
+
+
 def test_a_unit_counts_once() -> None:
     made = active(PushSum())
     unit = Unit(0, 1, 2)
@@ -654,6 +666,19 @@ def test_the_header_of_a_packet_that_is_too_large_is_refused_before_its_arrays_c
     with pytest.raises(MismatchError):
         made.expects(PacketReply(A, 1, 1, 0, request.k, {}, larger))
     assert not made.expects(State(A, {}, request.k))
+
+
+def test_a_packet_may_be_so_many_times_as_large_as_the_model() -> None:
+    layout = Layout.of({"w": np.zeros(10_000)})
+    made = MixPeer(ME, layout, Plan(topology.ring, DPsgd()), np.random.default_rng(0), SETTINGS)
+    room = PACKET_SIZES_MAX * layout.nbytes + 4096
+    for size in (room, room + 64):
+        header = PacketReply(A, 1, 1, 0, 1, {}, Layout.of({"x": np.zeros(size, np.int8)}))
+        if size == room:
+            made.mixer.check_size(header)
+        else:
+            with pytest.raises(MismatchError, match=f"expected at most {room}"):
+                made.mixer.check_size(header)
 
 
 def test_arrays_of_integers_have_no_mean() -> None:
