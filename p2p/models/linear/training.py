@@ -142,7 +142,7 @@ class _Fitting:
     """How a training stands between two passes."""
 
     def __init__(
-        self, model: LinearModel, newton: Newton, tolerance: float, evaluate: Any, stop_when: StopWhen | None
+        self, model: LinearModel, newton: Newton, tolerance: float, evaluate: Any, stop_when: StopWhen | None = None
     ) -> None:
         self.reports: list[Report] = []
         self._model = model
@@ -179,7 +179,8 @@ class _Fitting:
         if (settled and not rose) or self._stopping.has_stopped:
             return True
         trained.careful[0] = float(rose)
-        self._w, self._loss = w, objective
+        known = self._w is not None  # else the penalty was not that of the weights at which losses were taken
+        self._w, self._loss = w, objective if known else np.inf
         return False
 
     def report(self) -> Report:

@@ -133,3 +133,51 @@ def test_resume_needs_a_place(train: Any) -> None:
         train(resume=True)
     with pytest.raises(UsageError, match="keep=2 without checkpoint, expected both"):
         train(keep=2)
+
+
+# ------------------------------------------------------------------------------------------- linear models by parabolas
+
+
+def by_parabolas(**options: Any) -> tuple[Any, Any]:
+    model = linear.LogisticRegression(FEATURES, l2=0.01)
+    return model, linear.fit(model, ROWS, engine=SimulatedCluster(peers=2, seed=1), progress=False, **options)
+
+
+def test_passes_that_are_done_count_and_the_minimum_is_the_same(tmp_path: Path) -> None:
+    expected, whole = by_parabolas()
+    where: dict[str, Any] = {"checkpoint": tmp_path, "every_s": 0.5, "keep": 1000}
+    by_parabolas(**where)
+    manifests = sorted(tmp_path.glob("*.json"))
+    passes = [reading.read(str(each)).record.training.epochs_before for each in manifests]
+    assert passes == sorted(passes)
+    assert passes[-1] >= 3
+    middle = passes.index(2) + 1
+    for manifest in manifests[middle:]:
+        manifest.unlink()
+    found, rest = by_parabolas(resume=True, **where)
+    assert np.allclose(found.weights, expected.weights, rtol=1e-5, atol=1e-6)
+    assert 0 < rest.updates <= whole.updates - PARTITIONS, "two passes less, and one more"
+    assert rest.checkpoints.written > rest.updates // PARTITIONS
+
+
+def test_a_pass_that_was_begun_is_the_last_one_where_no_more_are_asked_for(tmp_path: Path) -> None:
+    by_parabolas(checkpoint=tmp_path, epochs=2)
+    _, report = by_parabolas(checkpoint=tmp_path, epochs=2, resume=True)
+    assert report.updates == 0, "it was done"
+    _, report = by_parabolas(checkpoint=tmp_path, epochs=3, resume=True)
+    assert report.updates == PARTITIONS
+
+
+def test_passes_stop_where_evaluations_say_so_and_the_best_model_is_left() -> None:
+    weights: list[Any] = []
+
+    def evaluate(model: Any) -> float:
+        weights.append(model.weights.copy())
+        return [0.3, 0.5, 0.4, 0.4][len(weights) - 1]
+
+    model, report = by_parabolas(evaluate=evaluate, stop_when=Patience("value", rounds=2), tolerance=0.0)
+    assert report.ended == "stopped: no improvement of value in 2 evaluations"
+    assert len(report.evaluations) == 4
+    assert np.array_equal(model.weights, weights[1])
+    with pytest.raises(UsageError, match="stop_when without evaluate"):
+        by_parabolas(stop_when=Patience("value"))
