@@ -144,6 +144,8 @@ def test_a_training_on_spark_goes_on_from_its_checkpoint(notebook: Notebook) -> 
         assert each["seen"] == [2.0] * 64, name
         assert each["updates"] == 64 - each["began"] / 2, name
         assert (each["lost"], each["failed"]) == (0, 0), name
+    assert found["done"]["updates"] == 0
+    assert 0 < found["done"]["workers"] < 8, "those of 8 tasks without work, which Spark ends if they leave rows unread"
 
 
 # --------------------------------------------------------------------------------- two executors of one core, no master
