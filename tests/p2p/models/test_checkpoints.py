@@ -26,12 +26,12 @@ def cluster() -> SimulatedCluster:
     return SimulatedCluster(peers=1, seed=1)
 
 
-def by_word2vec(**options: Any) -> tuple[Any, Any]:
+def by_word2vec(corpus: Any = SENTENCES, **options: Any) -> tuple[Any, Any]:
     """(arrays, report)."""
     reports: list[Any] = []
     settings = {"vector_size": 8, "min_count": 1, "sg": 1, "sample": 0, "chunk_words": 40, "epochs": 2}
     model = word2vec.train(
-        SENTENCES, engine=cluster(), progress=False, on_report=reports.append, **{**settings, **options}
+        corpus, engine=cluster(), progress=False, on_report=reports.append, **{**settings, **options}
     )
     return [model.wv.vectors, model.syn1neg, model.words_trained], reports[0]
 
@@ -63,13 +63,13 @@ def by_descent(**options: Any) -> tuple[Any, Any]:
     return [model.weights, model.intercept], report
 
 
-def by_sklearn(**options: Any) -> tuple[Any, Any]:
+def by_sklearn(data: Any = ROWS, **options: Any) -> tuple[Any, Any]:
     linear_model = pytest.importorskip("sklearn.linear_model")
     from p2p.models.sklearn import fit
 
     estimator = linear_model.SGDClassifier(loss="log_loss", random_state=0)
     told: dict[str, Any] = {"classes": [0, 1], "chunk_rows": 10, "epochs": 2}
-    report = fit(estimator, ROWS, engine=cluster(), progress=False, **{**told, **options})
+    report = fit(estimator, data, engine=cluster(), progress=False, **{**told, **options})
     return [estimator.coef_, estimator.intercept_, estimator.t_], report
 
 
@@ -133,6 +133,22 @@ def test_resume_needs_a_place(train: Any) -> None:
         train(resume=True)
     with pytest.raises(UsageError, match="keep=2 without checkpoint, expected both"):
         train(keep=2)
+
+
+def test_other_words_or_classes_are_refused_and_not_taken_for_those_of_the_checkpoint(tmp_path: Path) -> None:
+    by_word2vec(checkpoint=tmp_path / "words")
+    others = [["owl" if word == "cow" else word for word in sentence] for sentence in SENTENCES]
+    with pytest.raises(UsageError, match=r"arrays are of 8 words of sha256 .*, expected those of 8 words of sha256"):
+        by_word2vec(others, checkpoint=tmp_path / "words", resume=True)
+    pytest.importorskip("sklearn")
+    by_sklearn(checkpoint=tmp_path / "classes")
+    with pytest.raises(UsageError, match=r"are of classes \[1, 2\], expected those of classes \[0, 1\]"):
+        by_sklearn(
+            [[(x, label + 1) for x, label in rows] for rows in ROWS],
+            classes=[1, 2],
+            checkpoint=tmp_path / "classes",
+            resume=True,
+        )
 
 
 # ------------------------------------------------------------------------------------------- linear models by parabolas
