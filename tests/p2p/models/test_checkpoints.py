@@ -127,6 +127,19 @@ def test_a_trainer_stops_where_evaluations_say_so(train: Any) -> None:
     assert report.ended == "stopped: no improvement of value in 2 evaluations"
 
 
+def test_a_training_that_was_stopped_goes_on_with_the_model_that_it_left(tmp_path: Path) -> None:
+    values, seen = iter([0.1, 0.5, 0.4, 0.3]), []
+    told: dict[str, Any] = {"epochs": 12, "evaluate_every_s": 2.0, "checkpoint": tmp_path, "resume": True}
+    left, stopped = by_mlp(evaluate=lambda model: next(values, 0.0), stop_when=Patience("value", rounds=2), **told)
+    left = [array.copy() for array in left]
+    count = reading.read(str(tmp_path)).record.units.count
+    _, rest = by_mlp(evaluate=lambda model: float(seen.append(model.w0.copy()) or 0), **told)
+    assert np.array_equal(seen[0], left[0])
+    assert stopped.ended.startswith("stopped")
+    assert 0 < count < 12 * 16
+    assert rest.updates == 12 * 16 - count
+
+
 @each_trainer
 def test_resume_needs_a_place(train: Any) -> None:
     with pytest.raises(UsageError, match="resume without checkpoint, expected both"):
