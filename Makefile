@@ -21,7 +21,7 @@ TORCH ?= torch==2.13.0
 S3 ?= s3fs==2026.9.0 moto[server]==5.2.5
 test-extras: environment .venv-extras/.installed java
 	.venv-extras/bin/python -m pytest -n 2 --dist loadfile tests/p2p/models/torch tests/benchmarks/test_torch.py \
-		tests/p2p/data/test_s3.py
+		tests/p2p/models/test_checkpoints.py tests/p2p/data/test_s3.py
 
 .venv-extras/.installed: Makefile | environment
 	.venv/bin/python -m venv --clear --without-pip .venv-extras

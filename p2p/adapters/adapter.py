@@ -82,6 +82,11 @@ class Adapter(Protocol):
         """The arrays have changed."""
         ...
 
+    def meaning(self, model: Any) -> str:
+        """What the rows of its arrays stand for, in a few words that differ where that does; "" for nothing else than
+        their names and shapes say. A checkpoint goes on only with a model of the same."""
+        ...
+
     def combine(self, peers: int) -> str:
         """The rule of `p2p.worker.combine` for so many peers, if the user chooses none."""
         ...
@@ -124,6 +129,9 @@ class ByPath:
         return bare
 
     def loaded(self, model: Any) -> None: ...
+
+    def meaning(self, model: Any) -> str:
+        return ""
 
     def combine(self, peers: int) -> str:
         """What an update of the user's own means, and whether it is the step or its share of one, only they know."""

@@ -137,6 +137,8 @@ class Record(Fields, frozen=True, kw_only=True):
     progress: ProgressRecord
     units: UnitsRecord
     arrays: tuple[ArrayRecord, ...]
+    meaning: str = ""
+    """What the rows of arrays stand for, as the model's adapter says."""
     plain: Any = None
     """The model without its arrays, see `p2p.checkpoint.plain`; None where it is pickled."""
     model: str

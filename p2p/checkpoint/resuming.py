@@ -159,6 +159,13 @@ def model_of(
                 f"{name!r} of the model is {_words(mine.get(name))}, expected {_words(expected.get(name))} as in the "
                 f"checkpoint at {path}: give a model like the one that was trained"
             )
+    meaning = seen.adapter.meaning(found)
+    if meaning != checkpoint.record.meaning:
+        raise UsageError(
+            f"the model's arrays are of {meaning or 'nothing in particular'}, expected those of "
+            f"{checkpoint.record.meaning or 'nothing in particular'} as in the checkpoint at {path}: rows would stand "
+            "for others. Give a model like the one that was trained"
+        )
     seen.load({name: checkpoint.arrays[name] for name in expected})
     return found
 

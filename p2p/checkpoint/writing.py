@@ -165,6 +165,7 @@ class Writer:
                 arrays=tuple(
                     ArrayRecord(name=name, dtype=array.dtype.str, shape=array.shape) for name, array in arrays.items()
                 ),
+                meaning=self._model.adapter.meaning(self._model.model),
                 plain=plain,
                 model=f"{type(self._model.model).__module__}.{type(self._model.model).__qualname__}",
                 tensors=files[0],

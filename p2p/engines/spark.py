@@ -44,6 +44,8 @@ an executor that is slow to begin, as soon as a copy of it is done elsewhere."""
 STEADY_S = 3.0
 """Where the configuration does not say how many executors will come: nobody came for so long."""
 PROGRESS_S = 0.25
+READ_ON_S = 2.0
+"""So long a new worker takes to begin, which has to import gensim, and its kernels, anew."""
 WAIT_S = 0.1
 """How soon Ctrl-C is noticed while a job runs."""
 CANCEL_TIMEOUT_S = 10.0
@@ -282,12 +284,22 @@ def _train(
             if memory_bytes is not None:
                 rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
             result = run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
+        if job.resumes:
+            _read_on(rows)
         _hand_in(accumulators)
         return result
     except PartitionError as error:
         raise seal.sealed(error) from error.__cause__
     except (AgentGoneError, UsageError) as error:
         raise seal.sealed(PartitionError.of(error, epoch, partition)) from error
+
+
+def _read_on(rows: Iterable[Any]) -> None:
+    """Read what a task without work has left, for a while: Spark ends a worker that leaves rows unread."""
+    give_up = time.monotonic() + READ_ON_S
+    for _ in rows:
+        if time.monotonic() > give_up:
+            break
 
 
 def _attempt(stage_runs_again: bool) -> int:

@@ -334,7 +334,7 @@ class WorkingCopy:
         ]
         changes, sent, values, exponents = zip(*merged, strict=True) if merged else ((), (), (), ())
         numbers = rows[_stacked(sent, (len(rows),), bool)]
-        stacked = _stacked(values, (len(numbers), *mine.shape[1:]), mine.dtype)
+        stacked = _stacked(values, (len(numbers), *mine.shape[1:]), mine.dtype if self._codec is None else self._codec)
         units = None if self._codec is None else _stacked(exponents, (len(numbers),), np.int8)
         return rows_of(name, numbers, stacked, units), _stacked(changes, (len(rows),), mine.dtype)
 

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip.arguments import flag, instance, integer, one_of
+from gossip.arguments import instance, integer, one_of
 from gossip.errors import UsageError
 from p2p import arguments
-from p2p.checkpoint import reading
-from p2p.deepdist import DeepDist
+from p2p.models.checkpoints import Checkpointing
 from p2p.models.rbm.elements import blocks
 from p2p.models.rbm.evaluation import MachineEvaluation, NetworkEvaluation
 from p2p.models.rbm.local_steps import BackPropagation, ContrastiveDivergence
@@ -74,8 +73,7 @@ class Fitting:
         integer("fine_tuning_epochs", self.fine_tuning_epochs, 0)
         integer("block_rows", self.block_rows, 1)
         folder, resume = self.checkpoint
-        if flag("resume", resume) and folder is None:
-            raise UsageError("resume without checkpoint, expected both: say where the checkpoints are")
+        Checkpointing(folder, resume=resume)
         instance("fine_tuning", self.fine_tuning, FineTuning)
         one_of("exchange", self.training["exchange"], ("chunk", "partition"))
         asked = ("mode", "peers", "engine", "seed", "progress", "drain_timeout_s")
@@ -118,13 +116,9 @@ class Fitting:
         if evaluate is None:
             options["evaluate_every_s"] = None
         folder, resume = self.checkpoint
-        if folder is not None:
-            options["checkpoint"] = path = f"{folder}/{place}"
-            if resume and reading.is_there(path):
-                with DeepDist.resume(path, model, **self.session) as dd:
-                    return dd.train(parts, step, epochs=epochs, **options)
-        with DeepDist(model, **self.session) as dd:
-            return dd.train(parts, step, epochs=epochs, **options)
+        checkpoints = Checkpointing(folder and f"{folder}/{place}", resume=resume)
+        with checkpoints.session(model, **self.session) as dd:
+            return dd.train(parts, step, epochs=epochs, **options, **checkpoints.training)
 
     def _partitions(self, stack: Stack, data: Any, labels: Any) -> tuple[Any, int | None]:
         """The data as `DeepDist` takes them, and how many elements are between two exchanges."""

@@ -51,6 +51,11 @@ class EstimatorAdapter(ByPath):
             names.append(COUNTER)
         return names
 
+    def meaning(self, model: Any) -> str:
+        """Of a classifier: which class is which."""
+        classes = getattr(model, "classes_", None)
+        return "" if classes is None else f"classes {np.asarray(classes).tolist()}"
+
     def combine(self, peers: int) -> str:
         """As `partial_fit` takes whole steps: their sum overshoots."""
         return "mean"

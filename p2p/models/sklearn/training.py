@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -12,9 +13,10 @@ from gossip.arguments import integer
 from gossip.errors import UsageError
 from p2p import arguments
 from p2p.adapters import adapter_of
-from p2p.deepdist import DeepDist
+from p2p.driver.stopping import StopWhen
 from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
+from p2p.models.checkpoints import Checkpointing
 from p2p.models.sklearn.adapter import ADAPTER, check_learns_by_parts, is_fitted, is_sklearns
 from p2p.models.sklearn.partial_fit import gradient, partial_fit, stacked
 from p2p.report import Report
@@ -33,6 +35,11 @@ def fit(
     engine: SimulatedCluster | Engine | None = None,
     evaluate: Callable[[Any], float | Mapping[str, float]] | None = None,
     evaluate_every_s: float | None = None,
+    stop_when: StopWhen | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every_s: float | None = None,
+    keep: int | None = None,
+    resume: bool = False,
     seed: int = 0,
     progress: bool | None = None,
     discipline: Literal["replicate", "mix"] = "replicate",
@@ -42,8 +49,9 @@ def fit(
     `data` is an RDD or a list of partitions of rows (features, y), or of blocks of rows (features (n, d), y (n,));
     features are dense arrays or sparse matrices of scipy. Training begins with what the estimator has learned. One that
     is not fitted yet begins with `partial_fit` of the first element of the data; a classifier needs `classes` for that,
-    all labels that the data has. Peers exchange after `chunk_rows` elements: where these are blocks, take 1. The other
-    options are those of `DeepDist` and its `train`.
+    all labels that the data has. Peers exchange after `chunk_rows` elements: where these are blocks, take 1. `resume`
+    goes on with the newest of the checkpoints at `checkpoint`, and begins where none are. The other options are
+    those of `DeepDist` and its `train`.
 
     Raises:
         UsageError: an estimator that cannot be trained so, or data, classes or an option that cannot be.
@@ -51,6 +59,7 @@ def fit(
     if adapter_of(estimator) is not ADAPTER or not is_sklearns(estimator):
         raise UsageError(f"estimator is a {type(estimator).__name__}, expected one of scikit-learn with partial_fit")
     check_learns_by_parts(estimator)
+    checkpoints = Checkpointing(checkpoint, every_s, keep, resume)
     chunk_rows = integer("chunk_rows", chunk_rows, 1)
     labels = None if classes is None else np.asarray(list(classes))
     if engine is None or isinstance(engine, SimulatedCluster):
@@ -59,7 +68,8 @@ def fit(
         _begin(estimator, data, labels)
     elif labels is not None and np.unique(labels).tolist() != (told := _labels(estimator)):
         raise UsageError(f"classes={labels.tolist()}, expected None, or those that the estimator was told of: {told}")
-    with DeepDist(estimator, discipline=discipline, peers=peers, engine=engine, seed=seed, progress=progress) as dd:
+    options: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "progress": progress}
+    with checkpoints.session(estimator, discipline=discipline, **options) as dd:
         return dd.train(
             data,
             gradient,
@@ -68,6 +78,8 @@ def fit(
             combine=combine,
             evaluate=evaluate,
             evaluate_every_s=evaluate_every_s,
+            stop_when=stop_when,
+            **checkpoints.training,
         )
 
 

@@ -12,10 +12,11 @@ from gossip.errors import UsageError
 from p2p import arguments
 from p2p.adapters import adapter_of
 from p2p.codec import Codec
-from p2p.deepdist import DeepDist
 from p2p.driver.evaluation import Evaluate
+from p2p.driver.stopping import StopWhen
 from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
+from p2p.models.checkpoints import Checkpointing
 from p2p.models.torch import batches
 from p2p.models.torch.adapter import ADAPTER
 from p2p.models.torch.local_steps import Loss, MakeOptimizer, OptimizerSteps
@@ -57,6 +58,11 @@ def train(
     device: str | None = None,
     evaluate: Evaluate | None = None,
     evaluate_every_s: float | None = None,
+    stop_when: StopWhen | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every_s: float | None = None,
+    keep: int | None = None,
+    resume: bool = False,
     on_report: Callable[[Report], Any] | None = None,
     **session: Unpack[Session],
 ) -> M:
@@ -71,34 +77,24 @@ def train(
     in any case, and counts summed. `device` is where peers train (default: where the module is); replicas are on the
     CPU, and so is the module that `evaluate(module)` gets. Peers of this machine share its cores, a Spark task has one.
 
-    `session` are arguments of `DeepDist`, see `Session`; `epochs`, `evaluate` and `evaluate_every_s` are those of its
-    `train`. `on_report` is called with the `Report` at the end.
+    `session` are arguments of `DeepDist`, see `Session`; `epochs`, `evaluate`, `stop_when`, `checkpoint` and what goes
+    with these are those of its `train`. `resume` goes on with the newest of the checkpoints at `checkpoint`, whose
+    numbers are put into `module`, and begins where none are. What optimizers keep is not in them, and begins anew.
+    `on_report` is called with the `Report` at the end.
 
     Raises:
         UsageError: an argument, or a tensor of the module, that cannot be, before peers are started.
     """
     device = _checked(module, device, on_report)
+    checkpoints = Checkpointing(checkpoint, every_s, keep, resume)
     rows = integer("local_steps", local_steps, 1) * integer("batch_size", batch_size, 1)
     data, threads = _taken(data, session)
-    gradient = OptimizerSteps(
-        loss=loss,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        blocks=blocks,
-        shuffle=shuffle,
-        device=device,
-        threads=threads,
-    )
-    with DeepDist(module, **session) as dd:
-        report = dd.train(
-            _cut(data, rows) if blocks else data,
-            gradient,
-            epochs=epochs,
-            chunk_rows=1 if blocks else rows,
-            combine=combine,
-            evaluate=evaluate,
-            evaluate_every_s=evaluate_every_s,
-        )
+    steps = partial(OptimizerSteps, loss=loss, optimizer=optimizer, batch_size=batch_size)
+    gradient = steps(blocks=blocks, shuffle=shuffle, device=device, threads=threads)
+    told: dict[str, Any] = {"epochs": epochs, "chunk_rows": 1 if blocks else rows, "combine": combine}
+    told |= {"evaluate": evaluate, "evaluate_every_s": evaluate_every_s, "stop_when": stop_when}
+    with checkpoints.session(module, **session) as dd:
+        report = dd.train(_cut(data, rows) if blocks else data, gradient, **told, **checkpoints.training)
     if on_report is not None:
         on_report(report)
     return module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,11 @@ class Word2VecAdapter(ByPath):
 
     def loaded(self, model: Any) -> None:
         model.wv.norms = None
+
+    def meaning(self, model: Any) -> str:
+        """A row is a word."""
+        words = model.wv.index_to_key
+        return f"{len(words)} words of sha256 {sha256(chr(0).join(words).encode(errors='surrogatepass')).hexdigest()}"
 
     def combine(self, peers: int) -> str:
         return for_embeddings(peers)

@@ -20,9 +20,10 @@ from gensim.models import Word2Vec
 from gossip.arguments import function, integer, number, one_of
 from gossip.errors import UsageError
 from p2p import arguments
-from p2p.deepdist import DeepDist
 from p2p.driver import evaluation as evaluations
 from p2p.driver.evaluation import Evaluate
+from p2p.driver.stopping import StopWhen
+from p2p.models.checkpoints import Checkpointing
 from p2p.models.word2vec import corpus as corpora
 from p2p.models.word2vec import partition, questions
 from p2p.models.word2vec.lexicon import Lexicon, Row, check_row
@@ -87,6 +88,11 @@ def train(
     exchange_s: float | None = None,
     evaluate: str | os.PathLike[str] | Evaluate | None = None,
     evaluate_every_s: float | None = None,
+    stop_when: StopWhen | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every_s: float | None = None,
+    keep: int | None = None,
+    resume: bool = False,
     sc: Any = None,
     engine: SimulatedCluster | None = None,
     progress: bool | None = None,
@@ -107,30 +113,25 @@ def train(
     a model, or with one that `save` wrote to a path, on its vocabulary; settings that shaped it are its own or left
     out. The learning rate falls again from `alpha` to `min_alpha` (default: the model's); lower it to change less.
 
-    `mode`, `engine` (a simulated cluster, for a path or a list) and `progress` are those of `DeepDist`, and `exchange`,
-    `exchange_s`, `evaluate` and `evaluate_every_s` those of its `train`; but a chunk has about `chunk_words` words
-    (20,000), and `evaluate` may also be "analogies" or "similarity", by the questions that come with gensim, or the
-    path of a file of one or the other (see `questions`). `on_report` is called with the `Report` of the training at its
-    end; `on_report=print` shows it. Raises `UsageError` for anything here that cannot be, before peers are started.
+    `evaluate` is a function of the model, "analogies" or "similarity" (by gensim's questions), or a file of one or the
+    other (see `questions`). A chunk has `chunk_words` words (20,000). `resume` goes on with the newest checkpoint, on
+    the same corpus, and begins where there is none. `on_report=print` shows the report. The other options are those of
+    `DeepDist` and its `train`. `UsageError`: something cannot be; no peer was started.
     """
-    settings, chunk_words = _checked(settings, chunk_words, exchange, on_report)
-    peers, *_ = arguments.of_session(mode, peers, engine, settings.get("seed", 1), progress, 0.0)
     arguments.rhythm(exchange, exchange_s, mode, None, None)
+    settings, chunk_words = _checked(settings, chunk_words, exchange, on_report)
+    checkpoints = Checkpointing(checkpoint, every_s, keep, resume)
+    peers, *_ = arguments.of_session(mode, peers, engine, settings.get("seed", 1), progress, 0.0)
     measure = _measure(evaluate, evaluate_every_s)
     model = Word2Vec(**settings) if start_from is None else _earlier(start_from, settings)
     data = corpora.sentences(corpus, column, sc, peers if engine is None else engine.peers, encoding)
     _count(model, data, known=start_from is not None)
-    with DeepDist(model, mode, peers=peers, engine=engine, seed=abs(model.seed or 0), progress=progress) as dd:
-        report = dd.train(
-            data,
-            partition.gradient,
-            epochs=model.epochs,
-            chunk_rows=_chunk_rows(model, chunk_words or CHUNK_WORDS) if exchange == "chunk" else None,
-            exchange=exchange,
-            exchange_s=exchange_s,
-            evaluate=measure,
-            evaluate_every_s=evaluate_every_s,
-        )
+    options = {"peers": peers, "engine": engine, "seed": abs(model.seed or 0), "progress": progress}
+    rows = _chunk_rows(model, chunk_words, exchange)
+    told: Any = {"epochs": model.epochs, "chunk_rows": rows, "exchange": exchange, "exchange_s": exchange_s}
+    told |= {"evaluate": measure, "evaluate_every_s": evaluate_every_s, "stop_when": stop_when}
+    with checkpoints.session(model, mode, **options) as dd:
+        report = dd.train(data, partition.gradient, **told, **checkpoints.training)
     if on_report is not None:
         on_report(report)
     return model
@@ -236,9 +237,11 @@ def _count(model: Any, data: Any, *, known: bool) -> None:
     partition.check_trainable(model)
 
 
-def _chunk_rows(model: Any, words: int) -> int:
-    """Rows that have about so many words."""
-    rows: int = round(words * model.corpus_count / model.corpus_total_words)
+def _chunk_rows(model: Any, words: int | None, exchange: str) -> int | None:
+    """Rows between two exchanges, which have about so many words; None if these are not by rows."""
+    if exchange != "chunk":
+        return None
+    rows: int = round((words or CHUNK_WORDS) * model.corpus_count / model.corpus_total_words)
     return max(1, rows)
 
 

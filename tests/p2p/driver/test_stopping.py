@@ -13,6 +13,7 @@ from gossip.errors import UsageError
 from p2p import DeepDist, Patience, SimulatedCluster
 from p2p.checkpoint import reading
 from p2p.driver.stopping import Stopping
+from p2p.models import word2vec
 from p2p.report import Evaluated
 
 
@@ -167,6 +168,36 @@ def test_stop_when_needs_something_to_go_by() -> None:
         pytest.raises(UsageError, match="stop_when without evaluate, expected both"),
     ):
         dd.train(PARTS, softmax, stop_when=Patience("accuracy"))
+
+
+def test_word_vectors_stop_where_they_get_no_better_and_the_best_are_left() -> None:
+    topics = [["cat", "dog", "cow", "hen"], ["saw", "axe", "file", "drill"]]
+    chance = np.random.default_rng(5)
+    corpus = [[str(word) for word in chance.choice(topic, 8)] for _ in range(100) for topic in topics]
+
+    def margin(model: Any) -> dict[str, float]:
+        """How much more similar words of one topic are than words of two."""
+        together = [model.wv.similarity(a, b) for topic in topics for a in topic for b in topic if a < b]
+        return {"margin": float(np.mean(together) - model.wv.n_similarity(*topics))}
+
+    reports: list[Any] = []
+    model = word2vec.train(
+        corpus,
+        engine=SimulatedCluster(peers=2, seed=1),
+        evaluate=margin,
+        evaluate_every_s=4.0,
+        stop_when=Patience("margin", rounds=3),
+        on_report=reports.append,
+        progress=False,
+        **{"sg": 1, "vector_size": 16, "min_count": 1, "sample": 0, "chunk_words": 400, "alpha": 0.1, "epochs": 400},
+    )
+    report = reports[0]
+    assert report.ended == "stopped: no improvement of margin in 3 evaluations"
+    margins = [each.values["margin"] for each in report.evaluations]
+    best = int(np.argmax(margins))
+    assert 0 < best < len(margins) - 1
+    assert margin(model)["margin"] == margins[best] != margins[-1]
+    assert report.updates < 400
 
 
 @pytest.mark.slow

@@ -11,13 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, TaskContext
 
 from gossip.arrays import Layout
-from p2p import UsageError
+from p2p import DeepDist, SimulatedCluster, UsageError
 from p2p.agent.client import AgentGoneError, AgentSettings
+from p2p.checkpoint import reading
 from p2p.engines import spark
 from p2p.engines.spark import (
     _agent_that_answers,
@@ -142,6 +144,8 @@ def test_a_training_on_spark_goes_on_from_its_checkpoint(notebook: Notebook) -> 
         assert each["seen"] == [2.0] * 64, name
         assert each["updates"] == 64 - each["began"] / 2, name
         assert (each["lost"], each["failed"]) == (0, 0), name
+    assert found["done"]["updates"] == 0
+    assert 0 < found["done"]["workers"] < 8, "those of 8 tasks without work, which Spark ends if they leave rows unread"
 
 
 # --------------------------------------------------------------------------------- two executors of one core, no master
@@ -324,6 +328,42 @@ def test_nothing_is_left_of_a_training_that_is_ended(start: Any, make_place: Any
     finally:
         left = program.place.close()
     assert left == {}
+
+
+def test_ctrl_c_leaves_the_model_trained_so_far_and_a_checkpoint_that_is_gone_on_with(
+    start: Any, make_place: Any, eventually: Any
+) -> None:
+    program = start(make_place(), "spark_interrupted")
+    try:
+        program.wait_for_training(PROGRAM_TIMEOUT_S)
+        folder = program.place.folder / "checkpoints"
+        assert eventually(lambda: len(list(folder.glob("*.json"))) > 2, GONE_TIMEOUT_S)
+        program.press_ctrl_c()
+        assert program.wait(GONE_TIMEOUT_S) != 0
+        assert "KeyboardInterrupt" in program.output
+        assert eventually(lambda: program.place.leftovers() == {}, GONE_TIMEOUT_S), program.place.leftovers()
+        seen = json.loads((program.place.folder / "spark_interrupted.json").read_text())["seen"]
+        last = max(folder.glob("*.json"))
+        found = reading.read(str(last))
+        with DeepDist.resume(last, engine=SimulatedCluster(peers=2), progress=False) as dd:
+            report = dd.train([list(range(start, start + 200)) for start in range(0, 800, 200)], counting)
+            whole = dd.model["seen"]
+    finally:
+        left = program.place.close()
+    assert left == {}
+    assert found.record.progress.ended == "interrupted"
+    assert 0 < sum(seen) < 800
+    assert 0 < found.arrays["seen"].sum() == found.record.units.count < 800
+    assert report.updates == 800 - found.record.units.count
+    assert (whole == 1.0).all()
+
+
+def counting(model: Any, rows: Iterator[int]) -> dict[str, Any]:
+    """One for each row, as in the program that was interrupted."""
+    seen = np.zeros(800)
+    for row in rows:
+        seen[row] += 1
+    return {"seen": seen}
 
 
 # ------------------------------------------------------------------------------------------------------ configuration

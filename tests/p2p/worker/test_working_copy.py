@@ -111,6 +111,22 @@ def test_what_is_not_sent_is_kept(codec: str) -> None:
     assert copy.rest(replica) == {}
 
 
+@pytest.mark.parametrize("codec", ["int8", "int16", "float"])
+@pytest.mark.parametrize("still", ["v", "w"])
+def test_where_one_array_has_nothing_left_the_rest_of_another_is_an_update_all_the_same(still: str, codec: str) -> None:
+    def two() -> dict[str, Any]:
+        return {name: np.ones((ROWS, WIDTH), np.float32) for name in ("v", "w")}
+
+    model, replica = two(), FakeReplica(two())
+    copy = begin(model, replica, rows=4, codec=codec)
+    copy.exchange(replica, {})
+    moving = "w" if still == "v" else "v"
+    model[moving][:7] += 1
+    replica.add(copy.rest(replica))
+    np.testing.assert_allclose(replica.arrays()[moving][:7], 2.0, atol=0.02)
+    assert (replica.arrays()[still] == 1.0).all()
+
+
 def test_the_more_workers_go_on_the_less_each_keeps() -> None:
     trained, kept = np.linspace(0, 0.4, ROWS, dtype=np.float32), []
     for going_on in (2, 8, 1000, 0):
