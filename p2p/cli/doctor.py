@@ -29,6 +29,7 @@ JAVA_MIN = 17  # Spark 4.0 dropped everything older
 # Distribution -> the module that training imports. All that pyproject.toml requires; that click is there shows itself.
 PACKAGES = {
     "cloudpickle": "cloudpickle",
+    "fsspec": "fsspec",
     "gensim": "gensim.models",
     "msgspec": "msgspec",
     "networkx": "networkx",

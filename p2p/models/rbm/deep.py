@@ -67,9 +67,8 @@ class StackedRBM(Stack):
         `held_out`, rows or (rows, labels), are not trained on: reports then tell the reconstruction error and the
         free-energy gap of each machine, and the error of the network (`Report.evaluations`, every `evaluate_every_s`).
         `chunk_rows` elements are between two exchanges: by default 10 steps of an array, else a partition. `combine` is
-        by default "mean" for machines, as peers' steps overlap; for the network it is "outer", up to a momentum of 0.8.
-        Each training has checkpoints in a folder of its own below that of `checkpoint`; `resume` goes on with them. The
-        other options are those of `DeepDist` and its `train`.
+        by default "mean" for machines; for the network it is "outer", up to a momentum of 0.8. `checkpoint` has a
+        folder for each training, and `resume` goes on. Other options are those of `DeepDist` and its `train`.
 
         Raises:
             UsageError: data, labels or an option cannot be.
