@@ -44,9 +44,16 @@ class Hub:
     def hand_over(self) -> Replica:
         return self.out
 
-    def publish(self, update: Replica, staleness: int | None = None) -> bool:
+    def pack(self, arrays: dict[str, Any]) -> Packed:
+        return Packed.of(arrays)
+
+    def publish(self, update: Any, staleness: int | None = None) -> bool:
         for name, array in self.replica.arrays().items():
-            array += update.arrays()[name]
+            parts = update.arrays()
+            if name in parts:
+                array += parts[name]
+            else:
+                array[parts[f"{name}[rows]"]] += parts[f"{name}[values]"]
         self.replica.merged += 1
         self.staleness.append(staleness)
         return True
