@@ -144,13 +144,18 @@ def place(checkpoint: Any, every_s: Any, keep: Any) -> Place | None:
             if value is not None:
                 raise UsageError(f"{name}={value!r} without checkpoint, expected both: say where checkpoints go")
         return None
-    if not isinstance(checkpoint, str | os.PathLike) or not os.fspath(checkpoint):
-        raise UsageError(f"checkpoint is a {type(checkpoint).__name__}, expected a folder or a URL, as text or a path")
     return Place(
-        path=str(os.fspath(checkpoint)),
+        path=path_of("checkpoint", checkpoint),
         every_s=CHECKPOINT_EVERY_S if every_s is None else seconds("every_s", every_s),
         keep=CHECKPOINTS_KEPT if keep is None else integer("keep", keep, 1),
     )
+
+
+def path_of(name: str, value: Any) -> str:
+    """A folder or URL; "~" is the user's home."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise UsageError(f"{name} is a {type(value).__name__}, expected a folder or a URL, as text or a path")
+    return os.path.expanduser(str(os.fspath(value)))
 
 
 def _check_steps(mode: str, gradient: Any, descent: Any) -> None:

@@ -144,7 +144,7 @@ class DeepDist(Generic[M]):
         Raises:
             UsageError: no checkpoint there is whole, or something of it has to be given, or is another.
         """
-        path = str(os.fspath(path))
+        path = arguments.path_of("path", path)
         checkpoint = reading.read(path)
         resumed = Resumed(path, checkpoint.record)
         found = resumed.session(options)
@@ -256,8 +256,13 @@ class DeepDist(Generic[M]):
     def _train(self, asked: dict[str, Any]) -> Report:
         """`asked` are the arguments of `train`."""
         self._check_open()
-        if self._keeping.resumed is not None:
-            asked |= self._keeping.resumed.training(asked)
+        if (resumed := self._keeping.resumed) is not None:
+            if self._session.begun is None:
+                raise UsageError(
+                    f"the training that went on from {resumed.path} was not finished, and this session knows no more "
+                    "what is left of it: go on by another DeepDist.resume(path)"
+                )
+            asked |= resumed.training(asked)
         place = arguments.place(*(asked.pop(name) for name in ("checkpoint", "every_s", "keep")))
         stopping = arguments.stopping(asked.pop("stop_when"), asked["evaluate"], self._user_model)
         with self._bar() as (show, tell):
@@ -280,11 +285,8 @@ class DeepDist(Generic[M]):
             model.codec = chosen(model.layout.nbytes, outer_steps=training.rule == OUTER)
         if place is not None:
             training = replace(training, writer=Writer(place, self._keeping, model, stopping))
-        try:
-            report = self._session.train(training)
-        finally:
-            if self._session.begun is None:  # another training is one of its own
-                self._keeping = replace(self._keeping, resumed=None)
+        report = self._session.train(training)
+        self._keeping = replace(self._keeping, resumed=None)  # another training is one of its own
         if stopping.best is not None:
             model.load(stopping.best)
         model.check_numbers(trained=True)

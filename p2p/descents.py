@@ -424,6 +424,8 @@ def _pairs(model: Any, update: Any) -> list[tuple[Array, Array, str]]:
         gradient = dense(name, value, array)
         if gradient.shape != array.shape:
             raise UsageError(f"the gradient of {name!r}: shape {gradient.shape}, expected {array.shape}")
+        if not np.can_cast(gradient.dtype, array.dtype, "same_kind"):
+            raise UsageError(f"the gradient of {name!r}: dtype {gradient.dtype}, expected {array.dtype}")
         found.append((array, gradient, name))
     return found
 

@@ -35,10 +35,10 @@ def change_of(name: str, value: Any, like: ArraySpec) -> Change:
     Raises:
         UsageError: shape, dtype, row numbers or numbers cannot be, or some are masked.
     """
+    if is_matrix(value):  # also one that is a dict of its entries
+        return _of_matrix(name, value, like)
     if isinstance(value, Mapping):
         return _of_rows(name, value, like)
-    if is_matrix(value):
-        return _of_matrix(name, value, like)
     return _numbers(name, value, like.shape, np.dtype(like.dtype))
 
 

@@ -88,7 +88,8 @@ class Stopping:
         if self._decide is None:
             return
         if isinstance(self._decide, Patience) and self._decide.best(evaluations) == len(evaluations) - 1:
-            self.best = self._candidate
+            # a first one that is no number is not better than what comes of training on
+            self.best = None if math.isnan(evaluations[-1].values[self._decide.metric]) else self._candidate
         self._candidate = None
         if not training_ended and not self.has_stopped and self._decide(list(evaluations)):
             self.ended = f"stopped: {_why(self._decide)}"

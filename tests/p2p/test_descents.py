@@ -430,3 +430,12 @@ def test_local_steps_go_with_no_other_descent_and_with_no_master() -> None:
 def test_squares_that_would_be_zero_are_refused(descent: SGD) -> None:
     with pytest.raises(UsageError, match="'w' of float16, expected float32 or float64"):
         descent({"w": np.zeros(3, np.float16)}, {"w": np.full(3, 1e-4)})
+
+
+@pytest.mark.parametrize("descent", [SGD(0.1), Momentum(0.1), Adam(0.1)], ids=repr)
+def test_gradients_of_complex_numbers_are_refused(descent: SGD) -> None:
+    model = {"w": np.zeros(3)}
+    with pytest.raises(UsageError, match="the gradient of 'w': dtype complex128, expected float64"):
+        descent(model, {"w": np.full(3, 1j)})
+    descent(model, {"w": np.ones(3, np.int64)})
+    assert (model["w"] < 0).all()

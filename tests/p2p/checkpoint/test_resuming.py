@@ -148,6 +148,28 @@ def test_what_makes_other_units_is_refused_and_may_be_tried_again(written: Path,
         assert (dd.model["seen"] == 2.0).all()
 
 
+def test_a_resumed_training_that_fails_is_not_taken_for_done(written: Path) -> None:
+    def failing(model: Any, rows: Iterator[int]) -> Any:
+        raise ValueError("a slip")
+
+    engine = SimulatedCluster(peers=3, seed=4)
+    with DeepDist.resume(sorted(written.glob("*.json"))[3], engine=engine, progress=False) as dd:
+        with pytest.raises(ValueError, match="a slip"):
+            dd.train(DATA, failing)
+        with pytest.raises(UsageError, match=r"was not finished, .*: go on by another DeepDist.resume\(path\)"):
+            dd.train(DATA, counting)
+    with pytest.raises(UsageError, match="path is a NoneType, expected a folder or a URL"):
+        DeepDist.resume(None)  # type: ignore[arg-type]
+
+
+def test_the_user_s_home_is_where_checkpoints_go(tmp_path: Path, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with DeepDist(fresh(), engine=SimulatedCluster(2), progress=False) as dd:
+        dd.train(DATA, counting, checkpoint="~/run", every_s=60)
+    assert (tmp_path / "run").is_dir()
+    DeepDist.resume("~/run", engine=SimulatedCluster(2))
+
+
 def test_another_seed_is_refused(written: Path) -> None:
     with pytest.raises(UsageError, match="seed=4, expected 0 as in the checkpoint at"):
         DeepDist.resume(written, seed=4)

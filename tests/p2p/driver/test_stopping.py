@@ -113,6 +113,22 @@ def check_stopped(w: Any, report: Any, epochs: int) -> None:
     assert accuracy({"w": w.copy()})["accuracy"] == max(accuracies)
 
 
+def test_a_metric_that_is_never_a_number_leaves_what_was_trained() -> None:
+    model = {"w": np.zeros((4, 3))}
+    with DeepDist(model, engine=SimulatedCluster(peers=2, seed=2), progress=False) as dd:
+        report = dd.train(
+            PARTS,
+            softmax,
+            epochs=50,
+            chunk_rows=5,
+            evaluate=lambda m: float("nan"),
+            evaluate_every_s=2.0,
+            stop_when=Patience("value", rounds=3),
+        )
+    assert report.ended.startswith("stopped")
+    assert model["w"].any()
+
+
 def test_a_simulated_training_stops_and_the_best_model_is_left(tmp_path: Path) -> None:
     where = {"engine": SimulatedCluster(peers=3, seed=2)}
     patience = Patience("accuracy", rounds=3)

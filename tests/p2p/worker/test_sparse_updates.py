@@ -74,6 +74,7 @@ FORMS: dict[str, Any] = {
     "rows": by_row,
     "csr_matrix": matrix("csr_matrix"),
     "csr_array": matrix("csr_array"),
+    "dok_array": matrix("dok_array"),
     "csc_array": matrix("csc_array"),
     "entries twice": entries_twice,
     "in place": trained_in_place,
