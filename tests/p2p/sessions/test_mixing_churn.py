@@ -215,7 +215,7 @@ def test_agents_that_die_come_late_or_stand_still_leave_the_others_on_their_way(
         disturber = threading.Thread(target=disturb)
         disturber.start()
         try:
-            report = dd.train([[False] * 20 + [True] * 30] * 8, gradient, chunk_rows=1)
+            report = dd.train([[False] * 20 + [True] * 60] * 8, gradient, chunk_rows=1)
         finally:
             disturber.join()
         agents = dd._session._registrar.by_role("peer")  # type: ignore[attr-defined]
