@@ -23,7 +23,6 @@ from p2p.driver.watchers import check_watchers
 from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
 from p2p.report import Evaluated
-from p2p.sessions.agents import ROLES
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.training import Training
 from p2p.worker.combine import OUTER, check_rule
@@ -43,7 +42,7 @@ def of_session(
     mode: Any, peers: Any, engine: Any, seed: Any, progress: Any, drain_timeout_s: Any
 ) -> tuple[int | None, int, bool | None, float]:
     """`peers`, `seed`, `progress` and `drain_timeout_s` as they are to be used."""
-    one_of("mode", mode, tuple(ROLES))
+    one_of("mode", mode, ("p2p", "master"))
     peers = None if peers is None else integer("peers", peers, 1)
     if engine is not None:
         _check_engine(engine, mode, peers)

@@ -39,6 +39,7 @@ from p2p.driver.watchers import Watcher
 from p2p.report import Evaluated, Report
 from p2p.sessions.agents import AgentSession, Session
 from p2p.sessions.cluster import SimulatedCluster
+from p2p.sessions.master import MasterSession
 from p2p.sessions.simulated import SimulatedSession
 from p2p.sessions.training import Begun, Training
 from p2p.worker.combine import OUTER
@@ -113,9 +114,11 @@ class DeepDist(Generic[M]):
             )
         elif isinstance(engine, SimulatedCluster):
             self._session = SimulatedSession(engine, self._user_model, seed, drain_timeout_s)
+        elif mode == "master":
+            self._session = MasterSession(self._user_model, peers=peers, engine=engine, seed=seed)
         else:
             self._session = AgentSession(
-                self._user_model, mode, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
+                self._user_model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
             )
         own = engine is not None and not isinstance(engine, SimulatedCluster)
         self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec not in (None, AUTO))

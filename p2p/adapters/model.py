@@ -92,6 +92,19 @@ class Model:
             for name in self.names:
                 self._set(name, np.array(arrays[name], order="C"))
 
+    def make_writable(self) -> None:
+        """Put a copy in the place of each array that is read-only."""
+        for name, array in self.arrays().items():
+            if not array.flags.writeable:
+                self._set(name, array.copy())
+
+    def take_back(self, arrays: Arrays) -> None:
+        """Have the model hold these arrays again, with the numbers that are there now."""
+        for name, now in self.arrays().items():
+            if now is not arrays[name] and _fits(arrays[name], now) and arrays[name].flags.writeable:
+                np.copyto(arrays[name], now)
+                self._set(name, arrays[name])
+
     def check_numbers(self, trained: bool = False) -> None:
         """Raise `UsageError` if an array has a NaN or an infinity; `trained`: by the sum of what was learned."""
         try:

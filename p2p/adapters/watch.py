@@ -62,7 +62,7 @@ class Watch:
         self._numbers: list[Any] = []
         """Keys of numbers of the model that the last gradient changed."""
         self._descents = 0
-        self._effective = False
+        self.effective = False
         """An update has changed the model, so that the next ones do."""
 
     def gradient(
@@ -115,10 +115,10 @@ class Watch:
 
     def effect(self, model: Arrays, update: Any, returned: Any, delta: Mapping[str, Array]) -> None:
         """Look whether `delta`, which came of `update`, changes anything."""
-        if self._effective:
+        if self.effective:
             return
         if any(change.any() for change in delta.values()):
-            self._effective = True
+            self.effective = True
         elif not is_zero(update):
             names = ", ".join(map(repr, delta))
             if returned is not None and returned is not model.model:

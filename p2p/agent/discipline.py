@@ -2,8 +2,6 @@
 these.
 
     p2p.agent.lanes         every update at every peer, exactly once
-    p2p.agent.hub           a master's star, which is made of lanes too: its middle,
-    p2p.agent.worker_lane   and its points
     p2p.agent.mixing        replicas averaged with those of neighbors
 
 The agent around the discipline is always the same: its life, the registrar, the tasks.
@@ -140,10 +138,6 @@ class Discipline(Protocol):
 
     def figures(self, asked: bool) -> Figures:
         """Those of its peer; `asked` for, and not only the usual ones."""
-        ...
-
-    def take(self, connection: socket.socket) -> None:
-        """The coordinator of a master wants the next update."""
         ...
 
     def hang_up(self, connection: socket.socket) -> None:

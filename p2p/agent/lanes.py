@@ -1,9 +1,7 @@
 """The discipline of replication: an agent whose peer has lanes. Every update reaches every peer, exactly once.
 
-LaneDiscipline   what all agents with lanes have in common
-  Lanes          a `peer`, which publishes and merges everything; and the `observer` in the driver program, which
-                 merges everything, and publishes only what the user wrote into the model between two trainings
-  p2p.agent.hub, p2p.agent.worker_lane      the two ends of a master's star
+A `peer` publishes and merges everything. The `observer` in the driver program merges everything, and publishes only
+what the user wrote into the model between two trainings.
 """
 
 from __future__ import annotations
@@ -12,11 +10,9 @@ import random
 import socket
 from collections.abc import Sequence
 
-from gossip.arrays import Layout, Payload
-from gossip.errors import UsageError
+from gossip.arrays import Payload
 from gossip.events import Event, Joined, Started
 from gossip.identity import RESUMED
-from gossip.lanes.adopt import Chance
 from gossip.lanes.peer import Peer, Settings
 from gossip.marks import NO_UNITS, Counted
 from gossip.membership import Detection
@@ -38,16 +34,12 @@ SEGMENTS_BYTES_MAX = 4 << 30
 OWN_ADVERT_GAP_S = 0.005
 """What is learned here is told of sooner than what was merged: eight peers that publish every 22 ms learned of it
 too late otherwise (docs/ALGORITHMS.md)."""
-MASTER_ADVERT_GAP_S = 0.001
-"""A worker waits for the master, which learns from adverts that there is something to take."""
 IDLE_S = 0.5
 """One turn of the loop."""
 
 PARTNERS = {
     "peer": ("peer", "observer"),
     "observer": ("peer",),
-    "hub": ("worker",),
-    "worker": ("hub",),
 }
 """By role: those whose lanes an agent reads, and who read its own."""
 
@@ -64,16 +56,15 @@ def lane_settings(house: House) -> Settings:
     )
 
 
-class LaneDiscipline:
-    """A `Peer` on sockets, and the runtime's host: what the disciplines of lanes have in common."""
+class Lanes:
+    """A `Peer` on sockets, and the runtime's host: all that anybody publishes is in the replica, once."""
 
     trouble: str | None = None
 
-    def __init__(self, house: House, layout: Layout | None, settings: Settings, chance: Chance | None) -> None:
-        """`layout` of the updates that are taken in, None for any; `chance` chooses who is asked for a replica, None
-        where nobody has one to give."""
+    def __init__(self, house: House) -> None:
         self.house = house
-        self.peer = Peer(house.me, layout, settings, chance)
+        settings = lane_settings(house)
+        self.peer = Peer(house.me, house.layout, settings, random.Random(house.me))
         segments = Segments(
             SEGMENTS_MEMORY_BYTES_MAX, house.settings.segments_folder, model=house.layout, kinds=settings.kinds
         )
@@ -146,11 +137,6 @@ class LaneDiscipline:
     def departed(self) -> list[PeerId]:
         return [peer for peer, member in self.peer.members.items() if member.departed_at is not None]
 
-    @property
-    def waiting(self) -> int:
-        """Updates of others that are to be merged, and are not taken yet."""
-        return 0
-
     def figures(self, asked: bool) -> Figures:
         peer = self.peer
         lanes = LaneFigures(
@@ -158,12 +144,8 @@ class LaneDiscipline:
             units=peer.identities.units,
             withdrawn=peer.units.withdrawn,
             adoptions=peer.adopter.done,
-            waiting=self.waiting,
         )
         return Figures(published=peer.replicator.n, refused=peer.refused, lanes=lanes)
-
-    def take(self, connection: socket.socket) -> None:
-        raise UsageError("this agent has no queue: a coordinator belongs to the hub of mode='master'")
 
     def hang_up(self, connection: socket.socket) -> None:
         """A task leaves nothing here."""
@@ -198,10 +180,3 @@ class LaneDiscipline:
 
     def warn(self, text: str) -> None:
         self.house.warn(text)
-
-
-class Lanes(LaneDiscipline):
-    """Of a peer, and of the observer: all that anybody publishes is in the replica, once."""
-
-    def __init__(self, house: House) -> None:
-        super().__init__(house, house.layout, lane_settings(house), random.Random(house.me))

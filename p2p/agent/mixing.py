@@ -166,9 +166,6 @@ class Mixing:
         )
         return Figures(published=peer.figures.computed, refused=peer.figures.refused, mixing=mixing)
 
-    def take(self, connection: socket.socket) -> None:
-        raise UsageError("an agent that mixes has no queue: a coordinator belongs to mode='master'")
-
     def hang_up(self, connection: socket.socket) -> None:
         self.ends(connection)
 

@@ -53,11 +53,8 @@ class Left:
     """What the worker left before is in this or in its update; else both are to count."""
 
 
-class Neighbor(Protocol):
-    """What a task needs of the agent beside it, a process or simulated; see `p2p.agent.client.AgentClient`."""
-
-    @property
-    def replica(self) -> Readable: ...
+class Knowing(Protocol):
+    """Who knows which units of work count: the agent beside a task, or the master."""
 
     def knows(self, unit: tuple[int, int, int]) -> bool:
         """Some attempt of this unit has been published, here or elsewhere."""
@@ -66,6 +63,13 @@ class Neighbor(Protocol):
     def furthest(self, epoch: int, partition: int) -> int:
         """The highest chunk of this partition that has been published, here or elsewhere; -1 if none was."""
         ...
+
+
+class Neighbor(Knowing, Protocol):
+    """What a task needs of the agent beside it, a process or simulated; see `p2p.agent.client.AgentClient`."""
+
+    @property
+    def replica(self) -> Readable: ...
 
     def hand_over(self) -> HandOver:
         """Where the next update is written; free again when it is published."""

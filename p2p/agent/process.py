@@ -21,7 +21,6 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from typing import assert_never
 
 import zmq
@@ -37,7 +36,6 @@ from p2p import open_files
 from p2p.agent import local_socket
 from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, STORY_SIGNAL, AgentSettings, read_settings
 from p2p.agent.discipline import Discipline, House
-from p2p.agent.hub import Hub
 from p2p.agent.lanes import Lanes
 from p2p.agent.local_socket import Process
 from p2p.agent.registrar_link import Enrollment, RegistrarLink, Reports
@@ -57,20 +55,9 @@ from p2p.agent.registrar_messages import (
 from p2p.agent.replica import Replica, shortage
 from p2p.agent.requests import Welcome
 from p2p.agent.tasks import Door, Tasks
-from p2p.agent.worker_lane import WorkerLane
 from p2p.row_order import taken_apart
 
 log = logging.getLogger("p2p.agent")
-
-DRIVER_ROLES = ("observer", "hub")
-"""Of the driver program's own agent, by mode."""
-ON_LANES: dict[str, Callable[[House], Discipline]] = {
-    "peer": Lanes,
-    "observer": Lanes,
-    "hub": Hub,
-    "worker": WorkerLane,
-}
-"""By role: the discipline of an agent that does not mix."""
 
 
 class Life:
@@ -215,7 +202,7 @@ class Agent:
     @property
     def _comes_later(self) -> bool:
         """It begins with somebody's replica, and not with what the driver program puts into its own."""
-        return self.settings.role not in DRIVER_ROLES or self.settings.adopts
+        return self.settings.role != "observer" or self.settings.adopts
 
     def _enroll(self) -> None:
         """Tell the registrar where we are, take the model's arrays from another agent, and let the tasks in."""
@@ -284,9 +271,9 @@ class Agent:
                 assert_never(message)
 
     def _on_roster(self, roster: Roster) -> None:
-        members = sorted(roster.members, key=lambda member: member.role not in DRIVER_ROLES)
+        members = sorted(roster.members, key=lambda member: member.role != "observer")
         own = next((member for member in members if member.peer == self.me), None)
-        if own is None or members[0].role not in DRIVER_ROLES:
+        if own is None or members[0].role != "observer":
             return  # everybody begins from the driver program's agent, which is still starting
         names = self._enrollment.names
         for member in members:
@@ -331,7 +318,7 @@ def _address_towards(endpoint: str) -> str:
 
 def _discipline(house: House, settings: AgentSettings) -> Discipline:
     if settings.mixing is None:
-        return ON_LANES[settings.role](house)
+        return Lanes(house)
     from p2p.agent.mixing import Mixing  # with scipy and networkx, 40 MB that replicas in lanes do not need
 
     return Mixing(house, settings.mixing)

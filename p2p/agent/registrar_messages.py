@@ -26,8 +26,8 @@ from gossip.fields import Count, Name
 from gossip.messages import Peer
 from p2p.agent.sketch import BUCKETS
 
-Role = Literal["peer", "observer", "worker", "hub"]
-"""Of an agent: the first two replicate or mix, the others are a master's. Observer and hub are the driver program's."""
+Role = Literal["peer", "observer"]
+"""Of an agent; the observer is the driver program's."""
 Endpoint = Annotated[str, Meta(pattern=r"^tcp://\S+:\d+$", max_length=512)]
 Seconds = Annotated[float, Meta(ge=0)]
 
@@ -54,8 +54,6 @@ class LaneFigures(Told, frozen=True, kw_only=True):
     """Own updates that it took back, since another attempt at their unit counts."""
     adoptions: Count = 0
     """Replicas of others that it took over."""
-    waiting: Count = 0
-    """Of a hub: updates of workers that `descent` has not taken yet."""
 
 
 class MixFigures(Told, frozen=True, kw_only=True):

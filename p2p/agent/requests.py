@@ -7,7 +7,6 @@
     Publish     an update, in the file that goes along  -> Published, once it is merged and in the log
     Knows       has this unit been published?           -> Known
     Furthest    how far has this partition been?        -> Reached
-    Take        the next update, for a master's descent -> Taken, with the file that has it, when there is one
     Begins      I train a partition from now on         -> Done
     Ends        not any more                            -> Done
                                                            or Refused, to any of them
@@ -101,10 +100,6 @@ class Furthest(Said, frozen=True):
     partition: Count
 
 
-class Take(Said, frozen=True):
-    """The coordinator of a master wants the next update, and waits for it."""
-
-
 class Begins(Said, frozen=True):
     """The task trains a partition from now on."""
 
@@ -158,26 +153,14 @@ class Counting(Said, frozen=True):
     """None while two attempts of one do, of which one will be taken back."""
 
 
-class Taken(Said, frozen=True):
-    """An update of a worker, in the file that goes along."""
-
-    lane: str
-    """The worker's name."""
-    layout: Layout
-
-    @property
-    def files(self) -> int:
-        return 1
-
-
 class Refused(Said, frozen=True):
     """Nothing has come of the request."""
 
     why: str
 
 
-Request = Hello | Loaded | Counts | Publish | Knows | Furthest | Take | Begins | Ends
-Answer = Welcome | Done | Published | Known | Reached | Counting | Taken | Refused
+Request = Hello | Loaded | Counts | Publish | Knows | Furthest | Begins | Ends
+Answer = Welcome | Done | Published | Known | Reached | Counting | Refused
 
 _ENCODER = Encoder()
 _REQUESTS: Decoder[Request] = Decoder(Request)

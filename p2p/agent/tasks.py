@@ -42,7 +42,6 @@ from p2p.agent.requests import (
     Refused,
     Remainder,
     Request,
-    Take,
     Welcome,
 )
 from p2p.agent.submissions import Outcome, Submission
@@ -208,8 +207,6 @@ class Tasks:
                 requests.send(connection, Known(known))
             case Furthest(epoch, partition):
                 requests.send(connection, Reached(self._discipline.furthest(epoch, partition)))
-            case Take():
-                self._discipline.take(connection)
             case Begins():
                 self._discipline.begins(connection)
                 requests.send(connection, Done())

@@ -1,32 +1,25 @@
 """Master mode: the coordinator in the driver program owns the model.
 
-    workers' lanes -> hub's queue -> HubQueue --\
-    whatever else brings updates -> a feeder ----> submit -> descent, one after the other -> the hub's lane -> workers
+    workers -> p2p.driver.serving -----------> submit -> descent, one after the other -> a snapshot -> workers
+    whatever else brings updates -> a feeder -> submit
 
-`descent` runs here, and the hub's lane carries its changes to every executor. Of the attempts of one chunk the first
-that comes is applied, and no other.
+`descent` runs here. Of the attempts of one chunk the first that comes is applied, and no other.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from gossip.arguments import integer
-from gossip.arrays import Layout, Packed
 from gossip.errors import UsageError
 from gossip.marks import Counted, Mark, Unit, packed
 from p2p.adapters.model import Model
 from p2p.adapters.watch import is_nothing
-from p2p.agent.client import AgentClient
-from p2p.agent.ports import refresh
-from p2p.agent.replica import Replica
-from p2p.agent.requests import Take, Taken
-from p2p.worker.any_update import inflate
-from p2p.worker.delta import lighter, write_delta
+from p2p.driver.served import Served, check_numbers
+from p2p.row_order import taken_apart
 from p2p.worker.errors import original
 from p2p.worker.job import Descent
 
@@ -51,16 +44,15 @@ class Coordinator:
 
     def __init__(
         self,
-        folder: str,
-        skeleton: bytes,
+        served: Served,
         descent: Descent | None,
         on_error: Callable[[], None],
         epochs_before: int = 0,
         applied: Iterable[Unit] = (),
     ) -> None:
-        """`folder` is the hub agent's; `on_error` ends the tasks when `descent` failed: see `error`. What is
-        still under way of a training that failed, or was cut short, belongs to one of the session's `epochs_before`,
-        and is dropped. `applied` are units that an earlier session has taken.
+        """`on_error` ends the tasks when `descent` failed: see `error`. What is still under way of a training that
+        failed, or was cut short, belongs to one of the session's `epochs_before`, and is dropped. `applied` are units
+        that an earlier session has taken.
         """
         self.error: Exception | None = None
         self.fed = 0
@@ -73,26 +65,40 @@ class Coordinator:
         self._applying: int | None = None
         """The thread in which `descent` runs."""
         self.epochs_before = epochs_before
+        self._served = served
         self._descent = descent
         self._on_error = on_error
-        self._model = Model.from_skeleton(skeleton)
-        self._agent = AgentClient(folder)
         self._closed = threading.Event()
         self._lock = threading.Lock()
         """Held while an update is applied."""
+        served.begin()
 
     @property
     def cautions(self) -> dict[str, str]:
         """What the user should hear of `descent`, by name."""
-        return self._model.watch.told()
+        return {**self._served.model.watch.told(), **self._served.attributes.cautions}
 
-    def submit(self, update: Any, unit: Hashable | None = None, worker: str = "", merged_at: int | None = None) -> bool:
+    @property
+    def version(self) -> int:
+        """Updates that were applied in the session."""
+        return self._served.version
+
+    def submit(
+        self,
+        update: Any,
+        unit: Hashable | None = None,
+        worker: str = "",
+        merged_at: int | None = None,
+        *,
+        checked: bool = False,
+    ) -> bool:
         """Apply one update, as `descent` takes it; from any thread. False if it is nothing (None or {}), or its unit of
         work was applied before.
 
         `unit`: whatever tells it from others of this training, so that it counts once; a `Unit` is that of a task.
         `worker` says whose it is, in errors. `merged_at`: updates in the model that it was computed from, where that is
-        known. What `descent` raises ends the training, and comes out here.
+        known. `checked`: all its numbers are known to be numbers. What `descent` raises ends the training, and comes
+        out here.
 
         Raises:
             UsageError: the training is over, or this is called from `descent`.
@@ -101,7 +107,7 @@ class Coordinator:
         if self._applying == threading.get_ident():
             raise UsageError(f"submit() for {whose} was called from descent, expected other threads than its own")
         if merged_at is not None:
-            merged_at = integer("merged_at", merged_at)
+            integer("merged_at", merged_at)
         if is_nothing(update):
             return False
         if self._descent is None and not isinstance(update, Mapping):
@@ -114,18 +120,17 @@ class Coordinator:
             known = self.applied if isinstance(unit, Unit) else self._fed  # which may have tuples that look like them
             if unit in known or (isinstance(unit, Unit) and unit.epoch < self.epochs_before):
                 return False
-            hand_over = self._agent.hand_over()
-            staleness = 0 if merged_at is None else max(0, self._agent.replica.merged - merged_at)
             self._applying = threading.get_ident()
             try:
-                write_delta(self._model, self._descent, update, self._agent.replica, hand_over)
+                if not checked:
+                    check_numbers(update)
+                self._served.apply(self._descent, update)
             except BaseException as error:
                 error.add_note(f"in descent, in the driver program, for an update of {whose}")
                 self.fail(error)
                 raise
             finally:
                 self._applying = None
-            self._agent.publish(lighter(hand_over, self._model, self._agent), staleness=staleness)
             if isinstance(unit, Unit):
                 self.applied.add(unit)
                 return True
@@ -134,18 +139,45 @@ class Coordinator:
                 self._fed.add(unit)
             return True
 
+    def knows(self, unit: Unit) -> bool:
+        """It counts, or all of its epoch do."""
+        return unit in self.applied or unit.epoch < self.epochs_before
+
+    def furthest(self, epoch: int, partition: int) -> int:
+        """The highest chunk of a partition that counts; -1 if none does."""
+        return max(
+            (unit.chunk for unit in self.applied if (unit.epoch, unit.partition) == (epoch, partition)), default=-1
+        )
+
+    def torn(self) -> list[tuple[int, int]]:
+        """(epoch, partition) of which attempts with different rows count; see `p2p.row_order`."""
+        found: dict[tuple[int, int], set[int]] = {}
+        for unit in self.applied:
+            found.setdefault((unit.epoch, unit.partition), set()).add(taken_apart(unit.chunk)[0])
+        return [where for where, rows in found.items() if len(rows) > 1]
+
+    @contextmanager
+    def between_updates(self) -> Iterator[None]:
+        """No update is applied within."""
+        with self._lock:
+            yield
+
     @property
     def taken(self) -> int:
         """Units of tasks that `descent` has taken in this session."""
         return len(self.applied) - self._applied_before
 
-    def cut(self, model: Model, replica: Replica) -> tuple[int, Counted]:
-        """Copy the hub's `replica` into `model`; returns how many updates are merged in it, and the units that count.
-
-        All is of one moment: no update is applied meanwhile.
-        """
+    def read(self, model: Model) -> int:
+        """Copy the model's arrays as they are between two updates; returns how many are merged in it."""
         with self._lock:
-            merged, applied = refresh(model, replica), list(self.applied)
+            model.load(self._served.model.arrays())
+            return self._served.version
+
+    def cut(self, model: Model) -> tuple[int, Counted]:
+        """The same, with the units that count in it."""
+        with self._lock:
+            model.load(self._served.model.arrays())
+            merged, applied = self._served.version, list(self.applied)
         # of earlier trainings nobody knows here how many units there were
         return merged, Counted(self.epochs_before, len(applied), packed(Mark(unit, 0) for unit in sorted(applied)))
 
@@ -164,7 +196,6 @@ class Coordinator:
         """End; an update that is being applied is finished first."""
         with self._lock:
             self._closed.set()
-            self._agent.close()
 
 
 @contextmanager
@@ -221,42 +252,3 @@ def check_feeders(feeders: Any, mode: str) -> tuple[Feeder, ...]:
     if feeders and mode != "master":
         raise UsageError(f"feeders with mode={mode!r}, expected mode='master': they bring updates to the master")
     return tuple(feeders)
-
-
-class HubQueue:
-    """The feeder of workers' updates: a thread that takes them from the queue of the hub agent."""
-
-    def __init__(self, folder: str) -> None:
-        self._queue = AgentClient(folder)
-        """A connection of its own, to be interrupted while it waits."""
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-
-    def start(self, coordinator: Coordinator) -> None:
-        self._thread = threading.Thread(target=self._run, args=(coordinator,), name="deepdist-coordinator", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._queue.interrupt()
-        if self._thread is not None:
-            self._thread.join()
-        self._queue.close()
-
-    def _run(self, coordinator: Coordinator) -> None:
-        try:
-            while not self._stopping:
-                taken, (descriptor,) = self._queue.ask(Take(), Taken)
-                self._submit(coordinator, taken.layout, descriptor, taken.lane)
-        except BaseException as error:  # noqa: BLE001 - whatever descent raises, train() raises
-            if not self._stopping:
-                coordinator.fail(error)
-
-    def _submit(self, coordinator: Coordinator, layout: Layout, descriptor: int, lane: str) -> None:
-        try:
-            packed = Packed(layout, bytearray(os.pread(descriptor, layout.nbytes, 0)))
-        finally:
-            os.close(descriptor)
-        update, extra = inflate(packed.arrays())
-        unit = Unit(extra["epoch"], extra["partition"], extra["chunk"])
-        coordinator.submit(update, unit, f"worker {lane}", extra["merged_at"])

@@ -1,4 +1,4 @@
-"""The driver program's own agent: an observer (or the hub, in master mode) whose replica is `dd.model`.
+"""The driver program's own agent: an observer whose replica is `dd.model`.
 
 It pulls from every peer like any other; no weight passes through it on the way between two peers. It may die or stand
 still like any other, too: then `Watch` starts the next one, which adopts a living peer's replica while the training

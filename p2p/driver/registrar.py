@@ -306,13 +306,6 @@ class Registrar:
             pass
         elif hello.run != self.run:
             why = f"agent {hello.name} belongs to another session"
-        elif hello.role == "worker" and not self.open:
-            why = (
-                f"agent {hello.name} came while a training was running, which a master does not take in. "
-                "Expected: all executors are there when dd.train() begins. Start with a fixed number of executors "
-                "(spark.dynamicAllocation.enabled=false, spark.scheduler.minRegisteredResourcesRatio=1.0), or use "
-                "mode='p2p'"
-            )
         if why is not None:
             self._requests.put((route, Refused(why=why)))
             return

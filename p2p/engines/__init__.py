@@ -36,8 +36,9 @@ class Engine(Protocol):
         """What will make a training on `data` slower or lose more than it had to, by name."""
         ...
 
-    def start(self, settings: AgentSettings, registrar: Registrar, modules: Collection[str] = ()) -> None:
-        """Bring up the agents, or those that are new since the last training.
+    def start(self, settings: AgentSettings | None, registrar: Registrar | None, modules: Collection[str] = ()) -> None:
+        """Bring up the agents, or those that are new since the last training; where these are None, tasks need none:
+        they come to a master.
 
         Workers that wait for them may import `modules` meanwhile.
         """

@@ -57,6 +57,8 @@ class LocalEngine:
             raise UsageError(f"peers={peers}, expected at least 1")
         self.peers = peers
         self._seats: list[_Seat] = []
+        self._agents: list[_SeatWithAgent] = []
+        """The same, where peers have agents."""
         self._ending = threading.Event()
         """Of the training that runs: nobody is to start a process any more."""
         self._cancelled = False
@@ -71,26 +73,30 @@ class LocalEngine:
     def cautions(self, data: Sequence[Any]) -> Mapping[str, str]:
         return {}
 
-    def start(self, settings: AgentSettings, registrar: Registrar, modules: Collection[str] = ()) -> None:
-        if not self._seats:
-            self._seats = [_Seat(index, settings, registrar) for index in range(self.peers)]
-        living = {seat.agent.pid for seat in self._seats if seat.has_agent}
-        registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if member.pid not in living})
-        for seat in self._seats:
+    def start(self, settings: AgentSettings | None, registrar: Registrar | None, modules: Collection[str] = ()) -> None:
+        if settings is None or registrar is None:
+            self._seats = self._seats or [_Seat() for _ in range(self.peers)]
+            return
+        if not self._agents:
+            self._agents = [_SeatWithAgent(index, settings, registrar) for index in range(self.peers)]
+            self._seats = list(self._agents)
+        living = {seat.agent.pid for seat in self._agents if seat.has_agent}
+        registrar.forget({member.peer for member in registrar.by_role("peer") if member.pid not in living})
+        for seat in self._agents:
             if not seat.has_agent:
                 seat.replace_agent()
 
         def all_there() -> bool:
-            there = {member.pid for member in registrar.by_role("peer", "worker")}
-            return all(seat.agent.pid in there for seat in self._seats)
+            there = {member.pid for member in registrar.by_role("peer")}
+            return all(seat.agent.pid in there for seat in self._agents)
 
-        registrar.wait(lambda: all_there() or not all(seat.has_agent for seat in self._seats), START_TIMEOUT_S)
+        registrar.wait(lambda: all_there() or not all(seat.has_agent for seat in self._agents), START_TIMEOUT_S)
         if not all_there():
-            words = "; ".join(filter(None, (seat.failure() for seat in self._seats))) or "see their messages above"
+            words = "; ".join(filter(None, (seat.failure() for seat in self._agents))) or "see their messages above"
             raise UsageError(f"{self.peers} agents did not start within {START_TIMEOUT_S:g} s: {words}")
 
     def without_task(self, tasks: int) -> Collection[int]:
-        return {seat.agent.pid for seat in self._seats[tasks:]}
+        return {seat.agent.pid for seat in self._agents[tasks:]}
 
     def run(self, job: Job, data: Sequence[Any], progress: Progress) -> list[TaskResult]:
         todo = ((epoch, index) for epoch in range(job.epochs) for index in range(len(data)))
@@ -131,7 +137,7 @@ class LocalEngine:
             raise
         if errors and not (self._cancelled and isinstance(errors[0], WorkerGoneError | AgentGoneError)):
             raise errors[0]
-        for seat in self._seats:
+        for seat in self._agents:
             seat.tell_if_gone()
         return results
 
@@ -140,9 +146,10 @@ class LocalEngine:
 
     def stop(self) -> None:
         self._end_workers()
-        for seat in self._seats:
+        for seat in self._agents:
             seat.end_agent(STOP_TIMEOUT_S)
         self._seats.clear()
+        self._agents.clear()
 
     def _end_workers(self) -> None:
         self._ending.set()
@@ -151,17 +158,65 @@ class LocalEngine:
 
 
 class _Seat:
+    """A worker, and those that take its place."""
+
+    _folder = ""
+    """Of its agent."""
+
+    def __init__(self) -> None:
+        self._worker: _Worker | None = None
+        self._begin_worker()
+
+    def train(
+        self, job: Job, sent: bytes, epoch: int, partition: int, rows: Any, ending: threading.Event
+    ) -> TaskResult:
+        """Train a partition, again if need be. `sent` is the job, ready to be sent."""
+        for attempt in range(TRIES_MAX):
+            try:
+                self._make_ready(ending)
+                assert self._worker is not None
+                return self._worker.train(sent, self._folder, epoch, partition, attempt, rows)
+            except (WorkerGoneError, AgentGoneError) as error:
+                if isinstance(error, AgentGoneError):
+                    self._lose_agent()
+                if ending.is_set() or attempt + 1 == TRIES_MAX:
+                    if attempt > 0:
+                        error.add_note(f"partition {partition}, epoch {epoch} was tried {attempt + 1} times")
+                    raise
+                log.warning("%s; the partition is tried again (%d of %d)", error, attempt + 2, TRIES_MAX)
+        raise AssertionError("the last try returns or raises")
+
+    def end_worker(self) -> None:
+        """End the worker, whatever it is doing."""
+        if self._worker is not None:
+            self._worker.end()
+
+    def _make_ready(self, ending: threading.Event) -> None:
+        """Have a worker that can take a task."""
+        if self._worker is None or not self._worker.alive:
+            if ending.is_set():
+                raise WorkerGoneError("the training is being ended")
+            self._begin_worker()
+
+    def _lose_agent(self) -> None:
+        """It has hung up."""
+
+    def _begin_worker(self) -> None:
+        self.end_worker()
+        self._worker = _Worker()
+
+
+class _SeatWithAgent(_Seat):
     """A worker and its agent, and those that take their places."""
 
     def __init__(self, index: int, settings: AgentSettings, registrar: Registrar) -> None:
         self._index = index
         self._settings = settings
         self._registrar = registrar
-        self._agents = 0
-        """Begun so far."""
-        self._worker: _Worker | None = None
+        self._begun = 0
+        """Agents, so far."""
         self._begin_agent()
-        self._begin_worker()
+        super().__init__()
 
     @property
     def has_agent(self) -> bool:
@@ -173,26 +228,6 @@ class _Seat:
         if self.has_agent:
             return None
         return failure(self._folder) or f"an agent ended with exit code {self.agent.wait()}"
-
-    def train(
-        self, job: Job, sent: bytes, epoch: int, partition: int, rows: Any, ending: threading.Event
-    ) -> TaskResult:
-        """Train a partition, again if need be. `sent` is the job, ready to be sent."""
-        for attempt in range(TRIES_MAX):
-            try:
-                self._make_ready(job, ending)
-                assert self._worker is not None
-                return self._worker.train(sent, self._folder, epoch, partition, attempt, rows)
-            except (WorkerGoneError, AgentGoneError) as error:
-                if isinstance(error, AgentGoneError):
-                    self.end_agent(0.0)  # whoever hung up is no use any more
-                    self.tell_if_gone()
-                if ending.is_set() or attempt + 1 == TRIES_MAX or _is_final(job, error):
-                    if attempt > 0:
-                        error.add_note(f"partition {partition}, epoch {epoch} was tried {attempt + 1} times")
-                    raise
-                log.warning("%s; the partition is tried again (%d of %d)", error, attempt + 2, TRIES_MAX)
-        raise AssertionError("the last try returns or raises")
 
     def replace_agent(self) -> None:
         """Start another agent; the old one is gone."""
@@ -213,32 +248,22 @@ class _Seat:
             self.agent.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def end_worker(self) -> None:
-        """End the worker, whatever it is doing."""
-        if self._worker is not None:
-            self._worker.end()
-
-    def _make_ready(self, job: Job, ending: threading.Event) -> None:
-        """Have a worker and an agent that can take a task."""
+    def _make_ready(self, ending: threading.Event) -> None:
+        """Have an agent as well."""
         if not self.has_agent:
-            if job.mode == "master":
-                raise AgentGoneError(f"the agent process {self.agent.pid} is gone, and its replica with it")
             self.tell_if_gone()
             self.replace_agent()
             self._wait_for_agent(ending)
-        if self._worker is None or not self._worker.alive:
-            if ending.is_set():
-                raise WorkerGoneError("the training is being ended")
-            self._begin_worker()
+        super()._make_ready(ending)
+
+    def _lose_agent(self) -> None:
+        self.end_agent(0.0)  # whoever hung up is no use any more
+        self.tell_if_gone()
 
     def _begin_agent(self) -> None:
-        self._folder = local_socket.private_folder(f"{self._settings.run[:12]}-{self._index}-{self._agents}")
-        self._agents += 1
+        self._folder = local_socket.private_folder(f"{self._settings.run[:12]}-{self._index}-{self._begun}")
+        self._begun += 1
         self.agent = start_agent(self._settings, os.getpid(), self._folder)
-
-    def _begin_worker(self) -> None:
-        self.end_worker()
-        self._worker = _Worker()
 
     def _wait_for_agent(self, ending: threading.Event) -> None:
         """Until it has adopted a replica and lets tasks in."""
@@ -249,11 +274,6 @@ class _Seat:
                 raise UsageError(f"no agent could take the place of one that is gone: {words}")
             if ending.wait(LOOK_S):
                 raise AgentGoneError("the training is being ended")
-
-
-def _is_final(job: Job, error: Exception) -> bool:
-    """A master takes nobody in while a training runs."""
-    return job.mode == "master" and isinstance(error, AgentGoneError)
 
 
 WORKER = "from p2p.engines.local import main; main()"
@@ -360,6 +380,8 @@ class _Trainer:
             source = parcel.loads(rows)
             chance.seed(self._job.seed, self._job.epochs_before + epoch, partition)
             source = source() if callable(source) else source
+            if self._job.master is not None:
+                return run_partition(self._job, None, epoch, partition, source, attempt)
             agent = self._agent_in(folder)
             with agent.training():
                 return run_partition(self._job, agent, epoch, partition, source, attempt)

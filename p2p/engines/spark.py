@@ -9,7 +9,6 @@ No barrier, no shuffle, no weight in a closure or a result: only the skeleton of
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import ipaddress
 import os
@@ -18,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from typing import Any, Literal, TypeVar, cast
 
 from pyspark import RDD, Accumulator, Broadcast, InheritableThread, RDDBarrier, SparkConf, SparkContext, TaskContext
@@ -82,10 +82,13 @@ class SparkEngine:
             return {}
         return cautions(conf, _is_set(conf, "dynamicAllocation.enabled") and _kept(data))
 
-    def start(self, settings: AgentSettings, registrar: Registrar, modules: Collection[str] = ()) -> None:
+    def start(self, settings: AgentSettings | None, registrar: Registrar | None, modules: Collection[str] = ()) -> None:
         self._settings = settings
+        if settings is None or registrar is None:
+            self.peers = max(1, executor_count(self.context), _requested(self.context) or 1)
+            return
         give_up = time.monotonic() + START_TIMEOUT_S
-        registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if registrar.is_silent(member)})
+        registrar.forget({member.peer for member in registrar.by_role("peer") if registrar.is_silent(member)})
         executors, steady_since, settle_s = 0, time.monotonic(), SETTLE_S
         while True:
             before, executors = executors, executor_count(self.context)
@@ -94,22 +97,22 @@ class SparkEngine:
             requested = _requested(self.context)
             wanted = max(executors, requested or 1)
             steady = executors >= requested if requested else time.monotonic() - steady_since > STEADY_S
-            if steady and len(registrar.by_role("peer", "worker")) >= wanted:
+            if steady and len(registrar.by_role("peer")) >= wanted:
                 break
             if time.monotonic() > give_up:
-                found = len(registrar.by_role("peer", "worker"))
+                found = len(registrar.by_role("peer"))
                 if found == executors > 0:
                     break  # fewer executors than asked for: train with those that are there
                 raise UsageError(
                     f"{found} agents on {executors} executors after {START_TIMEOUT_S:g} s: see their stderr"
                 )
-            if len(registrar.by_role("peer", "worker")) < wanted:
+            if len(registrar.by_role("peer")) < wanted:
                 self._start_agents(settings, max(self.context.defaultParallelism, wanted), settle_s, modules)
                 settle_s = min(2 * settle_s, SETTLE_MAX_S)
-                registrar.wait(lambda: len(registrar.by_role("peer", "worker")) >= wanted, SETTLE_S)  # noqa: B023
+                registrar.wait(lambda: len(registrar.by_role("peer")) >= wanted, SETTLE_S)  # noqa: B023
             else:
                 time.sleep(SETTLE_S)
-        self.peers = len(registrar.by_role("peer", "worker"))
+        self.peers = len(registrar.by_role("peer"))
 
     @property
     def workers(self) -> int:
@@ -120,7 +123,6 @@ class SparkEngine:
 
     def run(self, job: Job, data: RDD[Any], progress: Progress) -> list[TaskResult]:
         settings = self._settings
-        assert settings is not None
         seal = Seal()
         shipped = self.context.broadcast(parcel.dumps(job))
         # only a stage that reads a shuffle is run again, when an executor took shuffle files with it
@@ -223,7 +225,7 @@ _agents: dict[str, Any] = {}
 def _import(modules: Iterable[str]) -> None:
     """Import what training will need; gensim takes a second. What cannot be imported, training will say."""
     for module in modules:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             importlib.import_module(module)
 
 
@@ -262,7 +264,7 @@ def _hand_in(accumulators: Mapping[int, Accumulator[Any]]) -> None:
 def _train(
     shipped: Broadcast[bytes],
     seal: Seal,
-    settings: AgentSettings,
+    settings: AgentSettings | None,
     epoch: int,
     partition: int,
     rows: Iterable[Any],
@@ -274,13 +276,13 @@ def _train(
     Errors travel in the text of Spark's, under the seal; those of reading rows as they are, but for `UsageError`.
     """
     try:
-        (job, accumulators), agent = _load(shipped), _agent(settings)
+        (job, accumulators), agent = _load(shipped), None if settings is None else _agent(settings)
     except BaseException as error:
         raise seal.sealed(PartitionError.of(error, epoch, partition)) from error
     fingerprint = None
     try:
         chance.seed(job.seed, job.epochs_before + epoch, partition)
-        with agent.training():
+        with nullcontext() if agent is None else agent.training():
             if memory_bytes is not None:
                 rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
             result = run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)

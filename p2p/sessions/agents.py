@@ -13,10 +13,10 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -35,7 +35,6 @@ from p2p.agent.replica import Replica
 from p2p.caution import Cautions, warn
 from p2p.codec import packed
 from p2p.driver.consensus import Fetched, consensus_distance, fetch_replica
-from p2p.driver.coordinator import Coordinator, HubQueue, feeding
 from p2p.driver.level import furthest, lacks
 from p2p.driver.observer import Observer, Post, Watch
 from p2p.driver.registrar import Member, Registrar
@@ -45,7 +44,7 @@ from p2p.engines.choice import SessionEngine
 from p2p.report import IncompleteTraining, PeerReport, Report, Snapshot
 from p2p.row_order import other_rows
 from p2p.sessions.training import Begun, Training
-from p2p.worker.job import Descent, Job, codec_of
+from p2p.worker.job import Job, codec_of
 from p2p.worker.working_copy import ExchangeSettings, exchange_settings
 
 log = logging.getLogger("p2p")
@@ -53,7 +52,7 @@ log = logging.getLogger("p2p")
 ROSTER_TIMEOUT_S = 60.0
 STATUS_TIMEOUT_S = 5.0
 WAIT_S = 0.05
-"""How soon the driver program notices that the master has taken every update, or everybody what the user wrote."""
+"""How soon the driver program notices that everybody has taken what the user wrote."""
 HAND_IN_ROUNDS_MAX = 4
 """What the user wrote is in all replicas after two, but for numbers of very different size."""
 FETCH_TIMEOUT_S = 10.0
@@ -65,8 +64,6 @@ DECIDED_TIMEOUT_S = 2.0
 """For it to be decided which of two attempts at a unit counts, when a checkpoint is due; the next one is tried then."""
 LOST_SHARE_MAX = 0.01
 """A larger part of the updates is not lost without a warning."""
-ROLES: dict[str, tuple[Role, Role]] = {"p2p": ("peer", "observer"), "master": ("worker", "hub")}
-"""By mode: the role of the executors' agents, and of the driver program's."""
 
 
 class Session(Protocol):
@@ -108,8 +105,6 @@ class End:
     """Units that tasks handed over, and that are in no living replica."""
     stopped: tuple[str, ...] = ()
     """Agents that stand still: their processes are there."""
-    not_applied: int = 0
-    """Updates that a master's `descent` did not take."""
     late: tuple[str, ...] = ()
     """Living agents that did not drain in time."""
     apart: str = ""
@@ -123,8 +118,6 @@ class End:
             what.append(f"it lacks {sum(self.lacking.values())} updates that living agents have: {lacking}")
         if self.stopped and self.gone:
             what.append(f"it lacks {self.gone} updates of agents that stand still: {', '.join(self.stopped)}")
-        if self.not_applied:
-            what.append(f"descent did not take {self.not_applied} updates within {timeout_s:g} s")
         if self.apart:
             what.append(self.apart)
         if self.late and not what:
@@ -149,7 +142,6 @@ class AgentSession:
     def __init__(
         self,
         model: Model,
-        mode: str,
         *,
         peers: int | None,
         engine: engines.Engine | None = None,
@@ -157,7 +149,6 @@ class AgentSession:
         drain_timeout_s: float,
     ) -> None:
         """Nothing is started before the first training; see `DeepDist` for the arguments."""
-        self._mode = mode
         self._user_model = model
         self._shown = Shown(model)
         self._seed = seed
@@ -189,9 +180,7 @@ class AgentSession:
         if begun is not None:
             begun.check_partitions(partitions)
         self._cautions.give(engine.cautions(training.data))
-        # a master's descent stays in the driver program, and may hold on to what cannot be sent
-        sent = None if self._mode == "master" else training.descent
-        light = getattr(training.gradient, "light", None) if sent is None else None
+        light = getattr(training.gradient, "light", None) if training.descent is None else None
         seen = type(self._user_model.lightened(light))
         modules = {kind.__module__ for kind in (seen, training.gradient) if hasattr(kind, "__module__")}
         registrar = self._start(engine, modules - {"__main__"})
@@ -205,10 +194,10 @@ class AgentSession:
         training.begins(self._user_model, self._epochs, partitions, counters)
         job = Job(
             run=self._run,
-            mode=self._mode,
+            mode="p2p",
             skeleton=self._user_model.skeleton(light, counters),
             gradient=training.gradient,
-            descent=sent,
+            descent=training.descent,
             epochs=training.epochs,
             partitions=partitions,
             chunk_rows=training.chunk_rows,
@@ -239,20 +228,12 @@ class AgentSession:
         begun: Begun | None,
     ) -> Report:
         """Have the tasks run, and all that goes with them; then see what came of it."""
-        coordinator = None
         try:
             self._done = done = Done(training.progress, job.epochs * job.partitions)
-            with (
-                self._coordinator(engine, training.descent, job.epochs_before, begun) as coordinator,
-                self._watching(training, engine, coordinator) as watching,
-                self._watch(),
-            ):
+            with self._watching(training, engine) as watching, self._watch():
                 try:
-                    with feeding(training.feeders, coordinator):
-                        results = engine.run(job, training.data, done)
+                    results = engine.run(job, training.data, done)
                 except Exception as error:
-                    if coordinator is not None and coordinator.error is not None:
-                        raise coordinator.error from None
                     if watching.error is not None:
                         raise watching.error from None
                     if not training.stopping.has_stopped:
@@ -261,23 +242,22 @@ class AgentSession:
                     results = []
                 if watching.error is not None:
                     raise watching.error
-                self._drain(registrar, coordinator)
+                self._drain(registrar)
                 self._check_rows(job.epochs_before)
                 seconds = time.monotonic() - before.at  # a last look may take longer
             self._cautions.give(registrar.shortages())  # of hosts that came meanwhile
-            for cautions in (*(result.cautions for result in results), coordinator.cautions if coordinator else {}):
-                self._cautions.give(cautions)
+            for result in results:
+                self._cautions.give(result.cautions)
             # of those that an earlier session has published, tasks that see all rows again count them again
             accepted = sum(result.units for result in results) - (begun.skipped(training.rhythm) if begun else 0)
-            end = self._end(registrar, accepted, before, coordinator)
+            end = self._end(registrar, accepted, before)
             report = self._report(registrar, end, sum(result.rows for result in results), before, seconds)
             watching.finish()
-            fed = coordinator.fed if coordinator is not None else 0
-            report = training.reported(replace(report, updates=report.updates + fed))
+            report = training.reported(report)
         except BaseException as error:
             self._show_what_there_is()
             if isinstance(error, KeyboardInterrupt):
-                self._keep_what_there_is(training, coordinator, before)
+                self._keep_what_there_is(training, before)
             raise
         self._judge(report, end, accepted, training.on_incomplete)
         return report
@@ -353,12 +333,8 @@ class AgentSession:
         replica = self._replica()
         return Seen(merged=refresh(model, replica) if replica is not None else 0)
 
-    def _cut(self, model: Model, coordinator: Coordinator | None) -> Seen:
+    def _cut(self, model: Model) -> Seen:
         """The same, with the units that count in what was read: all of one moment."""
-        if coordinator is not None:
-            assert self._observer is not None
-            merged, counted = coordinator.cut(model, self._observer.agent.replica)
-            return Seen(merged=merged, counted=counted)
         give_up = time.monotonic() + DECIDED_TIMEOUT_S
         while (seen := self._cut_once(model)).counted is None and time.monotonic() < give_up:
             time.sleep(WAIT_S)
@@ -376,24 +352,24 @@ class AgentSession:
             return Seen(merged=0)
         return Seen(merged=refresh(model, replica), counted=replica.counted if isinstance(replica, Fetched) else None)
 
-    def _watching(self, training: Training, engine: engines.Engine, coordinator: Coordinator | None) -> Watching:
+    def _watching(self, training: Training, engine: engines.Engine) -> Watching:
         return Watching(
             training.all_watchers,
             self._user_model.skeleton,
             self._read,
             self._done,
             engine.cancel,
-            partial(self._cut, coordinator=coordinator),
+            self._cut,
             lambda: training.stopping.has_stopped,
         )
 
-    def _keep_what_there_is(self, training: Training, coordinator: Coordinator | None, before: Snapshot) -> None:
+    def _keep_what_there_is(self, training: Training, before: Snapshot) -> None:
         """A last checkpoint of a training that was interrupted, if any were asked for."""
         training.stopping.ended = "interrupted"
         if training.writer is None:
             return
         model = Model.from_skeleton(self._user_model.skeleton())
-        seen = self._cut(model, coordinator)
+        seen = self._cut(model)
         moment = Moment(
             seconds=time.monotonic() - before.at,
             updates=max(0, self.snapshot().updates - before.updates),
@@ -426,8 +402,6 @@ class AgentSession:
         registrar, observer = self._registrar, self._observer
         if registrar is None or observer is None or not observer.has_begun:
             return False
-        if self._mode != "p2p":
-            return True  # who has the only model cannot be replaced by one that adopts
         member = registrar.members.get(observer.peer)
         if not observer.alive or member is None or registrar.is_silent(member):
             return False
@@ -436,7 +410,7 @@ class AgentSession:
 
     def _watch(self) -> AbstractContextManager[object]:
         """The observer is replaced meanwhile, should it die or stand still."""
-        return Watch(self._is_well, self._replace_observer) if self._mode == "p2p" else nullcontext()
+        return Watch(self._is_well, self._replace_observer)
 
     def _replace_observer(self, given_up: Callable[[], bool] = lambda: False) -> None:
         """End the observer, if it is still there, and have the next one adopt a living peer's replica."""
@@ -451,7 +425,7 @@ class AgentSession:
         donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
         adopts = self._adopts and bool(donors)
         peer = secrets.token_hex(16)
-        new = Observer(structs.replace(self._settings(ROLES[self._mode][1], registrar), adopts=adopts, peer=peer))
+        new = Observer(structs.replace(self._settings("observer", registrar), adopts=adopts, peer=peer))
         try:
             if adopts:
                 new.adopt(given_up)
@@ -463,18 +437,13 @@ class AgentSession:
             raise
         self._post.take(new)
 
-    def _end(self, registrar: Registrar, accepted: int, before: Snapshot, coordinator: Coordinator | None) -> End:
+    def _end(self, registrar: Registrar, accepted: int, before: Snapshot) -> End:
         """What the model has in the end, which is filled here, from whichever replica lacks least.
 
         `accepted` units were handed over by the tasks of this training.
         """
         observer = self._observer
         living = registrar.speaking()
-        if self._mode != "p2p":
-            assert observer is not None
-            self._shown.fill(observer.agent.replica)
-            not_applied = max(0, accepted - (coordinator.taken if coordinator is not None else 0))
-            return End(observer.agent.replica, {}, not_applied=not_applied, late=self._late(living))
         stopped = [m for m in registrar.by_role("peer") if registrar.is_silent(m) and registrar.is_here(m)]
         all_of = furthest([*map(_front, living), *({str(m.peer): m.figures.published} for m in stopped)])
         for member in sorted(living, key=lambda m: (sum(lacks(_front(m), all_of).values()), m.role == "peer")):
@@ -548,7 +517,6 @@ class AgentSession:
             raise
 
     def _start_agents(self, engine: engines.Engine, modules: Collection[str]) -> Registrar:
-        worker_role, driver_role = ROLES[self._mode]
         if self._registrar is not None and (self._post.behind or not self._is_well()):
             self._registrar.open = False  # who comes meanwhile has nobody to begin with but the peers
             try:
@@ -561,14 +529,14 @@ class AgentSession:
                 if not is_loopback(engine.address):
                     self._keys = Keys.generate()
                 self._registrar = Registrar(self._run, engine.address, self._keys)
-                observer = Observer(self._settings(driver_role, self._registrar))
+                observer = Observer(self._settings("observer", self._registrar))
                 self._post.take(observer)
                 # beside the executors' agents, which wait for it
                 counted = NO_UNITS if self.begun is None else self.begun.counted
                 loading = pool.submit(observer.load, self._user_model.arrays(), counted)
                 loading.add_done_callback(partial(_tell_failure, self._registrar))
             try:
-                engine.start(self._settings(worker_role, self._registrar), self._registrar, modules)
+                engine.start(self._settings("peer", self._registrar), self._registrar, modules)
             except UsageError:
                 if loading is not None:
                     loading.result()  # it may say why the others waited in vain
@@ -576,7 +544,7 @@ class AgentSession:
             if loading is not None:
                 loading.result()
         registrar = self._registrar
-        if not registrar.wait(lambda: bool(registrar.by_role(driver_role)), ROSTER_TIMEOUT_S):
+        if not registrar.wait(lambda: bool(registrar.by_role("observer")), ROSTER_TIMEOUT_S):
             raise UsageError("the driver program's own agent did not reach the registrar: see its messages above")
         registrar.wait_for_roster(ROSTER_TIMEOUT_S)
         return registrar
@@ -587,44 +555,14 @@ class AgentSession:
         kinds = None if codec is None else packed(codec.kinds)
         return AgentSettings(self._run, role, registrar.endpoint, self._user_model.layout, keys, kinds=kinds)
 
-    @contextmanager
-    def _coordinator(
-        self,
-        engine: engines.Engine,
-        descent: Descent | None,
-        epochs_before: int,
-        begun: Begun | None = None,
-    ) -> Iterator[Coordinator | None]:
-        if self._mode != "master":
-            yield None
-            return
-        assert self._observer is not None
-        folder = self._observer.folder
-        skeleton = self._user_model.skeleton()
-        applied = () if begun is None else begun.units
-        coordinator = Coordinator(folder, skeleton, descent, engine.cancel, epochs_before, applied)
-        try:
-            with feeding([HubQueue(folder)], coordinator):
-                yield coordinator
-        finally:
-            coordinator.close()
-
-    def _drain(self, registrar: Registrar, coordinator: Coordinator | None) -> None:
+    def _drain(self, registrar: Registrar) -> None:
         """Until everybody has everything, or the time is up."""
-        if coordinator is not None:
-            give_up = time.monotonic() + self._drain_timeout_s
-            while time.monotonic() < give_up and not coordinator.error and not _all_taken(registrar):
-                time.sleep(WAIT_S)
-            if coordinator.error is not None:
-                raise coordinator.error
         self._asked = registrar.drain(self._drain_timeout_s, self._epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
     def _peer_reports(self, registrar: Registrar) -> tuple[PeerReport, ...]:
-        members = sorted(
-            registrar.members.values(), key=lambda member: (member.role in ("observer", "hub"), member.name)
-        )
-        return tuple(_peer_report(member, self._mode) for member in members)
+        members = sorted(registrar.members.values(), key=lambda member: (member.role == "observer", member.name))
+        return tuple(_peer_report(member) for member in members)
 
     def _report(self, registrar: Registrar, end: End, rows: int, before: Snapshot, seconds: float) -> Report:
         members = list(registrar.members.values())
@@ -632,12 +570,10 @@ class AgentSession:
         distance, unread = (0.0, []) if end.replica is None else consensus_distance(end.replica, others, self._keys)
         now = self.snapshot()
         missing = {name for member in members for name in member.missed}
-        lost = _lost(members, _published(registrar), end.gone, self._mode, registrar.is_silent)
-        if end.not_applied:
-            lost = {"not read in time": end.not_applied}
+        lost = _lost(members, _published(registrar), end.gone, registrar.is_silent)
         return Report(
             peers=now.peers,
-            mode=self._mode,
+            mode="p2p",
             rows=rows,
             seconds=seconds,
             updates=now.updates - before.updates,
@@ -654,25 +590,15 @@ def _tell_failure(registrar: Registrar, loading: Future[None]) -> None:
         registrar.give_up(str(error))
 
 
-def _all_taken(registrar: Registrar) -> bool:
-    """The master's `descent` has taken every update of every worker. Asks them now."""
-    registrar.ask_status(STATUS_TIMEOUT_S)
-    (hub,) = registrar.by_role("hub")
-    taken = _front(hub)
-    return hub.figures.lanes.waiting == 0 and all(
-        taken.get(worker.peer, 0) >= worker.figures.published for worker in registrar.by_role("worker")
-    )
-
-
 def _published(registrar: Registrar) -> dict[str, int]:
-    """Updates that gradients led to, by lane; those of a master's hub are made of them.
+    """Updates that gradients led to, by lane.
 
     An agent that died may not have said how far its lane was: then others know more of it.
     """
     heard = [_front(member) for member in registrar.members.values()]
     return {
         member.peer: max(member.figures.published, *(frontiers.get(member.peer, 0) for frontiers in heard))
-        for member in registrar.by_role("peer", "worker")
+        for member in registrar.by_role("peer")
     }
 
 
@@ -681,13 +607,8 @@ def _front(member: Member) -> Mapping[str, int]:
     return member.figures.lanes.frontiers
 
 
-def _peer_report(member: Member, mode: str) -> PeerReport:
-    own = member.figures.published
-    if mode == "p2p" or member.role == "worker":
-        applied = sum(_front(member).values()) - (own if member.role == "worker" else 0)
-    else:
-        applied = own
-    return peer_report(member, own, applied)
+def _peer_report(member: Member) -> PeerReport:
+    return peer_report(member, member.figures.published, sum(_front(member).values()))
 
 
 def peer_report(member: Member, published: int, applied: int) -> PeerReport:
@@ -708,15 +629,15 @@ def peer_report(member: Member, published: int, applied: int) -> PeerReport:
 
 
 def _lost(
-    members: list[Member], published: dict[str, int], gone: int, mode: str, is_silent: Callable[[Member], bool]
+    members: list[Member], published: dict[str, int], gone: int, is_silent: Callable[[Member], bool]
 ) -> dict[str, int]:
-    """Updates that some replica (of the master: the hub) never got, by cause.
+    """Updates that some replica never got, by cause.
 
     `gone` are those that the driver program's replica never got, as far as tasks told: an agent that dies may not have
     said how far its lane was.
     """
     silent = {member.peer for member in members if is_silent(member)}
-    readers = [m for m in members if m.peer not in silent and (mode == "p2p" or m.role == "hub")]
+    readers = [m for m in members if m.peer not in silent]
     unread = {
         lane: max(0, n - min((_front(m).get(lane, 0) for m in readers), default=0)) for lane, n in published.items()
     }

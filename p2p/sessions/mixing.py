@@ -28,7 +28,6 @@ from p2p.agent.mixing import pack_strategy
 from p2p.agent.registrar_messages import Role
 from p2p.agent.sketch import distance
 from p2p.driver.consensus import Average, read_replicas
-from p2p.driver.coordinator import Coordinator
 from p2p.driver.registrar import Member, Registrar
 from p2p.driver.shown import Shown
 from p2p.driver.watchers import Seen
@@ -68,7 +67,7 @@ class MixSession(AgentSession):
         Raises:
             UsageError: the model holds integers, or the topology does not fit `peers` or the strategy.
         """
-        super().__init__(model, "p2p", peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
+        super().__init__(model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
         self._flat = Flat(model.layout)
         self._plan = Plan(build, strategy)
         self._packed_strategy = pack_strategy(strategy, build)
@@ -138,7 +137,7 @@ class MixSession(AgentSession):
             counted=_counted(states) if counts else None,
         )
 
-    def _cut(self, model: Model, coordinator: Coordinator | None) -> Seen:
+    def _cut(self, model: Model) -> Seen:
         """The mean, and the units that any of its replicas has computed. These are read one after the other: of an
         update that is mixed meanwhile, the mean has a part, be its unit among them or not."""
         return self._read(model, counts=True)
@@ -163,7 +162,7 @@ class MixSession(AgentSession):
         idle = {member.peer for member in registrar.by_role("peer") if member.pid in (without or ())}
         registrar.begin(self._era, idle, FIRST_TASK_S if without is None else None)
 
-    def _drain(self, registrar: Registrar, coordinator: Coordinator | None) -> None:
+    def _drain(self, registrar: Registrar) -> None:
         """Rounds of consensus, until the sketches agree or the time is up; then all rest."""
         give_up = time.monotonic() + self._drain_timeout_s
         registrar.ask_status(STATUS_TIMEOUT_S)
@@ -190,7 +189,7 @@ class MixSession(AgentSession):
             if (trouble := member.figures.mixing.trouble) is not None:
                 raise UsageError(f"{member.name} cannot mix: {trouble}")
 
-    def _end(self, registrar: Registrar, accepted: int, before: Snapshot, coordinator: Coordinator | None) -> End:
+    def _end(self, registrar: Registrar, accepted: int, before: Snapshot) -> End:
         self._show_what_there_is()
         apart = [] if self._agreed else [f"the replicas did not agree to {CONSENSUS_DISTANCE:g}"]
         if self._unread:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from gossip.fields import COUNT_MAX
 from p2p import chance
-from p2p.agent.ports import Neighbor
+from p2p.agent.ports import Knowing, Neighbor
 from p2p.row_order import numbered, other_rows, taken_apart
 from p2p.worker.errors import PartitionError
 from p2p.worker.job import Job, TaskInfo
 
+K = TypeVar("K", bound=Knowing, covariant=True)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class Attempt(Generic[K]):
     """One of those that are made until one succeeds; several may run at the same time."""
 
     job: Job
-    agent: Neighbor
+    agent: K
+    """Or the master."""
     epoch: int
     partition: int
     number: int = 0
@@ -54,3 +58,7 @@ class Attempt:
         if of_rows != (self.fingerprint or 0):
             raise PartitionError.of(other_rows(self.epoch, [self.partition]), self.epoch, self.partition)
         return number
+
+
+BesideAgent = Attempt[Neighbor]
+"""One of a peer."""

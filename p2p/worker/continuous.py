@@ -13,7 +13,7 @@ from typing import Any
 
 from gossip.errors import UsageError
 from p2p.adapters.watch import is_nothing, nothing_returned
-from p2p.worker.attempt import Attempt
+from p2p.worker.attempt import BesideAgent
 from p2p.worker.job import TaskResult
 from p2p.worker.running import CountedRows, running
 from p2p.worker.working_copy import Trained, WorkingCopy
@@ -22,7 +22,7 @@ from p2p.worker.working_copy import Trained, WorkingCopy
 class Continuous:
     """One attempt at a partition."""
 
-    def __init__(self, attempt: Attempt, copy: WorkingCopy, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, attempt: BesideAgent, copy: WorkingCopy, clock: Callable[[], float] = time.monotonic) -> None:
         self._attempt = attempt
         self._agent = attempt.agent
         self._copy = copy

@@ -25,7 +25,7 @@ def write_delta(model: Model, descent: Descent | None, update: Any, replica: Rea
     """What `descent(model, update)` would change in the replica, written to `out`. The model is overwritten."""
     returned = None
     if descent is None:
-        changes = _changes(update, model)
+        changes = changes_of(update, model)
         delta = out.arrays()
         for name, target in delta.items():
             if name in changes:
@@ -53,7 +53,7 @@ def some_of(model: Model, update: Any) -> dict[str, Any] | None:
     Raises:
         UsageError: it cannot be added to the model.
     """
-    made = smallest(_changes(update, model), model.layout)
+    made = smallest(changes_of(update, model), model.layout)
     if made is None:
         return None
     _check_numbers(made)
@@ -90,7 +90,7 @@ def _apart(update: Any, model: Model) -> Any:
     return apart(update)
 
 
-def _changes(update: Any, model: Model) -> dict[str, Change]:
+def changes_of(update: Any, model: Model) -> dict[str, Change]:
     """What an update says of each array that it names."""
     specs = {spec.name: spec for spec in model.layout.specs}
     if not isinstance(update, Mapping):

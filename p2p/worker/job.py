@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gossip.arguments import one_of, seconds
+from p2p.server.messages import Address
 from p2p.worker.working_copy import ExchangeSettings
 
 Gradient = Callable[[Any, Iterator[Any]], Any]
@@ -81,6 +82,8 @@ class Job:
     rhythm: Rhythm = BY_CHUNK
     resumes: bool = False
     """Some units of work were published in an earlier session."""
+    master: Address | None = None
+    """Where the model is; None where every peer has it."""
     workers: int = 1
     """Tasks that run at the same time, each in a process with a copy of its own."""
 

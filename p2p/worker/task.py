@@ -13,20 +13,19 @@ from collections.abc import Generator, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
-from gossip.arrays import Layout
 from gossip.errors import UsageError
 from p2p.adapters.model import Model
 from p2p.adapters.watch import is_nothing
 from p2p.agent.ports import Neighbor
-from p2p.agent.replica import Replica
-from p2p.worker.any_update import flatten
-from p2p.worker.attempt import Attempt
+from p2p.server.client import connection
+from p2p.worker.attempt import Attempt, BesideAgent
 from p2p.worker.continuous import Continuous
 from p2p.worker.delta import lighter, some_of, write_delta
 from p2p.worker.errors import PartitionError
 from p2p.worker.garbage import leave_out_what_stays
 from p2p.worker.job import Job, TaskInfo, TaskResult
 from p2p.worker.running import CountedRows, current, in_place, pause, running
+from p2p.worker.with_master import WithMaster
 from p2p.worker.working_copy import Trained, WorkingCopy
 
 __all__ = ["TaskInfo", "current", "in_place", "pause", "run_partition", "train_chunks"]
@@ -37,7 +36,7 @@ _copies: dict[int, WorkingCopy] = {}
 
 def run_partition(
     job: Job,
-    agent: Neighbor,
+    agent: Neighbor | None,
     epoch: int,
     partition: int,
     rows: Iterable[Any],
@@ -45,6 +44,8 @@ def run_partition(
     fingerprint: int | None = None,
 ) -> TaskResult:
     """Train one partition. Whatever the user's code raises comes out as `PartitionError`.
+
+    `agent` is the one beside the task; None where there is a master, which the task finds by itself.
 
     `attempt` grows when the same partition of the same epoch is tried again; chunks that an earlier attempt published
     are not computed again. `fingerprint` is that of the rows, where another attempt might get others
@@ -54,6 +55,9 @@ def run_partition(
         copy = _working_copy(job)
     except UsageError as error:  # a model that cannot be here
         raise PartitionError.of(error, epoch, partition) from error
+    if job.master is not None:
+        return _run_with_master(job, copy, epoch, partition, rows, attempt, fingerprint)
+    assert agent is not None
     this = Attempt(job=job, agent=agent, epoch=epoch, partition=partition, number=attempt, fingerprint=fingerprint)
     if job.rhythm.when == "continuous":
         return Continuous(this, copy).train(rows)
@@ -66,7 +70,24 @@ def run_partition(
             return result
 
 
-def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Generator[None, None, TaskResult]:
+def _run_with_master(
+    job: Job, copy: WorkingCopy, epoch: int, partition: int, rows: Iterable[Any], attempt: int, fingerprint: int | None
+) -> TaskResult:
+    assert job.master is not None
+    try:
+        client = connection(job.master)
+        this = Attempt(job=job, agent=client, epoch=epoch, partition=partition, number=attempt, fingerprint=fingerprint)
+        if this.is_over:
+            return TaskResult(0, 0, 0)
+        if fingerprint is not None:
+            this.published()
+    except UsageError as error:
+        raise PartitionError.of(error, epoch, partition) from error
+    counted = CountedRows(rows, getattr(job.gradient, "rows_in", None))
+    return WithMaster(this, copy).train(_chunks(counted, job.chunk_rows), counted)
+
+
+def train_chunks(attempt: BesideAgent, copy: WorkingCopy, rows: Iterable[Any]) -> Generator[None, None, TaskResult]:
     """What `run_partition` does, with a stop after each gradient: where time is simulated, it passes there.
 
     `copy` is the task's own until the end.
@@ -107,23 +128,22 @@ def train_chunks(attempt: Attempt, copy: WorkingCopy, rows: Iterable[Any]) -> Ge
     return TaskResult(counted.rows, updates, units, copy.model.watch.told())
 
 
-def _begin(attempt: Attempt, copy: WorkingCopy) -> int:
+def _begin(attempt: BesideAgent, copy: WorkingCopy) -> int:
     """Make the copy ready for a gradient; returns how many updates are merged in it."""
     merged_at = copy.begin(attempt.agent.replica)
-    if attempt.job.mode != "master":
-        copy.residual.add_to(copy.model)
-        if copy.outer is not None:
-            copy.outer.look_ahead(copy.model.arrays())
-        if copy.compares:
-            copy.keep_base()
+    copy.residual.add_to(copy.model)
+    if copy.outer is not None:
+        copy.outer.look_ahead(copy.model.arrays())
+    if copy.compares:
+        copy.keep_base()
     return merged_at
 
 
-def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, unit: tuple[int, int, int]) -> bool:
+def _publish(attempt: BesideAgent, copy: WorkingCopy, update: Any, merged_at: int, unit: tuple[int, int, int]) -> bool:
     """Hand over an update; whether it was the first of its unit."""
     job, agent = attempt.job, attempt.agent
     if isinstance(update, Trained):
-        if job.mode != "master" and job.descent is None and update.copy is copy and copy.travels_as_rows:
+        if job.descent is None and update.copy is copy and copy.travels_as_rows:
             copy.model.watch.in_place()
             exchanged = copy.exchanged(agent, update.extra, all_rows=job.rhythm.when == "partition")
             published = agent.publish(exchanged, merged_at, unit=unit, attempt=attempt.number)
@@ -131,8 +151,6 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
                 copy.published(agent.replica)
             return published
         update = dict(update)
-    if job.mode == "master":
-        return _send_to_master(agent, update, merged_at, unit)
     if job.descent is None and copy.publishes_as_it_is:
         some = some_of(copy.model, update)
         if some is not None:
@@ -155,19 +173,6 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
     if published:
         copy.residual.leave(residual)
     return published
-
-
-def _send_to_master(agent: Neighbor, update: Any, merged_at: int, unit: tuple[int, int, int]) -> bool:
-    """The master takes the first attempt that comes, so none is ever taken back: to the agents it is the only one."""
-    epoch, partition, chunk = unit
-    arrays = flatten(update, merged_at=merged_at, epoch=epoch, partition=partition, chunk=chunk)
-    packed = Replica(Layout.of(arrays))
-    try:
-        for name, view in packed.arrays().items():
-            view[...] = arrays[name]
-        return agent.publish(packed, merged_at, unit=unit)
-    finally:
-        packed.close()
 
 
 def _working_copy(job: Job) -> WorkingCopy:

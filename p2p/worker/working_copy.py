@@ -168,6 +168,12 @@ class WorkingCopy:
         self._pace.begin()
         return self._merged_at
 
+    def begin_with(self, arrays: Arrays, merged_at: int) -> None:
+        """The same with a master's model, of which this is a copy each time anew."""
+        self._base, self._level, self._merged_at = None, False, merged_at
+        self.model.load(arrays)
+        self._pace.begin()
+
     def trained(self, extra: Arrays) -> Trained:
         """The update of a gradient that trained in place; `extra` is added beside that, as it is."""
         assert self._base is not None

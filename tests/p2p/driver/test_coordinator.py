@@ -19,7 +19,7 @@ from p2p.agent.replica import Replica, anonymous_file
 from p2p.agent.requests import Take, Taken
 from p2p.driver import coordinator as module
 from p2p.driver.coordinator import Coordinator, HubQueue, check_feeders, feeding
-from p2p.worker.any_update import flatten
+from p2p.server.any_update import flatten
 
 INITIAL = {"w": np.zeros(2)}
 SOON_S = 60.0

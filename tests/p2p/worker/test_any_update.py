@@ -12,7 +12,7 @@ from scipy import sparse
 
 from gossip.arrays import DTYPES, Layout, Packed
 from gossip.errors import UsageError
-from p2p.worker.any_update import flatten, inflate
+from p2p.server.any_update import flatten, inflate
 
 PLAIN = (
     st.none()

@@ -15,7 +15,7 @@ from p2p.agent.ports import refresh
 from p2p.agent.replica import Replica
 from p2p.row_order import in_order, numbered
 from p2p.testing import Neighbor
-from p2p.worker.any_update import inflate
+from p2p.server.any_update import inflate
 from p2p.worker.delta import write_delta
 from p2p.worker.errors import PartitionError, told
 from p2p.worker.job import Job, Rhythm, TaskResult

@@ -1,0 +1,120 @@
+"""The model that a master serves: the user's own, changed by `descent` here, and published for workers to read.
+
+    update -> descent(model, update) -> is it still numbers? -> snapshot -> workers
+                                        else, or if descent raises: back to the last snapshot
+
+So what `descent` keeps on the model, a history or a counter, stays there, and is in `dd.model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gossip.arrays import check_finite
+from gossip.errors import MismatchError, UsageError
+from gossip.updates.sparse import SomeEntries, SomeRows
+from p2p.adapters import nesting
+from p2p.adapters.model import Model
+from p2p.driver.snapshots import Snapshots
+from p2p.server.attributes import Attributes
+from p2p.worker.delta import changes_of
+from p2p.worker.job import Descent
+
+
+class Served:
+    """For a session, of any number of trainings. One thread at a time."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.snapshots = Snapshots(model.layout)
+        self.attributes = Attributes(model)
+        self.version = 0
+        """Updates applied in this session."""
+        self._own = model.arrays()
+        """The user's own arrays."""
+        model.make_writable()
+
+    def begin(self) -> None:
+        """A training begins with the model as it is, whatever the user wrote into it."""
+        self.model.check_unchanged()
+        self.model.check_numbers()
+        self._own = self.model.arrays()
+        self.attributes.begin()
+        self._publish(self.version)
+
+    def end(self) -> None:
+        """A training is over: the user's own arrays hold what was learned, also where `descent` put others there."""
+        self.model.take_back(self._own)
+        self.model.adapter.loaded(self.model.model)
+
+    def apply(self, descent: Descent | None, update: Any) -> None:
+        """Change the model by one update.
+
+        Raises:
+            UsageError: what `descent` made of the model has numbers that are none, or the update cannot be added. The
+                model's arrays are as they were, as they are after any error of `descent`.
+        """
+        model, returned = self.model, None
+        try:
+            if descent is None:
+                _add(model, update)
+            else:
+                returned = descent(model.model, update)
+                model.check_unchanged()
+            if not model.watch.effective:
+                self.snapshots.compare(
+                    model.arrays(), lambda changed: model.watch.effect(model, update, returned, changed)
+                )
+            self.attributes.look()
+            self._publish(self.version + 1)
+        except MismatchError as error:
+            self._back()
+            raise UsageError(
+                f"the update made the model's {error}; nothing of it was merged. A smaller learning rate may help"
+            ) from None
+        except BaseException:
+            self._back()
+            raise
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        self.snapshots.close()
+
+    def _publish(self, version: int) -> None:
+        found = self.attributes
+        self.snapshots.publish(self.model.arrays(), version, found.packed, found.version)
+        self.version = version
+
+    def _back(self) -> None:
+        """What `descent` has changed of the arrays is undone."""
+        self.snapshots.restore(self.model.load)
+
+
+def _add(model: Model, update: Mapping[str, Any]) -> None:
+    arrays = model.arrays()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, change in changes_of(update, model).items():
+            array = arrays[name]
+            if isinstance(change, SomeRows):
+                array[change.rows] += change.values
+            elif isinstance(change, SomeEntries):
+                array[np.unravel_index(change.places, array.shape)] += change.numbers
+            else:
+                np.add(array, change, out=array, casting="same_kind")
+
+
+def check_numbers(update: Any) -> None:
+    """Raise `UsageError` if an array of an update, at any depth, has a NaN or an infinity."""
+    for name, part in nesting.parts(update) if isinstance(update, Mapping | list | tuple) else ():
+        if isinstance(part, np.ndarray) and part.dtype.kind == "f":
+            try:
+                check_finite({name: part})
+            except MismatchError as error:
+                raise UsageError(
+                    f"the update's {error}; nothing of it was merged. A smaller learning rate may help"
+                ) from None
+        else:
+            check_numbers(part)

@@ -1,0 +1,348 @@
+"""The master's ends of the connections to workers: a thread that answers them, one request after the other.
+
+    Begin -> the model as it is now: its file, or its bytes        Push -> the update -> coordinator: descent -> Applied
+
+A worker waits for its answer, so there is at most one update of each, and none waits here once its worker was answered.
+On one host models and updates are files of shared memory, which nobody copies on the way. From elsewhere updates come
+in pieces, one worker's after the other's, so that memory does not grow with the number of workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+import zmq
+
+from gossip.arrays import Layout
+from gossip.errors import UsageError
+from gossip.marks import Unit
+from gossip.wire import BLOCK_BYTES
+from gossip.zmq.sockets import Keys, bind, check_address, open_socket
+from p2p.agent.local_socket import Process
+from p2p.driver.coordinator import Coordinator
+from p2p.driver.served import Served
+from p2p.driver.snapshots import Snapshot
+from p2p.server.any_update import inflate
+from p2p.server.messages import (
+    INLINE_BYTES_MAX,
+    Address,
+    Applied,
+    Begin,
+    Furthest,
+    Hello,
+    Known,
+    Knows,
+    Leaves,
+    Part,
+    Piece,
+    Place,
+    Push,
+    Reached,
+    Read,
+    Ready,
+    Refused,
+    Said,
+    Send,
+    Welcome,
+    decode_request,
+    encode,
+)
+from p2p.server.shared import SharedFile, open_at
+
+log = logging.getLogger("p2p")
+
+SENDING_MAX_S = 30.0
+"""A worker that sends nothing of its update for so long loses its turn."""
+UPDATE_BYTES_PER_MODEL = 4
+"""An update from another host may be so many times as large as the model,"""
+UPDATE_BYTES_MIN = 64 << 20
+"""or as this."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """What is known of one."""
+
+    name: str
+    published: int = 0
+    """Updates of it that were applied."""
+    seen: int = 0
+    """Updates in the model that it got last."""
+    staleness: list[int] = field(default_factory=list)
+    """Of each of them: updates applied between the model that it was computed from, and it."""
+    bytes_in: int = 0
+    """What it sent, also as files."""
+    bytes_out: int = 0
+    """What it was sent, the same."""
+    memory_peak_bytes: int = 0
+    files: dict[Place, SharedFile] = field(default_factory=dict)
+    """Those that it writes updates to."""
+    reads: Snapshot | None = None
+    """What it reads in pieces."""
+    push: Push | None = None
+    """The update that it sends in pieces,"""
+    buffer: bytearray = field(default_factory=bytearray)
+    """and what has come of it,"""
+    heard_at: float = 0.0
+    """and when."""
+
+    def forget_files(self, of_the_dead: bool = False) -> None:
+        """Close those that it writes updates to, or if its process is gone."""
+        for place in [place for place in self.files if not (of_the_dead and Process(place.pid).alive)]:
+            self.files.pop(place).close()
+
+
+class Server:
+    """A feeder of coordinators, for all trainings of a session."""
+
+    def __init__(self, served: Served, address: str, run: str, keys: Keys | None) -> None:
+        """Listen at a free port of `address`; nobody is answered before `start`."""
+        check_address(address, keys)
+        self._served = served
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = open_socket(self._context, zmq.ROUTER, keys, server=True)
+        self.address = Address(bind(self._socket, address), run, keys)
+        self.workers: dict[bytes, Worker] = {}
+        """Of the session, by the identity of their connection."""
+        self._token = secrets.token_bytes(32)
+        self._host = SharedFile(len(self._token))
+        self._host.view()[: len(self._token)] = self._token
+        self._coordinator: Coordinator | None = None
+        self._senders: deque[bytes] = deque()
+        """Who sends an update in pieces, and who waits for that."""
+        self._wake = os.pipe()
+        self._thread: threading.Thread | None = None
+
+    def start(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._thread = threading.Thread(target=self._run, name="deepdist-master", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread is None:
+            return
+        os.write(self._wake[1], b"x")
+        self._thread.join()
+        os.read(self._wake[0], 1)
+        self._thread = None
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.stop()
+        self._context.destroy(linger=0)
+        for worker in self.workers.values():
+            worker.forget_files()
+        self._host.close()
+        for descriptor in self._wake:
+            os.close(descriptor)
+
+    # ----------------------------------------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake[0], zmq.POLLIN)
+        assert self._coordinator is not None
+        while True:
+            ready = dict(poller.poll(1000 if self._senders else None))
+            if self._wake[0] in ready:
+                return
+            try:
+                if self._socket in ready:
+                    self._take(*self._socket.recv_multipart())
+                self._look_after_senders()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, train() raises it
+                self._coordinator.fail(error)
+
+    def _take(self, identity: bytes, said: bytes, *frames: bytes) -> None:
+        """Answer one message."""
+        try:
+            request = decode_request(said)
+        except msgspec.MsgspecError as error:
+            self._say(identity, Refused(f"not understood: {error}"))
+            return
+        worker = self.workers.get(identity)
+        if isinstance(request, Hello):
+            self._welcome(identity, request)
+        elif worker is None:
+            self._say(identity, Refused("say Hello first: the master does not know this worker"))
+        else:
+            worker.bytes_in += len(said) + sum(map(len, frames))
+            try:
+                self._answer(identity, worker, request, frames)
+            except BaseException as error:
+                self._say(identity, Refused(str(error) or type(error).__name__))
+                if not isinstance(error, UsageError):
+                    raise
+
+    def _welcome(self, identity: bytes, hello: Hello) -> None:
+        if not secrets.compare_digest(hello.run, self.address.run):
+            self._say(identity, Refused("this is the master of another run"))
+            return
+        for other in self.workers.values():
+            other.forget_files(of_the_dead=True)
+        self.workers[identity] = Worker(hello.name)
+        self._say(identity, Welcome(self._host.place, self._token))
+
+    def _answer(self, identity: bytes, worker: Worker, request: Said, frames: tuple[bytes, ...]) -> None:
+        coordinator = self._coordinator
+        assert coordinator is not None
+        match request:
+            case Begin():
+                self._done_reading(worker)
+                self._begin(identity, worker, request)
+            case Read():
+                self._read(identity, worker, request)
+            case Push():
+                self._done_reading(worker)
+                self._push(identity, worker, request, frames)
+            case Part():
+                self._part(identity, worker, frames)
+            case Knows():
+                self._say(identity, Known(coordinator.knows(request.unit)))
+            case Furthest():
+                self._say(identity, Reached(coordinator.furthest(request.epoch, request.partition)))
+            case Leaves():
+                self._done_reading(worker)
+                worker.forget_files()
+                worker.memory_peak_bytes = request.memory_peak_bytes
+
+    def _say(self, identity: bytes, answer: Said, frame: bytes | None = None) -> None:
+        self._socket.send_multipart([identity, encode(answer), *([] if frame is None else [frame])])
+
+    # ------------------------------------------------------------------------------------------- the model, to it
+
+    def _begin(self, identity: bytes, worker: Worker, request: Begin) -> None:
+        coordinator = self._coordinator
+        assert coordinator is not None
+        if coordinator.knows(request.unit):
+            self._say(identity, Ready(known=True))
+            return
+        if coordinator.error is not None:
+            raise UsageError(f"the training has ended: {coordinator.error}")
+        with coordinator.between_updates():
+            snapshots = self._served.snapshots
+            inline = snapshots.current.nbytes <= INLINE_BYTES_MAX
+            if inline or request.shares:
+                model = snapshots.current
+            else:
+                model = worker.reads = snapshots.pin()
+            frame = model.read(0, model.nbytes) if inline else None
+        worker.seen = model.version
+        has_others = model.attributes is not None and request.attributes != model.attributes_version
+        ready = Ready(
+            version=model.version,
+            attributes=model.attributes_version,
+            layout=model.attributes if has_others else None,
+            place=model.file.place if frame is None and request.shares else None,
+            inline=inline,
+        )
+        worker.bytes_out += model.nbytes if worker.reads is None else 0
+        self._say(identity, ready, frame)
+
+    def _read(self, identity: bytes, worker: Worker, request: Read) -> None:
+        if worker.reads is None:
+            raise UsageError("there is no model to read: say Begin first")
+        if not request.start <= request.stop <= min(request.start + BLOCK_BYTES, worker.reads.nbytes):
+            raise UsageError(f"bytes {request.start} to {request.stop}, expected at most {BLOCK_BYTES} of the model")
+        piece = worker.reads.read(request.start, request.stop)
+        worker.bytes_out += len(piece)
+        self._say(identity, Piece(), piece)
+
+    def _done_reading(self, worker: Worker) -> None:
+        if worker.reads is not None:
+            self._served.snapshots.unpin(worker.reads)
+            worker.reads = None
+
+    # ---------------------------------------------------------------------------------------- the update, from it
+
+    def _push(self, identity: bytes, worker: Worker, push: Push, frames: tuple[bytes, ...]) -> None:
+        if push.inline:
+            buffer = bytearray(frames[0] if frames else b"")
+            self._say(identity, Applied(self._submit(worker, push, memoryview(buffer))[0]))
+            return
+        file = self._file(worker, push.place, push.layout) if push.place is not None else None
+        if file is None:
+            self._check_size(push.layout)
+            worker.push, worker.heard_at = push, time.monotonic()
+            self._senders.append(identity)
+            if self._senders[0] == identity:
+                self._say(identity, Send())
+            return
+        file.about_to_read()
+        worker.bytes_in += push.layout.nbytes
+        new, kept = self._submit(worker, push, file.view())
+        if kept:
+            assert push.place is not None
+            del worker.files[push.place]
+        else:
+            file.leave()
+        self._say(identity, Applied(new, kept))
+
+    def _submit(self, worker: Worker, push: Push, view: memoryview) -> tuple[bool, bool]:
+        """(whether it was the first of its unit, whether somebody holds on to its arrays)."""
+        if len(view) < push.layout.nbytes:
+            raise UsageError(f"an update of {len(view)} bytes, expected {push.layout.nbytes}")
+        coordinator = self._coordinator
+        assert coordinator is not None
+        update, _ = inflate(push.layout.views(view))
+        unit = Unit(*push.unit)
+        stale = max(0, coordinator.version - push.version)
+        new = coordinator.submit(update, unit, f"worker {worker.name}", push.version, checked=True)
+        if new:
+            worker.published += 1
+            worker.staleness.append(stale)
+        del update
+        try:
+            view.release()
+        except BufferError:
+            return new, True
+        return new, False
+
+    def _file(self, worker: Worker, place: Place, layout: Layout) -> SharedFile | None:
+        file = worker.files.get(place)
+        if file is None:
+            file = open_at(place, layout.nbytes)
+            if file is not None:
+                worker.files[place] = file
+        return file
+
+    def _check_size(self, layout: Layout) -> None:
+        allowed = max(UPDATE_BYTES_PER_MODEL * self._served.snapshots.current.nbytes, UPDATE_BYTES_MIN)
+        if layout.nbytes > allowed:
+            raise UsageError(f"an update of {layout.nbytes} bytes, expected at most {allowed}")
+
+    def _part(self, identity: bytes, worker: Worker, frames: tuple[bytes, ...]) -> None:
+        push = worker.push
+        if push is None or self._senders[0] != identity or not frames:
+            raise UsageError("a piece of an update that nobody waits for")
+        worker.heard_at = time.monotonic()
+        worker.buffer += frames[0]
+        if len(worker.buffer) < push.layout.nbytes:
+            return
+        buffer, worker.buffer, worker.push = worker.buffer, bytearray(), None
+        self._senders.popleft()
+        try:
+            self._say(identity, Applied(self._submit(worker, push, memoryview(buffer))[0]))
+        finally:
+            self._next_sender()
+
+    def _look_after_senders(self) -> None:
+        """Who stands still in the middle of an update has no turn any more."""
+        if self._senders and time.monotonic() - self.workers[self._senders[0]].heard_at > SENDING_MAX_S:
+            worker = self.workers[self._senders.popleft()]
+            log.warning("%s sent nothing of its update for %g s: it is not waited for", worker.name, SENDING_MAX_S)
+            worker.push, worker.buffer = None, bytearray()
+            self._next_sender()
+
+    def _next_sender(self) -> None:
+        if self._senders:
+            self.workers[self._senders[0]].heard_at = time.monotonic()
+            self._say(self._senders[0], Send())

@@ -1,0 +1,282 @@
+"""A task's connection to the master of its run. One of a worker process serves one task after the other.
+
+begin(unit) -> None, or the model: a view of the master's file, or what came in its bytes
+push        -> an update, once `descent` has taken it
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import zmq
+
+from gossip.arrays import Array, Arrays, Layout
+from gossip.errors import UsageError
+from gossip.marks import Unit
+from gossip.wire import BLOCK_BYTES
+from gossip.zmq.sockets import WINDOW_BLOCKS, open_socket
+from p2p.server.messages import (
+    INLINE_BYTES_MAX,
+    Address,
+    Answer,
+    Applied,
+    Begin,
+    Furthest,
+    Hello,
+    Known,
+    Knows,
+    Leaves,
+    Part,
+    Piece,
+    Place,
+    Push,
+    Reached,
+    Read,
+    Ready,
+    Refused,
+    Request,
+    Said,
+    Send,
+    Welcome,
+    decode_answer,
+    encode,
+)
+from p2p.server.shared import SharedFile, memory_peak_bytes, open_at
+
+LOOK_S = 5.0
+"""How often a worker that waits looks whether the master still listens."""
+CONNECT_TIMEOUT_S = 5.0
+FILES_MAX = 8
+"""Of the master's, that are kept open."""
+
+A = TypeVar("A", bound=Said)
+
+
+class MasterGoneError(UsageError):
+    """Nobody listens where the master was."""
+
+
+@dataclass
+class MasterModel:
+    """The model as the master gave it, to be read once."""
+
+    layout: Layout
+    version: int
+    """Updates that are in it; under `reading` also where the master has put a newer one there meanwhile."""
+    attributes_version: int
+    """The same, of its attributes."""
+    attributes: Layout | None
+    """What lies behind the arrays, if it is not what the worker has."""
+    _source: SharedFile | memoryview
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Nobody writes to it meanwhile."""
+        if not isinstance(self._source, SharedFile):
+            yield
+            return
+        with self._source.reading():
+            told = self.attributes_version
+            self.version, self.attributes_version = self._source.versions
+            if self.attributes_version != told:
+                self.attributes = None  # of another layout, maybe: they come with the next one
+                self.attributes_version = -1
+            self._source.about_to_read()
+            try:
+                yield
+            finally:
+                self._source.leave()
+
+    def arrays(self) -> dict[str, Array]:
+        """The named arrays, as views; to be read under `reading`."""
+        return self.layout.views(self._bytes())
+
+    def attribute_arrays(self) -> dict[str, Array]:
+        """What lies behind them, copied; the same."""
+        assert self.attributes is not None
+        start = self.layout.nbytes
+        return self.attributes.views(bytearray(self._bytes()[start : start + self.attributes.nbytes]))
+
+    def _bytes(self) -> memoryview:
+        return self._source.view() if isinstance(self._source, SharedFile) else self._source
+
+
+class MasterClient:
+    """The connection. What it is asked waits for the master's answer."""
+
+    def __init__(self, address: Address) -> None:
+        """Connect. `UsageError` if the master lets this worker not in, or is not there."""
+        self.address = address
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = open_socket(self._context, zmq.DEALER, address.keys)
+        self._files: dict[Place, SharedFile] = {}
+        """Of the master's."""
+        self._own: SharedFile | None = None
+        """Where updates are written that are not small."""
+        try:
+            self._socket.connect(address.endpoint)
+            welcome, _ = self.ask(Hello(address.run, f"{socket.gethostname()}:{os.getpid()}"), Welcome)
+            host = open_at(welcome.host, len(welcome.token))
+        except BaseException:
+            self.close()
+            raise
+        self.shares_memory = False
+        if host is not None:
+            self.shares_memory = bytes(host.view()[: len(welcome.token)]) == welcome.token
+            host.close()
+
+    def begin(self, unit: Unit, attempt: int, layout: Layout, attributes: int) -> MasterModel | None:
+        """The model to compute the unit's gradient from, of this layout; None if the unit counts already. The worker
+        has the `attributes` of that version."""
+        ready, frames = self.ask(Begin(unit, attempt, attributes, self.shares_memory), Ready)
+        if ready.known:
+            return None
+        nbytes = layout.nbytes + (0 if ready.layout is None else ready.layout.nbytes)
+        source: SharedFile | memoryview
+        if ready.inline:
+            source = memoryview(frames[0])
+        elif ready.place is not None:
+            file = self._file(ready.place, nbytes)
+            if file is None:  # the master went on to another one meanwhile
+                return self.begin(unit, attempt, layout, attributes)
+            source = file
+        else:
+            source = self._read(nbytes)
+        return MasterModel(layout, ready.version, ready.attributes, ready.layout, source)
+
+    def push(self, unit: Unit, version: int, arrays: Arrays) -> bool:
+        """Hand over a flattened update; False if its unit was there before, or it is nothing."""
+        layout = Layout.of(arrays)
+        if layout.nbytes <= INLINE_BYTES_MAX:
+            buffer = bytearray(layout.nbytes)
+            _write(arrays, layout, memoryview(buffer))
+            push = Push(unit=unit, version=version, layout=layout, inline=True)
+            return self.ask(push, Applied, buffer)[0].new
+        file = self._room(layout.nbytes)
+        file.about_to_write()
+        with file.view() as view:
+            _write(arrays, layout, view)
+        push = Push(unit=unit, version=version, layout=layout, place=file.place if self.shares_memory else None)
+        answer = self._ask(push)[0]
+        if isinstance(answer, Send):
+            answer = self._send(file, layout.nbytes)
+        if isinstance(answer, Refused):
+            raise UsageError(answer.why)
+        assert isinstance(answer, Applied)
+        if answer.kept:
+            file.close()
+            self._own = None
+        else:
+            file.leave()
+        return answer.new
+
+    def knows(self, unit: tuple[int, int, int]) -> bool:
+        """It counts already."""
+        return self.ask(Knows(Unit(*unit)), Known)[0].known
+
+    def furthest(self, epoch: int, partition: int) -> int:
+        """The highest chunk of this partition that counts; -1 if none does."""
+        return self.ask(Furthest(epoch, partition), Reached)[0].chunk
+
+    def leave(self) -> None:
+        """The task is over."""
+        self._socket.send(encode(Leaves(memory_peak_bytes())))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._context.destroy(linger=0)
+        for file in (*self._files.values(), self._own):
+            if file is not None:
+                file.close()
+        self._files.clear()
+        self._own = None
+
+    def ask(self, request: Request, expected: type[A], frame: bytearray | None = None) -> tuple[A, list[bytes]]:
+        """Wait for the answer; `UsageError` if it is no."""
+        answer, frames = self._ask(request, frame)
+        if isinstance(answer, expected):
+            return answer, frames
+        raise UsageError(answer.why if isinstance(answer, Refused) else f"{request} was answered with {answer}")
+
+    def _ask(self, request: Request, frame: bytearray | None = None) -> tuple[Answer, list[bytes]]:
+        self._socket.send_multipart([encode(request), *([] if frame is None else [frame])])
+        return self._receive()
+
+    def _receive(self) -> tuple[Answer, list[bytes]]:
+        while not self._socket.poll(int(LOOK_S * 1e3)):
+            self._look()
+        said, *frames = self._socket.recv_multipart()
+        return decode_answer(said), frames
+
+    def _look(self) -> None:
+        """Raise `MasterGoneError` if nobody listens any more. One that is busy still does."""
+        host, _, port = self.address.endpoint.removeprefix("tcp://").rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise MasterGoneError(f"the master at {host}:{port} is gone ({error})") from None
+
+    def _file(self, place: Place, nbytes: int) -> SharedFile | None:
+        file = self._files.get(place)
+        if file is None:
+            file = open_at(place, nbytes)
+            if file is not None:
+                if len(self._files) >= FILES_MAX:
+                    self._files.pop(next(iter(self._files))).close()
+                self._files[place] = file
+        return file
+
+    def _room(self, nbytes: int) -> SharedFile:
+        if self._own is None or self._own.nbytes < nbytes:
+            if self._own is not None:
+                self._own.close()
+            self._own = SharedFile(nbytes + nbytes // 4)
+        return self._own
+
+    def _read(self, nbytes: int) -> memoryview:
+        """The model in pieces, a few of which are asked for ahead."""
+        buffer = bytearray(nbytes)
+        asked: deque[int] = deque()
+        for start in [*range(0, nbytes, BLOCK_BYTES), *[nbytes] * WINDOW_BLOCKS]:
+            if start < nbytes:
+                self._socket.send(encode(Read(start, min(start + BLOCK_BYTES, nbytes))))
+                asked.append(start)
+            if asked and (start >= nbytes or len(asked) >= WINDOW_BLOCKS):
+                answer, frames = self._receive()
+                if not isinstance(answer, Piece):
+                    raise UsageError(answer.why if isinstance(answer, Refused) else f"Read was answered with {answer}")
+                at = asked.popleft()
+                buffer[at : at + len(frames[0])] = frames[0]
+        return memoryview(buffer)
+
+    def _send(self, file: SharedFile, nbytes: int) -> Answer:
+        with file.view() as view:
+            for start in range(0, nbytes, BLOCK_BYTES):
+                piece = bytes(view[start : min(start + BLOCK_BYTES, nbytes)])
+                self._socket.send_multipart([encode(Part()), piece])
+        return self._receive()[0]
+
+
+def _write(arrays: Mapping[str, Array], layout: Layout, view: Any) -> None:
+    for name, target in layout.views(view).items():
+        target[...] = arrays[name]
+
+
+_clients: dict[Address, MasterClient] = {}
+
+
+def connection(address: Address) -> MasterClient:
+    """This process's connection to a master: the same one from task to task."""
+    client = _clients.get(address)
+    if client is None:
+        for old in _clients.values():
+            old.close()
+        _clients.clear()
+        client = _clients[address] = MasterClient(address)
+    return client

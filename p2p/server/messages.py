@@ -1,0 +1,185 @@
+"""What a worker and the master say to each other: one class for each request and each answer.
+
+    worker                                                     master
+    Hello       I am of this run                            -> Welcome
+    Begin       I compute the gradient of this unit next    -> Ready, with the model, or that the unit counts already
+    Read        this piece of the model                     -> Piece; only where the two share no memory
+    Push        an update, in shared memory or with it      -> Applied, once `descent` has taken it
+                                                               Send, where it is to come in pieces
+    Part        a piece of it                                  (no answer, until the last one: Applied)
+    Knows       does this unit count?                       -> Known
+    Furthest    how far has this partition been?            -> Reached
+    Leaves      nothing more comes from me for now             (no answer)
+                                                               Refused, to any of them
+
+The first frame of a message is one of these in MessagePack; arrays follow as a frame of packed bytes. A new message is
+a class with its name in `Request` or `Answer`, and a case where it is dealt with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec import Struct
+from msgspec.msgpack import Decoder, Encoder
+
+from gossip.arrays import Layout
+from gossip.fields import Count, Name
+from gossip.marks import Unit
+from gossip.zmq.sockets import Keys
+
+INLINE_BYTES_MAX = 1 << 16
+"""Packed arrays up to this size go with the message."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where tasks find the master of a run. It travels with the job."""
+
+    endpoint: str
+    run: str
+    """A secret of the run: who does not know it is refused."""
+    keys: Keys | None
+    """None only on loopback."""
+
+
+class Place(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An open file of a process, which others of this host and user open by it."""
+
+    pid: Count
+    descriptor: Count
+    token: Count
+    """Of the file: the descriptor may be another's by now."""
+
+
+class Said(Struct, frozen=True, tag_field="op", tag=str.lower, forbid_unknown_fields=True):
+    """A request or an answer."""
+
+
+class Hello(Said, frozen=True):
+    """Of a worker that has connected."""
+
+    run: Name
+    name: Name
+    """Host and process id, for people."""
+
+
+class Begin(Said, frozen=True):
+    """The worker computes the gradient of `unit` next; whatever it began before is done, or given up."""
+
+    unit: Unit
+    attempt: Count = 0
+    attributes: Count = 0
+    """The version of the model's attributes that it has."""
+    shares: bool = False
+    """It shares memory with the master."""
+
+
+class Read(Said, frozen=True):
+    """Bytes [start, stop) of the model that the last `Ready` spoke of: its arrays, and its attributes behind them."""
+
+    start: Count
+    stop: Count
+
+
+class Push(Said, frozen=True, kw_only=True):
+    """What the gradient of `unit` returned, flattened; see `p2p.server.any_update`."""
+
+    unit: Unit
+    version: Count
+    """Of the model that it was computed from."""
+    layout: Layout
+    place: Place | None = None
+    """None: it follows as a frame, or in pieces."""
+    inline: bool = False
+    """It is the next frame."""
+
+
+class Part(Said, frozen=True):
+    """The next piece of the update, in the frame behind it."""
+
+
+class Knows(Said, frozen=True):
+    """Does this unit, or any of its partition where the chunk is the highest number there is, count?"""
+
+    unit: Unit
+
+
+class Furthest(Said, frozen=True):
+    """How far has this partition been?"""
+
+    epoch: Count
+    partition: Count
+
+
+class Leaves(Said, frozen=True):
+    """A task is over."""
+
+    memory_peak_bytes: Count
+
+
+class Welcome(Said, frozen=True):
+    """To `Hello`."""
+
+    host: Place
+    """A file that begins with `token`: who can read that shares memory with the master."""
+    token: bytes
+
+
+class Ready(Said, frozen=True, kw_only=True):
+    """To `Begin`."""
+
+    known: bool = False
+    """The unit counts already; nothing else is told."""
+    version: Count = 0
+    attributes: Count = 0
+    """Their version,"""
+    layout: Layout | None = None
+    """and their layout, flattened, if the worker has others."""
+    place: Place | None = None
+    """The file of the model; None: it is the next frame, or is to be read in pieces."""
+    inline: bool = False
+
+
+class Piece(Said, frozen=True):
+    """To `Read`: the bytes are the next frame."""
+
+
+class Send(Said, frozen=True):
+    """To `Push`: it is this worker's turn to send the pieces."""
+
+
+class Applied(Said, frozen=True):
+    """To `Push`: the update was taken."""
+
+    new: bool
+    """It was the first of its unit, and not nothing."""
+    kept: bool = False
+    """Somebody holds on to its arrays: the file belongs to the master now."""
+
+
+class Known(Said, frozen=True):
+    """To `Knows`."""
+
+    known: bool
+
+
+class Reached(Said, frozen=True):
+    """To `Furthest`."""
+
+    chunk: int
+    """The highest that counts; -1 if none does."""
+
+
+class Refused(Said, frozen=True):
+    """To any request."""
+
+    why: str
+
+
+Request = Hello | Begin | Read | Push | Part | Knows | Furthest | Leaves
+Answer = Welcome | Ready | Piece | Send | Applied | Known | Reached | Refused
+
+encode = Encoder().encode
+decode_request = Decoder(Request).decode
+decode_answer = Decoder(Answer).decode
