@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 import zmq
 
 from gossip.arrays import Layout
@@ -136,6 +138,8 @@ class Server:
     def close(self) -> None:
         """Listen no more."""
         self.stop()
+        if self._context.closed:
+            return
         self._context.destroy(linger=0)
         for worker in self.workers.values():
             worker.forget_files()
@@ -278,11 +282,11 @@ class Server:
             return
         file.about_to_read()
         worker.bytes_in += push.layout.nbytes
+        assert push.place is not None
+        del worker.files[push.place]
         new, kept = self._submit(worker, push, file.view())
-        if kept:
-            assert push.place is not None
-            del worker.files[push.place]
-        else:
+        if not kept:
+            worker.files[push.place] = file
             file.leave()
         self._say(identity, Applied(new, kept))
 
@@ -292,7 +296,9 @@ class Server:
             raise UsageError(f"an update of {len(view)} bytes, expected {push.layout.nbytes}")
         coordinator = self._coordinator
         assert coordinator is not None
-        update, _ = inflate(push.layout.views(view))
+        whole = np.frombuffer(view, np.uint8)
+        nobody = sys.getrefcount(whole)
+        update, _ = inflate(push.layout.views(whole))
         unit = Unit(*push.unit)
         stale = max(0, coordinator.version - push.version)
         new = coordinator.submit(update, unit, f"worker {worker.name}", push.version, checked=True)
@@ -300,11 +306,7 @@ class Server:
             worker.published += 1
             worker.staleness.append(stale)
         del update
-        try:
-            view.release()
-        except BufferError:
-            return new, True
-        return new, False
+        return new, sys.getrefcount(whole) > nobody  # each array that looks at it holds on to it
 
     def _file(self, worker: Worker, place: Place, layout: Layout) -> SharedFile | None:
         file = worker.files.get(place)

@@ -16,6 +16,8 @@ from gossip.arrays import Array, Arrays, Layout, Packed
 from gossip.errors import MismatchError
 from p2p.server.shared import SharedFile
 
+FILES_KEPT = 3
+"""While no more of them are read at once."""
 FILES_MAX = 6
 """So many that are locked by readers, who stand still then, are waited for no more."""
 PINNED_MAX = 2
@@ -113,13 +115,18 @@ class Snapshots:
 
     def _free(self, nbytes: int) -> Snapshot:
         """One that nobody reads, with the writer's lock taken."""
-        for one in self._all[1:]:
-            if one.readers or not one.file.acquire():
+        free = [one for one in self._all[1:] if not one.readers and one.file.acquire()]
+        chosen = next((one for one in reversed(free) if one.file.nbytes >= nbytes), None)
+        for one in free:
+            if one is chosen:
                 continue
-            if one.file.nbytes >= nbytes:
-                return one
-            one.file.close()
-            self._all.remove(one)
+            if one.file.nbytes < nbytes or len(self._all) > FILES_KEPT:
+                self._all.remove(one)
+                one.file.close()
+            else:
+                one.file.release()
+        if chosen is not None:
+            return chosen
         if len(self._all) > FILES_MAX:  # a reader that stands still keeps the file, and nobody else will have it
             still = next(one for one in reversed(self._all) if not one.readers)
             self._all.remove(still)

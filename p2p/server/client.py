@@ -166,14 +166,14 @@ class MasterClient:
         answer = self._ask(push)[0]
         if isinstance(answer, Send):
             answer = self._send(file, layout.nbytes)
-        if isinstance(answer, Refused):
-            raise UsageError(answer.why)
-        assert isinstance(answer, Applied)
-        if answer.kept:
+        if not isinstance(answer, Applied) or answer.kept:
             file.close()
             self._own = None
         else:
             file.leave()
+        if isinstance(answer, Refused):
+            raise UsageError(answer.why)
+        assert isinstance(answer, Applied)
         return answer.new
 
     def knows(self, unit: tuple[int, int, int]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -38,22 +39,23 @@ class Ranges:
     def cautions(self, data: Any) -> Mapping[str, str]:
         return {}
 
-    def start(self, settings: AgentSettings, registrar: Registrar, modules: Collection[str] = ()) -> None:
+    def start(self, settings: AgentSettings | None, registrar: Registrar | None, modules: Collection[str] = ()) -> None:
+        if settings is None or registrar is None:
+            return
         if self.agent is None:
             self.agent = ensure_agent(settings, os.getpid())
-        assert registrar.wait(lambda: bool(registrar.by_role("peer", "worker")), 60.0)
+        assert registrar.wait(lambda: bool(registrar.by_role("peer")), 60.0)
 
     def without_task(self, tasks: int) -> Collection[int]:
         return ()
 
     def run(self, job: Job, data: Any, progress: Progress) -> list[TaskResult]:
-        assert self.agent is not None
         results = []
         for epoch in range(job.epochs):
             for index in range(job.partitions):
                 if not self._cancelled:
                     rows = iter(data[index * self.size : (index + 1) * self.size])
-                    with self.agent.training():
+                    with nullcontext() if self.agent is None else self.agent.training():
                         results.append(run_partition(job, self.agent, epoch, index, rows))
                     progress(len(results), job.epochs * job.partitions)
         return results

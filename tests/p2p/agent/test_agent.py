@@ -30,7 +30,7 @@ from p2p.agent import local_socket, requests
 from p2p.agent.client import AgentClient, AgentGoneError, AgentSettings, is_free, start_agent
 from p2p.agent.local_socket import Process
 from p2p.agent.ports import Left
-from p2p.agent.requests import Known, Knows, Refused, Take
+from p2p.agent.requests import Known, Knows, Refused
 from p2p.cli.main import main
 from p2p.driver.observer import Observer
 from p2p.driver.registrar import SILENT_S, Member, Registrar
@@ -392,13 +392,6 @@ def test_what_is_no_request_is_answered_with_words_that_say_where_and_the_agent_
         assert where in answer.why
     requests.send(connection, Knows(Unit(0, 0, 0)))
     assert requests.receive_answer(connection) == (Known(False), [])
-
-
-def test_an_agent_without_a_queue_refuses_a_coordinator(connection: socket.socket) -> None:
-    requests.send(connection, Take())
-    answer, _ = requests.receive_answer(connection)
-    assert isinstance(answer, Refused)
-    assert "has no queue" in answer.why
 
 
 def test_an_agent_drops_what_is_no_message_of_its_registrar(

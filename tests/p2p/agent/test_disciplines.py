@@ -22,18 +22,14 @@ from gossip.mixing import DPsgd
 from p2p.agent import discipline as discipline_module
 from p2p.agent import lanes as lanes_module
 from p2p.agent import mixing as mixing_module
-from p2p.agent import requests
 from p2p.agent.client import START_TIMEOUT_S, AgentSettings
 from p2p.agent.discipline import House
-from p2p.agent.hub import QUEUE_MAX, Hub
 from p2p.agent.lanes import Lanes, lane_settings
 from p2p.agent.mixing import Mixing, pack_strategy
 from p2p.agent.registrar_messages import Listed
 from p2p.agent.replica import Replica
-from p2p.agent.requests import Taken
 from p2p.agent.sketch import BUCKETS, Sketch, distance
 from p2p.agent.submissions import Outcome
-from p2p.agent.worker_lane import OUTSTANDING_MAX, WorkerLane
 
 pytestmark = pytest.mark.sockets
 
@@ -139,12 +135,7 @@ def test_an_own_update_is_in_the_replica_and_its_unit_counts_once(swarm: Swarm) 
     assert one.spans(1) == {}
     figures = one.figures(False)
     assert (figures.published, figures.refused, figures.lanes.frontiers) == (1, 0, {one.house.me: 1})
-    assert (figures.lanes.units, figures.lanes.waiting, figures.lanes.withdrawn, figures.lanes.adoptions) == (
-        1,
-        0,
-        0,
-        0,
-    )
+    assert (figures.lanes.units, figures.lanes.withdrawn, figures.lanes.adoptions) == (1, 0, 0)
     assert one.turn() == lanes_module.IDLE_S
     assert one.trouble is None
     assert bytes(one.state().read(0, LAYOUT.nbytes)) == bytes(update(1, 2, 3).buffer)
@@ -220,11 +211,10 @@ def test_an_agent_knows_whether_another_began_level(swarm: Swarm, level: bool, m
 
 
 def test_an_agent_knows_those_of_the_roles_that_it_reads_from_or_is_read_by(swarm: Swarm) -> None:
-    kinds = {"peer": Lanes, "observer": Lanes, "hub": Hub, "worker": WorkerLane}
-    expected = {"peer": {"peer", "observer"}, "observer": {"peer"}, "hub": {"worker"}, "worker": {"hub"}}
-    others = {role: swarm.add(kind, role) for role, kind in kinds.items()}
-    for role, kind in kinds.items():
-        one = swarm.add(kind, role)
+    expected = {"peer": {"peer", "observer"}, "observer": {"peer"}}
+    others = {role: swarm.add(Lanes, role) for role in expected}
+    for role in expected:
+        one = swarm.add(Lanes, role)
         one.load()
         for other in others.values():
             one.join(swarm.listed(other))
@@ -320,8 +310,6 @@ def test_what_lanes_are_told_of_trainings_and_tasks_changes_nothing(swarm: Swarm
         lambda: one.hang_up(connection),
     ):
         call()
-    with pytest.raises(UsageError, match="this agent has no queue: a coordinator belongs to the hub"):
-        one.take(connection)
     assert one.figures(True) == one.figures(False)
     one.warn("text")
     assert swarm.warned == ["text"]
@@ -353,110 +341,6 @@ def test_what_peers_hold_in_memory_follows_the_size_of_the_model(swarm: Swarm) -
 
 
 # ------------------------------------------------------------------------------------------------------ a master's star
-
-
-class Star(Swarm):
-    """A hub and a worker."""
-
-    def begin(self) -> tuple[Any, Any]:
-        hub, worker = self.add(Hub, "hub"), self.add(WorkerLane, "worker")
-        for each in self.all:
-            each.load()
-        self.introduce()
-        return hub, worker
-
-
-@pytest.fixture
-def star() -> Iterator[Star]:
-    star = Star()
-    yield star
-    star.close()
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX)
-    ours.settimeout(SOON_S)
-    yield ours, theirs
-    ours.close()
-    theirs.close()
-
-
-def taken(ours: socket.socket) -> tuple[str, list[float]]:
-    answer, (descriptor,) = requests.receive_answer(ours)
-    assert isinstance(answer, Taken)
-    data = os.pread(descriptor, answer.layout.nbytes, 0)
-    os.close(descriptor)
-    return answer.lane, np.frombuffer(data, float, 3).tolist()
-
-
-def test_the_coordinator_takes_updates_of_workers_one_by_one(star: Star, pair: Any) -> None:
-    hub, worker = star.begin()
-    ours, theirs = pair
-    hub.take(theirs)
-    assert (hub.waiting, hub.merged) == (0, 0)
-    for value in (1, 2, 3):
-        worker.submissions.submit(update(value, 0, 0))
-    star.turn_until(lambda: hub.waiting == 3)
-    assert taken(ours) == ("host:1", [1, 0, 0]), "it waited for it"
-    assert hub.figures(False).lanes.waiting == 3, "the one that descent has, and two in the queue"
-    assert w(hub) == [0, 0, 0], "they are descent's to take"
-    assert hub.merged == 0
-    hub.take(theirs)
-    assert taken(ours) == ("host:1", [2, 0, 0])
-    assert hub.waiting == 2
-    hub.take(theirs)
-    assert taken(ours) == ("host:1", [3, 0, 0])
-    hub.take(theirs)
-    assert hub.waiting == 0
-    hub.submissions.submit(update(9, 9, 9))
-    assert (w(hub), hub.merged) == ([9, 9, 9], 1)
-    star.turn_until(lambda: w(worker) == [9, 9, 9])
-    assert worker.merged == 1, "the own updates come back by the hub's lane"
-
-
-def test_updates_stay_with_the_coordinator_that_comes_next(star: Star, pair: Any) -> None:
-    hub, worker = star.begin()
-    ours, theirs = pair
-    gone, other = socket.socketpair(socket.AF_UNIX)
-    hub.take(gone)
-    hub.hang_up(theirs)
-    assert hub._taker is gone, "another hung up"
-    hub.hang_up(gone)
-    worker.submissions.submit(update(1, 0, 0))
-    star.turn_until(lambda: hub.waiting == 1)
-    other.close()
-    hub.take(gone)
-    assert hub.waiting == 1, "it could not be sent"
-    hub.take(theirs)
-    assert taken(ours) == ("host:1", [1, 0, 0])
-    gone.close()
-
-
-def test_a_worker_waits_for_a_master_that_does_not_keep_up(star: Star, pair: Any) -> None:
-    hub, worker = star.begin()
-    given = [worker.submissions.submit(update(n, 0, 0)) for n in range(QUEUE_MAX + OUTSTANDING_MAX + 2)]
-    star.turn_until(lambda: hub.waiting == QUEUE_MAX)
-    for _ in range(20):
-        for each in star.all:
-            each.runtime.poll(0.005)
-    assert hub.waiting == QUEUE_MAX, "further ones stay with the worker"
-    assert given[-1].outcome is Outcome.PUBLISHED
-    assert not worker.has_settled(given[-1])
-    ours, theirs = pair
-    for n in range(len(given)):
-        hub.take(theirs)
-        star.turn_until(lambda: hub._in_descent == 1)
-        assert taken(ours) == ("host:1", [n, 0, 0])
-    star.turn_until(lambda: worker.has_settled(given[-1]))
-    assert w(worker) == [0, 0, 0]
-
-
-def test_a_worker_alone_waits_for_nobody(swarm: Swarm) -> None:
-    worker = swarm.add(WorkerLane, "worker")
-    worker.load()
-    for n in range(OUTSTANDING_MAX + 2):
-        assert worker.has_settled(worker.submissions.submit(update(n, 0, 0)))
 
 
 # -------------------------------------------------------------------------------------------------------------- mixing
@@ -565,8 +449,6 @@ def test_the_driver_program_s_agent_takes_no_part(swarm: Swarm) -> None:
     step = one.submissions.submit(update(1, 1, 1))
     swarm.turn_until(lambda: one.has_settled(step))
     assert w(one) == [1, 1, 1], "no neighbor has a part in it"
-    with pytest.raises(UsageError, match="an agent that mixes has no queue"):
-        one.take(task)
     one.warn("text")
     assert swarm.warned == ["text"]
     task.close()

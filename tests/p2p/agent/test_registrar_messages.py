@@ -48,7 +48,17 @@ FIGURES = Figures(
 )
 LISTED = Listed(peer=A, role="peer", name="host:1", adverts=WHERE, pulls="tcp://[::1]:1", level=True, answers=False)
 OF_AGENTS: list[FromAgent] = [
-    Hello(peer=A, run="run", role="hub", name="host:1", pid=1, adverts=WHERE, pulls=WHERE, shortage="all", adopts=True),
+    Hello(
+        peer=A,
+        run="run",
+        role="observer",
+        name="host:1",
+        pid=1,
+        adverts=WHERE,
+        pulls=WHERE,
+        shortage="all",
+        adopts=True,
+    ),
     Status(peer=A, figures=FIGURES),
     Drained(peer=A, missing=["host:1"], staleness=[0, 2], torn=[(0, 1)]),
     Warned(peer=A, text="wörds"),

@@ -35,8 +35,6 @@ from p2p.agent.requests import (
     Refused,
     Remainder,
     Request,
-    Take,
-    Taken,
     Welcome,
 )
 
@@ -55,7 +53,6 @@ REQUESTS: list[Request] = [
     Publish(layout=LAYOUT, merged_at=COUNT_MAX, left=Remainder(True, LAYOUT)),
     Knows(UNIT),
     Furthest(1, 2),
-    Take(),
     Begins(),
     Ends(),
 ]
@@ -67,7 +64,6 @@ ANSWERS: list[Answer] = [
     Reached(-1),
     Counting(COUNTED),
     Counting(None),
-    Taken("wörker", LAYOUT),
     Refused("no"),
 ]
 
@@ -171,18 +167,17 @@ def test_what_is_no_request_is_refused_and_its_files_are_closed(pair: Pair, mess
     assert str(caught.value).startswith("a malformed request of a task: ")
     assert why in str(caught.value)
     assert os.listdir("/dev/fd") == before
-    requests.send(pair[0], Take())
-    assert requests.receive_request(pair[1]) == (Take(), [])
+    requests.send(pair[0], Begins())
+    assert requests.receive_request(pair[1]) == (Begins(), [])
 
 
 @pytest.mark.parametrize(
     ("message", "files", "why"),
     [
-        (Take(), 0, "Invalid value 'take' - at `$.op`"),
+        (Begins(), 0, "Invalid value 'begins' - at `$.op`"),
         ({"op": "known", "known": 1}, 0, "Expected `bool`, got `int` - at `$.known`"),
         ({"op": "reached", "chunk": -2}, 0, "Expected `int` >= -1 - at `$.chunk`"),
         ({"op": "published"}, 0, "missing required field `new`"),
-        (Taken("w", LAYOUT), 0, "0 open files came with it, expected 1"),
     ],
 )
 def test_what_is_no_answer_is_refused(pair: Pair, message: Any, files: int, why: str) -> None:

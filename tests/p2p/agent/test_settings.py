@@ -14,7 +14,7 @@ from p2p.agent.client import AgentSettings, read_settings
 
 SETTINGS = AgentSettings(
     "run",
-    "worker",
+    "peer",
     "tcp://127.0.0.1:1",
     Layout.of({"w": np.zeros((2, 3))}),
     ("public", "secret"),

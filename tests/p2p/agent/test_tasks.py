@@ -38,7 +38,6 @@ from p2p.agent.requests import (
     Reached,
     Refused,
     Remainder,
-    Take,
     Welcome,
 )
 from p2p.agent.submissions import Outcome, Submission
@@ -250,7 +249,6 @@ def test_questions_are_the_discipline_s_to_answer(agent: Agent, task: Task) -> N
     assert task.ask(Knows(Unit(5, 1, 2))) == Known(True)
     assert task.ask(Knows(Unit(5, 1, 3))) == Known(False)
     assert task.ask(Furthest(3, 4)) == Reached(34)
-    assert task.ask(Take()) == Refused("no queue here")
 
 
 def test_a_malformed_request_is_answered_and_the_connection_goes_on(agent: Agent, task: Task) -> None:

@@ -487,16 +487,13 @@ def test_a_training_after_one_that_failed_has_its_own_updates_only() -> None:
             assert report.updates_lost == 0
 
 
-def test_what_a_master_did_not_take_in_time_is_told() -> None:
+def test_workers_wait_for_a_master_that_does_not_keep_up() -> None:
     def slow(model, update):
-        time.sleep(0.5)
+        time.sleep(0.2)
         add(model, update)
 
-    with DeepDist({"n": np.zeros(3)}, "master", peers=3, drain_timeout_s=0.7) as dd:
-        with pytest.raises(IncompleteTraining, match=r"descent did not take \d+ updates within 0.7 s") as caught:
-            dd.train([range(3)] * 3, ones, slow, chunk_rows=1)
-        taken = dd.model["n"][0]
-        assert 0 < taken < 9
-        assert caught.value.report.updates_lost == 9 - taken
-        train(dd, ones, descent=add)
-        assert dd.model["n"].tolist() == [taken + PARTS * CHUNKS] * 3, "they do not come later either"
+    with DeepDist({"n": np.zeros(3)}, "master", peers=3, drain_timeout_s=0.1) as dd:
+        report = dd.train([range(3)] * 3, ones, slow, chunk_rows=1)
+        assert dd.model["n"].tolist() == [9] * 3
+        assert (report.updates, report.updates_lost) == (9, 0)
+        assert max(peer.staleness_p95 for peer in report.peers) <= 2, "those of the two others that computed meanwhile"

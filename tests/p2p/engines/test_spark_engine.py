@@ -213,12 +213,13 @@ def executors(notebook: Notebook) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["p2p", "master"])
-def test_all_workers_of_an_executor_share_one_agent(executors: Any, mode: str) -> None:
+def test_all_workers_of_an_executor_share_one_agent_unless_there_is_a_master(executors: Any, mode: str) -> None:
     found = executors[mode]
-    assert len(found["workers"]) >= 4, "Spark may have some in reserve"
+    workers = len(found["workers"])
+    assert workers >= 4, "Spark may have some in reserve"
     assert len({daemon for daemon, _ in found["workers"]}) == 2
-    assert found["roles"] == {"p2p": ["peer", "peer", "observer"], "master": ["worker", "worker", "hub"]}[mode]
-    assert found["agents during"] == 3
+    assert found["roles"] == {"p2p": ["peer", "peer", "observer"], "master": ["worker"] * workers + ["master"]}[mode]
+    assert found["agents during"] == {"p2p": 3, "master": 0}[mode]
 
 
 @pytest.mark.parametrize("mode", ["p2p", "master"])
@@ -234,7 +235,8 @@ def test_the_model_is_exact_with_and_without_a_master(executors: Any, mode: str)
     assert found["updates"] == 24
     assert found["updates_lost"] == 0
     assert found["consensus_distance"] == 0
-    assert found["applied"] == [24] * 3
+    assert found["applied"][-1] == 24
+    assert mode == "master" or found["applied"] == [24] * 3
     assert all(count > 0 for count in found["published"][:2])
     assert found["model"]["sum"] == [0.5 + 2 * 4950] * 3
     if mode == "p2p":

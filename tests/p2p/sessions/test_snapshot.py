@@ -49,7 +49,7 @@ real = [pytest.mark.slow, pytest.mark.sockets]
     [
         pytest.param({"engine": SimulatedCluster(3, seed=1)}, step, "pppo", id="simulated"),
         pytest.param({"peers": 2}, slow_step, "ppo", id="lanes", marks=real),
-        pytest.param({"peers": 2, "mode": "master"}, slow_step, "wwh", id="master", marks=real),
+        pytest.param({"peers": 2, "mode": "master"}, slow_step, "wwm", id="master", marks=real),
         pytest.param(
             {"peers": 2, "discipline": "mix", "mixing": DPsgd(), "topology": "complete"},
             slow_step,

@@ -15,7 +15,6 @@ from p2p.agent.ports import refresh
 from p2p.agent.replica import Replica
 from p2p.row_order import in_order, numbered
 from p2p.testing import Neighbor
-from p2p.server.any_update import inflate
 from p2p.worker.delta import write_delta
 from p2p.worker.errors import PartitionError, told
 from p2p.worker.job import Job, Rhythm, TaskResult
@@ -195,28 +194,6 @@ def test_the_model_keeps_its_own_state_between_the_tasks_of_a_session(neighbor: 
     run_partition(job, neighbor, 0, 1, [1])
     run_partition(replace(job, run="another session"), neighbor, 0, 0, [1])
     assert calls == [1, 2, 1]
-
-
-def test_in_master_mode_the_update_goes_out_as_it_is(model: Model, neighbor: Neighbor) -> None:
-    neighbor.replica.merged = 5
-    update = {"g": np.ones(3), "loss": 0.5}
-    job = job_of(model, lambda model, rows: update, mode="master")
-    assert run_partition(job, neighbor, 0, 0, [1]).updates == 1
-    again, extra = inflate(neighbor.published[0])
-    np.testing.assert_array_equal(again["g"], np.ones(3))
-    assert again["loss"] == 0.5
-    assert extra == {"merged_at": 5, "epoch": 0, "partition": 0, "chunk": 0}
-
-
-def test_in_master_mode_numbers_that_are_not_finite_are_named_by_their_place(model: Model, neighbor: Neighbor) -> None:
-    job = job_of(model, lambda model, rows: {"layers": [np.ones(2), np.array([np.nan, 1])]}, mode="master")
-    with pytest.raises(PartitionError) as caught:
-        run_partition(job, neighbor, 0, 0, [1])
-    error = told(caught.value.pickled)
-    assert type(error) is UsageError
-    assert "update['layers'][1]" in str(error)
-    assert "1 of 2 numbers are NaN or infinite" in str(error)
-    assert neighbor.published == []
 
 
 # ----------------------------------------------------------------------------------------------------- the running task
@@ -672,16 +649,13 @@ def test_an_attempt_with_its_rows_in_another_order_trains_those_that_are_left(
     assert set(neighbor.units) == {(3, 2, numbered(fingerprint, chunk)) for chunk in range(5)}
 
 
-@pytest.mark.parametrize("mode", ["p2p", "master"])
-def test_an_attempt_with_other_rows_than_those_that_count_is_an_error(
-    model: Model, neighbor: Neighbor, mode: str
-) -> None:
+def test_an_attempt_with_other_rows_than_those_that_count_is_an_error(model: Model, neighbor: Neighbor) -> None:
     def gradient(model: Any, rows: Iterator[int]) -> Any:
         if current().chunk == 1:
             raise RuntimeError("a bad day")
         return {"w": np.full(2, float(sum(rows)))}
 
-    job = job_of(model, gradient, chunk_rows=2, mode=mode)
+    job = job_of(model, gradient, chunk_rows=2)
     for attempt in (1, 2):
         with pytest.raises(PartitionError) as caught:
             train_in_order(job, neighbor, [1, 2, 3], attempt)

@@ -1,0 +1,281 @@
+"""The master and its workers' connections, in one process: models go out, updates come in, here and from afar."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from gossip.arrays import Layout
+from gossip.errors import UsageError
+from gossip.marks import Unit
+from gossip.zmq.sockets import Keys, open_socket
+from p2p.adapters.model import Model
+from p2p.driver import serving as module
+from p2p.driver.coordinator import Coordinator
+from p2p.driver.served import Served
+from p2p.driver.serving import Server
+from p2p.server.any_update import flatten
+from p2p.server.client import MasterClient, MasterGoneError
+from p2p.server.messages import Address, Begin, Hello, Part, Push, Read, Refused, Send, decode_answer, encode
+
+pytestmark = pytest.mark.sockets
+
+SOON_S = 60.0
+SMALL, LARGE = 3, 700_000
+"""Numbers of a model: it travels with the message, or in three pieces."""
+
+
+class World:
+    """A master of a model of so many numbers, which adds what comes."""
+
+    def __init__(self, size: int, keys: Keys | None = None, descent: Any = None) -> None:
+        self.model: dict[str, Any] = {"w": np.zeros(size, np.float32)}
+        self.served = Served(Model(self.model))
+        self.ended = threading.Event()
+        self.coordinator = Coordinator(self.served, descent, self.ended.set)
+        self.server = Server(self.served, "127.0.0.1", "the run", keys)
+        self.server.start(self.coordinator)
+        self.clients: list[MasterClient] = []
+
+    def client(self, far: bool = False) -> MasterClient:
+        client = MasterClient(self.server.address)
+        client.shares_memory = client.shares_memory and not far
+        self.clients.append(client)
+        return client
+
+    def begin(self, client: MasterClient, chunk: int = 0) -> tuple[int, Any]:
+        """The version of the model that it gets, and a copy."""
+        found = client.begin(Unit(0, 0, chunk), 0, self.served.snapshots.layout, 0)
+        assert found is not None
+        with found.reading():
+            return found.version, found.arrays()["w"].copy()
+
+    def push(self, client: MasterClient, value: float, chunk: int, version: int = 0) -> bool:
+        update = {"w": np.full_like(self.model["w"], value)}
+        return client.push(Unit(0, 0, chunk), version, flatten(update))
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.server.close()
+        self.served.close()
+
+
+@pytest.fixture
+def made() -> Iterator[Any]:
+    worlds: list[World] = []
+
+    def make(*arguments: Any, **options: Any) -> World:
+        worlds.append(World(*arguments, **options))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["one host", "far"])
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("keys", [None, Keys.generate()], ids=["open", "encrypted"])
+def test_a_model_goes_out_and_updates_come_in(made: Any, size: int, far: bool, keys: Keys | None) -> None:
+    world = made(size, keys)
+    one, two = world.client(far), world.client(far)
+    assert far or one.shares_memory
+    total = 0.0
+    for chunk, client in enumerate([one, two, two, one, one]):
+        version, w = world.begin(client, chunk)
+        assert version == chunk
+        assert (w == total).all()
+        assert world.push(client, chunk + 1, chunk, version)
+        total += chunk + 1
+        assert not world.push(client, 99, chunk, version), "its unit counts already"
+        assert client.begin(Unit(0, 0, chunk), 0, world.served.snapshots.layout, 0) is None
+    assert (world.model["w"] == total).all()
+    assert world.coordinator.taken == 5
+    figures = sorted((worker.published, worker.staleness) for worker in world.server.workers.values())
+    assert figures == [(2, [0, 0]), (3, [0, 0, 0])]
+
+
+def test_an_update_is_as_old_as_what_was_applied_since_its_model(made: Any) -> None:
+    world = made(SMALL)
+    client = world.client()
+    for chunk, version in enumerate([0, 0, 0, 3]):
+        world.push(client, 1, chunk, version)
+    (worker,) = world.server.workers.values()
+    assert worker.staleness == [0, 1, 2, 0]
+
+
+def test_many_workers_at_once_lose_nothing(made: Any) -> None:
+    world = made(LARGE)
+
+    def work(number: int) -> None:
+        client = world.client(far=number % 2 == 1)
+        for chunk in range(5 * number, 5 * number + 5):
+            version, _ = world.begin(client, chunk)
+            assert world.push(client, 1, chunk, version)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SOON_S)
+    assert (world.model["w"] == 20).all()
+
+
+def test_what_descent_keeps_of_an_update_is_nobody_else_s(made: Any) -> None:
+    kept: list[Any] = []
+
+    def keep(model: Any, update: Any) -> None:
+        kept.append(update["w"])
+        model["w"] = update["w"]
+
+    world = made(LARGE, descent=keep)
+    client = world.client()
+    for chunk in range(3):
+        world.push(client, chunk + 1, chunk)
+    assert [(each == value).all() for value, each in enumerate(kept, 1)] == [True] * 3
+    assert (world.model["w"] == 3).all()
+
+
+def test_what_descent_keeps_on_the_model_comes_with_it(made: Any) -> None:
+    def count(model: Any, update: Any) -> None:
+        model["w"] += update["w"]
+        model["calls"] = model.get("calls", 0) + 1
+
+    world = made(SMALL, descent=count)
+    client = world.client()
+    world.push(client, 1, 0)
+    found = client.begin(Unit(0, 0, 1), 0, world.served.snapshots.layout, 0)
+    assert found is not None
+    assert found.attributes is not None
+    with found.reading():
+        assert found.attribute_arrays()
+    again = client.begin(Unit(0, 0, 1), 0, world.served.snapshots.layout, found.attributes_version)
+    assert again is not None
+    assert again.attributes is None, "it has them"
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["one host", "far"])
+def test_an_error_of_descent_is_told_to_whoever_pushes_and_ends_the_training(made: Any, far: bool) -> None:
+    def fail(model: Any, update: Any) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    world = made(LARGE, descent=fail)
+    client = world.client(far)
+    with pytest.raises(UsageError, match="by nothing"):
+        world.push(client, 1, 0)
+    assert world.ended.wait(SOON_S)
+    assert isinstance(world.coordinator.error, ZeroDivisionError)
+    with pytest.raises(UsageError, match="the training has ended: by nothing"):
+        world.begin(client, 1)
+
+
+def test_who_does_not_know_the_run_or_the_keys_gets_nothing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = made(SMALL)
+    with pytest.raises(UsageError, match="this is the master of another run"):
+        MasterClient(Address(world.server.address.endpoint, "another", None))
+    stranger = Stranger(world)
+    stranger.say(encode(Begin(Unit(0, 0, 0))))
+    assert "say Hello first" in stranger.hears().why
+    stranger.close()
+    keyed = made(SMALL, Keys.generate())
+    stranger = Stranger(keyed)
+    stranger.say(encode(Hello("the run", "me")))
+    assert not stranger.socket.poll(500)
+    stranger.close()
+    assert keyed.server.workers == {}
+
+
+class Stranger:
+    """Says whatever it likes."""
+
+    def __init__(self, world: World) -> None:
+        self.context = zmq.Context()
+        self.socket = open_socket(self.context, zmq.DEALER)
+        self.socket.connect(world.server.address.endpoint)
+
+    def say(self, *frames: bytes) -> None:
+        self.socket.send_multipart(frames)
+
+    def hears(self) -> Any:
+        assert self.socket.poll(SOON_S * 1e3)
+        return decode_answer(self.socket.recv_multipart()[0])
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+
+HUGE = Layout.of({"w": np.broadcast_to(np.float32(0), (1 << 40,))})
+
+
+@pytest.mark.parametrize(
+    ("frames", "why"),
+    [
+        ((b"nonsense",), "not understood"),
+        ((b"",), "not understood"),
+        ((encode(Read(0, 10)),), "there is no model to read"),
+        ((encode(Part()), b"x"), "a piece of an update that nobody waits for"),
+        ((encode(Push(unit=Unit(0, 0, 0), version=0, layout=HUGE)),), "expected at most"),
+        ((encode(Push(unit=Unit(0, 0, 0), version=0, layout=HUGE, inline=True)), b"x" * 64), "an update of 64 bytes"),
+        ((encode(Push(unit=Unit(0, 0, 0), version=0, layout=HUGE, inline=True)),), "an update of 0 bytes"),
+    ],
+)
+def test_nonsense_is_refused_and_the_training_goes_on(made: Any, frames: tuple[bytes, ...], why: str) -> None:
+    world = made(SMALL)
+    stranger = Stranger(world)
+    stranger.say(encode(Hello("the run", "me")))
+    stranger.hears()
+    stranger.say(*frames)
+    answer = stranger.hears()
+    assert isinstance(answer, Refused)
+    assert why in answer.why
+    stranger.close()
+    assert world.coordinator.error is None
+    assert world.push(world.client(), 1, 0)
+
+
+def test_who_stands_still_in_the_middle_of_an_update_holds_nobody_up(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SENDING_MAX_S", 0.3)
+    world = made(LARGE)
+    stranger = Stranger(world)
+    stranger.say(encode(Hello("the run", "me")))
+    stranger.hears()
+    layout = Layout.of(flatten({"w": world.model["w"]}))
+    stranger.say(encode(Push(unit=Unit(0, 0, 7), version=0, layout=layout)))
+    assert isinstance(stranger.hears(), Send)
+    stranger.say(encode(Part()), b"x")
+    assert world.push(world.client(far=True), 1, 0)
+    assert (world.model["w"] == 1).all()
+    stranger.close()
+
+
+def test_a_worker_waits_for_a_master_that_is_busy_and_not_for_one_that_is_gone(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p.server.client.LOOK_S", 0.05)
+    world = made(SMALL, descent=lambda model, update: time.sleep(0.5))
+    client = world.client()
+    assert world.push(client, 1, 0)
+    world.server.close()
+    with pytest.raises(MasterGoneError, match=r"the master at 127\.0\.0\.1:\d+ is gone"):
+        client.knows((0, 0, 0))
+
+
+def test_files_of_workers_that_are_gone_or_done_are_closed(made: Any) -> None:
+    world = made(LARGE)
+    client = world.client()
+    world.push(client, 1, 0)
+    (worker,) = world.server.workers.values()
+    assert len(worker.files) == 1
+    client.leave()
+    world.begin(client, 1)
+    assert worker.files == {}
+    assert worker.memory_peak_bytes > 0
