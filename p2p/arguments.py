@@ -73,6 +73,7 @@ def training(
     watchers: Any,
     feeders: Any,
     on_incomplete: Any,
+    max_staleness: Any,
     progress: Progress,
     tell: Callable[[Evaluated], object],
 ) -> Training:
@@ -106,8 +107,20 @@ def training(
         combine=combine,
         evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, evaluate_s, tell, stopping),
         on_incomplete=on_incomplete,
+        max_staleness=_max_staleness(max_staleness, mode),
         progress=progress,
     )
+
+
+def _max_staleness(value: Any, mode: str) -> int | None:
+    if value is None:
+        return None
+    if mode != "master":
+        raise UsageError(
+            f"max_staleness={value!r} with mode={mode!r}, expected None, or mode='master': without a master nobody "
+            "says whose update is next"
+        )
+    return integer("max_staleness", value, 0, "at least 0, or None for any")
 
 
 def _check_continuous(exchange: Any, rule: Any, coded: bool) -> None:

@@ -37,10 +37,8 @@ from p2p.driver.evaluation import Evaluate
 from p2p.driver.stopping import StopWhen
 from p2p.driver.watchers import Watcher
 from p2p.report import Evaluated, Report
-from p2p.sessions.agents import AgentSession, Session
+from p2p.sessions.choice import session_of
 from p2p.sessions.cluster import SimulatedCluster
-from p2p.sessions.master import MasterSession
-from p2p.sessions.simulated import SimulatedSession
 from p2p.sessions.training import Begun, Training
 from p2p.worker.combine import OUTER
 from p2p.worker.job import Descent, Gradient
@@ -102,24 +100,11 @@ class DeepDist(Generic[M]):
         """Held by the training that runs."""
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
-        self._session: Session
         self._keeping = Keeping.of_session(mode, discipline, mix and mix[0], codec, seed, trained)
         """What checkpoints have to know of it."""
-        if mix is not None:
-            from p2p.sessions.mixing import MixSession
-
-            assert not isinstance(engine, SimulatedCluster)
-            self._session = MixSession(
-                self._user_model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
-            )
-        elif isinstance(engine, SimulatedCluster):
-            self._session = SimulatedSession(engine, self._user_model, seed, drain_timeout_s)
-        elif mode == "master":
-            self._session = MasterSession(self._user_model, peers=peers, engine=engine, seed=seed)
-        else:
-            self._session = AgentSession(
-                self._user_model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
-            )
+        self._session = session_of(
+            self._user_model, mode, mix, engine, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s
+        )
         own = engine is not None and not isinstance(engine, SimulatedCluster)
         self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec not in (None, AUTO))
         """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
@@ -214,6 +199,7 @@ class DeepDist(Generic[M]):
         watchers: Sequence[Watcher] = (),
         feeders: Sequence[Feeder] = (),
         on_incomplete: Literal["raise", "warn"] = "raise",
+        max_staleness: int | None = None,
     ) -> Report:
         """Train on every partition of `data`, `epochs` times (once), and wait until all replicas are level.
 
@@ -244,6 +230,9 @@ class DeepDist(Generic[M]):
         `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates that living peers have, or
         replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had pulled it is a
         figure of the report, and a warning above 1 % of the updates. Errors of user code are raised here, unchanged.
+
+        `max_staleness` of a master: no update is applied after more than so many others since the model that it was
+        computed from. Workers wait for a slow one then; at most `max_staleness` + 1 compute at a time.
         """
         asked = locals()
         del asked["self"]

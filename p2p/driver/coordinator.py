@@ -49,12 +49,15 @@ class Coordinator:
         on_error: Callable[[], None],
         epochs_before: int = 0,
         applied: Iterable[Unit] = (),
+        max_staleness: int | None = None,
     ) -> None:
         """`on_error` ends the tasks when `descent` failed: see `error`. What is still under way of a training that
         failed, or was cut short, belongs to one of the session's `epochs_before`, and is dropped. `applied` are units
         that an earlier session has taken.
         """
         self.error: Exception | None = None
+        self.max_staleness = max_staleness
+        """Of updates of tasks; None: any."""
         self.fed = 0
         """Updates applied that were of no task."""
         self.applied: set[Unit] = set(applied)

@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -31,6 +33,7 @@ from p2p.agent.local_socket import Process
 from p2p.driver.coordinator import Coordinator
 from p2p.driver.served import Served
 from p2p.driver.snapshots import Snapshot
+from p2p.driver.tickets import Tickets
 from p2p.server.any_update import inflate
 from p2p.server.messages import (
     INLINE_BYTES_MAX,
@@ -86,12 +89,14 @@ class Worker:
     memory_peak_bytes: int = 0
     files: dict[Place, SharedFile] = field(default_factory=dict)
     """Those that it writes updates to."""
+    begins: Begin | None = None
+    """It waits for the model."""
     reads: Snapshot | None = None
     """What it reads in pieces."""
     push: Push | None = None
-    """The update that it sends in pieces,"""
+    """The update that it sends, or that is to be applied,"""
     buffer: bytearray = field(default_factory=bytearray)
-    """and what has come of it,"""
+    """and what has come of it, unless it is in a file,"""
     heard_at: float = 0.0
     """and when."""
 
@@ -117,6 +122,7 @@ class Server:
         self._host = SharedFile(len(self._token))
         self._host.view()[: len(self._token)] = self._token
         self._coordinator: Coordinator | None = None
+        self._tickets: Tickets[bytes] = Tickets(None)
         self._senders: deque[bytes] = deque()
         """Who sends an update in pieces, and who waits for that."""
         self._wake = os.pipe()
@@ -124,6 +130,7 @@ class Server:
 
     def start(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
+        self._tickets = Tickets(coordinator.max_staleness)
         self._thread = threading.Thread(target=self._run, name="deepdist-master", daemon=True)
         self._thread.start()
 
@@ -161,6 +168,7 @@ class Server:
             try:
                 if self._socket in ready:
                     self._take(*self._socket.recv_multipart())
+                    self._go_on()
                 self._look_after_senders()
             except BaseException as error:  # noqa: BLE001 - whatever it is, train() raises it
                 self._coordinator.fail(error)
@@ -179,12 +187,19 @@ class Server:
             self._say(identity, Refused("say Hello first: the master does not know this worker"))
         else:
             worker.bytes_in += len(said) + sum(map(len, frames))
-            try:
+            with self._refusing(identity):
                 self._answer(identity, worker, request, frames)
-            except BaseException as error:
-                self._say(identity, Refused(str(error) or type(error).__name__))
-                if not isinstance(error, UsageError):
-                    raise
+
+    @contextmanager
+    def _refusing(self, identity: bytes) -> Iterator[None]:
+        """What fails within is told to the worker, which waits for an answer."""
+        try:
+            yield
+        except BaseException as error:
+            self._tickets.leave(identity)
+            self._say(identity, Refused(str(error) or type(error).__name__))
+            if not isinstance(error, UsageError):
+                raise
 
     def _welcome(self, identity: bytes, hello: Hello) -> None:
         if not secrets.compare_digest(hello.run, self.address.run):
@@ -214,6 +229,7 @@ class Server:
             case Furthest():
                 self._say(identity, Reached(coordinator.furthest(request.epoch, request.partition)))
             case Leaves():
+                self._tickets.leave(identity)
                 self._done_reading(worker)
                 worker.forget_files()
                 worker.memory_peak_bytes = request.memory_peak_bytes
@@ -229,8 +245,20 @@ class Server:
         if coordinator.knows(request.unit):
             self._say(identity, Ready(known=True))
             return
+        worker.begins = request
+        self._tickets.ask(identity, (request.unit.epoch, request.unit.partition), request.attempt)
+
+    def _give(self, identity: bytes, worker: Worker) -> None:
+        """Give it the model."""
+        coordinator, request, worker.begins = self._coordinator, worker.begins, None
+        assert coordinator is not None
+        assert request is not None
         if coordinator.error is not None:
             raise UsageError(f"the training has ended: {coordinator.error}")
+        if coordinator.knows(request.unit):  # by another attempt, meanwhile
+            self._tickets.leave(identity)
+            self._say(identity, Ready(known=True))
+            return
         with coordinator.between_updates():
             snapshots = self._served.snapshots
             inline = snapshots.current.nbytes <= INLINE_BYTES_MAX
@@ -268,24 +296,47 @@ class Server:
     # ---------------------------------------------------------------------------------------- the update, from it
 
     def _push(self, identity: bytes, worker: Worker, push: Push, frames: tuple[bytes, ...]) -> None:
+        worker.push, worker.buffer, worker.heard_at = push, bytearray(), time.monotonic()
         if push.inline:
-            buffer = bytearray(frames[0] if frames else b"")
-            self._say(identity, Applied(self._submit(worker, push, memoryview(buffer))[0]))
-            return
-        file = self._file(worker, push.place, push.layout) if push.place is not None else None
-        if file is None:
+            worker.buffer = bytearray(frames[0] if frames else b"")
+        elif push.place is None or self._file(worker, push.place, push.layout) is None:
             self._check_size(push.layout)
-            worker.push, worker.heard_at = push, time.monotonic()
             self._senders.append(identity)
             if self._senders[0] == identity:
                 self._say(identity, Send())
             return
+        self._is_there(identity)
+
+    def _is_there(self, identity: bytes) -> None:
+        """All of the update is."""
+        if not self._tickets.push(identity):
+            raise UsageError("another attempt at this partition has begun: the update of this one is not taken")
+
+    def _go_on(self) -> None:
+        """Apply updates, and give models, as it is their turn."""
+        assert self._coordinator is not None
+        while (step := self._tickets.next(self._served.version)) is not None:
+            what, identity = step
+            worker = self.workers[identity]
+            with self._refusing(identity):
+                if what == "give":
+                    self._give(identity, worker)
+                else:
+                    self._apply(identity, worker)
+
+    def _apply(self, identity: bytes, worker: Worker) -> None:
+        """Have `descent` take its update."""
+        push, buffer, worker.push, worker.buffer = worker.push, worker.buffer, None, bytearray()
+        assert push is not None
+        file = worker.files.pop(push.place, None) if push.place is not None else None
+        if file is None:
+            self._say(identity, Applied(self._submit(worker, push, memoryview(buffer))[0]))
+            return
         file.about_to_read()
         worker.bytes_in += push.layout.nbytes
-        assert push.place is not None
-        del worker.files[push.place]
         new, kept = self._submit(worker, push, file.view())
         if not kept:
+            assert push.place is not None
             worker.files[push.place] = file
             file.leave()
         self._say(identity, Applied(new, kept))
@@ -323,16 +374,15 @@ class Server:
 
     def _part(self, identity: bytes, worker: Worker, frames: tuple[bytes, ...]) -> None:
         push = worker.push
-        if push is None or self._senders[0] != identity or not frames:
+        if push is None or not self._senders or self._senders[0] != identity or not frames:
             raise UsageError("a piece of an update that nobody waits for")
         worker.heard_at = time.monotonic()
         worker.buffer += frames[0]
         if len(worker.buffer) < push.layout.nbytes:
             return
-        buffer, worker.buffer, worker.push = worker.buffer, bytearray(), None
         self._senders.popleft()
         try:
-            self._say(identity, Applied(self._submit(worker, push, memoryview(buffer))[0]))
+            self._is_there(identity)
         finally:
             self._next_sender()
 

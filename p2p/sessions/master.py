@@ -86,7 +86,9 @@ class MasterSession:
             master=server.address,
         )
         applied = () if begun is None else begun.units
-        coordinator = Coordinator(served, training.descent, engine.cancel, job.epochs_before, applied)
+        coordinator = Coordinator(
+            served, training.descent, engine.cancel, job.epochs_before, applied, training.max_staleness
+        )
         self._epochs += training.epochs
         self.begun = None
         before = self.snapshot()

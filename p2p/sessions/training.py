@@ -43,6 +43,8 @@ class Training:
     writer: Writer | None = None
     """Who writes checkpoints."""
     on_incomplete: Literal["raise", "warn"] = "raise"
+    max_staleness: int | None = None
+    """Of a master: updates applied between the model that an update was computed from, and it; None: any."""
     progress: Progress
 
     @property

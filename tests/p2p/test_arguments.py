@@ -103,6 +103,7 @@ TRAINING: Row = {
     "watchers": [None, 3, "text", [3], [None], {1: 2}],
     "feeders": [None, 3, "text", [3], [None], {1: 2}],
     "on_incomplete": [*WORD, None],
+    "max_staleness": [*NO_INTEGER, 0],
 }
 WORDS: Row = {
     "corpus": [None, 3, b"text", {"a"}, iter([["a"]])],

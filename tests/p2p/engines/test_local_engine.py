@@ -595,6 +595,42 @@ def test_descent_may_hold_on_to_what_only_the_driver_program_has_when_there_is_a
     assert model["w"] == [1]
 
 
+@pytest.mark.parametrize("bound", [0, 1])
+def test_no_update_is_older_than_a_master_allows(bound: int, tmp_path: Path) -> None:
+    def gradient(model, rows):
+        time.sleep(0.01 * (1 + 3 * (current().partition == 0)))
+        return {"w": np.ones(1), "seen": model["w"].copy()}
+
+    behind: list[float] = []
+
+    def descent(model, update):
+        behind.append(float(model["w"][0] - update["seen"][0]))
+        model["w"] += update["w"]
+
+    model = tiny()
+    with DeepDist(model, "master", peers=3) as dd:
+        report = dd.train([range(10)] * 3, gradient, descent, chunk_rows=1, max_staleness=bound)
+        with pytest.raises(UsageError, match="max_staleness=-1, expected at least 0"):
+            dd.train([[1]], gradient, descent, max_staleness=-1)
+    assert model["w"] == [30]
+    assert max(behind) <= bound
+    assert max(peer.staleness_p95 for peer in report.peers) <= bound
+
+
+def test_a_worker_that_is_killed_while_a_master_waits_for_it_is_replaced(tmp_path: Path) -> None:
+    def gradient(model, rows):
+        (row,) = rows
+        if row == 3 and once(tmp_path, "killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"w": np.ones(1)}
+
+    model = tiny()
+    with DeepDist(model, "master", peers=2) as dd:
+        report = dd.train([range(6)] * 2, gradient, add, chunk_rows=1, max_staleness=0)
+    assert model["w"] == [12]
+    assert (report.updates, report.updates_lost) == (12, 0)
+
+
 def test_a_master_applies_one_attempt_of_a_chunk() -> None:
     model = tiny()
     with DeepDist(model, "master", peers=2) as dd:

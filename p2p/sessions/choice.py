@@ -1,0 +1,40 @@
+"""Which session stands behind a `DeepDist`.
+
+a discipline that mixes       MixSession
+a simulated cluster           SimulatedSession
+mode="master"                 MasterSession
+anything else                 AgentSession
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from p2p import engines
+from p2p.adapters.model import Model
+from p2p.sessions.agents import AgentSession, Session
+from p2p.sessions.cluster import SimulatedCluster
+from p2p.sessions.master import MasterSession
+from p2p.sessions.simulated import SimulatedSession
+
+
+def session_of(
+    model: Model,
+    mode: str,
+    mix: Any,
+    engine: SimulatedCluster | engines.Engine | None,
+    *,
+    peers: int | None,
+    seed: int,
+    drain_timeout_s: float,
+) -> Session:
+    """`mix`: strategy and topology as `p2p.arguments.mixed` gives them, or None. All has been checked."""
+    if isinstance(engine, SimulatedCluster):
+        return SimulatedSession(engine, model, seed, drain_timeout_s)
+    if mix is not None:
+        from p2p.sessions.mixing import MixSession
+
+        return MixSession(model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
+    if mode == "master":
+        return MasterSession(model, peers=peers, engine=engine, seed=seed)
+    return AgentSession(model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
