@@ -51,6 +51,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.long
 def test_a_thousand_swarms_leave_no_thread_no_descriptor_and_no_memory(swarm: Any, settled: Any) -> None:
     def cycle(number: int) -> None:
         origin, reader = (swarm.add(name, settings=PROMPT) for name in ("origin", "reader"))

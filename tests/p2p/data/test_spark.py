@@ -11,6 +11,7 @@ PROGRAM_TIMEOUT_S = 300.0
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.spark
 def test_executors_read_files_and_tell_a_damaged_line(place: Any, start_program: Any, spark_environment: Any) -> None:
     results = start_program(place, "spark_data", spark_environment(place)).results(PROGRAM_TIMEOUT_S)

@@ -136,6 +136,7 @@ def test_executors_that_mix_learn_and_agree(notebook: Notebook) -> None:
 # ----------------------------------------------------------------------------------- a training that goes on on Spark
 
 
+@pytest.mark.long
 def test_a_training_on_spark_goes_on_from_its_checkpoint(notebook: Notebook) -> None:
     found = notebook.results("spark_checkpoint")
     for name in ("p2p", "master", "shuffled"):
@@ -332,6 +333,7 @@ def test_nothing_is_left_of_a_training_that_is_ended(start: Any, make_place: Any
     assert left == {}
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_the_model_trained_so_far_and_a_checkpoint_that_is_gone_on_with(
     start: Any, make_place: Any, eventually: Any
 ) -> None:

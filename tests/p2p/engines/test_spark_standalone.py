@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow]
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.long]
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
 """Spark runs speculative copies on another host only; on Linux all of 127.* is this machine."""

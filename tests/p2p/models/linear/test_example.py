@@ -16,6 +16,7 @@ EXAMPLE = Path(__file__).parents[4] / "examples" / "linear.py"
 @pytest.mark.slow
 @pytest.mark.sockets
 @pytest.mark.usefixtures("place")
+@pytest.mark.long
 def test_the_example_tells_new_people_right() -> None:
     done = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

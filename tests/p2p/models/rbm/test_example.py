@@ -28,6 +28,7 @@ def test_the_example_tells_new_pictures_right() -> None:
 
 @pytest.mark.slow
 @pytest.mark.sockets
+@pytest.mark.long
 def test_the_example_reads_files(place: Any) -> None:
     labels = np.random.default_rng(0).integers(10, size=900, dtype=np.uint8)
     pictures = (255 * (np.arange(10) == labels[:, None])).astype(np.uint8).repeat(4, axis=1)

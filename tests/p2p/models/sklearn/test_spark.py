@@ -10,6 +10,7 @@ PROGRAM_TIMEOUT_S = 300.0
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.spark
 def test_executors_train_an_estimator(place: Any, start_program: Any, spark_environment: Any) -> None:
     results = start_program(place, "spark_sklearn", spark_environment(place)).results(PROGRAM_TIMEOUT_S)
