@@ -90,7 +90,9 @@ class Worker:
     files: dict[Place, SharedFile] = field(default_factory=dict)
     """Those that it writes updates to."""
     begins: Begin | None = None
-    """It waits for the model."""
+    """It waits for the model,"""
+    applied: Applied | None = None
+    """and is to hear then what became of its update."""
     reads: Snapshot | None = None
     """What it reads in pieces."""
     push: Push | None = None
@@ -163,8 +165,8 @@ class Server:
         assert self._coordinator is not None
         while True:
             ready = dict(poller.poll(1000 if self._senders else None))
-            if self._wake[0] in ready:
-                return
+            if self._wake[0] in ready and self._socket not in ready:
+                return  # all that was said is heard
             try:
                 if self._socket in ready:
                     self._take(*self._socket.recv_multipart())
@@ -245,7 +247,7 @@ class Server:
         if coordinator.knows(request.unit):
             self._say(identity, Ready(known=True))
             return
-        worker.begins = request
+        worker.begins, worker.applied = request, None
         self._tickets.ask(identity, (request.unit.epoch, request.unit.partition), request.attempt)
 
     def _give(self, identity: bytes, worker: Worker) -> None:
@@ -257,7 +259,7 @@ class Server:
             raise UsageError(f"the training has ended: {coordinator.error}")
         if coordinator.knows(request.unit):  # by another attempt, meanwhile
             self._tickets.leave(identity)
-            self._say(identity, Ready(known=True))
+            self._say_ready(identity, worker, Ready(known=True))
             return
         with coordinator.between_updates():
             snapshots = self._served.snapshots
@@ -277,7 +279,12 @@ class Server:
             inline=inline,
         )
         worker.bytes_out += model.nbytes if worker.reads is None else 0
-        self._say(identity, ready, frame)
+        self._say_ready(identity, worker, ready, frame)
+
+    def _say_ready(self, identity: bytes, worker: Worker, ready: Ready, frame: bytes | None = None) -> None:
+        before = [] if worker.applied is None else [encode(worker.applied)]
+        worker.applied = None
+        self._socket.send_multipart([identity, *before, encode(ready), *([] if frame is None else [frame])])
 
     def _read(self, identity: bytes, worker: Worker, request: Read) -> None:
         if worker.reads is None:
@@ -330,7 +337,7 @@ class Server:
         assert push is not None
         file = worker.files.pop(push.place, None) if push.place is not None else None
         if file is None:
-            self._say(identity, Applied(self._submit(worker, push, memoryview(buffer))[0]))
+            self._applied(identity, worker, push, Applied(self._submit(worker, push, memoryview(buffer))[0]))
             return
         file.about_to_read()
         worker.bytes_in += push.layout.nbytes
@@ -339,7 +346,15 @@ class Server:
             assert push.place is not None
             worker.files[push.place] = file
             file.leave()
-        self._say(identity, Applied(new, kept))
+        self._applied(identity, worker, push, Applied(new, kept))
+
+    def _applied(self, identity: bytes, worker: Worker, push: Push, applied: Applied) -> None:
+        """Say so, now or with the model for what it does next."""
+        if push.then is None:
+            self._say(identity, applied)
+            return
+        worker.begins, worker.applied = push.then, applied
+        self._tickets.ask(identity, (push.then.unit.epoch, push.then.unit.partition), push.then.attempt)
 
     def _submit(self, worker: Worker, push: Push, view: memoryview) -> tuple[bool, bool]:
         """(whether it was the first of its unit, whether somebody holds on to its arrays)."""

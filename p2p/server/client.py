@@ -119,6 +119,8 @@ class MasterClient:
         """Of the master's."""
         self._own: SharedFile | None = None
         """Where updates are written that are not small."""
+        self._ready: tuple[Unit, Ready, list[bytes]] | None = None
+        """What came along for the next unit."""
         try:
             self._socket.connect(address.endpoint)
             welcome, _ = self.ask(Hello(address.run, f"{socket.gethostname()}:{os.getpid()}"), Welcome)
@@ -134,7 +136,11 @@ class MasterClient:
     def begin(self, unit: Unit, attempt: int, layout: Layout, attributes: int) -> MasterModel | None:
         """The model to compute the unit's gradient from, of this layout; None if the unit counts already. The worker
         has the `attributes` of that version."""
-        ready, frames = self.ask(Begin(unit, attempt, attributes, self.shares_memory), Ready)
+        came, self._ready = self._ready, None
+        if came is not None and came[0] == unit:
+            _, ready, frames = came
+        else:
+            ready, frames = self.ask(self.begins(unit, attempt, attributes), Ready)
         if ready.known:
             return None
         nbytes = layout.nbytes + (0 if ready.layout is None else ready.layout.nbytes)
@@ -150,31 +156,44 @@ class MasterClient:
             source = self._read(nbytes)
         return MasterModel(layout, ready.version, ready.attributes, ready.layout, source)
 
-    def push(self, unit: Unit, version: int, arrays: Arrays) -> bool:
-        """Hand over a flattened update; False if its unit was there before, or it is nothing."""
+    def begins(self, unit: Unit, attempt: int, attributes: int) -> Begin:
+        """The request of `begin`."""
+        return Begin(unit, attempt, attributes, self.shares_memory)
+
+    def push(self, unit: Unit, version: int, arrays: Arrays, then: Begin | None = None) -> bool:
+        """Hand over a flattened update; False if its unit was there before, or it is nothing. The model for the next
+        unit, `then`, comes with the answer."""
         layout = Layout.of(arrays)
         if layout.nbytes <= INLINE_BYTES_MAX:
             buffer = bytearray(layout.nbytes)
             _write(arrays, layout, memoryview(buffer))
-            push = Push(unit=unit, version=version, layout=layout, inline=True)
-            return self.ask(push, Applied, buffer)[0].new
+            push = Push(unit=unit, version=version, layout=layout, inline=True, then=then)
+            return self._applied(push, *self._ask(push, buffer)).new
         file = self._room(layout.nbytes)
         file.about_to_write()
         with file.view() as view:
             _write(arrays, layout, view)
-        push = Push(unit=unit, version=version, layout=layout, place=file.place if self.shares_memory else None)
-        answer = self._ask(push)[0]
+        place = file.place if self.shares_memory else None
+        push = Push(unit=unit, version=version, layout=layout, place=place, then=then)
+        answer, frames = self._ask(push)
         if isinstance(answer, Send):
-            answer = self._send(file, layout.nbytes)
+            answer, frames = self._send(file, layout.nbytes)
         if not isinstance(answer, Applied) or answer.kept:
             file.close()
             self._own = None
         else:
             file.leave()
-        if isinstance(answer, Refused):
-            raise UsageError(answer.why)
-        assert isinstance(answer, Applied)
-        return answer.new
+        return self._applied(push, answer, frames).new
+
+    def _applied(self, push: Push, answer: Answer, frames: list[bytes]) -> Applied:
+        if not isinstance(answer, Applied):
+            raise UsageError(answer.why if isinstance(answer, Refused) else f"Push was answered with {answer}")
+        if push.then is not None:
+            said, *rest = frames
+            ready = decode_answer(said)
+            assert isinstance(ready, Ready)
+            self._ready = push.then.unit, ready, rest
+        return answer
 
     def knows(self, unit: tuple[int, int, int]) -> bool:
         """It counts already."""
@@ -186,6 +205,7 @@ class MasterClient:
 
     def leave(self) -> None:
         """The task is over."""
+        self._ready = None
         self._socket.send(encode(Leaves(memory_peak_bytes())))
 
     def close(self) -> None:
@@ -255,12 +275,12 @@ class MasterClient:
                 buffer[at : at + len(frames[0])] = frames[0]
         return memoryview(buffer)
 
-    def _send(self, file: SharedFile, nbytes: int) -> Answer:
+    def _send(self, file: SharedFile, nbytes: int) -> tuple[Answer, list[bytes]]:
         with file.view() as view:
             for start in range(0, nbytes, BLOCK_BYTES):
                 piece = bytes(view[start : min(start + BLOCK_BYTES, nbytes)])
                 self._socket.send_multipart([encode(Part()), piece])
-        return self._receive()[0]
+        return self._receive()
 
 
 def _write(arrays: Mapping[str, Array], layout: Layout, view: Any) -> None:

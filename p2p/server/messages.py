@@ -4,7 +4,7 @@
     Hello       I am of this run                            -> Welcome
     Begin       I compute the gradient of this unit next    -> Ready, with the model, or that the unit counts already
     Read        this piece of the model                     -> Piece; only where the two share no memory
-    Push        an update, in shared memory or with it      -> Applied, once `descent` has taken it
+    Push        an update, in shared memory or with it      -> Applied, once `descent` has taken it, and Ready
                                                                Send, where it is to come in pieces
     Part        a piece of it                                  (no answer, until the last one: Applied)
     Knows       does this unit count?                       -> Known
@@ -93,6 +93,8 @@ class Push(Said, frozen=True, kw_only=True):
     """None: it follows as a frame, or in pieces."""
     inline: bool = False
     """It is the next frame."""
+    then: Begin | None = None
+    """What the worker begins afterwards: `Ready` comes in the same message as `Applied`."""
 
 
 class Part(Said, frozen=True):

@@ -13,6 +13,7 @@ from p2p.adapters.watch import is_nothing
 from p2p.server.any_update import flatten
 from p2p.server.attributes import dress
 from p2p.server.client import MasterClient
+from p2p.server.messages import Begin
 from p2p.worker.attempt import Attempt
 from p2p.worker.job import TaskResult
 from p2p.worker.running import CountedRows, running
@@ -44,12 +45,17 @@ class WithMaster:
                     if is_nothing(update):
                         continue
                     update = dict(update) if isinstance(update, Trained) else update
-                    updates += self._client.push(unit, copy.merged_at, flatten(update))
+                    updates += self._client.push(unit, copy.merged_at, flatten(update), self._next(chunk))
                     units += 1
                 update = None  # the next gradient may need the memory
         finally:
             self._client.leave()
         return TaskResult(counted.rows, updates, units, copy.model.watch.told())
+
+    def _next(self, chunk: int) -> Begin:
+        """What is asked for after a chunk; there may be no more rows."""
+        attempt, copy = self._attempt, self._copy
+        return self._client.begins(Unit(*attempt.unit(chunk + 1)), attempt.number, _dressed.get(copy, 0))
 
     def _begin(self, unit: Unit) -> bool:
         """Have the model in the copy; False if the unit counts already."""
