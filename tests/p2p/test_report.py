@@ -84,7 +84,7 @@ def test_an_update_is_lost_with_its_agent_or_was_not_read_in_time(
 ) -> None:
     observer = Heard("observer", {"a": 5, "dead": 3}, role="observer")
     members = [Heard("a", {"a": published["a"], "dead": 3}), Heard("dead", {}, silent=True), observer]
-    assert _lost(members, published, gone, "p2p", lambda member: member.silent) == causes
+    assert _lost(members, published, gone, lambda member: member.silent) == causes
 
 
 def test_staleness_is_summed_up_by_its_median_and_its_highest_twentieth() -> None:
