@@ -47,6 +47,12 @@ def parts(value: Any) -> Collection[tuple[Any, Any]]:
     return attributes.items()
 
 
+def fields_of(value: Any) -> tuple[str, ...]:
+    """The fields of a namedtuple; of anything else none."""
+    found = getattr(type(value), "_fields", None) if isinstance(value, tuple) else None
+    return found if isinstance(found, tuple) and len(found) == len(value) else ()
+
+
 def is_others(value: Any) -> bool:
     """Whether it is an object of a library, which keeps its own arrays."""
     return any(kind.__module__.partition(".")[0] in OTHERS for kind in type(value).__mro__)

@@ -16,6 +16,7 @@ from gossip.arrays import Arrays, check_finite
 from gossip.errors import MismatchError, UsageError
 from gossip.updates.sparse import Change, named, smallest, whole
 from p2p.adapters.model import Model
+from p2p.adapters.nesting import fields_of
 from p2p.adapters.sparse import change_of, is_matrix
 from p2p.agent.ports import HandOver, Neighbor, Readable, refresh
 from p2p.worker.job import Descent
@@ -85,6 +86,8 @@ def _apart(update: Any, model: Model) -> Any:
             return {key: apart(part) for key, part in value.items()}
         if type(value) in (list, tuple):
             return type(value)(apart(part) for part in value)
+        if fields_of(value):
+            return tuple.__new__(type(value), map(apart, value))
         return value
 
     return apart(update)
