@@ -207,12 +207,57 @@ def exchange(trial: Exchange) -> Exchanged:
 
 
 def by_http(model: Any, partitions: list[Ticks], applied: Applied) -> None:
-    """Ours, by processes that know nothing but an address."""
+    """Ours, by processes that know nothing but an address; one task has the training go on meanwhile."""
     link = http_link()
+    errors: list[BaseException] = []
     assert link is not None
-    with DeepDist(model, "master", progress=False) as dd:
-        address = dd.address  # type: ignore[attr-defined]
-        master_original.run_workers(link, address, probe, partitions)
+    options: Any = {"master": "127.0.0.1:0"}
+    with tempfile.TemporaryDirectory() as folder, DeepDist(model, "master", progress=False, **options) as dd:
+        listening: Any = dd
+        hold = Hold(folder)
+
+        def run_workers() -> None:
+            try:
+                hold.wait_for("begun")
+                master_original.run_workers(link, listening.master, probe, partitions)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                errors.append(error)
+            finally:
+                Path(folder, "done").touch()
+
+        workers = threading.Thread(target=run_workers)
+        workers.start()
+        try:
+            dd.train([hold], nothing, applied)
+        finally:
+            Path(folder, "begun").touch()
+            workers.join()
+    if errors:
+        raise errors[0]
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A partition whose one row comes when all is done."""
+
+    folder: str
+
+    def __call__(self) -> Iterator[int]:
+        Path(self.folder, "begun").touch()
+        self.wait_for("done")
+        yield 1
+
+    def wait_for(self, name: str) -> None:
+        """Until there is a file of that name."""
+        give_up = time.monotonic() + TIMEOUT_S
+        while not Path(self.folder, name).exists() and time.monotonic() < give_up:
+            time.sleep(0.01)
+
+
+def nothing(model: Any, rows: Iterator[int]) -> None:
+    """A gradient without an update."""
+    for _ in rows:
+        pass
 
 
 def window(taken: list[tuple[float, int, int, float]]) -> tuple[float, float]:
