@@ -198,8 +198,12 @@ def _flatten_numbers(array: Array, arrays: dict[str, Array], place: _Place) -> A
     return [Node.ARRAY, _put(array, arrays)]
 
 
+def _is_of_numbers(dtype: np.dtype[Any]) -> bool:
+    return dtype.newbyteorder("<").str in (*DTYPES, *COMPLEX)
+
+
 def _check_dtype(dtype: np.dtype[Any], place: _Place) -> None:
-    if dtype.newbyteorder("<").str in (*DTYPES, *COMPLEX):
+    if _is_of_numbers(dtype):
         return
     hint = ""
     if dtype.names:
@@ -250,7 +254,7 @@ def _inflate(node: Any, arrays: Arrays) -> Any:
         case [Node.COMPLEX, real, imaginary]:
             return complex(real, imaginary)
         case [Node.NUMBER, dtype, digits]:
-            return np.frombuffer(bytes.fromhex(digits), dtype)[0]
+            return np.frombuffer(bytes.fromhex(digits), _dtype(dtype))[0]
         case [Node.ARRAY | Node.ROWS | Node.AS, *_]:
             return _inflate_array(node, arrays)
         case [Node.LIST, items]:
@@ -284,10 +288,17 @@ def _inflate_array(node: Any, arrays: Arrays) -> Array:
             array[arrays[rows]] = arrays[values]
             return array
     _, dtype, inner = node
-    found, kind = _inflate_array(inner, arrays), np.dtype(dtype)
+    found, kind = _inflate_array(inner, arrays), _dtype(dtype)
     if kind.kind == "c":
         found = found.view(kind.newbyteorder("<")).reshape(found.shape[:-1])
     return found.astype(kind, copy=False)
+
+
+def _dtype(text: str) -> np.dtype[Any]:
+    dtype = np.dtype(text)
+    if not _is_of_numbers(dtype):
+        raise MismatchError(f"an update's array of dtype {dtype}, expected numbers")
+    return dtype
 
 
 def _named(module: str, name: str, fields: tuple[str, ...]) -> type:

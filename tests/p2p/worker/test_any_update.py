@@ -1,5 +1,6 @@
 """What a gradient returned, as named arrays and back."""
 
+import json
 import sys
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from scipy import sparse
 from gossip.arrays import DTYPES, Layout, Packed
 from gossip.errors import MismatchError, UsageError
 from p2p.adapters import matrices
-from p2p.worker.any_update import COMPLEX, _named, flatten, inflate
+from p2p.worker.any_update import COMPLEX, STRUCTURE, Node, _named, flatten, inflate
 
 
 class Step(NamedTuple):
@@ -255,6 +256,23 @@ def endless() -> Any:
 def test_what_cannot_travel_is_named_by_its_place(update: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         flatten(update)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        [Node.AS, "O", [Node.ARRAY, "a0"]],
+        [Node.NUMBER, "V8", "00" * 8],
+        [99],
+        [Node.PLAIN],
+        [Node.PARTS, [2], "pickle", True, []],
+        "text",
+    ],
+)
+def test_a_structure_of_another_make_is_refused(node: Any) -> None:
+    structure = np.frombuffer(json.dumps([node, {}]).encode(), np.uint8)
+    with pytest.raises(MismatchError):
+        inflate({STRUCTURE: structure, "a0": np.ones(1)})
 
 
 # ------------------------------------------------------------------------------------------------------------- matrices
