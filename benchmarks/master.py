@@ -112,13 +112,18 @@ def trainings(data: Path, rows: int) -> Iterator[Trained]:
 
 def line(each: Measured, original: Measured) -> str:
     """A row of the table of exchanges; the ratio is that of updates a second."""
-    ratio = each.median("updates_s") / original.median("updates_s") if original.median("updates_s") else float("inf")
+    ratio = over(each, original)
     return (
         f"{size(each.nbytes):>7}{each.workers:>9}  {each.side:<16}{each.median('updates_s'):>11.1f}{ratio:>8.2f}"
         f"{each.median('cycle_s') * 1e3:>12.2f}{each.median('processor_s') * 1e3:>12.2f}"
         f"{each.median('staleness_median'):>8.0f}{each.median('staleness_p95'):>6.0f}"
         f"{each.median('driver_bytes') / each.nbytes:>12.1f}{'' if exact(each) else '  WRONG'}"
     )
+
+
+def over(one: Measured, other: Measured, what: str = "updates_s") -> float:
+    """A figure of the one over that of the other."""
+    return one.median(what) / other.median(what) if other.median(what) else float("inf")
 
 
 def size(nbytes: int) -> str:
@@ -142,7 +147,7 @@ def shortfalls(measured: list[Measured], trained: list[Trained]) -> Iterator[str
         if side != ORIGINAL:
             yield from _misses(each, original, where)
         if side == MASTER and workers == 8 and (fewer := by_case.get((side, nbytes, 4))) is not None:
-            kept = each.median("updates_s") / fewer.median("updates_s")
+            kept = over(each, fewer)
             if kept < KEPT_MIN:
                 yield f"missed: {where}: {kept:.2f} of the updates a second with 4, expected at least {KEPT_MIN:g}"
     yield from _unlearned(trained)
@@ -151,13 +156,13 @@ def shortfalls(measured: list[Measured], trained: list[Trained]) -> Iterator[str
 def _misses(each: Measured, original: Measured, where: str) -> Iterator[str]:
     """Of one case of ours."""
     if each.nbytes == LARGE and each.workers == LARGE_WORKERS:
-        faster = original.median("cycle_s") / each.median("cycle_s")
+        faster = over(original, each, "cycle_s")
         if faster < CYCLE_RATIO_MIN[each.side]:
             least = CYCLE_RATIO_MIN[each.side]
             yield f"missed: {where}: an exchange is {faster:.1f} times as fast, expected at least {least:g}"
     if each.side == HTTP:
         return
-    ratio = each.median("updates_s") / original.median("updates_s")
+    ratio = over(each, original)
     if ratio < RATIO_MIN:
         yield f"missed: {where}: {ratio:.2f} of the original's updates a second, expected at least {RATIO_MIN:g}"
     if each.nbytes == SIZES[0] and each.median("updates_s") < SMALL_UPDATES_S_MIN:
