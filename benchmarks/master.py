@@ -113,11 +113,12 @@ def trainings(data: Path, rows: int) -> Iterator[Trained]:
 def line(each: Measured, original: Measured) -> str:
     """A row of the table of exchanges; the ratio is that of updates a second."""
     ratio = over(each, original)
+    models = f"{each.median('driver_bytes') / each.nbytes:.1f}" if each.nbytes == LARGE else "-"
     return (
         f"{size(each.nbytes):>7}{each.workers:>9}  {each.side:<16}{each.median('updates_s'):>11.1f}{ratio:>8.2f}"
         f"{each.median('cycle_s') * 1e3:>12.2f}{each.median('processor_s') * 1e3:>12.2f}"
         f"{each.median('staleness_median'):>8.0f}{each.median('staleness_p95'):>6.0f}"
-        f"{each.median('driver_bytes') / each.nbytes:>12.1f}{'' if exact(each) else '  WRONG'}"
+        f"{each.median('driver_bytes') / 1e6:>11.1f}{models:>8}{'' if exact(each) else '  WRONG'}"
     )
 
 
@@ -204,7 +205,7 @@ def main() -> int:
         parser.error(FETCH.format(path=arguments.data / ROWS_FILE))
     print(
         f"{'model':>7}{'workers':>9}  {'':<16}{'updates/s':>11}{'ratio':>8}{'exchange ms':>12}{'CPU ms each':>12}"
-        f"{'stale':>8}{'p95':>6}{'driver, models':>16}"
+        f"{'stale':>8}{'p95':>6}{'driver MB':>11}{'models':>8}"
     )
     measured: list[Measured] = []
     for sides in exchanges(arguments.quick, 1 if arguments.quick else arguments.rounds):

@@ -32,6 +32,8 @@ MASTER, HTTP, ORIGINAL, PEERS, SERIAL = "master", "master by HTTP", "the origina
 WAIT_S = 60.0
 """For all workers to have begun."""
 LOOK_S = 0.1
+ROWS_MIN = 3
+"""Of each worker, however long they take."""
 CHUNK_ROWS, SLEEP_S, RATE = 50, 0.005, 0.5
 TIMEOUT_S = 900.0
 MARK = "figures: "
@@ -94,19 +96,22 @@ class Learned:
 
 @dataclass(frozen=True)
 class Ticks:
-    """A partition whose rows come until the time is over, which begins when all workers have."""
+    """A partition whose rows come until the time is over, which begins when all workers have sent an update."""
 
     folder: str
     workers: int
     seconds: float
 
     def __call__(self) -> Iterator[int]:
+        yield 1
         Path(self.folder, str(os.getpid())).touch()
-        begin, end = time.monotonic(), None
-        while end is None or time.monotonic() < end:
+        give_up = time.monotonic() + WAIT_S
+        while len(os.listdir(self.folder)) < self.workers and time.monotonic() < give_up:
             yield 1
-            if end is None and (len(os.listdir(self.folder)) >= self.workers or time.monotonic() > begin + WAIT_S):
-                end = time.monotonic() + self.seconds
+        end, left = time.monotonic() + self.seconds, ROWS_MIN
+        while time.monotonic() < end or left > 0:
+            left -= 1
+            yield 1
 
 
 _left_at: dict[str, float] = {}
@@ -317,7 +322,9 @@ class Processor:
         self._thread.join()
 
     def between(self, begin: float, end: float) -> float:
-        """Seconds of processor time between two moments of `time.monotonic`."""
+        """Seconds of processor time between two moments of `time.monotonic`; 0 if they are in another order."""
+        if end <= begin:
+            return 0.0
         moments, seconds = zip(*self._seen, strict=True)
         early, late = np.interp([begin, end], moments, seconds)
         return float(late - early)
