@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossip.errors import UsageError
-from p2p import DeepDist
+from p2p import DeepDist, SimulatedCluster
 from p2p.adapters import ByPath, nesting
 from p2p.adapters.model import Model
 from p2p.adapters.nesting import by_name
@@ -136,23 +136,20 @@ def test_a_model_of_any_kind_is_its_arrays_by_name_here_and_in_a_worker(kind: st
     assert all(model.arrays()[name] is array and array[0] == 5 for name, array in held.items())
 
 
-def trained(model: Any, mode: Any, update_of: Callable[[Any], Any], descent: Any = None) -> None:
-    """Six updates by two workers; each adds one to each array."""
+def trained(model: Any, where: str, update_of: Callable[[Any], Any], descent: Any = None, chunks: int = 3) -> None:
+    """So many updates by each of two workers."""
 
     def gradient(model: Any, rows: Any) -> Any:
         list(rows)
         return update_of(model)
 
-    with DeepDist(model, mode, peers=2, progress=False) as dd:
-        dd.train([[1] * 3] * 2, gradient, descent, chunk_rows=1)
+    options: Any = {"engine": SimulatedCluster(2)} if where == "simulated" else {"mode": where, "peers": 2}
+    with DeepDist(model, progress=False, **options) as dd:
+        dd.train([[1] * chunks] * 2, gradient, descent, chunk_rows=1)
         assert dd.model is model
 
 
-@pytest.mark.slow
-@pytest.mark.sockets
-@pytest.mark.parametrize("mode", ["p2p", "master"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_model_of_any_kind_is_trained_in_both_modes(kind: str, mode: str) -> None:
+def train_by_a_descent(kind: str, where: str) -> None:
     make, names = KINDS[kind]
     model = make()
 
@@ -164,15 +161,47 @@ def test_a_model_of_any_kind_is_trained_in_both_modes(kind: str, mode: str) -> N
         return {name: np.ones_like(array) for name, array in Model(model).arrays().items()}
 
     held = Model(model).arrays()
-    trained(model, mode, ones, descent)
+    trained(model, where, ones, descent)
     assert {name: array.tolist() for name, array in held.items()} == {name: [6.0] * len(held[name]) for name in names}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_any_kind_is_trained_on_a_simulated_cluster(kind: str) -> None:
+    train_by_a_descent(kind, "simulated")
+
+
+@pytest.mark.parametrize("kind", ["dict by number", "list", "deque"])
+def test_a_descent_may_put_new_arrays_in_the_place_of_old_ones(kind: str) -> None:
+    model = KINDS[kind][0]()
+
+    def descent(model: Any, update: Any) -> None:
+        model[0] = model[0] + update
+
+    trained(model, "simulated", lambda model: 1.0, descent, chunks=6)  # the first ones are looked at in another way
+    assert model[0].tolist() == [12, 12]
+    assert not model[1 if kind != "dict by number" else -1].any()
+
+
+def test_a_number_beside_the_arrays_of_a_list_is_not_trained_and_that_is_said() -> None:
+    def descent(model: Any, update: Any) -> None:
+        model[1] = update
+
+    with pytest.raises(UsageError, match=r"descent changed '1' of the model \(float\), which would be lost"):
+        trained(KINDS["list and numbers"][0](), "simulated", lambda model: 1.0, descent)
+
+
+SOME = ("dict by other keys", "list", "namedtuple", "layers", "slots inherited", "frozen dataclass with slots")
 
 
 @pytest.mark.slow
 @pytest.mark.sockets
 @pytest.mark.parametrize("mode", ["p2p", "master"])
-@pytest.mark.parametrize("kind", ["dict by number", "list", "tuple", "namedtuple"])
-def test_without_a_descent_an_update_may_be_like_the_model(kind: str, mode: str) -> None:
+@pytest.mark.parametrize("kind", SOME)
+def test_a_model_of_another_kind_is_trained_by_processes_in_both_modes(kind: str, mode: str) -> None:
+    train_by_a_descent(kind, mode)
+
+
+def train_by_updates_like_the_model(kind: str, where: str) -> None:
     model = KINDS[kind][0]()
     held = Model(model).arrays()
 
@@ -182,8 +211,20 @@ def test_without_a_descent_an_update_may_be_like_the_model(kind: str, mode: str)
         ones = [np.ones_like(array) if isinstance(array, np.ndarray) else None for array in model]
         return Line(*ones) if isinstance(model, Line) else type(model)(ones)
 
-    trained(model, mode, like)
+    trained(model, where, like)
     assert {array[-1] for array in held.values()} == {6.0}
+
+
+@pytest.mark.parametrize("kind", ["dict by number", "list", "tuple", "namedtuple", "list and numbers"])
+def test_without_a_descent_an_update_may_be_like_the_model(kind: str) -> None:
+    train_by_updates_like_the_model(kind, "simulated")
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
+@pytest.mark.parametrize("kind", ["dict by number", "namedtuple"])
+def test_to_a_master_without_a_descent_as_well(kind: str) -> None:
+    train_by_updates_like_the_model(kind, "master")
 
 
 @pytest.mark.parametrize(
