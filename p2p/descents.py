@@ -233,7 +233,7 @@ class AdaGrad(SGD):
                 continue
             *outer, last = nesting.path_of(model, name)
             owner = nesting.find(model, tuple(outer))
-            if isinstance(owner, list | tuple):
+            if isinstance(owner, nesting.SEQUENCES):
                 raise UsageError(
                     f"{name!r} is in a {type(owner).__name__}, where no sums can stand beside it, expected it in a "
                     "dict or an object"
@@ -412,10 +412,11 @@ def _move(mean: Array, new: Array, decay: float) -> None:
 
 def _pairs(model: Any, update: Any) -> list[tuple[Array, Array, str]]:
     """(array, its gradient, its name), all of them looked at before any is changed."""
-    if not isinstance(update, Mapping):
+    named = nesting.by_name(model, update)
+    if named is None:
         raise UsageError(f"gradient returned a {type(update).__name__}, expected a dict of gradients by array name")
     found = []
-    for name, value in update.items():
+    for name, value in named.items():
         array = nesting.find(model, nesting.path_of(model, name))
         if not isinstance(array, np.ndarray):
             raise UsageError(f"a gradient of {name!r}, expected the name of an array of the model")

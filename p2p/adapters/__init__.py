@@ -5,6 +5,7 @@ model.py       the arrays of a model, taken and given back
 skeleton.py    the rest of the model, as bytes
 watch.py       changes by user code beside its arrays, which would be lost
 sparse.py      what an update says of an array: all of it, some rows, or a sparse matrix
+matrices.py    sparse matrices as the arrays that they are made of
 nesting.py     dicts, lists and objects in one another, by path
 """
 

@@ -9,9 +9,11 @@ An adapter belongs to no model: each of its methods is given the model.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +24,9 @@ from p2p.adapters import nesting, skeleton
 
 PLAIN = (np.ndarray, np.memmap)
 """Subclasses, such as numpy.matrix, calculate in ways of their own, and a worker would have a plain array."""
+
+ARRAYS_MAX = 2000
+"""Each is compared with each, whether they share memory: a second or two."""
 
 TABLE = {
     ("gensim", "Word2Vec"): "p2p.models.word2vec.adapter:ADAPTER",
@@ -109,7 +114,14 @@ class ByPath:
     row_codec: str | None = None
 
     def names(self, model: Any) -> Sequence[str]:
-        return sorted(map(nesting.text, _arrays_within(model)), key=str)
+        names = sorted(map(nesting.text, _arrays_within(model)))
+        for one, other in pairwise(names):
+            if one == other:
+                raise UsageError(
+                    f"two arrays of the model have the name {one!r}, expected one each: keys with dots in them, or "
+                    "numbers beside their digits as text, make the same names; give one of them another key"
+                )
+        return names
 
     def key(self, model: Any, name: str) -> Any:
         return nesting.path_of(model, name)
@@ -190,16 +202,43 @@ def _arrays_within(model: Any) -> list[nesting.Path]:
     An array that is there again deeper down, or a view of it, is left out: it stays what it is.
     """
     found: dict[nesting.Path, Array] = {}
-    if isinstance(model, list | tuple):
-        return []
+    _check_looked_at((), model)
     for path, _, part in nesting.walk(model, within_others=False):
         if not isinstance(part, np.ndarray):
+            if not nesting.is_others(part):
+                _check_looked_at(path, part)
             continue
         inner = len(path) > 1
         if inner and (nesting.is_others(model) or not _is_trainable(part) or _is_part_of_any(part, found.values())):
             continue
         found[path] = part
+        if len(found) > ARRAYS_MAX:
+            raise UsageError(
+                f"the model has more than {ARRAYS_MAX} arrays, expected fewer: stack them, or say what is trained by "
+                "parameters=(...)"
+            )
     return list(found)
+
+
+def _check_looked_at(path: nesting.Path, part: Any) -> None:
+    """Raise `UsageError` for a container with arrays that a walk passes by: they would stay as they are."""
+    if not isinstance(part, Mapping | list | tuple | deque):
+        return
+    name = repr(nesting.text(path)) if path else "the model"
+    if path and len(part) > nesting.PARTS_MAX:
+        first = next(iter(part.values() if isinstance(part, Mapping) else part))
+        if any(isinstance(each, np.ndarray) for each in (first, *(inner for _, inner in nesting.parts(first)))):
+            raise UsageError(
+                f"{name} has {len(part)} parts, with arrays in them, expected at most {nesting.PARTS_MAX}: stack them "
+                "to one array, or say what is trained by parameters=(...)"
+            )
+    own = getattr(part, "__dict__", part)
+    beside = () if own is part else [each for each in own if isinstance(own[each], np.ndarray)]
+    if more := [each for each in beside if not any(own[each] is inner for _, inner in nesting.parts(part))]:
+        raise UsageError(
+            f"{name} is a {type(part).__name__} with arrays beside its items ({', '.join(more)}), expected them among "
+            "the items, or as attributes of an object that is no dict, list or tuple"
+        )
 
 
 def _is_trainable(array: Array) -> bool:

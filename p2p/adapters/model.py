@@ -1,7 +1,9 @@
 """Models: anything that gives and takes named arrays.
 
     dict of arrays           its keys
-    any other object         its ndarray attributes
+    list, tuple              its places: 0, 1, ...
+    namedtuple               its fields
+    any other object         its ndarray attributes, also those in __slots__
     dicts, lists, tuples     their arrays of numbers, by path, such as layers.0.w
     and objects in these
     `parameters`             only those named
@@ -22,7 +24,7 @@ import numpy as np
 from gossip.arrays import DTYPES, Array, Arrays, Layout, check_finite, check_like
 from gossip.errors import MismatchError, UsageError
 from gossip.fields import NAME_CHARACTERS_MAX
-from p2p.adapters import PLAIN, Adapter, adapter_of, check_adapter, known, skeleton
+from p2p.adapters import PLAIN, Adapter, adapter_of, check_adapter, known, nesting, skeleton
 from p2p.adapters.watch import Watch
 from p2p.codec import Codec, check_codec, kinds_of
 
@@ -49,8 +51,9 @@ class Model:
         self._is(adapter, {name: adapter.key(model, name) for name in names}, codec)
         if not self.names:
             raise UsageError(
-                f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, an "
-                f"object with numpy attributes (name them with parameters=(...)), or a {' or '.join(known())}"
+                f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, a list "
+                "or tuple of them, an object with numpy attributes (name them with parameters=(...)), or a "
+                f"{' or '.join(known())}{_hint(model)}"
             )
         for name in self.names:
             self._check_trainable(name)
@@ -261,6 +264,20 @@ class Model:
                     f"{name!r} of the model is read-only and cannot be replaced ({type(error).__name__}: {error}), "
                     "expected an array that can be written: copy it"
                 ) from None
+
+
+def _hint(model: Any) -> str:
+    """What to do about a model without arrays."""
+    if isinstance(model, np.ndarray):
+        return "; put the array into a dict, as in {'w': array}"
+    if isinstance(model, type):
+        return f"; make an object of the class, as in {model.__name__}()"
+    shared = [name for kind in type(model).__mro__ for name, part in vars(kind).items() if isinstance(part, np.ndarray)]
+    if shared:
+        return f"; give the object arrays of its own, as in self.{shared[0]} = ... in __init__: now its class has them"
+    if any(isinstance(part, int | float | np.number) for _, _, part in nesting.walk(model, within_others=False)):
+        return "; make arrays of the numbers that are to be trained, as in np.array(0.0)"
+    return ""
 
 
 def _fits(target: Any, source: Array) -> bool:

@@ -3,6 +3,8 @@
 A *path* leads from the model to a part of it: keys, indices and attributes. As text they stand with dots between them:
 
     {"layers": [{"w": array}]}      ("layers", 0, "w")      "layers.0.w"
+    [array, array]                  (0,)                    "0"
+    Line(w=array), a namedtuple     ("w",)                  "w"
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from gossip.errors import UsageError
+
 Path = tuple[Any, ...]
 
 THINGS_MAX = 2000
-"""A walk looks at no more: it takes some milliseconds, and has long passed all arrays that somebody wrote down."""
+"""A walk looks at no more beside arrays: it takes some milliseconds, and has long passed what somebody wrote down."""
 PARTS_MAX = 256
 """Of a dict or list with more parts, none is looked at: a vocabulary, and no layers."""
+SEQUENCES = (list, tuple, deque)
 OPAQUE = (np.ndarray, np.generic, str, bytes, int, float, complex, type, ModuleType, FunctionType, MethodType)
 OTHERS = frozenset(
     {
@@ -31,20 +36,29 @@ OTHERS = frozenset(
 
 
 def parts(value: Any) -> Collection[tuple[Any, Any]]:
-    """The parts of a dict, list, tuple or object, each behind its key, index or attribute; nothing else has any."""
+    """The parts of a dict, list, tuple or object, each behind its key, index or attribute (of a namedtuple its field);
+    nothing else has any."""
     if value is None or isinstance(value, OPAQUE):
         return ()
     if isinstance(value, Mapping):
         return value.items()
-    if isinstance(value, list | tuple | deque):
-        return list(enumerate(value))
+    if isinstance(value, SEQUENCES):
+        return list(zip(fields_of(value), value, strict=True) if fields_of(value) else enumerate(value))
     attributes = dict(getattr(value, "__dict__", ()))
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+        for slot in (slots,) if isinstance(slots, str) else tuple(slots):
+            private = slot.startswith("__") and not slot.endswith("__")
+            name = f"_{kind.__name__.lstrip('_')}{slot}" if private else slot
             if not name.startswith("__") and hasattr(value, name):
                 attributes[name] = getattr(value, name)
     return attributes.items()
+
+
+def fields_of(value: Any) -> tuple[str, ...]:
+    """The fields of a namedtuple; of anything else none."""
+    found = getattr(type(value), "_fields", None) if isinstance(value, tuple) else None
+    return found if isinstance(found, tuple) and len(found) == len(value) else ()
 
 
 def is_others(value: Any) -> bool:
@@ -66,7 +80,7 @@ def walk(model: Any, within_others: bool = True) -> Iterator[tuple[Path, Any, An
         if len(inside) > PARTS_MAX and path:
             continue
         for key, part in inside:
-            count += bool(path)
+            count += bool(path) and not isinstance(part, np.ndarray)
             if count > THINGS_MAX:
                 return
             yield (*path, key), value, part
@@ -76,27 +90,74 @@ def walk(model: Any, within_others: bool = True) -> Iterator[tuple[Path, Any, An
             waiting.append(((*path, key), part))
 
 
-def text(path: Path) -> Any:
-    """The name of what is at `path`; for the one key of a dict that is no text, the key."""
-    return path[0] if len(path) == 1 else ".".join(map(str, path))
+def text(path: Path) -> str:
+    """The name of what is at `path`."""
+    return ".".join(map(str, path))
 
 
 def path_of(model: Any, name: Any) -> Path:
-    """Where `name` leads to, whether there is something or not."""
+    """Where `name` leads to: to an array if it can, else to something else or nothing."""
     if not isinstance(name, str):
         return (name,)
-    path: Path = ()
-    value, rest = model, name
-    while rest:
-        if isinstance(value, Mapping) and rest in value:
-            return (*path, rest)
-        key: Any
-        key, _, rest = rest.partition(".")
-        numbered = isinstance(value, list | tuple | deque) or (isinstance(value, Mapping) and key not in value)
-        if numbered and key.isdecimal():
-            key = int(key)
-        path, value = (*path, key), _part(value, key)
-    return path
+    first: Path | None = None
+    for path, part in _paths(model, name):
+        if isinstance(part, np.ndarray):
+            return path
+        first = path if first is None else first
+    return tuple(name.split(".")) if first is None else first
+
+
+def _paths(value: Any, name: str) -> Iterator[tuple[Path, Any]]:
+    """All that `name` may mean, as keys may have dots in them, and (path, part) of each."""
+    heads = [name[:at] for at, character in enumerate(name) if character == "."]
+    for head in [name, *heads] if isinstance(value, Mapping) else [heads[0] if heads else name]:
+        for key in _keys(value, head):
+            part = _part(value, key)
+            if head == name:
+                yield (key,), part
+            else:
+                for path, inner in _paths(part, name[len(head) + 1 :]):
+                    yield (key, *path), inner
+
+
+def _keys(value: Any, head: str) -> Iterator[Any]:
+    """The keys, index or attribute that `head` stands for."""
+    if isinstance(value, Mapping):
+        if head in value:
+            yield head
+        elif head.isdecimal() and int(head) in value:
+            yield int(head)
+        else:
+            yield from (key for key in value if not isinstance(key, str) and str(key) == head)
+    elif isinstance(value, SEQUENCES) and head.isdecimal():
+        if int(head) < len(value):
+            yield int(head)
+    elif not isinstance(value, np.ndarray) and hasattr(value, head):
+        yield head
+
+
+def by_name(model: Any, update: Any) -> dict[str, Any] | None:
+    """An update's parts by the names of the model's; None if it is no dict, nor a list or tuple like the model's own.
+    Where a list or tuple has None, nothing is said of that part.
+
+    Raises:
+        UsageError: it is one of another length, or two of its keys are the same name.
+    """
+    if isinstance(update, Mapping):
+        pairs = [(text((key,)), part) for key, part in update.items()]
+    elif isinstance(update, SEQUENCES) and isinstance(model, SEQUENCES):
+        if len(update) != len(model):
+            raise UsageError(f"an update of {len(update)} parts, expected {len(model)}, as the model has")
+        both = zip(parts(model), update, strict=True)
+        pairs = [(text((key,)), part) for (key, _), part in both if part is not None]
+    else:
+        return None
+    named = dict(pairs)
+    if len(named) != len(pairs):
+        raise UsageError(
+            f"two keys of an update are the same name, expected names that differ: {sorted(map(str, update))}"
+        )
+    return named
 
 
 def find(model: Any, path: Path) -> Any:
@@ -111,7 +172,9 @@ def put(model: Any, path: Path, value: Any) -> None:
     """Have `value` at `path`. Raises what its owner raises if that cannot be changed."""
     *outer, last = path
     owner = find(model, tuple(outer))
-    if isinstance(owner, Mapping | list | tuple | deque):
+    if isinstance(owner, tuple):
+        raise TypeError(f"a {type(owner).__name__} keeps what it has")
+    if isinstance(owner, Mapping | list | deque):
         owner[last] = value  # type: ignore[index]
     else:
         setattr(owner, last, value)
@@ -120,6 +183,6 @@ def put(model: Any, path: Path, value: Any) -> None:
 def _part(value: Any, key: Any) -> Any:
     if isinstance(value, Mapping):
         return value.get(key)
-    if isinstance(value, list | tuple | deque):
-        return value[key] if isinstance(key, int) and key < len(value) else None
+    if isinstance(value, SEQUENCES) and isinstance(key, int):
+        return value[key] if key < len(value) else None
     return getattr(value, key, None) if isinstance(key, str) else None

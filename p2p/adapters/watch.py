@@ -187,7 +187,7 @@ def _own(model: Arrays) -> Marks:
     marks: Marks = {}
     for key, part in parts(model.model):
         array = isinstance(part, np.ndarray)
-        if key not in own and (array or not others):
+        if nesting.text((key,)) not in own and (array or not others):
             marks[(key,)] = id(part) if array else _plain(part) or type(part).__name__
     return marks
 

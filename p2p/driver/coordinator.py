@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from gossip.arguments import integer
 from gossip.errors import UsageError
 from gossip.marks import Counted, Mark, Unit, packed
 from p2p.adapters.model import Model
+from p2p.adapters.nesting import by_name
 from p2p.adapters.watch import is_nothing
 from p2p.driver.served import Served, check_numbers
 from p2p.row_order import taken_apart
@@ -113,7 +114,7 @@ class Coordinator:
             integer("merged_at", merged_at)
         if is_nothing(update):
             return False
-        if self._descent is None and not isinstance(update, Mapping):
+        if self._descent is None and by_name(self._served.model.model, update) is None:
             raise UsageError(f"an update of {whose} is a {type(update).__name__}, expected a dict of named arrays")
         with self._lock:
             if self.error is not None:

@@ -16,6 +16,7 @@ from gossip.arrays import Arrays, check_finite
 from gossip.errors import MismatchError, UsageError
 from gossip.updates.sparse import Change, named, smallest, whole
 from p2p.adapters.model import Model
+from p2p.adapters.nesting import by_name, fields_of
 from p2p.adapters.sparse import change_of, is_matrix
 from p2p.agent.ports import HandOver, Neighbor, Readable, refresh
 from p2p.worker.job import Descent
@@ -85,6 +86,8 @@ def _apart(update: Any, model: Model) -> Any:
             return {key: apart(part) for key, part in value.items()}
         if type(value) in (list, tuple):
             return type(value)(apart(part) for part in value)
+        if fields_of(value):
+            return tuple.__new__(type(value), map(apart, value))
         return value
 
     return apart(update)
@@ -93,15 +96,16 @@ def _apart(update: Any, model: Model) -> Any:
 def changes_of(update: Any, model: Model) -> dict[str, Change]:
     """What an update says of each array that it names."""
     specs = {spec.name: spec for spec in model.layout.specs}
-    if not isinstance(update, Mapping):
+    named_parts = by_name(model.model, update)
+    if named_parts is None:
         raise UsageError(
             f"gradient returned a {type(update).__name__}: without a descent, expected a dict of named arrays to add "
             f"to {sorted(specs)}, or None"
         )
-    for name in update:
+    for name in named_parts:
         if name not in specs:
             raise UsageError(f"the update has {name!r}, expected some of the model's arrays {sorted(specs)}")
-    return {name: change_of(name, value, specs[name]) for name, value in update.items()}
+    return {name: change_of(name, value, specs[name]) for name, value in named_parts.items()}
 
 
 def _check_numbers(arrays: Arrays) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -54,6 +54,10 @@ def job_of(model: Model, gradient: Any, descent: Any = None, **changes: Any) -> 
 
 def add_w(model: dict[str, Any], update: Any) -> None:
     model["w"] += update
+
+
+class Named(NamedTuple):
+    w: Any
 
 
 @dataclass(frozen=True)
@@ -689,9 +693,10 @@ def test_an_update_that_lies_in_the_copy_of_the_model_arrives_as_it_was_returned
 
     def gradient(model, rows):
         model["w"][:] = 5.0  # as scratch
-        return {"w": model["w"], "parts": [model["w"][:1], (model["v"],)]}
+        return {"w": model["w"], "parts": [model["w"][:1], (model["v"],)], "named": Named(model["w"])}
 
     def descent(model, update):
+        assert update["named"].w.tolist() == [5, 5]
         model["w"] += update["w"]
         model["v"] += update["parts"][0][0]
 
