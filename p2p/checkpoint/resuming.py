@@ -152,7 +152,7 @@ def model_of(
     found = _found(path, checkpoint, model, allow_pickle)
     seen = Model(found, parameters, adapter)
     expected = {spec.name: (spec.dtype, spec.shape) for spec in checkpoint.record.arrays}
-    mine = {spec.name: (spec.dtype, spec.shape) for spec in seen.layout.specs}
+    mine = {spec.name: (spec.dtype, spec.shape) for spec in seen.own.specs}
     for name in {**expected, **mine}:
         if expected.get(name) != mine.get(name):
             raise UsageError(

@@ -22,12 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip.arrays import Array, Arrays
+from gossip.arrays import NARROW, Array, Arrays
 from gossip.errors import UsageError
 from gossip.updates.rows import rows_of
 from p2p.adapters.model import Model
@@ -297,7 +298,8 @@ class WorkingCopy:
     def _exchange_whole(self, name: str, mine: Array, theirs: Array, extra: Array | None) -> Array:
         assert self._base is not None
         counts = self.settings.counts if name in self.model.counters else None
-        return exchange_whole(mine, self._base[name], theirs, self._rules[name], self.settings.peers, counts, extra)
+        rule, base, fitted = self._rules[name], self._base[name], partial(self.model.integers.fitted, name)
+        return exchange_whole(mine, base, theirs, rule, self.settings.peers, counts, extra, fitted)
 
     def _changed(self, name: str, mine: Array, share: float) -> NDArray[Any]:
         """The rows of which so much was left for later: this share of what a row is on average."""
@@ -393,7 +395,8 @@ class Trained(Mapping[str, Array]):
         self._base = base
 
     def __getitem__(self, name: str) -> Array:
-        change = self._arrays[name] - self._base[name]
+        array = self._arrays[name]
+        change = np.subtract(array, self._base[name], dtype=NARROW.get(array.dtype.str))
         return change + self.extra[name] if name in self.extra else change
 
     def __iter__(self) -> Iterator[str]:
