@@ -52,6 +52,11 @@ class File:
     """In bytes, as it was found; of a gzip file those of the archive."""
     gzipped: bool
 
+    @property
+    def likeness(self) -> str:
+        """Its own name, without those of folders, and its size."""
+        return f"{self.path.rpartition('/')[2]} {self.size}"
+
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
         """Its bytes, decompressed.

@@ -213,6 +213,11 @@ class IdxPartition:
     scale: bool
     block_rows: int
 
+    @property
+    def likeness(self) -> str:
+        """What tells it from a partition of other data: see `p2p.checkpoint.likeness`."""
+        return f"{self.images.file.likeness} {self.start} {self.end}"
+
     def __call__(self) -> Iterator[Any]:
         of_images = self.images.blocks(self.start, self.end, self.block_rows)
         if self.labels is None:

@@ -187,7 +187,7 @@ class AgentSession:
         partitions = engine.partitions(training.data)
         begun = self.begun
         if begun is not None:
-            begun.check_partitions(partitions)
+            begun.check_data(training.data, partitions)
         self._cautions.give(engine.cautions(training.data))
         # a master's descent stays in the driver program, and may hold on to what cannot be sent
         sent = None if self._mode == "master" else training.descent

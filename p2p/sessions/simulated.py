@@ -93,7 +93,7 @@ class SimulatedSession:
             )
         self._user_model.check_unchanged()
         if self.begun is not None:
-            self.begun.check_partitions(len(data))
+            self.begun.check_data(data, len(data))
         try:
             return self._train(training)
         finally:
