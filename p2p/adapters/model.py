@@ -48,6 +48,8 @@ class Model:
         adapter = adapter_of(model) if adapter is None else check_adapter(adapter)
         names = list(adapter.names(model) if parameters is None else parameters)
         self._is(adapter, {name: adapter.key(model, name) for name in names}, codec)
+        if not self.names and isinstance(model, type):
+            raise UsageError(f"model is the class {model.__name__}, expected an object of it: {model.__name__}(...)")
         if not self.names:
             raise UsageError(
                 f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, an "
