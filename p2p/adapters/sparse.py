@@ -96,6 +96,12 @@ def _of_rows(name: str, value: Mapping[Any, Any], like: ArraySpec) -> SomeRows:
     rows, dtype = sorted(value), np.dtype(like.dtype)
     values = np.empty((len(rows), *like.shape[1:]), dtype)
     for at, row in enumerate(rows):
+        if is_matrix(value[row]):
+            raise UsageError(
+                f"the update's {name!r} has a sparse matrix in the place of row {row}, expected numbers of shape "
+                f"{like.shape[1:]}: write {row}: row.toarray()[0], or give one sparse matrix of shape {like.shape} for "
+                "all of the array"
+            )
         values[at] = _numbers(f"{name}[{row}]", value[row], like.shape[1:], dtype)
     return SomeRows(np.array(rows, np.int64), values)
 
