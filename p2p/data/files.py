@@ -137,6 +137,8 @@ def _found(url: str, options: dict[str, Any], kind: str) -> list[File]:
     except FileNotFoundError as error:
         why = "" if error.__cause__ is None else f": {error.__cause__}"
         raise UsageError(f"no file at {url!r}, expected {kind}, or a glob such as 'folder/*'{why}") from None
+    except OSError as error:
+        raise UsageError(f"{url!r} cannot be read, expected {kind}: {error}") from error
     single = list(infos) == [path]
     files = []
     heads = system.cat_ranges(list(infos), 0, HEAD_BYTES, on_error="return")
