@@ -1,7 +1,7 @@
 """What training data looks like from outside, so that other data is noticed when a checkpoint is gone on with.
 
     a partition in memory               how many rows, and what the first and the last one begin with
-    a partition of a reader of p2p.data its file's name and size, and which part of that
+    a partition of a reader of p2p.data its file's name and size, and which part of that; in an RDD as well
     an RDD of Spark                     the files that it reads, as far as it names them
     any other                           nothing: to read it would cost what its first row costs
 
@@ -11,7 +11,7 @@ Some partitions stand for all. Only numbers, texts and arrays are looked at, so 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -34,7 +34,9 @@ Likeness = tuple[tuple[int, str], ...]
 def of_data(data: Any) -> Likeness:
     """Of what `train` was given."""
     if isinstance(data, list):
-        return _of_list(data)
+        return _of_list(data, _of_partition)
+    if isinstance(known := getattr(data, "likenesses", None), list):
+        return _of_list(known, _of_text)
     if hasattr(data, "toDebugString"):
         try:
             files = sorted(set(FILES.findall(data.toDebugString() or b"")))
@@ -50,17 +52,20 @@ def first_other(one: Likeness, other: Likeness) -> int | None:
     return next((part for part, digest in other if known.get(part, digest) != digest), None)
 
 
-def _of_list(partitions: Sequence[Any]) -> Likeness:
+def _of_list(partitions: Sequence[Any], of_one: Callable[[Any], str | None]) -> Likeness:
     count = len(partitions)
     chosen = sorted({round(at * (count - 1) / (PARTITIONS_MAX - 1)) for at in range(PARTITIONS_MAX)})
-    found = ((index, _of_partition(partitions[index])) for index in chosen)
+    found = ((index, of_one(partitions[index])) for index in chosen)
     return tuple((index, digest) for index, digest in found if digest is not None)
 
 
 def _of_partition(partition: Any) -> str | None:
     if isinstance(partition, list | tuple | np.ndarray):
         return _digest((len(partition), partition[:1], partition[-1:]))
-    likeness = getattr(partition, "likeness", None)
+    return _of_text(getattr(partition, "likeness", None))
+
+
+def _of_text(likeness: Any) -> str | None:
     return _digest(likeness) if isinstance(likeness, str) else None
 
 

@@ -102,15 +102,6 @@ def test_numbers_that_come_back_into_range_are_no_error() -> None:
     model.check_numbers(trained=True)
 
 
-def test_a_class_in_the_place_of_a_model_is_told() -> None:
-    class Net:
-        def __init__(self) -> None:
-            self.w = np.zeros(2)
-
-    with pytest.raises(UsageError, match=r"model is the class Net, expected an object of it: Net\(\.\.\.\)"):
-        DeepDist(Net)
-
-
 def test_arrays_of_floats_are_summed_as_they_are() -> None:
     model = Model({"w": np.zeros(2, np.float32), "n": np.zeros(1, np.int64)})
     assert model.layout == model.own

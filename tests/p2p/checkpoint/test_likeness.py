@@ -84,6 +84,21 @@ def test_partitions_of_readers_are_told_by_their_files(tmp_path: Path) -> None:
     assert texts[0] != texts[1]
 
 
+class Context:
+    """Of Spark, as far as a reader needs it."""
+
+    defaultParallelism = 2  # noqa: N815 - PySpark's, as the next
+    parallelize = flatMap = lambda self, *args: self  # noqa: N815
+
+
+def test_an_rdd_of_a_reader_looks_as_its_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2p.engines.spark.check_runs", lambda sc: None)
+    (tmp_path / "x.csv").write_text("1,2\n")
+    options: dict[str, Any] = {"label": None, "header": False, "partitions": 1}
+    path = str(tmp_path / "x.csv")
+    assert of_data(read_csv(path, sc=Context(), **options)) == of_data(read_csv(path, **options)) != ()
+
+
 class Rdd:
     def __init__(self, *files: str) -> None:
         self.files = files
