@@ -57,19 +57,6 @@ class SomeEntries:
 Change = Array | SomeRows | SomeEntries
 
 
-def as_summed(change: Change, dtype: str | None) -> Change:
-    """The change in the dtype of the array to which it is added; None: as it is."""
-    if dtype is None:
-        return change
-    match change:
-        case SomeRows():
-            return SomeRows(change.rows, change.values.astype(dtype))
-        case SomeEntries():
-            return SomeEntries(change.places, change.numbers.astype(dtype))
-        case _:
-            return change.astype(dtype)
-
-
 def smallest(changes: Mapping[str, Change], model: Layout) -> dict[str, Array] | None:
     """The update that adds `changes`, by array of `model`, as rows or as entries; None if it is better whole.
 

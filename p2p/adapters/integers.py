@@ -22,7 +22,8 @@ class Integers:
         """`own`: the layout of the model. `arrays` are what it begins with; `cuts`: numbers that the model cannot hold
         are cut to the nearest, and `beyond` says so, until others come; else they raise."""
         kinds = {spec.name: np.dtype(spec.dtype) for spec in own.specs}
-        self._narrow = {name: kind for name, kind in kinds.items() if kind.str in NARROW}
+        self.narrow = {name: kind for name, kind in kinds.items() if kind.str in NARROW}
+        """By array: its dtype, where that is not the one in which it is summed."""
         wide = {name: HALVES[kind.str] for name, kind in kinds.items() if kind.str in HALVES} if cuts else {}
         self._wide = {name: half for name, half in wide.items() if _within(arrays[name], half)}
         """Not of arrays that begin with numbers beyond: these are none that count something."""
@@ -36,7 +37,7 @@ class Integers:
         Raises:
             UsageError: some do not fit, and none are cut.
         """
-        if name not in self._narrow and name not in self._wide:
+        if name not in self.narrow and name not in self._wide:
             return sums
         self.beyond.pop(name, None)
         if name in self._wide:
@@ -46,7 +47,7 @@ class Integers:
                     f"{sums.dtype}: some may have wrapped around. Expected numbers that stay far from its ends"
                 )
             return sums
-        dtype = self._narrow[name]
+        dtype = self.narrow[name]
         limits = np.iinfo(dtype)
         if sums.dtype == dtype:
             return sums

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import NARROW, Arrays, check_finite
+from gossip.arrays import Arrays, check_finite
 from gossip.errors import MismatchError, UsageError
-from gossip.updates.sparse import Change, as_summed, named, smallest, whole
+from gossip.updates.sparse import Change, named, smallest, whole
 from p2p.adapters.model import Model
 from p2p.adapters.sparse import change_of, is_matrix
 from p2p.agent.ports import HandOver, Neighbor, Readable, refresh
@@ -92,7 +92,7 @@ def _apart(update: Any, model: Model) -> Any:
 
 def _changes(update: Any, model: Model) -> dict[str, Change]:
     """What an update says of each array that it names."""
-    specs = {spec.name: spec for spec in model.own.specs}
+    specs = {spec.name: spec for spec in model.layout.specs}
     if not isinstance(update, Mapping):
         raise UsageError(
             f"gradient returned a {type(update).__name__}: without a descent, expected a dict of named arrays to add "
@@ -101,8 +101,8 @@ def _changes(update: Any, model: Model) -> dict[str, Change]:
     for name in update:
         if name not in specs:
             raise UsageError(f"the update has {name!r}, expected some of the model's arrays {sorted(specs)}")
-    changes = {name: change_of(name, value, specs[name]) for name, value in update.items()}
-    return {name: as_summed(change, NARROW.get(specs[name].dtype)) for name, change in changes.items()}
+    narrow = model.integers.narrow
+    return {name: change_of(name, value, specs[name], narrow.get(name)) for name, value in update.items()}
 
 
 def _check_numbers(arrays: Arrays) -> None:

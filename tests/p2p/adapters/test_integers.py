@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 import p2p
 from gossip.errors import UsageError
 from p2p import DeepDist, SimulatedCluster
 from p2p.adapters.model import Model
+from p2p.codecs import named
 from p2p.testing import train_partition
 
 
@@ -74,6 +76,43 @@ def test_a_model_that_trains_in_place_is_exchanged_so_too() -> None:
     found = train_partition({"w": np.full(1, -100, np.int8)}, gradient, [1, 2])
     assert found.model["w"].tolist() == [100]
     assert found.updates[0]["w"].tolist() == [200]
+
+
+ONE = sparse.coo_array(([-200], ([1], [0])), shape=(3, 2))
+
+
+@pytest.mark.parametrize("update", [ONE.toarray(), {1: [-200, 0]}, ONE], ids=["whole", "rows", "entries"])
+@pytest.mark.parametrize(("dtype", "begin"), [(np.uint8, 250), (np.int8, 100)])
+def test_an_update_is_any_difference_between_two_numbers(update: Any, dtype: Any, begin: int) -> None:
+    model = {"w": np.full((3, 2), begin, dtype)}
+    found = train_partition(model, lambda model, rows: {"w": update}, [1])
+    expected = model["w"].copy()
+    expected[1, 0] = begin - 200
+    assert found.model["w"].tolist() == expected.tolist()
+    assert found.model["w"].dtype == dtype
+
+
+@pytest.mark.parametrize("options", [{}, {"combine": "outer"}, {"codec": named("int8")}], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_whoever_trains_in_place_may_count_down(dtype: Any, options: Any) -> None:
+    def gradient(model: Any, rows: Any) -> Any:
+        copy = p2p.in_place(model)
+        for _ in rows:
+            model["w"][0] -= 50
+        return copy.trained({})
+
+    found = train_partition({"w": np.full(1, 120, dtype), "x": np.zeros(1)}, gradient, [1, 2], chunk_rows=1, **options)
+    assert found.model["w"].tolist() == [20]
+
+
+def test_integers_beside_coded_floats_stay_exact() -> None:
+    def gradient(model: Any, rows: Any) -> Any:
+        list(rows)
+        return {"w": np.linspace(0, 1, 100), "n": np.array([40, 1], np.uint8)}
+
+    model = {"w": np.zeros(100), "n": np.zeros(2, np.uint8)}
+    found = train_partition(model, gradient, [1, 2, 3], chunk_rows=1, codec=named("int8"))
+    assert found.model["n"].tolist() == [120, 3]
 
 
 def test_wide_integers_are_told_of_before_they_wrap_around() -> None:

@@ -247,7 +247,7 @@ def test_a_sparse_row_by_its_number_is_told_what_to_be() -> None:
 
 
 def test_integers_that_do_not_fit_are_refused_once_they_are_summed() -> None:
-    twice = sparse.coo_array((np.array([100, 100], np.int8), ([1, 1], [1, 1])), shape=(6000, 60))
+    twice = sparse.coo_array((np.full(3, 100, np.int8), ([1, 1, 1], [1, 1, 1])), shape=(6000, 60))
     with pytest.raises(PartitionError) as raised:
         train_partition({"w": np.ones((ROWS, WIDTH), np.int8)}, lambda model, rows: {"w": twice}, [1])
     assert "expected such as fit into int8" in str(raised.value.__cause__)
