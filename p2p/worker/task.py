@@ -130,7 +130,7 @@ def _publish(attempt: Attempt, copy: WorkingCopy, update: Any, merged_at: int, u
             if published:
                 copy.published(agent.replica)
             return published
-        update = dict(update)
+        update = update.as_summed() if job.descent is None else dict(update)
     if job.mode == "master":
         return _send_to_master(agent, update, merged_at, unit)
     if job.descent is None and copy.publishes_as_it_is:

@@ -395,8 +395,14 @@ class Trained(Mapping[str, Array]):
         self._base = base
 
     def __getitem__(self, name: str) -> Array:
-        array = self._arrays[name]
-        change = np.subtract(array, self._base[name], dtype=NARROW.get(array.dtype.str))
+        return self._change(name, None)
+
+    def as_summed(self) -> dict[str, Array]:
+        """All changes, integers in the dtype in which they are summed."""
+        return {name: self._change(name, NARROW.get(array.dtype.str)) for name, array in self._arrays.items()}
+
+    def _change(self, name: str, dtype: str | None) -> Array:
+        change = np.subtract(self._arrays[name], self._base[name], dtype=dtype)
         return change + self.extra[name] if name in self.extra else change
 
     def __iter__(self) -> Iterator[str]:

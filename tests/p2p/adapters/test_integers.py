@@ -101,8 +101,14 @@ def test_whoever_trains_in_place_may_count_down(dtype: Any, options: Any) -> Non
             model["w"][0] -= 50
         return copy.trained({})
 
-    found = train_partition({"w": np.full(1, 120, dtype), "x": np.zeros(1)}, gradient, [1, 2], chunk_rows=1, **options)
-    assert found.model["w"].tolist() == [20]
+    model = {"w": np.full(1, 120, dtype), "x": np.zeros(1)}
+    assert train_partition(model, gradient, [1, 2], chunk_rows=1, **options).model["w"].tolist() == [20]
+
+    def descent(model: Any, update: Any) -> None:
+        model["w"] += update["w"]
+
+    if not options:
+        assert train_partition(model, gradient, [1, 2], descent, chunk_rows=1).model["w"].tolist() == [20]
 
 
 def test_integers_beside_coded_floats_stay_exact() -> None:
