@@ -166,7 +166,7 @@ def _system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
         system, path = url_to_fs(url, **options)
     except ImportError as error:
         raise UsageError(f"{url!r} needs a package that is not installed: {error}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise UsageError(f"{url!r} cannot be read with storage_options={options!r:.80}: {error}") from None
     return system, str(path)
 

@@ -92,7 +92,7 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_the_training(tmp_pat
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("nowhere://bucket/x", r"which fsspec does not know.*nowhere"),
+        ("nowhere://bucket/x", r"which fsspec does not open: .*nowhere"),
         ("s3://bucket/x", r"needs a package that is not installed \(.*s3fs"),
     ],
 )

@@ -223,6 +223,13 @@ def test_a_server_that_is_not_there_is_told(hdfs: Hdfs) -> None:
         trained({"seen": np.zeros(8)}, f"{gone.url}/run")
 
 
+def test_an_address_without_a_host_is_told() -> None:
+    with pytest.raises(UsageError, match=r"'webhdfs:///a\.csv' cannot be read with storage_options={}: .*host"):
+        read_csv("webhdfs:///a.csv", "y")
+    with pytest.raises(UsageError, match=r"webhdfs:///run, which fsspec does not open: .*host"):
+        trained({"seen": np.zeros(8)}, "webhdfs:///run")
+
+
 def counting(model: Any, rows: Any) -> Any:
     seen = np.zeros(8)
     for row in rows:
