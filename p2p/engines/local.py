@@ -72,8 +72,9 @@ class LocalEngine:
         return {}
 
     def start(self, settings: AgentSettings, registrar: Registrar, modules: Collection[str] = ()) -> None:
-        if not self._seats:
-            self._seats = [_Seat(index, settings, registrar) for index in range(self.peers)]
+        while len(self._seats) < self.peers:
+            self._seats.append(_Seat(len(self._seats), settings, registrar))
+            self._seats[-1].begin()  # whoever is interrupted here finds it where it will be ended
         living = {seat.agent.pid for seat in self._seats if seat.has_agent}
         registrar.forget({member.peer for member in registrar.by_role("peer", "worker") if member.pid not in living})
         for seat in self._seats:
@@ -141,6 +142,8 @@ class LocalEngine:
     def stop(self) -> None:
         self._end_workers()
         for seat in self._seats:
+            seat.ask_agent()
+        for seat in self._seats:
             seat.end_agent(STOP_TIMEOUT_S)
         self._seats.clear()
 
@@ -160,8 +163,25 @@ class _Seat:
         self._agents = 0
         """Begun so far."""
         self._worker: _Worker | None = None
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._folder: str | None = None
+
+    def begin(self) -> None:
+        """Start both."""
         self._begin_agent()
         self._begin_worker()
+
+    @property
+    def agent(self) -> subprocess.Popen[bytes]:
+        """The process of its agent, once that has begun."""
+        assert self._agent is not None
+        return self._agent
+
+    @property
+    def folder(self) -> str:
+        """Where the agent meets its tasks."""
+        assert self._folder is not None
+        return self._folder
 
     @property
     def has_agent(self) -> bool:
@@ -172,7 +192,7 @@ class _Seat:
         """Why its agent could not start."""
         if self.has_agent:
             return None
-        return failure(self._folder) or f"an agent ended with exit code {self.agent.wait()}"
+        return failure(self.folder) or f"an agent ended with exit code {self.agent.wait()}"
 
     def train(
         self, job: Job, sent: bytes, epoch: int, partition: int, rows: Any, ending: threading.Event
@@ -182,7 +202,7 @@ class _Seat:
             try:
                 self._make_ready(job, ending)
                 assert self._worker is not None
-                return self._worker.train(sent, self._folder, epoch, partition, attempt, rows)
+                return self._worker.train(sent, self.folder, epoch, partition, attempt, rows)
             except (WorkerGoneError, AgentGoneError) as error:
                 if isinstance(error, AgentGoneError):
                     self.end_agent(0.0)  # whoever hung up is no use any more
@@ -204,14 +224,21 @@ class _Seat:
         if not self.has_agent:
             self._registrar.lose({self.agent.pid})
 
+    def ask_agent(self) -> None:
+        """Ask the agent to leave; the registrar may not know it yet."""
+        if self._agent is not None:
+            self._agent.terminate()
+
     def end_agent(self, timeout_s: float) -> None:
         """Wait for the agent, which was asked to leave; end it if it does not."""
-        try:
-            self.agent.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.agent.kill()
-            self.agent.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._agent is not None:
+            try:
+                self._agent.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._agent.kill()
+                self._agent.wait()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def end_worker(self) -> None:
         """End the worker, whatever it is doing."""
@@ -234,7 +261,7 @@ class _Seat:
     def _begin_agent(self) -> None:
         self._folder = local_socket.private_folder(f"{self._settings.run[:12]}-{self._index}-{self._agents}")
         self._agents += 1
-        self.agent = start_agent(self._settings, os.getpid(), self._folder)
+        self._agent = start_agent(self._settings, os.getpid(), self._folder)
 
     def _begin_worker(self) -> None:
         self.end_worker()
@@ -243,7 +270,7 @@ class _Seat:
     def _wait_for_agent(self, ending: threading.Event) -> None:
         """Until it has adopted a replica and lets tasks in."""
         give_up = time.monotonic() + START_TIMEOUT_S
-        while not os.path.exists(os.path.join(self._folder, "agent.sock")):
+        while not os.path.exists(os.path.join(self.folder, "agent.sock")):
             if not self.has_agent or time.monotonic() > give_up:
                 words = self.failure() or f"it did not let tasks in within {START_TIMEOUT_S:g} s"
                 raise UsageError(f"no agent could take the place of one that is gone: {words}")
@@ -276,12 +303,16 @@ class _Worker:
         self._connection, theirs = Pipe()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         environment.setdefault("PYTHONHASHSEED", "0")  # a set of rows has the same order when it is tried again
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(theirs.fileno()), str(os.getpid())],
-            pass_fds=[theirs.fileno()],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it passes it by
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", WORKER, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
 
     @property
@@ -325,6 +356,7 @@ class _Worker:
 def main() -> None:
     """A worker process: train what comes in until the driver program is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver program ends us
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     local_socket.leave_with(Process(int(sys.argv[2])))  # the parent by now may be another, if that one is gone
     connection = Connection(int(sys.argv[1]))
     trainer = _Trainer()
