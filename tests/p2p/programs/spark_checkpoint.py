@@ -77,14 +77,13 @@ for name, mode, data in (
 
 
 def slowly(row):
-    time.sleep(0.005)
+    time.sleep(0.01)
     return row
 
 
 def evaluate(model):
-    looks.append(time.monotonic())
-    if len(looks) == 3:
-        raise TimeoutError("some of them are enough")
+    if reading.is_there(folder) and reading.read(folder).record.units.count:
+        raise TimeoutError("some units are enough")
     return 0.0
 
 
@@ -94,7 +93,6 @@ y = (x @ np.arange(1.0, 5.0) > 0).astype(int)
 data = sc.parallelize(list(zip(x, y, strict=True)), 4).map(slowly)
 folder = os.path.join(tempfile.mkdtemp(), "checkpoints")
 options = {"epochs": 4, "chunk_rows": 10, "checkpoint": folder, "every_s": 0.1, "resume": True, "progress": False}
-looks = []
 try:
     mlp.fit(mlp.MLP(4, (8,), classes=2), data, AdaGrad(0.3), evaluate=evaluate, evaluate_every_s=0.3, **options)
 except TimeoutError:
