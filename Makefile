@@ -14,14 +14,14 @@ test-long: environment java
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m long
 
 # The tests of what `make test` leaves out, since it takes too much: torch modules (850 MB), and objects of S3 from a server
-# on loopback (forty packages). They are in an environment of their own, on top of .venv. On Linux a plain pip downloads a
+# on loopback (forty packages, and with them requests, which the client of WebHDFS needs). They are in an environment of their own, on top of .venv. On Linux a plain pip downloads a
 # build of torch with CUDA, of gigabytes, unless it is told of the builds for CPUs (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS):
 # where one of this release is found, pip takes that.
 TORCH ?= torch==2.13.0
 S3 ?= s3fs==2026.9.0 moto[server]==5.2.5
 test-extras: environment .venv-extras/.installed java
 	.venv-extras/bin/python -m pytest -n 2 --dist loadfile tests/p2p/models/torch tests/benchmarks/test_torch.py \
-		tests/p2p/models/test_checkpoints.py tests/p2p/data/test_s3.py
+		tests/p2p/models/test_checkpoints.py tests/p2p/data/test_s3.py tests/p2p/data/test_webhdfs.py
 
 .venv-extras/.installed: Makefile | environment
 	.venv/bin/python -m venv --clear --without-pip .venv-extras

@@ -33,6 +33,9 @@ ALIGNMENT_BYTES = 64
 DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
 """What may travel: plain numbers in little-endian order, nothing that needs code to be read."""
 
+NARROW = {"|i1": "<i8", "|u1": "<i8", "<i2": "<i8", "<u2": "<i8", "<i4": "<i8", "<u4": "<i8"}
+"""Integers of fewer bits, and those in which they are summed: they hold differences of either sign, and their sums."""
+
 if TYPE_CHECKING:
     Dtype = str
 else:
@@ -67,6 +70,12 @@ class Layout(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, d
     def of(cls, arrays: Arrays) -> Layout:
         """The layout of `arrays`, sorted by name so that two processes agree on it."""
         return cls(tuple(ArraySpec(name, arrays[name].dtype.str, arrays[name].shape) for name in sorted(arrays)))
+
+    @property
+    def for_sums(self) -> Layout:
+        """The same arrays, with integers as wide as their sums may become."""
+        specs = (ArraySpec(spec.name, NARROW.get(spec.dtype, spec.dtype), spec.shape) for spec in self.specs)
+        return Layout(tuple(specs))
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:

@@ -80,6 +80,12 @@ def training(
     """What `train` was asked for. `any_data`: the engine knows what can be trained on. `coded`: the model has a codec.
     `tell` is called with each evaluation as it comes."""
     function("gradient", gradient, "gradient(model, rows)")
+    for role, other, given in (("gradient", "descent", gradient), ("descent", "gradient", descent)):
+        if getattr(given, "role", role) == other:
+            raise UsageError(
+                f"{role} is {type(given).__name__}(...), a {other}, expected train(data, gradient, descent), in this "
+                "order"
+            )
     if descent is not None:
         function("descent", descent, "descent(model, update) or None")
     epochs = 1 if epochs is None else integer("epochs", epochs, 1)

@@ -145,7 +145,7 @@ class DeepDist(Generic[M]):
         session._session.begun = Begun(
             counted=resumed.counted,
             epochs_before=checkpoint.record.training.epochs_before,
-            check_partitions=resumed.check_partitions,
+            check_data=resumed.check_data,
             counters=resumed.counters(session._user_model),
         )
         return session
@@ -224,8 +224,9 @@ class DeepDist(Generic[M]):
 
         `checkpoint`, a folder or a URL that fsspec knows, is where the model is written, with the units of work that
         count in it: at the beginning, every `every_s` seconds (30) and at the end, also when Ctrl-C ends the training.
-        The newest `keep` (3) stay. `DeepDist.resume` goes on with the newest. One that cannot be written is counted in
-        the report and warned of once; the training goes on.
+        The newest `keep` (3) stay. `DeepDist.resume` goes on with the newest. A place that cannot be written to, or
+        that another program writes to, is refused. A checkpoint that cannot be written later is counted in the report
+        and warned of once; the training goes on.
 
         `on_incomplete`: "raise" `IncompleteTraining`, or "warn", if the model lacks updates that living peers have, or
         replicas are not level when `drain_timeout_s` is up. What died with a peer before anybody had pulled it is a
@@ -275,9 +276,12 @@ class DeepDist(Generic[M]):
         arguments.warn_of_captured(model, training.gradient, training.descent)
         if self._chooses_codec:
             model.codec = chosen(model.layout.nbytes, outer_steps=training.rule == OUTER)
-        if place is not None:
-            training = replace(training, writer=Writer(place, self._keeping, model, stopping))
-        report = self._session.train(training)
+        if place is None:
+            report = self._session.train(training)
+        else:
+            writer = Writer(place, self._keeping, model, stopping)
+            with writer.writing():
+                report = self._session.train(replace(training, writer=writer))
         self._keeping = replace(self._keeping, resumed=None)  # another training is one of its own
         if stopping.best is not None:
             model.load(stopping.best)

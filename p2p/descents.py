@@ -156,6 +156,8 @@ class SGD:
     """A number, or a schedule: a function of the share of the training that is done."""
     combine: ClassVar[str] = OUTER
     """How the steps of peers add up, if `train` is not told (`p2p.worker.combine`)."""
+    role: ClassVar[str] = "descent"
+    """The argument of `train` that it is for."""
     chunks: int | None = field(default=None, kw_only=True)
     """How many chunks a partition has, for a schedule to fall within partitions, too; see `progress`."""
 
@@ -314,6 +316,9 @@ class LocalSteps:
     `train` is given it in the place of a gradient, with no descent. How many steps there are between two exchanges is
     for `chunk_rows` to say. What peers come to adds up as steps of the descent do, unless `train` is told otherwise.
     """
+
+    role = "gradient"
+    """The argument of `train` that it is for."""
 
     def __init__(
         self, gradient: Callable[[Any, Iterable[Any]], Any], descent: Callable[[Any, Any], Any], rows: int

@@ -41,7 +41,7 @@ class Neighbor:
 
     def __init__(self, arrays: Arrays, kinds: Kinds = KINDS) -> None:
         """`arrays` are those of the replica, copied. `kinds`: of updates, where a codec has its own."""
-        self.layout = Layout.of(arrays)
+        self.layout = Layout.of(arrays).for_sums
         self.replica = Replica(self.layout, kinds=kinds)
         for name, view in self.replica.arrays().items():
             view[...] = arrays[name]

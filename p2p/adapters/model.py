@@ -25,6 +25,7 @@ from gossip.arrays import DTYPES, Array, Arrays, Layout, check_finite, check_lik
 from gossip.errors import MismatchError, UsageError
 from gossip.fields import NAME_CHARACTERS_MAX
 from p2p.adapters import PLAIN, Adapter, adapter_of, check_adapter, known, nesting, skeleton
+from p2p.adapters.integers import Integers
 from p2p.adapters.watch import Watch
 from p2p.codec import Codec, check_codec, kinds_of
 
@@ -49,6 +50,8 @@ class Model:
         adapter = adapter_of(model) if adapter is None else check_adapter(adapter)
         names = list(adapter.names(model) if parameters is None else parameters)
         self._is(adapter, {name: adapter.key(model, name) for name in names}, codec)
+        if not self.names and isinstance(model, type):
+            raise UsageError(f"model is the class {model.__name__}, expected an object of it: {model.__name__}(...)")
         if not self.names:
             raise UsageError(
                 f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, a list "
@@ -59,11 +62,15 @@ class Model:
             self._check_trainable(name)
         self._check_distinct()
         self.check_numbers()
-        self.layout = Layout.of(self.arrays())
+        self._lies(Layout.of(self.arrays()), self.arrays())
 
     def arrays(self) -> dict[str, Array]:
         """The model's own arrays (not copies)."""
         return {name: self._get(name) for name in self.names}
+
+    def as_summed(self, arrays: Arrays) -> dict[str, Array]:
+        """Such arrays in the dtypes in which they are summed."""
+        return {spec.name: np.asarray(arrays[spec.name], spec.dtype) for spec in self.layout.specs}
 
     def arrays_of(self, other: Any) -> dict[str, Array]:
         """Those of another model of the same kind, by the same names."""
@@ -72,10 +79,14 @@ class Model:
     def load(self, arrays: Arrays) -> None:
         """Copy `arrays` into the model, in place where it still has an array that fits.
 
-        A worker's arrays are contiguous, as exchanges of rows need; the user's own lie as they did.
+        A worker's arrays are contiguous, as exchanges of rows need; the user's own lie as they did. Integers may be as
+        wide as they are summed.
+
+        Raises:
+            UsageError: a worker's array cannot hold a sum. In the user's own it is cut, and `check_numbers` tells.
         """
         for name in self.names:
-            source, target = arrays[name], self._find(name)
+            source, target = self.integers.fitted(name, arrays[name]), self._find(name)
             if _fits(target, source) and target.flags.writeable and (target.flags.c_contiguous or not self._sent):
                 np.copyto(target, source)
             else:
@@ -83,6 +94,13 @@ class Model:
         if self._sent:
             self._part(arrays)
         self.adapter.loaded(self.model)
+
+    def _lies(self, own: Layout, arrays: Arrays) -> None:
+        """`own` is how its arrays lie, which are like `arrays`."""
+        self.own = own
+        self.layout = own.for_sums
+        """How they are summed, and travel."""
+        self.integers = Integers(own, arrays, cuts=not self._sent)
 
     def _part(self, arrays: Arrays) -> None:
         """Give each name an array of its own again, where a gradient has bound two of them to one memory."""
@@ -93,7 +111,7 @@ class Model:
         ends.sort()
         if any(end > start for (_, end, _), (start, _, _) in pairwise(ends)):
             for name in self.names:
-                self._set(name, np.array(arrays[name], order="C"))
+                self._set(name, np.array(self.integers.fitted(name, arrays[name]), order="C"))
 
     def make_writable(self) -> None:
         """Put a copy in the place of each array that is read-only."""
@@ -109,7 +127,10 @@ class Model:
                 self._set(name, arrays[name])
 
     def check_numbers(self, trained: bool = False) -> None:
-        """Raise `UsageError` if an array has a NaN or an infinity; `trained`: by the sum of what was learned."""
+        """Raise `UsageError` if an array has a NaN or an infinity; `trained`: by the sum of what was learned, and also
+        if its dtype does not hold that."""
+        if trained and self.integers.beyond:
+            raise UsageError(f"the trained model's {'; '.join(self.integers.beyond.values())}")
         try:
             check_finite(self.arrays())
         except MismatchError as error:
@@ -127,7 +148,7 @@ class Model:
 
         A number in the place of an array without dimensions, as of `b = b - g`, is made one again.
         """
-        for spec in self.layout.specs:
+        for spec in self.own.specs:
             array = self._find(spec.name)
             if spec.shape == () and isinstance(array, int | float | np.number) and not isinstance(array, bool):
                 array = np.array(array, spec.dtype if isinstance(array, int | float) else None)
@@ -151,7 +172,7 @@ class Model:
         self.adapter.sending(self.model, {**arrays, **(counters or {})})
         try:
             bare = self.adapter.bare(self.lightened(light))
-            return skeleton.dumps((bare, self._keys, self.layout, self.adapter, self.codec), arrays)
+            return skeleton.dumps((bare, self._keys, self.own, self.adapter, self.codec), arrays)
         except UsageError:
             raise
         except Exception as error:
@@ -161,10 +182,11 @@ class Model:
     def from_skeleton(cls, sent: bytes) -> Model:
         """A model of the user's own type, or a light one, whose arrays are zeros until `load`."""
         self = cls.__new__(cls)
-        arrays, (bare, keys, self.layout, adapter, codec) = skeleton.loads(sent)
+        arrays, (bare, keys, own, adapter, codec) = skeleton.loads(sent)
         self.model = adapter.dressed(bare)
         self._is(adapter, keys, codec)
         self._sent = True
+        self._lies(own, dict(zip(self.names, arrays, strict=True)))
         for name, array in zip(self.names, arrays, strict=True):
             if not _fits(self._find(name), array):  # its class makes something else of what is sent
                 self._set(name, array)

@@ -122,8 +122,9 @@ def start_agent(settings: AgentSettings, anchor: int, folder: str) -> subprocess
     environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     # glibc would give the memory of every block back, and have it again with a fault per page: half of an exchange
     environment.update(dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(MALLOC_KEPT_BYTES)))
-    # until it can leave in order it hears of no end: what ends its anchor's whole group would leave its folder behind
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {*LEAVE_SIGNALS, STORY_SIGNAL})
+    # until it can leave in order it hears of no end: what ends its anchor's whole group, as Ctrl-C does, would leave
+    # its folder behind
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {*LEAVE_SIGNALS, STORY_SIGNAL, signal.SIGINT})
     try:
         process = subprocess.Popen(
             [sys.executable, "-c", "from p2p.agent.process import main; main()", folder],

@@ -71,8 +71,8 @@ class Life:
         """From now on some ask it to leave, and Ctrl-C does not; see `p2p.agent.client.start_agent`."""
         for name in LEAVE_SIGNALS:
             signal.signal(name, lambda *_: self.end())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, LEAVE_SIGNALS)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*LEAVE_SIGNALS, signal.SIGINT})
 
     def end(self) -> None:
         """Somebody asks it to leave."""

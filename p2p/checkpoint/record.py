@@ -79,6 +79,8 @@ class TrainingRecord(Fields, frozen=True, kw_only=True):
     exchange_s: float
     counters: Mapping[str, tuple[float, ...]]
     """The model's counters when the training began."""
+    data: tuple[tuple[int, str], ...] = ()
+    """What it looks like, see `p2p.checkpoint.likeness`."""
 
 
 class ArrayRecord(Fields, frozen=True, kw_only=True):

@@ -15,6 +15,8 @@ from gossip.errors import UsageError
 from gossip.marks import Counted
 from p2p.adapters import Adapter
 from p2p.adapters.model import Model
+from p2p.caution import warn
+from p2p.checkpoint import likeness
 from p2p.checkpoint.plain import built, class_of
 from p2p.checkpoint.reading import Checkpoint
 from p2p.checkpoint.record import Record, SessionRecord, counted
@@ -42,7 +44,7 @@ class Resumed:
         }
 
     def session(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of `DeepDist`: those that were given, and else as they were.
+        """Arguments of `DeepDist`: those that were given, and else as they were. What differs is warned of.
 
         Raises:
             UsageError: the seed is another one, or something is needed that is not in a checkpoint.
@@ -64,10 +66,13 @@ class Resumed:
             raise UsageError(
                 f"the checkpoint at {self.path} is of mixing={was.mixing}: give a strategy, resume(path, mixing=...)"
             )
+        given = {name: options[name] for name in ("mode", "discipline", "codec", "mixing") if name in options}
+        self._tell({name: (_worded(value), getattr(was, name)) for name, value in given.items()})
         return found
 
     def training(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Of arguments of `train` those that units of work depend on: as they were given, and else as they were.
+        """Of arguments of `train` those that units of work depend on: as they were given, and else as they were. What
+        is given and differs is warned of.
 
         Raises:
             UsageError: units of work would be others.
@@ -85,20 +90,44 @@ class Resumed:
                 f"epochs={epochs}, expected at least {was.epochs} as in the checkpoint at {self.path}: all epochs of "
                 "the training count, also those that are done; or leave it out"
             )
+        given = {
+            "epochs": (epochs, was.epochs),
+            "combine": (combine, was.combine),
+            "exchange_s": (asked["exchange_s"], was.exchange_s),
+        }
+        self._tell({name: pair for name, pair in given.items() if pair[0] is not None})
         return {
             "epochs": was.epochs if epochs is None else epochs,
             "chunk_rows": was.chunk_rows,
             "combine": was.combine if combine is None else combine,
         }
 
-    def check_partitions(self, partitions: int) -> None:
-        """Raise `UsageError` if the data has another number of them."""
+    def _tell(self, given: Mapping[str, tuple[Any, Any]]) -> None:
+        """Warn of arguments, as (now, then), that are not as they were."""
+        other = {name: (now, then) for name, (now, then) in given.items() if now != then}
+        if other:
+            now, then = (", ".join(f"{name}={pair[which]!r}" for name, pair in other.items()) for which in (0, 1))
+            warn(
+                f"the checkpoint at {self.path} is of a training with {then}; it goes on with {now}, as given. Leave "
+                "out what is to be as it was"
+            )
+
+    def check_data(self, data: Any, partitions: int) -> None:
+        """Raise `UsageError` if the data has another number of partitions; warn if it does not look as it did."""
         was = self.record.training.partitions
         if partitions != was:
             raise UsageError(
                 f"the data has {partitions} partitions, expected {was} as in the checkpoint at {self.path}, which goes "
                 "on in the middle of a training: its units of work would be others. Give it the same data, in the "
                 "same partitions"
+            )
+        other = likeness.first_other(self.record.training.data, likeness.of_data(data))
+        if other is not None:
+            what = "the data reads other files" if other < 0 else f"partition {other} of the data has other rows"
+            warn(
+                f"{what} than in the checkpoint at {self.path}, which goes on in the middle of a training: the units "
+                "of work that count are of the rows from before, and those of the new data are passed by. Give it the "
+                "same data, in the same partitions, or train the model anew: DeepDist(model)"
             )
 
 
@@ -127,8 +156,8 @@ class Keeping:
             SessionRecord(
                 mode=mode,
                 discipline=discipline,
-                mixing=None if mixing is None else repr(mixing),
-                codec=codec if codec is None or isinstance(codec, str) else repr(codec),
+                mixing=_worded(mixing),
+                codec=_worded(codec),
                 seed=seed,
                 parameters=None if parameters is None else tuple(parameters),
             )
@@ -152,7 +181,7 @@ def model_of(
     found = _found(path, checkpoint, model, allow_pickle)
     seen = Model(found, parameters, adapter)
     expected = {spec.name: (spec.dtype, spec.shape) for spec in checkpoint.record.arrays}
-    mine = {spec.name: (spec.dtype, spec.shape) for spec in seen.layout.specs}
+    mine = {spec.name: (spec.dtype, spec.shape) for spec in seen.own.specs}
     for name in {**expected, **mine}:
         if expected.get(name) != mine.get(name):
             raise UsageError(
@@ -197,6 +226,11 @@ def _found(path: str, checkpoint: Checkpoint, model: Any, allow_pickle: bool) ->
 
 def _copies(checkpoint: Checkpoint) -> dict[str, Array]:
     return {name: array.copy() for name, array in checkpoint.arrays.items()}
+
+
+def _worded(value: Any) -> str | None:
+    """An argument as a manifest has it: a text or None as it is, an object in words."""
+    return value if value is None or isinstance(value, str) else repr(value)
 
 
 def _words(what: tuple[str, tuple[int, ...]] | None) -> str:

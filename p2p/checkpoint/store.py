@@ -112,8 +112,8 @@ class Remote:
             raise UsageError(
                 f"a checkpoint at {url} needs a package that is not installed ({error}): install it, or give a folder"
             ) from None
-        except ValueError as error:
-            raise UsageError(f"a checkpoint at {url}, which fsspec does not know: {error}") from None
+        except (ValueError, TypeError, OSError) as error:
+            raise UsageError(f"a checkpoint at {url}, which fsspec does not open: {error}") from None
         self._files: Any = files
 
     def names(self) -> list[str]:

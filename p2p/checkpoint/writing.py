@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +24,7 @@ from gossip.errors import UsageError
 from gossip.marks import Counted
 from p2p.adapters.model import Model
 from p2p.caution import warn
+from p2p.checkpoint.claims import Claims
 from p2p.checkpoint.plain import NotPlainError, Plain
 from p2p.checkpoint.reading import manifests, read_record
 from p2p.checkpoint.record import (
@@ -78,7 +80,7 @@ class Writer:
         was trained last.
 
         Raises:
-            UsageError: checkpoints of another lineage are there.
+            UsageError: what the place needs is not installed.
         """
         self.every_s = place.every_s
         self.figures = Checkpoints()
@@ -92,17 +94,26 @@ class Writer:
         self._lock = threading.Lock()
         """Held while a checkpoint is written."""
         self._store = store_at(place.path)
+        self._claims = Claims(self._store, place.path, keeping.lineage, place.every_s)
         self._number: int | None = None
         """Of the next one; None while it is not known which are there."""
-        try:
-            self._number = self._next_number()
-        except UsageError:
-            raise
-        except Exception as error:  # noqa: BLE001 - it is warned of when nothing can be written either
-            log.info("%s cannot be read: %s", place.path, error)
 
     def __str__(self) -> str:
         return f"the checkpoint at {self._place.path}"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Checkpoints are written within, and by no other program.
+
+        Raises:
+            UsageError: nothing can be written there, another program does, or checkpoints of another lineage are there.
+        """
+        self._claims.take(self._last_written())
+        try:
+            self._number = self._next_number()
+            yield
+        finally:
+            self._claims.give_back()
 
     def look(self, model: Any, moment: Moment) -> None:
         """Write what is shown. Failures are counted."""
@@ -117,6 +128,7 @@ class Writer:
             try:
                 if moment.counted is None:
                     raise DamagedError(UNDECIDED)
+                self._claims.check()
                 nbytes = self._write(arrays, moment, moment.counted, ended)
             except Exception as error:  # noqa: BLE001 - whatever a file system says: the training goes on
                 self._fail(error)
@@ -209,6 +221,15 @@ class Writer:
             self._check_ours(name)
         return found[0][0] + 1 if found else 1
 
+    def _last_written(self) -> float:
+        """When the newest checkpoint was, in seconds since 1970; 0 if there is none that can be read."""
+        try:
+            for _, name in manifests(self._store.names()):
+                return datetime.fromisoformat(read_record(self._store, name).written).timestamp()
+        except Exception as error:  # noqa: BLE001 - whoever cannot write there is told what is the matter
+            log.info("%s cannot be read: %s", self._place.path, error)
+        return 0.0
+
     def _check_ours(self, name: str) -> None:
         try:
             record = read_record(self._store, name)
@@ -216,8 +237,9 @@ class Writer:
             return
         if record.lineage != self._keeping.lineage:
             raise UsageError(
-                f"checkpoint={self._place.path!r} holds checkpoints of another training (of {record.written}), "
-                "expected a place of its own: go on with that by DeepDist.resume(path), or choose another"
+                f"checkpoint={self._place.path!r} holds checkpoints of another training (of a {record.model}, the "
+                f"newest of {record.written}), expected a place of its own: go on with that by DeepDist.resume(path), "
+                "or choose another"
             )
 
     def _prune(self) -> None:

@@ -6,7 +6,8 @@
     read_text      one row a line                               str
 
 Without `sc=` a reader returns a list of partitions, which processes of this machine and simulated clusters read where
-they train. With it, an RDD. A path may be a local one, or any URL that fsspec knows: s3:// needs s3fs, hdfs:// pyarrow.
+they train. With it, an RDD. A path may be a local one, or any URL that fsspec knows: s3:// needs s3fs, hdfs:// pyarrow,
+webhdfs:// requests.
 """
 
 from p2p.data.csv_files import read_csv

@@ -19,7 +19,7 @@ from gossip.errors import UsageError
 from p2p.data.files import File, Urls, find
 from p2p.data.lines import Lines, LinesPartition, Range, split
 from p2p.data.partitions import BLOCK_ROWS, handed_out, wanted
-from p2p.data.values import Floats, Labels, are_fit, found_number
+from p2p.data.values import Floats, Labels, are_fit, expected_of, found_number
 
 KIND = "a csv file of numbers"
 
@@ -192,7 +192,7 @@ class _Table:
                 hint = (
                     ": say header=True if this is the header" if lines.offset == 0 == index and not self.header else ""
                 )
-                raise lines.wrong(index, f"{name} is {field!r:.40}, expected a finite number{hint}")
+                raise lines.wrong(index, f"{name} is {field!r:.40}, {expected_of(field)}{hint}")
             values.append(value)
         if self.label is not None and self.labels.first_wrong([values[self.label]]) is not None:
             raise lines.wrong(index, f"the label is {fields[self.label]!r:.40}, expected {self.labels.expected}")

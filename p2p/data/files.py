@@ -52,6 +52,11 @@ class File:
     """In bytes, as it was found; of a gzip file those of the archive."""
     gzipped: bool
 
+    @property
+    def likeness(self) -> str:
+        """Its own name, without those of folders, and its size."""
+        return f"{self.path.rpartition('/')[2]} {self.size}"
+
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
         """Its bytes, decompressed.
@@ -132,6 +137,8 @@ def _found(url: str, options: dict[str, Any], kind: str) -> list[File]:
     except FileNotFoundError as error:
         why = "" if error.__cause__ is None else f": {error.__cause__}"
         raise UsageError(f"no file at {url!r}, expected {kind}, or a glob such as 'folder/*'{why}") from None
+    except OSError as error:
+        raise UsageError(f"{url!r} cannot be read, expected {kind}: {error}") from error
     single = list(infos) == [path]
     files = []
     heads = system.cat_ranges(list(infos), 0, HEAD_BYTES, on_error="return")
@@ -159,7 +166,7 @@ def _system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
         system, path = url_to_fs(url, **options)
     except ImportError as error:
         raise UsageError(f"{url!r} needs a package that is not installed: {error}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise UsageError(f"{url!r} cannot be read with storage_options={options!r:.80}: {error}") from None
     return system, str(path)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import IO, Any
@@ -37,7 +37,7 @@ def read_idx(
     images: Urls,
     labels: Urls | None = None,
     *,
-    classes: int | None = None,
+    classes: int | Sequence[float] | None = None,
     scale: bool = True,
     block_rows: int = BLOCK_ROWS,
     partitions: int | None = None,
@@ -49,7 +49,7 @@ def read_idx(
     `images` and `labels` are each a path, a URL, a glob, or a list of these, as many files of either, in the same
     order; files may be gzipped. Without `labels` blocks are features alone. d is the product of all dimensions behind
     the first. With `scale` unsigned bytes are divided by 255, so that they are from 0 to 1. `classes=10` refuses labels
-    that are not from 0 to 9.
+    that are not from 0 to 9, `classes=(0, 1)` all but these.
 
     Rows are cut into about `partitions` parts (default: 4 for each core), at least one for each file. They come in the
     order of the file, `block_rows` a block. `sc` is a SparkContext, for an RDD. `storage_options` are those of fsspec,
@@ -65,7 +65,7 @@ def read_idx(
     integer("block_rows", block_rows, 1)
     if classes is not None and labels is None:
         raise UsageError(f"classes={classes!r} without labels, expected their file")
-    known = Labels.of(None if classes is None else integer("classes", classes, 2))
+    known = Labels.of(classes)
     count = wanted(partitions, sc)
     of_images = [_header(file) for file in find(images, storage_options, KIND)]
     of_labels = None if labels is None else [_header(file) for file in find(labels, storage_options, KIND)]
@@ -212,6 +212,11 @@ class IdxPartition:
     known: Labels
     scale: bool
     block_rows: int
+
+    @property
+    def likeness(self) -> str:
+        """What tells it from a partition of other data: see `p2p.checkpoint.likeness`."""
+        return f"{self.images.file.likeness} {self.start} {self.end}"
 
     def __call__(self) -> Iterator[Any]:
         of_images = self.images.blocks(self.start, self.end, self.block_rows)

@@ -23,7 +23,7 @@ from gossip.errors import UsageError
 from p2p.data.files import Urls, find
 from p2p.data.lines import Lines, LinesPartition, split
 from p2p.data.partitions import BLOCK_ROWS, Partition, handed_out, wanted
-from p2p.data.values import Labels, are_fit, found_number
+from p2p.data.values import Labels, are_fit, expected_of, found_number
 
 KIND = "a libsvm file"
 FEATURES_MAX = 2**31 - 1
@@ -165,7 +165,8 @@ class _Rows:
         text = word.decode(errors="backslashreplace")
         value = found_number(text)
         if value is None or self.labels.first_wrong([value]) is not None:
-            raise lines.wrong(number, f"the label is {text!r:.40}, expected {self.labels.expected}")
+            expected = f"expected {self.labels.expected}" if self.labels.classes is not None else expected_of(text)
+            raise lines.wrong(number, f"the label is {text!r:.40}, {expected}")
         return value
 
     def _pair(self, lines: Lines, number: int, word: bytes, before: int) -> tuple[int, float]:
@@ -184,5 +185,5 @@ class _Rows:
             raise lines.wrong(number, f"index {first} after {before}, expected indices that rise")
         value = found_number(last)
         if value is None:
-            raise lines.wrong(number, f"feature {first} is {last!r:.40}, expected a finite number")
+            raise lines.wrong(number, f"feature {first} is {last!r:.40}, {expected_of(last)}")
         return index, value

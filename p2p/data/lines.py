@@ -37,6 +37,11 @@ class Range:
     end: int
 
     @property
+    def likeness(self) -> str:
+        """The same wherever the file is."""
+        return f"{self.file.likeness} {self.start} {self.end}"
+
+    @property
     def is_whole(self) -> bool:
         """It is all of the file."""
         return self.start == 0 and (self.file.gzipped or self.end >= self.file.size)
@@ -157,6 +162,11 @@ class LinesPartition:
     source: Range
     format: Format
     rows: int
+
+    @property
+    def likeness(self) -> str:
+        """What tells it from a partition of other data: see `p2p.checkpoint.likeness`."""
+        return self.source.likeness
 
     def __call__(self) -> Iterator[Any]:
         count = 0

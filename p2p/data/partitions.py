@@ -31,10 +31,13 @@ def wanted(partitions: int | None, sc: Any) -> int:
 
 
 def handed_out(partitions: Sequence[Partition], sc: Any) -> Any:
-    """The list of them, or with a SparkContext an RDD that has as many partitions."""
+    """The list of them, or with a SparkContext an RDD that has as many partitions, and says what they look like: see
+    `p2p.checkpoint.likeness`."""
     if sc is None:
         return list(partitions)
-    return sc.parallelize(partitions, len(partitions)).flatMap(read)
+    rdd = sc.parallelize(partitions, len(partitions)).flatMap(read)
+    rdd.likenesses = [getattr(partition, "likeness", None) for partition in partitions]
+    return rdd
 
 
 def read(partition: Partition) -> Iterable[Any]:

@@ -63,6 +63,11 @@ class TextPartition:
     source: Range
     encoding: str
 
+    @property
+    def likeness(self) -> str:
+        """What tells it from a partition of other data: see `p2p.checkpoint.likeness`."""
+        return self.source.likeness
+
     def __call__(self) -> Iterator[str]:
         count = 0
         for lines in self.source.read(LINES):

@@ -29,6 +29,13 @@ def found_number(text: str) -> float | None:
     return value if abs(value) <= FLOAT32_MAX else None
 
 
+def expected_of(text: str) -> str:
+    """What is said of a text of which `found_number` makes none."""
+    if NUMBER.fullmatch(text.strip(" \t")):
+        return f"which float32 does not hold, expected a number between -{FLOAT32_MAX:.3g} and {FLOAT32_MAX:.3g}"
+    return "expected a finite number"
+
+
 def are_fit(values: Floats) -> bool:
     """All are finite, and none is too large for float32."""
     return bool((np.abs(values) <= FLOAT32_MAX).all())  # NaN is not
@@ -44,8 +51,9 @@ class Labels:
     @classmethod
     def of(cls, classes: Any) -> Labels:
         """Of what the user gives. Raises `UsageError` if that cannot be."""
-        if classes is None or (not isinstance(classes, list | tuple)):
+        if classes is None or not isinstance(classes, list | tuple | range | np.ndarray):
             return cls(None if classes is None else integer("classes", classes, 2))
+        classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
         if len(classes) < 2:
             raise UsageError(f"classes={classes!r}, expected how many there are, or their labels, such as (-1, 1)")
         return cls(tuple(number("classes", label) for label in classes))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import check_finite
+from gossip.arrays import Array, check_finite
 from gossip.errors import MismatchError, UsageError
 from gossip.updates.sparse import SomeEntries, SomeRows
 from p2p.adapters import nesting
@@ -29,7 +29,7 @@ class Served:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.snapshots = Snapshots(model.layout)
+        self.snapshots = Snapshots(model.own)
         self.attributes = Attributes(model)
         self.version = 0
         """Updates applied in this session."""
@@ -98,12 +98,27 @@ def _add(model: Model, update: Mapping[str, Any]) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         for name, change in changes_of(update, model).items():
             array = arrays[name]
+            where: Any
             if isinstance(change, SomeRows):
-                array[change.rows] += change.values
+                where, numbers = change.rows, change.values
             elif isinstance(change, SomeEntries):
-                array[np.unravel_index(change.places, array.shape)] += change.numbers
+                where, numbers = np.unravel_index(change.places, array.shape), change.numbers
             else:
-                np.add(array, change, out=array, casting="same_kind")
+                where, numbers = ..., change
+            if name in model.integers.narrow:
+                array[where] = _fitted(name, array[where].astype(np.int64) + numbers, array.dtype)
+            else:
+                array[where] += np.asarray(numbers, array.dtype)
+
+
+def _fitted(name: str, sums: Array, dtype: np.dtype[Any]) -> Array:
+    limits = np.iinfo(dtype)
+    if sums.size and not (sums.min() >= limits.min and sums.max() <= limits.max):
+        raise UsageError(
+            f"{name!r}: sums of updates from {sums.min()} to {sums.max()}, expected such as fit into {dtype}; nothing "
+            "of this update was merged. Give the model a wider dtype"
+        )
+    return sums.astype(dtype)
 
 
 def check_numbers(update: Any) -> None:

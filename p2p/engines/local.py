@@ -75,11 +75,14 @@ class LocalEngine:
 
     def start(self, settings: AgentSettings | None, registrar: Registrar | None, modules: Collection[str] = ()) -> None:
         if settings is None or registrar is None:
-            self._seats = self._seats or [_Seat() for _ in range(self.peers)]
+            while len(self._seats) < self.peers:
+                self._seats.append(_Seat())
+                self._seats[-1].begin()
             return
-        if not self._agents:
-            self._agents = [_SeatWithAgent(index, settings, registrar) for index in range(self.peers)]
-            self._seats = list(self._agents)
+        while len(self._agents) < self.peers:
+            self._agents.append(_SeatWithAgent(len(self._agents), settings, registrar))
+            self._seats.append(self._agents[-1])
+            self._agents[-1].begin()  # whoever is interrupted here finds it where it will be ended
         living = {seat.agent.pid for seat in self._agents if seat.has_agent}
         registrar.forget({member.peer for member in registrar.by_role("peer") if member.pid not in living})
         for seat in self._agents:
@@ -147,6 +150,8 @@ class LocalEngine:
     def stop(self) -> None:
         self._end_workers()
         for seat in self._agents:
+            seat.ask_agent()
+        for seat in self._agents:
             seat.end_agent(STOP_TIMEOUT_S)
         self._seats.clear()
         self._agents.clear()
@@ -160,11 +165,13 @@ class LocalEngine:
 class _Seat:
     """A worker, and those that take its place."""
 
-    _folder = ""
-    """Of its agent."""
-
     def __init__(self) -> None:
         self._worker: _Worker | None = None
+        self.folder = ""
+        """Where its agent meets its tasks, if it has one."""
+
+    def begin(self) -> None:
+        """Start the worker."""
         self._begin_worker()
 
     def train(
@@ -175,7 +182,7 @@ class _Seat:
             try:
                 self._make_ready(ending)
                 assert self._worker is not None
-                return self._worker.train(sent, self._folder, epoch, partition, attempt, rows)
+                return self._worker.train(sent, self.folder, epoch, partition, attempt, rows)
             except (WorkerGoneError, AgentGoneError) as error:
                 if isinstance(error, AgentGoneError):
                     self._lose_agent()
@@ -215,8 +222,19 @@ class _SeatWithAgent(_Seat):
         self._registrar = registrar
         self._begun = 0
         """Agents, so far."""
-        self._begin_agent()
+        self._agent: subprocess.Popen[bytes] | None = None
         super().__init__()
+
+    def begin(self) -> None:
+        """Start both."""
+        self._begin_agent()
+        super().begin()
+
+    @property
+    def agent(self) -> subprocess.Popen[bytes]:
+        """The process of its agent, once that has begun."""
+        assert self._agent is not None
+        return self._agent
 
     @property
     def has_agent(self) -> bool:
@@ -227,7 +245,7 @@ class _SeatWithAgent(_Seat):
         """Why its agent could not start."""
         if self.has_agent:
             return None
-        return failure(self._folder) or f"an agent ended with exit code {self.agent.wait()}"
+        return failure(self.folder) or f"an agent ended with exit code {self.agent.wait()}"
 
     def replace_agent(self) -> None:
         """Start another agent; the old one is gone."""
@@ -239,14 +257,21 @@ class _SeatWithAgent(_Seat):
         if not self.has_agent:
             self._registrar.lose({self.agent.pid})
 
+    def ask_agent(self) -> None:
+        """Ask the agent to leave; the registrar may not know it yet."""
+        if self._agent is not None:
+            self._agent.terminate()
+
     def end_agent(self, timeout_s: float) -> None:
         """Wait for the agent, which was asked to leave; end it if it does not."""
-        try:
-            self.agent.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.agent.kill()
-            self.agent.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._agent is not None:
+            try:
+                self._agent.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._agent.kill()
+                self._agent.wait()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _make_ready(self, ending: threading.Event) -> None:
         """Have an agent as well."""
@@ -261,14 +286,14 @@ class _SeatWithAgent(_Seat):
         self.tell_if_gone()
 
     def _begin_agent(self) -> None:
-        self._folder = local_socket.private_folder(f"{self._settings.run[:12]}-{self._index}-{self._begun}")
+        self.folder = local_socket.private_folder(f"{self._settings.run[:12]}-{self._index}-{self._begun}")
         self._begun += 1
-        self.agent = start_agent(self._settings, os.getpid(), self._folder)
+        self._agent = start_agent(self._settings, os.getpid(), self.folder)
 
     def _wait_for_agent(self, ending: threading.Event) -> None:
         """Until it has adopted a replica and lets tasks in."""
         give_up = time.monotonic() + START_TIMEOUT_S
-        while not os.path.exists(os.path.join(self._folder, "agent.sock")):
+        while not os.path.exists(os.path.join(self.folder, "agent.sock")):
             if not self.has_agent or time.monotonic() > give_up:
                 words = self.failure() or f"it did not let tasks in within {START_TIMEOUT_S:g} s"
                 raise UsageError(f"no agent could take the place of one that is gone: {words}")
@@ -296,12 +321,16 @@ class _Worker:
         self._connection, theirs = Pipe()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         environment.setdefault("PYTHONHASHSEED", "0")  # a set of rows has the same order when it is tried again
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(theirs.fileno()), str(os.getpid())],
-            pass_fds=[theirs.fileno()],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it passes it by
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", WORKER, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
 
     @property
@@ -345,6 +374,7 @@ class _Worker:
 def main() -> None:
     """A worker process: train what comes in until the driver program is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver program ends us
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     local_socket.leave_with(Process(int(sys.argv[2])))  # the parent by now may be another, if that one is gone
     connection = Connection(int(sys.argv[1]))
     trainer = _Trainer()

@@ -178,7 +178,7 @@ class AgentSession:
         partitions = engine.partitions(training.data)
         begun = self.begun
         if begun is not None:
-            begun.check_partitions(partitions)
+            begun.check_data(training.data, partitions)
         self._cautions.give(engine.cautions(training.data))
         light = getattr(training.gradient, "light", None) if training.descent is None else None
         seen = type(self._user_model.lightened(light))

@@ -61,7 +61,7 @@ class MasterSession:
         partitions = engine.partitions(training.data)
         begun = self.begun
         if begun is not None:
-            begun.check_partitions(partitions)
+            begun.check_data(training.data, partitions)
         self._cautions.give(engine.cautions(training.data))
         server, served = self._start(engine)
         if begun is not None:

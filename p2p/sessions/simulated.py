@@ -93,7 +93,7 @@ class SimulatedSession:
             )
         self._user_model.check_unchanged()
         if self.begun is not None:
-            self.begun.check_partitions(len(data))
+            self.begun.check_data(data, len(data))
         try:
             return self._train(training)
         finally:
@@ -294,7 +294,7 @@ class SimulatedSession:
             self._shown = Shown(self._user_model)
             self._swarm = Simulation(
                 cluster.peers,
-                self._shown.arrays,
+                self._user_model.as_summed(self._shown.arrays),
                 seed=cluster.seed,
                 network=cluster.network,
                 settings=settings,
@@ -433,8 +433,8 @@ class Shown:
             UsageError: the user has written what is not a finite number.
         """
         update, differs = {}, False
-        for name, array in self._model.arrays().items():
-            update[name] = np.zeros_like(array)
+        for name in self._model.names:
+            update[name] = np.zeros_like(replica[name])
         for name, where in self.written().items():
             written = self._model.arrays()[name][where]
             with np.errstate(over="ignore", invalid="ignore"):

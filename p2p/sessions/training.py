@@ -9,6 +9,7 @@ from typing import Any, Literal
 from gossip.arrays import Arrays
 from gossip.marks import Counted, Unit
 from p2p.adapters.model import Model
+from p2p.checkpoint import likeness
 from p2p.checkpoint.record import TrainingRecord
 from p2p.checkpoint.writing import Writer
 from p2p.driver.coordinator import Feeder
@@ -85,6 +86,7 @@ class Training:
                 exchange=self.rhythm.when,
                 exchange_s=self.rhythm.every_s,
                 counters={name: tuple(arrays[name].reshape(-1).tolist()) for name in sorted(model.counters)},
+                data=likeness.of_data(self.data),
             )
 
 
@@ -96,8 +98,8 @@ class Begun:
     """Units of work that count in the model."""
     epochs_before: int
     """Of earlier trainings."""
-    check_partitions: Callable[[int], None]
-    """Raises `UsageError` for data of another number of them."""
+    check_data: Callable[[Any, int], None]
+    """Raises `UsageError` for data that has another number of partitions, and warns of other data."""
     counters: Arrays
     """Of the model, when the training began."""
 

@@ -105,7 +105,8 @@ def changes_of(update: Any, model: Model) -> dict[str, Change]:
     for name in named_parts:
         if name not in specs:
             raise UsageError(f"the update has {name!r}, expected some of the model's arrays {sorted(specs)}")
-    return {name: change_of(name, value, specs[name]) for name, value in named_parts.items()}
+    narrow = model.integers.narrow
+    return {name: change_of(name, value, specs[name], narrow.get(name)) for name, value in named_parts.items()}
 
 
 def _check_numbers(arrays: Arrays) -> None:

@@ -7,7 +7,8 @@ where they take at most half of the bytes, else whole arrays (`gossip.updates.sp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,10 @@ class Exact:
             if name in at_once:
                 counted = self._counts if name in model.counters else None
                 rule = self._rules[name]
-                changes[name] = exchange_whole(w, base[name], theirs[name], rule, self._peers, counted, extra.get(name))
+                fitted = partial(model.integers.fitted, name)
+                changes[name] = exchange_whole(
+                    w, base[name], theirs[name], rule, self._peers, counted, extra.get(name), fitted
+                )
             elif rows is None:
                 self._merge(name, w, base[name], theirs[name], into[name])
             else:
@@ -70,9 +74,10 @@ class Exact:
         return out
 
     def _is_one(self, spec: ArraySpec, model: Model) -> bool:
-        """The array has no rows, or its rule takes it for a single one."""
+        """The array has no rows, or its rule takes it for a single one, or it is summed in another dtype."""
         counts = spec.name in model.counters and self._counts > 1
-        return not spec.shape or counts or (len(spec.shape) < 2 and self._rules[spec.name] != "sum")
+        narrow = model.arrays()[spec.name].dtype != spec.dtype
+        return not spec.shape or narrow or counts or (len(spec.shape) < 2 and self._rules[spec.name] != "sum")
 
     def _merge(self, name: str, w: Array, base: Array, r: Array, into: Array) -> None:
         """All rows, whose changes go `into` a whole array."""
@@ -110,21 +115,31 @@ class Exact:
 
 
 def exchange_whole(
-    mine: Array, base: Array, theirs: Array, rule: str, peers: int, counts: int | None, extra: Array | None
+    mine: Array,
+    base: Array,
+    theirs: Array,
+    rule: str,
+    peers: int,
+    counts: int | None,
+    extra: Array | None,
+    fitted: Callable[[Array], Array],
 ) -> Array:
-    """The same of an array that is one row to its rule; of a counter what it counted, so many times (`counts`)."""
+    """The same of an array that is one row to its rule; of a counter what it counted, so many times (`counts`).
+
+    `fitted` makes of what is summed, in the dtype of `theirs`, what `mine` may hold.
+    """
     now = theirs.copy()
-    change = mine - base
+    change = np.subtract(mine, base, dtype=now.dtype)
     if counts is not None:
         change = change * counts
     else:
         change = combine.combined(rule, change, now - base, peers)
     if extra is not None:
-        change = change + np.asarray(extra, mine.dtype)
+        change = change + np.asarray(extra, now.dtype)
     np.add(now, change, out=now)
-    np.copyto(mine, now)
-    np.copyto(base, now)
-    return np.asarray(change, mine.dtype)
+    np.copyto(mine, fitted(now))
+    np.copyto(base, mine)
+    return np.asarray(change, now.dtype)
 
 
 def _changed(mine: Arrays, base: Arrays, model: Layout, but: set[str]) -> dict[str, NDArray[Any]] | None:

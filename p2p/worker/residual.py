@@ -42,8 +42,13 @@ class Residual:
         Else what a codec leaves for long is learned again and again: the gradient does not see that it is on its way.
         """
         for name, array in model.arrays().items():
-            if name in self._kept:
-                array += self._kept[name]
+            kept = self._kept.get(name)
+            if kept is None:
+                continue
+            if kept.dtype == array.dtype:
+                array += kept
+            else:  # integers, which are summed in more bits
+                np.copyto(array, model.integers.fitted(name, array + kept))
 
     def of(self, name: str) -> Array | float:
         """What is kept of an array."""

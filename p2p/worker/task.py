@@ -150,7 +150,7 @@ def _publish(attempt: BesideAgent, copy: WorkingCopy, update: Any, merged_at: in
             if published:
                 copy.published(agent.replica)
             return published
-        update = dict(update)
+        update = update.as_summed() if job.descent is None else dict(update)
     if job.descent is None and copy.publishes_as_it_is:
         some = some_of(copy.model, update)
         if some is not None:

@@ -60,7 +60,7 @@ class WithMaster:
     def _begin(self, unit: Unit) -> bool:
         """Have the model in the copy; False if the unit counts already."""
         copy = self._copy
-        found = self._client.begin(unit, self._attempt.number, copy.model.layout, _dressed.get(copy, 0))
+        found = self._client.begin(unit, self._attempt.number, copy.model.own, _dressed.get(copy, 0))
         if found is None:
             return False
         attributes = None

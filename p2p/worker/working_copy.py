@@ -22,12 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gossip.arrays import Array, Arrays
+from gossip.arrays import NARROW, Array, Arrays
 from gossip.errors import UsageError
 from gossip.updates.rows import rows_of
 from p2p.adapters.model import Model
@@ -303,7 +304,8 @@ class WorkingCopy:
     def _exchange_whole(self, name: str, mine: Array, theirs: Array, extra: Array | None) -> Array:
         assert self._base is not None
         counts = self.settings.counts if name in self.model.counters else None
-        return exchange_whole(mine, self._base[name], theirs, self._rules[name], self.settings.peers, counts, extra)
+        rule, base, fitted = self._rules[name], self._base[name], partial(self.model.integers.fitted, name)
+        return exchange_whole(mine, base, theirs, rule, self.settings.peers, counts, extra, fitted)
 
     def _changed(self, name: str, mine: Array, share: float) -> NDArray[Any]:
         """The rows of which so much was left for later: this share of what a row is on average."""
@@ -399,7 +401,14 @@ class Trained(Mapping[str, Array]):
         self._base = base
 
     def __getitem__(self, name: str) -> Array:
-        change = self._arrays[name] - self._base[name]
+        return self._change(name, None)
+
+    def as_summed(self) -> dict[str, Array]:
+        """All changes, integers in the dtype in which they are summed."""
+        return {name: self._change(name, NARROW.get(array.dtype.str)) for name, array in self._arrays.items()}
+
+    def _change(self, name: str, dtype: str | None) -> Array:
+        change = np.subtract(self._arrays[name], self._base[name], dtype=dtype)
         return change + self.extra[name] if name in self.extra else change
 
     def __iter__(self) -> Iterator[str]:

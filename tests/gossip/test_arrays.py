@@ -291,3 +291,11 @@ def test_a_piece_is_finite_if_its_numbers_are(step: int, bad: float) -> None:
             stop = min(start + step, layout.nbytes)
             assert piece_is_finite(layout, packed.read(start, stop), start) == (not start <= at < stop)
             assert piece_is_finite(layout, Packed.of(arrays).read(start, stop), start)
+
+
+def test_integers_are_summed_in_64_bits_and_all_else_as_it_is() -> None:
+    kinds = {dtype: np.zeros((2, 3), dtype) for dtype in DTYPES}
+    wide = Layout.of(kinds).for_sums
+    assert [(spec.name, spec.shape) for spec in wide.specs] == [(name, (2, 3)) for name in sorted(kinds)]
+    others = {spec.name: spec.dtype for spec in wide.specs if spec.name != spec.dtype}
+    assert others == dict.fromkeys(("|i1", "<i2", "<i4", "|u1", "<u2", "<u4"), "<i8")

@@ -19,6 +19,7 @@ from gossip.mixing.strategy import Strategy
 from gossip.sim.faults import Strike, Victim
 from p2p import DeepDist, Faults, Network, SimulatedCluster
 from p2p.adapters import ByPath
+from p2p.descents import SGD, LocalSteps
 from p2p.models.word2vec import build_vocab
 from p2p.models.word2vec.training import Settings
 from p2p.models.word2vec.training import train as train_word2vec
@@ -357,6 +358,16 @@ def test_a_refusal_says_what_came_and_what_was_expected(call: Any, options: dict
 def test_data_that_looks_like_partitions_is_refused_with_what_to_do(data: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         trained(data=data)
+
+
+def test_a_gradient_and_a_descent_in_each_other_s_place_are_told() -> None:
+    step, local = SGD(0.1), LocalSteps(lambda model, rows: None, SGD(0.1), rows=2)
+    with pytest.raises(
+        UsageError, match=r"gradient is SGD\(...\), a descent, expected train\(data, gradient, descent\)"
+    ):
+        trained(gradient=step, descent=lambda model, rows: None)
+    with pytest.raises(UsageError, match=r"descent is LocalSteps\(...\), a gradient, expected train\("):
+        trained(descent=local)
 
 
 def test_a_column_of_pandas_becomes_a_corpus_as_the_error_says() -> None:

@@ -19,6 +19,9 @@ from p2p.models.linear.blocks import rows_in
 from p2p.models.sklearn.adapter import ADAPTER
 from p2p.worker import task
 
+NO_RATE = 1e-300
+"""Above 0, as scikit-learn wants it: a step of so little leaves any weight as it is."""
+
 
 def gradient(estimator: Any, rows: Iterable[Any]) -> Mapping[str, Array]:
     """What `estimator.partial_fit` of these rows or blocks, all at once, changed, by the names of its arrays.
@@ -33,6 +36,8 @@ def gradient(estimator: Any, rows: Iterable[Any]) -> Mapping[str, Array]:
     if not elements:
         return {}
     x, y = stacked(elements)
+    if not x.shape[0]:
+        return {}
     copy = task.in_place(estimator)
     names = ADAPTER.names(estimator) if copy is None else copy.model.names
     keys = {name: ADAPTER.key(estimator, name) for name in names}
@@ -53,6 +58,25 @@ def partial_fit(estimator: Any, x: Any, y: Array, **classes: Any) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Got `batch_size` less than 1 or larger than sample size")
         estimator.partial_fit(x, y, **classes)
+
+
+def begin(estimator: Any, x: Any, y: Array, **classes: Any) -> None:
+    """Give an estimator that is not fitted its arrays, as they are before it learns anything: of the rows only what
+    they look like matters."""
+    if not hasattr(estimator, "hidden_layer_sizes"):
+        partial_fit(estimator, x, y, **classes)
+        estimator.coef_[...] = 0
+        estimator.intercept_[...] = 0
+        estimator.t_ = 1.0
+        return
+    rate, estimator.learning_rate_init = estimator.learning_rate_init, NO_RATE
+    try:
+        partial_fit(estimator, x, y, **classes)
+    finally:
+        estimator.learning_rate_init = rate
+    vars(estimator).pop("_optimizer", None)  # it has the rate, and moments of these rows; the next call makes another
+    estimator.t_ = estimator.n_iter_ = 0
+    estimator.loss_curve_, estimator.best_loss_ = [], np.inf
 
 
 def stacked(elements: list[Any]) -> tuple[Any, Array]:

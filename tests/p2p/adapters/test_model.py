@@ -416,3 +416,12 @@ def test_a_number_in_the_place_of_an_array_without_dimensions_becomes_one_again(
 
 def test_an_array_without_numbers_is_none_that_repeats_them() -> None:
     assert Model({"w": np.zeros((0, 5)), "v": np.zeros(3)}).layout.nbytes > 0
+
+
+def test_a_class_in_the_place_of_a_model_is_told() -> None:
+    class Net:
+        def __init__(self) -> None:
+            self.w = np.zeros(2)
+
+    with pytest.raises(UsageError, match=r"model is the class Net, expected an object of it: Net\(\.\.\.\)"):
+        Model(Net)

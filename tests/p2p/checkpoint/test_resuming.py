@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from gossip.errors import UsageError
-from p2p import ByPath, DeepDist, Faults, Network, SimulatedCluster
+from p2p import ByPath, DeepDist, DeepDistWarning, Faults, Network, Report, SimulatedCluster
 from p2p.checkpoint import reading
 from p2p.checkpoint.plain import NotPlainError, Plain
 
@@ -122,6 +123,28 @@ def test_a_second_training_of_a_session_has_units_of_its_own(tmp_path: Path, fre
             assert dd.model["seen"].tolist() == [102.0] + [2.0] * 23
             dd.train(DATA, counting, epochs=1, chunk_rows=4)
             assert dd.model["seen"].tolist() == [103.0] + [3.0] * 23
+
+
+@pytest.mark.parametrize(
+    ("session", "training", "message"),
+    [
+        ({"codec": "float16"}, {}, r"with codec='auto'; it goes on with codec='float16', as given"),
+        ({}, {"combine": "mean"}, r"with combine=None; it goes on with combine='mean', as given"),
+        ({}, {"epochs": 3}, r"with epochs=2; it goes on with epochs=3, as given"),
+        ({"codec": None}, {}, r"with codec='auto'; it goes on with codec=None"),
+    ],
+)
+def test_what_is_given_and_differs_is_told_and_used(written: Path, session: Any, training: Any, message: str) -> None:
+    def go_on(session: Any, training: Any) -> Report:
+        with DeepDist.resume(written, engine=SimulatedCluster(peers=2), progress=False, **session) as dd:
+            return dd.train(DATA, counting, **training)
+
+    with pytest.warns(DeepDistWarning, match=message) as told:
+        go_on(session, training)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        go_on({"seed": 0, "codec": "auto", "mode": "p2p"}, {"epochs": 2, "chunk_rows": 2})
 
 
 def test_more_epochs_may_be_asked_for_and_fewer_may_not(written: Path) -> None:

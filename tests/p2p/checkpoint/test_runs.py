@@ -69,6 +69,38 @@ def test_ctrl_c_leaves_the_model_trained_so_far_and_a_last_checkpoint(
     assert set(found.arrays["seen"]) <= {0.0, 1.0}
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.2, 0.5, 1.0])
+def test_ctrl_c_while_agents_start_leaves_the_model_and_nothing_else(
+    place: Any, start_program: Any, eventually: Any, after_s: float
+) -> None:
+    program = start_program(place, "local_interrupted")
+    assert eventually(lambda: place.agent_folders() or program.process.poll() is not None, LONG_S)
+    time.sleep(after_s)
+    program.press_ctrl_c()
+    assert program.wait(LONG_S) != 0
+    assert "KeyboardInterrupt" in program.output
+    assert eventually(lambda: place.leftovers() == {}, LONG_S), place.leftovers()
+    assert set(json.loads((place.folder / "local_interrupted.json").read_text())["seen"]) <= {0.0, 1.0}
+    assert [path.name for path in (place.folder / "checkpoints").glob("writer-*")] == []
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_leaves_one_that_is_whole(
+    place: Any, start_program: Any, eventually: Any
+) -> None:
+    program = start_program(place, "local_interrupted", {"SLOWLY": "1"})
+    assert eventually(lambda: (place.folder / "writing").exists() or program.process.poll() is not None, LONG_S)
+    program.press_ctrl_c()
+    assert program.wait(LONG_S) != 0
+    assert "KeyboardInterrupt" in program.output
+    assert eventually(lambda: place.leftovers() == {}, LONG_S), place.leftovers()
+    seen = json.loads((place.folder / "local_interrupted.json").read_text())["seen"]
+    found = reading.read(str(place.folder / "checkpoints"))
+    assert found.record.units.count == found.arrays["seen"].sum() >= sum(seen)
+    assert found.record.progress.ended == "interrupted"
+    assert {path.suffix for path in (place.folder / "checkpoints").iterdir()} == {".json", ".safetensors"}
+    assert not list((place.folder / "checkpoints").glob("writer-*"))
+
+
 def counting(model: Any, rows: Iterator[int]) -> dict[str, Any]:
     seen = np.zeros(32)
     for row in rows:

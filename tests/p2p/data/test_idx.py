@@ -138,6 +138,16 @@ def test_files_of_images_and_labels_are_equally_many(tmp_path: Path) -> None:
         read_idx([images, other])
 
 
+def test_classes_are_how_many_there_are_or_which(tmp_path: Path) -> None:
+    files = both(tmp_path)
+    for classes in (10, range(10), list(range(10)), np.arange(10)):
+        assert rows(read_idx(*files, classes=classes))[1].dtype == np.int64
+    present = sorted(set(LABELS.tolist()))
+    assert rows(read_idx(*files, classes=present))[1].tolist() == LABELS.tolist()
+    with pytest.raises(UsageError, match=r"label .*, expected one of"):
+        rows(read_idx(*files, classes=present[1:]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -96,7 +96,7 @@ DAMAGED: dict[str, tuple[bytes, str, str]] = {
     "word": (b"3:abc", "feature 3 is 'abc'", "expected a finite number"),
     "nan": (b"3:nan", "feature 3 is 'nan'", "expected a finite number"),
     "inf": (b"3:-Infinity", "feature 3 is '-Infinity'", "expected a finite number"),
-    "too large": (b"3:1e39", "feature 3 is '1e39'", "expected a finite number"),
+    "too large": (b"3:1e39", "feature 3 is '1e39'", "which float32 does not hold, expected a number"),
     "no value": (b"3:", "feature 3 is ''", "expected a finite number"),
     "no colon": (b"3", "'3'", "expected a feature as index:value"),
     "two colons": (b"3:1:2", "feature 3 is '1:2'", "expected a finite number"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from gossip.errors import UsageError
+from p2p import DeepDist, SimulatedCluster
 from p2p.data import read_libsvm, read_text
 from p2p.models.linear import LogisticRegression, fit
 
@@ -85,3 +86,26 @@ def test_processes_train_on_a_bucket_and_tell_a_damaged_line(options: dict[str, 
     data = read_libsvm("s3://rows/c.libsvm", 1, partitions=4, storage_options=options)
     with pytest.raises(UsageError, match=r"'s3://rows/c\.libsvm', line 3001 \(byte \d+\): feature 1 is 'x', expected"):
         fit(LogisticRegression(1), data, peers=2, progress=False)
+
+
+def test_checkpoints_in_a_bucket_are_gone_on_with(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+    from fsspec.config import conf
+
+    def counting(model: Any, rows: Any) -> Any:
+        seen = np.zeros(8)
+        for row in rows:
+            seen[row] += 1
+        return {"seen": seen}
+
+    monkeypatch.setitem(conf, "s3", options)  # as fsspec's configuration has it
+    data, model = [[0, 1, 2, 3], [4, 5, 6, 7]], {"seen": np.zeros(8)}
+    with DeepDist(model, engine=SimulatedCluster(2, seed=1), progress=False) as dd:
+        report = dd.train(data, counting, chunk_rows=1, checkpoint="s3://rows/run", every_s=1.0, keep=2)
+    assert report.checkpoints is not None
+    assert (report.checkpoints.failed, report.checkpoints.written > 2) == (0, True)
+    files = s3fs.S3FileSystem(**options, skip_instance_cache=True).ls("rows/run", refresh=True)
+    assert len(files) == 4, "two are kept, and no claim"
+    with DeepDist.resume("s3://rows/run", engine=SimulatedCluster(2, seed=2), progress=False) as dd:
+        dd.train(data, counting, checkpoint="s3://rows/run")
+        assert (dd.model["seen"] == 1.0).all()

@@ -667,7 +667,7 @@ def test_a_training_in_which_two_attempts_had_different_rows_is_an_error(
         def attempt(number: int, fingerprint: int) -> TaskResult:
             if job.master is not None:
                 return run_partition(job, None, 0, 3, range(3), number, fingerprint)
-            agent = AgentClient(engine._seats[number]._folder)
+            agent = AgentClient(engine._seats[number].folder)
             agent.furthest = lambda epoch, partition: -1  # type: ignore[method-assign]
             try:
                 return run_partition(job, agent, 0, 3, range(3), number, fingerprint)

@@ -145,6 +145,14 @@ def test_a_training_on_spark_goes_on_from_its_checkpoint(notebook: Notebook) -> 
         assert each["seen"] == [2.0] * 64, name
         assert each["updates"] == 64 - each["began"] / 2, name
         assert (each["lost"], each["failed"]) == (0, 0), name
+    began = found["mlp"]["began"]
+    assert 0 < began < 64
+    assert found["mlp"]["updates"] == [64 - began, 0]
+    assert found["mlp"]["accuracy"] > 0.8
+    (one,), (other,) = found["likeness"]
+    assert one[0] == other[0] == -1
+    assert one[1] != other[1], "the files that an RDD reads tell what it is"
+    assert found["no likeness"] == []
     assert found["done"]["updates"] == 0
     assert 0 < found["done"]["workers"] < 8, "those of 8 tasks without work, which Spark ends if they leave rows unread"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gossip.errors import UsageError
-from p2p import Patience, SimulatedCluster
+from p2p import DeepDist, Patience, SimulatedCluster
 from p2p.checkpoint import reading
 from p2p.descents import AdaGrad, Linear
 from p2p.models import linear, mlp, word2vec
@@ -107,6 +107,27 @@ def test_a_trainer_goes_on_in_the_middle_and_all_units_count(train: Callable[...
     assert nothing.updates == 0
     for mine, theirs in zip(again, found, strict=True):
         assert np.array_equal(mine, theirs)
+
+
+def test_a_module_comes_back_from_its_pickle_and_goes_on(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from p2p.models.torch import OptimizerSteps
+
+    expected, whole = by_torch(checkpoint=tmp_path, every_s=1.0, keep=100)
+    count = older(tmp_path)
+    with pytest.raises(UsageError, match=r"has its model, a torch\..*Sequential, as a pickle, .*allow_pickle=True"):
+        DeepDist.resume(tmp_path)
+    steps = OptimizerSteps(
+        loss=torch.nn.functional.cross_entropy,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05),
+        batch_size=5,
+    )
+    with DeepDist.resume(tmp_path, allow_pickle=True, engine=cluster(), progress=False) as dd:
+        assert type(dd.model) is torch.nn.Sequential
+        report = dd.train(ROWS, steps)
+        assert report.updates == whole.updates - count
+        for mine, theirs in zip(dd.model.state_dict().values(), expected, strict=True):
+            assert np.allclose(mine.numpy(), theirs, rtol=1e-4, atol=1e-5)
 
 
 @each_trainer

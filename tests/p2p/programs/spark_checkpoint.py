@@ -9,6 +9,9 @@ import numpy as np
 from spark_context import spark_context, write_results
 
 from p2p import DeepDist
+from p2p.checkpoint import likeness, reading
+from p2p.descents import AdaGrad
+from p2p.models import mlp
 
 ROWS = 64
 
@@ -71,5 +74,39 @@ for name, mode, data in (
         with DeepDist.resume(folder, progress=False) as dd:
             done = dd.train(data.mapPartitions(tell), gradient, descent).updates
         results["done"] = {"updates": done, "workers": len(list(Path(HERE).glob("worker *")))}
+
+
+def slowly(row):
+    time.sleep(0.01)
+    return row
+
+
+def evaluate(model):
+    if reading.is_there(folder) and reading.read(folder).record.units.count:
+        raise TimeoutError("some units are enough")
+    return 0.0
+
+
+chance = np.random.default_rng(0)
+x = chance.normal(size=(160, 4))
+y = (x @ np.arange(1.0, 5.0) > 0).astype(int)
+data = sc.parallelize(list(zip(x, y, strict=True)), 4).map(slowly)
+folder = os.path.join(tempfile.mkdtemp(), "checkpoints")
+options = {"epochs": 4, "chunk_rows": 10, "checkpoint": folder, "every_s": 0.1, "resume": True, "progress": False}
+try:
+    mlp.fit(mlp.MLP(4, (8,), classes=2), data, AdaGrad(0.3), evaluate=evaluate, evaluate_every_s=0.3, **options)
+except TimeoutError:
+    pass
+began = reading.read(folder).record.units.count
+model = mlp.MLP(4, (8,), classes=2)
+updates = [mlp.fit(model, data, AdaGrad(0.3), **options).updates for _ in range(2)]
+results["mlp"] = {"began": began, "updates": updates, "accuracy": model.accuracy(x, y)}
+
+texts = []
+for name in ("a b", "c"):
+    texts.append(os.path.join(tempfile.mkdtemp(), name))
+    Path(texts[-1]).write_text("a line\n" * 10)
+results["likeness"] = [likeness.of_data(sc.textFile(text).map(slowly)) for text in texts]
+results["no likeness"] = likeness.of_data(data)
 sc.stop()
 write_results(results)

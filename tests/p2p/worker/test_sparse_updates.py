@@ -237,8 +237,18 @@ def test_entries_beyond_the_array_are_refused() -> None:
     assert "has entries at 6000 to 6000, expected 0 to 5999" in str(raised.value.__cause__)
 
 
+def test_a_sparse_row_by_its_number_is_told_what_to_be() -> None:
+    row = sparse.csr_matrix(np.ones((1, WIDTH)))
+    with pytest.raises(PartitionError) as raised:
+        train_partition({"w": np.ones((ROWS, WIDTH))}, lambda model, rows: {"w": {1: row}}, [1])
+    assert (
+        "'w' has a sparse matrix in the place of row 1, expected numbers of shape (60,): write 1: row.toarray()[0]"
+        in (str(raised.value.__cause__))
+    )
+
+
 def test_integers_that_do_not_fit_are_refused_once_they_are_summed() -> None:
-    twice = sparse.coo_array((np.array([100, 100], np.int8), ([1, 1], [1, 1])), shape=(6000, 60))
+    twice = sparse.coo_array((np.full(3, 100, np.int8), ([1, 1, 1], [1, 1, 1])), shape=(6000, 60))
     with pytest.raises(PartitionError) as raised:
         train_partition({"w": np.ones((ROWS, WIDTH), np.int8)}, lambda model, rows: {"w": twice}, [1])
     assert "expected such as fit into int8" in str(raised.value.__cause__)

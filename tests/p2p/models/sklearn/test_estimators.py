@@ -240,9 +240,40 @@ def test_one_call_trains_an_estimator_that_is_not_fitted(name: str) -> None:
     )
     assert report.rows == 15 * len(X)
     assert report.updates == 15 * 6 * 2
-    assert float(estimator.t_) == 15 * len(X) + (1 if "network" in name else 2), "with the row that it began with"
+    assert float(estimator.t_) == 15 * len(X) + (0 if "network" in name else 1), "as of scikit-learn's own"
     assert estimator.score(X, y) > 0.85
     assert type(estimator) is type(make())
+
+
+@each
+@pytest.mark.parametrize("blocks", [False, True], ids=["rows", "blocks, some without rows"])
+def test_the_first_row_counts_once_as_all_others(name: str, blocks: bool) -> None:
+    make, y = ESTIMATORS[name]
+    estimator, plain = make().set_params(shuffle=False), make().set_params(shuffle=False)
+    data: Any = rows_of(y)
+    if blocks:
+        data = [(X[:0], y[:0]), (X[:100], y[:100]), (X[:0], y[:0]), (X[100:], y[100:])]
+    fit(
+        estimator,
+        [[], data, [(X[:0], y[:0])]],
+        classes=classes(y),
+        epochs=1,
+        chunk_rows=len(X),
+        engine=SimulatedCluster(peers=1, seed=1),
+        progress=False,
+    )
+    plain.partial_fit(X, y, **({} if classes(y) is None else {"classes": classes(y)}))
+    for mine, theirs in zip(weights(estimator), weights(plain), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-12)
+    assert float(estimator.t_) == float(plain.t_)
+    assert estimator.get_params() == plain.get_params()
+
+
+def test_classes_are_labels_or_how_many_there_are() -> None:
+    for given in (2, range(2), [0, 1], np.arange(2), {0, 1}):
+        estimator = SGDClassifier(random_state=0)
+        fit(estimator, [rows_of(TWO)], classes=given, engine=SimulatedCluster(peers=1, seed=1), progress=False)
+        assert estimator.classes_.tolist() == [0, 1]
 
 
 def test_a_training_goes_on_with_what_an_estimator_has_learned() -> None:
@@ -292,6 +323,13 @@ def test_updates_of_peers_are_averaged(own: bool) -> None:
         (LogisticRegression(), {}, "has no partial_fit"),
         ({"w": X}, {}, "estimator is a dict, expected one of scikit-learn"),
         (SGDClassifier(), {"chunk_rows": 0}, "chunk_rows"),
+        (
+            SGDClassifier,
+            {"classes": 2},
+            r"estimator is the class SGDClassifier, expected an object .*SGDClassifier\(\)",
+        ),
+        (SGDClassifier(), {"classes": "two"}, "classes='two', expected .* the labels, or how many there are"),
+        (SGDClassifier(), {"classes": 1}, "classes=1, expected the labels, or how many there are"),
     ],
 )
 def test_calls_that_cannot_be_are_refused(estimator: Any, options: Any, words: str) -> None:
