@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from gossip.arguments import integer
-from gossip.arrays import Layout, Packed
+from gossip.arrays import Array, Layout, Packed
 from gossip.errors import UsageError
 from gossip.marks import Counted, Mark, Unit, packed
 from p2p.adapters.model import Model
@@ -79,7 +79,11 @@ class Coordinator:
         self._agent = AgentClient(folder)
         self._closed = threading.Event()
         self._lock = threading.Lock()
-        """Held while an update is applied."""
+        """Held while an update is applied,"""
+        self._looking = threading.Lock()
+        """and this while somebody looks at the model."""
+        self._merged = 0
+        """Updates in it when this was closed."""
 
     @property
     def cautions(self) -> dict[str, str]:
@@ -149,6 +153,26 @@ class Coordinator:
         # of earlier trainings nobody knows here how many units there were
         return merged, Counted(self.epochs_before, len(applied), packed(Mark(unit, 0) for unit in sorted(applied)))
 
+    @property
+    def version(self) -> int:
+        """Updates that are merged in the model; when this is closed, those that were."""
+        with self._looking:
+            return self._merged if self._closed.is_set() else self._agent.replica.merged
+
+    @contextmanager
+    def snapshot(self) -> Iterator[tuple[int, Mapping[str, Array]]]:
+        """(version, the model's arrays), of one moment: within, nothing is merged. Copy what is to stay.
+
+        Raises:
+            UsageError: the training is over.
+        """
+        with self._looking:
+            if self._closed.is_set():
+                raise UsageError("snapshot() after the end of its training, expected none")
+            replica = self._agent.replica
+            with replica.reading():
+                yield replica.merged, replica.arrays()
+
     def fail(self, error: BaseException) -> None:
         """End the training by this error, unless there was another before."""
         if self.error is None and not self._closed.is_set():
@@ -162,7 +186,8 @@ class Coordinator:
 
     def close(self) -> None:
         """End; an update that is being applied is finished first."""
-        with self._lock:
+        with self._lock, self._looking:
+            self._merged = self._agent.replica.merged
             self._closed.set()
             self._agent.close()
 

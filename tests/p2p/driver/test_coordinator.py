@@ -400,3 +400,39 @@ def test_a_queue_that_never_began_can_be_stopped(hub: Hub) -> None:
     HubQueue("folder").stop()
     assert hub.gone.is_set()
     assert hub.closed == 1
+
+
+def test_a_snapshot_is_of_one_moment_and_its_version_stays_after_the_end(hub: Hub) -> None:
+    coordinator = make()
+    assert coordinator.version == 0
+    coordinator.submit(ONES)
+    with coordinator.snapshot() as (version, arrays):
+        assert (version, arrays["w"].tolist()) == (1, [2.0, 2.0])
+        writer = Replica(hub.replica.layout, os.dup(hub.replica.descriptor))
+        assert not writer.acquire(), "nothing is merged meanwhile"
+    assert writer.acquire()
+    writer.close()
+    coordinator.close()
+    assert coordinator.version == 1
+    with pytest.raises(UsageError, match="after the end of its training"), coordinator.snapshot():
+        pass
+
+
+def test_a_snapshot_does_not_wait_for_descent(hub: Hub) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(model: Any, update: Any) -> None:
+        entered.set()
+        assert go_on.wait(SOON_S)
+        model["w"] += update["w"]
+
+    coordinator = make(slow)
+    thread = threading.Thread(target=coordinator.submit, args=(ONES,))
+    thread.start()
+    assert entered.wait(SOON_S)
+    with coordinator.snapshot() as (version, arrays):
+        assert (version, arrays["w"].tolist()) == (0, [0.0, 0.0])
+    go_on.set()
+    thread.join()
+    assert coordinator.version == 1
+    coordinator.close()
