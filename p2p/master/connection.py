@@ -23,10 +23,12 @@ from p2p.master.messages import Refused, Reply, Request
 log = logging.getLogger("p2p")
 
 PIECE_BYTES = 1 << 16
-"""Read at once."""
+"""Read at once of a body,"""
+HEAD_PIECE_BYTES = 1 << 12
+"""and of a head, whose limit h11 holds by what it has while the head is not whole."""
 SENT_BYTES = 1 << 20
 """Written at once."""
-LINGER_S, LINGER_BYTES = 1.0, 4 << 20
+LINGER_S, LINGER_BYTES = 2.0, 64 << 20
 """Who was refused while it sends may go on for so long: else its system drops the reply with the connection."""
 
 
@@ -123,7 +125,7 @@ class Connection:
             if isinstance(event, h11.ConnectionClosed):
                 return None
             try:
-                self.receive(deadline)
+                self.receive(deadline, HEAD_PIECE_BYTES)
             except Slow:
                 if not begun:
                     return None  # nobody has asked anything
@@ -131,14 +133,14 @@ class Connection:
             if not begun:
                 begun, deadline = True, time.monotonic() + self._limits.head_s
 
-    def receive(self, deadline: float) -> None:
+    def receive(self, deadline: float, nbytes: int = PIECE_BYTES) -> None:
         """Give h11 what comes next."""
         left = deadline - time.monotonic()
         if left <= 0:
             raise Slow("nothing came in time")
         self._sock.settimeout(left)
         try:
-            piece = self._sock.recv(PIECE_BYTES)
+            piece = self._sock.recv(nbytes)
         except TimeoutError:
             raise Slow("nothing came in time") from None
         except OSError as error:
@@ -254,7 +256,7 @@ class Body:
                 if size > bytes_max:
                     raise too_large(f"more than {bytes_max} bytes", bytes_max)
                 if self.length is None:
-                    self._share.grow(-(-size // STEP_BYTES) * STEP_BYTES)
+                    self._share.grow(min(bytes_max, -(-size // STEP_BYTES) * STEP_BYTES))
                 content += piece
         except Slow:
             raise Refused(
@@ -285,4 +287,4 @@ def _request(head: h11.Request) -> Request:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     path, _, query = head.target.decode("latin-1").partition("?")
-    return Request(head.method.decode("latin-1"), path, query, headers)
+    return Request(head.method.decode("latin-1"), path, query, headers, head.http_version.decode("latin-1"))

@@ -32,7 +32,7 @@ from p2p.master.tensors import TensorsError, head
 log = logging.getLogger("p2p")
 
 METHODS = {"/": ("GET", "HEAD"), "/model": ("GET", "HEAD"), "/status": ("GET", "HEAD"), "/update": ("POST",)}
-NAME = re.compile(r"[A-Za-z0-9._:@/-]{1,128}")
+NAME = re.compile(r"[A-Za-z0-9._:@/-][A-Za-z0-9 ._:@/-]{0,127}")
 """Of a unit or a worker: it comes back in messages."""
 ARGUMENTS = {"version": VERSION, "unit": UNIT, "worker": WORKER}
 """Of a query, and the header in whose place each is."""
@@ -97,6 +97,8 @@ class Face:
 
     def _answer(self, request: Request, body: Body) -> Reply:
         reads = request.method in ("GET", "HEAD")
+        if request.http not in ("1.0", "1.1"):
+            raise Refused(400, f"HTTP/{request.http}, expected HTTP/1.1")
         for name in SINGLE:
             if ", " in request.headers.get(name, ""):
                 raise Refused(400, f"the header {name} is there several times, expected once")
@@ -196,7 +198,7 @@ class Face:
             raise Refused(400, f"version {text!r:.40}, expected the number that came with the model")
         if int(text) > self.gate.version:
             raise Refused(
-                409,
+                412,
                 f"version {text}, and the model is at {self.gate.version}: it came from another session, fetch it anew",
             )
         return int(text)
@@ -222,5 +224,5 @@ def _arguments(request: Request, allowed: tuple[str, ...]) -> dict[str, str | No
 
 def _name(what: str, text: str | None) -> str | None:
     if text is not None and not NAME.fullmatch(text):
-        raise Refused(400, f"{what} {text!r:.40}, expected up to 128 letters, digits or ._:@/-")
+        raise Refused(400, f"{what} {text!r:.40}, expected up to 128 letters, digits, spaces or ._:@/-")
     return text

@@ -24,6 +24,8 @@ class Request:
     query: str
     headers: Mapping[str, str]
     """By their names in lower case; what came several times is joined by ", "."""
+    http: str
+    """The version that it is said to be of."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import socket
 import threading
@@ -34,7 +33,8 @@ class Training:
         self.descent = descent or self._add
         self.version = 0
         self.error: Exception | None = None
-        self.updates: list[tuple[Any, Any, str, int | None]] = []
+        self.updates: Any = []
+        """(update, unit, worker, merged_at) of each."""
         self.closed = False
         self.units: set[Any] = set()
         self.lock = threading.Lock()
@@ -124,7 +124,7 @@ class Serving:
             return received(sock, content.split(b" ", 1)[0].decode("latin-1"))
 
     def received(self, sock: socket.socket) -> Answer:
-        """What comes, until the connection is closed."""
+        """The next answer."""
         return received(sock)
 
     def ask(
@@ -142,28 +142,9 @@ class Serving:
         return self.ask("POST", f"/update{query}", content, {"Content-Type": TENSORS, **named})
 
 
-class _Socket:
-    """As `http.client.HTTPResponse` wants one."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def makefile(self, *_: Any) -> io.BytesIO:
-        return io.BytesIO(self._content)
-
-
 def received(sock: socket.socket, method: str = "GET") -> Answer:
-    content = bytearray()
-    try:
-        while piece := sock.recv(1 << 16):
-            content += piece
-    except ConnectionResetError:
-        pass  # what came before counts
-    if not content:
-        raise ConnectionError("closed without an answer")
-    while content.startswith(b"HTTP/1.1 100"):
-        content = content.split(b"\r\n\r\n", 1)[1]
-    response = http.client.HTTPResponse(_Socket(bytes(content)), method=method)  # type: ignore[arg-type]
+    """The next answer; `ConnectionError` if the connection is closed before."""
+    response = http.client.HTTPResponse(sock, method=method)
     response.begin()
     return Answer(response.status, response.headers, response.read())
 

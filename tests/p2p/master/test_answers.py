@@ -97,13 +97,13 @@ def test_while_a_training_ends_its_result_is_sent(serve: Serve) -> None:
 def test_an_update_is_applied_and_a_unit_once(serve: Serve) -> None:
     serving = serve()
     training = serving.train()
-    answer = serving.post(ONES, DeepDist_Unit="u1", DeepDist_Worker="host:7", DeepDist_Version="0")
+    answer = serving.post(ONES, DeepDist_Unit="u1", DeepDist_Worker="host 7", DeepDist_Version="0")
     assert (answer.status, answer.told) == (200, {"outcome": "applied", "applied": True, "version": 1})
     again = serving.post(ONES, "?unit=u1")
     assert (again.status, again.told) == (200, {"outcome": "known", "applied": False, "version": 1})
     assert serving.post({}).told == {"outcome": "empty", "applied": False, "version": 1}
     (update, _, worker, version), *others = training.updates
-    assert (worker, version, others) == ("host:7", 0, [])
+    assert (worker, version, others) == ("host 7", 0, [])
     np.testing.assert_array_equal(update["w"], ONES["w"])
     assert training.model["w"].tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
 
@@ -235,13 +235,13 @@ ASKED: dict[str, tuple[int, str, dict[str, Any]]] = {
     "a version": (400, "version '-1', expected the number", {"target": "/update?version=-1"}),
     "a version of words": (400, "version 'one'", {"headers": {"DeepDist-Version": "one"}}),
     "a version of many digits": (400, "version '1111", {"target": "/update?version=" + "1" * 30}),
-    "a version to come": (409, "version 5, and the model is at 0", {"target": "/update?version=5"}),
+    "a version to come": (412, "version 5, and the model is at 0", {"target": "/update?version=5"}),
     "a version twice": (
         400,
         "version is told twice",
         {"target": "/update?version=0", "headers": {"DeepDist-Version": "1"}},
     ),
-    "a unit": (400, "unit 'a b', expected", {"target": "/update?unit=a%20b"}),
+    "a unit": (400, "unit '<b>', expected", {"target": "/update?unit=<b>"}),
     "a long unit": (400, "unit 'uuu", {"target": "/update?unit=" + "u" * 129}),
     "a worker": (400, "worker 'a\\\\x00b', expected", {"target": "/update?worker=a%00b"}),
     "a query": (400, "the query has 'debug'", {"target": "/update?debug=1"}),
