@@ -150,7 +150,7 @@ class Connection:
         except RuntimeError:  # it was closed, and here is more
             raise Gone("it was closed") from None
 
-    def next_data(self, deadline: Callable[[], float]) -> bytearray | None:
+    def next_data(self, deadline: Callable[[], float]) -> Any:
         """The next piece of the body; None at its end."""
         while True:
             try:
@@ -158,7 +158,7 @@ class Connection:
             except h11.RemoteProtocolError as error:
                 raise _malformed(error) from None
             if isinstance(event, h11.Data):
-                return bytearray(event.data)
+                return event.data
             if isinstance(event, h11.EndOfMessage):
                 return None
             if event is not h11.NEED_DATA:
@@ -170,7 +170,7 @@ class Connection:
     def go_on(self) -> None:
         """Tell who has asked first (Expect: 100-continue) that the body is wanted."""
         if self._http.they_are_waiting_for_100_continue:
-            self._write([self._http.send(h11.InformationalResponse(status_code=100, headers=[]))], 0)
+            self._write([self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b""], 0)
 
     def _reply(self, reply: Reply, close: bool) -> None:
         headers = [
@@ -185,12 +185,14 @@ class Connection:
             headers.append(("Connection", "close"))
         try:
             event = h11.Response(status_code=reply.status, headers=headers)
-            parts: list[Any] = [self._http.send(event)]
+            parts: list[Any] = [self._http.send(event) or b""]
             if len(reply.body) and self._has_body(reply):
                 parts += self._http.send_with_data_passthrough(h11.Data(data=reply.body)) or []
-            parts.append(self._http.send(h11.EndOfMessage()))
+            parts.append(self._http.send(h11.EndOfMessage()) or b"")
         except h11.LocalProtocolError as error:  # the other side broke the rules before
             raise Gone(str(error)) from None
+        if len(reply.body) <= PIECE_BYTES:
+            parts = [b"".join(parts)]  # one packet, mostly
         self._write(parts, len(reply.body))
         if close:
             self._linger()
@@ -201,7 +203,7 @@ class Connection:
     def _write(self, parts: Iterable[Any], nbytes: int) -> None:
         deadline = time.monotonic() + self._limits.grace_s + nbytes / self._limits.bytes_s_min
         for part in parts:
-            view = memoryview(part or b"")
+            view = memoryview(part)
             for start in range(0, len(view), SENT_BYTES):
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -266,6 +268,10 @@ class Body:
             ) from None
         self.is_over = True
         return content
+
+    def reserve(self, nbytes: int) -> None:
+        """Have memory for what is made of the body, beside itself; raises `Refused` if there is none now."""
+        self._share.grow(self._share.nbytes + nbytes)
 
 
 def too_large(what: str, bytes_max: int) -> Refused:

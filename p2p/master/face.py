@@ -182,7 +182,7 @@ class Face:
         if (body.length or 0) > self._bytes_max:
             raise too_large(f"{body.length} bytes", self._bytes_max)
         update = updates.read(
-            body.read(self._bytes_max),
+            body,
             self._model.layout,
             is_pickle=is_pickle,
             strict=self.gate.strict,

@@ -46,9 +46,9 @@ class Server:
         """Where it listens, once it is open."""
         self._limits = limits or Limits()
         self.budget = Budget(BODIES_MAX * settings.body_bytes_max(model.layout.nbytes))
-        self._listener: socket.socket | None = None
-        self._wake, self._woken = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, name="deepdist-master", daemon=True)
+        self._wake: socket.socket | None = None
+        """Closed to have `_thread` end."""
+        self._thread: threading.Thread | None = None
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
 
@@ -57,23 +57,25 @@ class Server:
         host, port = self.settings.host, self.settings.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+            listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             raise UsageError(
                 f"master={self.settings.address!r} cannot be listened on ({error}), expected a free port of an address "
                 f"of this machine; port 0 finds one"
             ) from None
-        found = self._listener.getsockname()
+        found = listener.getsockname()
         self.address = f"[{found[0]}]:{found[1]}" if family == socket.AF_INET6 else f"{found[0]}:{found[1]}"
+        self._wake, woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, args=(listener, woken), name="deepdist-master", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """End all connections; answers that are under way have a few seconds."""
-        if self._listener is not None:
-            self._wake.send(b"x")
-            self._thread.join()
-            self._listener.close()
-            self._listener = None
+        if self._thread is None or self._wake is None:
+            return
+        self._wake.close()
+        self._thread.join()
+        self._thread = None
         give_up = time.monotonic() + CLOSE_TIMEOUT_S
         with self._lock:
             left = dict(self._connections)
@@ -84,22 +86,21 @@ class Server:
         for sock, thread in left.items():
             _shut(sock, socket.SHUT_RDWR)
             thread.join(max(0.1, give_up - time.monotonic()))
-        self._wake.close()
-        self._woken.close()
 
-    def _run(self) -> None:
-        assert self._listener is not None
-        while True:
-            ready, _, _ = select.select([self._listener, self._woken], [], [])
-            if self._woken in ready:
-                return
-            try:
-                sock, _ = self._listener.accept()
-            except OSError as error:
-                log.warning("the master could not accept a connection: %s", error)
-                time.sleep(ACCEPT_RETRY_S)
-                continue
-            self._begin(sock)
+    def _run(self, listener: socket.socket, woken: socket.socket) -> None:
+        """Accept until `_wake` is closed."""
+        with listener, woken:
+            while True:
+                ready, _, _ = select.select([listener, woken], [], [])
+                if woken in ready:
+                    return
+                try:
+                    sock, _ = listener.accept()
+                except OSError as error:
+                    log.warning("the master could not accept a connection: %s", error)
+                    time.sleep(ACCEPT_RETRY_S)
+                    continue
+                self._begin(sock)
 
     def _begin(self, sock: socket.socket) -> None:
         with self._lock:

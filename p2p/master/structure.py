@@ -19,15 +19,16 @@ from p2p.worker.any_update import STRUCTURE
 
 FORM, STRUCTURED = "deepdist", "structured"
 """In the metadata of safetensors, for arrays that are more than a dict of them."""
-STRUCTURE_BYTES_MAX = 1 << 20
+STRUCTURE_BYTES_MAX = 1 << 18
 """As Python objects it takes some thirty times as much."""
 DEPTH_MAX = 32
 MATRICES = ("coo", "csr", "csc")
 """Others may take more memory than their entries."""
 
 
-def check_structure(arrays: Mapping[str, Array], bytes_max: int) -> None:
-    """Raise `Refused` unless `inflate` can make something of it of `bytes_max` bytes at most, beside `arrays`."""
+def check_structure(arrays: Mapping[str, Array], bytes_max: int) -> int:
+    """Raise `Refused` unless `inflate` can make something of it; returns how many bytes that takes beside `arrays`,
+    `bytes_max` at most."""
     structure = arrays.get(STRUCTURE)
     if structure is None or structure.dtype != np.uint8 or structure.ndim != 1:
         raise _wrong(f"array {STRUCTURE!r} is not there", "one of bytes that says how the others belong together")
@@ -39,13 +40,15 @@ def check_structure(arrays: Mapping[str, Array], bytes_max: int) -> None:
         raise _wrong(f"it is no JSON ({type(error).__name__})", "[tree, {}]") from None
     if not isinstance(found, list) or len(found) != 2 or not isinstance(found[1], dict):
         raise _wrong(f"{found!r:.80}", "[tree, {}]")
-    _Check(arrays, bytes_max).node(found[0], 0)
+    check = _Check(arrays, bytes_max)
+    check.node(found[0], 0)
+    return bytes_max - check.left
 
 
 class _Check:
     def __init__(self, arrays: Mapping[str, Array], bytes_max: int) -> None:
         self._arrays = arrays
-        self._left = bytes_max
+        self.left = bytes_max
 
     def node(self, node: Any, depth: int) -> tuple[int, ...] | None:
         """Check one and what is below it; returns the shape where it is an array."""
@@ -89,8 +92,8 @@ class _Check:
         return array
 
     def _take(self, nbytes: int) -> None:
-        self._left -= nbytes
-        if self._left < 0:
+        self.left -= nbytes
+        if self.left < 0:
             raise Refused(413, "an update that is larger than any may be when it is unpacked: send fewer zeros")
 
     def _some_rows(self, shape: tuple[int, ...], rows_name: str, values_name: str) -> tuple[int, ...]:

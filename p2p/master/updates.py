@@ -11,6 +11,7 @@ end the training.
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from gossip.arrays import DTYPES, Array, ArraySpec, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
 from p2p.adapters.sparse import change_of, is_sparse
+from p2p.master.connection import Body
 from p2p.master.messages import TENSORS_TYPE, Refused
 from p2p.master.structure import FORM, STRUCTURED, check_structure
 from p2p.master.tensors import TensorsError, parsed
@@ -33,6 +35,10 @@ NO_PICKLES = (
     "a pickle runs code of whoever sent it, and is not opened: send safetensors, or start the master with "
     "Master(allow_pickle=True) if you trust all who can reach it"
 )
+
+
+_parsing = threading.Lock()
+"""Held while a head is parsed: its objects take many times the memory of its text."""
 
 
 def check_type(content_type: str, encoding: str, allow_pickle: bool) -> bool:
@@ -52,24 +58,26 @@ def check_type(content_type: str, encoding: str, allow_pickle: bool) -> bool:
     return False
 
 
-def read(body: bytearray, layout: Layout, *, is_pickle: bool, strict: bool, bytes_max: int) -> Any:
-    """The update; its arrays may alias `body`. `strict`: all of it has to be of the model's arrays."""
+def read(body: Body, layout: Layout, *, is_pickle: bool, strict: bool, bytes_max: int) -> Any:
+    """The update. `strict`: all of it has to be of the model's arrays."""
+    content = body.read(bytes_max)
     if is_pickle:
-        update = _unpickled(body)
+        update = _unpickled(content)
         if strict:
             _check_fit(update, layout)
         return update
     try:
-        arrays, metadata = parsed(body)
+        with _parsing:
+            arrays, metadata = parsed(content)
     except TensorsError as error:
-        if body[:1] == bytes([PICKLE_MARK]) and body[8:9] != b"{":
+        if content[:1] == bytes([PICKLE_MARK]) and content[8:9] != b"{":
             raise Refused(415, NO_PICKLES) from None
         raise Refused(400, f"these are no safetensors: {error}") from None
     _check_numbers(arrays)
     if metadata.get(FORM) != STRUCTURED:
         _check_fit(arrays, layout)
         return arrays
-    check_structure(arrays, bytes_max)
+    body.reserve(check_structure(arrays, bytes_max))
     try:
         update, _ = inflate(arrays)
     except Exception as error:  # noqa: BLE001 - what was not foreseen is the sender's fault, too

@@ -177,9 +177,9 @@ class Flaky:
                 length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
                 while len(body) < length:
                     body += ours.recv(1 << 20)
-                asked = head + b"\r\n\r\n" + body
+                asked = head + b"\r\nConnection: close\r\n\r\n" + body
                 theirs.sendall(asked)
-                told = theirs.recv(1 << 20)
+                told = b"".join(iter(lambda: theirs.recv(1 << 20), b""))
                 if self.cuts:
                     self.cuts -= 1
                     continue
