@@ -241,7 +241,7 @@ class Body:
     def read(self, bytes_max: int) -> bytearray:
         """All of it."""
         if (self.length or 0) > bytes_max:
-            raise too_large(f"{self.length} bytes", bytes_max)
+            raise _too_large(f"{self.length} bytes", bytes_max)
         if self.length is not None:
             self._share.grow(self.length)
         self._connection.go_on()
@@ -256,7 +256,7 @@ class Body:
             while (piece := self._connection.next_data(deadline)) is not None:
                 size = len(content) + len(piece)
                 if size > bytes_max:
-                    raise too_large(f"more than {bytes_max} bytes", bytes_max)
+                    raise _too_large(f"more than {bytes_max} bytes", bytes_max)
                 if self.length is None:
                     self._share.grow(min(bytes_max, -(-size // STEP_BYTES) * STEP_BYTES))
                 content += piece
@@ -274,7 +274,7 @@ class Body:
         self._share.grow(self._share.nbytes + nbytes)
 
 
-def too_large(what: str, bytes_max: int) -> Refused:
+def _too_large(what: str, bytes_max: int) -> Refused:
     """Of a body."""
     return Refused(
         413,

@@ -21,7 +21,7 @@ from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p.adapters.model import Model
 from p2p.master import access, updates
-from p2p.master.connection import Body, too_large
+from p2p.master.connection import Body
 from p2p.master.copies import Copies
 from p2p.master.gate import Gate
 from p2p.master.messages import TENSORS_TYPE, UNIT, VERSION, WORKER, Refused, Reply, Request, told
@@ -179,8 +179,6 @@ class Face:
         unit, worker = _name("unit", arguments["unit"]), _name("worker", arguments["worker"])
         if body.length is None and not body.chunked:
             raise Refused(411, "neither Content-Length nor chunks, expected one of them")
-        if (body.length or 0) > self._bytes_max:
-            raise too_large(f"{body.length} bytes", self._bytes_max)
         update = updates.read(
             body,
             self._model.layout,

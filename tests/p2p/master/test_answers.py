@@ -354,13 +354,25 @@ def test_a_slow_head_is_told_so_and_a_silent_connection_is_closed(serve: Serve) 
 @pytest.mark.parametrize(
     ("framing", "body"), [("Content-Length: 100", b"some"), ("Transfer-Encoding: chunked", b"4\r\nsome\r\n")]
 )
-def test_a_slow_body_is_told_so(serve: Serve, framing: str, body: bytes) -> None:
+def test_a_slow_body_is_told_so(serve: Serve, settled: Any, framing: str, body: bytes) -> None:
     serving = serve(limits=Limits(grace_s=0.2, bytes_s_min=1 << 30))
     serving.train()
     head = f"POST /update HTTP/1.1\r\nHost: localhost\r\nContent-Type: {TENSORS}\r\n{framing}\r\n\r\n".encode()
     answer = serving.raw(head + body)
     assert (answer.status, " bytes came in " in answer.why) == (408, True)
-    assert serving.server.budget.used == 0
+    assert settled(lambda: serving.server.budget.used, 0) == 0
+
+
+def test_who_is_refused_while_it_sends_may_finish_and_reads_why(serve: Serve) -> None:
+    serving = serve(update_bytes_max=1 << 16)
+    serving.train()
+    body = bytes(8 << 20)
+    head = f"POST /update HTTP/1.1\r\nHost: localhost\r\nContent-Type: {TENSORS}\r\nContent-Length: {len(body)}\r\n\r\n"
+    for _ in range(5):
+        with socket.create_connection(serving.address, TIMEOUT_S) as sock:
+            sock.sendall(head.encode())
+            sock.sendall(body)
+            assert serving.received(sock).status == 413
 
 
 def test_a_body_that_trickles_is_cut_off_though_it_never_stops(serve: Serve) -> None:
