@@ -12,6 +12,8 @@ BODIES_MAX = 4
 """Updates of the largest size that may be in memory at once, each on its way through `descent` or waiting for it."""
 STEP_BYTES = 1 << 20
 """By which a body is given more whose size was not told."""
+WAIT_S = 5.0
+"""For room, before a body of which nothing was read is refused. Who has some does not wait for more."""
 
 
 class Share:
@@ -22,18 +24,20 @@ class Share:
         self.nbytes = 0
 
     def grow(self, nbytes: int) -> None:
-        """Have room for so many bytes in all. Raises `Refused` if there is none now."""
+        """Have room for so many bytes in all. Raises `Refused` if there is none."""
         if nbytes > self.nbytes:
-            self.nbytes += self._budget.take(nbytes - self.nbytes)
+            self._budget.take(nbytes - self.nbytes, 0.0 if self.nbytes else self._budget.wait_s)
+            self.nbytes = nbytes
 
 
 class Budget:
     """The memory of all bodies."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, wait_s: float = WAIT_S) -> None:
         self.bytes_max = bytes_max
+        self.wait_s = wait_s
         self._left = bytes_max
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
 
     @property
     def used(self) -> int:
@@ -47,17 +51,17 @@ class Budget:
         try:
             yield share
         finally:
-            with self._lock:
+            with self._changed:
                 self._left += share.nbytes
+                self._changed.notify_all()
 
-    def take(self, nbytes: int) -> int:
-        """Reserve so many bytes."""
-        with self._lock:
-            if nbytes > self._left:
+    def take(self, nbytes: int, wait_s: float) -> None:
+        """Reserve so many bytes, as soon as they are there."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: nbytes <= self._left, wait_s):
                 raise Refused(
                     503,
                     f"other updates take {self.used} of the {self.bytes_max} bytes that there are for them: come again",
                     {"Retry-After": "1"},
                 )
             self._left -= nbytes
-        return nbytes

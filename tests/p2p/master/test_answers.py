@@ -285,6 +285,8 @@ def test_without_a_training_a_post_is_told_to_wait(serve: Serve) -> None:
         answer = serving.post(ONES)
         assert (answer.status, answer.why[:19]) == (409, "no training runs, e")
         assert answer.headers["Retry-After"] == "1"
+        unread = serving.ask("POST", "/update", b"", {"Content-Type": TENSORS, "Content-Length": "1000"})
+        assert unread.status == 409, "before a byte of the body was read"
         serving.train()
         serving.end()
 
