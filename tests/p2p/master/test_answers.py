@@ -243,6 +243,11 @@ ASKED: dict[str, tuple[int, str, dict[str, Any]]] = {
     "a unit": (400, "unit '<b>', expected", {"target": "/update?unit=<b>"}),
     "a long unit": (400, "unit 'uuu", {"target": "/update?unit=" + "u" * 129}),
     "a worker": (400, "worker 'a\\\\x00b', expected", {"target": "/update?worker=a%00b"}),
+    "a unit twice": (
+        400,
+        "the header deepdist-unit is there several times",
+        {"headers": {"DeepDist-Unit": "a", "deepdist-unit": "a"}},
+    ),
     "a query": (400, "the query has 'debug'", {"target": "/update?debug=1"}),
     "a query of nothing": (400, "the query '&&'", {"target": "/update?&&"}),
     "a host": (421, "Host 'evil.example'", {"headers": {"Host": "evil.example"}}),
