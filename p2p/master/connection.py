@@ -84,6 +84,7 @@ class Connection:
 
     def _exchange(self, wait_s: float) -> bool:
         """One request and its reply; False if there was none, or the connection is not to be used again."""
+        self._wants_body = True
         with self._budget.share() as share:
             try:
                 head = self._head(wait_s)
@@ -113,8 +114,8 @@ class Connection:
 
     def _head(self, wait_s: float) -> h11.Request | None:
         """The next request; None if the other side has closed the connection."""
-        deadline = time.monotonic() + wait_s
         begun = self._http.trailing_data[0] != b""
+        deadline = time.monotonic() + (self._limits.head_s if begun else wait_s)
         while True:
             try:
                 event = self._http.next_event()

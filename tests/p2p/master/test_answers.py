@@ -217,6 +217,24 @@ def test_a_head_has_the_headers_and_no_body(serve: Serve, target: str) -> None:
     assert bare.headers["Content-Length"] == str(len(whole.content))
 
 
+def test_what_follows_a_head_is_told_in_full(serve: Serve) -> None:
+    serving = serve()
+    with socket.create_connection(serving.address, TIMEOUT_S) as sock:
+        sock.sendall(b"HEAD /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sock.recv(1 << 12).startswith(b"HTTP/1.1 200")
+        sock.sendall(b"nonsense\r\n\r\n")
+        assert serving.received(sock).why.startswith("this is no HTTP/1.1")
+
+
+def test_a_proposal_to_switch_protocols_is_not_taken_up(serve: Serve) -> None:
+    serving = serve()
+    lines = b"Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n"
+    with socket.create_connection(serving.address, TIMEOUT_S) as sock:
+        for _ in range(2):
+            sock.sendall(b"GET /status HTTP/1.1\r\n" + lines)
+            assert serving.received(sock).status == 200
+
+
 ASKED: dict[str, tuple[int, str, dict[str, Any]]] = {
     "no path": (404, "nothing is at '/console'", {"target": "/console", "method": "GET"}),
     "no shutdown": (404, "nothing is at '/shutdown'", {"target": "/shutdown"}),
@@ -231,6 +249,11 @@ ASKED: dict[str, tuple[int, str, dict[str, Any]]] = {
     "no length": (411, "neither Content-Length", {"body": None}),
     "too much": (413, "an update of 70000 bytes, expected at most 65536", {"body": bytes(70_000)}),
     "no tensors": (400, "these are no safetensors", {"body": b"0123456789"}),
+    "two lengths": (
+        400,
+        "Content-Length and Transfer-Encoding, expected one",
+        {"body": b"1\r\nx\r\n0\r\n\r\n", "headers": {"Transfer-Encoding": "chunked", "Content-Length": "11"}},
+    ),
     "a version": (400, "version '-1', expected the number", {"target": "/update?version=-1"}),
     "a version of words": (400, "version 'one'", {"headers": {"DeepDist-Version": "one"}}),
     "a version of many digits": (400, "version '1111", {"target": "/update?version=" + "1" * 30}),
