@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from p2p.driver.stopping import Patience
     from p2p.driver.watchers import Watcher
     from p2p.engines import Engine
+    from p2p.master.client import fetch_model, send_gradient
+    from p2p.master.settings import Master
     from p2p.report import IncompleteTraining, Report
     from p2p.sessions.cluster import SimulatedCluster
     from p2p.worker.task import current, in_place, pause
@@ -37,6 +39,7 @@ __all__ = [
     "Feeder",
     "IncompleteTraining",
     "Kind",
+    "Master",
     "Network",
     "Patience",
     "Report",
@@ -44,8 +47,10 @@ __all__ = [
     "UsageError",
     "Watcher",
     "current",
+    "fetch_model",
     "in_place",
     "pause",
+    "send_gradient",
 ]
 
 _ROOMS = {
@@ -59,6 +64,7 @@ _ROOMS = {
     "Feeder": "p2p.driver.coordinator",
     "IncompleteTraining": "p2p.report",
     "Kind": "gossip.updates",
+    "Master": "p2p.master.settings",
     "Network": "gossip.sim.simulator",
     "Patience": "p2p.driver.stopping",
     "Report": "p2p.report",
@@ -66,8 +72,10 @@ _ROOMS = {
     "UsageError": "gossip.errors",
     "Watcher": "p2p.driver.watchers",
     "current": "p2p.worker.task",
+    "fetch_model": "p2p.master.client",
     "in_place": "p2p.worker.task",
     "pause": "p2p.worker.task",
+    "send_gradient": "p2p.master.client",
 }
 
 

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -36,6 +36,8 @@ from p2p.driver.coordinator import Feeder
 from p2p.driver.evaluation import Evaluate
 from p2p.driver.stopping import StopWhen
 from p2p.driver.watchers import Watcher
+from p2p.master import settings
+from p2p.master.settings import Master
 from p2p.report import Evaluated, Report
 from p2p.sessions.choice import session_of
 from p2p.sessions.cluster import SimulatedCluster
@@ -46,6 +48,7 @@ from p2p.worker.job import Descent, Gradient
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
     from gossip.topology import Topology
+    from p2p.master.server import Server
 
 M = TypeVar("M")
 
@@ -75,6 +78,8 @@ class DeepDist(Generic[M]):
         seed: int = 0,
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
+        master: str | Master | None = None,
+        token: str | None = None,
     ) -> None:
         """`discipline`: "replicate" has every update at every peer exactly once; "mix" has each peer average its
         replica with those of its neighbors, as `mixing` says (default `PushSum()`), on a `topology` (default
@@ -86,8 +91,12 @@ class DeepDist(Generic[M]):
         is None, but for models of 16 kB or more whose updates add up as outer steps do (`combine="outer"`, the default
         for `p2p.descents.SGD`): these take two bits a number, and what that leaves goes with later updates. `seed`:
         of the random numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a
-        terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
+        terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas. `master`: where a master
+        listens over HTTP while the session is open, such as "127.0.0.1:5000" or ":0" for a free port; then any process
+        may take part by `p2p.fetch_model` and `p2p.send_gradient`. `p2p.Master` has more settings. Off loopback these
+        need the `token`, one of yours or one that is drawn (`dd.token`).
         """
+        listens = settings.checked(master, token, mode)
         peers, seed, progress, drain_timeout_s = arguments.of_session(
             mode, peers, engine, seed, progress, drain_timeout_s
         )
@@ -105,6 +114,7 @@ class DeepDist(Generic[M]):
         self._session = session_of(
             self._user_model, mode, mix, engine, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s
         )
+        self._server = None if listens is None else _server(listens, self._user_model, lambda: self._session.refresh())
         own = engine is not None and not isinstance(engine, SimulatedCluster)
         self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec not in (None, AUTO))
         """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
@@ -154,6 +164,12 @@ class DeepDist(Generic[M]):
         if self._state != "new":
             raise UsageError(f"this session is {self._state}, and each is entered once: make a new DeepDist(model)")
         _occupy(self._user_model)
+        if self._server is not None:
+            try:
+                self._server.open()
+            except BaseException:
+                _open_models.remove(self._user_model)
+                raise
         self._state = "open"
         return self
 
@@ -161,6 +177,8 @@ class DeepDist(Generic[M]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if self._server is not None:
+                self._server.close()
             self._session.refresh()
         finally:
             self._state = "ended"
@@ -168,6 +186,16 @@ class DeepDist(Generic[M]):
                 self._session.stop()
             finally:
                 _open_models.remove(self._user_model)
+
+    @property
+    def master(self) -> str | None:
+        """Where the master listens, such as "127.0.0.1:41234"; None if it does not."""
+        return None if self._server is None else self._server.address
+
+    @property
+    def token(self) -> str | None:
+        """What other processes have to show to the master; None if nothing."""
+        return None if self._server is None else self._server.settings.token
 
     @property
     def model(self) -> M:
@@ -276,15 +304,20 @@ class DeepDist(Generic[M]):
         arguments.warn_of_captured(model, training.gradient, training.descent)
         if self._chooses_codec:
             model.codec = chosen(model.layout.nbytes, outer_steps=training.rule == OUTER)
-        if place is None:
+        with ExitStack() as stack:
+            if place is not None:
+                writer = Writer(place, self._keeping, model, stopping)
+                stack.enter_context(writer.writing())
+                training = replace(training, writer=writer)
+            if self._server is not None:
+                training = replace(training, feeders=(*training.feeders, self._server.face.gate))
+                stack.enter_context(self._server.face.training(training.descent))
             report = self._session.train(training)
-        else:
-            writer = Writer(place, self._keeping, model, stopping)
-            with writer.writing():
-                report = self._session.train(replace(training, writer=writer))
-        self._keeping = replace(self._keeping, resumed=None)  # another training is one of its own
-        if stopping.best is not None:
-            model.load(stopping.best)
+            self._keeping = replace(self._keeping, resumed=None)  # another training is one of its own
+            if stopping.best is not None:
+                if self._server is not None:
+                    stack.enter_context(self._server.face.still())
+                model.load(stopping.best)
         model.check_numbers(trained=True)
         return report
 
@@ -316,6 +349,12 @@ class DeepDist(Generic[M]):
             yield show, tell
         finally:
             bar.stop()
+
+
+def _server(listens: Master, model: Model, refresh: Callable[[], None]) -> Server:
+    from p2p.master.server import Server  # and h11, which is not installed everywhere
+
+    return Server(listens, model, refresh)
 
 
 _open_models: list[Model] = []

@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from gossip.arguments import integer
+from gossip.arrays import Array
 from gossip.errors import UsageError
 from gossip.marks import Counted, Mark, Unit, packed
 from p2p.adapters.model import Model
@@ -184,6 +185,22 @@ class Coordinator:
             merged, applied = self._served.version, list(self.applied)
         # of earlier trainings nobody knows here how many units there were
         return merged, Counted(self.epochs_before, len(applied), packed(Mark(unit, 0) for unit in sorted(applied)))
+
+    @contextmanager
+    def snapshot(self) -> Iterator[tuple[int, Mapping[str, Array]]]:
+        """(version, the model's arrays), of one moment, which stay as they are within. Copy what is to stay longer.
+        Waits for no `descent`.
+
+        Raises:
+            UsageError: the training is over.
+        """
+        if self._closed.is_set():
+            raise UsageError("snapshot() after the end of its training, expected none")
+        one = self._served.snapshots.pin()
+        try:
+            yield one.version, one.views()
+        finally:
+            self._served.snapshots.unpin(one)
 
     def fail(self, error: BaseException) -> None:
         """End the training by this error, unless there was another before."""

@@ -261,14 +261,15 @@ class Server:
             self._tickets.leave(identity)
             self._say_ready(identity, worker, Ready(known=True))
             return
-        with coordinator.between_updates():
-            snapshots = self._served.snapshots
-            inline = snapshots.current.nbytes <= INLINE_BYTES_MAX
-            if inline or request.shares:
-                model = snapshots.current
-            else:
-                model = worker.reads = snapshots.pin()
-            frame = model.read(0, model.nbytes) if inline else None
+        snapshots, frame = self._served.snapshots, None
+        if snapshots.current.nbytes <= INLINE_BYTES_MAX:
+            model = snapshots.pin()
+            frame = model.read(0, model.nbytes)
+            snapshots.unpin(model)
+        elif request.shares:
+            model = snapshots.current
+        else:
+            model = worker.reads = snapshots.pin()
         worker.seen = model.version
         has_others = model.attributes is not None and request.attributes != model.attributes_version
         ready = Ready(
@@ -276,7 +277,7 @@ class Server:
             attributes=model.attributes_version,
             layout=model.attributes if has_others else None,
             place=model.file.place if frame is None and request.shares else None,
-            inline=inline,
+            inline=frame is not None,
         )
         worker.bytes_out += model.nbytes if worker.reads is None else 0
         self._say_ready(identity, worker, ready, frame)

@@ -7,6 +7,7 @@ There are as many files as are read at once, mostly two.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,6 +47,10 @@ class Snapshot:
         """Of the arrays, and the attributes behind them."""
         return self.arrays.nbytes + (0 if self.attributes is None else self.attributes.nbytes)
 
+    def views(self) -> Arrays:
+        """The arrays, where they lie."""
+        return self.arrays.views(self.file.view())
+
     def read(self, start: int, stop: int) -> bytes:
         """A copy of bytes [start, stop)."""
         with self.file.view() as view:
@@ -59,11 +64,14 @@ class Snapshots:
         self.layout = layout
         self._all: list[Snapshot] = []
         """The current one first."""
+        self._lock = threading.Lock()
+        """Held while these, or who reads them, change."""
 
     @property
     def current(self) -> Snapshot:
         """The one that was published last."""
-        return self._all[0]
+        with self._lock:
+            return self._all[0]
 
     def publish(self, arrays: Arrays, version: int, attributes: Packed | None, attributes_version: int) -> None:
         """Copy the model's arrays, and what else workers are to have.
@@ -71,7 +79,8 @@ class Snapshots:
         Raises:
             MismatchError: a number is a NaN or an infinity. The current one stays.
         """
-        new = self._free(self.layout.nbytes + (0 if attributes is None else attributes.layout.nbytes))
+        with self._lock:
+            new = self._free(self.layout.nbytes + (0 if attributes is None else attributes.layout.nbytes))
         try:
             for spec, offset in zip(self.layout.specs, self.layout.offsets, strict=True):
                 _write(new.file, offset, spec.name, arrays[spec.name])
@@ -82,8 +91,9 @@ class Snapshots:
             new.file.release()
         new.version, new.attributes_version = version, attributes_version
         new.attributes = None if attributes is None else attributes.layout
-        self._all.remove(new)
-        self._all.insert(0, new)
+        with self._lock:
+            self._all.remove(new)
+            self._all.insert(0, new)
 
     def restore(self, load: Callable[[Arrays], object]) -> None:
         """`load` gets the arrays of the current one."""
@@ -98,14 +108,16 @@ class Snapshots:
 
     def pin(self) -> Snapshot:
         """One to read in pieces, to which nobody writes until it is given back by `unpin`."""
-        pinned = [one for one in self._all if one.readers]
-        one = self.current if len(pinned) < PINNED_MAX else pinned[0]
-        one.readers += 1
-        return one
+        with self._lock:
+            pinned = [one for one in self._all if one.readers]
+            one = self._all[0] if len(pinned) < PINNED_MAX else pinned[0]
+            one.readers += 1
+            return one
 
     def unpin(self, one: Snapshot) -> None:
         """It is given back."""
-        one.readers -= 1
+        with self._lock:
+            one.readers -= 1
 
     def close(self) -> None:
         """Nobody reads any more."""

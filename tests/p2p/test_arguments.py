@@ -81,6 +81,8 @@ SESSION: Row = {
     "seed": [*NO_INTEGER, None],
     "progress": FLAG,
     "drain_timeout_s": FROM_0,
+    "master": [5000, "", "host", b"host:1", ["host:1"], True],
+    "token": ["", 5, "a-token-of-thirty-two-characters"],
 }
 MIXED: Row = {
     "topology": [3, "rings", ["ring"], lambda peers: "ring"],

@@ -357,3 +357,38 @@ def test_feeders_are_what_they_were() -> None:
     assert check_feeders([one], "master") == (one,)
     assert check_feeders((one,), "master") == (one,)
     assert check_feeders([], "p2p") == ()
+
+
+def test_a_snapshot_is_of_one_moment_and_its_version_stays_after_the_end(world: World) -> None:
+    coordinator = make(world)
+    assert coordinator.version == 0
+    coordinator.submit(ONES)
+    with coordinator.snapshot() as (version, arrays):
+        assert (version, arrays["w"].tolist()) == (1, [2.0, 2.0])
+        for _ in range(5):
+            coordinator.submit(ONES)
+        assert arrays["w"].tolist() == [2.0, 2.0], "nobody writes there meanwhile"
+    coordinator.close()
+    assert coordinator.version == 6
+    with pytest.raises(UsageError, match="after the end of its training"), coordinator.snapshot():
+        pass
+
+
+def test_a_snapshot_does_not_wait_for_descent(world: World) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(model: Any, update: Any) -> None:
+        entered.set()
+        assert go_on.wait(SOON_S)
+        model["w"] += update["w"]
+
+    coordinator = make(world, slow)
+    thread = threading.Thread(target=coordinator.submit, args=(ONES,))
+    thread.start()
+    assert entered.wait(SOON_S)
+    with coordinator.snapshot() as (version, arrays):
+        assert (version, arrays["w"].tolist()) == (0, [0.0, 0.0])
+    go_on.set()
+    thread.join()
+    assert coordinator.version == 1
+    coordinator.close()
