@@ -135,7 +135,7 @@ def _fill(model: Any, fetched: FetchedModel) -> None:
 
     own = Model(model, tuple(fetched))
     try:
-        Layout.of(fetched).check_fit(own.layout)
+        Layout.of(fetched).check_fit(own.own)
     except MismatchError as error:
         raise UsageError(f"the master's model is another than the one to fill: {error}") from None
     own.load(fetched)

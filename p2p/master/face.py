@@ -50,13 +50,13 @@ class Face:
         self.gate = Gate()
         self._model = model
         self._refresh = refresh
-        like = {spec.name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape) for spec in model.layout.specs}
+        like = {spec.name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape) for spec in model.own.specs}
         try:
             head(like)
         except TensorsError as error:
             raise UsageError(f"the model cannot be sent by a master: {error}") from None
         self._copies = Copies(like)
-        self._bytes_max = settings.body_bytes_max(model.layout.nbytes)
+        self._bytes_max = settings.body_bytes_max(model.own.nbytes)
         self._training = False
         """`train` was called, and has not returned."""
         self._still = threading.Lock()
@@ -137,8 +137,8 @@ class Face:
             "staleness": gate.staleness(),
             "update_bytes_max": self._bytes_max,
             "model": {
-                "bytes": self._model.layout.nbytes,
-                "arrays": {each.name: [np.dtype(each.dtype).name, each.shape] for each in self._model.layout.specs},
+                "bytes": self._model.own.nbytes,
+                "arrays": {each.name: [np.dtype(each.dtype).name, each.shape] for each in self._model.own.specs},
             },
         }
 
@@ -181,7 +181,7 @@ class Face:
             raise Refused(411, "neither Content-Length nor chunks, expected one of them")
         update = updates.read(
             body,
-            self._model.layout,
+            self._model.own,
             is_pickle=is_pickle,
             strict=self.gate.strict,
             bytes_max=self._bytes_max,

@@ -45,7 +45,7 @@ class Server:
         self.address = settings.address
         """Where it listens, once it is open."""
         self._limits = limits or Limits()
-        self.budget = Budget(BODIES_MAX * settings.body_bytes_max(model.layout.nbytes))
+        self.budget = Budget(BODIES_MAX * settings.body_bytes_max(model.own.nbytes))
         self._wake: socket.socket | None = None
         """Closed to have `_thread` end."""
         self._thread: threading.Thread | None = None

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from gossip.arrays import Array
+from gossip.errors import MismatchError
 from p2p.master.messages import Refused
-from p2p.server.any_update import STRUCTURE
+from p2p.server.any_update import STRUCTURE, Node, numbers_dtype
 
 FORM, STRUCTURED = "deepdist", "structured"
 """In the metadata of safetensors, for arrays that are more than a dict of them."""
@@ -77,7 +78,39 @@ class _Check:
             case [7, list() as shape, str() as kind, bool(), numbers, list() as places]:
                 self._matrix(_sides(shape), kind, numbers, places)
                 return None
+        return self._other(node, depth)
+
+    def _other(self, node: Any, depth: int) -> tuple[int, ...] | None:
+        """Numbers of numpy, complex ones, arrays in another guise, namedtuples and dicts by any keys."""
+        match node:
+            case [Node.NUMBER, str() as dtype, str() as digits] if len(digits) == 2 * _dtype(dtype).itemsize:
+                return None
+            case [Node.COMPLEX, float() | int() as real, float() | int() as imaginary]:
+                if math.isfinite(real) and math.isfinite(imaginary):
+                    return None
+            case [Node.AS, str() as dtype, inner]:
+                return self._seen_as(_dtype(dtype), inner, depth)
+            case [Node.NAMED, str(), str(), list() as fields, list() as items] if len(fields) == len(items):
+                if all(isinstance(field, str) for field in fields):
+                    self._all(items, depth)
+                    return None
+            case [Node.PAIRS, str(), list() as keys, list() as items] if len(keys) == len(items):
+                self._all([*keys, *items], depth)
+                return None
         raise _wrong(f"{node!r:.80}", "a number, text, array, list, tuple, dict, rows or matrix")
+
+    def _all(self, nodes: list[Any], depth: int) -> None:
+        for node in nodes:
+            self.node(node, depth + 1)
+
+    def _seen_as(self, dtype: np.dtype[Any], inner: Any, depth: int) -> tuple[int, ...]:
+        shape = self.node(inner, depth + 1)
+        if shape is None or (dtype.kind == "c" and shape[-1:] != (2,)):
+            raise _wrong(f"{inner!r:.80} as {dtype}", "an array, of pairs where numbers are complex")
+        seen = shape[:-1] if dtype.kind == "c" else shape
+        if not dtype.isnative:
+            self._take(math.prod(seen) * dtype.itemsize)
+        return seen
 
     def _array(self, name: str) -> Array:
         if name not in self._arrays or name == STRUCTURE:
@@ -134,6 +167,13 @@ class _Check:
             if (len(where) if place[0] == 1 else _sides(place[1])[0]) != entries[0]:
                 raise _wrong(f"{len(where)} places", f"{entries[0]}, one for each entry")
             _check_within(where, side)
+
+
+def _dtype(text: str) -> np.dtype[Any]:
+    try:
+        return numbers_dtype(text)
+    except (MismatchError, TypeError, ValueError) as error:
+        raise _wrong(f"dtype {text!r:.40} ({type(error).__name__})", "one of numbers") from None
 
 
 def _check_within(numbers: Array, side: int) -> None:

@@ -254,7 +254,7 @@ def _inflate(node: Any, arrays: Arrays) -> Any:
         case [Node.COMPLEX, real, imaginary]:
             return complex(real, imaginary)
         case [Node.NUMBER, dtype, digits]:
-            return np.frombuffer(bytes.fromhex(digits), _dtype(dtype))[0]
+            return np.frombuffer(bytes.fromhex(digits), numbers_dtype(dtype))[0]
         case [Node.ARRAY | Node.ROWS | Node.AS, *_]:
             return _inflate_array(node, arrays)
         case [Node.LIST, items]:
@@ -288,13 +288,14 @@ def _inflate_array(node: Any, arrays: Arrays) -> Array:
             array[arrays[rows]] = arrays[values]
             return array
     _, dtype, inner = node
-    found, kind = _inflate_array(inner, arrays), _dtype(dtype)
+    found, kind = _inflate_array(inner, arrays), numbers_dtype(dtype)
     if kind.kind == "c":
         found = found.view(kind.newbyteorder("<")).reshape(found.shape[:-1])
     return found.astype(kind, copy=False)
 
 
-def _dtype(text: str) -> np.dtype[Any]:
+def numbers_dtype(text: str) -> np.dtype[Any]:
+    """One of numbers, by its name; `MismatchError` for others."""
     dtype = np.dtype(text)
     if not _is_of_numbers(dtype):
         raise MismatchError(f"an update's array of dtype {dtype}, expected numbers")

@@ -110,9 +110,7 @@ def test_whatever_a_gradient_returns_is_sent(serve: Serve, update: Any) -> None:
     serving = serve()
     training = serving.train(lambda model, update: None)
     assert send_gradient(update, serving.server.address)
-    assert repr(training.updates[0][0]) == repr(
-        {"w": np.array(2, np.float32)} if "float32(2" in repr(update) else update
-    )
+    assert repr(training.updates[0][0]) == repr(update)
 
 
 def test_what_the_master_refuses_is_raised_with_its_words(serve: Serve) -> None:

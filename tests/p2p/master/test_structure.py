@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +13,12 @@ from scipy import sparse
 from p2p.master.messages import Refused
 from p2p.master.structure import STRUCTURE_BYTES_MAX, check_structure
 from p2p.server.any_update import flatten, inflate
+
+
+class Step(NamedTuple):
+    w: Any
+    rate: Any
+
 
 MUCH = 1 << 20
 ZEROS = np.zeros((600, 4))
@@ -30,11 +37,14 @@ MOSTLY_ZERO[-1] = 1
         ({3: np.ones(2), 5: np.zeros(2)}, 0),
         ({3: np.ones(2), 5: np.zeros(3)}, 0),
         ({"w": dict.fromkeys(range(600), ZEROS[0])}, ZEROS.nbytes),
+        ({("a", 1): np.float32(2), None: 1j, "c": np.ones(3, complex)}, 0),
+        (OrderedDict(a=Step(np.ones(2), 0.5)), 0),
+        (np.ones((4, 2), ">c8"), 64),
         (sparse.csr_array(np.eye(3)), 8 * 7),
         (sparse.coo_matrix((4, 5)), 8 * 10),
         (sparse.csc_matrix(sparse.diags_array(MOSTLY_ZERO + 1)), 8 * 40_001),
     ],
-    ids=map(str, range(10)),
+    ids=map(str, range(13)),
 )
 def test_what_a_gradient_may_return_passes_and_tells_what_it_takes(update: Any, expanded: int) -> None:
     arrays = flatten(update)
@@ -64,6 +74,17 @@ ARRAYS = {
         ([0, [1]], "expected a number, text"),
         ([0], "expected a number, text"),
         ([8, 1], "expected a number, text"),
+        ([9, "<f4", "00"], "expected a number, text"),
+        ([9, "O", "00" * 8], "dtype 'O' .*, expected one of numbers"),
+        ([9, "nonsense", "00"], "dtype 'nonsense' .*, expected one of numbers"),
+        ([10, 1.0, "x"], "expected a number, text"),
+        ([11, "V8", [1, "two"]], "dtype 'V8' .*, expected one of numbers"),
+        ([11, "<c16", [1, "five"]], "as complex128, expected an array, of pairs"),
+        ([11, ">f8", [0, 1]], "expected an array, of pairs"),
+        ([12, "m", "n", ["a"], []], "expected a number, text"),
+        ([12, "m", "n", [1], [[0, 1]]], "expected a number, text"),
+        ([13, "dict", [[0, 1]], []], "expected a number, text"),
+        ([13, "dict", [[1, "none"]], [[0, 1]]], "names the array 'none'"),
         ("text", "expected a number, text"),
         ([4, [1]], "expected a number, text"),
         ([5, [4, 4], "floats", "two"], "'floats' is float64"),
@@ -92,7 +113,7 @@ ARRAYS = {
         ([7, [4, 4], "csr", True, [1, "floats"], [[0, 1], [1, "rows"]]], "expected the places of entries"),
         ([7, [1 << 40, 4], "csr", True, [1, "floats"], [[1, "rows"], [1, "unsigned"]]], "larger than any may be"),
     ],
-    ids=map(str, range(33)),
+    ids=map(str, range(44)),
 )
 def test_what_cannot_be_followed_is_refused_before_it_is(tree: Any, message: str) -> None:
     arrays = {**ARRAYS, "structure": np.frombuffer(json.dumps([tree, {}]).encode(), np.uint8)}
