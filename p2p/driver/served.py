@@ -42,6 +42,8 @@ class Served:
         self.model.check_unchanged()
         self.model.check_numbers()
         self._own = self.model.arrays()
+        if not self.snapshots.holds(self._own):
+            self.version += 1  # what the user wrote counts as one
         self.attributes.begin()
         self._publish(self.version)
 

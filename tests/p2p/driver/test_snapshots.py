@@ -135,7 +135,9 @@ def test_the_arrays_can_be_had_back_and_compared(snapshots: Snapshots) -> None:
     snapshots.restore(lambda views: found.update({name: view.copy() for name, view in views.items()}))
     assert found["n"].tolist() == [1]
     changed = arrays(1)
+    assert snapshots.holds(changed)
     changed["w"][0, 0] = 7
+    assert not snapshots.holds(changed)
     told: dict[str, Any] = {}
     snapshots.compare(changed, told.update)
     assert [(name, int(each.sum())) for name, each in told.items()] == [("n", 0), ("w", 1)]
