@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from p2p.driver.stopping import Patience
     from p2p.driver.watchers import Watcher
     from p2p.engines import Engine
+    from p2p.lbfgs.method.options import LBFGS
     from p2p.report import IncompleteTraining, Report
     from p2p.sessions.cluster import SimulatedCluster
     from p2p.worker.task import current, in_place, pause
 
 __all__ = [
+    "LBFGS",
     "Adapter",
     "ByPath",
     "Codec",
@@ -59,6 +61,7 @@ _ROOMS = {
     "Feeder": "p2p.driver.coordinator",
     "IncompleteTraining": "p2p.report",
     "Kind": "gossip.updates",
+    "LBFGS": "p2p.lbfgs.method.options",
     "Network": "gossip.sim.simulator",
     "Patience": "p2p.driver.stopping",
     "Report": "p2p.report",

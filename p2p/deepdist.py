@@ -47,6 +47,7 @@ from p2p.worker.job import Descent, Gradient
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
     from gossip.topology import Topology
+    from p2p.lbfgs.method.options import LBFGS
 
 M = TypeVar("M")
 
@@ -73,6 +74,7 @@ class DeepDist(Generic[M]):
         codec: Codec | str | None = AUTO,
         peers: int | None = None,
         engine: SimulatedCluster | engines.Engine | None = None,
+        optimizer: LBFGS | None = None,
         seed: int = 0,
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
@@ -85,9 +87,10 @@ class DeepDist(Generic[M]):
         a simulated cluster, in this process, or any other `p2p.Engine`. `codec`: how updates of `gradient` and
         `descent` travel: "float16", "int8", "int2", "top-k" (`p2p.codecs`), any `p2p.Codec`, or None: exactly. "auto"
         is None, but for models of 16 kB or more whose updates add up as outer steps do (`combine="outer"`, the default
-        for `p2p.descents.SGD`): these take two bits a number, and what that leaves goes with later updates. `seed`:
-        of the random numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a
-        terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
+        for `p2p.descents.SGD`): these take two bits a number, and what that leaves goes with later updates.
+        `optimizer`: `p2p.LBFGS(...)` trains on full gradients (see `train`) instead of updates. `seed`: of the random
+        numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a terminal).
+        `drain_timeout_s`: how long `train` may wait at its end for level replicas.
         """
         peers, seed, progress, drain_timeout_s = arguments.of_session(
             mode, peers, engine, seed, progress, drain_timeout_s
@@ -96,27 +99,21 @@ class DeepDist(Generic[M]):
         arguments.check_coded(codec, discipline, mode)
         trained = None if parameters is None else names("parameters", parameters)
         self._user_model = Model(model, trained, adapter, named(codec))
+        self._optimizer = optimizer
         self._chooses_codec = codec == AUTO and mode == "p2p" and mix is None
         self._busy = threading.Lock()
         """Held by the training that runs."""
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
-        self._session: Session
+        where: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "drain_timeout_s": drain_timeout_s}
+        if optimizer is None:
+            self._session = _session(self._user_model, mode, mix, **where)
+        else:
+            from p2p.lbfgs.session import session  # only its users need these modules
+
+            self._session = session(self._user_model, optimizer, mode=mode, discipline=discipline, codec=codec, **where)
         self._keeping = Keeping.of_session(mode, discipline, mix and mix[0], codec, seed, trained)
         """What checkpoints have to know of it."""
-        if mix is not None:
-            from p2p.sessions.mixing import MixSession
-
-            assert not isinstance(engine, SimulatedCluster)
-            self._session = MixSession(
-                self._user_model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
-            )
-        elif isinstance(engine, SimulatedCluster):
-            self._session = SimulatedSession(engine, self._user_model, seed, drain_timeout_s)
-        else:
-            self._session = AgentSession(
-                self._user_model, mode, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s
-            )
         own = engine is not None and not isinstance(engine, SimulatedCluster)
         self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec not in (None, AUTO))
         """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
@@ -233,6 +230,11 @@ class DeepDist(Generic[M]):
         `feeders` bring updates to a master (`mode="master"`) from elsewhere than the tasks, while these run; see
         `p2p.Feeder`.
 
+        With `DeepDist(optimizer=p2p.LBFGS(...))` the gradient is `loss_and_gradient(model, rows)`, which returns (loss,
+        {name: gradient}), sums over the rows. `epochs` is how many passes there may be at most, `chunk_rows` the rows
+        of a portion, and the report a `p2p.lbfgs.report.LBFGSReport`. Evaluations, checkpoints and what is about
+        updates go with other trainings.
+
         `checkpoint`, a folder or a URL that fsspec knows, is where the model is written, with the units of work that
         count in it: at the beginning, every `every_s` seconds (30) and at the end, also when Ctrl-C ends the training.
         The newest `keep` (3) stay. `DeepDist.resume` goes on with the newest. One that cannot be written is counted in
@@ -256,6 +258,10 @@ class DeepDist(Generic[M]):
     def _train(self, asked: dict[str, Any]) -> Report:
         """`asked` are the arguments of `train`."""
         self._check_open()
+        if self._optimizer is not None:
+            from p2p.lbfgs.session import asked as asked_for
+
+            asked = asked_for(self._optimizer, asked)
         if (resumed := self._keeping.resumed) is not None:
             if self._session.begun is None:
                 raise UsageError(
@@ -320,6 +326,26 @@ class DeepDist(Generic[M]):
             yield show, tell
         finally:
             bar.stop()
+
+
+def _session(
+    model: Model,
+    mode: str,
+    mix: tuple[Strategy[Any], Callable[[int], Topology]] | None,
+    *,
+    peers: int | None,
+    engine: SimulatedCluster | engines.Engine | None,
+    seed: int,
+    drain_timeout_s: float,
+) -> Session:
+    """Where a training of updates happens."""
+    if isinstance(engine, SimulatedCluster):
+        return SimulatedSession(engine, model, seed, drain_timeout_s)
+    if mix is not None:
+        from p2p.sessions.mixing import MixSession
+
+        return MixSession(model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
+    return AgentSession(model, mode, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
 
 
 _open_models: list[Model] = []
