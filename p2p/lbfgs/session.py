@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from gossip.errors import UsageError
@@ -79,6 +80,8 @@ class LBFGSSession:
         self._members: Mapping[str, Member] = {}
         self._passes = (0, 0)
         """Done, of at most so many, in the training that runs."""
+        self._times: list[float] = []
+        """When it began, and when each pass was over."""
         self.begun: Begun | None = None
         """As in `p2p.sessions.agents.Session`; always None, as there are no checkpoints."""
 
@@ -87,7 +90,7 @@ class LBFGSSession:
 
         Ctrl-C leaves the last accepted step in the model.
         """
-        began = time.monotonic()
+        self._times = [time.monotonic()]
         data, passes_max = training.data, training.epochs
         workers = self._peers or max(1, min(len(data), os.cpu_count() or 1))
         job = Job(
@@ -106,6 +109,7 @@ class LBFGSSession:
 
         def tell(course: Course) -> None:
             self._passes = course.passes, passes_max
+            self._times.append(time.monotonic())
             training.progress(*self._passes)
 
         minimizer = Minimizer(coordinator, self._optimizer, passes_max, tell)
@@ -120,7 +124,7 @@ class LBFGSSession:
         finally:
             coordinator.close()
             self._passes = (0, 0)
-        return self._report(coordinator, minimizer.course, time.monotonic() - began)
+        return self._report(coordinator, minimizer.course)
 
     def refresh(self) -> None:
         """The user's model always is the last accepted step."""
@@ -140,8 +144,9 @@ class LBFGSSession:
     def stop(self) -> None:
         """Nothing is left of a training that is over."""
 
-    def _report(self, coordinator: Coordinator, course: Course, seconds: float) -> LBFGSReport:
+    def _report(self, coordinator: Coordinator, course: Course) -> LBFGSReport:
         peers = self._peer_reports()
+        seconds = time.monotonic() - self._times[0]
         return LBFGSReport(
             peers=peers,
             mode="lbfgs",
@@ -155,7 +160,8 @@ class LBFGSSession:
             iterations=course.iterations,
             objective=course.value,
             gradient_norm=course.gradient_norm,
-            objectives=tuple(course.values),
+            objectives=tuple(course.by_pass),
+            pass_seconds=tuple(later - earlier for earlier, later in pairwise(self._times)),
             restarts=course.restarts,
             skipped=course.skipped,
             backups=coordinator.portions.backups,

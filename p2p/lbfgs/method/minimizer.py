@@ -82,6 +82,8 @@ class Course:
     gradient_norm: float = math.nan
     values: list[float] = field(default_factory=list)
     """Of the objective, at the start and after each accepted step."""
+    by_pass: list[float] = field(default_factory=list)
+    """Of the objective at x, after each pass that came to its end."""
     ended: str = ""
 
 
@@ -135,7 +137,7 @@ class Minimizer:
         self._table.begin(found.gradient_square)
         if not self.course.values:
             self.course.values.append(found.value)
-        self.course.value = found.value
+        self.course.value = self.course.by_pass[-1] = found.value
         self._look(found.gradient_square, x_square)
 
     def _iterate(self) -> None:
@@ -190,6 +192,7 @@ class Minimizer:
         course = self.course
         rows, x_square = self._space.accept()
         before, course.value = course.value, taken.value
+        course.by_pass[-1] = taken.value
         course.values.append(taken.value)
         course.iterations += 1
         self._tried, self._losses = None, 0
@@ -217,6 +220,7 @@ class Minimizer:
     def _evaluate(self, step: float) -> Value:
         self.course.passes += 1
         found = self._space.evaluate(step)
+        self.course.by_pass.append(self.course.value)
         self._tell(self.course)
         return found
 

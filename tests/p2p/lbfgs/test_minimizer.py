@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -98,7 +100,9 @@ def test_a_curved_valley_is_followed_to_its_end(in_process) -> None:
     assert course.ended == "gradient below 1e-05"
     np.testing.assert_allclose(space.x, 1.0, atol=1e-5)
     assert course.passes <= 1.3 * course.iterations + 10, "a step usually costs one pass"
-    assert all(later < earlier for earlier, later in zip(course.values, course.values[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(course.values))
+    assert len(course.by_pass) == course.passes
+    assert list(dict.fromkeys(course.by_pass)) == course.values, "a pass that leads to no step leaves all as it was"
 
 
 def test_it_ends_where_a_step_hardly_lowers_the_objective(in_process) -> None:
