@@ -7,11 +7,14 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
+from gossip.zmq.sockets import Keys
 from p2p.agent import local_socket
+from p2p.lbfgs.launch import Settings, begin
+from p2p.lbfgs.messages import Socket
 from p2p.lbfgs.shard_process import SHARD
 from p2p.lbfgs.worker_process import WORKER
 
@@ -31,45 +34,71 @@ class Seat:
         return f"{self.role} {self.index}"
 
 
-class Crew:
+class Crew(Protocol):
     """Processes by their seats. Each has a name of its own, also in a seat that another one had."""
+
+    keys: Keys | None
+
+    def listen(self, socket: Socket) -> None:
+        """Bind the coordinator's socket."""
+        ...
+
+    def begin(self, seats: Sequence[Seat]) -> list[str]:
+        """Start a process in each; returns their names."""
+        ...
+
+    def unreachable(self, name: str) -> None:
+        """A message to it could not be sent."""
+        ...
+
+    def gone(self) -> dict[str, tuple[Seat, str]]:
+        """Those that have ended since this was asked last, by name, and in words how."""
+        ...
+
+    def stop(self) -> None:
+        """End all processes."""
+        ...
+
+
+class LocalCrew:
+    """Child processes of the driver program."""
+
+    keys: Keys | None = None
 
     def __init__(self) -> None:
         self.folder = local_socket.private_folder(f"lbfgs-{secrets.token_hex(6)}")
         self._processes: dict[str, tuple[Seat, subprocess.Popen[bytes]]] = {}
         self._begun = 0
 
-    def begin(self, seat: Seat) -> str:
-        """Start a process; returns its name."""
-        name = f"{seat.role}-{seat.index}-{self._begun}"
-        self._begun += 1
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        environment.setdefault("PYTHONHASHSEED", "0")  # a set of rows has the same order in each process
-        if seat.role == "shard":  # sums of vectors are bound by memory
-            environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAMS[seat.role], name, self.folder, str(os.getpid())],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
-        self._processes[name] = seat, process
-        return name
+    def listen(self, socket: Socket) -> None:
+        socket.bind(self._driver)
 
-    def endpoint(self, name: str) -> str:
-        """Where a process, or the driver program ("driver"), listens."""
-        return f"ipc://{self.folder}/{name}"
+    def begin(self, seats: Sequence[Seat]) -> list[str]:
+        names = []
+        for seat in seats:
+            name = f"{seat.role}-{seat.index}-{self._begun}"
+            self._begun += 1
+            environment = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}  # sets have one order everywhere
+            if seat.role == "shard":  # sums of vectors are bound by memory
+                environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+            settings = Settings(name, self._driver, os.getpid(), self.folder)
+            self._processes[name] = (
+                seat,
+                begin(PROGRAMS[seat.role], settings, environment, speaks=seat.role == "worker"),
+            )
+            names.append(name)
+        return names
+
+    def unreachable(self, name: str) -> None:
+        """Its process has ended, or is about to."""
 
     def gone(self) -> dict[str, tuple[Seat, str]]:
-        """Those that have ended since this was asked last, by name, and how."""
-        ended = {
-            name: (seat, process) for name, (seat, process) in self._processes.items() if process.poll() is not None
-        }
+        ended = {name: each for name, each in self._processes.items() if each[1].poll() is not None}
         for name in ended:
             del self._processes[name]
         return {name: (seat, _words(seat, process)) for name, (seat, process) in ended.items()}
 
     def stop(self) -> None:
-        """End all processes."""
         for _, process in self._processes.values():
             process.terminate()
         for _, process in self._processes.values():
@@ -80,6 +109,10 @@ class Crew:
                 process.wait()
         self._processes.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _driver(self) -> str:
+        return f"ipc://{self.folder}/driver"
 
 
 def _words(seat: Seat, process: subprocess.Popen[bytes]) -> str:

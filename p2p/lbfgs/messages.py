@@ -1,6 +1,7 @@
 """What coordinator, shards and workers tell each other: a message in MessagePack, and frames of numbers or a parcel.
 
-    coordinator -> shard     Begin, Write, TryStep, Count, Measure, Settle, Accept, Direct, Forget, Read
+    coordinator -> shard     Begin, Write, TryStep, Count, Measure, Settle, Accept, Direct, Forget, Read,
+                             Ping, Leave
     coordinator -> worker    Placement (with the job), Source (with a partition), Compute
     worker -> shard          Fetch, Push
     shard -> worker          Numbers, Pushed
@@ -30,6 +31,8 @@ class Here(Struct, frozen=True, tag=True):
     """A process has started."""
 
     pid: int
+    endpoint: str
+    """Where a shard listens; empty of others."""
 
 
 class Begin(Struct, frozen=True, tag=True):
@@ -110,6 +113,14 @@ class Direct(Struct, frozen=True, tag=True):
 
     coefficients: list[float]
     keeps: bool
+
+
+class Ping(Struct, frozen=True, tag=True):
+    """Nothing: that it can be sent says that its reader is there."""
+
+
+class Leave(Struct, frozen=True, tag=True):
+    """The training is over."""
 
 
 class Forget(Struct, frozen=True, tag=True):
@@ -207,7 +218,21 @@ class Numbers(Struct, frozen=True, tag=True):
 
 
 Told = (
-    Begin | Write | TryStep | Count | Measure | Settle | Accept | Direct | Forget | Read | Placement | Source | Compute
+    Begin
+    | Write
+    | TryStep
+    | Count
+    | Measure
+    | Settle
+    | Accept
+    | Direct
+    | Ping
+    | Leave
+    | Forget
+    | Read
+    | Placement
+    | Source
+    | Compute
 )
 Asked = Fetch | Push
 Answered = Here | Written | Measured | Accepted | Numbers | Pushed | Computed | Dropped | Failed
@@ -229,6 +254,9 @@ def socket(context: zmq.Context[Socket], kind: int, identity: bytes | None = Non
         made.setsockopt(zmq.IDENTITY, identity)
     if kind == zmq.ROUTER:
         made.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        made.setsockopt(
+            zmq.ROUTER_HANDOVER, 1
+        )  # who connects anew is heard before the old connection is known to be gone
     return made
 
 

@@ -84,6 +84,11 @@ class Portions:
         """Every portion has counted."""
         return not self._open
 
+    @property
+    def open_partitions(self) -> set[int]:
+        """Those of which some portion has not counted."""
+        return {portion.partition for portion in self._open}
+
     def take(self, worker: Worker, now: float) -> Started | None:
         """What an idle worker is to compute; None: nothing, for now."""
         portion = self._to_go_on_with(worker) or self._to_begin()

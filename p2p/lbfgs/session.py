@@ -14,12 +14,14 @@ from p2p import parcel
 from p2p.adapters.model import Model
 from p2p.engines.choice import is_rdd
 from p2p.lbfgs.coordinator import Coordinator, Member
-from p2p.lbfgs.crew import Crew
+from p2p.lbfgs.crew import Crew, LocalCrew
 from p2p.lbfgs.flat import Flat
 from p2p.lbfgs.method.minimizer import Course, HistoryLost, Minimizer
 from p2p.lbfgs.method.options import LBFGS
+from p2p.lbfgs.portions import Portions
 from p2p.lbfgs.report import LBFGSReport
 from p2p.lbfgs.worker import Job
+from p2p.lbfgs.workforce import LocalWorkers, Workforce
 from p2p.report import PeerReport, Report, Snapshot
 from p2p.sessions.training import Begun, Training
 
@@ -44,7 +46,7 @@ def session(model: Model, optimizer: Any, *, peers: int | None, seed: int, **giv
         if given[name] is not wanted and given[name] != wanted:
             raise UsageError(
                 f"{name}={given[name]!r:.80} with optimizer=LBFGS(...), expected {name}={wanted!r}: L-BFGS has workers "
-                "and shards of its own, on this machine"
+                "and shards of its own"
             )
     return LBFGSSession(model, optimizer, peers=peers, seed=seed)
 
@@ -59,16 +61,11 @@ def asked(optimizer: LBFGS, arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"{name} with optimizer=LBFGS(...), expected none: they are for asynchronous trainings")
     if arguments["exchange"] != "chunk":
         raise UsageError(f"exchange={arguments['exchange']!r} with optimizer=LBFGS(...), expected 'chunk'")
-    if is_rdd(arguments["data"]) or hasattr(arguments["data"], "rdd"):
-        raise UsageError(
-            "data is on Spark with optimizer=LBFGS(...), expected a list of partitions: L-BFGS trains on processes of "
-            "this machine so far"
-        )
     return {**arguments, "epochs": optimizer.max_passes if arguments["epochs"] is None else arguments["epochs"]}
 
 
 class LBFGSSession:
-    """Trains by L-BFGS on processes of this machine, which are there for one training each."""
+    """Trains by L-BFGS, on processes of this machine or on Spark, which are there for one training each."""
 
     def __init__(self, model: Model, optimizer: LBFGS, *, peers: int | None, seed: int) -> None:
         """`UsageError` where an array of the model is no float32 or float64."""
@@ -83,28 +80,17 @@ class LBFGSSession:
         self._times: list[float] = []
         """When it began, and when each pass was over."""
         self.begun: Begun | None = None
-        """As in `p2p.sessions.agents.Session`; always None, as there are no checkpoints."""
+        """As in `p2p.sessions.agents.Session`; such a training is refused."""
 
     def train(self, training: Training) -> Report:
         """Train until the objective is at its minimum, or all passes are over.
 
         Ctrl-C leaves the last accepted step in the model.
         """
-        self._times = [time.monotonic()]
-        data, passes_max = training.data, training.epochs
-        workers = self._peers or max(1, min(len(data), os.cpu_count() or 1))
-        job = Job(
-            run=secrets.token_hex(16),
-            skeleton=self._model.skeleton(),
-            function=training.gradient,
-            chunk_rows=training.chunk_rows,
-            passes=passes_max,
-            partitions=len(data),
-            peers=workers,
-            seed=self._seed,
-        )
-        arrays = self._model.arrays()
-        coordinator = Coordinator(Crew(), self._flat, arrays, self._optimizer, parcel.dumps(job), data, workers=workers)
+        if self.begun is not None:
+            raise UsageError("a checkpoint with optimizer=LBFGS(...), expected none: go on without the optimizer")
+        self._times, passes_max = [time.monotonic()], training.epochs
+        coordinator = self._on_spark(training) if is_rdd(training.data) else self._here(training)
         self._members = coordinator.members
 
         def tell(course: Course) -> None:
@@ -125,6 +111,45 @@ class LBFGSSession:
             coordinator.close()
             self._passes = (0, 0)
         return self._report(coordinator, minimizer.course)
+
+    def _here(self, training: Training) -> Coordinator:
+        """On processes of this machine."""
+        data = training.data
+        workers = self._peers or max(1, min(len(data), os.cpu_count() or 1))
+        portions = Portions(len(data), self._optimizer.backup_after)
+        workforce = LocalWorkers(workers, self._job(training, len(data), workers), data, portions)
+        return self._coordinated(LocalCrew(), workforce, workers)
+
+    def _on_spark(self, training: Training) -> Coordinator:
+        """On the executors of its SparkContext."""
+        from p2p.engines.spark import executors_wanted
+        from p2p.lbfgs.spark import SparkCrew, SparkTasks, check_data  # only here is pyspark needed
+
+        data = training.data
+        check_data(data, training.chunk_rows, self._peers)
+        crew, partitions = SparkCrew(data.context), data.getNumPartitions()
+        executors = executors_wanted(data.context)
+        after = self._optimizer.backup_after
+        job = self._job(training, partitions, executors)
+        workforce = SparkTasks(crew, data, job, Portions(partitions, after), after)
+        return self._coordinated(crew, workforce, executors)
+
+    def _job(self, training: Training, partitions: int, peers: int) -> bytes:
+        job = Job(
+            run=secrets.token_hex(16),
+            skeleton=self._model.skeleton(),
+            function=training.gradient,
+            chunk_rows=training.chunk_rows,
+            passes=training.epochs,
+            partitions=partitions,
+            peers=peers,
+            seed=self._seed,
+        )
+        return parcel.dumps(job)
+
+    def _coordinated(self, crew: Crew, workforce: Workforce, peers: int) -> Coordinator:
+        shards = self._optimizer.shards or peers
+        return Coordinator(crew, self._flat, self._model.arrays(), self._optimizer, workforce, shards)
 
     def refresh(self) -> None:
         """The user's model always is the last accepted step."""
@@ -171,8 +196,8 @@ class LBFGSSession:
     def _peer_reports(self) -> tuple[PeerReport, ...]:
         return tuple(
             PeerReport(
-                name=f"{name} ({member.pid})",
-                role=member.seat.role,
+                name=f"{name} ({member.pid})" if member.pid else name,
+                role=member.role,
                 published=member.portions,
                 applied=0,
                 bytes_out=member.bytes_out,

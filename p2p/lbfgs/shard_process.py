@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import zmq
 
-from p2p.agent import local_socket
-from p2p.agent.local_socket import Process
 from p2p.lbfgs import messages
-from p2p.lbfgs.memory import memory_peak_bytes
+from p2p.lbfgs.launch import Begun, memory_peak_bytes
 from p2p.lbfgs.messages import (
     Accept,
     Accepted,
@@ -23,10 +19,12 @@ from p2p.lbfgs.messages import (
     Direct,
     Fetch,
     Forget,
+    Leave,
     Measure,
     Measured,
     Message,
     Numbers,
+    Ping,
     Push,
     Pushed,
     Read,
@@ -39,7 +37,7 @@ from p2p.lbfgs.messages import (
 from p2p.lbfgs.shard import Attempt, Shard
 
 SHARD = "from p2p.lbfgs.shard_process import main; main()"
-"""What the process runs, with arguments: its name, its folder, and the driver program's process."""
+"""What the process runs."""
 
 Reply = Callable[[Message, Sequence[memoryview]], None]
 
@@ -60,6 +58,10 @@ class Server:
         if isinstance(message, Begin):
             self._x = np.empty(message.size, message.dtype)
             self._shard = Shard(self._x, message.history, message.l2, message.iterate)
+        elif isinstance(message, Leave):
+            os._exit(0)
+        elif isinstance(message, Ping):
+            pass
         elif isinstance(message, Write):
             messages.numbers(frames, self._x[message.start : message.start + message.size])
             reply(Written(message.start), ())
@@ -154,13 +156,6 @@ def serve(server: Server, control: Socket, workers: Socket) -> None:
 
 def main() -> None:
     """A shard's process, until the driver program ends it, or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    name, folder, driver = sys.argv[1:]
-    local_socket.leave_with(Process(int(driver)), folder)
-    context: zmq.Context[Socket] = zmq.Context()
-    workers = messages.socket(context, zmq.ROUTER)
-    workers.bind(f"ipc://{folder}/{name}")
-    control = messages.socket(context, zmq.DEALER, name.encode())
-    control.connect(f"ipc://{folder}/driver")
-    messages.send(control, messages.Here(os.getpid()))
-    serve(Server(), control, workers)
+    begun = Begun()
+    workers = begun.listen()
+    serve(Server(), begun.control, workers)

@@ -103,7 +103,7 @@ class Minimizer:
         self._losses = 0
         """Of the history, since the last accepted step."""
         self._tried: Sample | None = None
-        """The last point of a line search that is not over."""
+        """The last point of the line search."""
 
     def run(self) -> Course:
         """Until a test says that it is enough; `course.ended` says which."""
@@ -170,7 +170,7 @@ class Minimizer:
     def _search(self, wolfe: Wolfe, first: float) -> Sample | None:
         """The step to take; where all passes are over, the one that was tried last, if it goes down."""
         searching = search(wolfe, first, self._options.line_search_passes)
-        step = next(searching)
+        step, self._tried = next(searching), None
         while True:
             if self.course.passes >= self._passes_max:
                 self._accept_if_lower(wolfe)
@@ -195,7 +195,7 @@ class Minimizer:
         course.by_pass[-1] = taken.value
         course.values.append(taken.value)
         course.iterations += 1
-        self._tried, self._losses = None, 0
+        self._losses = 0
         self._kept = self._table.add(rows)
         course.skipped += not self._kept
         self._look(self._table.gradient_square, x_square)
@@ -231,7 +231,6 @@ class Minimizer:
     def _count_loss(self, loss: HistoryLost) -> None:
         self.course.restarts += 1
         self._losses += 1
-        self._tried, self._kept = None, False
-        self._table = Table(self._options.history)
+        self._kept = False
         if self._losses > LOSSES_MAX:
             raise UsageError(f"the history of L-BFGS was lost {self._losses} times without a step between: {loss}")

@@ -38,7 +38,7 @@ class LBFGS:
     line_search_passes: int = 10
     """Of one line search, at most."""
     shards: int | None = None
-    """Processes that the vectors are spread over; None for as many as there are workers."""
+    """Processes that the vectors are spread over; None for one for each worker, or executor of Spark."""
     backup_after: float | None = 1.5
     """An idle worker computes a portion again that is under way for so many times the median; None for never."""
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ import pytest
 
 from gossip.errors import UsageError
 from p2p import LBFGS, DeepDist, Patience, SimulatedCluster, current
-from p2p.lbfgs.coordinator import Coordinator, WorkerLostError
+from p2p.lbfgs.coordinator import Coordinator
+from p2p.lbfgs.crew import LocalCrew
 from p2p.lbfgs.method.minimizer import HistoryLost, Minimizer
 from p2p.lbfgs.report import LBFGSReport
+from p2p.lbfgs.workforce import WorkerLostError
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
 
 LONG_S = 60.0
 FEATURES = 6
-EXACT = LBFGS(gradient_tolerance=1e-9, decrease_tolerance=0.0)
+EXACT = LBFGS(gradient_tolerance=1e-5, decrease_tolerance=0.0)
 
 
 def partitions(count: int = 3, rows: int = 10) -> list[Any]:
@@ -51,7 +54,7 @@ def solution(data: list[Any]) -> Any:
     return np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), y, rcond=None)[0]
 
 
-def check(trained: dict[str, Any], data: list[Any], atol: float = 1e-6) -> None:
+def check(trained: dict[str, Any], data: list[Any], atol: float = 1e-5) -> None:
     expected = solution(data)
     np.testing.assert_allclose(trained["w"], expected[:-1], atol=atol)
     np.testing.assert_allclose(trained["b"], expected[-1], atol=atol)
@@ -74,10 +77,10 @@ def train(
 def test_the_minimum_is_found_whatever_portions_workers_and_shards(
     peers: int, shards: int | None, chunk_rows: int | None
 ) -> None:
-    optimizer = LBFGS(gradient_tolerance=1e-9, decrease_tolerance=0.0, shards=shards)
+    optimizer = LBFGS(gradient_tolerance=1e-5, decrease_tolerance=0.0, shards=shards)
     report, found = train(optimizer=optimizer, peers=peers, chunk_rows=chunk_rows)
     check(found, partitions())
-    assert report.ended == "gradient below 1e-09"
+    assert report.ended == "gradient below 1e-05"
     assert report.rows == 30 * report.passes
     assert report.updates == report.passes * {None: 3, 4: 9, 3: 12}[chunk_rows], "each portion counts once a pass"
     assert len(report.objectives) == len(report.pass_seconds) == report.passes
@@ -156,8 +159,12 @@ def test_a_portion_that_ends_all_workers_ends_the_training() -> None:
         train(function, data=[[(np.zeros(FEATURES), 0.0)]], peers=1)
 
 
-def kill_a_shard(coordinator: Coordinator, index: int = 1) -> None:
-    os.kill(coordinator.members[coordinator._shards.names[index]].pid, signal.SIGKILL)
+def kill_a_shard(coordinator: Coordinator, index: int) -> None:
+    crew = coordinator._crew
+    assert isinstance(crew, LocalCrew)
+    _, process = crew._processes[coordinator._shards.names[index]]
+    process.kill()
+    process.wait(LONG_S)
 
 
 @pytest.mark.usefixtures("place")
@@ -169,32 +176,29 @@ def test_a_shard_that_ends_costs_the_history_and_nothing_else(when: str, monkeyp
 
     def killing(self: Coordinator, *given: Any) -> Any:
         calls.append(given)
-        if len(calls) == 7:  # of two shards: the first one is read at odd calls
+        # of two shards the first one is read at odd calls: at the eighth it has been read, and the other one has not
+        if len(calls) == (8 if when == "pull last" else 7):
             kill_a_shard(self, 0 if when == "pull last" else 1)
-        found = real(self, *given)
-        if len(calls) == 7 and when == "pull last":  # the dead one's numbers are of the new step, the other's are not
-            time.sleep(0)
-        return found
+        return real(self, *given)
 
     monkeypatch.setattr(Coordinator, name, killing)
     data = partitions()
-    before = []
+    begun_from = []
     restart = Coordinator.restart
 
     def restarting(self: Coordinator) -> None:
-        before.append({name: np.array(value) for name, value in self._arrays.items()})
         restart(self)
-        before.append({name: np.array(value) for name, value in self._arrays.items()})
+        begun_from.append({name: np.array(value) for name, value in self._arrays.items()})
 
     monkeypatch.setattr(Coordinator, "restart", restarting)
     report, found = train()
     check(found, data)
     assert report.restarts == 1
-    assert report.updates >= 9 * report.passes - 9
+    assert 9 * report.passes - 9 <= report.updates <= 9 * report.passes
     assert "the history began anew 1 times, as a shard was gone" in str(report)
-    assert all(later <= earlier for earlier, later in zip(report.objectives, report.objectives[1:], strict=False))
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(report.objectives))
     whole = [row for partition in data for row in partition]
-    at = squares(before[1], iter(whole))[0]
+    at = squares(begun_from[0], iter(whole))[0]
     assert any(at == pytest.approx(each, rel=1e-12) for each in report.objectives), "it goes on from an iterate"
 
 
@@ -299,15 +303,6 @@ def test_numbers_that_it_does_not_train_are_refused() -> None:
         DeepDist({"n": np.zeros(3, np.int64)}, optimizer=LBFGS())
 
 
-class Rdd:
-    """As far as it is looked at."""
-
-    context = None
-
-    def mapPartitionsWithIndex(self) -> None:  # noqa: N802 - as Spark has it
-        raise AssertionError("nothing is started")
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -319,7 +314,6 @@ class Rdd:
         ({"watchers": (1,)}, "watchers with optimizer=LBFGS(...), expected none"),
         ({"epochs": 0}, "epochs=0, expected at least 1"),
         ({"data": []}, "data is an empty list"),
-        ({"data": Rdd()}, "data is on Spark with optimizer=LBFGS(...), expected a list of partitions"),
     ],
 )
 def test_trainings_that_it_does_not_go_with_are_refused(options: Any, words: str) -> None:
