@@ -62,7 +62,7 @@ log = logging.getLogger("p2p")
 WAIT_S = 0.1
 """How soon it is noticed that a process has ended."""
 START_TIMEOUT_S = 60.0
-PIECE_NUMBERS = 1 << 20
+PIECE_NUMBERS = 1 << 18
 """Of x, that are between the user's model and a shard at the same time."""
 
 
@@ -209,8 +209,10 @@ class Coordinator:
 
     def _hear(self) -> tuple[str, Any, list[zmq.Frame]] | None:
         """Take the next message; one that answers a question to a shard is returned."""
-        identity, message, frames = messages.receive_from(self._socket)
-        name = identity.decode()
+        found = messages.receive_from(self._socket)
+        if found is None:
+            return None
+        name, (_, message, frames) = found[0].decode(errors="replace"), found
         if isinstance(message, Here) and name in self.members:
             self.members[name] = replace(self.members[name], pid=message.pid, endpoint=message.endpoint)
             if self.members[name].role == "shard":

@@ -81,13 +81,14 @@ class LocalCrew:
             environment = {"PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0")}  # sets have one order everywhere
             if seat.role == "shard":  # sums of vectors are bound by memory
                 environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-            settings = Settings(name, self._driver, os.getpid(), self.folder)
-            self._processes[name] = (
-                seat,
-                begin(PROGRAMS[seat.role], settings, environment, speaks=seat.role == "worker"),
-            )
+            settings, speaks = self.settings(name), seat.role == "worker"
+            self._processes[name] = seat, begin(PROGRAMS[seat.role], settings, environment, speaks=speaks)
             names.append(name)
         return names
+
+    def settings(self, name: str) -> Settings:
+        """What a process is told."""
+        return Settings(name, self._driver, os.getpid(), self.folder)
 
     def unreachable(self, name: str) -> None:
         """Its process has ended, or is about to."""

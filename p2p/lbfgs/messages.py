@@ -13,6 +13,7 @@ Sockets are in a folder that only this user can enter: parcels are opened as the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ from msgspec import Struct
 from gossip.arrays import Array
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq.sockets import Keys, open_socket
+
+log = logging.getLogger("p2p")
 
 Socket = zmq.Socket[bytes]
 
@@ -272,10 +275,14 @@ def receive(read: Socket) -> tuple[Any, list[zmq.Frame]]:
     return _decoder.decode(head.buffer), frames
 
 
-def receive_from(read: Socket) -> tuple[bytes, Any, list[zmq.Frame]]:
-    """The next message of a router: (who sent it, message, frames)."""
+def receive_from(read: Socket) -> tuple[bytes, Any, list[zmq.Frame]] | None:
+    """The next message of a router: (who sent it, message, frames); None, and a warning, if it is no message."""
     identity, head, *frames = read.recv_multipart(copy=False)
-    return identity.bytes, _decoder.decode(head.buffer), frames
+    try:
+        return identity.bytes, _decoder.decode(head.buffer), frames
+    except msgspec.DecodeError as error:
+        log.warning("%r sent what is no message of L-BFGS: %s", identity.bytes[:40], error)
+        return None
 
 
 def blocks(numbers: Array | bytes) -> list[memoryview]:

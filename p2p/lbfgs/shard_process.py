@@ -150,8 +150,10 @@ def serve(server: Server, control: Socket, workers: Socket) -> None:
             if ready is control:
                 server.answer(*messages.receive(control), to_coordinator)
             else:
-                identity, message, frames = messages.receive_from(workers)
-                server.answer(message, frames, to_worker(identity))
+                found = messages.receive_from(workers)
+                if found is not None:
+                    identity, message, frames = found
+                    server.answer(message, frames, to_worker(identity))
 
 
 def main() -> None:

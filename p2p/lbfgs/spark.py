@@ -41,6 +41,8 @@ from p2p.worker.errors import PartitionError, Seal
 
 END_TIMEOUT_S = 1.0
 """For the tasks of a pass that is over; then their job is called off, since some of them are late."""
+LATE_MIN_S = 1.0
+"""A pass that is under way for less has no late tasks: to begin a job takes as long."""
 HEARD_TIMEOUT_S = 30.0
 """For what tasks have said to come in, once they are over."""
 
@@ -204,7 +206,8 @@ class SparkTasks:
         slots = self._context.defaultParallelism
         if self._backup_after is None or not self._over or len(left) >= min(slots, self._partitions):
             return set()
-        return left if now - self._began >= self._backup_after * median(self._over) else set()
+        limit_s = max(LATE_MIN_S, self._backup_after * median(self._over))
+        return left if now - self._began >= limit_s else set()
 
     def _run(self, partitions: Iterable[int]) -> None:
         """Have tasks compute these."""

@@ -13,11 +13,14 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+import zmq
 
 from gossip.errors import UsageError
+from gossip.zmq.sockets import Keys, bind
 from p2p import LBFGS, DeepDist, Patience, SimulatedCluster, current
 from p2p.lbfgs.coordinator import Coordinator
 from p2p.lbfgs.crew import LocalCrew
+from p2p.lbfgs.launch import Settings
 from p2p.lbfgs.method.minimizer import HistoryLost, Minimizer
 from p2p.lbfgs.report import LBFGSReport
 from p2p.lbfgs.workforce import WorkerLostError
@@ -128,6 +131,72 @@ def test_float32_stays_float32() -> None:
         dd.train(partitions(), function)
         check(dd.model, partitions(), atol=1e-2)
         assert dd.model["w"].dtype == np.float32
+
+
+class KeyedCrew(LocalCrew):
+    """As on Spark: sockets are on TCP, and only who has the keys is heard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys = Keys.generate()
+        self.endpoint = ""
+
+    def listen(self, socket: Any) -> None:
+        self.endpoint = bind(socket, "127.0.0.1")
+
+    def settings(self, name: str) -> Settings:
+        assert self.keys is not None
+        return Settings(name, self.endpoint, os.getpid(), keys=(self.keys.public, self.keys.secret))
+
+
+@pytest.mark.usefixtures("place")
+def test_processes_speak_over_encrypted_sockets_where_others_can_reach_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    crews = []
+
+    def crew() -> KeyedCrew:
+        crews.append(KeyedCrew())
+        return crews[-1]
+
+    strangers: list[zmq.Socket[bytes]] = []
+    context: zmq.Context[Any] = zmq.Context()
+
+    def squares_and_a_stranger(self: Coordinator, step: float) -> Any:
+        if not strangers:  # without keys it is not heard, and nothing comes of what it says
+            strangers.append(context.socket(zmq.DEALER))
+            strangers[0].connect(crews[0].endpoint)
+            strangers[0].send(b"nonsense")
+        return real(self, step)
+
+    real = Coordinator.evaluate
+    monkeypatch.setattr(Coordinator, "evaluate", squares_and_a_stranger)
+    monkeypatch.setattr("p2p.lbfgs.session.LocalCrew", crew)
+    report, found = train()
+    context.destroy(linger=0)
+    check(found, partitions())
+    assert strangers
+    assert report.updates == 9 * report.passes
+
+
+@pytest.mark.usefixtures("place")
+def test_what_is_no_message_is_dropped(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    real, context, sent = Coordinator.evaluate, zmq.Context(), []
+
+    def with_a_stranger(self: Coordinator, step: float) -> Any:
+        if not sent:
+            assert isinstance(self._crew, LocalCrew)
+            for endpoint in (f"ipc://{self._crew.folder}/driver", self.members[self._shards.names[0]].endpoint):
+                sent.append(context.socket(zmq.DEALER))
+                sent[-1].connect(endpoint)
+                sent[-1].send(b"nonsense")
+                sent[-1].send_multipart([b"", b""])
+                sent[-1].send(b"\x91\xa5Count")
+        return real(self, step)
+
+    monkeypatch.setattr(Coordinator, "evaluate", with_a_stranger)
+    _, found = train()
+    context.destroy(linger=0)
+    check(found, partitions())
+    assert sum("no message" in record.message for record in caplog.records) == 3
 
 
 # ------------------------------------------------------------------------------------------------- lost and slow ones
