@@ -17,7 +17,7 @@ from gossip.errors import UsageError
 from gossip.mixing.strategies import bad
 from gossip.mixing.strategy import Strategy
 from gossip.sim.faults import Strike, Victim
-from p2p import DeepDist, Faults, Network, SimulatedCluster
+from p2p import LBFGS, DeepDist, Faults, Network, SimulatedCluster
 from p2p.adapters import ByPath
 from p2p.models.word2vec import build_vocab
 from p2p.models.word2vec.training import Settings
@@ -77,9 +77,22 @@ SESSION: Row = {
     "codec": ["zip", 3, compression.Int8()],
     "peers": OR_NONE,
     "engine": ["simulated", 3, Network()],
+    "optimizer": ["lbfgs", 3, LBFGS],
     "seed": [*NO_INTEGER, None],
     "progress": FLAG,
     "drain_timeout_s": FROM_0,
+}
+OPTIMIZER: Row = {
+    "history": COUNT,
+    "max_passes": COUNT,
+    "line_search_passes": COUNT,
+    "gradient_tolerance": [*FROM_0, INF],
+    "decrease_tolerance": [*FROM_0, INF],
+    "l2": [*FROM_0, INF],
+    "sufficient_decrease": [*SHARE, 0.0, 1.0],
+    "curvature": [*SHARE, 0.0, 1.0],
+    "shards": OR_NONE,
+    "backup_after": [*NO_NUMBER, 0.0, -1.0],
 }
 MIXED: Row = {
     "topology": [3, "rings", ["ring"], lambda peers: "ring"],
@@ -240,6 +253,7 @@ CALLS: list[tuple[str, Any, Callable[..., Any], Row]] = [
     ("Faults", Faults, Faults, FAULTS),
     ("Strike", Strike, struck, STRIKE),
     ("Rhythm", Rhythm, Rhythm, RHYTHM),
+    ("LBFGS", LBFGS, LBFGS, OPTIMIZER),
     *((name, build, with_peers(build), TOPOLOGY) for name, build in topology.NAMES.items()),
     *(
         (kind.__name__, kind, with_required(kind), STRATEGY)
