@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from p2p.driver.stopping import Patience
     from p2p.driver.watchers import Watcher
     from p2p.engines import Engine
+    from p2p.lbfgs.method.options import LBFGS
     from p2p.master.client import fetch_model, send_gradient
     from p2p.master.settings import Master
     from p2p.report import IncompleteTraining, Report
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from p2p.worker.task import current, in_place, pause
 
 __all__ = [
+    "LBFGS",
     "Adapter",
     "ByPath",
     "Codec",
@@ -64,6 +66,7 @@ _ROOMS = {
     "Feeder": "p2p.driver.coordinator",
     "IncompleteTraining": "p2p.report",
     "Kind": "gossip.updates",
+    "LBFGS": "p2p.lbfgs.method.options",
     "Master": "p2p.master.settings",
     "Network": "gossip.sim.simulator",
     "Patience": "p2p.driver.stopping",

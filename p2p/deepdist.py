@@ -48,6 +48,7 @@ from p2p.worker.job import Descent, Gradient
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
     from gossip.topology import Topology
+    from p2p.lbfgs.method.options import LBFGS
     from p2p.master.server import Server
 
 M = TypeVar("M")
@@ -75,6 +76,7 @@ class DeepDist(Generic[M]):
         codec: Codec | str | None = AUTO,
         peers: int | None = None,
         engine: SimulatedCluster | engines.Engine | None = None,
+        optimizer: LBFGS | None = None,
         seed: int = 0,
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
@@ -89,12 +91,13 @@ class DeepDist(Generic[M]):
         a simulated cluster, in this process, or any other `p2p.Engine`. `codec`: how updates of `gradient` and
         `descent` travel: "float16", "int8", "int2", "top-k" (`p2p.codecs`), any `p2p.Codec`, or None: exactly. "auto"
         is None, but for models of 16 kB or more whose updates add up as outer steps do (`combine="outer"`, the default
-        for `p2p.descents.SGD`): these take two bits a number, and what that leaves goes with later updates. `seed`:
-        of the random numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a
-        terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas. `master`: where a master
-        listens over HTTP while the session is open, such as "127.0.0.1:5000" or ":0" for a free port; then any process
-        may take part by `p2p.fetch_model` and `p2p.send_gradient`. `p2p.Master` has more settings. Off loopback these
-        need the `token`, one of yours or one that is drawn (`dd.token`).
+        for `p2p.descents.SGD`): these take two bits a number, and what that leaves goes with later updates.
+        `optimizer`: `p2p.LBFGS(...)` trains on full gradients (see `train`) instead of updates. `seed`: of the random
+        numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a terminal).
+        `drain_timeout_s`: how long `train` may wait at its end for level replicas. `master`: where a master listens
+        over HTTP while the session is open, such as "127.0.0.1:5000" or ":0" for a free port; then any process may take
+        part by `p2p.fetch_model` and `p2p.send_gradient`. `p2p.Master` has more settings. Off loopback these need the
+        `token`, one of yours or one that is drawn (`dd.token`).
         """
         listens = settings.checked(master, token, mode)
         peers, seed, progress, drain_timeout_s = arguments.of_session(
@@ -104,17 +107,22 @@ class DeepDist(Generic[M]):
         arguments.check_coded(codec, discipline, mode)
         trained = None if parameters is None else names("parameters", parameters)
         self._user_model = Model(model, trained, adapter, named(codec))
+        self._optimizer = optimizer
         self._chooses_codec = codec == AUTO and mode == "p2p" and mix is None
         self._busy = threading.Lock()
         """Held by the training that runs."""
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
+        where: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "drain_timeout_s": drain_timeout_s}
+        if optimizer is None:
+            self._session = session_of(self._user_model, mode, mix, **where)
+        else:
+            from p2p.lbfgs.session import session  # only its users need these modules
+
+            self._session = session(self._user_model, optimizer, mode=mode, discipline=discipline, codec=codec, **where)
+        self._server = None if listens is None else _server(listens, self._user_model, lambda: self._session.refresh())
         self._keeping = Keeping.of_session(mode, discipline, mix and mix[0], codec, seed, trained)
         """What checkpoints have to know of it."""
-        self._session = session_of(
-            self._user_model, mode, mix, engine, peers=peers, seed=seed, drain_timeout_s=drain_timeout_s
-        )
-        self._server = None if listens is None else _server(listens, self._user_model, lambda: self._session.refresh())
         own = engine is not None and not isinstance(engine, SimulatedCluster)
         self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec not in (None, AUTO))
         """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
@@ -250,6 +258,11 @@ class DeepDist(Generic[M]):
         `feeders` bring updates to a master (`mode="master"`) from elsewhere than the tasks, while these run; see
         `p2p.Feeder`.
 
+        With `DeepDist(optimizer=p2p.LBFGS(...))` the gradient is `loss_and_gradient(model, rows)`, which returns (loss,
+        {name: gradient}), sums over the rows. `epochs` is how many passes there may be at most, `chunk_rows` the rows
+        of a portion, and the report a `p2p.lbfgs.report.LBFGSReport`. Evaluations, checkpoints and what is about
+        updates go with other trainings.
+
         `checkpoint`, a folder or a URL that fsspec knows, is where the model is written, with the units of work that
         count in it: at the beginning, every `every_s` seconds (30) and at the end, also when Ctrl-C ends the training.
         The newest `keep` (3) stay. `DeepDist.resume` goes on with the newest. A place that cannot be written to, or
@@ -277,6 +290,10 @@ class DeepDist(Generic[M]):
     def _train(self, asked: dict[str, Any]) -> Report:
         """`asked` are the arguments of `train`."""
         self._check_open()
+        if self._optimizer is not None:
+            from p2p.lbfgs.session import asked as asked_for
+
+            asked = asked_for(self._optimizer, asked)
         if (resumed := self._keeping.resumed) is not None:
             if self._session.begun is None:
                 raise UsageError(

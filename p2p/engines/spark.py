@@ -195,7 +195,7 @@ class SparkEngine:
             thread.join(CANCEL_TIMEOUT_S)
             raise
         if errors:
-            raise _explained(errors[0], seal) from None
+            raise explained(errors[0], seal) from None
         return results[0]
 
     def _watch(self, total: int, progress: Progress, done: threading.Event) -> None:
@@ -390,7 +390,7 @@ def collect(
     try:
         return then(data.mapPartitionsWithIndex(made)).collect()
     except Exception as error:  # noqa: BLE001 - raised again, in the user's words where they are known
-        raise _explained(error, seal) from None
+        raise explained(error, seal) from None
 
 
 def use_own_python(context: SparkContext) -> None:
@@ -459,6 +459,11 @@ def executor_count(context: SparkContext) -> int:
     assert context._jsc is not None
     everybody = len(context._jsc.sc().statusTracker().getExecutorInfos())
     return 1 if _master(context) == "local" or _master(context).startswith("local[") else everybody - 1
+
+
+def executors_wanted(context: SparkContext) -> int:
+    """Executors alive now, or as many as the configuration asks for; at least one."""
+    return max(1, executor_count(context), _requested(context) or 1)
 
 
 def order_of(data: RDD[Any]) -> Order:
@@ -531,7 +536,7 @@ def _requested(context: SparkContext) -> int | None:
     return int(instances) if instances else None
 
 
-def _explained(error: Exception, seal: Seal | None = None) -> Exception:
+def explained(error: Exception, seal: Seal | None = None) -> Exception:
     """What the user should see of a failed job: the own exception, or Spark's with what to do."""
     text = str(error)
     original = seal.told(text) if seal is not None else None

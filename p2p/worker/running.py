@@ -79,11 +79,11 @@ class CountedRows:
 
 @contextmanager
 def running(
-    info: TaskInfo, rows: CountedRows, copy: WorkingCopy, exchange: Callable[[int], bool] | None = None
+    info: TaskInfo, rows: CountedRows, copy: WorkingCopy | None, exchange: Callable[[int], bool] | None = None
 ) -> Iterator[None]:
     """User code runs within: it finds the task by `current`, and its errors say where they happened.
 
-    `exchange(untrained)` is what `pause` calls.
+    `copy` is what a gradient may train in place; None: nothing. `exchange(untrained)` is what `pause` calls.
     """
     tokens = ((_current, _current.set(info)), (_in_place, _in_place.set(copy)), (_pause, _pause.set(exchange)))
     try:

@@ -17,7 +17,7 @@ from gossip.errors import UsageError
 from gossip.mixing.strategies import bad
 from gossip.mixing.strategy import Strategy
 from gossip.sim.faults import Strike, Victim
-from p2p import DeepDist, Faults, Network, SimulatedCluster
+from p2p import LBFGS, DeepDist, Faults, Network, SimulatedCluster
 from p2p.adapters import ByPath
 from p2p.descents import SGD, LocalSteps
 from p2p.models.word2vec import build_vocab
@@ -78,11 +78,24 @@ SESSION: Row = {
     "codec": ["zip", 3, compression.Int8()],
     "peers": OR_NONE,
     "engine": ["simulated", 3, Network()],
+    "optimizer": ["lbfgs", 3, LBFGS],
     "seed": [*NO_INTEGER, None],
     "progress": FLAG,
     "drain_timeout_s": FROM_0,
     "master": [5000, "", "host", b"host:1", ["host:1"], True],
     "token": ["", 5, "a-token-of-thirty-two-characters"],
+}
+OPTIMIZER: Row = {
+    "history": COUNT,
+    "max_passes": COUNT,
+    "line_search_passes": COUNT,
+    "gradient_tolerance": [*FROM_0, INF],
+    "decrease_tolerance": [*FROM_0, INF],
+    "l2": [*FROM_0, INF],
+    "sufficient_decrease": [*SHARE, 0.0, 1.0],
+    "curvature": [*SHARE, 0.0, 1.0],
+    "shards": OR_NONE,
+    "backup_after": [*NO_NUMBER, 0.0, -1.0],
 }
 MIXED: Row = {
     "topology": [3, "rings", ["ring"], lambda peers: "ring"],
@@ -244,6 +257,7 @@ CALLS: list[tuple[str, Any, Callable[..., Any], Row]] = [
     ("Faults", Faults, Faults, FAULTS),
     ("Strike", Strike, struck, STRIKE),
     ("Rhythm", Rhythm, Rhythm, RHYTHM),
+    ("LBFGS", LBFGS, LBFGS, OPTIMIZER),
     *((name, build, with_peers(build), TOPOLOGY) for name, build in topology.NAMES.items()),
     *(
         (kind.__name__, kind, with_required(kind), STRATEGY)

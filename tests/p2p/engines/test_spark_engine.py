@@ -24,10 +24,10 @@ from p2p.engines import spark
 from p2p.engines.spark import (
     _agent_that_answers,
     _attempt,
-    _explained,
     cautions,
     cuts_rows_by_chance,
     driver_address,
+    explained,
     own_address,
 )
 from p2p.worker.errors import PartitionError, Seal
@@ -444,25 +444,25 @@ def test_executors_without_the_package_are_told_apart_from_errors_of_the_user(pa
         "    __import__(name)\n"
         f"ModuleNotFoundError: No module named '{package}'\n"
     )
-    explained = _explained(Py4JError(text))
-    assert type(explained) is UsageError
-    assert f"the executors' Python lacks the package '{package}'" in str(explained)
-    assert "PYSPARK_PYTHON" in str(explained)
-    assert sys.executable in str(explained)
+    found = explained(Py4JError(text))
+    assert type(found) is UsageError
+    assert f"the executors' Python lacks the package '{package}'" in str(found)
+    assert "PYSPARK_PYTHON" in str(found)
+    assert sys.executable in str(found)
 
 
 def test_the_user_s_own_missing_module_is_the_user_s_own_error() -> None:
     error = ModuleNotFoundError("No module named 'p2p'", name="p2p")
     seal = Seal()
     text = f"Job aborted: {seal.sealed(PartitionError.of(error, 1, 2))}"
-    explained = _explained(Py4JError(text), seal)
-    assert type(explained) is ModuleNotFoundError
-    assert "partition 2, epoch 1" in explained.__notes__[0]
+    found = explained(Py4JError(text), seal)
+    assert type(found) is ModuleNotFoundError
+    assert "partition 2, epoch 1" in found.__notes__[0]
 
 
 def test_errors_of_spark_itself_stay_as_they_are() -> None:
     error = Py4JError("Job 3 cancelled because SparkContext was shut down")
-    assert _explained(error) is error
+    assert explained(error) is error
 
 
 # ------------------------------------------------------------------------------------ attempts and agents that die
