@@ -26,6 +26,10 @@ FUNCTION_LINES_MAX = 60
 
 EXCEPTIONS: dict[str, str] = {
     "gossip/sim/bad_day.py Options": "a table of options, each of which a seed draws by itself",
+    "p2p/arguments.py training": "all arguments of a training, each with its check",
+    "p2p/deepdist.py __init__": "the arguments of a session, and what each means to the user",
+    "p2p/deepdist.py train": "the arguments of a training, and what each means to the user",
+    "p2p/models/sklearn/training.py fit": "its arguments, and what each means to the user",
 }
 """What is over a limit, and why it stays."""
 
