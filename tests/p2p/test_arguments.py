@@ -70,7 +70,7 @@ def vocabulary(**options: Any) -> Any:
 
 
 SESSION: Row = {
-    "model": [None, 7, "w", {}, [np.zeros(1)]],
+    "model": [None, 7, "w", {}, [None], []],
     "mode": WORD,
     "discipline": WORD,
     "parameters": ["w", [0], ("w", "w"), {"w": 1}, 3],
