@@ -56,12 +56,7 @@ def fit(
     Raises:
         UsageError: an estimator that cannot be trained so, or data, classes or an option that cannot be.
     """
-    if isinstance(estimator, type):
-        name = estimator.__name__
-        raise UsageError(f"estimator is the class {name}, expected an object of it: {name}()")
-    if adapter_of(estimator) is not ADAPTER or not is_sklearns(estimator):
-        raise UsageError(f"estimator is a {type(estimator).__name__}, expected one of scikit-learn with partial_fit")
-    check_learns_by_parts(estimator)
+    _check(estimator)
     checkpoints = Checkpointing(checkpoint, every_s, keep, resume)
     chunk_rows = integer("chunk_rows", chunk_rows, 1)
     labels = _all_of(classes)
@@ -84,6 +79,16 @@ def fit(
             stop_when=stop_when,
             **checkpoints.training,
         )
+
+
+def _check(estimator: Any) -> None:
+    """Raise `UsageError` for what is no estimator that learns by parts."""
+    if isinstance(estimator, type):
+        name = estimator.__name__
+        raise UsageError(f"estimator is the class {name}, expected an object of it: {name}()")
+    if adapter_of(estimator) is not ADAPTER or not is_sklearns(estimator):
+        raise UsageError(f"estimator is a {type(estimator).__name__}, expected one of scikit-learn with partial_fit")
+    check_learns_by_parts(estimator)
 
 
 def _all_of(classes: Any) -> Any:

@@ -391,4 +391,4 @@ def test_processes_train_an_estimator(place: Any) -> None:
         warnings.simplefilter("error")
         fit(estimator, parts, classes=classes(NAMED), epochs=30, chunk_rows=20, peers=2, progress=False)
     assert estimator.score(X, NAMED) > 0.9
-    assert float(estimator.t_) == 30 * 240 + 1
+    assert float(estimator.t_) == 30 * 240
