@@ -43,7 +43,7 @@ def test_the_model_is_sent_as_safetensors_with_its_version(serve: Serve) -> None
     }
 
 
-def test_what_has_not_changed_is_not_sent_again(serve: Serve) -> None:
+def test_what_has_not_changed_is_not_sent_again(serve: Serve, settled: Any) -> None:
     serving = serve()
     serving.train()
     etag = serving.ask("GET", "/model").headers["ETag"]
@@ -51,6 +51,7 @@ def test_what_has_not_changed_is_not_sent_again(serve: Serve) -> None:
         again = serving.ask("GET", "/model", headers={"If-None-Match": known})
         assert (again.status, again.content) == (304, b"")
         assert (again.headers["ETag"], again.headers["DeepDist-Version"]) == (etag, "0")
+    assert settled(lambda: [copy.readers for copy in serving.server.face._copies._copies], [0]) == [0]
     assert serving.post(ONES).status == 200
     changed = serving.ask("GET", "/model", headers={"If-None-Match": etag})
     assert changed.status == 200
@@ -64,7 +65,7 @@ def test_without_a_training_the_model_is_the_users_own_as_it_is_now(serve: Serve
     second = serving.ask("GET", "/model")
     assert safetensors.numpy.load(second.content)["w"][0, 0] == 9
     assert first.headers["ETag"] != second.headers["ETag"]
-    serving.train()
+    serving.train().version = 1
     serving.model["w"][0, 0] = 10
     assert safetensors.numpy.load(serving.ask("GET", "/model").content)["w"][0, 0] == 9, "of the training"
     serving.end()
@@ -80,6 +81,24 @@ def test_a_model_that_was_sent_before_a_training_is_not_taken_for_its_first(serv
     answer = serving.ask("GET", "/model")
     assert answer.headers["DeepDist-Version"] == "0"
     assert safetensors.numpy.load(answer.content)["w"][0, 0] == 9
+
+
+def test_the_same_version_of_the_next_training_is_another_model(serve: Serve) -> None:
+    serving = serve()
+    for number in (5, 6):
+        serving.model["w"][0, 0] = number
+        serving.train()
+        assert safetensors.numpy.load(serving.ask("GET", "/model").content)["w"][0, 0] == number
+        serving.end()
+
+
+def test_a_unit_that_counted_in_one_training_is_known_in_the_next(serve: Serve) -> None:
+    serving, told = serve(), []
+    for _ in range(2):
+        serving.train()
+        told.append(serving.post(ONES, "?unit=a").told["outcome"])
+        serving.end()
+    assert told == ["applied", "known"]
 
 
 def test_while_a_training_ends_its_result_is_sent(serve: Serve) -> None:
@@ -130,6 +149,17 @@ def test_rows_of_an_array_are_an_update(serve: Serve) -> None:
     assert training.model["w"].tolist() == [[0.0, 1.0, 2.0], [4.0, 5.0, 6.0]]
     wrong = serving.post(packed(flatten({"w": {2: np.ones(3, np.float32)}}), {"deepdist": "structured"}))
     assert (wrong.status, wrong.why) == (422, "the update's 'w' has row 2, expected 0 to 1")
+
+
+def test_what_is_unpacked_counts_against_the_memory_for_bodies(serve: Serve) -> None:
+    serving = serve({"w": np.zeros((1000, 4))})
+    used: list[int] = []
+    serving.train(lambda model, update: used.append(serving.server.budget.used))
+    mostly_zeros = np.zeros((1000, 4))
+    mostly_zeros[7] = 1
+    body = packed(flatten({"w": mostly_zeros}), {"deepdist": "structured"})
+    assert serving.post(body).status == 200
+    assert used == [len(body) + mostly_zeros.nbytes]
 
 
 def test_the_body_may_come_in_chunks(serve: Serve) -> None:
@@ -317,6 +347,13 @@ def test_without_a_training_a_post_is_told_to_wait(serve: Serve) -> None:
         assert unread.status == 409, "before a byte of the body was read"
         serving.train()
         serving.end()
+
+
+def test_a_post_that_comes_when_a_training_ends_is_told_so(serve: Serve) -> None:
+    serving = serve()
+    serving.train().closed = True
+    assert serving.post(ONES).status == 409
+    assert serving.ask("GET", "/model").status == 200, "the user's own"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
