@@ -28,6 +28,10 @@ class UsageError(GossipError):
     """The caller asked for something that cannot be; the text says what was expected, what came, and what to do."""
 
 
+class NotFiniteError(UsageError):
+    """An update has a NaN or an infinity, or would make one of the model."""
+
+
 class InvariantError(AssertionError):
     """Something does not hold that must hold of a peer between two events; the text says what, and the values."""
 

@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
@@ -74,6 +74,7 @@ def training(
     feeders: Any,
     on_incomplete: Any,
     max_staleness: Any,
+    on_bad_update: Any,
     progress: Progress,
     tell: Callable[[Evaluated], object],
 ) -> Training:
@@ -114,8 +115,20 @@ def training(
         evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, evaluate_s, tell, stopping),
         on_incomplete=on_incomplete,
         max_staleness=_max_staleness(max_staleness, mode),
+        on_bad_update=_on_bad_update(on_bad_update, mode),
         progress=progress,
     )
+
+
+def _on_bad_update(value: Any, mode: str) -> Literal["raise", "drop"]:
+    one_of("on_bad_update", value, ("raise", "drop"))
+    if value == "drop" and mode != "master":
+        raise UsageError(
+            f"on_bad_update='drop' with mode={mode!r}, expected 'raise', or mode='master', where descent takes updates "
+            "one by one"
+        )
+    found: Literal["raise", "drop"] = value
+    return found
 
 
 def _max_staleness(value: Any, mode: str) -> int | None:

@@ -236,6 +236,7 @@ class DeepDist(Generic[M]):
         feeders: Sequence[Feeder] = (),
         on_incomplete: Literal["raise", "warn"] = "raise",
         max_staleness: int | None = None,
+        on_bad_update: Literal["raise", "drop"] = "raise",
     ) -> Report:
         """Train on every partition of `data`, `epochs` times (once), and wait until all replicas are level.
 
@@ -275,6 +276,8 @@ class DeepDist(Generic[M]):
 
         `max_staleness` of a master: no update is applied after more than so many others since the model that it was
         computed from. Workers wait for a slow one then; at most `max_staleness` + 1 compute at a time.
+        `on_bad_update` of a master: an update with a NaN or an infinity ends the training ("raise"), or is left out and
+        counted in the report, with a warning ("drop").
         """
         asked = locals()
         del asked["self"]

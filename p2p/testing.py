@@ -135,7 +135,6 @@ def train_partition(
     taken = Model(model, adapter=adapter, codec=codec)
     job = Job(
         run=f"test {next(_runs)}",
-        mode="p2p",
         skeleton=taken.skeleton(getattr(gradient, "light", None)),
         gradient=gradient,
         descent=descent,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from gossip.arguments import integer
 from gossip.arrays import Array
-from gossip.errors import UsageError
+from gossip.errors import NotFiniteError, UsageError
 from gossip.marks import Counted, Mark, Unit, packed
 from p2p.adapters.model import Model
 from p2p.adapters.nesting import by_name
@@ -52,14 +52,17 @@ class Coordinator:
         epochs_before: int = 0,
         applied: Iterable[Unit] = (),
         max_staleness: int | None = None,
+        drops_bad: bool = False,
     ) -> None:
         """`on_error` ends the tasks when `descent` failed: see `error`. What is still under way of a training that
         failed, or was cut short, belongs to one of the session's `epochs_before`, and is dropped. `applied` are units
-        that an earlier session has taken.
+        that an earlier session has taken. `drops_bad`: an update with a NaN or an infinity ends nothing.
         """
         self.error: Exception | None = None
         self.max_staleness = max_staleness
         """Of updates of tasks; None: any."""
+        self.dropped = 0
+        """Updates with a NaN or an infinity, which were not applied."""
         self.fed = 0
         """Updates applied that were of no task."""
         self.applied: set[Unit] = set(applied)
@@ -72,6 +75,7 @@ class Coordinator:
         self.epochs_before = epochs_before
         self._served = served
         self._descent = descent
+        self._drops_bad = drops_bad
         self._on_error = on_error
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -131,6 +135,9 @@ class Coordinator:
                     check_numbers(update)
                 self._served.apply(self._descent, update)
             except BaseException as error:
+                if self._drops_bad and isinstance(error, NotFiniteError):
+                    self._drop(unit)
+                    return False
                 error.add_note(f"in descent, in the driver program, for an update of {whose}")
                 self.fail(error)
                 raise
@@ -143,6 +150,19 @@ class Coordinator:
             if unit is not None:
                 self._fed.add(unit)
             return True
+
+    def drop(self, unit: Unit) -> None:
+        """A worker has computed an update that is no number: its unit of work is done, and nothing came of it."""
+        with self._lock:
+            if not self.knows(unit):
+                self._drop(unit)
+
+    def _drop(self, unit: Hashable | None) -> None:
+        self.dropped += 1
+        if isinstance(unit, Unit):
+            self.applied.add(unit)
+        elif unit is not None:
+            self._fed.add(unit)
 
     def knows(self, unit: Unit) -> bool:
         """It counts, or all of its epoch do."""

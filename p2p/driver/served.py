@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gossip.arrays import Array, check_finite
-from gossip.errors import MismatchError, UsageError
+from gossip.errors import MismatchError, NotFiniteError, UsageError
 from gossip.updates.sparse import SomeEntries, SomeRows
 from p2p.adapters import nesting
 from p2p.adapters.model import Model
@@ -56,8 +56,9 @@ class Served:
         """Change the model by one update.
 
         Raises:
-            UsageError: what `descent` made of the model has numbers that are none, or the update cannot be added. The
-                model's arrays are as they were, as they are after any error of `descent`.
+            NotFiniteError: what `descent` made of the model has numbers that are none. The model's arrays are as they
+                were, as they are after any error of `descent`.
+            UsageError: the update cannot be added.
         """
         model, returned = self.model, None
         try:
@@ -74,7 +75,7 @@ class Served:
             self._publish(self.version + 1)
         except MismatchError as error:
             self._back()
-            raise UsageError(
+            raise NotFiniteError(
                 f"the update made the model's {error}; nothing of it was merged. A smaller learning rate may help"
             ) from None
         except BaseException:
@@ -124,13 +125,13 @@ def _fitted(name: str, sums: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def check_numbers(update: Any) -> None:
-    """Raise `UsageError` if an array of an update, at any depth, has a NaN or an infinity."""
+    """Raise `NotFiniteError` if an array of an update, at any depth, has a NaN or an infinity."""
     for name, part in nesting.parts(update) if isinstance(update, Mapping | list | tuple) else ():
         if isinstance(part, np.ndarray) and part.dtype.kind == "f":
             try:
                 check_finite({name: part})
             except MismatchError as error:
-                raise UsageError(
+                raise NotFiniteError(
                     f"the update's {error}; nothing of it was merged. A smaller learning rate may help"
                 ) from None
         else:

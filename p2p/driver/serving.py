@@ -40,6 +40,7 @@ from p2p.server.messages import (
     Address,
     Applied,
     Begin,
+    Dropped,
     Furthest,
     Hello,
     Known,
@@ -226,6 +227,9 @@ class Server:
                 self._push(identity, worker, request, frames)
             case Part():
                 self._part(identity, worker, frames)
+            case Dropped():
+                coordinator.drop(Unit(*request.unit))
+                self._say(identity, Known(True))
             case Knows():
                 self._say(identity, Known(coordinator.knows(request.unit)))
             case Furthest():

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from gossip.arrays import DTYPES, Array, Arrays, ArraySpec, check_finite
-from gossip.errors import MismatchError, UsageError
+from gossip.errors import MismatchError, NotFiniteError, UsageError
 from gossip.updates.sparse import SHARE_MAX, is_changed, pieces, rows_where
 from p2p.adapters import PLAIN, matrices
 from p2p.adapters.nesting import fields_of
@@ -182,7 +182,7 @@ def _flatten_array(value: Array, arrays: dict[str, Array], place: _Place) -> Any
     try:
         check_finite({str(place): array})
     except MismatchError as error:
-        raise UsageError(f"{error}; nothing of it was sent. A smaller learning rate may help") from None
+        raise NotFiniteError(f"{error}; nothing of it was sent. A smaller learning rate may help") from None
     found = _flatten_numbers(array, arrays, place)
     return found if value.dtype.str in DTYPES else [Node.AS, value.dtype.str, found]
 

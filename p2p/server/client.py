@@ -27,6 +27,7 @@ from p2p.server.messages import (
     Answer,
     Applied,
     Begin,
+    Dropped,
     Furthest,
     Hello,
     Known,
@@ -194,6 +195,10 @@ class MasterClient:
             assert isinstance(ready, Ready)
             self._ready = push.then.unit, ready, rest
         return answer
+
+    def drop(self, unit: Unit) -> None:
+        """Its update has a NaN or an infinity: it counts as done, and nothing is sent."""
+        self.ask(Dropped(unit), Known)
 
     def knows(self, unit: tuple[int, int, int]) -> bool:
         """It counts already."""

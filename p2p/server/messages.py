@@ -7,6 +7,7 @@
     Push        an update, in shared memory or with it      -> Applied, once `descent` has taken it, and Ready
                                                                Send, where it is to come in pieces
     Part        a piece of it                                  (no answer, until the last one: Applied)
+    Dropped     of this unit no number came                 -> Known
     Knows       does this unit count?                       -> Known
     Furthest    how far has this partition been?            -> Reached
     Leaves      nothing more comes from me for now             (no answer)
@@ -107,6 +108,12 @@ class Knows(Said, frozen=True):
     unit: Unit
 
 
+class Dropped(Said, frozen=True):
+    """An update of this unit has a NaN or an infinity, and is not sent."""
+
+    unit: Unit
+
+
 class Furthest(Said, frozen=True):
     """How far has this partition been?"""
 
@@ -179,7 +186,7 @@ class Refused(Said, frozen=True):
     why: str
 
 
-Request = Hello | Begin | Read | Push | Part | Knows | Furthest | Leaves
+Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Furthest | Leaves
 Answer = Welcome | Ready | Piece | Send | Applied | Known | Reached | Refused
 
 encode = Encoder().encode

@@ -194,7 +194,6 @@ class AgentSession:
         training.begins(self._user_model, self._epochs, partitions, counters)
         job = Job(
             run=self._run,
-            mode="p2p",
             skeleton=self._user_model.skeleton(light, counters),
             gradient=training.gradient,
             descent=training.descent,

@@ -18,7 +18,7 @@ import numpy as np
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Model
-from p2p.caution import Cautions
+from p2p.caution import Cautions, warn
 from p2p.driver.coordinator import Coordinator, feeding
 from p2p.driver.served import Served
 from p2p.driver.serving import Server
@@ -70,7 +70,6 @@ class MasterSession:
         training.begins(self._user_model, self._epochs, partitions, counters)
         job = Job(
             run=self._run,
-            mode="master",
             skeleton=self._user_model.skeleton(getattr(training.gradient, "light", None), counters),
             gradient=training.gradient,
             epochs=training.epochs,
@@ -83,11 +82,12 @@ class MasterSession:
             rhythm=training.rhythm,
             resumes=begun is not None,
             workers=engine.workers,
+            drops_bad=training.on_bad_update == "drop",
             master=server.address,
         )
         applied = () if begun is None else begun.units
         coordinator = Coordinator(
-            served, training.descent, engine.cancel, job.epochs_before, applied, training.max_staleness
+            served, training.descent, engine.cancel, job.epochs_before, applied, training.max_staleness, job.drops_bad
         )
         self._epochs += training.epochs
         self.begun = None
@@ -129,7 +129,8 @@ class MasterSession:
                 rows=sum(result.rows for result in results),
                 seconds=seconds,
                 updates=now.updates - before.updates,
-                updates_lost=0,
+                updates_lost=coordinator.dropped,
+                lost={"not finite": coordinator.dropped} if coordinator.dropped else {},
                 consensus_distance=0.0,
             )
         )
@@ -230,6 +231,12 @@ class MasterSession:
     def _tell(self, results: list[TaskResult], coordinator: Coordinator) -> None:
         for cautions in (*(result.cautions for result in results), coordinator.cautions):
             self._cautions.give(cautions)
+        if coordinator.dropped:
+            warn(
+                f"{coordinator.dropped} updates had numbers that are NaN or infinite, or would have made such of the "
+                "model, and were dropped: the model lacks what was learned from their rows. A smaller learning rate "
+                "may help"
+            )
 
     def _peers(self, server: Server) -> Iterator[PeerReport]:
         workers = sorted(server.workers.values(), key=lambda worker: worker.name)

@@ -208,7 +208,6 @@ class SimulatedSession:
         cluster = self._cluster
         job = Job(
             run=f"simulated {cluster.seed}",
-            mode="p2p",
             skeleton=self._user_model.skeleton(None, None if begun is None else begun.counters),
             gradient=training.gradient,
             descent=training.descent,

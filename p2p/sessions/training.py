@@ -44,6 +44,8 @@ class Training:
     writer: Writer | None = None
     """Who writes checkpoints."""
     on_incomplete: Literal["raise", "warn"] = "raise"
+    on_bad_update: Literal["raise", "drop"] = "raise"
+    """Of a master: what becomes of one with a NaN or an infinity."""
     max_staleness: int | None = None
     """Of a master: updates applied between the model that an update was computed from, and it; None: any."""
     progress: Progress

@@ -66,7 +66,6 @@ class Job:
     """One call of `train`, as the tasks need to know it. Sent by cloudpickle, by the user's own programs."""
 
     run: str
-    mode: str
     skeleton: bytes
     gradient: Gradient
     descent: Descent | None = None
@@ -82,6 +81,8 @@ class Job:
     rhythm: Rhythm = BY_CHUNK
     resumes: bool = False
     """Some units of work were published in an earlier session."""
+    drops_bad: bool = False
+    """Updates with a NaN or an infinity are left out; of a master."""
     master: Address | None = None
     """Where the model is; None where every peer has it."""
     workers: int = 1

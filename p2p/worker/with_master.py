@@ -7,7 +7,9 @@ does not know of are the updates of those that computed at the same time.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+from gossip.errors import NotFiniteError
 from gossip.marks import Unit
 from p2p.adapters.watch import is_nothing
 from p2p.server.any_update import flatten
@@ -44,13 +46,23 @@ class WithMaster:
                     update = copy.model.watch.gradient(copy.model, job.gradient, chunk_rows)
                     if is_nothing(update):
                         continue
-                    update = dict(update) if isinstance(update, Trained) else update
-                    updates += self._client.push(unit, copy.merged_at, flatten(update), self._next(chunk))
+                    updates += self._push(unit, update, self._next(chunk))
                     units += 1
                 update = None  # the next gradient may need the memory
         finally:
             self._client.leave()
         return TaskResult(counted.rows, updates, units, copy.model.watch.told())
+
+    def _push(self, unit: Unit, update: Any, then: Begin) -> bool:
+        """Whether it was the first of its unit, and all its numbers are numbers."""
+        try:
+            arrays = flatten(dict(update) if isinstance(update, Trained) else update)
+        except NotFiniteError:
+            if not self._attempt.job.drops_bad:
+                raise
+            self._client.drop(unit)
+            return False
+        return self._client.push(unit, self._copy.merged_at, arrays, then)
 
     def _next(self, chunk: int) -> Begin:
         """What is asked for after a chunk; there may be no more rows."""

@@ -120,6 +120,7 @@ TRAINING: Row = {
     "feeders": [None, 3, "text", [3], [None], {1: 2}],
     "on_incomplete": [*WORD, None],
     "max_staleness": [*NO_INTEGER, 0],
+    "on_bad_update": [*WORD, "drop"],
 }
 WORDS: Row = {
     "corpus": [None, 3, b"text", {"a"}, iter([["a"]])],

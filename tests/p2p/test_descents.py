@@ -156,7 +156,6 @@ def test_a_worker_that_goes_on_in_another_training_of_the_session_forgets() -> N
     taken = Model({"w": np.zeros(1)})
     job = Job(
         run="one session",
-        mode="p2p",
         skeleton=taken.skeleton(),
         gradient=lambda model, rows: {"w": np.full(1, sum(rows))},
         descent=Momentum(RATE, 0.8),

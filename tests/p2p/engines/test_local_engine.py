@@ -14,7 +14,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from p2p import DeepDist, UsageError
+from p2p import DeepDist, DeepDistWarning, UsageError
 from p2p.adapters.model import Model
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient
@@ -617,6 +617,40 @@ def test_no_update_is_older_than_a_master_allows(bound: int, tmp_path: Path) -> 
     assert max(peer.staleness_p95 for peer in report.peers) <= bound
 
 
+def test_a_master_leaves_out_updates_that_are_no_numbers_where_that_is_asked_for() -> None:
+    def gradient(model, rows):
+        (row,) = rows
+        return {"w": np.array([np.nan if row == 7 else 1.0])}
+
+    model = tiny()
+    with DeepDist(model, "master", peers=2) as dd:
+        with pytest.warns(DeepDistWarning, match="1 updates had numbers that are NaN or infinite"):
+            report = dd.train([range(10)], gradient, add, chunk_rows=1, on_bad_update="drop")
+        assert (report.updates, report.updates_lost, report.lost) == (9, 1, {"not finite": 1})
+        assert model["w"] == [9]
+        with pytest.raises(UsageError, match="1 of 1 numbers are NaN or infinite"):
+            dd.train([range(10)], gradient, add, chunk_rows=1)
+
+
+def test_a_step_to_infinity_is_undone_and_left_out_where_that_is_asked_for() -> None:
+    def descent(model, update):
+        with np.errstate(all="ignore"):
+            model["w"] *= np.inf if update["w"][0] == 5 else 1
+        model["w"] += update["w"]
+
+    model = {"w": np.ones(1)}
+    with DeepDist(model, "master", peers=1) as dd, pytest.warns(DeepDistWarning, match="1 updates had numbers"):
+        report = dd.train(
+            [range(7)],
+            lambda model, rows: {"w": np.array([float(sum(rows))])},
+            descent,
+            chunk_rows=1,
+            on_bad_update="drop",
+        )
+    assert model["w"] == [1 + 21 - 5]
+    assert (report.updates, report.lost) == (6, {"not finite": 1})
+
+
 def test_a_worker_that_is_killed_while_a_master_waits_for_it_is_replaced(tmp_path: Path) -> None:
     def gradient(model, rows):
         (row,) = rows
@@ -638,7 +672,6 @@ def test_a_master_applies_one_attempt_of_a_chunk() -> None:
         server = dd._session._server
         job = Job(
             run=dd._session._run,
-            mode="master",
             skeleton=Model(tiny()).skeleton(),
             gradient=lambda model, rows: {"w": np.ones(1)},
             partitions=1,

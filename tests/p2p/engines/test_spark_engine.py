@@ -647,7 +647,6 @@ def test_rows_are_put_in_order_where_chunks_hang_on_it(
 ) -> None:
     job = Job(
         run="run",
-        mode="p2p",
         skeleton=b"",
         gradient=print,
         partitions=1,

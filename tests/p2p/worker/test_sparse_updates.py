@@ -181,7 +181,6 @@ def test_a_rule_says_how_updates_add_up_to_those_that_others_made_meanwhile(form
     settings = ExchangeSettings(rule, peers=4)
     job = Job(
         run=f"{form} {rule}",
-        mode="p2p",
         skeleton=Model({"w": start}).skeleton(),
         gradient=gradient,
         partitions=1,

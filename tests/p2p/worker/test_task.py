@@ -40,7 +40,6 @@ runs = iter(range(1_000_000))
 def job_of(model: Model, gradient: Any, descent: Any = None, **changes: Any) -> Job:
     job = Job(
         run=f"run {next(runs)}",
-        mode="p2p",
         skeleton=model.skeleton(),
         gradient=gradient,
         descent=descent,
