@@ -29,7 +29,6 @@ EXCEPTIONS: dict[str, str] = {
     "p2p/arguments.py training": "all arguments of a training, each with its check",
     "p2p/deepdist.py __init__": "the arguments of a session, and what each means to the user",
     "p2p/deepdist.py train": "the arguments of a training, and what each means to the user",
-    "p2p/models/sklearn/training.py fit": "its arguments, and what each means to the user",
 }
 """What is over a limit, and why it stays."""
 
