@@ -223,9 +223,10 @@ def test_the_ten_lines_of_the_documents_take_part(serve: Serve) -> None:
     (lines,) = [block for block in blocks if "urllib" in block]
     names: dict[str, Any] = {}
     exec(lines, names)
-    serving = serve({"w": np.arange(6, dtype=np.float32).reshape(2, 3)})
+    serving = serve({"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(2.5)})
     serving.train()
     url = f"http://{serving.server.address}"
     assert names["fetch"](url)["w"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert names["fetch"](url)["b"] == 2.5
     assert b'"applied": true' in names["send"](url, "w", np.ones((2, 3)))
     assert names["fetch"](url)["w"].tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
