@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from p2p.driver.stopping import Patience
     from p2p.driver.watchers import Watcher
     from p2p.engines import Engine
+    from p2p.http.client import fetch_model, send_gradient
+    from p2p.http.settings import Master
     from p2p.lbfgs.method.options import LBFGS
-    from p2p.master.client import fetch_model, send_gradient
-    from p2p.master.settings import Master
     from p2p.report import IncompleteTraining, Report
     from p2p.sessions.cluster import SimulatedCluster
     from p2p.worker.task import current, in_place, pause
@@ -67,7 +67,7 @@ _ROOMS = {
     "IncompleteTraining": "p2p.report",
     "Kind": "gossip.updates",
     "LBFGS": "p2p.lbfgs.method.options",
-    "Master": "p2p.master.settings",
+    "Master": "p2p.http.settings",
     "Network": "gossip.sim.simulator",
     "Patience": "p2p.driver.stopping",
     "Report": "p2p.report",
@@ -75,10 +75,10 @@ _ROOMS = {
     "UsageError": "gossip.errors",
     "Watcher": "p2p.driver.watchers",
     "current": "p2p.worker.task",
-    "fetch_model": "p2p.master.client",
+    "fetch_model": "p2p.http.client",
     "in_place": "p2p.worker.task",
     "pause": "p2p.worker.task",
-    "send_gradient": "p2p.master.client",
+    "send_gradient": "p2p.http.client",
 }
 
 

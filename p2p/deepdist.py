@@ -36,8 +36,8 @@ from p2p.driver.coordinator import Feeder
 from p2p.driver.evaluation import Evaluate
 from p2p.driver.stopping import StopWhen
 from p2p.driver.watchers import Watcher
-from p2p.master import settings
-from p2p.master.settings import Master
+from p2p.http import settings
+from p2p.http.settings import Master
 from p2p.report import Evaluated, Report
 from p2p.sessions.choice import session_of
 from p2p.sessions.cluster import SimulatedCluster
@@ -48,8 +48,8 @@ from p2p.worker.job import Descent, Gradient
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
     from gossip.topology import Topology
+    from p2p.http.server import Server
     from p2p.lbfgs.method.options import LBFGS
-    from p2p.master.server import Server
 
 M = TypeVar("M")
 
@@ -372,7 +372,7 @@ class DeepDist(Generic[M]):
 
 
 def _server(listens: Master, model: Model, refresh: Callable[[], None]) -> Server:
-    from p2p.master.server import Server  # and h11, which is not installed everywhere
+    from p2p.http.server import Server  # and h11, which is not installed everywhere
 
     return Server(listens, model, refresh)
 

@@ -30,6 +30,7 @@ HASHED_BYTES_MAX = 1 << 26
 """Of arrays that are not trained, in one look: some 3 ms. Those beyond are told by who they are."""
 NUMBERS = (bool, int, float, complex, np.number, np.bool_)
 UPDATE_KINDS = "biufc"
+EMPTIES = (type(None), bool, int, float, complex, str, bytes, list, tuple, set, frozenset)
 
 Marks = dict[Path, Any]
 
@@ -133,8 +134,8 @@ class Watch:
 
 
 def is_nothing(update: Any) -> bool:
-    """Whether a gradient returned that there is nothing to publish."""
-    return update is None or (isinstance(update, Mapping) and not update)
+    """Whether a gradient returned that there is nothing to publish: None, 0, or what is empty."""
+    return (isinstance(update, Mapping) or type(update) in EMPTIES) and not update
 
 
 def nothing_returned(update: Any, changed: Iterable[str]) -> str:

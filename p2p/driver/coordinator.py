@@ -101,8 +101,8 @@ class Coordinator:
         *,
         checked: bool = False,
     ) -> bool:
-        """Apply one update, as `descent` takes it; from any thread. False if it is nothing (None or {}), or its unit of
-        work was applied before.
+        """Apply one update, as `descent` takes it; from any thread. False if it is nothing (None, 0, or empty), or its
+        unit of work was applied before.
 
         `unit`: whatever tells it from others of this training, so that it counts once; a `Unit` is that of a task.
         `worker` says whose it is, in errors. `merged_at`: updates in the model that it was computed from, where that is

@@ -221,7 +221,7 @@ def test_workers_run_descent_when_there_is_no_master() -> None:
     np.testing.assert_array_equal(model["here"], [3, 3])
 
 
-@pytest.mark.parametrize("nothing", [None, {}])
+@pytest.mark.parametrize("nothing", [None, {}, [], 0])
 def test_nothing_learned_is_no_update(mode: Any, nothing: Any) -> None:
     model = {"w": np.ones(2)}
     with DeepDist(model, mode, peers=1) as dd:

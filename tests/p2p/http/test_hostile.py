@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2p.master.connection import Limits
-from p2p.master.tensors import packed
+from p2p.http.connection import Limits
+from p2p.http.tensors import packed
 
 Serve = Callable[..., Any]
 SEED = 20141130

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from p2p.master.messages import Refused
-from p2p.master.structure import STRUCTURE_BYTES_MAX, check_structure
+from p2p.http.messages import Refused
+from p2p.http.structure import STRUCTURE_BYTES_MAX, check_structure
 from p2p.server.any_update import flatten, inflate
 
 

@@ -18,8 +18,8 @@ import pytest
 import safetensors.numpy
 
 from gossip.errors import UsageError
-from p2p.master.connection import Limits
-from p2p.master.tensors import packed
+from p2p.http.connection import Limits
+from p2p.http.tensors import packed
 from p2p.server.any_update import flatten
 
 Serve = Callable[..., Any]
@@ -490,8 +490,8 @@ def test_connections_beyond_the_limit_are_told_to_come_later(serve: Serve, settl
 
 def test_a_taken_port_is_told(serve: Serve) -> None:
     from p2p.adapters.model import Model
-    from p2p.master.server import Server
-    from p2p.master.settings import Master
+    from p2p.http.server import Server
+    from p2p.http.settings import Master
 
     serving = serve()
     second = Server(Master(serving.server.address), Model({"w": np.zeros(1)}), lambda: None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gossip.errors import UsageError
-from p2p.master.settings import Master, checked
+from p2p.http.settings import Master, checked
 
 TOKEN = "a-token-of-thirty-two-characters"
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from p2p.master import tensors
-from p2p.master.tensors import DTYPES, TensorsError, packed, parsed
+from p2p.http import tensors
+from p2p.http.tensors import DTYPES, TensorsError, packed, parsed
 
 ARRAYS = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),

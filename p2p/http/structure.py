@@ -15,7 +15,7 @@ import numpy as np
 
 from gossip.arrays import Array
 from gossip.errors import MismatchError
-from p2p.master.messages import Refused
+from p2p.http.messages import Refused
 from p2p.server.any_update import STRUCTURE, Node, numbers_dtype
 
 FORM, STRUCTURED = "deepdist", "structured"

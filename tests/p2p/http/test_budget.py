@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from p2p.master.budget import Budget
-from p2p.master.messages import Refused
+from p2p.http.budget import Budget
+from p2p.http.messages import Refused
 
 TIMEOUT_S = 60.0
 

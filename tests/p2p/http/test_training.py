@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from p2p import DeepDist, Master, Patience, UsageError, fetch_model, send_gradient
-from p2p.master.client import RefusedError
+from p2p.http.client import RefusedError
 
 pytestmark = [pytest.mark.slow, pytest.mark.sockets, pytest.mark.usefixtures("place")]
 TIMEOUT_S = 120.0
@@ -27,7 +27,7 @@ STRANGER = """
 import sys, time
 import numpy as np
 from p2p import fetch_model, send_gradient
-from p2p.master.client import RefusedError
+from p2p.http.client import RefusedError
 
 master, token, updates = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
 sent = 0

@@ -10,7 +10,7 @@ import base64
 import hmac
 from collections.abc import Mapping
 
-from p2p.master.messages import Refused
+from p2p.http.messages import Refused
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="deepdist", Basic realm="deepdist: the token is the password"'}

@@ -17,8 +17,8 @@ from typing import Any
 
 import h11
 
-from p2p.master.budget import STEP_BYTES, Budget, Share
-from p2p.master.messages import Refused, Reply, Request
+from p2p.http.budget import STEP_BYTES, Budget, Share
+from p2p.http.messages import Refused, Reply, Request
 
 log = logging.getLogger("p2p")
 

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from gossip.arrays import Array
-from p2p.master.tensors import blank
+from p2p.http.tensors import blank
 
 COPIES_MAX = 3
 """One that is sent, one that slower readers still take, and one that is made."""

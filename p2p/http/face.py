@@ -20,14 +20,14 @@ import numpy as np
 from gossip.arrays import Array
 from gossip.errors import UsageError
 from p2p.adapters.model import Model
-from p2p.master import access, updates
-from p2p.master.connection import Body
-from p2p.master.copies import Copies
-from p2p.master.gate import Gate
-from p2p.master.messages import TENSORS_TYPE, UNIT, VERSION, WORKER, Refused, Reply, Request, told
-from p2p.master.pages import POLICY, page
-from p2p.master.settings import Master
-from p2p.master.tensors import TensorsError, head
+from p2p.http import access, updates
+from p2p.http.connection import Body
+from p2p.http.copies import Copies
+from p2p.http.gate import Gate
+from p2p.http.messages import TENSORS_TYPE, UNIT, VERSION, WORKER, Refused, Reply, Request, told
+from p2p.http.pages import POLICY, page
+from p2p.http.settings import Master
+from p2p.http.tensors import TensorsError, head
 
 log = logging.getLogger("p2p")
 

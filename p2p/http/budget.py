@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from p2p.master.messages import Refused
+from p2p.http.messages import Refused
 
 BODIES_MAX = 4
 """Updates of the largest size that may be in memory at once, each on its way through `descent` or waiting for it."""

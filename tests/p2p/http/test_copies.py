@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2p.master.copies import COPIES_MAX, Copies
-from p2p.master.tensors import parsed
+from p2p.http.copies import COPIES_MAX, Copies
+from p2p.http.tensors import parsed
 
 
 class Source:

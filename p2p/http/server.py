@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 from gossip.errors import UsageError
 from p2p.adapters.model import Model
-from p2p.master.budget import BODIES_MAX, Budget
-from p2p.master.connection import Connection, Limits
-from p2p.master.face import Face
-from p2p.master.settings import Master
+from p2p.http.budget import BODIES_MAX, Budget
+from p2p.http.connection import Connection, Limits
+from p2p.http.face import Face
+from p2p.http.settings import Master
 
 log = logging.getLogger("p2p")
 

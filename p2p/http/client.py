@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from gossip.errors import UsageError
-from p2p.master.tensors import Array, TensorsError, packed, parsed
+from p2p.http.tensors import Array, TensorsError, packed, parsed
 
 LINKS_MAX = 4
 """Masters to which a thread keeps its connection."""

@@ -20,10 +20,10 @@ import numpy as np
 from gossip.arrays import DTYPES, Array, ArraySpec, Layout, check_finite
 from gossip.errors import MismatchError, UsageError
 from p2p.adapters.sparse import change_of, is_sparse
-from p2p.master.connection import Body
-from p2p.master.messages import TENSORS_TYPE, Refused
-from p2p.master.structure import FORM, STRUCTURED, check_structure
-from p2p.master.tensors import TensorsError, parsed
+from p2p.http.connection import Body
+from p2p.http.messages import TENSORS_TYPE, Refused
+from p2p.http.structure import FORM, STRUCTURED, check_structure
+from p2p.http.tensors import TensorsError, parsed
 from p2p.server.any_update import inflate
 
 TENSORS_TYPES = (TENSORS_TYPE, "application/octet-stream")

@@ -16,8 +16,8 @@ import pytest
 
 from gossip.errors import UsageError
 from p2p import fetch_model, send_gradient
-from p2p.master import client
-from p2p.master.client import RefusedError
+from p2p.http import client
+from p2p.http.client import RefusedError
 
 Serve = Callable[..., Any]
 MASTER_MD = Path(__file__).resolve().parents[3] / "docs" / "MASTER.md"
@@ -201,7 +201,7 @@ def test_a_post_whose_answer_was_lost_is_sent_again_and_counts_once(serve: Serve
 
 
 def test_a_connection_that_the_master_has_closed_is_opened_again(serve: Serve) -> None:
-    from p2p.master.connection import Limits
+    from p2p.http.connection import Limits
 
     serving = serve(limits=Limits(idle_s=0.05))
     serving.train()

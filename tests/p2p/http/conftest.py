@@ -16,10 +16,10 @@ import pytest
 
 from gossip.errors import UsageError
 from p2p.adapters.model import Model
-from p2p.master.connection import Limits
-from p2p.master.server import Server
-from p2p.master.settings import Master, checked
-from p2p.master.tensors import packed
+from p2p.http.connection import Limits
+from p2p.http.server import Server
+from p2p.http.settings import Master, checked
+from p2p.http.tensors import packed
 
 TIMEOUT_S = 60.0
 TENSORS = "application/x-safetensors"
