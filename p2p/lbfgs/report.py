@@ -19,9 +19,9 @@ class LBFGSReport(Report):
     objective: float = 0.0
     gradient_norm: float = 0.0
     objectives: tuple[float, ...] = ()
-    """Of the model after each pass: a pass that leads to no step leaves it as it was."""
+    """Of the model after each pass that came to its end; one that leads to no step leaves it as it was."""
     pass_seconds: tuple[float, ...] = ()
-    """Of each pass, with what follows it until the next one; the first has the start of all processes."""
+    """Of each pass that came to its end, with what follows it; the first has the start of all processes."""
     restarts: int = 0
     """Times that the history began anew, as a shard was gone."""
     skipped: int = 0

@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
-PROGRAM_TIMEOUT_S = 400.0
+PROGRAM_TIMEOUT_S = 500.0
 
 
 @pytest.fixture(scope="module")
