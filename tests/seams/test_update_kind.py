@@ -691,7 +691,7 @@ class Beside:
 
 def job(gradient: Any, run: str) -> Job:
     skeleton = Model(fresh(), codec=TopK(2)).skeleton()
-    return Job(run=run, mode="p2p", skeleton=skeleton, gradient=gradient, partitions=2, chunk_rows=1, peers=1, seed=0)
+    return Job(run=run, skeleton=skeleton, gradient=gradient, partitions=2, chunk_rows=1, peers=1, seed=0)
 
 
 def test_an_update_that_came_too_late_leaves_what_was_left_before_it() -> None:

@@ -296,7 +296,7 @@ class View(Mapping[str, Any]):
     ("model", "message"),
     [
         (zeros(), r"a model of type ndarray has nothing .*; put the array into a dict, as in {'w': array}"),
-        (Layer, r"a model of type type has nothing .*; make an object of the class, as in Layer\(\)"),
+        (Layer, r"model is the class Layer, expected an object of it: Layer\(\.\.\.\)"),
         (Shared(), r"nothing to train: .*; give the object arrays of its own, as in self.w = ... in __init__"),
         ({"w": [0.5, 0.5]}, r"has nothing to train: .*; make arrays of the numbers .* as in np.array\(0.0\)"),
         ([np.float64(1.0)], r"has nothing to train: .*; make arrays of the numbers"),

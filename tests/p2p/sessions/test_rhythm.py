@@ -53,7 +53,7 @@ def counting(model: dict[str, Array], rows: Iterable[int]) -> Any:
 
 
 def job_of(model: Model, gradient: Any, **options: Any) -> Job:
-    return Job(run="run", mode="p2p", skeleton=model.skeleton(), gradient=gradient, peers=1, seed=0, **options)
+    return Job(run="run", skeleton=model.skeleton(), gradient=gradient, peers=1, seed=0, **options)
 
 
 def job(gradient: Callable[[Any, Iterator[Any]], Any], rhythm: Rhythm) -> Job:
