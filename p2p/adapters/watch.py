@@ -30,7 +30,8 @@ HASHED_BYTES_MAX = 1 << 26
 """Of arrays that are not trained, in one look: some 3 ms. Those beyond are told by who they are."""
 NUMBERS = (bool, int, float, complex, np.number, np.bool_)
 UPDATE_KINDS = "biufc"
-EMPTIES = (type(None), bool, int, float, complex, str, bytes, list, tuple, set, frozenset)
+EMPTIES = (type(None), bool, int, str, bytes, list, tuple, set, frozenset)
+"""A float that is 0.0 is a number that somebody computed."""
 
 Marks = dict[Path, Any]
 

@@ -36,8 +36,7 @@ class SharedFile:
         is_new = descriptor is None
         self.nbytes = nbytes
         self.descriptor = anonymous_file(HEADER_BYTES + nbytes) if descriptor is None else descriptor
-        self._lock = os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDWR | os.O_CLOEXEC)
-        """An open file of its own, so that no other user of this one holds the same lock."""
+        self._lock = _opened_again(self.descriptor)
         self._map = mmap.mmap(self.descriptor, HEADER_BYTES + nbytes)
         if is_new:
             TOKEN.pack_into(self._map, 0, secrets.randbits(62))
@@ -117,6 +116,15 @@ class SharedFile:
         if self.nbytes > RESIDENT_BYTES_MAX:
             with suppress(OSError, ValueError):  # an older Linux
                 self._map.madvise(advice)
+
+
+def _opened_again(descriptor: int) -> int:
+    """An open file of its own, so that no other user of this one holds the same lock; where the system has no /proc,
+    nobody else uses it."""
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(descriptor)
 
 
 def open_at(place: Place, nbytes: int) -> SharedFile | None:

@@ -557,19 +557,20 @@ def test_an_update_that_the_master_has_begun_to_apply_counts_when_a_worker_fails
     stop = Server.stop
 
     def announced(server: Server) -> None:
-        (tmp_path / "closing").touch()
+        (tmp_path / "ends" / "closing").touch()
         stop(server)
 
     monkeypatch.setattr(Server, "stop", announced)
 
     def gradient(model, rows):
+        meet(tmp_path / "begun", str(current().partition), 2)  # a master that applies an update answers nobody
         if current().partition == 1:
-            meet(tmp_path, "gradient", 2)
+            meet(tmp_path / "ends", "gradient", 2)
             raise UnreadableError("partition 1")
         return {"w": np.ones(1)}
 
     def descent(model, update):
-        meet(tmp_path, "descent", 3)
+        meet(tmp_path / "ends", "descent", 3)
         model["w"] += update["w"]
 
     model = tiny()
