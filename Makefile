@@ -7,11 +7,11 @@ demo: environment java
 	.venv/bin/python examples/word2vec.py
 
 test: environment java chromium
-	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not long"
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 # What `make test` has no time for: all strategies of mixing under churn, and short runs of the benchmarks.
 test-long: environment java
-	.venv/bin/python -m pytest -n 2 --dist loadfile -m long
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 # The tests of what `make test` leaves out, since it takes too much: torch modules (850 MB), and objects of S3 from a server
 # on loopback (forty packages, and with them requests, which the client of WebHDFS needs). They are in an environment of their own, on top of .venv. On Linux a plain pip downloads a

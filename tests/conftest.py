@@ -55,8 +55,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse names that differ from one process to the next: tests that run side by side are told apart by name."""
+    """Refuse names that differ from one process to the next: tests that run side by side are told apart by name.
+    Those on Spark come first."""
     benchmarks = Path(__file__).parent / "benchmarks"
+    on_spark = {item.path for item in items if item.get_closest_marker("spark")}
+    items.sort(key=lambda item: item.path not in on_spark)  # minutes in one file: begun last, all would wait for it
     for item in items:
         if benchmarks in item.path.parents:
             item.add_marker(pytest.mark.long)
