@@ -52,10 +52,22 @@ RESTARTS_MAX = 20
 class Observer:
     """Starts the agent; `load` or `adopt` has it begin, and `close` ends it."""
 
-    def __init__(self, settings: AgentSettings) -> None:
-        self.folder = local_socket.private_folder(f"{settings.run[:12]}-{settings.role}-{secrets.token_hex(4)}")
-        self._process: subprocess.Popen[bytes] = start_agent(settings, os.getpid(), self.folder)
+    def __init__(self, settings: AgentSettings, *, starts: bool = True) -> None:
+        """Not `starts`: for who wants to know it first, so that it is ended whenever Ctrl-C comes; see `start`."""
+        self._settings = settings
+        self._name = f"{settings.run[:12]}-{settings.role}-{secrets.token_hex(4)}"
+        """Of its folder."""
+        self.folder = ""
+        """Where the agent meets its tasks, once it has been started."""
+        self._process: subprocess.Popen[bytes] | None = None
         self._agent: AgentClient | None = None
+        if starts:
+            self.start()
+
+    def start(self) -> None:
+        """Start the agent's process."""
+        self.folder = local_socket.private_folder(self._name)
+        self._process = start_agent(self._settings, os.getpid(), self.folder)
 
     @property
     def agent(self) -> AgentClient:
@@ -119,33 +131,40 @@ class Observer:
 
     @property
     def pid(self) -> int:
+        assert self._process is not None
         return self._process.pid
 
     @property
     def alive(self) -> bool:
         """Its process runs, or is stopped."""
-        return self._process.poll() is None
+        return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
         """Wait for the agent, which was asked to stop; end it if it does not."""
         if self._agent is None:
-            self._process.kill()  # it has not said where it is, and cannot be asked
+            self._kill()  # it has not said where it is, and cannot be asked
         else:
             self._agent.close()
         self._end(STOP_TIMEOUT_S)
 
     def kill(self) -> None:
         """End it at once, whatever it is doing. Its replica stays readable for who has it open."""
-        self._process.kill()
+        self._kill()
         self._end(None)
 
-    def _end(self, timeout_s: float | None) -> None:
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+    def _kill(self) -> None:
+        if self._process is not None:
             self._process.kill()
-            self._process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self, timeout_s: float | None) -> None:
+        if self._process is not None:
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        # also one that was made a moment before Ctrl-C came
+        shutil.rmtree(local_socket.private_folder(self._name), ignore_errors=True)
 
 
 class Post:

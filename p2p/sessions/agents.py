@@ -528,8 +528,9 @@ class AgentSession:
                 if not is_loopback(engine.address):
                     self._keys = Keys.generate()
                 self._registrar = Registrar(self._run, engine.address, self._keys)
-                observer = Observer(self._settings("observer", self._registrar))
-                self._post.take(observer)
+                observer = Observer(self._settings("observer", self._registrar), starts=False)
+                self._post.take(observer)  # whoever is interrupted here finds it where it will be ended
+                observer.start()
                 # beside the executors' agents, which wait for it
                 counted = NO_UNITS if self.begun is None else self.begun.counted
                 loading = pool.submit(observer.load, self._user_model.arrays(), counted)

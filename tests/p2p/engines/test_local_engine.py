@@ -856,7 +856,7 @@ def test_a_training_outlives_its_agents(discipline: Any, how_many: int, tmp_path
         with Killer(tmp_path, chosen) as killer:
             report = dd.train([range(10), range(10)], gradient, chunk_rows=1, epochs=3)
         assert len(killer.killed) == how_many
-        assert len(agents_of(dd)) == 2
+        assert 1 <= len(agents_of(dd)) <= 2, "a seat that gets no partition any more has none"
         assert {int(name.rpartition(":")[2]) for name in report.missing} == set(killer.killed)
         assert report.rows == 60
         if discipline == "replicate":
