@@ -120,6 +120,20 @@ def training(
     )
 
 
+def standbys_of(value: Any, mode: str, optimizes: bool) -> int:
+    """How many masters more there are."""
+    count = integer("standbys", value, 0, "an even number, or 0")
+    if count % 2:
+        raise UsageError(
+            f"standbys={count}, expected an even number: with k of them and the driver program's master k / 2 may be "
+            "lost, and an odd one does not help"
+        )
+    if count and (mode != "master" or optimizes):
+        where = "an optimizer" if optimizes else f"mode={mode!r}"
+        raise UsageError(f"standbys={count} with {where}, expected 0, or mode='master'")
+    return count
+
+
 def _on_bad_update(value: Any, mode: str) -> Literal["raise", "drop"]:
     one_of("on_bad_update", value, ("raise", "drop"))
     if value == "drop" and mode != "master":

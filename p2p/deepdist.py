@@ -82,6 +82,7 @@ class DeepDist(Generic[M]):
         drain_timeout_s: float = 60.0,
         master: str | Master | None = None,
         token: str | None = None,
+        standbys: int = 0,
     ) -> None:
         """`discipline`: "replicate" has every update at every peer exactly once; "mix" has each peer average its
         replica with those of its neighbors, as `mixing` says (default `PushSum()`), on a `topology` (default
@@ -97,7 +98,9 @@ class DeepDist(Generic[M]):
         `drain_timeout_s`: how long `train` may wait at its end for level replicas. `master`: where a master listens
         over HTTP while the session is open, such as "127.0.0.1:5000" or ":0" for a free port; then any process may take
         part by `p2p.fetch_model` and `p2p.send_gradient`. `p2p.Master` has more settings. Off loopback these need the
-        `token`, one of yours or one that is drawn (`dd.token`).
+        `token`, one of yours or one that is drawn (`dd.token`). `standbys`: so many processes more that have a
+        master's model, an even number; with them and the driver program's, half of them may be lost or stand still, and
+        no update that was acknowledged is. `descent` runs at each of them.
         """
         listens = settings.checked(master, token, mode)
         peers, seed, progress, drain_timeout_s = arguments.of_session(
@@ -114,8 +117,9 @@ class DeepDist(Generic[M]):
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
         where: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "drain_timeout_s": drain_timeout_s}
+        standbys = arguments.standbys_of(standbys, mode, optimizer is not None)
         if optimizer is None:
-            self._session = session_of(self._user_model, mode, mix, **where)
+            self._session = session_of(self._user_model, mode, mix, standbys=standbys, **where)
         else:
             from p2p.lbfgs.session import session  # only its users need these modules
 

@@ -132,6 +132,8 @@ class Report:
     and `updates_lost` are of the partitions that were done."""
     checkpoints: Checkpoints | None = None
     """None where none were asked for."""
+    failovers: int = 0
+    """How often another master took the place of the one that led; see `standbys` of `DeepDist`."""
 
     @property
     def rows_per_second(self) -> float:
@@ -168,6 +170,8 @@ class Report:
             f"{self.updates_lost} lost{causes}",
             f"consensus distance {self.consensus_distance:.1e}",
         ]
+        if self.failovers:
+            lines.append(f"another master came to lead {self.failovers} times")
         if self.missing:
             lines.append(f"gone, or not level in time: {', '.join(self.missing)}")
         if self.evaluations:

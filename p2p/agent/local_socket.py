@@ -96,6 +96,15 @@ def private_folder(*names: str) -> str:
     return path
 
 
+def address_towards(endpoint: str) -> str:
+    """The address of the interface that routes to `tcp://host:port` (no packet is sent)."""
+    host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, int(port)))
+        address: str = probe.getsockname()[0]
+        return address
+
+
 class Process:
     """A process on this machine by pid and start time, so that a pid used again is not taken for it."""
 

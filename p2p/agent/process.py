@@ -145,7 +145,7 @@ class Agent:
             replica=replica,
             context=self._context,
             keys=keys,
-            address=_address_towards(settings.registrar),
+            address=local_socket.address_towards(settings.registrar),
             names=self._enrollment.names,
             drained=self._on_drained,
             warn=self._link.warn,
@@ -305,15 +305,6 @@ class Agent:
         torn = [where for where, (low, high) in spans if taken_apart(low)[0] != taken_apart(high)[0]]
         staleness = list(self._tasks.staleness)
         self._link.say(Drained(peer=self.me, missing=missing, staleness=staleness, torn=torn))
-
-
-def _address_towards(endpoint: str) -> str:
-    """The address of the interface that routes to `tcp://host:port` (no packet is sent)."""
-    host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, int(port)))
-        address: str = probe.getsockname()[0]
-        return address
 
 
 def _discipline(house: House, settings: AgentSettings) -> Discipline:

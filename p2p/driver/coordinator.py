@@ -73,7 +73,7 @@ class Coordinator:
         self._applying: int | None = None
         """The thread in which `descent` runs."""
         self.epochs_before = epochs_before
-        self._served = served
+        self.served = served
         self._descent = descent
         self._drops_bad = drops_bad
         self._on_error = on_error
@@ -85,12 +85,17 @@ class Coordinator:
     @property
     def cautions(self) -> dict[str, str]:
         """What the user should hear of `descent`, by name."""
-        return {**self._served.model.watch.told(), **self._served.attributes.cautions}
+        return {**self.served.model.watch.told(), **self.served.attributes.cautions}
+
+    @property
+    def applies_now(self) -> bool:
+        """The thread that asks is the one in which `descent` runs."""
+        return self._applying == threading.get_ident()
 
     @property
     def version(self) -> int:
         """Updates that were applied in the session."""
-        return self._served.version
+        return self.served.version
 
     def submit(
         self,
@@ -113,13 +118,13 @@ class Coordinator:
             UsageError: the training is over, or this is called from `descent`.
         """
         whose = worker or "a feeder"
-        if self._applying == threading.get_ident():
+        if self.applies_now:
             raise UsageError(f"submit() for {whose} was called from descent, expected other threads than its own")
         if merged_at is not None:
             integer("merged_at", merged_at)
         if is_nothing(update):
             return False
-        if self._descent is None and by_name(self._served.model.model, update) is None:
+        if self._descent is None and by_name(self.served.model.model, update) is None:
             raise UsageError(f"an update of {whose} is a {type(update).__name__}, expected a dict of named arrays")
         with self._lock:
             if self.error is not None:
@@ -133,7 +138,7 @@ class Coordinator:
             try:
                 if not checked:
                     check_numbers(update)
-                self._served.apply(self._descent, update)
+                self.served.apply(self._descent, update)
             except BaseException as error:
                 if self._drops_bad and isinstance(error, NotFiniteError):
                     self._drop(unit)
@@ -171,7 +176,8 @@ class Coordinator:
     def furthest(self, epoch: int, partition: int) -> int:
         """The highest chunk of a partition that counts; -1 if none does."""
         return max(
-            (unit.chunk for unit in self.applied if (unit.epoch, unit.partition) == (epoch, partition)), default=-1
+            (unit.chunk for unit in tuple(self.applied) if (unit.epoch, unit.partition) == (epoch, partition)),
+            default=-1,
         )
 
     def torn(self) -> list[tuple[int, int]]:
@@ -195,14 +201,14 @@ class Coordinator:
     def read(self, model: Model) -> int:
         """Copy the model's arrays as they are between two updates; returns how many are merged in it."""
         with self._lock:
-            model.load(self._served.model.arrays())
-            return self._served.version
+            model.load(self.served.model.arrays())
+            return self.served.version
 
     def cut(self, model: Model) -> tuple[int, Counted]:
         """The same, with the units that count in it."""
         with self._lock:
-            model.load(self._served.model.arrays())
-            merged, applied = self._served.version, list(self.applied)
+            model.load(self.served.model.arrays())
+            merged, applied = self.served.version, list(self.applied)
         # of earlier trainings nobody knows here how many units there were
         return merged, Counted(self.epochs_before, len(applied), packed(Mark(unit, 0) for unit in sorted(applied)))
 
@@ -216,11 +222,11 @@ class Coordinator:
         """
         if self._closed.is_set():
             raise UsageError("snapshot() after the end of its training, expected none")
-        one = self._served.snapshots.pin()
+        one = self.served.snapshots.pin()
         try:
             yield one.version, one.views()
         finally:
-            self._served.snapshots.unpin(one)
+            self.served.snapshots.unpin(one)
 
     def fail(self, error: BaseException) -> None:
         """End the training by this error, unless there was another before."""

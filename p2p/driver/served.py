@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, check_finite
+from gossip.arrays import Array, Arrays, check_finite
 from gossip.errors import MismatchError, NotFiniteError, UsageError
 from gossip.updates.sparse import SomeEntries, SomeRows
 from p2p.adapters import nesting
@@ -81,6 +81,17 @@ class Served:
         except BaseException:
             self._back()
             raise
+
+    def become(self, other: Model, arrays: Arrays, version: int) -> None:
+        """Have what another master's model has: these arrays, and the parts of `other` that are not trained."""
+        model = self.model
+        trained = {nesting.path_of(model.model, name)[:1] for name in model.names}
+        for key, part in nesting.parts(other.model):
+            if (key,) not in trained:
+                nesting.put(model.model, (key,), part)
+        model.load(arrays)
+        self.attributes.look()
+        self._publish(version)
 
     def close(self) -> None:
         """Nobody reads it any more."""

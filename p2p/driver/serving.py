@@ -16,15 +16,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 import zmq
 
-from gossip.arrays import Layout
+from gossip.arrays import Bytes, Layout
 from gossip.errors import UsageError
 from gossip.marks import Unit
 from gossip.wire import BLOCK_BYTES
@@ -38,6 +39,7 @@ from p2p.server.any_update import inflate
 from p2p.server.messages import (
     INLINE_BYTES_MAX,
     Address,
+    Again,
     Applied,
     Begin,
     Dropped,
@@ -46,6 +48,7 @@ from p2p.server.messages import (
     Known,
     Knows,
     Leaves,
+    Moved,
     Part,
     Piece,
     Place,
@@ -57,6 +60,7 @@ from p2p.server.messages import (
     Said,
     Send,
     Welcome,
+    Where,
     decode_request,
     encode,
 )
@@ -64,12 +68,68 @@ from p2p.server.shared import SharedFile, open_at
 
 log = logging.getLogger("p2p")
 
+TURN_S = 0.05
+"""How long the thread waits, where other masters are to hear of it."""
 SENDING_MAX_S = 30.0
 """A worker that sends nothing of its update for so long loses its turn."""
 UPDATE_BYTES_PER_MODEL = 4
 """An update from another host may be so many times as large as the model,"""
 UPDATE_BYTES_MIN = 64 << 20
 """or as this."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of an update that a group of masters was to agree on."""
+
+    token: Any
+    new: bool
+    """It was the first of its unit, and not nothing."""
+    stale: int
+    """Updates applied between the model that it was computed from, and it."""
+    error: Exception | None
+    """What descent raised."""
+
+
+class Agreement(Protocol):
+    """Several masters, that agree in which order updates are applied: `p2p.standby.group`."""
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """Where the others are heard."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """This one answers the workers."""
+        ...
+
+    @property
+    def leader_face(self) -> str:
+        """Where workers find who does; empty if that is not known."""
+        ...
+
+    @property
+    def view(self) -> int:
+        """It grows whenever who leads is another, or leads again."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Updates that are proposed and not applied yet."""
+        ...
+
+    def propose(self, push: Push, worker: str, arrays: Bytes, token: Hashable) -> None:
+        """Have it applied everywhere."""
+        ...
+
+    def propose_nothing(self, unit: Unit, token: Hashable) -> None:
+        """Have it known everywhere that nothing comes of this unit."""
+        ...
+
+    def turn(self) -> list[Settled]:
+        """To be called often. What was proposed, and has been applied."""
+        ...
 
 
 @dataclass(eq=False)
@@ -102,6 +162,13 @@ class Worker:
     """and what has come of it, unless it is in a file,"""
     heard_at: float = 0.0
     """and when."""
+    proposed: Push | Dropped | None = None
+    """The update that other masters are to agree on."""
+
+    @property
+    def waits(self) -> bool:
+        """It has not been answered."""
+        return self.begins is not None or self.push is not None or self.proposed is not None
 
     def forget_files(self, of_the_dead: bool = False) -> None:
         """Close those that it writes updates to, or if its process is gone."""
@@ -112,10 +179,9 @@ class Worker:
 class Server:
     """A feeder of coordinators, for all trainings of a session."""
 
-    def __init__(self, served: Served, address: str, run: str, keys: Keys | None) -> None:
+    def __init__(self, address: str, run: str, keys: Keys | None) -> None:
         """Listen at a free port of `address`; nobody is answered before `start`."""
         check_address(address, keys)
-        self._served = served
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = open_socket(self._context, zmq.ROUTER, keys, server=True)
         self.address = Address(bind(self._socket, address), run, keys)
@@ -129,10 +195,18 @@ class Server:
         self._senders: deque[bytes] = deque()
         """Who sends an update in pieces, and who waits for that."""
         self._wake = os.pipe()
+        self._stopping = False
         self._thread: threading.Thread | None = None
+        self.agreement: Agreement | None = None
+        """Where there are several masters: to be set before `start`."""
+        self._view = 0
+
+    def wake(self) -> None:
+        """Have the thread come round. From any thread."""
+        os.write(self._wake[1], b"x")
 
     def start(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
+        self._coordinator, self._stopping, self._view = coordinator, False, 0
         self._tickets = Tickets(coordinator.max_staleness)
         self._thread = threading.Thread(target=self._run, name="deepdist-master", daemon=True)
         self._thread.start()
@@ -140,10 +214,21 @@ class Server:
     def stop(self) -> None:
         if self._thread is None:
             return
-        os.write(self._wake[1], b"x")
+        self._stopping = True
+        self.wake()
         self._thread.join()
-        os.read(self._wake[0], 1)
         self._thread = None
+
+    @property
+    def _served(self) -> Served:
+        assert self._coordinator is not None
+        return self._coordinator.served
+
+    def forget_workers(self) -> None:
+        """Those of a training that is over; to be called when the server is stopped."""
+        for worker in self.workers.values():
+            worker.forget_files()
+        self.workers.clear()
 
     def close(self) -> None:
         """Listen no more."""
@@ -164,14 +249,22 @@ class Server:
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake[0], zmq.POLLIN)
         assert self._coordinator is not None
+        wait_ms = None
+        if self.agreement is not None:
+            poller.register(self.agreement.socket, zmq.POLLIN)
+            wait_ms = int(TURN_S * 1e3)
         while True:
-            ready = dict(poller.poll(1000 if self._senders else None))
-            if self._wake[0] in ready and self._socket not in ready:
+            ready = dict(poller.poll(1000 if self._senders and wait_ms is None else wait_ms))
+            if self._wake[0] in ready:
+                os.read(self._wake[0], 1 << 12)
+            if self._stopping and self._socket not in ready:
                 return  # all that was said is heard
             try:
                 if self._socket in ready:
                     self._take(*self._socket.recv_multipart())
                     self._go_on()
+                if self.agreement is not None:
+                    self._agree(self.agreement)
                 self._look_after_senders()
             except BaseException as error:  # noqa: BLE001 - whatever it is, train() raises it
                 self._coordinator.fail(error)
@@ -184,8 +277,12 @@ class Server:
             self._say(identity, Refused(f"not understood: {error}"))
             return
         worker = self.workers.get(identity)
-        if isinstance(request, Hello):
+        if self.agreement is not None and (isinstance(request, Where) or not self.agreement.leads):
+            self._say(identity, Moved(self.agreement.leader_face))
+        elif isinstance(request, Hello):
             self._welcome(identity, request)
+        elif worker is None and self.agreement is not None:
+            self._say(identity, Moved(self.agreement.leader_face))
         elif worker is None:
             self._say(identity, Refused("say Hello first: the master does not know this worker"))
         else:
@@ -228,6 +325,10 @@ class Server:
             case Part():
                 self._part(identity, worker, frames)
             case Dropped():
+                if self.agreement is not None:
+                    worker.proposed = request
+                    self.agreement.propose_nothing(Unit(*request.unit), (identity, request))
+                    return
                 coordinator.drop(Unit(*request.unit))
                 self._say(identity, Known(True))
             case Knows():
@@ -322,12 +423,15 @@ class Server:
     def _is_there(self, identity: bytes) -> None:
         """All of the update is."""
         if not self._tickets.push(identity):
+            if self.agreement is not None:  # the ticket was another master's
+                self._say(identity, Again())
+                return
             raise UsageError("another attempt at this partition has begun: the update of this one is not taken")
 
     def _go_on(self) -> None:
         """Apply updates, and give models, as it is their turn."""
         assert self._coordinator is not None
-        while (step := self._tickets.next(self._served.version)) is not None:
+        while (step := self._tickets.next(self._version)) is not None:
             what, identity = step
             worker = self.workers[identity]
             with self._refusing(identity):
@@ -336,11 +440,19 @@ class Server:
                 else:
                     self._apply(identity, worker)
 
+    @property
+    def _version(self) -> int:
+        """Of the model, when all that is agreed on is applied."""
+        return self._served.version + (0 if self.agreement is None else self.agreement.pending)
+
     def _apply(self, identity: bytes, worker: Worker) -> None:
         """Have `descent` take its update."""
         push, buffer, worker.push, worker.buffer = worker.push, worker.buffer, None, bytearray()
         assert push is not None
         file = worker.files.pop(push.place, None) if push.place is not None else None
+        if self.agreement is not None:
+            self._propose(self.agreement, identity, worker, push, memoryview(buffer) if file is None else file)
+            return
         if file is None:
             self._applied(identity, worker, push, Applied(self._submit(worker, push, memoryview(buffer))[0]))
             return
@@ -352,6 +464,59 @@ class Server:
             worker.files[push.place] = file
             file.leave()
         self._applied(identity, worker, push, Applied(new, kept))
+
+    def _propose(
+        self, agreement: Agreement, identity: bytes, worker: Worker, push: Push, source: memoryview | SharedFile
+    ) -> None:
+        """Have the other masters hold its update, before it is applied."""
+        worker.proposed = push
+        if isinstance(source, memoryview):
+            agreement.propose(push, worker.name, _of_size(source, push), (identity, push))
+            return
+        source.about_to_read()
+        with source.view() as view:
+            agreement.propose(push, worker.name, _of_size(view, push), (identity, push))
+        assert push.place is not None
+        worker.files[push.place] = source
+        source.leave()
+
+    def _agree(self, agreement: Agreement) -> None:
+        """Hear the other masters."""
+        settled = agreement.turn()
+        if agreement.view != self._view:
+            self._view = agreement.view
+            self._send_away(agreement)
+        for each in settled:
+            identity: bytes
+            request: Push | Dropped
+            identity, request = each.token
+            worker = self.workers.get(identity)
+            if worker is None or worker.proposed is not request:
+                continue
+            worker.proposed = None
+            if isinstance(request, Dropped):
+                self._say(identity, Known(True))
+                continue
+            with self._refusing(identity):
+                if each.error is not None:
+                    raise each.error
+                if each.new:
+                    worker.published += 1
+                    worker.staleness.append(each.stale)
+                self._applied(identity, worker, request, Applied(each.new))
+        self._go_on()
+
+    def _send_away(self, agreement: Agreement) -> None:
+        """Who waits for an answer is to ask another master, or again."""
+        for identity, worker in self.workers.items():
+            if worker.waits:
+                self._say(identity, Moved(agreement.leader_face))
+            self._done_reading(worker)
+            worker.forget_files()
+        self.workers.clear()
+        self._senders.clear()
+        assert self._coordinator is not None
+        self._tickets = Tickets(self._coordinator.max_staleness)
 
     def _applied(self, identity: bytes, worker: Worker, push: Push, applied: Applied) -> None:
         """Say so, now or with the model for what it does next."""
@@ -418,3 +583,10 @@ class Server:
         if self._senders:
             self.workers[self._senders[0]].heard_at = time.monotonic()
             self._say(self._senders[0], Send())
+
+
+def _of_size(view: memoryview, push: Push) -> memoryview:
+    """The update's bytes, if they are there."""
+    if len(view) < push.layout.nbytes:
+        raise UsageError(f"an update of {len(view)} bytes, expected {push.layout.nbytes}")
+    return view[: push.layout.nbytes]

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
@@ -31,6 +31,7 @@ from p2p.agent.client import AgentClient, AgentGoneError, AgentSettings, failure
 from p2p.agent.local_socket import Process
 from p2p.driver.registrar import Registrar
 from p2p.engines import Progress
+from p2p.standby.process import Settings, start_standby
 from p2p.worker.errors import PartitionError, told
 from p2p.worker.job import Job, TaskResult
 from p2p.worker.task import run_partition
@@ -61,6 +62,7 @@ class LocalEngine:
         """The same, where peers have agents."""
         self._ending = threading.Event()
         """Of the training that runs: nobody is to start a process any more."""
+        self._standbys: list[subprocess.Popen[bytes]] = []
         self._cancelled = False
 
     @property
@@ -97,6 +99,12 @@ class LocalEngine:
         if not all_there():
             words = "; ".join(filter(None, (seat.failure() for seat in self._agents))) or "see their messages above"
             raise UsageError(f"{self.peers} agents did not start within {START_TIMEOUT_S:g} s: {words}")
+
+    def start_standby(self, settings: Settings) -> Callable[[], bool]:
+        """Start another master, a process on this machine; what is returned says whether that is still there."""
+        process = start_standby(settings, os.getpid())
+        self._standbys.append(process)
+        return lambda: process.poll() is None
 
     def without_task(self, tasks: int) -> Collection[int]:
         return {seat.agent.pid for seat in self._agents[tasks:]}
@@ -155,6 +163,10 @@ class LocalEngine:
             seat.end_agent(STOP_TIMEOUT_S)
         self._seats.clear()
         self._agents.clear()
+        for process in self._standbys:
+            process.kill()  # what they had is in the driver program by now
+            process.wait()
+        self._standbys.clear()
 
     def _end_workers(self) -> None:
         self._ending.set()

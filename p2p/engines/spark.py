@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import logging
 import os
 import socket
 import sys
@@ -30,9 +31,12 @@ from p2p.agent.client import AgentGoneError, AgentSettings, ensure_agent
 from p2p.driver.registrar import Registrar
 from p2p.engines import Progress
 from p2p.row_order import in_order
+from p2p.standby.process import Settings, is_beside, start_standby
 from p2p.worker.errors import PartitionError, Seal
 from p2p.worker.job import Job, TaskResult
 from p2p.worker.task import run_partition
+
+log = logging.getLogger("p2p")
 
 START_TIMEOUT_S = 120.0
 """For all executors to come and start their agents: a busy cluster hands them out one by one."""
@@ -43,6 +47,8 @@ SETTLE_MAX_S = 5.0
 an executor that is slow to begin, as soon as a copy of it is done elsewhere."""
 STEADY_S = 3.0
 """Where the configuration does not say how many executors will come: nobody came for so long."""
+STANDBY_TRIES = 4
+"""To find an executor that has no standby yet."""
 PROGRESS_S = 0.25
 READ_ON_S = 2.0
 """So long a new worker takes to begin, which has to import gensim, and its kernels, anew."""
@@ -117,6 +123,39 @@ class SparkEngine:
     @property
     def workers(self) -> int:
         return max(self.peers, self.context.defaultParallelism)
+
+    def start_standby(self, settings: Settings) -> Callable[[], bool]:
+        """Start another master, beside an executor that has none yet; what is returned says False if that failed."""
+        errors: list[Exception] = []
+
+        def start() -> None:
+            try:
+                for attempt in range(STANDBY_TRIES):
+                    if any(self._start_standby(settings, anywhere=attempt + 1 == STANDBY_TRIES)):
+                        return
+            except Exception as error:  # noqa: BLE001 - who waits for the standby says that it did not come
+                log.warning("a standby could not be started: %s", error)
+                errors.append(error)
+
+        InheritableThread(target=start, name="deepdist-standby", daemon=True).start()
+        return lambda: not errors
+
+    def _start_standby(self, settings: Settings, anywhere: bool) -> list[bool]:
+        def start(_: Iterable[Any]) -> Iterator[bool]:
+            anchor = os.getppid()
+            name = f"deepdist-{settings.run[:12]}-{anchor}-standby"
+            if is_beside(name) and not anywhere:
+                time.sleep(SETTLE_S)  # the next try is more likely to go elsewhere
+                yield False
+                return
+            process = start_standby(settings, anchor, "" if is_beside(name) else name)
+            process.returncode = 0  # it outlives this worker: nobody here waits for it
+            time.sleep(SETTLE_S)
+            yield True
+
+        job = self.context.parallelize([0], 1).mapPartitions(start)
+        self.context.setJobGroup("deepdist-standby", "deepdist: starting a standby")
+        return job.collect()
 
     def without_task(self, tasks: int) -> Collection[int] | None:
         return None if tasks < self.workers else ()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from gossip.zmq.sockets import WINDOW_BLOCKS, open_socket
 from p2p.server.messages import (
     INLINE_BYTES_MAX,
     Address,
+    Again,
     Answer,
     Applied,
     Begin,
@@ -33,6 +35,7 @@ from p2p.server.messages import (
     Known,
     Knows,
     Leaves,
+    Moved,
     Part,
     Piece,
     Place,
@@ -45,6 +48,7 @@ from p2p.server.messages import (
     Said,
     Send,
     Welcome,
+    Where,
     decode_answer,
     encode,
 )
@@ -52,15 +56,33 @@ from p2p.server.shared import SharedFile, memory_peak_bytes, open_at
 
 LOOK_S = 5.0
 """How often a worker that waits looks whether the master still listens."""
+GROUP_LOOK_S = 0.5
+"""The same where there are several masters: whether another leads by now."""
+GIVE_UP_S = 60.0
+"""So long it is looked for one that leads."""
 CONNECT_TIMEOUT_S = 5.0
 FILES_MAX = 8
 """Of the master's, that are kept open."""
 
 A = TypeVar("A", bound=Said)
+T = TypeVar("T")
 
 
 class MasterGoneError(UsageError):
     """Nobody listens where the master was."""
+
+
+class MovedError(Exception):
+    """Another master is to be asked."""
+
+    def __init__(self, endpoint: str) -> None:
+        """`endpoint` is where it is; empty if that is not known."""
+        super().__init__(endpoint)
+        self.endpoint = endpoint
+
+
+class ComputeAgainError(Exception):
+    """The master that leads now does not know the model that the update was computed from."""
 
 
 @dataclass
@@ -114,6 +136,10 @@ class MasterClient:
     def __init__(self, address: Address) -> None:
         """Connect. `UsageError` if the master lets this worker not in, or is not there."""
         self.address = address
+        self._endpoint = address.endpoint
+        """Where the master is that leads."""
+        self._led_at = time.monotonic()
+        """Somebody led then, as far as it is known."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = open_socket(self._context, zmq.DEALER, address.keys)
         self._files: dict[Place, SharedFile] = {}
@@ -122,13 +148,17 @@ class MasterClient:
         """Where updates are written that are not small."""
         self._ready: tuple[Unit, Ready, list[bytes]] | None = None
         """What came along for the next unit."""
+        self.shares_memory = False
         try:
             self._socket.connect(address.endpoint)
-            welcome, _ = self.ask(Hello(address.run, f"{socket.gethostname()}:{os.getpid()}"), Welcome)
-            host = open_at(welcome.host, len(welcome.token))
+            self._surely(self._greet)
         except BaseException:
             self.close()
             raise
+
+    def _greet(self) -> None:
+        welcome, _ = self._ask_for(Hello(self.address.run, f"{socket.gethostname()}:{os.getpid()}"), Welcome)
+        host = open_at(welcome.host, len(welcome.token))
         self.shares_memory = False
         if host is not None:
             self.shares_memory = bytes(host.view()[: len(welcome.token)]) == welcome.token
@@ -137,11 +167,14 @@ class MasterClient:
     def begin(self, unit: Unit, attempt: int, layout: Layout, attributes: int) -> MasterModel | None:
         """The model to compute the unit's gradient from, of this layout; None if the unit counts already. The worker
         has the `attributes` of that version."""
+        return self._surely(lambda: self._begin(unit, attempt, layout, attributes))
+
+    def _begin(self, unit: Unit, attempt: int, layout: Layout, attributes: int) -> MasterModel | None:
         came, self._ready = self._ready, None
         if came is not None and came[0] == unit:
             _, ready, frames = came
         else:
-            ready, frames = self.ask(self.begins(unit, attempt, attributes), Ready)
+            ready, frames = self._ask_for(self.begins(unit, attempt, attributes), Ready)
         if ready.known:
             return None
         nbytes = layout.nbytes + (0 if ready.layout is None else ready.layout.nbytes)
@@ -151,7 +184,7 @@ class MasterClient:
         elif ready.place is not None:
             file = self._file(ready.place, nbytes)
             if file is None:  # the master went on to another one meanwhile
-                return self.begin(unit, attempt, layout, attributes)
+                return self._begin(unit, attempt, layout, attributes)
             source = file
         else:
             source = self._read(nbytes)
@@ -163,7 +196,14 @@ class MasterClient:
 
     def push(self, unit: Unit, version: int, arrays: Arrays, then: Begin | None = None) -> bool:
         """Hand over a flattened update; False if its unit was there before, or it is nothing. The model for the next
-        unit, `then`, comes with the answer."""
+        unit, `then`, comes with the answer.
+
+        Raises:
+            ComputeAgainError: the master is another one by now, and cannot take it.
+        """
+        return self._surely(lambda: self._push(unit, version, arrays, then))
+
+    def _push(self, unit: Unit, version: int, arrays: Arrays, then: Begin | None) -> bool:
         layout = Layout.of(arrays)
         if layout.nbytes <= INLINE_BYTES_MAX:
             buffer = bytearray(layout.nbytes)
@@ -187,6 +227,8 @@ class MasterClient:
         return self._applied(push, answer, frames).new
 
     def _applied(self, push: Push, answer: Answer, frames: list[bytes]) -> Applied:
+        if isinstance(answer, Again):
+            raise ComputeAgainError
         if not isinstance(answer, Applied):
             raise UsageError(answer.why if isinstance(answer, Refused) else f"Push was answered with {answer}")
         if push.then is not None:
@@ -222,9 +264,12 @@ class MasterClient:
         self._files.clear()
         self._own = None
 
-    def ask(self, request: Request, expected: type[A], frame: bytearray | None = None) -> tuple[A, list[bytes]]:
+    def ask(self, request: Request, expected: type[A]) -> tuple[A, list[bytes]]:
         """Wait for the answer; `UsageError` if it is no."""
-        answer, frames = self._ask(request, frame)
+        return self._surely(lambda: self._ask_for(request, expected))
+
+    def _ask_for(self, request: Request, expected: type[A]) -> tuple[A, list[bytes]]:
+        answer, frames = self._ask(request)
         if isinstance(answer, expected):
             return answer, frames
         raise UsageError(answer.why if isinstance(answer, Refused) else f"{request} was answered with {answer}")
@@ -234,18 +279,90 @@ class MasterClient:
         return self._receive()
 
     def _receive(self) -> tuple[Answer, list[bytes]]:
-        while not self._socket.poll(int(LOOK_S * 1e3)):
+        while not self._socket.poll(int((GROUP_LOOK_S if self.address.others else LOOK_S) * 1e3)):
             self._look()
         said, *frames = self._socket.recv_multipart()
-        return decode_answer(said), frames
+        answer = decode_answer(said)
+        if isinstance(answer, Moved):
+            raise MovedError(answer.endpoint)
+        return answer, frames
 
     def _look(self) -> None:
-        """Raise `MasterGoneError` if nobody listens any more. One that is busy still does."""
+        """Raise `MasterGoneError` if nobody listens any more, and `MovedError` if another master leads. One that is
+        busy still does."""
+        if self.address.others:
+            leader = self._leader_by(endpoint for endpoint in self._endpoints() if endpoint != self._endpoint)
+            if leader:
+                self._led_at = time.monotonic()
+            if leader not in ("", self._endpoint):
+                raise MovedError(leader)
+            self._check_led()
+            return
         host, _, port = self.address.endpoint.removeprefix("tcp://").rpartition(":")
         try:
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
         except OSError as error:
             raise MasterGoneError(f"the master at {host}:{port} is gone ({error})") from None
+
+    # ---------------------------------------------------------------------------------- where there are several masters
+
+    def _surely(self, do: Callable[[], T]) -> T:
+        """Do it, again with each master that comes to lead. All that is asked may be asked twice."""
+        while True:
+            try:
+                return do()
+            except MovedError as moved:
+                self._move(moved.endpoint)
+
+    def _move(self, endpoint: str) -> None:
+        """Greet whoever leads now, which may be at `endpoint`."""
+        self._ready = None
+        if self._own is not None:
+            self._own.close()  # the one before may still read it
+            self._own = None
+        while True:
+            leader = endpoint or self._leader_by(self._endpoints())
+            endpoint = ""
+            if leader:
+                self._socket.close(linger=0)
+                self._socket = open_socket(self._context, zmq.DEALER, self.address.keys)
+                self._socket.connect(leader)
+                self._endpoint = leader
+                try:
+                    self._greet()
+                    self._led_at = time.monotonic()
+                    return
+                except MovedError as moved:
+                    endpoint = moved.endpoint if moved.endpoint != leader else ""
+            self._check_led()
+            time.sleep(GROUP_LOOK_S / 5)
+
+    def _check_led(self) -> None:
+        if time.monotonic() - self._led_at > GIVE_UP_S:
+            raise MasterGoneError(f"none of {1 + len(self.address.others)} masters leads for {GIVE_UP_S:g} s")
+
+    def _endpoints(self) -> tuple[str, ...]:
+        return (self.address.endpoint, *self.address.others)
+
+    def _leader_by(self, endpoints: Iterable[str]) -> str:
+        """Where the master that leads is, as the first of these says who answers; empty if none does."""
+        asked = [(endpoint, open_socket(self._context, zmq.DEALER, self.address.keys)) for endpoint in endpoints]
+        try:
+            poller = zmq.Poller()
+            for endpoint, probe in asked:
+                probe.connect(endpoint)
+                probe.send(encode(Where()))
+                poller.register(probe, zmq.POLLIN)
+            give_up = time.monotonic() + GROUP_LOOK_S
+            while (left_s := give_up - time.monotonic()) > 0:
+                for probe, _ in poller.poll(int(left_s * 1e3) + 1):
+                    answer = decode_answer(probe.recv_multipart()[0])
+                    if isinstance(answer, Moved) and answer.endpoint:
+                        return answer.endpoint
+            return ""
+        finally:
+            for _, probe in asked:
+                probe.close(linger=0)
 
     def _file(self, place: Place, nbytes: int) -> SharedFile | None:
         file = self._files.get(place)

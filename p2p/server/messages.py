@@ -11,7 +11,9 @@
     Knows       does this unit count?                       -> Known
     Furthest    how far has this partition been?            -> Reached
     Leaves      nothing more comes from me for now             (no answer)
-                                                               Refused, to any of them
+    Where       who leads, of several masters?              -> Moved
+                                                               Refused, to any of them; Moved, where another leads;
+                                                               Again, to Push
 
 The first frame of a message is one of these in MessagePack; arrays follow as a frame of packed bytes. A new message is
 a class with its name in `Request` or `Answer`, and a case where it is dealt with.
@@ -42,6 +44,10 @@ class Address:
     """A secret of the run: who does not know it is refused."""
     keys: Keys | None
     """None only on loopback."""
+    others: tuple[str, ...] = ()
+    """Of masters that take its place, if there are any."""
+    bounded: bool = False
+    """Staleness is: one that comes to lead does not take what was computed for another, so workers keep the rows."""
 
 
 class Place(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -127,6 +133,10 @@ class Leaves(Said, frozen=True):
     memory_peak_bytes: Count
 
 
+class Where(Said, frozen=True):
+    """Which of several masters leads? It may come before `Hello`."""
+
+
 class Welcome(Said, frozen=True):
     """To `Hello`."""
 
@@ -180,14 +190,25 @@ class Reached(Said, frozen=True):
     """The highest that counts; -1 if none does."""
 
 
+class Moved(Said, frozen=True):
+    """Another master leads, or this one led no more for a while: what was asked is to be asked there."""
+
+    endpoint: str
+    """Where it is; empty if nobody knows."""
+
+
+class Again(Said, frozen=True):
+    """To `Push`: the model that it was computed from is forgotten here. Begin, and compute it again."""
+
+
 class Refused(Said, frozen=True):
     """To any request."""
 
     why: str
 
 
-Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Furthest | Leaves
-Answer = Welcome | Ready | Piece | Send | Applied | Known | Reached | Refused
+Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Furthest | Leaves | Where
+Answer = Welcome | Ready | Piece | Send | Applied | Known | Reached | Moved | Again | Refused
 
 encode = Encoder().encode
 decode_request = Decoder(Request).decode

@@ -27,6 +27,7 @@ def session_of(
     peers: int | None,
     seed: int,
     drain_timeout_s: float,
+    standbys: int = 0,
 ) -> Session:
     """`mix`: strategy and topology as `p2p.arguments.mixed` gives them, or None. All has been checked."""
     if isinstance(engine, SimulatedCluster):
@@ -36,5 +37,5 @@ def session_of(
 
         return MixSession(model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
     if mode == "master":
-        return MasterSession(model, peers=peers, engine=engine, seed=seed)
+        return MasterSession(model, peers=peers, engine=engine, seed=seed, standbys=standbys)
     return AgentSession(model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)

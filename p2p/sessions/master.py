@@ -1,6 +1,8 @@
 """A session with a master: the model is in the driver program, and tasks come there for it, without any agent.
 
 engine: tasks -> gradient -> p2p.driver.serving -> coordinator: descent -> the user's own model -> snapshots
+
+With standbys the model is in several processes, one of which leads; the driver program's is one of them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,8 +29,13 @@ from p2p.driver.watchers import NOTHING_TO_DO, Done, Moment, Seen, Watching
 from p2p.engines.choice import SessionEngine
 from p2p.report import PeerReport, Report, Snapshot
 from p2p.row_order import other_rows
+from p2p.server.messages import Address
 from p2p.server.shared import memory_peak_bytes
 from p2p.sessions.training import Begun, Training
+from p2p.standby.coordinator import GroupCoordinator, WorkerFigures
+from p2p.standby.group import Group, caught_up
+from p2p.standby.launch import Standbys, starter
+from p2p.standby.process import Opening
 from p2p.worker.job import Job, TaskResult, codec_of
 from p2p.worker.working_copy import exchange_settings
 
@@ -39,8 +47,22 @@ class MasterSession:
 
     begun: Begun | None = None
 
-    def __init__(self, model: Model, *, peers: int | None, engine: engines.Engine | None = None, seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        peers: int | None,
+        engine: engines.Engine | None = None,
+        seed: int,
+        standbys: int = 0,
+    ) -> None:
         """Nothing is started before the first training; see `DeepDist` for the arguments."""
+        self._standbys_wanted = standbys
+        self._standbys: Standbys | None = None
+        self._workers: dict[str, WorkerFigures] = {}
+        """Of the session, where there are standbys."""
+        self._failovers = 0
+        """Of the last training."""
         self._user_model = model
         self._seed = seed
         self._run = secrets.token_hex(16)
@@ -83,12 +105,15 @@ class MasterSession:
             resumes=begun is not None,
             workers=engine.workers,
             drops_bad=training.on_bad_update == "drop",
-            master=server.address,
+            master=self._address(server, training.max_staleness is not None),
         )
-        applied = () if begun is None else begun.units
-        coordinator = Coordinator(
+        applied = set() if begun is None else set(begun.units)
+        made = Coordinator if self._standbys is None else GroupCoordinator
+        coordinator = made(
             served, training.descent, engine.cancel, job.epochs_before, applied, training.max_staleness, job.drops_bad
         )
+        if isinstance(coordinator, GroupCoordinator):
+            coordinator.workers = self._workers
         self._epochs += training.epochs
         self.begun = None
         before = self.snapshot()
@@ -108,10 +133,15 @@ class MasterSession:
         assert self._server is not None
         self._done = done = Done(training.progress, job.epochs * job.partitions)
         try:
-            with feeding([self._server], coordinator), self._watching(training, engine, coordinator) as watching:
+            with (
+                self._group(training, engine, coordinator) as group,
+                feeding([self._server], coordinator),
+                self._watching(training, engine, coordinator) as watching,
+            ):
                 with (
                     self._errors_first(training, coordinator, watching) as results,
                     feeding(training.feeders, coordinator),
+                    caught_up(group),
                 ):
                     results += engine.run(job, training.data, done)
                 seconds = time.monotonic() - before.at  # a last look may take longer
@@ -132,6 +162,7 @@ class MasterSession:
                 updates_lost=coordinator.dropped,
                 lost={"not finite": coordinator.dropped} if coordinator.dropped else {},
                 consensus_distance=0.0,
+                failovers=self._failovers,
             )
         )
 
@@ -173,11 +204,13 @@ class MasterSession:
         engine = self._engine.take_out()
         if engine is not None:
             engine.stop()
+        if self._standbys is not None:
+            self._standbys.close()
         if self._server is not None:
             self._server.close()
         if self._served is not None:
             self._served.close()
-        self._server = self._served = None
+        self._server = self._served = self._standbys = None
 
     # ------------------------------------------------------------------------------------------------- parts
 
@@ -185,9 +218,43 @@ class MasterSession:
         if self._server is None or self._served is None:
             keys = None if is_loopback(engine.address) else Keys.generate()
             self._served = Served(self._user_model)
-            self._server = Server(self._served, engine.address, self._run, keys)
+            self._server = Server(engine.address, self._run, keys)
         engine.start(None, None)
+        if self._standbys_wanted:
+            if self._standbys is None:
+                keys = self._server.address.keys
+                self._standbys = Standbys(self._standbys_wanted, self._run, engine.address, keys)
+            self._standbys.start(starter(engine))
         return self._server, self._served
+
+    def _address(self, server: Server, bounded: bool) -> Address:
+        """Where tasks find who leads: any member of the group says so."""
+        if self._standbys is None:
+            return server.address
+        first, *others = (place.face for place in self._standbys.places)
+        return replace(server.address, endpoint=first, others=(*others, server.address.endpoint), bounded=bounded)
+
+    @contextmanager
+    def _group(self, training: Training, engine: engines.Engine, coordinator: Coordinator) -> Iterator[Group | None]:
+        """The standbys take part within, if there are any."""
+        if self._standbys is None:
+            yield None
+            return
+        assert self._server is not None
+        assert isinstance(coordinator, GroupCoordinator)
+        opening = Opening(
+            skeleton=self._user_model.skeleton(),
+            arrays=self._user_model.arrays(),
+            descent=training.descent,
+            epochs_before=coordinator.epochs_before,
+            applied=set(coordinator.applied),
+            max_staleness=training.max_staleness,
+            drops_bad=training.on_bad_update == "drop",
+            version=coordinator.version,
+        )
+        with self._standbys.training(self._server, coordinator, opening, starter(engine)) as group:
+            yield group
+            self._failovers = group.failovers
 
     def _watching(self, training: Training, engine: engines.Engine, coordinator: Coordinator) -> Watching:
         def cut(model: Model) -> Seen:
@@ -239,7 +306,19 @@ class MasterSession:
             )
 
     def _peers(self, server: Server) -> Iterator[PeerReport]:
-        workers = sorted(server.workers.values(), key=lambda worker: worker.name)
+        for name, figures in sorted(self._workers.items()):
+            yield PeerReport(
+                name=name,
+                role="worker",
+                published=len(figures.staleness),
+                applied=figures.seen,
+                bytes_out=figures.bytes_out,
+                bytes_in=figures.bytes_in,
+                staleness_median=float(np.median(figures.staleness)),
+                staleness_p95=float(np.percentile(figures.staleness, 95)),
+                memory_peak_bytes=0,
+            )
+        workers = [] if self._workers else sorted(server.workers.values(), key=lambda worker: worker.name)
         for worker in workers:
             staleness = worker.staleness or [0]
             yield PeerReport(

@@ -7,14 +7,14 @@ does not know of are the updates of those that computed at the same time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from gossip.errors import NotFiniteError
 from gossip.marks import Unit
 from p2p.adapters.watch import is_nothing
 from p2p.server.any_update import flatten
 from p2p.server.attributes import dress
-from p2p.server.client import MasterClient
+from p2p.server.client import ComputeAgainError, MasterClient
 from p2p.server.messages import Begin
 from p2p.worker.attempt import Attempt
 from p2p.worker.job import TaskResult
@@ -38,20 +38,33 @@ class WithMaster:
         try:
             for chunk, chunk_rows in enumerate(rows):
                 info, unit = attempt.info(chunk), Unit(*attempt.unit(chunk))
+                if job.master is not None and job.master.others and job.master.bounded:
+                    chunk_rows = list(chunk_rows)
                 with running(info, counted, copy):
-                    if not self._begin(unit):
-                        units += 1
-                        continue
-                    attempt.seed(chunk)
-                    update = copy.model.watch.gradient(copy.model, job.gradient, chunk_rows)
-                    if is_nothing(update):
-                        continue
-                    updates += self._push(unit, update, self._next(chunk))
-                    units += 1
-                update = None  # the next gradient may need the memory
+                    done = None
+                    while done is None:
+                        done = self._train_chunk(unit, chunk, chunk_rows)
+                updates += done == "published"
+                units += done != "nothing"
         finally:
             self._client.leave()
         return TaskResult(counted.rows, updates, units, copy.model.watch.told())
+
+    def _train_chunk(
+        self, unit: Unit, chunk: int, rows: Iterable[object]
+    ) -> Literal["published", "known", "nothing"] | None:
+        """What came of it; None if it is to be computed again, from the model of the master that leads now."""
+        attempt, copy = self._attempt, self._copy
+        if not self._begin(unit):
+            return "known"
+        attempt.seed(chunk)
+        update = copy.model.watch.gradient(copy.model, attempt.job.gradient, iter(rows))
+        if is_nothing(update):
+            return "nothing"
+        try:
+            return "published" if self._push(unit, update, self._next(chunk)) else "known"
+        except ComputeAgainError:
+            return None
 
     def _push(self, unit: Unit, update: Any, then: Begin) -> bool:
         """Whether it was the first of its unit, and all its numbers are numbers."""

@@ -84,6 +84,7 @@ SESSION: Row = {
     "drain_timeout_s": FROM_0,
     "master": [5000, "", "host", b"host:1", ["host:1"], True],
     "token": ["", 5, "a-token-of-thirty-two-characters"],
+    "standbys": [*NO_INTEGER, None, -2, 1, 3, 2],
 }
 OPTIMIZER: Row = {
     "history": COUNT,

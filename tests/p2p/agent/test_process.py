@@ -27,8 +27,8 @@ from gossip.updates import KINDS
 from gossip.zmq.runtime import Runtime
 from gossip.zmq.sockets import Keys
 from p2p.agent import discipline as discipline_module
+from p2p.agent import local_socket, registrar_link
 from p2p.agent import process as module
-from p2p.agent import registrar_link
 from p2p.agent.client import LEAVE_SIGNALS, STORY_SIGNAL, AgentClient, AgentSettings
 from p2p.agent.local_socket import Process
 from p2p.agent.process import Agent, Life, main
@@ -478,7 +478,7 @@ def test_a_story_that_cannot_be_written_is_told_and_the_agent_goes_on(
 
 
 def test_the_address_is_that_of_the_interface_towards_the_registrar() -> None:
-    assert module._address_towards("tcp://127.0.0.1:1234") == "127.0.0.1"
+    assert local_socket.address_towards("tcp://127.0.0.1:1234") == "127.0.0.1"
 
 
 def test_agents_know_the_kinds_that_come_with_the_library() -> None:

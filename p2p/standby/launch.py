@@ -1,0 +1,204 @@
+"""The driver program's side of a group of masters: its standbys, and its own member, which comes last.
+
+start    -> standbys, by the engine          each says Here
+training -> Open to each, with the model     -> p2p.standby.group in this process as well -> catch up -> Shut
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+import zmq
+
+from gossip.errors import UsageError
+from gossip.zmq.sockets import Keys
+from p2p import parcel
+from p2p.driver.serving import Server
+from p2p.standby.coordinator import GroupCoordinator
+from p2p.standby.group import Group
+from p2p.standby.member import Member
+from p2p.standby.messages import Here, Leave, OfHouse, Open, Opened, Place, Shut
+from p2p.standby.process import Opening, Settings
+from p2p.standby.ties import Ties
+
+log = logging.getLogger("p2p")
+
+START_TIMEOUT_S = 60.0
+LOOK_S = 0.1
+THERE_S = 5.0
+"""A standby that is not heard for so long is taken for gone."""
+
+
+class Starts(Protocol):
+    """What starts standbys: an engine that can."""
+
+    def start_standby(self, settings: Settings) -> Callable[[], bool]:
+        """Start one, and say later whether its process may still be there."""
+        ...
+
+
+def starter(engine: object) -> Starts:
+    """The engine, if it can start standbys; else a `UsageError`."""
+    if not callable(getattr(engine, "start_standby", None)):
+        raise UsageError(
+            f"standbys with an engine of type {type(engine).__name__}, expected one with start_standby(settings), as "
+            "those for lists of partitions and for Spark have"
+        )
+    return cast(Starts, engine)
+
+
+class Standbys:
+    """Of a session."""
+
+    def __init__(self, count: int, run: str, address: str, keys: Keys | None) -> None:
+        self.count = count
+        self._run = run
+        self._keys = keys
+        self._address = address
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._ties = Ties(self._context, run, count, 0, address, keys)
+        self.there: dict[int, Here] = {}
+        """What each has said of itself last."""
+        self._alive: dict[int, Callable[[], bool]] = {}
+        self._lives: dict[int, int] = {}
+        self._trainings = 0
+        self.lost = 0
+        """Standbys that ended before their time."""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where they listen."""
+        return tuple(self.there[index].place for index in range(self.count))
+
+    def start(self, engine: Starts) -> None:
+        """Bring up those that are not there.
+
+        Raises:
+            UsageError: one did not come.
+        """
+        there = self._who_is_there()
+        for index in range(self.count):
+            if index not in there:
+                self.there.pop(index, None)
+                self._start_one(engine, index)
+        give_up = time.monotonic() + START_TIMEOUT_S
+        while missing := [index for index in range(self.count) if index not in self.there]:
+            self._ties.inbox.poll(int(LOOK_S * 1e3))
+            for sender, message, _ in self._ties.hear():
+                self._hear(sender, message)
+            gone = [index for index in missing if not self._alive[index]()]
+            if gone or time.monotonic() > give_up:
+                raise UsageError(
+                    f"standbys {gone or missing} of {self.count} ended while they started, or did not start within "
+                    f"{START_TIMEOUT_S:g} s: see their last words in the stderr above, or of the executors"
+                )
+
+    @contextmanager
+    def training(
+        self, server: Server, coordinator: GroupCoordinator, opening: Opening, engine: Starts
+    ) -> Iterator[Group]:
+        """They take part within; the server is to be started and stopped within as well."""
+        self._trainings += 1
+        self._ties.training = self._trainings
+        sent = parcel.dumps(opening)
+        mine = Place(self._ties.endpoint, server.address.endpoint)
+        places = (*self.places, mine)
+        self._open(range(self.count), places, sent, recover=False)
+        group = Group(self._ties, Member(self.count, self.count + 1, self._trainings), places, coordinator, server.wake)
+        server.agreement = group
+        ended = threading.Event()
+        looks = threading.Thread(target=self._look_after, args=(group, sent, engine, ended), daemon=True)
+        looks.start()
+        try:
+            yield group
+        finally:
+            ended.set()
+            looks.join()
+            group.close()
+            server.agreement = None
+            for index in range(self.count):
+                self._ties.say(index, Shut())
+
+    def close(self) -> None:
+        """They leave."""
+        for index in range(self.count):
+            self._ties.say(index, Leave())
+        time.sleep(LOOK_S)
+        self._ties.close()
+        self._context.destroy(linger=int(LOOK_S * 1e3))
+
+    # --------------------------------------------------------------------------------------------------------- parts
+
+    def _who_is_there(self) -> set[int]:
+        """Those that say so: each does once a second while no training runs."""
+        expected = {index for index, alive in self._alive.items() if alive()}
+        found: set[int] = set()
+        give_up = time.monotonic() + THERE_S
+        while found < expected and time.monotonic() < give_up:
+            self._ties.inbox.poll(int(LOOK_S * 1e3))
+            for sender, message, _ in self._ties.hear():
+                self._hear(sender, message)
+                found.add(sender)
+        return found
+
+    def _start_one(self, engine: Starts, index: int) -> None:
+        life = self._lives[index] = self._lives.get(index, -1) + 1
+        keys = None if self._keys is None else (self._keys.public, self._keys.secret)
+        settings = Settings(
+            run=self._run,
+            me=index,
+            life=life,
+            driver=self.count,
+            driver_endpoint=self._ties.endpoint,
+            address=self._address,
+            keys=keys,
+        )
+        self._alive[index] = engine.start_standby(settings)
+
+    def _hear(self, sender: int, message: object) -> None:
+        if isinstance(message, Here):
+            self.there[sender] = message
+            self._ties.connect(sender, message.place.endpoint)
+
+    def _open(self, whom: range, places: tuple[Place, ...], sent: bytes, recover: bool) -> None:
+        """Have them take part, and wait until they do."""
+        opening = Open(training=self._trainings, places=places, recover=recover)
+        for index in whom:
+            self._ties.say(index, opening, sent)
+        waits, give_up = set(whom), time.monotonic() + START_TIMEOUT_S
+        while waits:
+            self._ties.inbox.poll(int(LOOK_S * 1e3))
+            for sender, message, _ in self._ties.hear():
+                self._hear(sender, message)
+                if isinstance(message, Opened) and message.training == self._trainings:
+                    if message.trouble:
+                        raise UsageError(f"standby {sender} cannot take part in the training:\n{message.trouble}")
+                    waits.discard(sender)
+            if waits and time.monotonic() > give_up:
+                raise UsageError(f"standbys {sorted(waits)} did not begin within {START_TIMEOUT_S:g} s")
+
+    def _look_after(self, group: Group, sent: bytes, engine: Starts, ended: threading.Event) -> None:
+        """Start another in the place of each that is gone, for the time of a training."""
+        while not ended.wait(LOOK_S):
+            while group.house:
+                sender, message, _ = group.house.popleft()
+                self._begins_again(group, sender, message, sent)
+            for index in range(self.count):
+                if not self._alive[index]():
+                    self.lost += 1
+                    log.warning("standby %d is gone: another one takes its place", index)
+                    self._start_one(engine, index)
+
+    def _begins_again(self, group: Group, sender: int, message: OfHouse, sent: bytes) -> None:
+        """A standby is there that has no part in the training yet."""
+        if isinstance(message, Here):
+            self.there[sender] = message
+            opening = Open(training=self._trainings, places=(*self.places, group.own_place), recover=True)
+            group.say(sender, opening, sent, message.place)
+        elif isinstance(message, Opened) and message.trouble:
+            log.warning("standby %d cannot take part again: %s", sender, message.trouble)

@@ -1,0 +1,146 @@
+"""Groups of masters in virtual time: kills, freezes and cuts, on good and bad networks."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from p2p.standby import member as member_module
+from p2p.standby.member import Commit, Effect, Kept, Leads, Member, Send
+from p2p.standby.messages import Committed, Log, Prepare, Prepared, Report, Suspect
+from p2p.standby.simulated import Bad, Fault, Group, WrongError
+
+FAULTS: tuple[Fault, ...] = ("kill", "stand still", "cut off")
+
+
+def bad_day(seed: int) -> Group:
+    """A day with some faults, drawn by its seed; checked."""
+    drawn = random.Random(seed)
+    members = drawn.choice([3, 3, 5])
+    bad = Bad(0.01, drawn.choice([0, 0, 0.05, 0.2]), drawn.choice([0, 0.1]), drawn.choice([0, 0.2]))
+    group = Group(members, 4, seed, bad)
+    at = 1.0
+    for _ in range(drawn.randrange(1, 5)):
+        at += drawn.uniform(0.5, 8)
+        kind: Fault = drawn.choice(FAULTS)
+        group.fault(at, kind, drawn.choice([None, None, *range(members)]), drawn.uniform(0.3, 8))
+    group.run(at + 8)
+    group.check()
+    return group
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_acknowledged_is_lost(seed: int) -> None:
+    group = bad_day(seed)
+    assert len(group.acknowledged) > 20
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_is_so_where_little_is_kept(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lags behind then needs a copy of the state."""
+    monkeypatch.setattr(member_module, "KEPT_MAX", 4)
+    bad_day(seed)
+
+
+@pytest.mark.long
+def test_three_hundred_bad_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(1000, 1300):
+        monkeypatch.setattr(member_module, "KEPT_MAX", (1024, 4)[seed % 2])
+        bad_day(seed)
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_thirty_times_in_a_row_another_takes_the_place_of_the_one_that_leads(kind: Fault) -> None:
+    group = Group(3, 4, 7)
+    for time in range(30):
+        group.fault(2.0 + 10 * time, kind, None, 5.0 if kind == "kill" else 9.0)
+    group.run(310)
+    group.check()
+    assert max(host.member.view for host in group.hosts) >= 30  # each time
+    assert group.longest_wait() < 5
+
+
+def test_without_most_of_the_members_nothing_is_acknowledged() -> None:
+    group = Group(3, 2, 1)
+    group.fault(1.0, "stand still", 0, 50.0)
+    group.fault(1.0, "stand still", 1, 50.0)
+    group.run(40)
+    assert max(group.acknowledged.values()) > 1.0  # at the end they are back
+    assert not [at for at in group.acknowledged.values() if 2.0 < at < 50.0]
+    group.check()
+
+
+def test_the_check_sees_what_is_lost() -> None:
+    group = Group(3, 1, 1)
+    group.run(1)
+    group.acknowledged["another"] = 1.0
+    with pytest.raises(WrongError, match="another"):
+        group.check()
+    group = Group(3, 1, 1)
+    group.run(1)
+    group.hosts[1].state.pop()
+    with pytest.raises(WrongError, match="member 1"):
+        group.check()
+
+
+# ------------------------------------------------------------------------------------------------------- step by step
+
+
+def said(effects: list[Effect], kind: type) -> list[Send]:
+    return [effect for effect in effects if isinstance(effect, Send) and isinstance(effect.message, kind)]
+
+
+def commits(effects: list[Effect]) -> list[int]:
+    return [effect.number for effect in effects if isinstance(effect, Commit)]
+
+
+def test_an_entry_is_safe_when_most_hold_it() -> None:
+    leader = Member(0, 5)
+    effects = leader.propose(b"one", 0.0)
+    assert [send.to for send in said(effects, Prepare)] == [1, 2, 3, 4]
+    assert commits(effects) == []
+    assert commits(leader.receive(3, Prepared(view=0, number=1), None, 0.1)) == []
+    assert commits(leader.receive(3, Prepared(view=0, number=1), None, 0.1)) == []  # the same one again
+    assert commits(leader.receive(1, Prepared(view=0, number=1), None, 0.1)) == [1]
+
+
+def test_what_is_prepared_in_another_view_does_not_count() -> None:
+    leader = Member(0, 3)
+    leader.propose(b"one", 0.0)
+    assert commits(leader.receive(1, Prepared(view=3, number=1), None, 0.1)) == []
+
+
+def test_a_follower_holds_no_entry_without_those_before_it() -> None:
+    follower = Member(1, 3)
+    effects = follower.receive(0, Prepare(view=0, number=2, tag=0, committed=0), b"two", 0.0)
+    assert said(effects, Prepared)[0].message == Prepared(view=0, number=0)
+    assert follower.last == 0
+
+
+def test_a_follower_applies_what_is_safe_and_no_more() -> None:
+    follower = Member(1, 3)
+    for number in (1, 2):
+        follower.receive(0, Prepare(view=0, number=number, tag=0, committed=0), b"x", 0.0)
+    assert commits(follower.receive(0, Committed(view=0, number=1, last=2), None, 0.1)) == [1]
+
+
+def test_the_furthest_log_of_the_latest_view_begins_the_next_one() -> None:
+    """A longer log of an older view has entries that nobody was told are safe."""
+    member = Member(1, 3)
+    effects = member.receive(2, Suspect(view=4), None, 0.0)
+    assert Leads(None) in effects
+    report = Report(view=4, normal_view=3, log=Log(0, (3,), 0))
+    member._entries = [Kept(0, b"old"), Kept(0, b"older")]
+    effects = member.receive(2, report, None, 0.0)
+    assert not member.leads  # it has to fetch that log first
+    assert member._change is not None
+    assert member._change.log.tags == (3,)
+
+
+def test_one_that_leads_no_more_learns_it_from_whoever_does() -> None:
+    group = Group(3, 1, 3)
+    group.fault(1.0, "cut off", 0, 6.0)
+    group.run(10)
+    assert {host.member.leader for host in group.hosts} == {1}
+    group.check()
