@@ -431,7 +431,7 @@ class Server:
     def _go_on(self) -> None:
         """Apply updates, and give models, as it is their turn."""
         assert self._coordinator is not None
-        while (step := self._tickets.next(self._version)) is not None:
+        while (step := self._tickets.next(self._served.version, self._pending)) is not None:
             what, identity = step
             worker = self.workers[identity]
             with self._refusing(identity):
@@ -441,9 +441,9 @@ class Server:
                     self._apply(identity, worker)
 
     @property
-    def _version(self) -> int:
-        """Of the model, when all that is agreed on is applied."""
-        return self._served.version + (0 if self.agreement is None else self.agreement.pending)
+    def _pending(self) -> int:
+        """Updates that other masters are to agree on, before they are applied."""
+        return 0 if self.agreement is None else self.agreement.pending
 
     def _apply(self, identity: bytes, worker: Worker) -> None:
         """Have `descent` take its update."""

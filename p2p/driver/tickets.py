@@ -68,13 +68,14 @@ class Tickets(Generic[W]):
         self._given.pop(worker, None)
         self._asking = deque(asking for asking in self._asking if asking[0] != worker)
 
-    def next(self, version: int) -> tuple[Literal["apply", "give"], W] | None:
-        """What to do now, with the model at this version; to be asked again once that is done. None: to wait."""
+    def next(self, version: int, pending: int = 0) -> tuple[Literal["apply", "give"], W] | None:
+        """What to do now, with the model at this version, and so many updates that will be applied to it next; to be
+        asked again once that is done. None: to wait."""
         for worker, ticket in self._given.items():
-            if ticket.pushed and self._may_apply(worker, version):
+            if ticket.pushed and self._may_apply(worker, version + pending):
                 del self._given[worker]
                 return "apply", worker
-        if self._asking and (self._max is None or len(self._given) <= self._max):
+        if self._asking and (self._max is None or len(self._given) + pending <= self._max):
             worker, where, attempt = self._asking.popleft()
             self._given[worker] = Ticket(where, attempt, version)
             return "give", worker

@@ -8,6 +8,7 @@ All but the applier is of the one thread that calls `turn`.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -30,8 +31,8 @@ from p2p.standby.member import Commit, Effect, GiveCopy, Leads, Member, Send, Ta
 from p2p.standby.messages import House, Offer, OfHouse, Place, Recover, Said
 from p2p.standby.ties import Ties
 
-TURN_S = 0.05
-"""How long its thread may wait for anything else."""
+log = logging.getLogger("p2p")
+
 OFFER_AGAIN_S = 1.0
 ERROR_S = 5.0
 """So long an error of a task waits for that of `descent`."""
@@ -56,6 +57,8 @@ class Applier:
         self.todo: SimpleQueue[Commit | TakeCopy | Ask | None] = SimpleQueue()
         self.done: deque[tuple[Commit | TakeCopy | Ask, int, Outcome | bytes | None]] = deque()
         """With the number of the last entry that was applied then."""
+        self.broken: Exception | None = None
+        """Why nothing is applied any more."""
         self._number = 0
         self._thread = threading.Thread(target=self._run, name="deepdist-applier", daemon=True)
         self._thread.start()
@@ -76,12 +79,20 @@ class Applier:
                         self._coordinator.become(item.data)
                         self._number = item.number
                     case Ask():
-                        result = self._coordinator.state()
-            except Exception as error:  # noqa: BLE001 - a state that cannot be sent or taken ends the training
+                        result = self._state()
+            except Exception as error:  # noqa: BLE001 - without what was applied before, nothing can be
+                self.broken = error
                 self._coordinator.fail(error)
-                continue
+                return
             self.done.append((item, self._number, result))
             self._wake()
+
+    def _state(self) -> bytes | None:
+        try:
+            return self._coordinator.state()
+        except Exception as error:  # noqa: BLE001 - of a model that cannot be sent; this master goes on
+            log.warning("the state cannot be sent to another master: %s", error)
+            return None
 
 
 class Group:
@@ -146,6 +157,11 @@ class Group:
     def view(self) -> int:
         """It grows with each change of the leader."""
         return self._member.view
+
+    @property
+    def broken(self) -> Exception | None:
+        """Why this member can apply nothing any more."""
+        return self._applier.broken
 
     @property
     def pending(self) -> int:
@@ -245,8 +261,8 @@ class Group:
             self._member.applied(number)
             if isinstance(item, Ask):
                 self._asked.discard(item.to)
-                assert isinstance(result, bytes)
-                self._carry_out(self._member.copied(item.to, item.view, number, result))
+                if isinstance(result, bytes):
+                    self._carry_out(self._member.copied(item.to, item.view, number, result))
             elif isinstance(item, Commit):
                 assert isinstance(result, Outcome)
                 token = self._tokens.pop(item.number, None)

@@ -38,6 +38,8 @@ BEAT_S = 0.25
 """How often a leader is heard."""
 SILENCE_S = 1.5
 """A leader that is not heard for so long is suspected."""
+BEGIN_S = 10.0
+"""The first one, until it has been heard: its process may have much to import."""
 FETCH_AGAIN_S = 0.5
 WINDOW = 64
 """Entries on the way to one member; who lags further behind fetches them."""
@@ -275,7 +277,7 @@ class Member:
 
     def _follow(self, leader: int, committed: int, last: int, now: float) -> list[Effect]:
         """Commit so far as this member has it, and ask for what it lacks of the leader's entries."""
-        self._times.wanted = max(last, committed)
+        self._times.wanted, self._times.patience_s = max(last, committed), SILENCE_S
         effects: list[Effect] = [Send(leader, Prepared(view=self.view, number=self.last))]
         effects += self._commit_to(min(committed, self.last))
         if self._times.wanted > self.last and now - self._times.asked_at > FETCH_AGAIN_S:
@@ -527,7 +529,7 @@ class Times:
     """up to this one,"""
     wanted: int = 0
     """of so many."""
-    patience_s: float = SILENCE_S
+    patience_s: float = BEGIN_S
     place: Place = NOWHERE
 
     def hear(self, now: float) -> None:

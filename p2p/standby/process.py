@@ -180,6 +180,8 @@ class Standby:
     def _stay(self, group: Group, opening: Open) -> tuple[OfHouse, bytes | None] | None:
         """Until the training is over, or what comes shows that it is. The sockets are the server's thread's now."""
         while True:
+            if group.broken is not None:
+                raise group.broken  # another process takes its place
             while group.house:
                 sender, message, data = group.house.popleft()
                 match message:

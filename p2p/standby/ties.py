@@ -8,6 +8,7 @@ says: the protocol bears that.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 
 import msgspec
@@ -93,7 +94,7 @@ class Ties:
             frames = self.inbox.recv_multipart()
             try:
                 envelope = _decode(frames[0])
-                if envelope.run != self._run or len(frames) < 2:
+                if not secrets.compare_digest(envelope.run, self._run) or len(frames) < 2:
                     continue
                 message = decode_message(frames[1])
             except msgspec.MsgspecError:

@@ -39,7 +39,7 @@ class World:
         self.served = Served(Model(self.model))
         self.ended = threading.Event()
         self.coordinator = Coordinator(self.served, descent, self.ended.set)
-        self.server = Server(self.served, "127.0.0.1", "the run", keys)
+        self.server = Server("127.0.0.1", "the run", keys)
         self.server.start(self.coordinator)
         self.clients: list[MasterClient] = []
 

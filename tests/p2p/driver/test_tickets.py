@@ -14,7 +14,12 @@ from p2p.driver.tickets import Tickets
 class Day:
     """Workers that compute for random times, some for very long, and of which some die; all is drawn from a seed."""
 
-    def __init__(self, seed: int, max_staleness: int | None, workers: int = 6, updates: int = 60) -> None:
+    def __init__(
+        self, seed: int, max_staleness: int | None, workers: int = 6, updates: int = 60, agreed_s: float = 0.0
+    ) -> None:
+        """`agreed_s`: until an update is applied, others agree on it for so long."""
+        self.agreed_s = agreed_s
+        self.pending = 0
         self.random = random.Random(seed)
         self.tickets = Tickets(max_staleness)
         self.version = 0
@@ -35,16 +40,22 @@ class Day:
         heapq.heappush(self.events, (self.now + seconds, self.count, what, worker))
 
     def go_on(self) -> None:
-        while (step := self.tickets.next(self.version)) is not None:
+        while (step := self.tickets.next(self.version, self.pending)) is not None:
             what, worker = step
             if what == "give":
                 self.base[worker] = self.version
                 dies = self.random.random() < 0.1
                 self.later(self.random.expovariate(1 / self.slow[worker[0]]), "dies" if dies else "pushes", worker)
+            elif self.agreed_s:
+                self.pending += 1
+                self.later(self.agreed_s, "applied", worker)  # in order
             else:
-                self.staleness.append(self.version - self.base[worker])
-                self.version += 1
-                self.later(0.01, "asks", worker)
+                self.applied(worker)
+
+    def applied(self, worker: Any) -> None:
+        self.staleness.append(self.version - self.base[worker])
+        self.version += 1
+        self.later(0.01, "asks", worker)
 
     def run(self) -> None:
         while self.version < self.updates:
@@ -54,6 +65,9 @@ class Day:
             if what == "dies":  # the engine tries again, a little later
                 self.attempts[number] += 1
                 self.later(2.0, "asks", (number, self.attempts[number]))
+            elif what == "applied":
+                self.pending -= 1
+                self.applied(worker)
             elif what == "asks":
                 self.tickets.ask(worker, (0, number), worker[1])
             else:
@@ -61,10 +75,11 @@ class Day:
             self.go_on()
 
 
+@pytest.mark.parametrize("agreed_s", [0.0, 0.5])
 @pytest.mark.parametrize("max_staleness", [0, 1, 2, 5])
-def test_no_applied_update_is_older_than_it_may_be(max_staleness: int) -> None:
+def test_no_applied_update_is_older_than_it_may_be(max_staleness: int, agreed_s: float) -> None:
     for seed in range(300):
-        day = Day(seed, max_staleness)
+        day = Day(seed, max_staleness, agreed_s=agreed_s)
         day.run()
         assert max(day.staleness) <= max_staleness, seed
 

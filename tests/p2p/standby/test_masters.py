@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from p2p import DeepDist, current
 from p2p.sessions.master import MasterSession
 
 PARTITIONS = 4
-CHUNKS = 150
+CHUNKS = 400
 PAUSE_S = 0.004
 
 
@@ -76,7 +75,7 @@ def trained(folder: Path, strike: Callable[[int, Path], None], times: int = 1) -
     model: dict[str, Any] = {"w": np.zeros(3)}
     with DeepDist(model, mode="master", peers=2, standbys=2) as dd:
         for number in range(times):
-            thread = later(lambda: strike(pids(dd)[0], folder), dd, (number * PARTITIONS + 1) * CHUNKS)
+            thread = later(lambda: strike(pids(dd)[0], folder), dd, number * PARTITIONS * CHUNKS + 200)
             report = dd.train(data(), gradient, Descent(folder), chunk_rows=1)
             thread.join(60)
             assert report.updates == PARTITIONS * CHUNKS
@@ -107,7 +106,7 @@ def test_another_leads_when_the_one_that_leads_is_lost(tmp_path: Path, strike: C
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("strike", [kill, partial(freeze, seconds=30), partial(stick, seconds=30)])
+@pytest.mark.parametrize("strike", [kill, freeze, stick])
 def test_five_times_in_a_row(tmp_path: Path, strike: Callable[[int, Path], None]) -> None:
     trained(tmp_path, strike, times=5)
 
@@ -129,7 +128,7 @@ def test_attributes_and_the_state_of_descent_are_the_same_after_a_change(tmp_pat
 
     model: dict[str, Any] = {"w": np.zeros(3)}
     with DeepDist(model, mode="master", peers=2, standbys=2) as dd:
-        later(lambda: os.kill(pids(dd)[0], signal.SIGKILL), dd, CHUNKS)
+        later(lambda: os.kill(pids(dd)[0], signal.SIGKILL), dd, 200)
         dd.train(data(), one, Momentum(), chunk_rows=1)
     velocity = expected = 0.0
     for _ in range(PARTITIONS * CHUNKS):
@@ -152,9 +151,11 @@ def test_a_promise_of_staleness_is_kept_over_a_change(tmp_path: Path) -> None:
 
     model: dict[str, Any] = {"w": np.zeros(3)}
     with DeepDist(model, mode="master", peers=3, standbys=2) as dd:
-        later(lambda: os.kill(pids(dd)[0], signal.SIGKILL), dd, CHUNKS)
+        later(lambda: os.kill(pids(dd)[0], signal.SIGKILL), dd, 200)
         dd.train(data(), versions, descent, chunk_rows=1, max_staleness=1)
         assert dd.model["count"] == PARTITIONS * CHUNKS
+    assert len(seen) == PARTITIONS * CHUNKS
+    assert max(seen) == 1
 
 
 def test_what_descent_raises_is_raised(tmp_path: Path) -> None:
