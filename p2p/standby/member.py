@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from p2p.standby.log import Entries, Kept
 from p2p.standby.messages import (
     Committed,
     Copy,
@@ -52,15 +53,6 @@ KEPT_BYTES = 64 << 20
 
 NOWHERE = Place()
 Status = Literal["normal", "changing", "recovering"]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """An entry of the log."""
-
-    tag: int
-    """The view in which it got its number."""
-    data: bytes
 
 
 @dataclass(frozen=True)
@@ -138,8 +130,7 @@ class Member:
         self.status: Status = "normal"
         self.committed = 0
         self._normal_view = 0
-        self._base = 0
-        self._entries: list[Kept] = []
+        self._entries = Entries()
         self._applied = 0
         self._held: dict[int, int] = {}
         """As a leader: up to which entry each of the others holds all."""
@@ -165,7 +156,7 @@ class Member:
     @property
     def last(self) -> int:
         """The number of the last entry."""
-        return self._base + len(self._entries)
+        return self._entries.last
 
     def propose(self, data: bytes, now: float) -> list[Effect]:
         """As the leader: the next entry."""
@@ -180,15 +171,9 @@ class Member:
     def applied(self, number: int) -> None:
         """All up to this entry are applied here, and need not be kept for long."""
         self._applied = max(self._applied, number)
-        kept = sum(len(entry.data) for entry in self._entries)
-        drop = 0
-        while self._base + drop < min(self._applied, self.committed) and (
-            kept > KEPT_BYTES or len(self._entries) - drop > KEPT_MAX
-        ):
-            kept -= len(self._entries[drop].data)
-            drop += 1
-        del self._entries[:drop]
-        self._base += drop
+        log, safe = self._entries, min(self._applied, self.committed)
+        while log.base < safe and (log.nbytes > KEPT_BYTES or len(log) > KEPT_MAX):
+            log.forget(log.base + 1)
 
     def copied(self, to: int, view: int, number: int, data: bytes) -> list[Effect]:
         """The copy that somebody asked for, of the state after entry `number`."""
@@ -303,11 +288,11 @@ class Member:
         effects: list[Effect] = []
         while self.committed < number:
             self.committed += 1
-            effects.append(Commit(self.committed, self._at(self.committed).data))
+            effects.append(Commit(self.committed, self._entries[self.committed].data))
         return effects
 
     def _prepare(self, to: int, number: int) -> Send:
-        entry = self._at(number)
+        entry = self._entries[number]
         message = Prepare(view=self.view, number=number, tag=entry.tag, committed=self.committed)
         return Send(to, message, entry.data)
 
@@ -345,7 +330,7 @@ class Member:
     def _report_if_most_join(self, now: float) -> list[Effect]:
         if len(self._suspects) <= self.members // 2:
             return []
-        report = Report(view=self.view, normal_view=self._normal_view, log=self._log())
+        report = Report(view=self.view, normal_view=self._normal_view, log=self._entries.told(self.committed))
         leader = self._leader_of(self.view)
         if leader == self.me:
             return self._on_report(self.me, report, now)
@@ -388,8 +373,8 @@ class Member:
         """Get what is lacking of the log of the view."""
         change = self._change = Change(source, log, leads)
         for number, tag in enumerate(log.tags, log.base + 1):
-            if self._base < number <= self.last and self._at(number).tag == tag:
-                change.entries[number] = self._at(number)
+            if self._entries.has(number) and self._entries[number].tag == tag:
+                change.entries[number] = self._entries[number]
         return self._fetch(now)
 
     def _fetch(self, now: float) -> list[Effect]:
@@ -405,12 +390,13 @@ class Member:
         return [Send(change.source, Fetch(view=self.view, numbers=tuple(numbers)))]
 
     def _on_fetch(self, sender: int, message: Fetch) -> list[Effect]:
-        if any(number <= self._base for number in message.numbers):
+        entries = self._entries
+        if any(number <= entries.base for number in message.numbers):
             return [GiveCopy(sender, self.view)]
         return [
-            Send(sender, Entry(view=self.view, number=number, tag=self._at(number).tag), self._at(number).data)
+            Send(sender, Entry(view=self.view, number=number, tag=entries[number].tag), entries[number].data)
             for number in message.numbers
-            if number <= self.last
+            if number <= entries.last
         ]
 
     def _on_fetched(self, sender: int, message: Entry | Copy, data: bytes | None, now: float) -> list[Effect]:
@@ -441,9 +427,7 @@ class Member:
             return []
         if self._change is None and self.status != "normal":
             return []
-        keep = max(0, number - self._base)
-        del self._entries[:keep]
-        self._base = number
+        self._entries.forget(number)
         self.committed = self._applied = number
         effects: list[Effect] = [TakeCopy(number, data)]
         return effects if self._change is None else effects + self._fetch(now)
@@ -454,8 +438,8 @@ class Member:
         assert change is not None
         if change.source != self.me:
             first = max(change.log.base, self.committed)
-            kept = self._entries[: max(0, self.committed - self._base)]
-            self._entries = kept + [change.entries[number] for number in range(first + 1, change.log.last + 1)]
+            tail = (change.entries[number] for number in range(first + 1, change.log.last + 1))
+            self._entries.go_on_behind(self.committed, tail)
         self.status, self._normal_view = "normal", self.view
         self._times.settle(now)
         effects: list[Effect] = [Leads(self.leader)]
@@ -469,7 +453,7 @@ class Member:
         return [*effects, Send(leader, Prepared(view=self.view, number=self.last))]
 
     def _lead_to(self, to: int) -> Send:
-        return Send(to, Lead(view=self.view, log=self._log()))
+        return Send(to, Lead(view=self.view, log=self._entries.told(self.committed)))
 
     # ------------------------------------------------------------------------------------------- who has lost it all
 
@@ -482,7 +466,7 @@ class Member:
         if self.status != "normal":
             return []
         self._held.pop(sender, None)
-        log = self._log() if self.leads else None
+        log = self._entries.told(self.committed) if self.leads else None
         return [Send(sender, Recovered(view=self.view, nonce=message.nonce, log=log))]
 
     def _on_recovered(self, sender: int, message: Recovered, now: float) -> list[Effect]:
@@ -507,12 +491,6 @@ class Member:
 
     def _others(self) -> Iterator[int]:
         return (to for to in range(self.members) if to != self.me)
-
-    def _at(self, number: int) -> Kept:
-        return self._entries[number - self._base - 1]
-
-    def _log(self) -> Log:
-        return Log(self._base, tuple(entry.tag for entry in self._entries), self.committed)
 
 
 @dataclass

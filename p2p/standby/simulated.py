@@ -21,8 +21,11 @@ from p2p.standby.messages import House, Place, decode, encode
 Fault = Literal["kill", "stand still", "cut off"]
 
 TICK_S = 0.05
+GONE_S = 1e9
 CLIENT_PATIENCE_S = 1.0
 APPLY_S = 0.004
+PAUSE_S = 0.05
+"""Of a client, between two updates."""
 
 
 @dataclass
@@ -81,7 +84,8 @@ class Group:
 
     def fault(self, at: float, kind: Fault, whom: int | None, seconds: float) -> None:
         """At that time a member, or None: whoever leads, is killed and begun again, stands still, or is cut off, for so
-        long."""
+        long. Where so many have lost what they had that one more would be most, it stands still, and is not killed.
+        """
         self._after(at - self.now, lambda: self._strike(kind, whom, seconds))
 
     def run(self, until: float) -> None:
@@ -111,7 +115,9 @@ class Group:
 
     def _next_update(self, client: int, number: int) -> None:
         if self.now <= self._stops_at or number == 0:
-            self._after(0.02 * self.random.random(), lambda: self._send(client, number, client % len(self.hosts)))
+            self._after(
+                PAUSE_S * 2 * self.random.random(), lambda: self._send(client, number, client % len(self.hosts))
+            )
 
     def _send(self, client: int, number: int, to: int) -> None:
         """Until it is acknowledged, to one member after the other; each says who leads."""
@@ -222,13 +228,18 @@ class Group:
         if whom is None:
             whom = next((host.member.me for host in self.hosts if host.member.leads and self._reachable(host)), 0)
         host = self.hosts[whom]
+        if host.still_until > GONE_S:
+            return  # it is dead already
+        lost = sum(other.member.status == "recovering" or other.still_until > GONE_S for other in self.hosts)
+        if kind == "kill" and lost >= len(self.hosts) // 2:
+            kind = "stand still"  # no group survives the loss of most of its members
         if kind == "stand still":
             host.still_until = self.now + seconds
         elif kind == "cut off":
             host.alone_until = self.now + seconds
         else:
             host.life += 1
-            host.still_until = host.alone_until = 1e9
+            host.still_until = host.alone_until = 2 * GONE_S
             self._after(seconds, lambda: self._begin_again(whom))
 
     def _begin_again(self, me: int) -> None:
