@@ -171,8 +171,8 @@ class Member:
     def applied(self, number: int) -> None:
         """All up to this entry are applied here, and need not be kept for long."""
         self._applied = max(self._applied, number)
-        log, safe = self._entries, min(self._applied, self.committed)
-        while log.base < safe and (log.nbytes > KEPT_BYTES or len(log) > KEPT_MAX):
+        log = self._entries
+        while log.base < self._applied and (log.nbytes > KEPT_BYTES or len(log) > KEPT_MAX):
             log.forget(log.base + 1)
 
     def copied(self, to: int, view: int, number: int, data: bytes) -> list[Effect]:
@@ -465,7 +465,6 @@ class Member:
     def _on_recover(self, sender: int, message: Recover) -> list[Effect]:
         if self.status != "normal":
             return []
-        self._held.pop(sender, None)
         log = self._entries.told(self.committed) if self.leads else None
         return [Send(sender, Recovered(view=self.view, nonce=message.nonce, log=log))]
 

@@ -9,7 +9,7 @@ import pytest
 from p2p.standby import member as member_module
 from p2p.standby.log import Kept
 from p2p.standby.member import Commit, Effect, Leads, Member, Send
-from p2p.standby.messages import Committed, Log, Prepare, Prepared, Report, Suspect
+from p2p.standby.messages import Committed, Copy, Log, Place, Prepare, Prepared, Recovered, Report, Suspect
 from p2p.standby.simulated import Bad, Fault, Group, WrongError
 
 FAULTS: tuple[Fault, ...] = ("kill", "stand still", "cut off")
@@ -146,3 +146,45 @@ def test_one_that_leads_no_more_learns_it_from_whoever_does() -> None:
     group.run(10)
     assert {host.member.leader for host in group.hosts} == {1}
     group.check()
+
+
+def test_what_was_held_in_an_earlier_view_does_not_count_when_it_leads_again() -> None:
+    leader = Member(0, 5)
+    for data in (b"one", b"two", b"three"):
+        leader.propose(data, 0.0)
+    leader.receive(1, Prepared(view=0, number=3), None, 0.0)  # of five members two have them
+    for sender in (2, 3):
+        leader.receive(sender, Suspect(view=5), None, 1.0)
+    for sender in (2, 3):  # a later view has begun without them
+        leader.receive(sender, Report(view=5, normal_view=4, log=Log(0, (), 0)), None, 1.0)
+    assert leader.leads
+    assert leader.last == 0
+    assert commits(leader.propose(b"another", 1.0)) == []
+    assert commits(leader.receive(2, Prepared(view=5, number=1), None, 1.0)) == []
+    assert commits(leader.receive(3, Prepared(view=5, number=1), None, 1.0)) == [1]
+
+
+def test_an_answer_to_an_earlier_life_is_none() -> None:
+    member = Member(2, 3)
+    member.recover(7, Place("tcp://here:1"), 0.0)
+    for nonce in (6, 7):
+        member.receive(0, Recovered(view=0, nonce=nonce, log=Log(0, (), 0)), None, 0.1)
+        member.receive(1, Recovered(view=0, nonce=nonce, log=None), None, 0.1)
+        assert (member.status == "normal") == (nonce == 7)
+
+
+def test_a_copy_of_what_it_has_changes_nothing() -> None:
+    follower = Member(1, 3)
+    follower.receive(0, Prepare(view=0, number=1, tag=0, committed=1), b"one", 0.0)
+    assert follower.receive(0, Copy(view=0, number=1), b"the state", 0.1) == []
+    assert follower.last == 1
+
+
+def test_one_that_stood_still_itself_suspects_nobody() -> None:
+    follower = Member(1, 3)
+    follower.receive(0, Committed(view=0, number=0, last=0), None, 100.0)
+    follower.tick(100.1)
+    assert said(follower.tick(130.0), Suspect) == []
+    assert said(follower.tick(130.5), Suspect) == []
+    late = [effect for time in range(20) for effect in follower.tick(130.5 + time / 10)]
+    assert said(late, Suspect) != []
