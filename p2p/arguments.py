@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
@@ -26,7 +26,7 @@ from p2p.report import Evaluated
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.training import Training
 from p2p.worker.combine import OUTER, check_rule
-from p2p.worker.job import Progress, Rhythm
+from p2p.worker.job import Progress, Pushes, Rhythm
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
@@ -75,6 +75,8 @@ def training(
     on_incomplete: Any,
     max_staleness: Any,
     on_bad_update: Any,
+    n_fetch: Any,
+    n_push: Any,
     progress: Progress,
     tell: Callable[[Evaluated], object],
 ) -> Training:
@@ -100,6 +102,7 @@ def training(
         exchange, combine or getattr(descent, "combine", None) or getattr(gradient, "combine", None), coded
     )
     one_of("on_incomplete", on_incomplete, INCOMPLETE)
+    n_fetch, n_push = (_chunks(*each, mode, chunk_rows) for each in (("n_fetch", n_fetch), ("n_push", n_push)))
     evaluate_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
     return Training(
         stopping=stopping,
@@ -114,30 +117,47 @@ def training(
         combine=combine,
         evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, evaluate_s, tell, stopping),
         on_incomplete=on_incomplete,
-        max_staleness=_max_staleness(max_staleness, mode),
-        on_bad_update=_on_bad_update(on_bad_update, mode),
+        max_staleness=_max_staleness(max_staleness, mode, n_fetch, n_push),
+        pushes=Pushes(n_fetch, n_push, _drops_bad(on_bad_update, mode)),
         progress=progress,
     )
 
 
-def _on_bad_update(value: Any, mode: str) -> Literal["raise", "drop"]:
+def _chunks(name: str, value: Any, mode: str, chunk_rows: int | None) -> int:
+    """How many chunks go together."""
+    count = integer(name, value, 1)
+    if count > 1 and mode != "master":
+        raise UsageError(
+            f"{name}={count} with mode={mode!r}, expected 1, or mode='master': without a master a worker has the "
+            "replica beside it, and neither fetches nor pushes"
+        )
+    if count > 1 and chunk_rows is None:
+        raise UsageError(f"{name}={count} without chunk_rows, expected both: it counts chunks of so many rows")
+    return count
+
+
+def _drops_bad(value: Any, mode: str) -> bool:
     one_of("on_bad_update", value, ("raise", "drop"))
     if value == "drop" and mode != "master":
         raise UsageError(
             f"on_bad_update='drop' with mode={mode!r}, expected 'raise', or mode='master', where descent takes updates "
             "one by one"
         )
-    found: Literal["raise", "drop"] = value
-    return found
+    return bool(value == "drop")
 
 
-def _max_staleness(value: Any, mode: str) -> int | None:
+def _max_staleness(value: Any, mode: str, n_fetch: int, n_push: int) -> int | None:
     if value is None:
         return None
     if mode != "master":
         raise UsageError(
             f"max_staleness={value!r} with mode={mode!r}, expected None, or mode='master': without a master nobody "
             "says whose update is next"
+        )
+    if n_fetch != n_push:
+        raise UsageError(
+            f"max_staleness={value!r} with n_fetch={n_fetch} and n_push={n_push}, expected both to be the same: it "
+            "bounds what is pushed once after each fetch"
         )
     return integer("max_staleness", value, 0, "at least 0, or None for any")
 

@@ -237,6 +237,8 @@ class DeepDist(Generic[M]):
         on_incomplete: Literal["raise", "warn"] = "raise",
         max_staleness: int | None = None,
         on_bad_update: Literal["raise", "drop"] = "raise",
+        n_fetch: int = 1,
+        n_push: int = 1,
     ) -> Report:
         """Train on every partition of `data`, `epochs` times (once), and wait until all replicas are level.
 
@@ -278,6 +280,10 @@ class DeepDist(Generic[M]):
         computed from. Workers wait for a slow one then; at most `max_staleness` + 1 compute at a time.
         `on_bad_update` of a master: an update with a NaN or an infinity ends the training ("raise"), or is left out and
         counted in the report, with a warning ("drop").
+        `n_fetch` and `n_push` of a master: a worker fetches the model before each `n_fetch`th chunk, and pushes the sum
+        of the updates of `n_push` chunks as one. Between two fetches it takes the steps of its own updates by itself,
+        `descent` on its copy of the model (Dean et al. 2012, section 4.1 and algorithm 7.1). These steps are its own:
+        a fetched model is the master's, and lacks what has not been pushed yet.
         """
         asked = locals()
         del asked["self"]

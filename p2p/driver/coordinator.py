@@ -100,17 +100,20 @@ class Coordinator:
         merged_at: int | None = None,
         *,
         checked: bool = False,
+        also: Sequence[Unit] = (),
+        left_out: int = 0,
     ) -> bool:
         """Apply one update, as `descent` takes it; from any thread. False if it is nothing (None, 0, or empty), or its
         unit of work was applied before.
 
         `unit`: whatever tells it from others of this training, so that it counts once; a `Unit` is that of a task.
         `worker` says whose it is, in errors. `merged_at`: updates in the model that it was computed from, where that is
-        known. `checked`: all its numbers are known to be numbers. What `descent` raises ends the training, and comes
-        out here.
+        known. `checked`: all its numbers are known to be numbers. `also` are other units of tasks that it stands for:
+        all of them count with it, or none. `left_out`: so many of these had numbers that are none. What `descent`
+        raises ends the training, and comes out here.
 
         Raises:
-            UsageError: the training is over, or this is called from `descent`.
+            UsageError: the training is over, or this is called from `descent`, or some of its units count already.
         """
         whose = worker or "a feeder"
         if self._applying == threading.get_ident():
@@ -126,8 +129,7 @@ class Coordinator:
                 raise self.error
             if self._closed.is_set():
                 raise UsageError(f"an update of {whose} after the end of its training, expected none")
-            known = self.applied if isinstance(unit, Unit) else self._fed  # which may have tuples that look like them
-            if unit in known or (isinstance(unit, Unit) and unit.epoch < self.epochs_before):
+            if self._counts(unit, also, whose):
                 return False
             self._applying = threading.get_ident()
             try:
@@ -136,33 +138,48 @@ class Coordinator:
                 self._served.apply(self._descent, update)
             except BaseException as error:
                 if self._drops_bad and isinstance(error, NotFiniteError):
-                    self._drop(unit)
+                    self._drop(unit, also, left_out + 1)
                     return False
                 error.add_note(f"in descent, in the driver program, for an update of {whose}")
                 self.fail(error)
                 raise
             finally:
                 self._applying = None
-            if isinstance(unit, Unit):
-                self.applied.add(unit)
-                return True
-            self.fed += 1
-            if unit is not None:
-                self._fed.add(unit)
+            self._count(unit, also)
+            self.dropped += left_out
+            if not isinstance(unit, Unit):
+                self.fed += 1
             return True
 
-    def drop(self, unit: Unit) -> None:
-        """A worker has computed an update that is no number: its unit of work is done, and nothing came of it."""
+    def drop(self, units: Sequence[Unit], bad: int = 1) -> None:
+        """A worker has computed an update that is no number: its units of work are done, and nothing came of them.
+        There were `bad` such updates."""
         with self._lock:
-            if not self.knows(unit):
-                self._drop(unit)
+            if not self._counts(units[0], units[1:], "a worker"):
+                self._drop(units[0], units[1:], bad)
 
-    def _drop(self, unit: Hashable | None) -> None:
-        self.dropped += 1
+    def _drop(self, unit: Hashable | None, also: Sequence[Unit], bad: int) -> None:
+        self.dropped += bad
+        self._count(unit, also)
+
+    def _count(self, unit: Hashable | None, also: Sequence[Unit]) -> None:
         if isinstance(unit, Unit):
-            self.applied.add(unit)
+            self.applied.update((unit, *also))
         elif unit is not None:
             self._fed.add(unit)
+
+    def _counts(self, unit: Hashable | None, also: Sequence[Unit], whose: str) -> bool:
+        """Whether it counted before, with all that it stands for."""
+        if not isinstance(unit, Unit):
+            return unit in self._fed  # which may have tuples that look like units of tasks
+        counted = sum(map(self.knows, (unit, *also)))
+        if 0 < counted <= len(also):
+            raise UsageError(
+                f"an update of {whose} stands for {1 + len(also)} units, of which {counted} count already, expected "
+                "all of them or none: nothing of it was applied. Attempts at a partition have to be cut at the same "
+                "chunks"
+            )
+        return counted > 0
 
     def knows(self, unit: Unit) -> bool:
         """It counts, or all of its epoch do."""

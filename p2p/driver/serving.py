@@ -26,7 +26,6 @@ import zmq
 
 from gossip.arrays import Layout
 from gossip.errors import UsageError
-from gossip.marks import Unit
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq.sockets import Keys, bind, check_address, open_socket
 from p2p.agent.local_socket import Process
@@ -56,7 +55,9 @@ from p2p.server.messages import (
     Refused,
     Said,
     Send,
+    Those,
     Welcome,
+    Which,
     decode_request,
     encode,
 )
@@ -228,10 +229,12 @@ class Server:
             case Part():
                 self._part(identity, worker, frames)
             case Dropped():
-                coordinator.drop(Unit(*request.unit))
+                coordinator.drop((request.unit, *request.also), request.bad)
                 self._say(identity, Known(True))
             case Knows():
                 self._say(identity, Known(coordinator.knows(request.unit)))
+            case Which():
+                self._say(identity, Those(tuple(unit for unit in request.units if coordinator.knows(unit))))
             case Furthest():
                 self._say(identity, Reached(coordinator.furthest(request.epoch, request.partition)))
             case Leaves():
@@ -370,9 +373,10 @@ class Server:
         whole = np.frombuffer(view, np.uint8)
         nobody = sys.getrefcount(whole)
         update, _ = inflate(push.layout.views(whole))
-        unit = Unit(*push.unit)
-        stale = max(0, coordinator.version - push.version)
-        new = coordinator.submit(update, unit, f"worker {worker.name}", push.version, checked=True)
+        whose, stale = f"worker {worker.name}", max(0, coordinator.version - push.version)
+        new = coordinator.submit(
+            update, push.unit, whose, push.version, checked=True, also=push.also, left_out=push.bad
+        )
         if new:
             worker.published += 1
             worker.staleness.append(stale)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -44,7 +44,9 @@ from p2p.server.messages import (
     Request,
     Said,
     Send,
+    Those,
     Welcome,
+    Which,
     decode_answer,
     encode,
 )
@@ -161,21 +163,29 @@ class MasterClient:
         """The request of `begin`."""
         return Begin(unit, attempt, attributes, self.shares_memory)
 
-    def push(self, unit: Unit, version: int, arrays: Arrays, then: Begin | None = None) -> bool:
+    def push(
+        self,
+        unit: Unit,
+        version: int,
+        arrays: Arrays,
+        then: Begin | None = None,
+        also: Sequence[Unit] = (),
+        bad: int = 0,
+    ) -> bool:
         """Hand over a flattened update; False if its unit was there before, or it is nothing. The model for the next
-        unit, `then`, comes with the answer."""
+        unit, `then`, comes with the answer. The update stands for the units `also`, too, and `bad` are left out."""
         layout = Layout.of(arrays)
         if layout.nbytes <= INLINE_BYTES_MAX:
             buffer = bytearray(layout.nbytes)
             _write(arrays, layout, memoryview(buffer))
-            push = Push(unit=unit, version=version, layout=layout, inline=True, then=then)
+            push = Push(unit=unit, also=tuple(also), bad=bad, version=version, layout=layout, inline=True, then=then)
             return self._applied(push, *self._ask(push, buffer)).new
         file = self._room(layout.nbytes)
         file.about_to_write()
         with file.view() as view:
             _write(arrays, layout, view)
         place = file.place if self.shares_memory else None
-        push = Push(unit=unit, version=version, layout=layout, place=place, then=then)
+        push = Push(unit=unit, also=tuple(also), bad=bad, version=version, layout=layout, place=place, then=then)
         answer, frames = self._ask(push)
         if isinstance(answer, Send):
             answer, frames = self._send(file, layout.nbytes)
@@ -196,9 +206,14 @@ class MasterClient:
             self._ready = push.then.unit, ready, rest
         return answer
 
-    def drop(self, unit: Unit) -> None:
-        """Its update has a NaN or an infinity: it counts as done, and nothing is sent."""
-        self.ask(Dropped(unit), Known)
+    def drop(self, unit: Unit, also: Sequence[Unit] = (), bad: int = 1) -> None:
+        """Its update has a NaN or an infinity: it counts as done, and nothing is sent. So do `also`, of which `bad` in
+        all had such updates."""
+        self.ask(Dropped(unit, tuple(also), bad), Known)
+
+    def counting(self, units: Sequence[Unit]) -> set[Unit]:
+        """Those of the units that count already."""
+        return set(self.ask(Which(tuple(units)), Those)[0].units)
 
     def knows(self, unit: tuple[int, int, int]) -> bool:
         """It counts already."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
-from p2p.adapters.model import Model
+from p2p.adapters.model import Light, Model
 from p2p.caution import Cautions, warn
 from p2p.driver.coordinator import Coordinator, feeding
 from p2p.driver.served import Served
@@ -70,8 +70,9 @@ class MasterSession:
         training.begins(self._user_model, self._epochs, partitions, counters)
         job = Job(
             run=self._run,
-            skeleton=self._user_model.skeleton(getattr(training.gradient, "light", None), counters),
+            skeleton=self._user_model.skeleton(_light(training), counters),
             gradient=training.gradient,
+            descent=training.descent if training.pushes.n_fetch > 1 else None,
             epochs=training.epochs,
             partitions=partitions,
             chunk_rows=training.chunk_rows,
@@ -82,12 +83,18 @@ class MasterSession:
             rhythm=training.rhythm,
             resumes=begun is not None,
             workers=engine.workers,
-            drops_bad=training.on_bad_update == "drop",
+            pushes=training.pushes,
             master=server.address,
         )
         applied = () if begun is None else begun.units
         coordinator = Coordinator(
-            served, training.descent, engine.cancel, job.epochs_before, applied, training.max_staleness, job.drops_bad
+            served,
+            training.descent,
+            engine.cancel,
+            job.epochs_before,
+            applied,
+            training.max_staleness,
+            training.pushes.drops_bad,
         )
         self._epochs += training.epochs
         self.begun = None
@@ -264,3 +271,8 @@ class MasterSession:
             staleness_p95=0.0,
             memory_peak_bytes=memory_peak_bytes(),
         )
+
+
+def _light(training: Training) -> Light | None:
+    """What makes the model smaller for workers, where no descent runs there."""
+    return None if training.pushes.n_fetch > 1 and training.descent else getattr(training.gradient, "light", None)

@@ -121,6 +121,8 @@ TRAINING: Row = {
     "on_incomplete": [*WORD, None],
     "max_staleness": [*NO_INTEGER, 0],
     "on_bad_update": [*WORD, "drop"],
+    "n_fetch": [*COUNT, 2],
+    "n_push": [*COUNT, 2],
 }
 WORDS: Row = {
     "corpus": [None, 3, b"text", {"a"}, iter([["a"]])],
@@ -375,6 +377,28 @@ def test_a_refusal_says_what_came_and_what_was_expected(call: Any, options: dict
 def test_data_that_looks_like_partitions_is_refused_with_what_to_do(data: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         trained(data=data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_fetch": 2}, r"n_fetch=2 without chunk_rows, expected both"),
+        ({"n_push": 2}, r"n_push=2 without chunk_rows, expected both"),
+        (
+            {"n_fetch": 2, "chunk_rows": 1, "max_staleness": 3},
+            r"max_staleness=3 with n_fetch=2 and n_push=1, expected both to be the same",
+        ),
+    ],
+)
+def test_what_a_master_cannot_combine_is_told(options: dict[str, Any], message: str) -> None:
+    with session(mode="master", peers=1) as dd, pytest.raises(UsageError, match=message):
+        dd.train([[1]], gradient, **options)
+
+
+@pytest.mark.parametrize("name", ["n_fetch", "n_push"])
+def test_what_is_for_a_master_is_refused_without_one(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}=2 with mode='p2p', expected 1, or mode='master'"):
+        trained(chunk_rows=1, **{name: 2})
 
 
 def test_a_gradient_and_a_descent_in_each_other_s_place_are_told() -> None:
