@@ -18,6 +18,7 @@ from p2p.caution import warn
 from p2p.checkpoint.writing import Place
 from p2p.driver import evaluation
 from p2p.driver.coordinator import check_feeders
+from p2p.driver.staleness import Staleness, Weight, weight_of
 from p2p.driver.stopping import Stopping
 from p2p.driver.watchers import check_watchers
 from p2p.engines import Engine
@@ -75,6 +76,7 @@ def training(
     on_incomplete: Any,
     max_staleness: Any,
     on_bad_update: Any,
+    staleness_weight: Any,
     n_fetch: Any,
     n_push: Any,
     progress: Progress,
@@ -117,10 +119,22 @@ def training(
         combine=combine,
         evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, evaluate_s, tell, stopping),
         on_incomplete=on_incomplete,
-        max_staleness=_max_staleness(max_staleness, mode, n_fetch, n_push),
+        staleness=Staleness(
+            _max_staleness(max_staleness, mode, n_fetch, n_push), _staleness_weight(staleness_weight, mode)
+        ),
         pushes=Pushes(n_fetch, n_push, _drops_bad(on_bad_update, mode)),
         progress=progress,
     )
+
+
+def _staleness_weight(value: Any, mode: str) -> Weight | None:
+    found = weight_of(value)
+    if found is not None and mode != "master":
+        raise UsageError(
+            f"staleness_weight={value!r} with mode={mode!r}, expected None, or mode='master': peers add up updates in "
+            "any order"
+        )
+    return found
 
 
 def _chunks(name: str, value: Any, mode: str, chunk_rows: int | None) -> int:

@@ -237,6 +237,7 @@ class DeepDist(Generic[M]):
         on_incomplete: Literal["raise", "warn"] = "raise",
         max_staleness: int | None = None,
         on_bad_update: Literal["raise", "drop"] = "raise",
+        staleness_weight: Literal["inverse"] | Callable[[int], float] | None = None,
         n_fetch: int = 1,
         n_push: int = 1,
     ) -> Report:
@@ -280,6 +281,9 @@ class DeepDist(Generic[M]):
         computed from. Workers wait for a slow one then; at most `max_staleness` + 1 compute at a time.
         `on_bad_update` of a master: an update with a NaN or an infinity ends the training ("raise"), or is left out and
         counted in the report, with a warning ("drop").
+        `staleness_weight` of a master: an update is multiplied by this weight before `descent` gets it, of how many
+        others were applied since the model that it was computed from: "inverse" is one over their number (Zhang et al.
+        2016), a function is given the number. All numbers of updates have to be floats then.
         `n_fetch` and `n_push` of a master: a worker fetches the model before each `n_fetch`th chunk, and pushes the sum
         of the updates of `n_push` chunks as one. Between two fetches it takes the steps of its own updates by itself,
         `descent` on its copy of the model (Dean et al. 2012, section 4.1 and algorithm 7.1). These steps are its own:

@@ -132,6 +132,8 @@ class Report:
     and `updates_lost` are of the partitions that were done."""
     checkpoints: Checkpoints | None = None
     """None where none were asked for."""
+    staleness_weight: float | None = None
+    """Mean weight of a master's updates by their staleness; None where all have the same."""
 
     @property
     def rows_per_second(self) -> float:
@@ -168,6 +170,8 @@ class Report:
             f"{self.updates_lost} lost{causes}",
             f"consensus distance {self.consensus_distance:.1e}",
         ]
+        if self.staleness_weight is not None:
+            lines.append(f"updates weighed {self.staleness_weight:.3g} on average, by their staleness")
         if self.missing:
             lines.append(f"gone, or not level in time: {', '.join(self.missing)}")
         if self.evaluations:

@@ -21,6 +21,7 @@ from p2p.adapters.model import Model
 from p2p.adapters.nesting import by_name
 from p2p.adapters.watch import is_nothing
 from p2p.driver.served import Served, check_numbers
+from p2p.driver.staleness import Weighing, Weight
 from p2p.row_order import taken_apart
 from p2p.worker.errors import original
 from p2p.worker.job import Descent
@@ -53,14 +54,18 @@ class Coordinator:
         applied: Iterable[Unit] = (),
         max_staleness: int | None = None,
         drops_bad: bool = False,
+        weight: Weight | None = None,
     ) -> None:
         """`on_error` ends the tasks when `descent` failed: see `error`. What is still under way of a training that
         failed, or was cut short, belongs to one of the session's `epochs_before`, and is dropped. `applied` are units
-        that an earlier session has taken. `drops_bad`: an update with a NaN or an infinity ends nothing.
+        that an earlier session has taken. `drops_bad`: an update with a NaN or an infinity ends nothing. `weight` is
+        that of an update by its staleness; None: all have the same.
         """
         self.error: Exception | None = None
         self.max_staleness = max_staleness
         """Of updates of tasks; None: any."""
+        self.weighing = None if weight is None else Weighing(weight)
+        """Updates of a known age, by that."""
         self.dropped = 0
         """Updates with a NaN or an infinity, which were not applied."""
         self.fed = 0
@@ -135,7 +140,7 @@ class Coordinator:
             try:
                 if not checked:
                     check_numbers(update)
-                self._served.apply(self._descent, update)
+                self._apply(update, merged_at)
             except BaseException as error:
                 if self._drops_bad and isinstance(error, NotFiniteError):
                     self._drop(unit, also, left_out + 1)
@@ -150,6 +155,14 @@ class Coordinator:
             if not isinstance(unit, Unit):
                 self.fed += 1
             return True
+
+    def _apply(self, update: Any, merged_at: int | None) -> None:
+        weight = 1.0
+        if self.weighing is not None and merged_at is not None:
+            update, weight = self.weighing.weighed(update, max(0, self.version - merged_at))
+        self._served.apply(self._descent, update)
+        if self.weighing is not None:
+            self.weighing.count(weight)
 
     def drop(self, units: Sequence[Unit], bad: int = 1) -> None:
         """A worker has computed an update that is no number: its units of work are done, and nothing came of them.

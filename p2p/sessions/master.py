@@ -86,15 +86,15 @@ class MasterSession:
             pushes=training.pushes,
             master=server.address,
         )
-        applied = () if begun is None else begun.units
         coordinator = Coordinator(
             served,
             training.descent,
             engine.cancel,
             job.epochs_before,
-            applied,
-            training.max_staleness,
+            () if begun is None else begun.units,
+            training.staleness.most,
             training.pushes.drops_bad,
+            training.staleness.weight,
         )
         self._epochs += training.epochs
         self.begun = None
@@ -139,6 +139,7 @@ class MasterSession:
                 updates_lost=coordinator.dropped,
                 lost={"not finite": coordinator.dropped} if coordinator.dropped else {},
                 consensus_distance=0.0,
+                staleness_weight=None if coordinator.weighing is None else coordinator.weighing.mean,
             )
         )
 

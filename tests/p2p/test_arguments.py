@@ -121,6 +121,7 @@ TRAINING: Row = {
     "on_incomplete": [*WORD, None],
     "max_staleness": [*NO_INTEGER, 0],
     "on_bad_update": [*WORD, "drop"],
+    "staleness_weight": [*WORD, "inverse", lambda staleness: 1.0],
     "n_fetch": [*COUNT, 2],
     "n_push": [*COUNT, 2],
 }
@@ -395,10 +396,13 @@ def test_what_a_master_cannot_combine_is_told(options: dict[str, Any], message: 
         dd.train([[1]], gradient, **options)
 
 
-@pytest.mark.parametrize("name", ["n_fetch", "n_push"])
-def test_what_is_for_a_master_is_refused_without_one(name: str) -> None:
-    with pytest.raises(UsageError, match=f"{name}=2 with mode='p2p', expected 1, or mode='master'"):
-        trained(chunk_rows=1, **{name: 2})
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("n_fetch", 2, "1"), ("n_push", 2, "1"), ("max_staleness", 3, "None"), ("staleness_weight", "inverse", "None")],
+)
+def test_what_is_for_a_master_is_refused_without_one(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}={value!r} with mode='p2p', expected {expected}, or mode='master'"):
+        trained(chunk_rows=1, **{name: value})
 
 
 def test_a_gradient_and_a_descent_in_each_other_s_place_are_told() -> None:

@@ -618,6 +618,24 @@ def test_no_update_is_older_than_a_master_allows(bound: int, tmp_path: Path) -> 
     assert max(peer.staleness_p95 for peer in report.peers) <= bound
 
 
+def test_a_master_gives_less_weight_to_stale_updates_where_that_is_asked_for(tmp_path: Path) -> None:
+    def gradient(model, rows):
+        if current().epoch == 0:
+            meet(tmp_path, str(current().partition), 3)  # all have the same model
+        return {"w": np.ones(1)}
+
+    model = tiny()
+    with DeepDist(model, "master", peers=3) as dd:
+        report = dd.train([[1], [2], [3]], gradient, add, staleness_weight="inverse")
+        assert model["w"] == [1 + 1 + 0.5]
+        assert report.staleness_weight == pytest.approx(2.5 / 3)
+        report = dd.train([[1]], gradient, add)
+        assert report.staleness_weight is None
+        with pytest.raises(UsageError, match=r"staleness_weight and update\['n'\], which is a int"):
+            dd.train([[1]], lambda model, rows: {"w": np.ones(1), "n": 1}, add, staleness_weight="inverse")
+    assert model["w"] == [3.5]
+
+
 def test_a_master_leaves_out_updates_that_are_no_numbers_where_that_is_asked_for() -> None:
     def gradient(model, rows):
         (row,) = rows
