@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
@@ -53,6 +53,25 @@ def of_session(
         None if progress is None else flag("progress", progress),
         seconds("drain_timeout_s", drain_timeout_s, zero=True),
     )
+
+
+def mode_of_training(
+    value: Any, own: str, *, engine: Any, discipline: str, codec: Any, listens: bool
+) -> Literal["p2p", "master"]:
+    """`train(mode=...)`, as it is to be used in a session with these arguments; None is for the session's `own`."""
+    mode: Literal["p2p", "master"] = one_of("mode", own if value is None else value, ("p2p", "master"))
+    if mode == own:
+        return mode
+    if engine is not None:
+        _check_engine(engine, mode, None)
+    mixed(discipline, None, None, mode, engine)
+    check_coded(codec, discipline, mode)
+    if listens:
+        raise UsageError(
+            f"mode={mode!r} in a session with master=..., expected None: who listens over HTTP takes updates for a "
+            "master"
+        )
+    return mode
 
 
 def training(

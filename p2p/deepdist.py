@@ -108,14 +108,17 @@ class DeepDist(Generic[M]):
         trained = None if parameters is None else names("parameters", parameters)
         self._user_model = Model(model, trained, adapter, named(codec))
         self._optimizer = optimizer
-        self._chooses_codec = codec == AUTO and mode == "p2p" and mix is None
+        self._chooses_codec = codec == AUTO and mix is None
         self._busy = threading.Lock()
         """Held by the training that runs."""
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
+        self._mode: str = mode
+        """Of the session that is there."""
         where: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "drain_timeout_s": drain_timeout_s}
+        self._session_in = partial(session_of, self._user_model, mix=mix, **where)
         if optimizer is None:
-            self._session = session_of(self._user_model, mode, mix, **where)
+            self._session = self._session_in(mode=mode)
         else:
             from p2p.lbfgs.session import session  # only its users need these modules
 
@@ -124,8 +127,17 @@ class DeepDist(Generic[M]):
         self._keeping = Keeping.of_session(mode, discipline, mix and mix[0], codec, seed, trained)
         """What checkpoints have to know of it."""
         own = engine is not None and not isinstance(engine, SimulatedCluster)
-        self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec not in (None, AUTO))
+        self._asked_for = partial(arguments.training, any_data=own, coded=codec not in (None, AUTO))
         """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
+        self._mode_of = partial(
+            arguments.mode_of_training,
+            own=mode,
+            engine=engine,
+            discipline=discipline,
+            codec=codec,
+            listens=self._server is not None,
+        )
+        """The mode of a training, of what `train` was asked for."""
 
     @classmethod
     def resume(
@@ -240,6 +252,7 @@ class DeepDist(Generic[M]):
         staleness_weight: Literal["inverse"] | Callable[[int], float] | None = None,
         n_fetch: int = 1,
         n_push: int = 1,
+        mode: Literal["p2p", "master"] | None = None,
     ) -> Report:
         """Train on every partition of `data`, `epochs` times (once), and wait until all replicas are level.
 
@@ -288,6 +301,10 @@ class DeepDist(Generic[M]):
         of the updates of `n_push` chunks as one. Between two fetches it takes the steps of its own updates by itself,
         `descent` on its copy of the model (Dean et al. 2012, section 4.1 and algorithm 7.1). These steps are its own:
         a fetched model is the master's, and lacks what has not been pushed yet.
+
+        `mode` of this training alone, if it is not to be that of the session: "p2p" after trainings with a master, or
+        "master" after others. Processes of the other mode end first. The model goes on as it is, with what `descent`
+        keeps on it, and epochs, random numbers and a resumed checkpoint go on as they would in one mode.
         """
         asked = locals()
         del asked["self"]
@@ -314,29 +331,41 @@ class DeepDist(Generic[M]):
                     "what is left of it: go on by another DeepDist.resume(path)"
                 )
             asked |= resumed.training(asked)
+        mode = self._mode_of(asked.pop("mode"))
         place = arguments.place(*(asked.pop(name) for name in ("checkpoint", "every_s", "keep")))
         stopping = arguments.stopping(asked.pop("stop_when"), asked["evaluate"], self._user_model)
         with self._bar() as (show, tell):
-            training = self._asked_for(**asked, stopping=stopping, progress=show, tell=tell)
+            training = self._asked_for(mode=mode, **asked, stopping=stopping, progress=show, tell=tell)
             if not self._busy.acquire(blocking=False):
                 raise UsageError(
                     "another training of this session is running, expected one at a time: wait for its end"
                 )
             try:
-                return self._run(training, place)
+                return self._run(training, place, mode)
             finally:
                 self._busy.release()
 
-    def _run(self, training: Training, place: Place | None) -> Report:
+    def _change_mode(self, mode: str) -> None:
+        """The next training is in this one."""
+        if mode == self._mode:
+            return
+        before = self._session
+        before.refresh()
+        before.stop()
+        self._session, self._mode = self._session_in(mode=mode, before=before), mode
+
+    def _run(self, training: Training, place: Place | None, mode: str) -> Report:
         model, stopping = self._user_model, training.stopping
+        self._change_mode(mode)
         model.check_unchanged()
         model.check_numbers()
         arguments.warn_of_captured(model, training.gradient, training.descent)
         if self._chooses_codec:
-            model.codec = chosen(model.layout.nbytes, outer_steps=training.rule == OUTER)
+            outer = training.rule == OUTER and mode == "p2p"
+            model.codec = chosen(model.layout.nbytes, outer_steps=outer)
         with ExitStack() as stack:
             if place is not None:
-                writer = Writer(place, self._keeping, model, stopping)
+                writer = Writer(place, self._keeping.of_mode(mode), model, stopping)
                 stack.enter_context(writer.writing())
                 training = replace(training, writer=writer)
             if self._server is not None:

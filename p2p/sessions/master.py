@@ -39,8 +39,11 @@ class MasterSession:
 
     begun: Begun | None = None
 
-    def __init__(self, model: Model, *, peers: int | None, engine: engines.Engine | None = None, seed: int) -> None:
-        """Nothing is started before the first training; see `DeepDist` for the arguments."""
+    def __init__(
+        self, model: Model, *, peers: int | None, engine: engines.Engine | None = None, seed: int, epochs: int = 0
+    ) -> None:
+        """Nothing is started before the first training; see `DeepDist` for the arguments, and `epochs` as for
+        `AgentSession`."""
         self._user_model = model
         self._seed = seed
         self._run = secrets.token_hex(16)
@@ -50,8 +53,8 @@ class MasterSession:
         self._coordinator: Coordinator | None = None
         """Of the training that runs."""
         self._cautions = Cautions()
-        self._epochs = 0
-        """Begun in this session."""
+        self.epochs = epochs
+        """Begun, in all trainings."""
         self._units = 0
         """Of work that count, of all trainings."""
         self._done = NOTHING_TO_DO
@@ -65,9 +68,9 @@ class MasterSession:
         self._cautions.give(engine.cautions(training.data))
         server, served = self._start(engine)
         if begun is not None:
-            self._epochs = begun.epochs_before
+            self.epochs = begun.epochs_before
         counters = None if begun is None else begun.counters
-        training.begins(self._user_model, self._epochs, partitions, counters)
+        training.begins(self._user_model, self.epochs, partitions, counters)
         job = Job(
             run=self._run,
             skeleton=self._user_model.skeleton(_light(training), counters),
@@ -78,7 +81,7 @@ class MasterSession:
             chunk_rows=training.chunk_rows,
             peers=engine.peers,
             seed=self._seed,
-            epochs_before=self._epochs,
+            epochs_before=self.epochs,
             exchange=exchange_settings(self._user_model, training.rule, engine.peers, codec=codec_of(training.rhythm)),
             rhythm=training.rhythm,
             resumes=begun is not None,
@@ -96,7 +99,7 @@ class MasterSession:
             training.pushes.drops_bad,
             training.staleness.weight,
         )
-        self._epochs += training.epochs
+        self.epochs += training.epochs
         self.begun = None
         before = self.snapshot()
         self._coordinator = coordinator

@@ -124,6 +124,7 @@ TRAINING: Row = {
     "staleness_weight": [*WORD, "inverse", lambda staleness: 1.0],
     "n_fetch": [*COUNT, 2],
     "n_push": [*COUNT, 2],
+    "mode": [*WORD, "master"],
 }
 WORDS: Row = {
     "corpus": [None, 3, b"text", {"a"}, iter([["a"]])],
