@@ -230,6 +230,7 @@ class Server:
                 self._part(identity, worker, frames)
             case Dropped():
                 coordinator.drop((request.unit, *request.also), request.bad)
+                self._tickets.counts(request.unit)
                 self._say(identity, Known(True))
             case Knows():
                 self._say(identity, Known(coordinator.knows(request.unit)))
@@ -255,7 +256,7 @@ class Server:
             self._say(identity, Ready(known=True))
             return
         worker.begins, worker.applied = request, None
-        self._tickets.ask(identity, (request.unit.epoch, request.unit.partition), request.attempt)
+        self._tickets.ask(identity, request.unit, request.attempt)
 
     def _give(self, identity: bytes, worker: Worker) -> None:
         """Give it the model."""
@@ -324,8 +325,15 @@ class Server:
 
     def _is_there(self, identity: bytes) -> None:
         """All of the update is."""
-        if not self._tickets.push(identity):
+        if self._tickets.push(identity, self._served.version):
+            return
+        coordinator, worker = self._coordinator, self.workers[identity]
+        push, worker.push, worker.buffer = worker.push, None, bytearray()
+        assert coordinator is not None
+        assert push is not None
+        if not coordinator.knows(push.unit):
             raise UsageError("another attempt at this partition has begun: the update of this one is not taken")
+        self._applied(identity, worker, push, Applied(False))
 
     def _go_on(self) -> None:
         """Apply updates, and give models, as it is their turn."""
@@ -336,6 +344,8 @@ class Server:
             with self._refusing(identity):
                 if what == "give":
                     self._give(identity, worker)
+                elif what == "settle":
+                    self._is_there(identity)
                 else:
                     self._apply(identity, worker)
 
@@ -362,7 +372,7 @@ class Server:
             self._say(identity, applied)
             return
         worker.begins, worker.applied = push.then, applied
-        self._tickets.ask(identity, (push.then.unit.epoch, push.then.unit.partition), push.then.attempt)
+        self._tickets.ask(identity, push.then.unit, push.then.attempt)
 
     def _submit(self, worker: Worker, push: Push, view: memoryview) -> tuple[bool, bool]:
         """(whether it was the first of its unit, whether somebody holds on to its arrays)."""

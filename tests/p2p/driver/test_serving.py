@@ -34,11 +34,13 @@ SMALL, LARGE = 3, 700_000
 class World:
     """A master of a model of so many numbers, which adds what comes."""
 
-    def __init__(self, size: int, keys: Keys | None = None, descent: Any = None) -> None:
+    def __init__(
+        self, size: int, keys: Keys | None = None, descent: Any = None, max_staleness: int | None = None
+    ) -> None:
         self.model: dict[str, Any] = {"w": np.zeros(size, np.float32)}
         self.served = Served(Model(self.model))
         self.ended = threading.Event()
-        self.coordinator = Coordinator(self.served, descent, self.ended.set)
+        self.coordinator = Coordinator(self.served, descent, self.ended.set, max_staleness=max_staleness)
         self.server = Server(self.served, "127.0.0.1", "the run", keys)
         self.server.start(self.coordinator)
         self.clients: list[MasterClient] = []
@@ -49,9 +51,9 @@ class World:
         self.clients.append(client)
         return client
 
-    def begin(self, client: MasterClient, chunk: int = 0) -> tuple[int, Any]:
+    def begin(self, client: MasterClient, chunk: int = 0, attempt: int = 0) -> tuple[int, Any]:
         """The version of the model that it gets, and a copy."""
-        found = client.begin(Unit(0, 0, chunk), 0, self.served.snapshots.layout, 0)
+        found = client.begin(Unit(0, 0, chunk), attempt, self.served.snapshots.layout, 0)
         assert found is not None
         with found.reading():
             return found.version, found.arrays()["w"].copy()
@@ -174,6 +176,38 @@ def test_an_error_of_descent_is_told_to_whoever_pushes_and_ends_the_training(mad
     assert isinstance(world.coordinator.error, ZeroDivisionError)
     with pytest.raises(UsageError, match="the training has ended: by nothing"):
         world.begin(client, 1)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["one host", "far"])
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("first", [0, 1], ids=["earlier", "later"])
+def test_of_two_attempts_at_a_unit_the_first_counts_under_a_bound_too(
+    made: Any, first: int, size: int, far: bool
+) -> None:
+    world = made(size, max_staleness=0)
+    clients = world.client(far), world.client(far)
+    for chunk in range(3):
+        for attempt, client in enumerate(clients):
+            assert world.begin(client, chunk, attempt)[0] == chunk
+        assert world.push(clients[first], 1, chunk, chunk)
+        assert not world.push(clients[1 - first], 99, chunk, chunk)
+    assert (world.model["w"] == 3).all()
+    assert world.coordinator.error is None
+
+
+def test_who_computes_what_counts_by_now_holds_nobody_up(made: Any) -> None:
+    world = made(SMALL, max_staleness=0)
+    one, two, three = (world.client() for _ in range(3))
+    world.begin(one, 0)
+    world.begin(two, 0, attempt=1)
+    found: list[Any] = []
+    asking = threading.Thread(
+        target=lambda: found.append(three.begin(Unit(0, 1, 0), 0, world.served.snapshots.layout, 0)), daemon=True
+    )
+    asking.start()
+    assert world.push(one, 1, 0)
+    asking.join(SOON_S)
+    assert [each.version for each in found] == [1]
 
 
 def test_who_does_not_know_the_run_or_the_keys_gets_nothing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
