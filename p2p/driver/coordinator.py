@@ -201,7 +201,8 @@ class Coordinator:
     def furthest(self, epoch: int, partition: int) -> int:
         """The highest chunk of a partition that counts; -1 if none does."""
         return max(
-            (unit.chunk for unit in self.applied if (unit.epoch, unit.partition) == (epoch, partition)), default=-1
+            (unit.chunk for unit in list(self.applied) if (unit.epoch, unit.partition) == (epoch, partition)),
+            default=-1,
         )
 
     def torn(self) -> list[tuple[int, int]]:

@@ -1,4 +1,5 @@
-"""The master's ends of the connections to workers: a thread that answers them, one request after the other.
+"""The master's ends of the connections to workers: a thread that answers them, one request after the other, also while
+a descent that takes long runs in another one (`p2p.driver.descending`).
 
     Begin -> the model as it is now: its file, or its bytes        Push -> the update -> coordinator: descent -> Applied
 
@@ -30,6 +31,7 @@ from gossip.wire import BLOCK_BYTES
 from gossip.zmq.sockets import Keys, bind, check_address, open_socket
 from p2p.agent.local_socket import Process
 from p2p.driver.coordinator import Coordinator
+from p2p.driver.descending import Descending, Outcome
 from p2p.driver.served import Served
 from p2p.driver.snapshots import Snapshot
 from p2p.driver.tickets import Tickets
@@ -127,8 +129,11 @@ class Server:
         self._host.view()[: len(self._token)] = self._token
         self._coordinator: Coordinator | None = None
         self._tickets: Tickets[bytes] = Tickets(None)
+        self._descending: Descending[tuple[bool, bool]] = Descending()
         self._senders: deque[bytes] = deque()
-        """Who sends an update in pieces, and who waits for that."""
+        """Who sends an update in pieces, and who waits for that;"""
+        self._sending: bytes | None = None
+        """who was told to."""
         self._wake = os.pipe()
         self._thread: threading.Thread | None = None
 
@@ -155,6 +160,7 @@ class Server:
         for worker in self.workers.values():
             worker.forget_files()
         self._host.close()
+        self._descending.close()
         for descriptor in self._wake:
             os.close(descriptor)
 
@@ -164,14 +170,21 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake[0], zmq.POLLIN)
+        poller.register(self._descending.done, zmq.POLLIN)
         assert self._coordinator is not None
         while True:
             ready = dict(poller.poll(1000 if self._senders else None))
-            if self._wake[0] in ready and self._socket not in ready:
+            ends = self._wake[0] in ready and self._socket not in ready
+            if ends and not self._descending.is_under_way:
+                self._descending.stop()
                 return  # all that was said is heard
             try:
                 if self._socket in ready:
                     self._take(*self._socket.recv_multipart())
+                    self._go_on()
+                if self._descending.done in ready or ends:
+                    self._descending.settle()
+                    self._next_sender()
                     self._go_on()
                 self._look_after_senders()
             except BaseException as error:  # noqa: BLE001 - whatever it is, train() raises it
@@ -318,8 +331,7 @@ class Server:
         elif push.place is None or self._file(worker, push.place, push.layout) is None:
             self._check_size(push.layout)
             self._senders.append(identity)
-            if self._senders[0] == identity:
-                self._say(identity, Send())
+            self._next_sender()
             return
         self._is_there(identity)
 
@@ -341,30 +353,42 @@ class Server:
         while (step := self._tickets.next(self._served.version)) is not None:
             what, identity = step
             worker = self.workers[identity]
+            if what == "apply":
+                self._apply(identity, worker)
+                continue
             with self._refusing(identity):
                 if what == "give":
                     self._give(identity, worker)
-                elif what == "settle":
-                    self._is_there(identity)
                 else:
-                    self._apply(identity, worker)
+                    self._is_there(identity)
 
     def _apply(self, identity: bytes, worker: Worker) -> None:
         """Have `descent` take its update."""
         push, buffer, worker.push, worker.buffer = worker.push, worker.buffer, None, bytearray()
         assert push is not None
         file = worker.files.pop(push.place, None) if push.place is not None else None
-        if file is None:
-            self._applied(identity, worker, push, Applied(self._submit(worker, push, memoryview(buffer))[0]))
-            return
-        file.about_to_read()
-        worker.bytes_in += push.layout.nbytes
-        new, kept = self._submit(worker, push, file.view())
-        if not kept:
-            assert push.place is not None
-            worker.files[push.place] = file
-            file.leave()
-        self._applied(identity, worker, push, Applied(new, kept))
+        if file is not None:
+            file.about_to_read()
+            worker.bytes_in += push.layout.nbytes
+
+        def finish(outcome: Outcome[tuple[bool, bool]]) -> None:
+            with self._refusing(identity):
+                found, error = outcome
+                if error is not None:
+                    raise error
+                assert found is not None
+                new, kept = found
+                if file is not None and not kept:
+                    assert push.place is not None
+                    worker.files[push.place] = file
+                    file.leave()
+                self._tickets.applied(identity)
+                self._applied(identity, worker, push, Applied(new, kept and file is not None))
+
+        def descend() -> tuple[bool, bool]:
+            return self._submit(worker, push, memoryview(buffer) if file is None else file.view())
+
+        self._descending.run(descend, finish)
 
     def _applied(self, identity: bytes, worker: Worker, push: Push, applied: Applied) -> None:
         """Say so, now or with the model for what it does next."""
@@ -408,13 +432,14 @@ class Server:
 
     def _part(self, identity: bytes, worker: Worker, frames: tuple[bytes, ...]) -> None:
         push = worker.push
-        if push is None or not self._senders or self._senders[0] != identity or not frames:
+        if push is None or self._sending != identity or not frames:
             raise UsageError("a piece of an update that nobody waits for")
         worker.heard_at = time.monotonic()
         worker.buffer += frames[0]
         if len(worker.buffer) < push.layout.nbytes:
             return
         self._senders.popleft()
+        self._sending = None
         try:
             self._is_there(identity)
         finally:
@@ -422,13 +447,16 @@ class Server:
 
     def _look_after_senders(self) -> None:
         """Who stands still in the middle of an update has no turn any more."""
-        if self._senders and time.monotonic() - self.workers[self._senders[0]].heard_at > SENDING_MAX_S:
-            worker = self.workers[self._senders.popleft()]
+        if self._sending is not None and time.monotonic() - self.workers[self._sending].heard_at > SENDING_MAX_S:
+            self._senders.popleft()
+            worker, self._sending = self.workers[self._sending], None
             log.warning("%s sent nothing of its update for %g s: it is not waited for", worker.name, SENDING_MAX_S)
             worker.push, worker.buffer = None, bytearray()
             self._next_sender()
 
     def _next_sender(self) -> None:
-        if self._senders:
-            self.workers[self._senders[0]].heard_at = time.monotonic()
-            self._say(self._senders[0], Send())
+        """Have the next one send, unless a descent runs beside: its update would wait here."""
+        if self._senders and self._sending is None and not self._descending.is_under_way:
+            self._sending = self._senders[0]
+            self.workers[self._sending].heard_at = time.monotonic()
+            self._say(self._sending, Send())

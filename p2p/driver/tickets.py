@@ -40,6 +40,8 @@ class Ticket:
     """Of the model that it is computed from."""
     pushed: bool = False
     """Its update is there."""
+    taken: bool = False
+    """It is being applied."""
     lapsed: bool = False
     """Nobody waits for it."""
 
@@ -87,6 +89,10 @@ class Tickets(Generic[W]):
         ticket.pushed, ticket.lapsed = True, False
         return True
 
+    def applied(self, worker: W) -> None:
+        """What `next` gave to be applied is."""
+        self.counts(self._given.pop(worker).unit)
+
     def leave(self, worker: W) -> None:
         """It computes nothing now."""
         self._given.pop(worker, None)
@@ -103,16 +109,18 @@ class Tickets(Generic[W]):
     def next(self, version: int) -> tuple[Literal["apply", "give", "settle"], W] | None:
         """What to do now, with the model at this version; to be asked again once that is done. None: to wait.
 
+        While an update is being applied, models are given; the next one is applied after `applied`, or `leave`.
+
         "give" may be for a unit that counts by now. "settle" is for an update that was pushed before another one of its
         unit was applied: if that does not count after all, it is to be pushed again.
         """
+        is_taken = any(ticket.taken for ticket in self._given.values())
         for worker, ticket in self._given.items():
             if ticket.lapsed and ticket.pushed:
                 ticket.pushed = False
                 return "settle", worker
-            if ticket.pushed and self._may_apply(ticket, version):
-                del self._given[worker]
-                self.counts(ticket.unit)
+            if ticket.pushed and not is_taken and self._may_apply(ticket, version):
+                ticket.taken = True
                 return "apply", worker
         due = {} if self._max is None else self._due()
         for place, asking in enumerate(self._asking):

@@ -11,7 +11,7 @@ import pytest
 from gossip.marks import Unit
 from p2p.driver.tickets import Tickets
 
-CHUNKS = 12
+CHUNKS = 6
 
 
 class Day:
@@ -94,8 +94,10 @@ class Day:
                     self.later(self.random.expovariate(1.0), "copied", worker[0])
             elif what == "settle":
                 self.push(worker)
-            else:
+            elif self.random.random() < 0.5:
                 self.apply(worker)
+            else:  # models are given meanwhile
+                self.later(self.random.expovariate(2.0), "applied", worker)
 
     def apply(self, worker: Any) -> None:
         unit = self.at[worker]
@@ -103,9 +105,9 @@ class Day:
             self.counted.add(unit)
             self.staleness.append(self.version - self.base[worker])
             self.version += 1
-            self.overtaken += any(
-                other != worker and other[1] > worker[1] and at == unit for other, at in self.at.items()
-            )
+            others = (other for other, at in self.at.items() if at == unit)
+            self.overtaken += any(other[1] > worker[1] for other in others)
+        self.tickets.applied(worker)
         self.ask(worker)
 
     def run(self) -> None:
@@ -115,6 +117,8 @@ class Day:
                 self.try_again(worker)
             elif what == "copied":
                 pass  # Spark has one copy at a time
+            elif what == "applied":
+                self.apply(worker)
             elif what == "dies":  # its ticket stays, as nobody tells
                 self.dies(worker)
             else:
@@ -155,13 +159,41 @@ def _run(seed: int) -> Day:
 A, B, C = (Unit(0, partition, 0) for partition in range(3))
 
 
+def applied(tickets: Tickets[str], version: int) -> str:
+    """Whose update is to be applied next, and is."""
+    step = tickets.next(version)
+    assert step is not None
+    assert step[0] == "apply"
+    tickets.applied(step[1])
+    return step[1]
+
+
+def test_models_are_given_and_nothing_is_applied_while_an_update_is() -> None:
+    tickets = Tickets[str](2)
+    for worker, unit in (("a", A), ("b", B)):
+        tickets.ask(worker, unit, 0)
+        assert tickets.next(0) == ("give", worker)
+    assert tickets.push("a", 0)
+    assert tickets.push("b", 0)
+    assert tickets.next(0) == ("apply", "a")
+    tickets.ask("c", C, 0)
+    assert [tickets.next(0), tickets.next(0)] == [("give", "c"), None]
+    tickets.ask("d", Unit(0, 3, 0), 0)
+    assert tickets.next(0) is None, "two are before it by the time that it has an update, and one that is applied now"
+    tickets.applied("a")
+    assert [tickets.next(1), tickets.next(1)] == [("apply", "b"), ("give", "d")]
+    tickets.leave("b")
+    assert tickets.next(1) is None
+
+
 def test_with_none_at_all_one_computes_at_a_time() -> None:
     tickets = Tickets[str](0)
     tickets.ask("a", A, 0)
     tickets.ask("b", B, 0)
     assert [tickets.next(0), tickets.next(0)] == [("give", "a"), None]
     assert tickets.push("a", 0)
-    assert [tickets.next(0), tickets.next(1), tickets.next(1)] == [("apply", "a"), ("give", "b"), None]
+    assert applied(tickets, 0) == "a"
+    assert [tickets.next(1), tickets.next(1)] == [("give", "b"), None]
 
 
 def test_an_update_waits_for_one_that_is_due() -> None:
@@ -170,13 +202,14 @@ def test_an_update_waits_for_one_that_is_due() -> None:
     tickets.ask("fast", B, 0)
     assert [tickets.next(0) for _ in range(3)] == [("give", "slow"), ("give", "fast"), None]
     tickets.push("fast", 0)
-    assert [tickets.next(0), tickets.next(1)] == [("apply", "fast"), None]
+    assert applied(tickets, 0) == "fast"
+    assert tickets.next(1) is None
     tickets.ask("fast", Unit(0, 1, 1), 0)
     assert tickets.next(1) == ("give", "fast")
     tickets.push("fast", 1)
     assert tickets.next(1) is None, "the slow one would be two versions old"
     tickets.push("slow", 1)
-    assert [tickets.next(1), tickets.next(2)] == [("apply", "slow"), ("apply", "fast")]
+    assert [applied(tickets, 1), applied(tickets, 2)] == ["slow", "fast"]
 
 
 def test_attempts_at_one_unit_share_a_place_and_either_may_come_first() -> None:
@@ -188,12 +221,14 @@ def test_attempts_at_one_unit_share_a_place_and_either_may_come_first() -> None:
         tickets.ask("late", A, 1)
         assert [tickets.next(0), tickets.next(0)] == [("give", "late"), None]
         assert tickets.push(first, 0)
-        assert [tickets.next(0), tickets.next(1), tickets.next(1)] == [("apply", first), ("give", "waits"), None]
+        assert applied(tickets, 0) == first
+        assert [tickets.next(1), tickets.next(1)] == [("give", "waits"), None]
         assert not tickets.push(second, 1), "its unit is applied, and the other's place is taken"
         tickets.ask(second, Unit(0, 0, 1), 1)
         assert tickets.next(1) is None
         assert tickets.push("waits", 1)
-        assert [tickets.next(1), tickets.next(2)] == [("apply", "waits"), ("give", second)]
+        assert applied(tickets, 1) == "waits"
+        assert tickets.next(2) == ("give", second)
 
 
 def test_who_waits_for_a_unit_that_counts_by_now_is_told_so_at_once() -> None:
@@ -214,10 +249,11 @@ def test_one_that_was_pushed_before_another_of_its_unit_was_applied_is_settled_t
         assert tickets.next(0) == ("give", worker)
     for worker in ("early", "late"):
         assert tickets.push(worker, 0)
-    assert [tickets.next(0), tickets.next(1), tickets.next(1)] == [("apply", "early"), ("settle", "late"), None]
+    assert applied(tickets, 0) == "early"
+    assert [tickets.next(1), tickets.next(1)] == [("settle", "late"), None]
     assert not tickets.push("late", 1), "with the slow one it would come too late"
     tickets.push("slow", 1)
-    assert tickets.next(1) == ("apply", "slow")
+    assert applied(tickets, 1) == "slow"
 
 
 def test_who_leaves_or_is_tried_again_holds_nobody_up() -> None:
@@ -230,5 +266,6 @@ def test_who_leaves_or_is_tried_again_holds_nobody_up() -> None:
     assert not tickets.push("dead", 0), "its place is taken"
     tickets.leave("waits")
     assert tickets.push("dead", 0), "and is free now"
-    assert [tickets.next(0), tickets.next(1)] == [("apply", "dead"), ("give", "again")]
+    assert applied(tickets, 0) == "dead"
+    assert tickets.next(1) == ("give", "again")
     assert not tickets.push("waits", 1)
