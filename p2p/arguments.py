@@ -18,6 +18,7 @@ from p2p.caution import warn
 from p2p.checkpoint.writing import Place
 from p2p.driver import evaluation
 from p2p.driver.coordinator import check_feeders
+from p2p.driver.staleness import Staleness, Weight, weight_of
 from p2p.driver.stopping import Stopping
 from p2p.driver.watchers import check_watchers
 from p2p.engines import Engine
@@ -26,7 +27,7 @@ from p2p.report import Evaluated
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.training import Training
 from p2p.worker.combine import OUTER, check_rule
-from p2p.worker.job import Progress, Rhythm
+from p2p.worker.job import Progress, Pushes, Rhythm
 
 if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported: half a second, and 40 MB
     from gossip.mixing import Strategy
@@ -54,6 +55,25 @@ def of_session(
     )
 
 
+def mode_of_training(
+    value: Any, own: str, *, engine: Any, discipline: str, codec: Any, listens: bool
+) -> Literal["p2p", "master"]:
+    """`train(mode=...)`, as it is to be used in a session with these arguments; None is for the session's `own`."""
+    mode: Literal["p2p", "master"] = one_of("mode", own if value is None else value, ("p2p", "master"))
+    if mode == own:
+        return mode
+    if engine is not None:
+        _check_engine(engine, mode, None)
+    mixed(discipline, None, None, mode, engine)
+    check_coded(codec, discipline, mode)
+    if listens:
+        raise UsageError(
+            f"mode={mode!r} in a session with master=..., expected None: who listens over HTTP takes updates for a "
+            "master"
+        )
+    return mode
+
+
 def training(
     *,
     mode: str,
@@ -75,6 +95,9 @@ def training(
     on_incomplete: Any,
     max_staleness: Any,
     on_bad_update: Any,
+    staleness_weight: Any,
+    n_fetch: Any,
+    n_push: Any,
     progress: Progress,
     tell: Callable[[Evaluated], object],
 ) -> Training:
@@ -100,6 +123,7 @@ def training(
         exchange, combine or getattr(descent, "combine", None) or getattr(gradient, "combine", None), coded
     )
     one_of("on_incomplete", on_incomplete, INCOMPLETE)
+    n_fetch, n_push = (_chunks(*each, mode, chunk_rows) for each in (("n_fetch", n_fetch), ("n_push", n_push)))
     evaluate_s = evaluation.checked(evaluate, evaluate_every_s, EVALUATE_EVERY_S)
     return Training(
         stopping=stopping,
@@ -114,8 +138,10 @@ def training(
         combine=combine,
         evaluation=None if evaluate is None else evaluation.Evaluation(evaluate, evaluate_s, tell, stopping),
         on_incomplete=on_incomplete,
-        max_staleness=_max_staleness(max_staleness, mode),
-        on_bad_update=_on_bad_update(on_bad_update, mode),
+        staleness=Staleness(
+            _max_staleness(max_staleness, mode, n_fetch, n_push), _staleness_weight(staleness_weight, mode)
+        ),
+        pushes=Pushes(n_fetch, n_push, _drops_bad(on_bad_update, mode)),
         progress=progress,
     )
 
@@ -134,24 +160,51 @@ def standbys_of(value: Any, mode: str, optimizes: bool) -> int:
     return count
 
 
-def _on_bad_update(value: Any, mode: str) -> Literal["raise", "drop"]:
+def _staleness_weight(value: Any, mode: str) -> Weight | None:
+    found = weight_of(value)
+    if found is not None and mode != "master":
+        raise UsageError(
+            f"staleness_weight={value!r} with mode={mode!r}, expected None, or mode='master': peers add up updates in "
+            "any order"
+        )
+    return found
+
+
+def _chunks(name: str, value: Any, mode: str, chunk_rows: int | None) -> int:
+    """How many chunks go together."""
+    count = integer(name, value, 1)
+    if count > 1 and mode != "master":
+        raise UsageError(
+            f"{name}={count} with mode={mode!r}, expected 1, or mode='master': without a master a worker has the "
+            "replica beside it, and neither fetches nor pushes"
+        )
+    if count > 1 and chunk_rows is None:
+        raise UsageError(f"{name}={count} without chunk_rows, expected both: it counts chunks of so many rows")
+    return count
+
+
+def _drops_bad(value: Any, mode: str) -> bool:
     one_of("on_bad_update", value, ("raise", "drop"))
     if value == "drop" and mode != "master":
         raise UsageError(
             f"on_bad_update='drop' with mode={mode!r}, expected 'raise', or mode='master', where descent takes updates "
             "one by one"
         )
-    found: Literal["raise", "drop"] = value
-    return found
+    return bool(value == "drop")
 
 
-def _max_staleness(value: Any, mode: str) -> int | None:
+def _max_staleness(value: Any, mode: str, n_fetch: int, n_push: int) -> int | None:
     if value is None:
         return None
     if mode != "master":
         raise UsageError(
             f"max_staleness={value!r} with mode={mode!r}, expected None, or mode='master': without a master nobody "
             "says whose update is next"
+        )
+    if n_fetch != n_push:
+        raise UsageError(
+            f"max_staleness={value!r} with n_fetch={n_fetch} and n_push={n_push}, expected both to be the same: it "
+            "bounds what is pushed once after each fetch"
         )
     return integer("max_staleness", value, 0, "at least 0, or None for any")
 

@@ -111,15 +111,18 @@ class DeepDist(Generic[M]):
         trained = None if parameters is None else names("parameters", parameters)
         self._user_model = Model(model, trained, adapter, named(codec))
         self._optimizer = optimizer
-        self._chooses_codec = codec == AUTO and mode == "p2p" and mix is None
+        self._chooses_codec = codec == AUTO and mix is None
         self._busy = threading.Lock()
         """Held by the training that runs."""
         self._progress = progress
         self._state = "new"  # then "open", then "ended"
+        self._mode: str = mode
+        """Of the session that is there."""
         where: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "drain_timeout_s": drain_timeout_s}
         standbys = arguments.standbys_of(standbys, mode, optimizer is not None)
+        self._session_in = partial(session_of, self._user_model, mix=mix, standbys=standbys, **where)
         if optimizer is None:
-            self._session = session_of(self._user_model, mode, mix, standbys=standbys, **where)
+            self._session = self._session_in(mode=mode)
         else:
             from p2p.lbfgs.session import session  # only its users need these modules
 
@@ -128,8 +131,17 @@ class DeepDist(Generic[M]):
         self._keeping = Keeping.of_session(mode, discipline, mix and mix[0], codec, seed, trained)
         """What checkpoints have to know of it."""
         own = engine is not None and not isinstance(engine, SimulatedCluster)
-        self._asked_for = partial(arguments.training, mode=mode, any_data=own, coded=codec not in (None, AUTO))
+        self._asked_for = partial(arguments.training, any_data=own, coded=codec not in (None, AUTO))
         """By a call of `train`; an engine of the user's own knows itself what can be trained on."""
+        self._mode_of = partial(
+            arguments.mode_of_training,
+            own=mode,
+            engine=engine,
+            discipline=discipline,
+            codec=codec,
+            listens=self._server is not None,
+        )
+        """The mode of a training, of what `train` was asked for."""
 
     @classmethod
     def resume(
@@ -241,6 +253,10 @@ class DeepDist(Generic[M]):
         on_incomplete: Literal["raise", "warn"] = "raise",
         max_staleness: int | None = None,
         on_bad_update: Literal["raise", "drop"] = "raise",
+        staleness_weight: Literal["inverse"] | Callable[[int], float] | None = None,
+        n_fetch: int = 1,
+        n_push: int = 1,
+        mode: Literal["p2p", "master"] | None = None,
     ) -> Report:
         """Train on every partition of `data`, `epochs` times (once), and wait until all replicas are level.
 
@@ -282,6 +298,17 @@ class DeepDist(Generic[M]):
         computed from. Workers wait for a slow one then; at most `max_staleness` + 1 compute at a time.
         `on_bad_update` of a master: an update with a NaN or an infinity ends the training ("raise"), or is left out and
         counted in the report, with a warning ("drop").
+        `staleness_weight` of a master: an update is multiplied by this weight before `descent` gets it, of how many
+        others were applied since the model that it was computed from: "inverse" is one over their number (Zhang et al.
+        2016), a function is given the number. All numbers of updates have to be floats then.
+        `n_fetch` and `n_push` of a master: a worker fetches the model before each `n_fetch`th chunk, and pushes the sum
+        of the updates of `n_push` chunks as one. Between two fetches it takes the steps of its own updates by itself,
+        `descent` on its copy of the model (Dean et al. 2012, section 4.1 and algorithm 7.1). These steps are its own:
+        a fetched model is the master's, and lacks what has not been pushed yet.
+
+        `mode` of this training alone, if it is not to be that of the session: "p2p" after trainings with a master, or
+        "master" after others. Processes of the other mode end first. The model goes on as it is, with what `descent`
+        keeps on it, and epochs, random numbers and a resumed checkpoint go on as they would in one mode.
         """
         asked = locals()
         del asked["self"]
@@ -308,29 +335,41 @@ class DeepDist(Generic[M]):
                     "what is left of it: go on by another DeepDist.resume(path)"
                 )
             asked |= resumed.training(asked)
+        mode = self._mode_of(asked.pop("mode"))
         place = arguments.place(*(asked.pop(name) for name in ("checkpoint", "every_s", "keep")))
         stopping = arguments.stopping(asked.pop("stop_when"), asked["evaluate"], self._user_model)
         with self._bar() as (show, tell):
-            training = self._asked_for(**asked, stopping=stopping, progress=show, tell=tell)
+            training = self._asked_for(mode=mode, **asked, stopping=stopping, progress=show, tell=tell)
             if not self._busy.acquire(blocking=False):
                 raise UsageError(
                     "another training of this session is running, expected one at a time: wait for its end"
                 )
             try:
-                return self._run(training, place)
+                return self._run(training, place, mode)
             finally:
                 self._busy.release()
 
-    def _run(self, training: Training, place: Place | None) -> Report:
+    def _change_mode(self, mode: str) -> None:
+        """The next training is in this one."""
+        if mode == self._mode:
+            return
+        before = self._session
+        before.refresh()
+        before.stop()
+        self._session, self._mode = self._session_in(mode=mode, before=before), mode
+
+    def _run(self, training: Training, place: Place | None, mode: str) -> Report:
         model, stopping = self._user_model, training.stopping
+        self._change_mode(mode)
         model.check_unchanged()
         model.check_numbers()
         arguments.warn_of_captured(model, training.gradient, training.descent)
         if self._chooses_codec:
-            model.codec = chosen(model.layout.nbytes, outer_steps=training.rule == OUTER)
+            outer = training.rule == OUTER and mode == "p2p"
+            model.codec = chosen(model.layout.nbytes, outer_steps=outer)
         with ExitStack() as stack:
             if place is not None:
-                writer = Writer(place, self._keeping, model, stopping)
+                writer = Writer(place, self._keeping.of_mode(mode), model, stopping)
                 stack.enter_context(writer.writing())
                 training = replace(training, writer=writer)
             if self._server is not None:

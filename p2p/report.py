@@ -134,6 +134,8 @@ class Report:
     """None where none were asked for."""
     failovers: int = 0
     """How often another master took the place of the one that led; see `standbys` of `DeepDist`."""
+    staleness_weight: float | None = None
+    """Mean weight of a master's updates by their staleness; None where all have the same."""
 
     @property
     def rows_per_second(self) -> float:
@@ -172,6 +174,8 @@ class Report:
         ]
         if self.failovers:
             lines.append(f"another master came to lead {self.failovers} times")
+        if self.staleness_weight is not None:
+            lines.append(f"updates weighed {self.staleness_weight:.3g} on average, by their staleness")
         if self.missing:
             lines.append(f"gone, or not level in time: {', '.join(self.missing)}")
         if self.evaluations:

@@ -115,6 +115,16 @@ class Watch:
             raise UsageError(_lost(*found, model))
         return returned
 
+    def own_descent(self, model: Arrays, descent: Callable[[Any, Any], Any], update: Any) -> None:
+        """Call `descent` on a copy that is a master's again with the next fetch. What it keeps on the model beside the
+        arrays is not: then another task needs a new copy."""
+        self._descents += 1
+        marks = _marks if _is_looked_at(self._descents) else _own
+        before = marks(model)
+        descent(model.model, update)
+        model.check_unchanged()
+        self.spoiled = self.spoiled or _difference(before, marks(model)) is not None
+
     def effect(self, model: Arrays, update: Any, returned: Any, delta: Mapping[str, Array]) -> None:
         """Look whether `delta`, which came of `update`, changes anything."""
         if self.effective:

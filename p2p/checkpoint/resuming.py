@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from gossip.arrays import Array, Arrays
 from gossip.errors import UsageError
@@ -162,6 +163,10 @@ class Keeping:
                 parameters=None if parameters is None else tuple(parameters),
             )
         )
+
+    def of_mode(self, mode: str) -> Keeping:
+        """The same of a training in another mode than the session's."""
+        return replace(self, session=structs.replace(self.session, mode=mode))
 
 
 def model_of(

@@ -21,6 +21,7 @@ from p2p.adapters.model import Model
 from p2p.adapters.nesting import by_name
 from p2p.adapters.watch import is_nothing
 from p2p.driver.served import Served, check_numbers
+from p2p.driver.staleness import Weighing, Weight
 from p2p.row_order import taken_apart
 from p2p.worker.errors import original
 from p2p.worker.job import Descent
@@ -53,14 +54,18 @@ class Coordinator:
         applied: Iterable[Unit] = (),
         max_staleness: int | None = None,
         drops_bad: bool = False,
+        weight: Weight | None = None,
     ) -> None:
         """`on_error` ends the tasks when `descent` failed: see `error`. What is still under way of a training that
         failed, or was cut short, belongs to one of the session's `epochs_before`, and is dropped. `applied` are units
-        that an earlier session has taken. `drops_bad`: an update with a NaN or an infinity ends nothing.
+        that an earlier session has taken. `drops_bad`: an update with a NaN or an infinity ends nothing. `weight` is
+        that of an update by its staleness; None: all have the same.
         """
         self.error: Exception | None = None
         self.max_staleness = max_staleness
         """Of updates of tasks; None: any."""
+        self.weighing = None if weight is None else Weighing(weight)
+        """Updates of a known age, by that."""
         self.dropped = 0
         """Updates with a NaN or an infinity, which were not applied."""
         self.fed = 0
@@ -105,17 +110,20 @@ class Coordinator:
         merged_at: int | None = None,
         *,
         checked: bool = False,
+        also: Sequence[Unit] = (),
+        left_out: int = 0,
     ) -> bool:
         """Apply one update, as `descent` takes it; from any thread. False if it is nothing (None, 0, or empty), or its
         unit of work was applied before.
 
         `unit`: whatever tells it from others of this training, so that it counts once; a `Unit` is that of a task.
         `worker` says whose it is, in errors. `merged_at`: updates in the model that it was computed from, where that is
-        known. `checked`: all its numbers are known to be numbers. What `descent` raises ends the training, and comes
-        out here.
+        known. `checked`: all its numbers are known to be numbers. `also` are other units of tasks that it stands for:
+        all of them count with it, or none. `left_out`: so many of these had numbers that are none. What `descent`
+        raises ends the training, and comes out here.
 
         Raises:
-            UsageError: the training is over, or this is called from `descent`.
+            UsageError: the training is over, or this is called from `descent`, or some of its units count already.
         """
         whose = worker or "a feeder"
         if self.applies_now:
@@ -131,43 +139,65 @@ class Coordinator:
                 raise self.error
             if self._closed.is_set():
                 raise UsageError(f"an update of {whose} after the end of its training, expected none")
-            known = self.applied if isinstance(unit, Unit) else self._fed  # which may have tuples that look like them
-            if unit in known or (isinstance(unit, Unit) and unit.epoch < self.epochs_before):
+            if self._counts(unit, also, whose):
                 return False
             self._applying = threading.get_ident()
             try:
                 if not checked:
                     check_numbers(update)
-                self.served.apply(self._descent, update)
+                self._apply(update, merged_at)
             except BaseException as error:
                 if self._drops_bad and isinstance(error, NotFiniteError):
-                    self._drop(unit)
+                    self._drop(unit, also, left_out + 1)
                     return False
                 error.add_note(f"in descent, in the driver program, for an update of {whose}")
                 self.fail(error)
                 raise
             finally:
                 self._applying = None
-            if isinstance(unit, Unit):
-                self.applied.add(unit)
-                return True
-            self.fed += 1
-            if unit is not None:
-                self._fed.add(unit)
+            self._count(unit, also)
+            self.dropped += left_out
+            if not isinstance(unit, Unit):
+                self.fed += 1
             return True
 
-    def drop(self, unit: Unit) -> None:
-        """A worker has computed an update that is no number: its unit of work is done, and nothing came of it."""
-        with self._lock:
-            if not self.knows(unit):
-                self._drop(unit)
+    def _apply(self, update: Any, merged_at: int | None) -> None:
+        weight = 1.0
+        if self.weighing is not None and merged_at is not None:
+            update, weight = self.weighing.weighed(update, max(0, self.version - merged_at))
+        self.served.apply(self._descent, update)
+        if self.weighing is not None:
+            self.weighing.count(weight)
 
-    def _drop(self, unit: Hashable | None) -> None:
-        self.dropped += 1
+    def drop(self, units: Sequence[Unit], bad: int = 1) -> None:
+        """A worker has computed an update that is no number: its units of work are done, and nothing came of them.
+        There were `bad` such updates."""
+        with self._lock:
+            if not self._counts(units[0], units[1:], "a worker"):
+                self._drop(units[0], units[1:], bad)
+
+    def _drop(self, unit: Hashable | None, also: Sequence[Unit], bad: int) -> None:
+        self.dropped += bad
+        self._count(unit, also)
+
+    def _count(self, unit: Hashable | None, also: Sequence[Unit]) -> None:
         if isinstance(unit, Unit):
-            self.applied.add(unit)
+            self.applied.update((unit, *also))
         elif unit is not None:
             self._fed.add(unit)
+
+    def _counts(self, unit: Hashable | None, also: Sequence[Unit], whose: str) -> bool:
+        """Whether it counted before, with all that it stands for."""
+        if not isinstance(unit, Unit):
+            return unit in self._fed  # which may have tuples that look like units of tasks
+        counted = sum(map(self.knows, (unit, *also)))
+        if 0 < counted <= len(also):
+            raise UsageError(
+                f"an update of {whose} stands for {1 + len(also)} units, of which {counted} count already, expected "
+                "all of them or none: nothing of it was applied. Attempts at a partition have to be cut at the same "
+                "chunks"
+            )
+        return counted > 0
 
     def knows(self, unit: Unit) -> bool:
         """It counts, or all of its epoch do."""
@@ -176,7 +206,7 @@ class Coordinator:
     def furthest(self, epoch: int, partition: int) -> int:
         """The highest chunk of a partition that counts; -1 if none does."""
         return max(
-            (unit.chunk for unit in tuple(self.applied) if (unit.epoch, unit.partition) == (epoch, partition)),
+            (unit.chunk for unit in list(self.applied) if (unit.epoch, unit.partition) == (epoch, partition)),
             default=-1,
         )
 

@@ -1,4 +1,5 @@
-"""The master's ends of the connections to workers: a thread that answers them, one request after the other.
+"""The master's ends of the connections to workers: a thread that answers them, one request after the other, also while
+a descent that takes long runs in another one (`p2p.driver.descending`).
 
     Begin -> the model as it is now: its file, or its bytes        Push -> the update -> coordinator: descent -> Applied
 
@@ -27,11 +28,11 @@ import zmq
 
 from gossip.arrays import Bytes, Layout
 from gossip.errors import UsageError
-from gossip.marks import Unit
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq.sockets import Keys, bind, check_address, open_socket
 from p2p.agent.local_socket import Process
 from p2p.driver.coordinator import Coordinator
+from p2p.driver.descending import Descending, Outcome
 from p2p.driver.served import Served
 from p2p.driver.snapshots import Snapshot
 from p2p.driver.tickets import Tickets
@@ -59,8 +60,10 @@ from p2p.server.messages import (
     Refused,
     Said,
     Send,
+    Those,
     Welcome,
     Where,
+    Which,
     decode_request,
     encode,
 )
@@ -114,17 +117,12 @@ class Agreement(Protocol):
         """It grows whenever who leads is another, or leads again."""
         ...
 
-    @property
-    def pending(self) -> int:
-        """Updates that are proposed and not applied yet."""
-        ...
-
     def propose(self, push: Push, worker: str, arrays: Bytes, token: Hashable) -> None:
         """Have it applied everywhere."""
         ...
 
-    def propose_nothing(self, unit: Unit, token: Hashable) -> None:
-        """Have it known everywhere that nothing comes of this unit."""
+    def propose_nothing(self, dropped: Dropped, token: Hashable) -> None:
+        """Have it known everywhere that nothing comes of these units."""
         ...
 
     def turn(self) -> list[Settled]:
@@ -192,8 +190,11 @@ class Server:
         self._host.view()[: len(self._token)] = self._token
         self._coordinator: Coordinator | None = None
         self._tickets: Tickets[bytes] = Tickets(None)
+        self._descending: Descending[tuple[bool, bool]] = Descending()
         self._senders: deque[bytes] = deque()
-        """Who sends an update in pieces, and who waits for that."""
+        """Who sends an update in pieces, and who waits for that;"""
+        self._sending: bytes | None = None
+        """who was told to."""
         self._wake = os.pipe()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -239,6 +240,7 @@ class Server:
         for worker in self.workers.values():
             worker.forget_files()
         self._host.close()
+        self._descending.close()
         for descriptor in self._wake:
             os.close(descriptor)
 
@@ -248,16 +250,20 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake[0], zmq.POLLIN)
+        poller.register(self._descending.done, zmq.POLLIN)
         assert self._coordinator is not None
         wait_ms = None
         if self.agreement is not None:
             poller.register(self.agreement.socket, zmq.POLLIN)
             wait_ms = int(TURN_S * 1e3)
         while True:
-            ready = dict(poller.poll(1000 if self._senders and wait_ms is None else wait_ms))
+            waits_ms = 0 if self._stopping else 1000 if self._senders and wait_ms is None else wait_ms
+            ready = dict(poller.poll(waits_ms))
             if self._wake[0] in ready:
                 os.read(self._wake[0], 1 << 12)
-            if self._stopping and self._socket not in ready:
+            ends = self._stopping and self._socket not in ready
+            if ends and not self._descending.is_under_way:
+                self._descending.stop()
                 return  # all that was said is heard
             try:
                 if self._socket in ready:
@@ -265,6 +271,10 @@ class Server:
                     self._go_on()
                 if self.agreement is not None:
                     self._agree(self.agreement)
+                if self._descending.done in ready or (ends and self._descending.is_under_way):
+                    self._descending.settle()
+                    self._next_sender()
+                    self._go_on()
                 self._look_after_senders()
             except BaseException as error:  # noqa: BLE001 - whatever it is, train() raises it
                 self._coordinator.fail(error)
@@ -327,12 +337,15 @@ class Server:
             case Dropped():
                 if self.agreement is not None:
                     worker.proposed = request
-                    self.agreement.propose_nothing(Unit(*request.unit), (identity, request))
+                    self.agreement.propose_nothing(request, (identity, request))
                     return
-                coordinator.drop(Unit(*request.unit))
+                coordinator.drop((request.unit, *request.also), request.bad)
+                self._tickets.counts(request.unit)
                 self._say(identity, Known(True))
             case Knows():
                 self._say(identity, Known(coordinator.knows(request.unit)))
+            case Which():
+                self._say(identity, Those(tuple(unit for unit in request.units if coordinator.knows(unit))))
             case Furthest():
                 self._say(identity, Reached(coordinator.furthest(request.epoch, request.partition)))
             case Leaves():
@@ -353,7 +366,7 @@ class Server:
             self._say(identity, Ready(known=True))
             return
         worker.begins, worker.applied = request, None
-        self._tickets.ask(identity, (request.unit.epoch, request.unit.partition), request.attempt)
+        self._tickets.ask(identity, request.unit, request.attempt)
 
     def _give(self, identity: bytes, worker: Worker) -> None:
         """Give it the model."""
@@ -415,35 +428,39 @@ class Server:
         elif push.place is None or self._file(worker, push.place, push.layout) is None:
             self._check_size(push.layout)
             self._senders.append(identity)
-            if self._senders[0] == identity:
-                self._say(identity, Send())
+            self._next_sender()
             return
         self._is_there(identity)
 
     def _is_there(self, identity: bytes) -> None:
         """All of the update is."""
-        if not self._tickets.push(identity):
+        if self._tickets.push(identity, self._served.version):
+            return
+        coordinator, worker = self._coordinator, self.workers[identity]
+        push, worker.push, worker.buffer = worker.push, None, bytearray()
+        assert coordinator is not None
+        assert push is not None
+        if not coordinator.knows(push.unit):
             if self.agreement is not None:  # the ticket was another master's
                 self._say(identity, Again())
                 return
             raise UsageError("another attempt at this partition has begun: the update of this one is not taken")
+        self._applied(identity, worker, push, Applied(False))
 
     def _go_on(self) -> None:
         """Apply updates, and give models, as it is their turn."""
         assert self._coordinator is not None
-        while (step := self._tickets.next(self._served.version, self._pending)) is not None:
+        while (step := self._tickets.next(self._served.version, self.agreement is not None)) is not None:
             what, identity = step
             worker = self.workers[identity]
+            if what == "apply":
+                self._apply(identity, worker)
+                continue
             with self._refusing(identity):
                 if what == "give":
                     self._give(identity, worker)
                 else:
-                    self._apply(identity, worker)
-
-    @property
-    def _pending(self) -> int:
-        """Updates that other masters are to agree on, before they are applied."""
-        return 0 if self.agreement is None else self.agreement.pending
+                    self._is_there(identity)
 
     def _apply(self, identity: bytes, worker: Worker) -> None:
         """Have `descent` take its update."""
@@ -453,17 +470,28 @@ class Server:
         if self.agreement is not None:
             self._propose(self.agreement, identity, worker, push, memoryview(buffer) if file is None else file)
             return
-        if file is None:
-            self._applied(identity, worker, push, Applied(self._submit(worker, push, memoryview(buffer))[0]))
-            return
-        file.about_to_read()
-        worker.bytes_in += push.layout.nbytes
-        new, kept = self._submit(worker, push, file.view())
-        if not kept:
-            assert push.place is not None
-            worker.files[push.place] = file
-            file.leave()
-        self._applied(identity, worker, push, Applied(new, kept))
+        if file is not None:
+            file.about_to_read()
+            worker.bytes_in += push.layout.nbytes
+
+        def finish(outcome: Outcome[tuple[bool, bool]]) -> None:
+            with self._refusing(identity):
+                found, error = outcome
+                if error is not None:
+                    raise error
+                assert found is not None
+                new, kept = found
+                if file is not None and not kept:
+                    assert push.place is not None
+                    worker.files[push.place] = file
+                    file.leave()
+                self._tickets.applied(identity)
+                self._applied(identity, worker, push, Applied(new, kept and file is not None))
+
+        def descend() -> tuple[bool, bool]:
+            return self._submit(worker, push, memoryview(buffer) if file is None else file.view())
+
+        self._descending.run(descend, finish)
 
     def _propose(
         self, agreement: Agreement, identity: bytes, worker: Worker, push: Push, source: memoryview | SharedFile
@@ -495,8 +523,10 @@ class Server:
                 continue
             worker.proposed = None
             if isinstance(request, Dropped):
+                self._tickets.counts(request.unit)
                 self._say(identity, Known(True))
                 continue
+            self._tickets.applied(identity)
             with self._refusing(identity):
                 if each.error is not None:
                     raise each.error
@@ -515,6 +545,7 @@ class Server:
             worker.forget_files()
         self.workers.clear()
         self._senders.clear()
+        self._sending = None
         assert self._coordinator is not None
         self._tickets = Tickets(self._coordinator.max_staleness)
 
@@ -524,7 +555,7 @@ class Server:
             self._say(identity, applied)
             return
         worker.begins, worker.applied = push.then, applied
-        self._tickets.ask(identity, (push.then.unit.epoch, push.then.unit.partition), push.then.attempt)
+        self._tickets.ask(identity, push.then.unit, push.then.attempt)
 
     def _submit(self, worker: Worker, push: Push, view: memoryview) -> tuple[bool, bool]:
         """(whether it was the first of its unit, whether somebody holds on to its arrays)."""
@@ -535,9 +566,10 @@ class Server:
         whole = np.frombuffer(view, np.uint8)
         nobody = sys.getrefcount(whole)
         update, _ = inflate(push.layout.views(whole))
-        unit = Unit(*push.unit)
-        stale = max(0, coordinator.version - push.version)
-        new = coordinator.submit(update, unit, f"worker {worker.name}", push.version, checked=True)
+        whose, stale = f"worker {worker.name}", max(0, coordinator.version - push.version)
+        new = coordinator.submit(
+            update, push.unit, whose, push.version, checked=True, also=push.also, left_out=push.bad
+        )
         if new:
             worker.published += 1
             worker.staleness.append(stale)
@@ -559,13 +591,14 @@ class Server:
 
     def _part(self, identity: bytes, worker: Worker, frames: tuple[bytes, ...]) -> None:
         push = worker.push
-        if push is None or not self._senders or self._senders[0] != identity or not frames:
+        if push is None or self._sending != identity or not frames:
             raise UsageError("a piece of an update that nobody waits for")
         worker.heard_at = time.monotonic()
         worker.buffer += frames[0]
         if len(worker.buffer) < push.layout.nbytes:
             return
         self._senders.popleft()
+        self._sending = None
         try:
             self._is_there(identity)
         finally:
@@ -573,16 +606,19 @@ class Server:
 
     def _look_after_senders(self) -> None:
         """Who stands still in the middle of an update has no turn any more."""
-        if self._senders and time.monotonic() - self.workers[self._senders[0]].heard_at > SENDING_MAX_S:
-            worker = self.workers[self._senders.popleft()]
+        if self._sending is not None and time.monotonic() - self.workers[self._sending].heard_at > SENDING_MAX_S:
+            self._senders.popleft()
+            worker, self._sending = self.workers[self._sending], None
             log.warning("%s sent nothing of its update for %g s: it is not waited for", worker.name, SENDING_MAX_S)
             worker.push, worker.buffer = None, bytearray()
             self._next_sender()
 
     def _next_sender(self) -> None:
-        if self._senders:
-            self.workers[self._senders[0]].heard_at = time.monotonic()
-            self._say(self._senders[0], Send())
+        """Have the next one send, unless a descent runs beside: its update would wait here."""
+        if self._senders and self._sending is None and not self._descending.is_under_way:
+            self._sending = self._senders[0]
+            self.workers[self._sending].heard_at = time.monotonic()
+            self._say(self._sending, Send())
 
 
 def _of_size(view: memoryview, push: Push) -> memoryview:

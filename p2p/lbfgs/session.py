@@ -26,7 +26,18 @@ from p2p.report import PeerReport, Report, Snapshot
 from p2p.sessions.training import Begun, Training
 
 LEFT_OUT = (
-    *("descent", "combine", "exchange_s", "evaluate", "evaluate_every_s", "stop_when", "checkpoint", "every_s", "keep"),
+    *(
+        "mode",
+        "descent",
+        "combine",
+        "exchange_s",
+        "evaluate",
+        "evaluate_every_s",
+        "stop_when",
+        "checkpoint",
+        "every_s",
+        "keep",
+    ),
 )
 """Arguments of `train` that say nothing here, and have to be None."""
 

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -47,8 +47,10 @@ from p2p.server.messages import (
     Request,
     Said,
     Send,
+    Those,
     Welcome,
     Where,
+    Which,
     decode_answer,
     encode,
 )
@@ -194,28 +196,38 @@ class MasterClient:
         """The request of `begin`."""
         return Begin(unit, attempt, attributes, self.shares_memory)
 
-    def push(self, unit: Unit, version: int, arrays: Arrays, then: Begin | None = None) -> bool:
+    def push(
+        self,
+        unit: Unit,
+        version: int,
+        arrays: Arrays,
+        then: Begin | None = None,
+        also: Sequence[Unit] = (),
+        bad: int = 0,
+    ) -> bool:
         """Hand over a flattened update; False if its unit was there before, or it is nothing. The model for the next
-        unit, `then`, comes with the answer.
+        unit, `then`, comes with the answer. The update stands for the units `also`, too, and `bad` are left out.
 
         Raises:
             ComputeAgainError: the master is another one by now, and cannot take it.
         """
-        return self._surely(lambda: self._push(unit, version, arrays, then))
+        return self._surely(lambda: self._push(unit, version, arrays, then, tuple(also), bad))
 
-    def _push(self, unit: Unit, version: int, arrays: Arrays, then: Begin | None) -> bool:
+    def _push(
+        self, unit: Unit, version: int, arrays: Arrays, then: Begin | None, also: tuple[Unit, ...], bad: int
+    ) -> bool:
         layout = Layout.of(arrays)
         if layout.nbytes <= INLINE_BYTES_MAX:
             buffer = bytearray(layout.nbytes)
             _write(arrays, layout, memoryview(buffer))
-            push = Push(unit=unit, version=version, layout=layout, inline=True, then=then)
+            push = Push(unit=unit, also=tuple(also), bad=bad, version=version, layout=layout, inline=True, then=then)
             return self._applied(push, *self._ask(push, buffer)).new
         file = self._room(layout.nbytes)
         file.about_to_write()
         with file.view() as view:
             _write(arrays, layout, view)
         place = file.place if self.shares_memory else None
-        push = Push(unit=unit, version=version, layout=layout, place=place, then=then)
+        push = Push(unit=unit, also=tuple(also), bad=bad, version=version, layout=layout, place=place, then=then)
         answer, frames = self._ask(push)
         if isinstance(answer, Send):
             answer, frames = self._send(file, layout.nbytes)
@@ -238,9 +250,14 @@ class MasterClient:
             self._ready = push.then.unit, ready, rest
         return answer
 
-    def drop(self, unit: Unit) -> None:
-        """Its update has a NaN or an infinity: it counts as done, and nothing is sent."""
-        self.ask(Dropped(unit), Known)
+    def drop(self, unit: Unit, also: Sequence[Unit] = (), bad: int = 1) -> None:
+        """Its update has a NaN or an infinity: it counts as done, and nothing is sent. So do `also`, of which `bad` in
+        all had such updates."""
+        self.ask(Dropped(unit, tuple(also), bad), Known)
+
+    def counting(self, units: Sequence[Unit]) -> set[Unit]:
+        """Those of the units that count already."""
+        return set(self.ask(Which(tuple(units)), Those)[0].units)
 
     def knows(self, unit: tuple[int, int, int]) -> bool:
         """It counts already."""

@@ -9,6 +9,7 @@
     Part        a piece of it                                  (no answer, until the last one: Applied)
     Dropped     of this unit no number came                 -> Known
     Knows       does this unit count?                       -> Known
+    Which       which of these units count?                 -> Those
     Furthest    how far has this partition been?            -> Reached
     Leaves      nothing more comes from me for now             (no answer)
     Where       who leads, of several masters?              -> Moved
@@ -90,9 +91,13 @@ class Read(Said, frozen=True):
 
 
 class Push(Said, frozen=True, kw_only=True):
-    """What the gradient of `unit` returned, flattened; see `p2p.server.any_update`."""
+    """What the gradient of `unit` returned, flattened; see `p2p.server.any_update`. Or the sum over some chunks."""
 
     unit: Unit
+    also: tuple[Unit, ...] = ()
+    """The units of the other chunks, of which all count with it, or none."""
+    bad: Count = 0
+    """How many of all these had an update with a NaN or an infinity, which is not in the sum."""
     version: Count
     """Of the model that it was computed from."""
     layout: Layout
@@ -118,6 +123,16 @@ class Dropped(Said, frozen=True):
     """An update of this unit has a NaN or an infinity, and is not sent."""
 
     unit: Unit
+    also: tuple[Unit, ...] = ()
+    """Units that would have counted with it,"""
+    bad: Count = 1
+    """and how many such updates they had."""
+
+
+class Which(Said, frozen=True):
+    """Which of these units count?"""
+
+    units: tuple[Unit, ...]
 
 
 class Furthest(Said, frozen=True):
@@ -183,6 +198,12 @@ class Known(Said, frozen=True):
     known: bool
 
 
+class Those(Said, frozen=True):
+    """To `Which`."""
+
+    units: tuple[Unit, ...]
+
+
 class Reached(Said, frozen=True):
     """To `Furthest`."""
 
@@ -207,8 +228,8 @@ class Refused(Said, frozen=True):
     why: str
 
 
-Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Furthest | Leaves | Where
-Answer = Welcome | Ready | Piece | Send | Applied | Known | Reached | Moved | Again | Refused
+Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Which | Furthest | Leaves | Where
+Answer = Welcome | Ready | Piece | Send | Applied | Known | Those | Reached | Moved | Again | Refused
 
 encode = Encoder().encode
 decode_request = Decoder(Request).decode

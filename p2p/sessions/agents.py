@@ -24,7 +24,7 @@ import numpy as np
 from msgspec import structs
 
 from gossip.errors import UsageError
-from gossip.marks import NO_UNITS
+from gossip.marks import Counted
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Model
@@ -147,8 +147,10 @@ class AgentSession:
         engine: engines.Engine | None = None,
         seed: int,
         drain_timeout_s: float,
+        epochs: int = 0,
     ) -> None:
-        """Nothing is started before the first training; see `DeepDist` for the arguments."""
+        """Nothing is started before the first training; see `DeepDist` for the arguments. `epochs` were begun before,
+        by a session that this one takes the place of."""
         self._user_model = model
         self._shown = Shown(model)
         self._seed = seed
@@ -160,8 +162,8 @@ class AgentSession:
         """Where the driver program's own agent is."""
         self._keys: Keys | None = None
         self._cautions = Cautions()
-        self._epochs = 0
-        """Begun in this session."""
+        self.epochs = epochs
+        """Begun, in all trainings."""
         self.begun: Begun | None = None
         """As in `Session`."""
         self._done = NOTHING_TO_DO
@@ -189,9 +191,9 @@ class AgentSession:
         registrar.ask_status(STATUS_TIMEOUT_S)
         before = self.snapshot()
         if begun is not None:
-            self._epochs = begun.epochs_before
+            self.epochs = begun.epochs_before
         counters = None if begun is None else begun.counters
-        training.begins(self._user_model, self._epochs, partitions, counters)
+        training.begins(self._user_model, self.epochs, partitions, counters)
         job = Job(
             run=self._run,
             skeleton=self._user_model.skeleton(light, counters),
@@ -202,13 +204,13 @@ class AgentSession:
             chunk_rows=training.chunk_rows,
             peers=engine.peers,
             seed=self._seed,
-            epochs_before=self._epochs,
+            epochs_before=self.epochs,
             exchange=self._exchange(training, engine),
             rhythm=training.rhythm,
             resumes=begun is not None,
             workers=engine.workers,
         )
-        self._epochs += training.epochs
+        self.epochs += training.epochs
         self.begun = None
         registrar.open = False
         try:
@@ -532,7 +534,7 @@ class AgentSession:
                 self._post.take(observer)  # whoever is interrupted here finds it where it will be ended
                 observer.start()
                 # beside the executors' agents, which wait for it
-                counted = NO_UNITS if self.begun is None else self.begun.counted
+                counted = Counted(closed=self.epochs) if self.begun is None else self.begun.counted
                 loading = pool.submit(observer.load, self._user_model.arrays(), counted)
                 loading.add_done_callback(partial(_tell_failure, self._registrar))
             try:
@@ -557,7 +559,7 @@ class AgentSession:
 
     def _drain(self, registrar: Registrar) -> None:
         """Until everybody has everything, or the time is up."""
-        self._asked = registrar.drain(self._drain_timeout_s, self._epochs)
+        self._asked = registrar.drain(self._drain_timeout_s, self.epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
     def _peer_reports(self, registrar: Registrar) -> tuple[PeerReport, ...]:

@@ -28,14 +28,26 @@ def session_of(
     seed: int,
     drain_timeout_s: float,
     standbys: int = 0,
+    before: Session | None = None,
 ) -> Session:
-    """`mix`: strategy and topology as `p2p.arguments.mixed` gives them, or None. All has been checked."""
+    """`mix`: strategy and topology as `p2p.arguments.mixed` gives them, or None. All has been checked.
+
+    `before` is a session with or without a master that has trained the same model, and is over. What it has begun goes
+    on: epochs are counted on, and a checkpoint that was resumed is.
+    """
     if isinstance(engine, SimulatedCluster):
         return SimulatedSession(engine, model, seed, drain_timeout_s)
     if mix is not None:
         from p2p.sessions.mixing import MixSession
 
         return MixSession(model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
+    epochs = before.epochs if isinstance(before, AgentSession | MasterSession) else 0
+    session: AgentSession | MasterSession
     if mode == "master":
-        return MasterSession(model, peers=peers, engine=engine, seed=seed, standbys=standbys)
-    return AgentSession(model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
+        session = MasterSession(model, peers=peers, engine=engine, seed=seed, epochs=epochs, standbys=standbys)
+    else:
+        session = AgentSession(
+            model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s, epochs=epochs
+        )
+    session.begun = None if before is None else before.begun
+    return session

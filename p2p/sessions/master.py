@@ -20,7 +20,7 @@ import numpy as np
 
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
-from p2p.adapters.model import Model
+from p2p.adapters.model import Light, Model
 from p2p.caution import Cautions, warn
 from p2p.driver.coordinator import Coordinator, feeding
 from p2p.driver.served import Served
@@ -54,9 +54,11 @@ class MasterSession:
         peers: int | None,
         engine: engines.Engine | None = None,
         seed: int,
+        epochs: int = 0,
         standbys: int = 0,
     ) -> None:
-        """Nothing is started before the first training; see `DeepDist` for the arguments."""
+        """Nothing is started before the first training; see `DeepDist` for the arguments, and `epochs` as for
+        `AgentSession`."""
         self._standbys_wanted = standbys
         self._standbys: Standbys | None = None
         self._workers: dict[str, WorkerFigures] = {}
@@ -72,8 +74,8 @@ class MasterSession:
         self._coordinator: Coordinator | None = None
         """Of the training that runs."""
         self._cautions = Cautions()
-        self._epochs = 0
-        """Begun in this session."""
+        self.epochs = epochs
+        """Begun, in all trainings."""
         self._units = 0
         """Of work that count, of all trainings."""
         self._done = NOTHING_TO_DO
@@ -87,34 +89,41 @@ class MasterSession:
         self._cautions.give(engine.cautions(training.data))
         server, served = self._start(engine)
         if begun is not None:
-            self._epochs = begun.epochs_before
+            self.epochs = begun.epochs_before
         counters = None if begun is None else begun.counters
-        training.begins(self._user_model, self._epochs, partitions, counters)
+        training.begins(self._user_model, self.epochs, partitions, counters)
         job = Job(
             run=self._run,
-            skeleton=self._user_model.skeleton(getattr(training.gradient, "light", None), counters),
+            skeleton=self._user_model.skeleton(_light(training), counters),
             gradient=training.gradient,
+            descent=training.descent if training.pushes.n_fetch > 1 else None,
             epochs=training.epochs,
             partitions=partitions,
             chunk_rows=training.chunk_rows,
             peers=engine.peers,
             seed=self._seed,
-            epochs_before=self._epochs,
+            epochs_before=self.epochs,
             exchange=exchange_settings(self._user_model, training.rule, engine.peers, codec=codec_of(training.rhythm)),
             rhythm=training.rhythm,
             resumes=begun is not None,
             workers=engine.workers,
-            drops_bad=training.on_bad_update == "drop",
-            master=self._address(server, training.max_staleness is not None),
+            pushes=training.pushes,
+            master=self._address(server, training.staleness.most is not None),
         )
-        applied = set() if begun is None else set(begun.units)
         made = Coordinator if self._standbys is None else GroupCoordinator
         coordinator = made(
-            served, training.descent, engine.cancel, job.epochs_before, applied, training.max_staleness, job.drops_bad
+            served,
+            training.descent,
+            engine.cancel,
+            job.epochs_before,
+            () if begun is None else begun.units,
+            training.staleness.most,
+            training.pushes.drops_bad,
+            training.staleness.weight,
         )
         if isinstance(coordinator, GroupCoordinator):
             coordinator.workers = self._workers
-        self._epochs += training.epochs
+        self.epochs += training.epochs
         self.begun = None
         before = self.snapshot()
         self._coordinator = coordinator
@@ -163,6 +172,7 @@ class MasterSession:
                 lost={"not finite": coordinator.dropped} if coordinator.dropped else {},
                 consensus_distance=0.0,
                 failovers=self._failovers,
+                staleness_weight=None if coordinator.weighing is None else coordinator.weighing.mean,
             )
         )
 
@@ -248,8 +258,9 @@ class MasterSession:
             descent=training.descent,
             epochs_before=coordinator.epochs_before,
             applied=set(coordinator.applied),
-            max_staleness=training.max_staleness,
-            drops_bad=training.on_bad_update == "drop",
+            max_staleness=training.staleness.most,
+            drops_bad=training.pushes.drops_bad,
+            weight=training.staleness.weight,
             version=coordinator.version,
         )
         with self._standbys.training(self._server, coordinator, opening, starter(engine)) as group:
@@ -343,3 +354,8 @@ class MasterSession:
             staleness_p95=0.0,
             memory_peak_bytes=memory_peak_bytes(),
         )
+
+
+def _light(training: Training) -> Light | None:
+    """What makes the model smaller for workers, where no descent runs there."""
+    return None if training.pushes.n_fetch > 1 and training.descent else getattr(training.gradient, "light", None)

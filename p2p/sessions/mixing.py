@@ -89,12 +89,12 @@ class MixSession(AgentSession):
         if self._registrar is not None and self._shown.is_written():
             # a strategy's state belongs to what was learned before, so all begin anew with what the user wrote
             self.stop()
-            self._run, self._epochs, self._shown = secrets.token_hex(16), 0, Shown(self._user_model)
+            self._run, self.epochs, self._shown = secrets.token_hex(16), 0, Shown(self._user_model)
         try:
             return super().train(replace(training, combine="sum"))
         except BaseException:
             if self._registrar is not None:  # else the agents would go on mixing
-                self._registrar.call_off(self._epochs)
+                self._registrar.call_off(self.epochs)
             raise
 
     def _show_what_there_is(self) -> None:
@@ -181,7 +181,7 @@ class MixSession(AgentSession):
             time.sleep(LOOK_S)
         self._agreed = agree
         for _ in range(2):  # what is taken while all drain may be answered, which the second time waits for
-            self._asked = registrar.drain(REST_TIMEOUT_S, self._epochs)
+            self._asked = registrar.drain(REST_TIMEOUT_S, self.epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
 
     def _check_troubles(self, registrar: Registrar) -> None:

@@ -14,10 +14,11 @@ from p2p.checkpoint.record import TrainingRecord
 from p2p.checkpoint.writing import Writer
 from p2p.driver.coordinator import Feeder
 from p2p.driver.evaluation import Evaluation
+from p2p.driver.staleness import ANY, Staleness
 from p2p.driver.stopping import Stopping
 from p2p.driver.watchers import Watcher
 from p2p.report import Checkpoints, Evaluated, Report
-from p2p.worker.job import BY_CHUNK, Descent, Gradient, Progress, Rhythm
+from p2p.worker.job import BY_CHUNK, EACH_CHUNK, Descent, Gradient, Progress, Pushes, Rhythm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,10 @@ class Training:
     writer: Writer | None = None
     """Who writes checkpoints."""
     on_incomplete: Literal["raise", "warn"] = "raise"
-    on_bad_update: Literal["raise", "drop"] = "raise"
-    """Of a master: what becomes of one with a NaN or an infinity."""
-    max_staleness: int | None = None
-    """Of a master: updates applied between the model that an update was computed from, and it; None: any."""
+    staleness: Staleness = ANY
+    """Of a master: how stale updates may be, and what they weigh then."""
+    pushes: Pushes = EACH_CHUNK
+    """Of a master."""
     progress: Progress
 
     @property

@@ -6,7 +6,7 @@ a feeder: submit -> an entry -> the group -> take, here and at every member -> d
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,8 @@ class GroupCoordinator(Coordinator):
         merged_at: int | None = None,
         *,
         checked: bool = False,
+        also: Sequence[Unit] = (),
+        left_out: int = 0,
     ) -> bool:
         """Apply one update, at all members of the group; see `Coordinator.submit`."""
         if self.applies_now:
@@ -125,13 +127,16 @@ class GroupCoordinator(Coordinator):
         match head:
             case Update():
                 update, _ = inflate(head.layout.views(np.frombuffer(arrays, np.uint8)))
-                return super().submit(update, Unit(*head.unit), f"worker {head.worker}", head.version, checked=True)
+                whose = f"worker {head.worker}"
+                return super().submit(
+                    update, head.unit, whose, head.version, checked=True, also=head.also, left_out=head.bad
+                )
             case Fed():
                 update, _ = inflate(head.layout.views(np.frombuffer(arrays, np.uint8)))
                 unit = parcel.loads(head.unit)
                 return super().submit(update, unit, head.worker, head.version, checked=head.checked)
             case NoNumber():
-                self.drop(Unit(*head.unit))
+                self.drop(head.units, head.bad)
                 return True
             case _:
                 return False

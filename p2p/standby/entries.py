@@ -27,6 +27,9 @@ class Update(Held, frozen=True, kw_only=True):
     """What the gradient of a task returned, flattened."""
 
     unit: Unit
+    also: tuple[Unit, ...]
+    bad: Count
+    """Both as in `p2p.server.messages.Push`."""
     version: Count
     """Of the model that it was computed from."""
     worker: str
@@ -34,9 +37,10 @@ class Update(Held, frozen=True, kw_only=True):
 
 
 class NoNumber(Held, frozen=True, kw_only=True):
-    """Of this unit an update came that has a NaN or an infinity."""
+    """Of these units updates came that have a NaN or an infinity."""
 
-    unit: Unit
+    units: tuple[Unit, ...]
+    bad: Count
 
 
 class Fed(Held, frozen=True, kw_only=True):

@@ -22,9 +22,8 @@ import zmq
 
 from gossip.arrays import Bytes
 from gossip.errors import UsageError
-from gossip.marks import Unit
 from p2p.driver.serving import Settled
-from p2p.server.messages import Push
+from p2p.server.messages import Dropped, Push
 from p2p.standby.coordinator import GroupCoordinator, Outcome
 from p2p.standby.entries import Fed, Mark, NoNumber, Update, packed, unpacked
 from p2p.standby.member import Commit, Effect, GiveCopy, Leads, Member, Send, TakeCopy
@@ -163,19 +162,21 @@ class Group:
         """Why this member can apply nothing any more."""
         return self._applier.broken
 
-    @property
-    def pending(self) -> int:
-        """Entries that are proposed here and not applied yet."""
-        return len(self._tokens)
-
     def propose(self, push: Push, worker: str, arrays: Bytes, token: Hashable) -> None:
         """As the leader: a worker's update. `turn` says what became of it, unless another leads by then."""
-        head = Update(unit=push.unit, version=push.version, worker=worker, layout=push.layout)
+        head = Update(
+            unit=push.unit,
+            also=push.also,
+            bad=push.bad,
+            version=push.version,
+            worker=worker,
+            layout=push.layout,
+        )
         self._propose(packed(head, arrays), token)
 
-    def propose_nothing(self, unit: Unit, token: Hashable) -> None:
+    def propose_nothing(self, dropped: Dropped, token: Hashable) -> None:
         """The same of an update that has numbers that are none."""
-        self._propose(packed(NoNumber(unit=unit)), token)
+        self._propose(packed(NoNumber(units=(dropped.unit, *dropped.also), bad=dropped.bad)), token)
 
     def offer(self, data: bytes, name: str, give_up_s: float = GIVE_UP_S) -> Outcome:
         """Have whoever leads propose an entry, and wait until it is applied here, or nobody leads for so long. From any

@@ -32,6 +32,7 @@ from p2p.adapters.model import Model
 from p2p.agent.local_socket import Process, address_towards, leave_with
 from p2p.driver.served import Served
 from p2p.driver.serving import Server
+from p2p.driver.staleness import Weight
 from p2p.standby.coordinator import GroupCoordinator
 from p2p.standby.group import Group
 from p2p.standby.member import Member
@@ -75,6 +76,7 @@ class Opening:
     applied: set[Unit]
     max_staleness: int | None
     drops_bad: bool
+    weight: Weight | None
     version: int
 
 
@@ -157,7 +159,14 @@ class Standby:
             served = Served(model)
             served.version = told.version
             coordinator = GroupCoordinator(
-                served, told.descent, _nobody, told.epochs_before, told.applied, told.max_staleness, told.drops_bad
+                served,
+                told.descent,
+                _nobody,
+                told.epochs_before,
+                told.applied,
+                told.max_staleness,
+                told.drops_bad,
+                told.weight,
             )
         except Exception:  # noqa: BLE001 - the driver program raises it
             trouble = traceback.format_exc()

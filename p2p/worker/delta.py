@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Arrays, check_finite
+from gossip.arrays import Array, Arrays, check_finite
 from gossip.errors import MismatchError, UsageError
-from gossip.updates.sparse import Change, named, smallest, whole
+from gossip.updates.sparse import Change, SomeEntries, SomeRows, named, smallest, whole
 from p2p.adapters.model import Model
 from p2p.adapters.nesting import by_name, fields_of
 from p2p.adapters.sparse import change_of, is_matrix
@@ -36,7 +36,7 @@ def write_delta(model: Model, descent: Descent | None, update: Any, replica: Rea
     else:
         if isinstance(update, Mapping):
             _check_numbers({name: value for name, value in update.items() if isinstance(value, np.ndarray)})
-        update = _apart(update, model)
+        update = apart(update, model)
         refresh(model, replica)
         delta = out.arrays()
         for name, array in model.arrays().items():
@@ -68,7 +68,7 @@ def lighter(out: HandOver, model: Model, agent: Neighbor) -> Any:
     return out if rows is None else agent.pack(rows)
 
 
-def _apart(update: Any, model: Model) -> Any:
+def apart(update: Any, model: Model) -> Any:
     """The update, with copies of what lies in the model's arrays: they are loaded anew before `descent` is called."""
     if update is model.model:
         raise UsageError(
@@ -77,20 +77,20 @@ def _apart(update: Any, model: Model) -> Any:
         )
     arrays = list(model.arrays().values())
 
-    def apart(value: Any) -> Any:
+    def parted(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return value.copy() if any(np.may_share_memory(value, array) for array in arrays) else value
         if is_matrix(value) and isinstance(getattr(value, "data", None), np.ndarray):
-            return value.copy() if apart(value.data) is not value.data else value
+            return value.copy() if parted(value.data) is not value.data else value
         if type(value) is dict:
-            return {key: apart(part) for key, part in value.items()}
+            return {key: parted(part) for key, part in value.items()}
         if type(value) in (list, tuple):
-            return type(value)(apart(part) for part in value)
+            return type(value)(parted(part) for part in value)
         if fields_of(value):
-            return tuple.__new__(type(value), map(apart, value))
+            return tuple.__new__(type(value), map(parted, value))
         return value
 
-    return apart(update)
+    return parted(update)
 
 
 def changes_of(update: Any, model: Model) -> dict[str, Change]:
@@ -107,6 +107,39 @@ def changes_of(update: Any, model: Model) -> dict[str, Change]:
             raise UsageError(f"the update has {name!r}, expected some of the model's arrays {sorted(specs)}")
     narrow = model.integers.narrow
     return {name: change_of(name, value, specs[name], narrow.get(name)) for name, value in named_parts.items()}
+
+
+def add_to(model: Model, update: Mapping[str, Any]) -> None:
+    """Add an update to the model's own arrays, in place.
+
+    Raises:
+        UsageError: it cannot be added, or a sum does not fit into the array's dtype.
+    """
+    arrays = model.arrays()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, change in changes_of(update, model).items():
+            array = arrays[name]
+            where: Any
+            if isinstance(change, SomeRows):
+                where, numbers = change.rows, change.values
+            elif isinstance(change, SomeEntries):
+                where, numbers = np.unravel_index(change.places, array.shape), change.numbers
+            else:
+                where, numbers = ..., change
+            if name in model.integers.narrow:
+                array[where] = _fitted(name, array[where].astype(np.int64) + numbers, array.dtype)
+            else:
+                array[where] += np.asarray(numbers, array.dtype)
+
+
+def _fitted(name: str, sums: Array, dtype: np.dtype[Any]) -> Array:
+    limits = np.iinfo(dtype)
+    if sums.size and not (sums.min() >= limits.min and sums.max() <= limits.max):
+        raise UsageError(
+            f"{name!r}: sums of updates from {sums.min()} to {sums.max()}, expected such as fit into {dtype}; nothing "
+            "of this update was merged. Give the model a wider dtype"
+        )
+    return sums.astype(dtype)
 
 
 def _check_numbers(arrays: Arrays) -> None:

@@ -41,6 +41,21 @@ class Rhythm:
 BY_CHUNK = Rhythm()
 
 
+@dataclass(frozen=True)
+class Pushes:
+    """How a worker fetches a master's model, and pushes its updates."""
+
+    n_fetch: int = 1
+    """Chunks from one fetch to the next; between two, `descent` runs on the worker's copy."""
+    n_push: int = 1
+    """Chunks whose updates are pushed as one."""
+    drops_bad: bool = False
+    """Updates with a NaN or an infinity are left out."""
+
+
+EACH_CHUNK = Pushes()
+
+
 def codec_of(rhythm: Rhythm) -> str | None:
     """How rows travel; the one exchange of a partition brings what others send with the next ones."""
     return "int16" if rhythm.when == "partition" else None
@@ -81,8 +96,8 @@ class Job:
     rhythm: Rhythm = BY_CHUNK
     resumes: bool = False
     """Some units of work were published in an earlier session."""
-    drops_bad: bool = False
-    """Updates with a NaN or an infinity are left out; of a master."""
+    pushes: Pushes = EACH_CHUNK
+    """Of a master."""
     master: Address | None = None
     """Where the model is; None where every peer has it."""
     workers: int = 1

@@ -122,6 +122,10 @@ TRAINING: Row = {
     "on_incomplete": [*WORD, None],
     "max_staleness": [*NO_INTEGER, 0],
     "on_bad_update": [*WORD, "drop"],
+    "staleness_weight": [*WORD, "inverse", lambda staleness: 1.0],
+    "n_fetch": [*COUNT, 2],
+    "n_push": [*COUNT, 2],
+    "mode": [*WORD, "master"],
 }
 WORDS: Row = {
     "corpus": [None, 3, b"text", {"a"}, iter([["a"]])],
@@ -376,6 +380,31 @@ def test_a_refusal_says_what_came_and_what_was_expected(call: Any, options: dict
 def test_data_that_looks_like_partitions_is_refused_with_what_to_do(data: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         trained(data=data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_fetch": 2}, r"n_fetch=2 without chunk_rows, expected both"),
+        ({"n_push": 2}, r"n_push=2 without chunk_rows, expected both"),
+        (
+            {"n_fetch": 2, "chunk_rows": 1, "max_staleness": 3},
+            r"max_staleness=3 with n_fetch=2 and n_push=1, expected both to be the same",
+        ),
+    ],
+)
+def test_what_a_master_cannot_combine_is_told(options: dict[str, Any], message: str) -> None:
+    with session(mode="master", peers=1) as dd, pytest.raises(UsageError, match=message):
+        dd.train([[1]], gradient, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("n_fetch", 2, "1"), ("n_push", 2, "1"), ("max_staleness", 3, "None"), ("staleness_weight", "inverse", "None")],
+)
+def test_what_is_for_a_master_is_refused_without_one(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}={value!r} with mode='p2p', expected {expected}, or mode='master'"):
+        trained(chunk_rows=1, **{name: value})
 
 
 def test_a_gradient_and_a_descent_in_each_other_s_place_are_told() -> None:

@@ -55,6 +55,11 @@ def test_causes_of_losses_stand_beside_their_number() -> None:
     assert "34 updates, 3 lost (2 agent gone, 1 not read in time)" in text
 
 
+def test_weights_by_staleness_are_told_where_there_are_any() -> None:
+    assert "weighed" not in str(REPORT)
+    assert "updates weighed 0.667 on average, by their staleness" in str(replace(REPORT, staleness_weight=2 / 3))
+
+
 @dataclass
 class Heard:
     """What the registrar knows of an agent."""

@@ -16,13 +16,27 @@ from gossip.errors import UsageError
 from gossip.marks import Unit
 from gossip.zmq.sockets import Keys, open_socket
 from p2p.adapters.model import Model
+from p2p.driver import descending
 from p2p.driver import serving as module
 from p2p.driver.coordinator import Coordinator
 from p2p.driver.served import Served
 from p2p.driver.serving import Server
 from p2p.server.any_update import flatten
 from p2p.server.client import MasterClient, MasterGoneError
-from p2p.server.messages import Address, Begin, Hello, Part, Push, Read, Refused, Send, decode_answer, encode
+from p2p.server.messages import (
+    Address,
+    Begin,
+    Hello,
+    Known,
+    Knows,
+    Part,
+    Push,
+    Read,
+    Refused,
+    Send,
+    decode_answer,
+    encode,
+)
 
 pytestmark = pytest.mark.sockets
 
@@ -34,11 +48,13 @@ SMALL, LARGE = 3, 700_000
 class World:
     """A master of a model of so many numbers, which adds what comes."""
 
-    def __init__(self, size: int, keys: Keys | None = None, descent: Any = None) -> None:
+    def __init__(
+        self, size: int, keys: Keys | None = None, descent: Any = None, max_staleness: int | None = None
+    ) -> None:
         self.model: dict[str, Any] = {"w": np.zeros(size, np.float32)}
         self.served = Served(Model(self.model))
         self.ended = threading.Event()
-        self.coordinator = Coordinator(self.served, descent, self.ended.set)
+        self.coordinator = Coordinator(self.served, descent, self.ended.set, max_staleness=max_staleness)
         self.server = Server("127.0.0.1", "the run", keys)
         self.server.start(self.coordinator)
         self.clients: list[MasterClient] = []
@@ -49,9 +65,9 @@ class World:
         self.clients.append(client)
         return client
 
-    def begin(self, client: MasterClient, chunk: int = 0) -> tuple[int, Any]:
+    def begin(self, client: MasterClient, chunk: int = 0, attempt: int = 0) -> tuple[int, Any]:
         """The version of the model that it gets, and a copy."""
-        found = client.begin(Unit(0, 0, chunk), 0, self.served.snapshots.layout, 0)
+        found = client.begin(Unit(0, 0, chunk), attempt, self.served.snapshots.layout, 0)
         assert found is not None
         with found.reading():
             return found.version, found.arrays()["w"].copy()
@@ -174,6 +190,187 @@ def test_an_error_of_descent_is_told_to_whoever_pushes_and_ends_the_training(mad
     assert isinstance(world.coordinator.error, ZeroDivisionError)
     with pytest.raises(UsageError, match="the training has ended: by nothing"):
         world.begin(client, 1)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["one host", "far"])
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("first", [0, 1], ids=["earlier", "later"])
+def test_of_two_attempts_at_a_unit_the_first_counts_under_a_bound_too(
+    made: Any, first: int, size: int, far: bool
+) -> None:
+    world = made(size, max_staleness=0)
+    clients = world.client(far), world.client(far)
+    for chunk in range(3):
+        for attempt, client in enumerate(clients):
+            assert world.begin(client, chunk, attempt)[0] == chunk
+        assert world.push(clients[first], 1, chunk, chunk)
+        assert not world.push(clients[1 - first], 99, chunk, chunk)
+    assert (world.model["w"] == 3).all()
+    assert world.coordinator.error is None
+
+
+def test_who_computes_what_counts_by_now_holds_nobody_up(made: Any) -> None:
+    world = made(SMALL, max_staleness=0)
+    one, two, three = (world.client() for _ in range(3))
+    world.begin(one, 0)
+    world.begin(two, 0, attempt=1)
+    found: list[Any] = []
+    asking = threading.Thread(
+        target=lambda: found.append(three.begin(Unit(0, 1, 0), 0, world.served.snapshots.layout, 0)), daemon=True
+    )
+    asking.start()
+    assert world.push(one, 1, 0)
+    asking.join(SOON_S)
+    assert [each.version for each in found] == [1]
+
+
+class Held:
+    """A descent that adds, and waits where it is told to."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.waits = False
+
+    def __call__(self, model: Any, update: Any) -> None:
+        if self.waits:
+            self.begun.set()
+            assert self.go_on.wait(SOON_S)
+        model["w"] += update["w"]
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All descents but the first run beside the server."""
+    monkeypatch.setattr(descending, "LONG_S", -1.0)
+
+
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("far", [False, True], ids=["one host", "far"])
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("max_staleness", [None, 2])
+def test_models_are_given_while_a_descent_runs(made: Any, size: int, far: bool, max_staleness: int | None) -> None:
+    held = Held()
+    world = made(size, descent=held, max_staleness=max_staleness)
+    one, two, three = (world.client(far) for _ in range(3))
+    world.begin(one, 0)
+    assert world.push(one, 1, 0)
+    held.waits = True
+    world.begin(one, 1)
+    pushed: list[bool] = []
+    pushing = [threading.Thread(target=lambda: pushed.append(world.push(one, 2, 1, 1)))]
+    pushing[0].start()
+    assert held.begun.wait(SOON_S)
+    for client, chunk in ((two, 2), (three, 3)):
+        version, w = world.begin(client, chunk)
+        assert version == 1
+        assert (w == 1).all(), "as it was before the descent that runs"
+    assert two.knows((0, 0, 0))
+    assert not two.knows((0, 0, 1))
+    assert two.furthest(0, 0) == 0
+    pushing.append(threading.Thread(target=lambda: pushed.append(world.push(two, 4, 2, 1))))
+    pushing[1].start()
+    assert world.coordinator.version == 1
+    held.go_on.set()
+    for thread in pushing:
+        thread.join(SOON_S)
+    assert pushed == [True, True]
+    assert world.push(three, 8, 3, 1)
+    assert (world.model["w"] == 15).all()
+    ages = sorted(age for worker in world.server.workers.values() for age in worker.staleness)
+    assert ages == [0, 0, 1, 2]
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_second_attempt_is_told_what_became_of_the_first_when_its_descent_is_over(made: Any) -> None:
+    held = Held()
+    world = made(SMALL, descent=held, max_staleness=1)
+    one, two = world.client(), world.client()
+    world.begin(one, 0)
+    assert world.push(one, 1, 0)
+    for attempt, client in enumerate((one, two)):
+        world.begin(client, 1, attempt)
+    held.waits = True
+    pushed: dict[int, bool] = {}
+
+    def push(number: int, client: Any) -> None:
+        pushed[number] = world.push(client, 2, 1, 1)
+
+    pushing = [threading.Thread(target=push, args=(number, client)) for number, client in enumerate((one, two))]
+    pushing[0].start()
+    assert held.begun.wait(SOON_S)
+    pushing[1].start()
+    pushing[1].join(0.05)
+    assert pushed == {}
+    held.go_on.set()
+    for thread in pushing:
+        thread.join(SOON_S)
+    assert pushed == {0: True, 1: False}
+    assert (world.model["w"] == 3).all()
+    assert world.coordinator.error is None
+
+
+@pytest.mark.usefixtures("beside")
+def test_an_update_that_a_descent_has_begun_to_take_is_in_the_model_when_the_server_stops(made: Any) -> None:
+    held = Held()
+    world = made(SMALL, descent=held)
+    client = world.client()
+    world.push(client, 1, 0)
+    held.waits = True
+    pushing = threading.Thread(target=world.push, args=(client, 2, 1))
+    pushing.start()
+    assert held.begun.wait(SOON_S)
+    stopping = threading.Thread(target=world.server.stop)
+    stopping.start()
+    stopping.join(0.05)
+    assert stopping.is_alive()
+    held.go_on.set()
+    for thread in (stopping, pushing):
+        thread.join(SOON_S)
+    assert (world.model["w"] == 3).all()
+    assert world.coordinator.taken == 2
+
+
+@pytest.mark.usefixtures("beside")
+def test_an_error_of_a_descent_that_runs_beside_is_told_and_ends_the_training(made: Any) -> None:
+    def fail(model: Any, update: Any) -> None:
+        if update["w"][0] == 2:
+            raise ZeroDivisionError("by nothing")
+
+    world = made(SMALL, descent=fail)
+    client = world.client()
+    world.push(client, 1, 0)
+    with pytest.raises(UsageError, match="by nothing"):
+        world.push(client, 2, 1)
+    assert world.ended.wait(SOON_S)
+    assert isinstance(world.coordinator.error, ZeroDivisionError)
+    with pytest.raises(UsageError, match="the training has ended: by nothing"):
+        world.begin(client, 2)
+    assert not client.knows((0, 0, 1)), "one answer to each question"
+
+
+@pytest.mark.usefixtures("beside")
+def test_nobody_afar_sends_while_a_descent_runs(made: Any) -> None:
+    """What has come would lie in the memory of the driver program."""
+    held = Held()
+    world = made(LARGE, descent=held)
+    client = world.client()
+    world.push(client, 1, 0)
+    held.waits = True
+    pushing = threading.Thread(target=world.push, args=(client, 2, 1))
+    pushing.start()
+    assert held.begun.wait(SOON_S)
+    stranger = Stranger(world)
+    stranger.say(encode(Hello("the run", "me")))
+    stranger.hears()
+    layout = Layout.of(flatten({"w": world.model["w"]}))
+    stranger.say(encode(Push(unit=Unit(0, 0, 7), version=0, layout=layout)))
+    stranger.say(encode(Knows(Unit(0, 0, 0))))
+    assert isinstance(stranger.hears(), Known), "it is not told to send before"
+    held.go_on.set()
+    assert isinstance(stranger.hears(), Send)
+    pushing.join(SOON_S)
+    stranger.close()
+    assert (world.model["w"] == 3).all()
 
 
 def test_who_does_not_know_the_run_or_the_keys_gets_nothing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -618,6 +618,24 @@ def test_no_update_is_older_than_a_master_allows(bound: int, tmp_path: Path) -> 
     assert max(peer.staleness_p95 for peer in report.peers) <= bound
 
 
+def test_a_master_gives_less_weight_to_stale_updates_where_that_is_asked_for(tmp_path: Path) -> None:
+    def gradient(model, rows):
+        if current().epoch == 0:
+            meet(tmp_path, str(current().partition), 3)  # all have the same model
+        return {"w": np.ones(1)}
+
+    model = tiny()
+    with DeepDist(model, "master", peers=3) as dd:
+        report = dd.train([[1], [2], [3]], gradient, add, staleness_weight="inverse")
+        assert model["w"] == [1 + 1 + 0.5]
+        assert report.staleness_weight == pytest.approx(2.5 / 3)
+        report = dd.train([[1]], gradient, add)
+        assert report.staleness_weight is None
+        with pytest.raises(UsageError, match=r"staleness_weight and update\['n'\], which is a int"):
+            dd.train([[1]], lambda model, rows: {"w": np.ones(1), "n": 1}, add, staleness_weight="inverse")
+    assert model["w"] == [3.5]
+
+
 def test_a_master_leaves_out_updates_that_are_no_numbers_where_that_is_asked_for() -> None:
     def gradient(model, rows):
         (row,) = rows
@@ -664,6 +682,56 @@ def test_a_worker_that_is_killed_while_a_master_waits_for_it_is_replaced(tmp_pat
         report = dd.train([range(6)] * 2, gradient, add, chunk_rows=1, max_staleness=0)
     assert model["w"] == [12]
     assert (report.updates, report.updates_lost) == (12, 0)
+
+
+@pytest.mark.parametrize(("n_fetch", "n_push"), [(1, 4), (4, 1), (2, 4), (4, 3)])
+def test_a_worker_that_is_killed_within_a_group_of_chunks_costs_none_of_them(
+    n_fetch: int, n_push: int, tmp_path: Path
+) -> None:
+    """Two chunks of the group were computed, and go with the worker: the next attempt computes all of it."""
+
+    def gradient(model, rows):
+        (row,) = rows
+        if row == 6 and once(tmp_path, "killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"w": np.array([2.0**row])}
+
+    model = tiny()
+    with DeepDist(model, "master", peers=2) as dd:
+        report = dd.train([range(10)] * 2, gradient, add, chunk_rows=1, n_fetch=n_fetch, n_push=n_push)
+        assert (tmp_path / "killed").exists()
+        assert model["w"] == [2 * (2**10 - 1)]
+        assert (report.updates, report.updates_lost) == (2 * -(-10 // n_push), 0)
+        assert dd._session.snapshot().units == 20
+
+
+@pytest.mark.parametrize("bound", [0, 2])
+def test_a_group_of_chunks_is_no_older_than_a_master_allows(bound: int) -> None:
+    def gradient(model, rows):
+        time.sleep(0.005 * (1 + 3 * (current().partition == 0)))
+        return {"w": np.ones(1)}
+
+    model = tiny()
+    with DeepDist(model, "master", peers=3) as dd:
+        report = dd.train([range(10)] * 3, gradient, add, chunk_rows=1, n_fetch=2, n_push=2, max_staleness=bound)
+    assert model["w"] == [30]
+    assert report.updates == 15
+    assert max(peer.staleness_p95 for peer in report.peers) <= bound
+
+
+def test_a_descent_that_cannot_be_sent_is_an_error_where_workers_run_it() -> None:
+    lock = threading.Lock()
+
+    def descent(model, update):
+        with lock:
+            model["w"] += update["w"]
+
+    model = tiny()
+    with DeepDist(model, "master", peers=1) as dd:
+        with pytest.raises((TypeError, UsageError), match="cannot pickle"):
+            dd.train([[1, 2]], lambda model, rows: {"w": np.ones(1)}, descent, chunk_rows=1, n_fetch=2)
+        dd.train([[1, 2]], lambda model, rows: {"w": np.ones(1)}, descent, chunk_rows=1, n_push=2)
+    assert model["w"] == [2]
 
 
 def test_a_master_applies_one_attempt_of_a_chunk() -> None:

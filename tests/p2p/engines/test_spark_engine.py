@@ -256,6 +256,15 @@ def test_the_model_is_exact_with_and_without_a_master(executors: Any, mode: str)
         assert found["model"]["gradients here"] == [0]
 
 
+def test_a_session_of_peers_trains_with_a_master_in_between(executors: Any) -> None:
+    sums = [2.0 * 4950 * count for count in (1, 2, 3)]
+    assert executors["changed"] == [
+        ["p2p", sums[0], 24, 0, 3],
+        ["master", sums[1], 24, 0, 0],
+        ["p2p", sums[2], 24, 0, 3],
+    ]
+
+
 # ---------------------------------------------------------------------------------- the driver program as only executor
 
 

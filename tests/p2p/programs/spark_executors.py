@@ -55,7 +55,26 @@ def trained(mode):
     }
 
 
+def changed():
+    """A session of peers that trains with a master in between: (mode, model, updates, updates lost, agents)."""
+
+    def gradient(model, rows):
+        return {"sum": np.array([float(sum(rows))])}
+
+    def descent(model, update):
+        model["sum"] += update["sum"]
+
+    model, seen = {"sum": np.zeros(1)}, []
+    with DeepDist(model) as dd:
+        for mode in (None, "master", None):
+            report = dd.train(sc.parallelize(range(100), 12), gradient, descent, epochs=2, mode=mode)
+            left = agents_go(0) if mode == "master" else len(agents())
+            seen.append([report.mode, model["sum"][0], report.updates, report.updates_lost, left])
+    return seen
+
+
 sc = spark_context("local-cluster[2,2,1024]")
 results = {mode: trained(mode) for mode in ("p2p", "master")}
+results["changed"] = changed()
 sc.stop()
 write_results(results)
