@@ -97,7 +97,8 @@ def freeze(pid: int, folder: Path, seconds: float = 4.0) -> None:
 
 
 def stick(pid: int, folder: Path, seconds: int = 4) -> None:
-    (folder / f"stick-{pid}").write_text(str(seconds))
+    (folder / "wish").write_text(str(seconds))
+    (folder / "wish").rename(folder / f"stick-{pid}")  # nobody reads half of it
 
 
 @pytest.mark.parametrize("strike", [kill, freeze, stick])
