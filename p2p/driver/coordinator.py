@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from gossip.arguments import integer
 from gossip.arrays import Array
@@ -21,6 +21,7 @@ from p2p.adapters.model import Model
 from p2p.adapters.nesting import by_name
 from p2p.adapters.watch import is_nothing
 from p2p.driver.served import Served, check_numbers
+from p2p.driver.tickets import Tickets, Turns
 from p2p.row_order import taken_apart
 from p2p.worker.errors import original
 from p2p.worker.job import Descent
@@ -82,6 +83,17 @@ class Coordinator:
         """Held while an update is applied."""
         served.begin()
 
+    place: ClassVar[str] = "descent"
+    """Where updates are taken, in words."""
+
+    @property
+    def turns(self) -> Turns[bytes]:
+        """Who says whose turn it is, of the training's tasks."""
+        return Tickets(self.max_staleness)
+
+    def end(self, epoch: int, partition: int) -> None:
+        """A task has come to the end of its partition; that matters where workers take steps together."""
+
     @property
     def cautions(self) -> dict[str, str]:
         """What the user should hear of `descent`, by name."""
@@ -126,30 +138,44 @@ class Coordinator:
                 raise self.error
             if self._closed.is_set():
                 raise UsageError(f"an update of {whose} after the end of its training, expected none")
-            known = self.applied if isinstance(unit, Unit) else self._fed  # which may have tuples that look like them
-            if unit in known or (isinstance(unit, Unit) and unit.epoch < self.epochs_before):
+            # feeders may have tuples that look like units of tasks
+            if self.knows(unit) if isinstance(unit, Unit) else unit in self._fed:
                 return False
-            self._applying = threading.get_ident()
             try:
-                if not checked:
-                    check_numbers(update)
-                self._served.apply(self._descent, update)
-            except BaseException as error:
-                if self._drops_bad and isinstance(error, NotFiniteError):
-                    self._drop(unit)
-                    return False
-                error.add_note(f"in descent, in the driver program, for an update of {whose}")
-                self.fail(error)
-                raise
-            finally:
-                self._applying = None
-            if isinstance(unit, Unit):
-                self.applied.add(unit)
-                return True
-            self.fed += 1
-            if unit is not None:
-                self._fed.add(unit)
+                with self._failing(f"in {self.place}, in the driver program, for an update of {whose}"):
+                    if not checked:
+                        check_numbers(update)
+                    self._take(update, unit)
+            except NotFiniteError:
+                if not self._drops_bad:
+                    raise
+                self._drop(unit)
+                return False
             return True
+
+    def _take(self, update: Any, unit: Hashable | None) -> None:
+        """Change the model by an update that is new."""
+        self._served.apply(self._descent, update)
+        if isinstance(unit, Unit):
+            self.applied.add(unit)
+            return
+        self.fed += 1
+        if unit is not None:
+            self._fed.add(unit)
+
+    @contextmanager
+    def _failing(self, where: str) -> Iterator[None]:
+        """`descent` runs within; its errors end the training, and say where they were raised."""
+        self._applying = threading.get_ident()
+        try:
+            yield
+        except BaseException as error:
+            if not (self._drops_bad and isinstance(error, NotFiniteError)):
+                error.add_note(where)
+                self.fail(error)
+            raise
+        finally:
+            self._applying = None
 
     def drop(self, unit: Unit) -> None:
         """A worker has computed an update that is no number: its unit of work is done, and nothing came of it."""

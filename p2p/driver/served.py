@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Array, check_finite
-from gossip.errors import MismatchError, NotFiniteError, UsageError
-from gossip.updates.sparse import SomeEntries, SomeRows
+from gossip.arrays import check_finite
+from gossip.errors import MismatchError, NotFiniteError
 from p2p.adapters import nesting
 from p2p.adapters.model import Model
 from p2p.driver.snapshots import Snapshots
 from p2p.server.attributes import Attributes
-from p2p.worker.delta import changes_of
+from p2p.worker.delta import add
 from p2p.worker.job import Descent
 
 
@@ -63,7 +62,7 @@ class Served:
         model, returned = self.model, None
         try:
             if descent is None:
-                _add(model, update)
+                add(model, update)
             else:
                 returned = descent(model.model, update)
                 model.check_unchanged()
@@ -94,34 +93,6 @@ class Served:
     def _back(self) -> None:
         """What `descent` has changed of the arrays is undone."""
         self.snapshots.restore(self.model.load)
-
-
-def _add(model: Model, update: Mapping[str, Any]) -> None:
-    arrays = model.arrays()
-    with np.errstate(over="ignore", invalid="ignore"):
-        for name, change in changes_of(update, model).items():
-            array = arrays[name]
-            where: Any
-            if isinstance(change, SomeRows):
-                where, numbers = change.rows, change.values
-            elif isinstance(change, SomeEntries):
-                where, numbers = np.unravel_index(change.places, array.shape), change.numbers
-            else:
-                where, numbers = ..., change
-            if name in model.integers.narrow:
-                array[where] = _fitted(name, array[where].astype(np.int64) + numbers, array.dtype)
-            else:
-                array[where] += np.asarray(numbers, array.dtype)
-
-
-def _fitted(name: str, sums: Array, dtype: np.dtype[Any]) -> Array:
-    limits = np.iinfo(dtype)
-    if sums.size and not (sums.min() >= limits.min and sums.max() <= limits.max):
-        raise UsageError(
-            f"{name!r}: sums of updates from {sums.min()} to {sums.max()}, expected such as fit into {dtype}; nothing "
-            "of this update was merged. Give the model a wider dtype"
-        )
-    return sums.astype(dtype)
 
 
 def check_numbers(update: Any) -> None:

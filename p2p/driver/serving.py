@@ -33,7 +33,7 @@ from p2p.agent.local_socket import Process
 from p2p.driver.coordinator import Coordinator
 from p2p.driver.served import Served
 from p2p.driver.snapshots import Snapshot
-from p2p.driver.tickets import Tickets
+from p2p.driver.tickets import Tickets, Turns
 from p2p.server.any_update import inflate
 from p2p.server.messages import (
     INLINE_BYTES_MAX,
@@ -41,6 +41,7 @@ from p2p.server.messages import (
     Applied,
     Begin,
     Dropped,
+    Ended,
     Furthest,
     Hello,
     Known,
@@ -125,7 +126,7 @@ class Server:
         self._host = SharedFile(len(self._token))
         self._host.view()[: len(self._token)] = self._token
         self._coordinator: Coordinator | None = None
-        self._tickets: Tickets[bytes] = Tickets(None)
+        self._tickets: Turns[bytes] = Tickets(None)
         self._senders: deque[bytes] = deque()
         """Who sends an update in pieces, and who waits for that."""
         self._wake = os.pipe()
@@ -133,7 +134,7 @@ class Server:
 
     def start(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        self._tickets = Tickets(coordinator.max_staleness)
+        self._tickets = coordinator.turns
         self._thread = threading.Thread(target=self._run, name="deepdist-master", daemon=True)
         self._thread.start()
 
@@ -165,13 +166,13 @@ class Server:
         poller.register(self._wake[0], zmq.POLLIN)
         assert self._coordinator is not None
         while True:
-            ready = dict(poller.poll(1000 if self._senders else None))
+            ready = dict(poller.poll(1000 if self._senders or self._tickets.waits else None))
             if self._wake[0] in ready and self._socket not in ready:
                 return  # all that was said is heard
             try:
                 if self._socket in ready:
                     self._take(*self._socket.recv_multipart())
-                    self._go_on()
+                self._go_on()
                 self._look_after_senders()
             except BaseException as error:  # noqa: BLE001 - whatever it is, train() raises it
                 self._coordinator.fail(error)
@@ -234,6 +235,10 @@ class Server:
                 self._say(identity, Known(coordinator.knows(request.unit)))
             case Furthest():
                 self._say(identity, Reached(coordinator.furthest(request.epoch, request.partition)))
+            case Ended():
+                coordinator.end(request.epoch, request.partition)
+                self._go_on()  # all that comes of it is done when the task is
+                self._say(identity, Known(True))
             case Leaves():
                 self._tickets.leave(identity)
                 self._done_reading(worker)
@@ -252,7 +257,7 @@ class Server:
             self._say(identity, Ready(known=True))
             return
         worker.begins, worker.applied = request, None
-        self._tickets.ask(identity, (request.unit.epoch, request.unit.partition), request.attempt)
+        self._tickets.ask(identity, request.unit, request.attempt)
 
     def _give(self, identity: bytes, worker: Worker) -> None:
         """Give it the model."""
@@ -333,6 +338,9 @@ class Server:
             with self._refusing(identity):
                 if what == "give":
                     self._give(identity, worker)
+                elif what == "later":
+                    worker.begins = None
+                    self._say_ready(identity, worker, Ready(later=True))
                 else:
                     self._apply(identity, worker)
 
@@ -359,7 +367,7 @@ class Server:
             self._say(identity, applied)
             return
         worker.begins, worker.applied = push.then, applied
-        self._tickets.ask(identity, (push.then.unit.epoch, push.then.unit.partition), push.then.attempt)
+        self._tickets.ask(identity, push.then.unit, push.then.attempt)
 
     def _submit(self, worker: Worker, push: Push, view: memoryview) -> tuple[bool, bool]:
         """(whether it was the first of its unit, whether somebody holds on to its arrays)."""

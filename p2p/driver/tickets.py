@@ -15,12 +15,39 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
+
+from gossip.marks import Unit
 
 W = TypeVar("W", bound=Hashable)
 """By which a worker is known."""
 Where = tuple[int, int]
 """Epoch and partition."""
+
+
+class Turns(Protocol[W]):
+    """Who says whose turn it is."""
+
+    @property
+    def waits(self) -> bool:
+        """`next` is to be asked again after some time, also where nothing has happened."""
+        ...
+
+    def ask(self, worker: W, unit: Unit, attempt: int) -> None:
+        """A worker wants to compute the gradient of that unit."""
+        ...
+
+    def push(self, worker: W) -> bool:
+        """A worker's update is there; False if it is not to be taken."""
+        ...
+
+    def leave(self, worker: W) -> None:
+        """It computes nothing now."""
+        ...
+
+    def next(self, version: int) -> tuple[Literal["apply", "give", "later"], W] | None:
+        """What to do now, with the model at this version; to be asked again once that is done. None: to wait."""
+        ...
 
 
 @dataclass
@@ -45,10 +72,14 @@ class Tickets(Generic[W]):
         """By worker, the oldest first."""
         self._asking: deque[tuple[W, Where, int]] = deque()
 
-    def ask(self, worker: W, where: Where, attempt: int) -> None:
+    waits = False
+    """Nobody waits but for others."""
+
+    def ask(self, worker: W, unit: tuple[int, ...], attempt: int) -> None:
         """A worker wants to compute a gradient of that partition. Whatever it had before, it gave up, as did an earlier
         attempt at the same partition."""
         self.leave(worker)
+        where = unit[0], unit[1]
         for other, ticket in list(self._given.items()):
             if ticket.where == where and ticket.attempt < attempt and not ticket.pushed:
                 del self._given[other]

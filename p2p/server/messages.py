@@ -10,6 +10,7 @@
     Dropped     of this unit no number came                 -> Known
     Knows       does this unit count?                       -> Known
     Furthest    how far has this partition been?            -> Reached
+    Ended       this partition has no more chunks           -> Known
     Leaves      nothing more comes from me for now             (no answer)
                                                                Refused, to any of them
 
@@ -121,6 +122,13 @@ class Furthest(Said, frozen=True):
     partition: Count
 
 
+class Ended(Said, frozen=True):
+    """This partition has no more chunks; of steps that workers take together."""
+
+    epoch: Count
+    partition: Count
+
+
 class Leaves(Said, frozen=True):
     """A task is over."""
 
@@ -140,6 +148,8 @@ class Ready(Said, frozen=True, kw_only=True):
 
     known: bool = False
     """The unit counts already; nothing else is told."""
+    later: bool = False
+    """Not in this run: the task is to end, and another one goes on. Nothing else is told."""
     version: Count = 0
     attributes: Count = 0
     """Their version,"""
@@ -186,7 +196,7 @@ class Refused(Said, frozen=True):
     why: str
 
 
-Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Furthest | Leaves
+Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Furthest | Ended | Leaves
 Answer = Welcome | Ready | Piece | Send | Applied | Known | Reached | Refused
 
 encode = Encoder().encode

@@ -10,11 +10,13 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 
+from gossip.marks import Unit
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Model
@@ -38,6 +40,8 @@ class MasterSession:
     """See `p2p.sessions.agents.Session`."""
 
     begun: Begun | None = None
+    mode: ClassVar[str] = "master"
+    """As reports tell."""
 
     def __init__(self, model: Model, *, peers: int | None, engine: engines.Engine | None = None, seed: int) -> None:
         """Nothing is started before the first training; see `DeepDist` for the arguments."""
@@ -85,10 +89,7 @@ class MasterSession:
             drops_bad=training.on_bad_update == "drop",
             master=server.address,
         )
-        applied = () if begun is None else begun.units
-        coordinator = Coordinator(
-            served, training.descent, engine.cancel, job.epochs_before, applied, training.max_staleness, job.drops_bad
-        )
+        coordinator = self._coordinated(training, engine, job, served, () if begun is None else begun.units)
         self._epochs += training.epochs
         self.begun = None
         before = self.snapshot()
@@ -101,19 +102,34 @@ class MasterSession:
             self._units += coordinator.taken
             served.end()
 
+    def _coordinated(
+        self, training: Training, engine: engines.Engine, job: Job, served: Served, applied: Iterable[Unit]
+    ) -> Coordinator:
+        """The training's coordinator. `applied` are units that an earlier session has taken."""
+        return Coordinator(
+            served, training.descent, engine.cancel, job.epochs_before, applied, training.max_staleness, job.drops_bad
+        )
+
+    def _runs(
+        self, training: Training, engine: engines.Engine, coordinator: Coordinator, job: Job, watching: Watching
+    ) -> Iterator[list[TaskResult]]:
+        """Run the engine until all is done, which is once here."""
+        yield engine.run(job, training.data, self._done)
+
     def _run_job(
         self, training: Training, engine: engines.Engine, coordinator: Coordinator, job: Job, before: Snapshot
     ) -> Report:
         """Have the tasks run, and all that goes with them; then see what came of it."""
         assert self._server is not None
-        self._done = done = Done(training.progress, job.epochs * job.partitions)
+        self._done = Done(training.progress, job.epochs * job.partitions)
         try:
             with feeding([self._server], coordinator), self._watching(training, engine, coordinator) as watching:
                 with (
                     self._errors_first(training, coordinator, watching) as results,
                     feeding(training.feeders, coordinator),
                 ):
-                    results += engine.run(job, training.data, done)
+                    for found in self._runs(training, engine, coordinator, job, watching):
+                        results += found
                 seconds = time.monotonic() - before.at  # a last look may take longer
                 self._check_rows(coordinator)
                 self._tell(results, coordinator)
@@ -125,7 +141,7 @@ class MasterSession:
         return training.reported(
             Report(
                 peers=now.peers,
-                mode="master",
+                mode=self.mode,
                 rows=sum(result.rows for result in results),
                 seconds=seconds,
                 updates=now.updates - before.updates,

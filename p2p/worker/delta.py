@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Arrays, check_finite
+from gossip.arrays import Array, Arrays, check_finite
 from gossip.errors import MismatchError, UsageError
-from gossip.updates.sparse import Change, named, smallest, whole
+from gossip.updates.sparse import Change, SomeEntries, SomeRows, named, smallest, whole
 from p2p.adapters.model import Model
 from p2p.adapters.nesting import by_name, fields_of
 from p2p.adapters.sparse import change_of, is_matrix
@@ -107,6 +107,49 @@ def changes_of(update: Any, model: Model) -> dict[str, Change]:
             raise UsageError(f"the update has {name!r}, expected some of the model's arrays {sorted(specs)}")
     narrow = model.integers.narrow
     return {name: change_of(name, value, specs[name], narrow.get(name)) for name, value in named_parts.items()}
+
+
+def step_here(model: Model, descent: Descent | None, update: Any, base: Arrays) -> None:
+    """What `descent(model, update)` makes of a worker's own model, where it stays; the model begins as `base`, from
+    which the gradient was computed."""
+    returned, update = None, _apart(update, model)
+    model.load(base)
+    if descent is None:
+        add(model, update)
+    else:
+        returned = model.watch.descent(model, descent, update)
+    if not model.watch.effective:
+        changed = {name: array != base[name] for name, array in model.arrays().items()}
+        model.watch.effect(model, update, returned, changed)
+
+
+def add(model: Model, update: Mapping[str, Any]) -> None:
+    """Add an update to the model's arrays, in place. `UsageError` if it cannot be added."""
+    arrays = model.arrays()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, change in changes_of(update, model).items():
+            array = arrays[name]
+            where: Any
+            if isinstance(change, SomeRows):
+                where, numbers = change.rows, change.values
+            elif isinstance(change, SomeEntries):
+                where, numbers = np.unravel_index(change.places, array.shape), change.numbers
+            else:
+                where, numbers = ..., change
+            if name in model.integers.narrow:
+                array[where] = _fitted(name, array[where].astype(np.int64) + numbers, array.dtype)
+            else:
+                array[where] += np.asarray(numbers, array.dtype)
+
+
+def _fitted(name: str, sums: Array, dtype: np.dtype[Any]) -> Array:
+    limits = np.iinfo(dtype)
+    if sums.size and not (sums.min() >= limits.min and sums.max() <= limits.max):
+        raise UsageError(
+            f"{name!r}: sums of updates from {sums.min()} to {sums.max()}, expected such as fit into {dtype}; nothing "
+            "of this update was merged. Give the model a wider dtype"
+        )
+    return sums.astype(dtype)
 
 
 def _check_numbers(arrays: Arrays) -> None:

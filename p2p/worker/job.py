@@ -61,6 +61,20 @@ class TaskInfo:
     seed: int
 
 
+@dataclass(frozen=True)
+class Wave:
+    """The part of a training that is run now, where workers wait for each other."""
+
+    epoch: int
+    """Which one it is,"""
+    epochs: int
+    """of so many in the training. The engine knows of this one alone."""
+    partitions: range
+    """The others have no work in it."""
+    averages: bool = False
+    """Each task trains a model of its own, and these are averaged; else they take steps together."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One call of `train`, as the tasks need to know it. Sent by cloudpickle, by the user's own programs."""
@@ -87,6 +101,8 @@ class Job:
     """Where the model is; None where every peer has it."""
     workers: int = 1
     """Tasks that run at the same time, each in a process with a copy of its own."""
+    wave: Wave | None = None
+    """Of a synchronous training, which is run in parts; None: all of it is run at once."""
 
     def going_on(self, epoch: int, partition: int) -> int:
         """How many workers get another partition like the one that is done with this, if tasks begin in order and take
