@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gossip.arguments import flag, function, integer, one_of, seconds
 from gossip.errors import UsageError
@@ -35,6 +35,10 @@ if TYPE_CHECKING:  # where nothing is mixed, scipy and networkx are not imported
 
 CHECKPOINT_EVERY_S, CHECKPOINTS_KEPT = 30.0, 3
 INCOMPLETE = ("raise", "warn")
+Mode = Literal["p2p", "master", "sync", "averaging"]
+MODES = get_args(Mode)
+STEP_RULES = ("mean", "sum")
+"""What the updates of a synchronous step may come to."""
 EVALUATE_EVERY_S = 60.0
 """An evaluation of word vectors by analogies takes some ten seconds of a core."""
 
@@ -43,7 +47,7 @@ def of_session(
     mode: Any, peers: Any, engine: Any, seed: Any, progress: Any, drain_timeout_s: Any
 ) -> tuple[int | None, int, bool | None, float]:
     """`peers`, `seed`, `progress` and `drain_timeout_s` as they are to be used."""
-    one_of("mode", mode, ("p2p", "master"))
+    one_of("mode", mode, MODES)
     peers = None if peers is None else integer("peers", peers, 1)
     if engine is not None:
         _check_engine(engine, mode, peers)
@@ -55,11 +59,9 @@ def of_session(
     )
 
 
-def mode_of_training(
-    value: Any, own: str, *, engine: Any, discipline: str, codec: Any, listens: bool
-) -> Literal["p2p", "master"]:
+def mode_of_training(value: Any, own: str, *, engine: Any, discipline: str, codec: Any, listens: bool) -> Mode:
     """`train(mode=...)`, as it is to be used in a session with these arguments; None is for the session's `own`."""
-    mode: Literal["p2p", "master"] = one_of("mode", own if value is None else value, ("p2p", "master"))
+    mode: Mode = one_of("mode", own if value is None else value, MODES)
     if mode == own:
         return mode
     if engine is not None:
@@ -115,9 +117,7 @@ def training(
     epochs = 1 if epochs is None else integer("epochs", epochs, 1)
     if chunk_rows is not None:
         chunk_rows = integer("chunk_rows", chunk_rows, 1, "at least 1, or None for whole partitions")
-    check_rule(combine)
-    if combine is not None and mode == "master":
-        raise UsageError(f"combine={combine!r} with mode='master', expected None: there `descent` adds updates up")
+    _check_combine(combine, mode)
     _check_steps(mode, gradient, descent)
     _check_continuous(
         exchange, combine or getattr(descent, "combine", None) or getattr(gradient, "combine", None), coded
@@ -185,7 +185,7 @@ def _chunks(name: str, value: Any, mode: str, chunk_rows: int | None) -> int:
 
 def _drops_bad(value: Any, mode: str) -> bool:
     one_of("on_bad_update", value, ("raise", "drop"))
-    if value == "drop" and mode != "master":
+    if value == "drop" and mode == "p2p":
         raise UsageError(
             f"on_bad_update='drop' with mode={mode!r}, expected 'raise', or mode='master', where descent takes updates "
             "one by one"
@@ -193,13 +193,25 @@ def _drops_bad(value: Any, mode: str) -> bool:
     return bool(value == "drop")
 
 
+def _check_combine(combine: Any, mode: str) -> None:
+    check_rule(combine)
+    if combine is None or mode == "p2p" or (mode == "sync" and combine in STEP_RULES):
+        return
+    expected, why = {
+        "master": ("None", "there `descent` adds updates up"),
+        "sync": ("'mean', 'sum', or None for the mean", "`descent` is given that of all updates of a step"),
+        "averaging": ("None", "models are averaged there, by their rows"),
+    }[mode]
+    raise UsageError(f"combine={combine!r} with mode={mode!r}, expected {expected}: {why}")
+
+
 def _max_staleness(value: Any, mode: str, n_fetch: int, n_push: int) -> int | None:
     if value is None:
         return None
     if mode != "master":
         raise UsageError(
-            f"max_staleness={value!r} with mode={mode!r}, expected None, or mode='master': without a master nobody "
-            "says whose update is next"
+            f"max_staleness={value!r} with mode={mode!r}, expected None, or mode='master': "
+            + ("without a master nobody says whose update is next" if mode == "p2p" else "no update is stale there")
         )
     if n_fetch != n_push:
         raise UsageError(
@@ -271,6 +283,11 @@ def _check_steps(mode: str, gradient: Any, descent: Any) -> None:
 def rhythm(exchange: Any, exchange_s: Any, mode: str, descent: Any, chunk_rows: int | None) -> Rhythm:
     """When tasks exchange."""
     one_of("exchange", exchange, ("chunk", "partition", "continuous"))
+    if mode == "averaging" and exchange != "chunk":
+        raise UsageError(
+            f"exchange={exchange!r} with mode='averaging', expected 'chunk': models are averaged after each epoch, and "
+            "`chunk_rows` are those of a worker's own steps"
+        )
     if exchange_s is not None:
         exchange_s = seconds("exchange_s", exchange_s)
     if exchange != "chunk" and chunk_rows is not None:
@@ -281,8 +298,8 @@ def rhythm(exchange: Any, exchange_s: Any, mode: str, descent: Any, chunk_rows: 
         if exchange_s is not None:
             raise UsageError(f"exchange_s={exchange_s!r} with exchange={exchange!r}, expected exchange='continuous'")
         return Rhythm(exchange)
-    if mode == "master":
-        raise UsageError("exchange='continuous' with mode='master', expected 'chunk' or 'partition'")
+    if mode != "p2p":
+        raise UsageError(f"exchange='continuous' with mode={mode!r}, expected 'chunk' or 'partition'")
     if descent is not None:
         raise UsageError(
             "a descent with exchange='continuous', expected None: the gradient changes the model itself, and what it "
@@ -316,8 +333,8 @@ def check_coded(codec: Any, discipline: str, mode: str) -> None:
             "a codec with discipline='mix', expected None: there replicas travel, and "
             "mixing=gossip.mixing.Compressed(...) makes these smaller"
         )
-    if mode == "master":
-        raise UsageError("a codec with mode='master', expected None: what a gradient returned travels as it is there")
+    if mode != "p2p":
+        raise UsageError(f"a codec with mode={mode!r}, expected None: what a gradient returned travels as it is there")
 
 
 def mixed(

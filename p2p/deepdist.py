@@ -27,6 +27,7 @@ from gossip.errors import UsageError
 from p2p import arguments, engines
 from p2p.adapters import Adapter
 from p2p.adapters.model import Model, share_memory
+from p2p.arguments import Mode
 from p2p.checkpoint import reading
 from p2p.checkpoint.resuming import Keeping, Resumed, model_of
 from p2p.checkpoint.writing import Place, Writer
@@ -55,7 +56,8 @@ M = TypeVar("M")
 
 
 class DeepDist(Generic[M]):
-    """Trains `model` on partitions of data, asynchronously, without a master (or with one: `mode="master"`).
+    """Trains `model` on partitions of data, asynchronously, without a master (or with one: `mode="master"`), or in
+    step, as a baseline (`mode="sync"` and `mode="averaging"`).
 
     The model is a dict of numpy arrays, any object with numpy attributes (`parameters` chooses among them), or of a
     class with an adapter of its own (`p2p.adapters`; `adapter` takes any other). It is changed in place: after the
@@ -66,7 +68,7 @@ class DeepDist(Generic[M]):
     def __init__(
         self,
         model: M,
-        mode: Literal["p2p", "master"] = "p2p",
+        mode: Mode = "p2p",
         *,
         discipline: Literal["replicate", "mix"] = "replicate",
         topology: str | Topology | Callable[[int], Topology] | None = None,
@@ -84,23 +86,25 @@ class DeepDist(Generic[M]):
         token: str | None = None,
         standbys: int = 0,
     ) -> None:
-        """`discipline`: "replicate" has every update at every peer exactly once; "mix" has each peer average its
-        replica with those of its neighbors, as `mixing` says (default `PushSum()`), on a `topology` (default
-        "exponential"): a name, a function of the number of peers, or one for just so many; see `gossip.topology` and
-        `gossip.mixing`. Then `dd.model` is the mean of all replicas. `peers`: processes of the local engine (default:
-        one per core, at most one per partition); on Spark every executor is a peer. `engine`: what to train on instead:
-        a simulated cluster, in this process, or any other `p2p.Engine`. `codec`: how updates of `gradient` and
-        `descent` travel: "float16", "int8", "int2", "top-k" (`p2p.codecs`), any `p2p.Codec`, or None: exactly. "auto"
-        is None, but for models of 16 kB or more whose updates add up as outer steps do (`combine="outer"`, the default
-        for `p2p.descents.SGD`): these take two bits a number, and what that leaves goes with later updates.
-        `optimizer`: `p2p.LBFGS(...)` trains on full gradients (see `train`) instead of updates. `seed`: of the random
-        numbers that gradients draw by `p2p.current()`. `progress`: show a bar (default: on a terminal).
-        `drain_timeout_s`: how long `train` may wait at its end for level replicas. `master`: where a master listens
-        over HTTP while the session is open, such as "127.0.0.1:5000" or ":0" for a free port; then any process may take
-        part by `p2p.fetch_model` and `p2p.send_gradient`. `p2p.Master` has more settings. Off loopback these need the
-        `token`, one of yours or one that is drawn (`dd.token`). `standbys`: so many processes more that have a
-        master's model, an even number; with them and the driver program's, half of them may be lost or stand still, and
-        no update that was acknowledged is. `descent` runs at each of them.
+        """`mode`: "p2p" has a replica at every peer; "master" has `descent` take each update in the driver program;
+        "sync" has it take the mean of one gradient of each worker, who all wait for that; "averaging" has workers train
+        models of their own, and averages these after each epoch, weighted by rows. `discipline`: "replicate" has every
+        update at every peer exactly once; "mix" has each peer average its replica with those of its neighbors, as
+        `mixing` says (default `PushSum()`), on a `topology` (default "exponential"): a name, a function of the number
+        of peers, or one for just so many; see `gossip.topology` and `gossip.mixing`. Then `dd.model` is the mean of all
+        replicas. `peers`: processes of the local engine (default: one per core, at most one per partition); on Spark
+        every executor is a peer. `engine`: what to train on instead: a simulated cluster, in this process, or any other
+        `p2p.Engine`. `codec`: how updates of `gradient` and `descent` travel: "float16", "int8", "int2", "top-k"
+        (`p2p.codecs`), any `p2p.Codec`, or None: exactly. "auto" is None, but for models of 16 kB or more whose updates
+        add up as outer steps do (`combine="outer"`, the default for `p2p.descents.SGD`): these take two bits a number,
+        and what that leaves goes with later updates. `optimizer`: `p2p.LBFGS(...)` trains on full gradients (see
+        `train`) instead of updates. `seed`: of the random numbers that gradients draw by `p2p.current()`. `progress`:
+        show a bar (default: on a terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
+        `master`: where a master listens over HTTP while the session is open, such as "127.0.0.1:5000" or ":0" for a
+        free port; then any process may take part by `p2p.fetch_model` and `p2p.send_gradient`. `p2p.Master` has more
+        settings. Off loopback these need the `token`, one of yours or one that is drawn (`dd.token`). `standbys`: so
+        many processes more that have a master's model, an even number; with them and the driver program's, half of them
+        may be lost or stand still, and no update that was acknowledged is. `descent` runs at each of them.
         """
         listens = settings.checked(master, token, mode)
         peers, seed, progress, drain_timeout_s = arguments.of_session(
@@ -256,7 +260,7 @@ class DeepDist(Generic[M]):
         staleness_weight: Literal["inverse"] | Callable[[int], float] | None = None,
         n_fetch: int = 1,
         n_push: int = 1,
-        mode: Literal["p2p", "master"] | None = None,
+        mode: Mode | None = None,
     ) -> Report:
         """Train on every partition of `data`, `epochs` times (once), and wait until all replicas are level.
 
@@ -265,7 +269,8 @@ class DeepDist(Generic[M]):
         `rows` an iterator over one partition, or over `chunk_rows` rows of it; what it returns is the update, None or
         {} for nothing. `descent(model, update)` changes the model's arrays in place; without one, the update is a dict
         of named arrays that are added to the model's. `combine` is how updates of peers add up ("sum", "mean", "damp",
-        "adasum", "outer": `p2p.worker.combine`); by default as the descent, the gradient or else the adapter says.
+        "adasum", "outer": `p2p.worker.combine`); by default as the descent, the gradient or else the adapter says. With
+        mode="sync" it is "mean" (default) or "sum", of the updates that `descent` is given as one.
 
         `exchange` says when a task publishes what it learned and takes in what others did: "chunk" after every
         `chunk_rows` rows; "partition" once, at the end of the partition; "continuous" every `exchange_s` seconds (1) in
@@ -296,8 +301,8 @@ class DeepDist(Generic[M]):
 
         `max_staleness` of a master: no update is applied after more than so many others since the model that it was
         computed from. Workers wait for a slow one then; at most `max_staleness` + 1 compute at a time.
-        `on_bad_update` of a master: an update with a NaN or an infinity ends the training ("raise"), or is left out and
-        counted in the report, with a warning ("drop").
+        `on_bad_update` of a master, or in step: an update with a NaN or an infinity ends the training ("raise"), or is
+        left out and counted in the report, with a warning ("drop").
         `staleness_weight` of a master: an update is multiplied by this weight before `descent` gets it, of how many
         others were applied since the model that it was computed from: "inverse" is one over their number (Zhang et al.
         2016), a function is given the number. All numbers of updates have to be floats then.
@@ -306,9 +311,9 @@ class DeepDist(Generic[M]):
         `descent` on its copy of the model (Dean et al. 2012, section 4.1 and algorithm 7.1). These steps are its own:
         a fetched model is the master's, and lacks what has not been pushed yet.
 
-        `mode` of this training alone, if it is not to be that of the session: "p2p" after trainings with a master, or
-        "master" after others. Processes of the other mode end first. The model goes on as it is, with what `descent`
-        keeps on it, and epochs, random numbers and a resumed checkpoint go on as they would in one mode.
+        `mode` of this training alone, if it is not to be that of the session, such as "master" after trainings by
+        peers. Processes of the other mode end first. The model goes on as it is, with what `descent` keeps on it, and
+        epochs, random numbers and a resumed checkpoint go on as they would in one mode.
         """
         asked = locals()
         del asked["self"]

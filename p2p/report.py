@@ -111,7 +111,7 @@ class Report:
     seconds: float
     """Wall time of the training, draining included; virtual seconds on a simulated cluster."""
     updates: int
-    """Updates published in this training."""
+    """Updates published in this training; with mode="sync" steps, and with mode="averaging" epochs."""
     updates_lost: int
     """Updates accepted from a task that some replica never got: see `lost`."""
     consensus_distance: float

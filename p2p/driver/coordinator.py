@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from gossip.arguments import integer
 from gossip.arrays import Array
@@ -22,6 +22,7 @@ from p2p.adapters.nesting import by_name
 from p2p.adapters.watch import is_nothing
 from p2p.driver.served import Served, check_numbers
 from p2p.driver.staleness import Weighing, Weight
+from p2p.driver.tickets import Tickets, Turns
 from p2p.row_order import taken_apart
 from p2p.worker.errors import original
 from p2p.worker.job import Descent
@@ -87,6 +88,17 @@ class Coordinator:
         """Held while an update is applied."""
         served.begin()
 
+    place: ClassVar[str] = "descent"
+    """Where updates are taken, in words."""
+
+    @property
+    def turns(self) -> Turns[bytes]:
+        """Who says whose turn it is, of the training's tasks."""
+        return Tickets(self.max_staleness)
+
+    def end(self, epoch: int, partition: int) -> None:
+        """A task has come to the end of its partition; that matters where workers take steps together."""
+
     @property
     def cautions(self) -> dict[str, str]:
         """What the user should hear of `descent`, by name."""
@@ -141,33 +153,44 @@ class Coordinator:
                 raise UsageError(f"an update of {whose} after the end of its training, expected none")
             if self._counts(unit, also, whose):
                 return False
-            self._applying = threading.get_ident()
             try:
-                if not checked:
-                    check_numbers(update)
-                self._apply(update, merged_at)
-            except BaseException as error:
-                if self._drops_bad and isinstance(error, NotFiniteError):
-                    self._drop(unit, also, left_out + 1)
-                    return False
-                error.add_note(f"in descent, in the driver program, for an update of {whose}")
-                self.fail(error)
-                raise
-            finally:
-                self._applying = None
-            self._count(unit, also)
+                with self._failing(f"in {self.place}, in the driver program, for an update of {whose}"):
+                    if not checked:
+                        check_numbers(update)
+                    self._take(update, unit, also, merged_at)
+            except NotFiniteError:
+                if not self._drops_bad:
+                    raise
+                self._drop(unit, also, left_out + 1)
+                return False
             self.dropped += left_out
-            if not isinstance(unit, Unit):
-                self.fed += 1
             return True
 
-    def _apply(self, update: Any, merged_at: int | None) -> None:
+    def _take(self, update: Any, unit: Hashable | None, also: Sequence[Unit], merged_at: int | None) -> None:
+        """Change the model by an update that is new."""
         weight = 1.0
         if self.weighing is not None and merged_at is not None:
             update, weight = self.weighing.weighed(update, max(0, self.version - merged_at))
         self.served.apply(self._descent, update)
         if self.weighing is not None:
             self.weighing.count(weight)
+        self._count(unit, also)
+        if not isinstance(unit, Unit):
+            self.fed += 1
+
+    @contextmanager
+    def _failing(self, where: str) -> Iterator[None]:
+        """`descent` runs within; its errors end the training, and say where they were raised."""
+        self._applying = threading.get_ident()
+        try:
+            yield
+        except BaseException as error:
+            if not (self._drops_bad and isinstance(error, NotFiniteError)):
+                error.add_note(where)
+                self.fail(error)
+            raise
+        finally:
+            self._applying = None
 
     def drop(self, units: Sequence[Unit], bad: int = 1) -> None:
         """A worker has computed an update that is no number: its units of work are done, and nothing came of them.

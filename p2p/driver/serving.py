@@ -35,7 +35,7 @@ from p2p.driver.coordinator import Coordinator
 from p2p.driver.descending import Descending, Outcome
 from p2p.driver.served import Served
 from p2p.driver.snapshots import Snapshot
-from p2p.driver.tickets import Tickets
+from p2p.driver.tickets import Tickets, Turns
 from p2p.server.any_update import inflate
 from p2p.server.messages import (
     INLINE_BYTES_MAX,
@@ -44,6 +44,7 @@ from p2p.server.messages import (
     Applied,
     Begin,
     Dropped,
+    Ended,
     Furthest,
     Hello,
     Known,
@@ -189,7 +190,7 @@ class Server:
         self._host = SharedFile(len(self._token))
         self._host.view()[: len(self._token)] = self._token
         self._coordinator: Coordinator | None = None
-        self._tickets: Tickets[bytes] = Tickets(None)
+        self._tickets: Turns[bytes] = Tickets(None)
         self._descending: Descending[tuple[bool, bool]] = Descending()
         self._senders: deque[bytes] = deque()
         """Who sends an update in pieces, and who waits for that;"""
@@ -208,7 +209,7 @@ class Server:
 
     def start(self, coordinator: Coordinator) -> None:
         self._coordinator, self._stopping, self._view = coordinator, False, 0
-        self._tickets = Tickets(coordinator.max_staleness)
+        self._tickets = coordinator.turns
         self._thread = threading.Thread(target=self._run, name="deepdist-master", daemon=True)
         self._thread.start()
 
@@ -257,7 +258,8 @@ class Server:
             poller.register(self.agreement.socket, zmq.POLLIN)
             wait_ms = int(TURN_S * 1e3)
         while True:
-            waits_ms = 0 if self._stopping else 1000 if self._senders and wait_ms is None else wait_ms
+            looks_again = self._senders or self._tickets.waits
+            waits_ms = 0 if self._stopping else 1000 if looks_again and wait_ms is None else wait_ms
             ready = dict(poller.poll(waits_ms))
             if self._wake[0] in ready:
                 os.read(self._wake[0], 1 << 12)
@@ -268,13 +270,12 @@ class Server:
             try:
                 if self._socket in ready:
                     self._take(*self._socket.recv_multipart())
-                    self._go_on()
                 if self.agreement is not None:
                     self._agree(self.agreement)
                 if self._descending.done in ready or (ends and self._descending.is_under_way):
                     self._descending.settle()
                     self._next_sender()
-                    self._go_on()
+                self._go_on()
                 self._look_after_senders()
             except BaseException as error:  # noqa: BLE001 - whatever it is, train() raises it
                 self._coordinator.fail(error)
@@ -348,6 +349,10 @@ class Server:
                 self._say(identity, Those(tuple(unit for unit in request.units if coordinator.knows(unit))))
             case Furthest():
                 self._say(identity, Reached(coordinator.furthest(request.epoch, request.partition)))
+            case Ended():
+                coordinator.end(request.epoch, request.partition)
+                self._go_on()  # all that comes of it is done when the task is
+                self._say(identity, Known(True))
             case Leaves():
                 self._tickets.leave(identity)
                 self._done_reading(worker)
@@ -459,8 +464,11 @@ class Server:
             with self._refusing(identity):
                 if what == "give":
                     self._give(identity, worker)
-                else:
+                elif what == "settle":
                     self._is_there(identity)
+                else:
+                    worker.begins = None
+                    self._say_ready(identity, worker, Ready(later=True))
 
     def _apply(self, identity: bytes, worker: Worker) -> None:
         """Have `descent` take its update."""
@@ -534,7 +542,6 @@ class Server:
                     worker.published += 1
                     worker.staleness.append(each.stale)
                 self._applied(identity, worker, request, Applied(each.new))
-        self._go_on()
 
     def _send_away(self, agreement: Agreement) -> None:
         """Who waits for an answer is to ask another master, or again."""
@@ -547,7 +554,7 @@ class Server:
         self._senders.clear()
         self._sending = None
         assert self._coordinator is not None
-        self._tickets = Tickets(self._coordinator.max_staleness)
+        self._tickets = self._coordinator.turns
 
     def _applied(self, identity: bytes, worker: Worker, push: Push, applied: Applied) -> None:
         """Say so, now or with the model for what it does next."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from gossip.marks import Unit
 
@@ -28,6 +28,39 @@ W = TypeVar("W", bound=Hashable)
 """By which a worker is known."""
 NO_UNIT = Unit(0, 0, 0)
 """Where nobody waits for anybody."""
+
+
+class Turns(Protocol[W]):
+    """Who says whose turn it is."""
+
+    @property
+    def waits(self) -> bool:
+        """`next` is to be asked again after some time, also where nothing has happened."""
+        ...
+
+    def ask(self, worker: W, unit: Unit, attempt: int) -> None:
+        """A worker wants to compute the gradient of that unit."""
+        ...
+
+    def push(self, worker: W, version: int) -> bool:
+        """A worker's update is there, and the model at this version; False if it is not to be taken."""
+        ...
+
+    def applied(self, worker: W) -> None:
+        """What `next` gave to be applied is."""
+        ...
+
+    def counts(self, unit: Unit) -> None:
+        """A unit does, by another way than an update."""
+        ...
+
+    def leave(self, worker: W) -> None:
+        """It computes nothing now."""
+        ...
+
+    def next(self, version: int, at_once: bool = False) -> tuple[Literal["apply", "give", "settle", "later"], W] | None:
+        """What to do now, with the model at this version; to be asked again once that is done. None: to wait."""
+        ...
 
 
 @dataclass
@@ -66,6 +99,9 @@ class Tickets(Generic[W]):
         self._given: dict[W, Ticket] = {}
         """By worker, the oldest first."""
         self._asking: deque[Asking[W]] = deque()
+
+    waits = False
+    """Nobody waits but for others."""
 
     def ask(self, worker: W, unit: Unit, attempt: int) -> None:
         """A worker wants to compute the gradient of a unit. Whatever it had before, it gave up, and so did an earlier

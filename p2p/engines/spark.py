@@ -325,7 +325,7 @@ def _train(
             if memory_bytes is not None:
                 rows, fingerprint = _in_order(rows, memory_bytes, epoch, partition)
             result = run_partition(job, agent, epoch, partition, rows, attempt, fingerprint)
-        if job.resumes:
+        if job.resumes or job.pushes.wave is not None:
             _read_on(rows)
         _hand_in(accumulators)
         return result

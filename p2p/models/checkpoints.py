@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from gossip.arguments import flag
+from gossip.arguments import flag, one_of
 from gossip.errors import UsageError
 from p2p import arguments
 from p2p.checkpoint import reading
@@ -50,8 +50,10 @@ class Checkpointing:
         """`DeepDist(model, mode, **options)`, or one that goes on with the checkpoints: `model` gets their arrays.
 
         Raises:
-            UsageError: the checkpoints do not fit, or none is whole.
+            UsageError: the checkpoints do not fit, or none is whole; or `mode` is a synchronous one, for which the
+                trainers have no rates.
         """
+        one_of("mode", mode, ("p2p", "master"))
         path = self.path
         if path is None:
             return DeepDist(model, mode, **options)

@@ -30,6 +30,7 @@ from p2p.server.messages import (
     Applied,
     Begin,
     Dropped,
+    Ended,
     Furthest,
     Hello,
     Known,
@@ -68,6 +69,10 @@ FILES_MAX = 8
 
 A = TypeVar("A", bound=Said)
 T = TypeVar("T")
+
+
+class NotNowError(Exception):
+    """The task is to end, and another one goes on with its partition: see `p2p.driver.barrier`."""
 
 
 class MasterGoneError(UsageError):
@@ -168,7 +173,7 @@ class MasterClient:
 
     def begin(self, unit: Unit, attempt: int, layout: Layout, attributes: int) -> MasterModel | None:
         """The model to compute the unit's gradient from, of this layout; None if the unit counts already. The worker
-        has the `attributes` of that version."""
+        has the `attributes` of that version. `NotNowError` if another task is to compute it."""
         return self._surely(lambda: self._begin(unit, attempt, layout, attributes))
 
     def _begin(self, unit: Unit, attempt: int, layout: Layout, attributes: int) -> MasterModel | None:
@@ -177,6 +182,8 @@ class MasterClient:
             _, ready, frames = came
         else:
             ready, frames = self._ask_for(self.begins(unit, attempt, attributes), Ready)
+        if ready.later:
+            raise NotNowError
         if ready.known:
             return None
         nbytes = layout.nbytes + (0 if ready.layout is None else ready.layout.nbytes)
@@ -266,6 +273,10 @@ class MasterClient:
     def furthest(self, epoch: int, partition: int) -> int:
         """The highest chunk of this partition that counts; -1 if none does."""
         return self.ask(Furthest(epoch, partition), Reached)[0].chunk
+
+    def ended(self, epoch: int, partition: int) -> None:
+        """A partition has no more chunks."""
+        self.ask(Ended(epoch, partition), Known)
 
     def leave(self) -> None:
         """The task is over."""

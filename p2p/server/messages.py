@@ -11,6 +11,7 @@
     Knows       does this unit count?                       -> Known
     Which       which of these units count?                 -> Those
     Furthest    how far has this partition been?            -> Reached
+    Ended       this partition has no more chunks           -> Known
     Leaves      nothing more comes from me for now             (no answer)
     Where       who leads, of several masters?              -> Moved
                                                                Refused, to any of them; Moved, where another leads;
@@ -142,6 +143,13 @@ class Furthest(Said, frozen=True):
     partition: Count
 
 
+class Ended(Said, frozen=True):
+    """This partition has no more chunks; of steps that workers take together."""
+
+    epoch: Count
+    partition: Count
+
+
 class Leaves(Said, frozen=True):
     """A task is over."""
 
@@ -165,6 +173,8 @@ class Ready(Said, frozen=True, kw_only=True):
 
     known: bool = False
     """The unit counts already; nothing else is told."""
+    later: bool = False
+    """Not in this run: the task is to end, and another one goes on. Nothing else is told."""
     version: Count = 0
     attributes: Count = 0
     """Their version,"""
@@ -228,7 +238,7 @@ class Refused(Said, frozen=True):
     why: str
 
 
-Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Which | Furthest | Leaves | Where
+Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Which | Furthest | Ended | Leaves | Where
 Answer = Welcome | Ready | Piece | Send | Applied | Known | Those | Reached | Moved | Again | Refused
 
 encode = Encoder().encode

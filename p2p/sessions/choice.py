@@ -3,6 +3,8 @@
 a discipline that mixes       MixSession
 a simulated cluster           SimulatedSession
 mode="master"                 MasterSession
+mode="sync"                   SteppingSession
+mode="averaging"              AveragingSession
 anything else                 AgentSession
 """
 
@@ -16,6 +18,11 @@ from p2p.sessions.agents import AgentSession, Session
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.master import MasterSession
 from p2p.sessions.simulated import SimulatedSession
+from p2p.sessions.synchronous import AveragingSession, SteppingSession
+
+WITH_MASTER: dict[str, type[MasterSession]] = {
+    session.mode: session for session in (MasterSession, SteppingSession, AveragingSession)
+}
 
 
 def session_of(
@@ -43,8 +50,8 @@ def session_of(
         return MixSession(model, *mix, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s)
     epochs = before.epochs if isinstance(before, AgentSession | MasterSession) else 0
     session: AgentSession | MasterSession
-    if mode == "master":
-        session = MasterSession(model, peers=peers, engine=engine, seed=seed, epochs=epochs, standbys=standbys)
+    if mode in WITH_MASTER:
+        session = WITH_MASTER[mode](model, peers=peers, engine=engine, seed=seed, epochs=epochs, standbys=standbys)
     else:
         session = AgentSession(
             model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s, epochs=epochs

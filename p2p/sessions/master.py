@@ -12,12 +12,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
+from gossip.marks import Unit
 from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Light, Model
@@ -46,6 +48,8 @@ class MasterSession:
     """See `p2p.sessions.agents.Session`."""
 
     begun: Begun | None = None
+    mode: ClassVar[str] = "master"
+    """As reports tell."""
 
     def __init__(
         self,
@@ -110,19 +114,7 @@ class MasterSession:
             pushes=training.pushes,
             master=self._address(server, training.staleness.most is not None),
         )
-        made = Coordinator if self._standbys is None else GroupCoordinator
-        coordinator = made(
-            served,
-            training.descent,
-            engine.cancel,
-            job.epochs_before,
-            () if begun is None else begun.units,
-            training.staleness.most,
-            training.pushes.drops_bad,
-            training.staleness.weight,
-        )
-        if isinstance(coordinator, GroupCoordinator):
-            coordinator.workers = self._workers
+        coordinator = self._coordinated(training, engine, job, served, () if begun is None else begun.units)
         self.epochs += training.epochs
         self.begun = None
         before = self.snapshot()
@@ -135,12 +127,37 @@ class MasterSession:
             self._units += coordinator.taken
             served.end()
 
+    def _coordinated(
+        self, training: Training, engine: engines.Engine, job: Job, served: Served, applied: Iterable[Unit]
+    ) -> Coordinator:
+        """The training's coordinator. `applied` are units that an earlier session has taken."""
+        made = Coordinator if self._standbys is None else GroupCoordinator
+        coordinator = made(
+            served,
+            training.descent,
+            engine.cancel,
+            job.epochs_before,
+            applied,
+            training.staleness.most,
+            job.pushes.drops_bad,
+            training.staleness.weight,
+        )
+        if isinstance(coordinator, GroupCoordinator):
+            coordinator.workers = self._workers
+        return coordinator
+
+    def _runs(
+        self, training: Training, engine: engines.Engine, coordinator: Coordinator, job: Job, watching: Watching
+    ) -> Iterator[list[TaskResult]]:
+        """Run the engine until all is done, which is once here."""
+        yield engine.run(job, training.data, self._done)
+
     def _run_job(
         self, training: Training, engine: engines.Engine, coordinator: Coordinator, job: Job, before: Snapshot
     ) -> Report:
         """Have the tasks run, and all that goes with them; then see what came of it."""
         assert self._server is not None
-        self._done = done = Done(training.progress, job.epochs * job.partitions)
+        self._done = Done(training.progress, job.epochs * job.partitions)
         try:
             with (
                 self._group(training, engine, coordinator) as group,
@@ -152,7 +169,8 @@ class MasterSession:
                     feeding(training.feeders, coordinator),
                     caught_up(group),
                 ):
-                    results += engine.run(job, training.data, done)
+                    for found in self._runs(training, engine, coordinator, job, watching):
+                        results += found
                 seconds = time.monotonic() - before.at  # a last look may take longer
                 self._check_rows(coordinator)
                 self._tell(results, coordinator)
@@ -164,7 +182,7 @@ class MasterSession:
         return training.reported(
             Report(
                 peers=now.peers,
-                mode="master",
+                mode=self.mode,
                 rows=sum(result.rows for result in results),
                 seconds=seconds,
                 updates=now.updates - before.updates,

@@ -111,7 +111,7 @@ class GroupCoordinator(Coordinator):
         head, arrays = unpacked(data)
         before = self.version
         try:
-            new = self._take(head, bytearray(arrays))
+            new = self._take_entry(head, bytearray(arrays))
         except Exception as error:  # noqa: BLE001 - the training has ended by it, and who waits is told
             return Outcome(False, error=error)
         stale = max(0, before - head.version) if isinstance(head, Update) else 0
@@ -123,7 +123,7 @@ class GroupCoordinator(Coordinator):
             figures.bytes_in += self.served.snapshots.current.nbytes
         return Outcome(new, stale)
 
-    def _take(self, head: Held, arrays: bytearray) -> bool:
+    def _take_entry(self, head: Held, arrays: bytearray) -> bool:
         match head:
             case Update():
                 update, _ = inflate(head.layout.views(np.frombuffer(arrays, np.uint8)))

@@ -31,8 +31,9 @@ class Attempt(Generic[K]):
 
     def info(self, chunk: int = 0) -> TaskInfo:
         """What user code is told."""
-        job = self.job
-        return TaskInfo(job.run, self.epoch, job.epochs, self.partition, job.partitions, chunk, job.peers, job.seed)
+        job, wave = self.job, self.job.pushes.wave
+        epoch, epochs = (self.epoch, job.epochs) if wave is None else (wave.epoch, wave.epochs)
+        return TaskInfo(job.run, epoch, epochs, self.partition, job.partitions, chunk, job.peers, job.seed)
 
     def unit(self, chunk: int) -> tuple[int, int, int]:
         """The unit of work that is published with a chunk: (epoch of the session, partition, number)."""
@@ -44,8 +45,12 @@ class Attempt(Generic[K]):
 
     @property
     def is_over(self) -> bool:
-        """All units of its epoch count already, in a session that goes on with another one's model."""
-        return self.job.resumes and self.agent.knows(
+        """All units of its epoch count already, in a session that goes on with another one's model; or it has no work
+        in the part of the training that is run now."""
+        job = self.job
+        if job.pushes.wave is not None and self.partition not in job.pushes.wave.partitions:
+            return True
+        return (job.resumes or job.pushes.wave is not None) and self.agent.knows(
             (self.job.epochs_before + self.epoch, self.partition, COUNT_MAX)  # which no chunk has
         )
 
@@ -56,7 +61,8 @@ class Attempt(Generic[K]):
             return 0
         of_rows, number = taken_apart(furthest)
         if of_rows != (self.fingerprint or 0):
-            raise PartitionError.of(other_rows(self.epoch, [self.partition]), self.epoch, self.partition)
+            epoch = self.info().epoch
+            raise PartitionError.of(other_rows(epoch, [self.partition]), epoch, self.partition)
         return number
 
 

@@ -109,6 +109,20 @@ def changes_of(update: Any, model: Model) -> dict[str, Change]:
     return {name: change_of(name, value, specs[name], narrow.get(name)) for name, value in named_parts.items()}
 
 
+def step_here(model: Model, descent: Descent | None, update: Any, base: Arrays) -> None:
+    """What `descent(model, update)` makes of a worker's own model, where it stays; the model begins as `base`, from
+    which the gradient was computed."""
+    returned, update = None, apart(update, model)
+    model.load(base)
+    if descent is None:
+        add_to(model, update)
+    else:
+        returned = model.watch.descent(model, descent, update)
+    if not model.watch.effective:
+        changed = {name: array != base[name] for name, array in model.arrays().items()}
+        model.watch.effect(model, update, returned, changed)
+
+
 def add_to(model: Model, update: Mapping[str, Any]) -> None:
     """Add an update to the model's own arrays, in place.
 

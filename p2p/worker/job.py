@@ -42,6 +42,20 @@ BY_CHUNK = Rhythm()
 
 
 @dataclass(frozen=True)
+class Wave:
+    """The part of a training that is run now, where workers wait for each other."""
+
+    epoch: int
+    """Which one it is,"""
+    epochs: int
+    """of so many in the training. The engine knows of this one alone."""
+    partitions: range
+    """The others have no work in it."""
+    averages: bool = False
+    """Each task trains a model of its own, and these are averaged; else they take steps together."""
+
+
+@dataclass(frozen=True)
 class Pushes:
     """How a worker fetches a master's model, and pushes its updates."""
 
@@ -51,6 +65,8 @@ class Pushes:
     """Chunks whose updates are pushed as one."""
     drops_bad: bool = False
     """Updates with a NaN or an infinity are left out."""
+    wave: Wave | None = None
+    """Of a synchronous training, which is run in parts; None: all of it is run at once."""
 
 
 EACH_CHUNK = Pushes()

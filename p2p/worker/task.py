@@ -25,7 +25,7 @@ from p2p.worker.errors import PartitionError
 from p2p.worker.garbage import leave_out_what_stays
 from p2p.worker.job import Job, TaskInfo, TaskResult
 from p2p.worker.running import CountedRows, current, in_place, pause, running
-from p2p.worker.with_master import WithMaster
+from p2p.worker.with_master import LocalModel, WithMaster
 from p2p.worker.working_copy import Trained, WorkingCopy
 
 __all__ = ["TaskInfo", "current", "in_place", "pause", "run_partition", "train_chunks"]
@@ -84,7 +84,8 @@ def _run_with_master(
     except UsageError as error:
         raise PartitionError.of(error, epoch, partition) from error
     counted = CountedRows(rows, getattr(job.gradient, "rows_in", None))
-    return WithMaster(this, copy).train(_chunks(counted, job.chunk_rows), counted)
+    averages = job.pushes.wave is not None and job.pushes.wave.averages
+    return (LocalModel if averages else WithMaster)(this, copy).train(_chunks(counted, job.chunk_rows), counted)
 
 
 def train_chunks(attempt: BesideAgent, copy: WorkingCopy, rows: Iterable[Any]) -> Generator[None, None, TaskResult]:

@@ -9,6 +9,9 @@ partition cut it at the same chunks, so the units of a group count all at once, 
 
     n_fetch=3    fetch -> gradient -> descent here -> gradient -> descent here -> gradient    fetch -> ...
     n_push=2                   group 0                      push | group 1               ...    push | ...
+
+Where workers take steps together, the master has it wait for all others of the step, or sends it home: another task
+goes on. Where models are averaged, the worker trains its own with the whole partition, and pushes that.
 """
 
 from __future__ import annotations
@@ -18,20 +21,25 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from gossip.arrays import Array, check_finite
+import numpy as np
+
+from gossip.arrays import Array, Arrays, check_finite
 from gossip.errors import MismatchError, NotFiniteError
 from gossip.marks import Unit
 from p2p.adapters.watch import is_nothing
 from p2p.server.any_update import flatten
 from p2p.server.attributes import dress
-from p2p.server.client import ComputeAgainError, MasterClient
+from p2p.server.client import ComputeAgainError, MasterClient, NotNowError
 from p2p.server.messages import Begin
 from p2p.server.sums import summed
 from p2p.worker.attempt import Attempt
-from p2p.worker.delta import add_to, apart
+from p2p.worker.delta import add_to, apart, step_here
 from p2p.worker.job import Descent, TaskResult
 from p2p.worker.running import CountedRows, running
 from p2p.worker.working_copy import Trained, WorkingCopy
+
+MODEL, ROWS = "model", "rows"
+"""Of what a worker pushes that has trained a model of its own: its arrays, and of how many rows they are."""
 
 
 @dataclass
@@ -121,13 +129,18 @@ class WithMaster:
                 rows_again: Iterable[object] = list(chunk_rows) if keeps else chunk_rows
                 self._kept += [(chunk, rows_again)] if keeps else []
                 with running(info, counted, copy):
-                    update = self._compute(chunk, iter(rows_again))
+                    try:
+                        update = self._compute(chunk, iter(rows_again))
+                    except NotNowError:  # the task that goes on counts the rows
+                        return TaskResult(0, self._updates, self._units, copy.model.watch.told())
                     if (chunk + 1) % self._pushes.n_push == 0:
                         self._push_surely(chunk)
                     self._step(chunk, update)
                 update = None  # the next gradient may need the memory
             with running(info, counted, copy):
                 self._push_surely(None)
+            if self._pushes.wave is not None:
+                self._client.ended(*attempt.unit(0)[:2])
         finally:
             self._client.leave()
         return TaskResult(counted.rows, self._updates, self._units, copy.model.watch.told())
@@ -265,6 +278,64 @@ class WithMaster:
 
     def _unit(self, chunk: int) -> Unit:
         return Unit(*self._attempt.unit(chunk))
+
+
+class LocalModel(WithMaster):
+    """The same where each partition trains a model of its own: it is one unit of work."""
+
+    def train(self, rows: Iterable[Iterable[object]], counted: CountedRows) -> TaskResult:
+        attempt, copy = self._attempt, self._copy
+        unit = Unit(*attempt.unit(0))
+        # what descents remember in this process is of this partition alone: it matters to nobody who was here before
+        copy.begin_training(~(unit.epoch * attempt.job.partitions + unit.partition))
+        known = False
+        try:
+            for chunk, chunk_rows in enumerate(rows):
+                info = attempt.info(chunk)
+                with running(info, counted, copy):
+                    known = known or (chunk == 0 and not self._fetch(unit))
+                    if not known:
+                        attempt.seed(chunk)
+                        self._train_chunk(chunk_rows)
+            if known or not counted.count:
+                return TaskResult(counted.rows, 0, int(known), copy.model.watch.told())
+            with running(attempt.info(), counted, copy):
+                copy.model.check_unchanged()
+                new = self._hand_over(unit, {MODEL: dict(copy.model.arrays()), ROWS: counted.rows})
+        finally:
+            self._client.leave()
+        return TaskResult(counted.rows, int(new), 1, copy.model.watch.told())
+
+    def _hand_over(self, unit: Unit, trained: Any) -> bool:
+        """Whether it was the first of its unit, and all its numbers are numbers."""
+        try:
+            arrays = flatten(trained)
+        except NotFiniteError:
+            if not self._pushes.drops_bad:
+                raise
+            self._client.drop(unit)
+            return False
+        return self._client.push(unit, self._copy.merged_at, arrays)
+
+    def _train_chunk(self, rows: Iterable[object]) -> None:
+        """Train the copy with a chunk."""
+        copy, job = self._copy, self._attempt.job
+        base = copy.keep_anew()
+        update = copy.model.watch.gradient(copy.model, job.gradient, rows)
+        if is_nothing(update):
+            copy.model.load(base)
+        elif not isinstance(update, Trained):
+            step_here(copy.model, job.descent, update, base)
+        elif job.descent is not None or update.copy is not copy:
+            step_here(copy.model, job.descent, dict(update) if job.descent else update.as_summed(), base)
+        else:
+            copy.model.watch.in_place()
+            _add_in_place(copy.model.arrays(), update.extra)
+
+
+def _add_in_place(arrays: Arrays, extra: Arrays) -> None:
+    for name, more in extra.items():
+        arrays[name][...] += np.asarray(more, arrays[name].dtype)
 
 
 _dressed: dict[WorkingCopy, int] = {}

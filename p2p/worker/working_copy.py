@@ -185,6 +185,17 @@ class WorkingCopy:
         if self._base is None:
             self._base = {name: array.copy() for name, array in self.model.arrays().items()}
 
+    def keep_anew(self) -> Arrays:
+        """Before a gradient, where training goes on with what the last one came to: a copy of the arrays as they are,
+        from which changes are told. It is the same memory each time."""
+        if self._base is None:
+            self.keep_base()
+        else:
+            for name, array in self.model.arrays().items():
+                np.copyto(self._base[name], array)
+        assert self._base is not None
+        return self._base
+
     def exchanged(self, agent: Neighbor, extra: Arrays, all_rows: bool = False) -> Any:
         """Merge both ways, and return what is to be published, handed to `agent`. Where rows wait, some of them are
         looked at, or `all_rows`; else all that changed is exchanged, exactly."""

@@ -313,7 +313,7 @@ def tiny() -> dict[str, np.ndarray]:
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    with pytest.raises(UsageError, match="mode='ring', expected 'p2p' or 'master'"):
+    with pytest.raises(UsageError, match="mode='ring', expected 'p2p', 'master', 'sync' or 'averaging'"):
         DeepDist(tiny(), "ring")
 
 

@@ -133,6 +133,20 @@ def test_executors_that_mix_learn_and_agree(notebook: Notebook) -> None:
     assert mixed["error"] < 0.05
 
 
+# ------------------------------------------------------------------- two executors of one core that wait for each other
+
+
+@pytest.mark.long
+def test_executors_take_steps_together_and_average_while_some_are_killed(notebook: Notebook) -> None:
+    found = notebook.results("spark_synchronous")
+    for mode in ("sync", "averaging"):
+        (w, updates), each = found["expected"][mode], found[mode]
+        np.testing.assert_allclose(each["w"], w, rtol=0, atol=1e-14)
+        assert each["rows"] == [32, 32], mode
+        assert (each["mode"], each["updates"], each["lost"], each["killed"]) == (mode, updates, 0, True)
+    assert found["executor"] == {"rows": [32, 32], "lost": 0, "killed": True}
+
+
 # ----------------------------------------------------------------------------------- a training that goes on on Spark
 
 

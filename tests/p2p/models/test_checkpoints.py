@@ -231,3 +231,9 @@ def test_passes_stop_where_evaluations_say_so_and_the_best_model_is_left() -> No
     assert np.array_equal(model.weights, weights[1])
     with pytest.raises(UsageError, match="stop_when without evaluate"):
         by_parabolas(stop_when=Patience("value"))
+
+
+@pytest.mark.parametrize("mode", ["sync", "averaging"])
+def test_trainers_in_one_call_take_no_synchronous_mode(mode: Any) -> None:
+    with pytest.raises(UsageError, match=f"mode='{mode}', expected 'p2p' or 'master'"):
+        mlp.fit(mlp.MLP(FEATURES, hidden=(5,), classes=2, seed=3), ROWS, mode=mode, peers=1)

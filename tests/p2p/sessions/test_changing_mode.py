@@ -137,7 +137,7 @@ def test_an_engine_of_one_s_own_is_started_again() -> None:
 @pytest.mark.parametrize(
     ("options", "mode", "message"),
     [
-        ({}, "ring", r"mode='ring', expected 'p2p' or 'master'"),
+        ({}, "ring", r"mode='ring', expected 'p2p', 'master', 'sync' or 'averaging'"),
         ({"discipline": "mix"}, "master", r"discipline='mix' with mode='master', expected 'p2p'"),
         ({"engine": SimulatedCluster(2)}, "master", r"mode='master' on a simulated cluster, expected 'p2p'"),
         ({"codec": "int8"}, "master", r"a codec with mode='master', expected None"),
