@@ -135,6 +135,18 @@ def test_gradients_that_are_sums_are_summed_where_that_is_asked_for() -> None:
     assert model["w"].tobytes() == expected["w"].tobytes()
 
 
+def test_updates_are_added_in_the_order_of_partitions_whoever_comes_first() -> None:
+    def gradient(model: Any, rows: Any) -> Any:
+        (row,) = rows
+        if row > 1:
+            threading.Event().wait(0.3)
+        return {"w": np.full(4, row)}
+
+    data = [[1e16], [-1e16], [1.0]]  # any other order comes to 0
+    model, _ = trained("sync", data, 3, gradient=gradient, descent=None, epochs=1, combine="sum")
+    assert model["w"].tolist() == [1.0] * 4
+
+
 @pytest.mark.parametrize("peers", [1, 3])
 def test_models_are_averaged_by_rows_after_each_epoch(peers: int) -> None:
     model, report = trained("averaging", UNEVEN, peers, epochs=3)
