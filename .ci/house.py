@@ -28,7 +28,6 @@ EXCEPTIONS: dict[str, str] = {
     "gossip/sim/bad_day.py Options": "a table of options, each of which a seed draws by itself",
     "p2p/arguments.py training": "all arguments of a training, each with its check",
     "p2p/deepdist.py __init__": "the arguments of a session, and what each means to the user",
-    "p2p/worker/job.py Job": "a table of what tasks are told of a training, all of which travels",
     "p2p/deepdist.py train": "the arguments of a training, and what each means to the user",
 }
 """What is over a limit, and why it stays."""

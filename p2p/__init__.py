@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from p2p.caution import DeepDistWarning
     from p2p.codec import Codec
     from p2p.deepdist import DeepDist
-    from p2p.driver.coordinator import Feeder
     from p2p.driver.stopping import Patience
     from p2p.driver.watchers import Watcher
     from p2p.engines import Engine
     from p2p.http.client import fetch_model, send_gradient
     from p2p.http.settings import Master
     from p2p.lbfgs.method.options import LBFGS
+    from p2p.master.coordinator import Feeder
     from p2p.report import IncompleteTraining, Report
     from p2p.sessions.cluster import SimulatedCluster
     from p2p.worker.task import current, in_place, pause
@@ -63,7 +63,7 @@ _ROOMS = {
     "DeepDistWarning": "p2p.caution",
     "Engine": "p2p.engines",
     "Faults": "gossip.sim.faults",
-    "Feeder": "p2p.driver.coordinator",
+    "Feeder": "p2p.master.coordinator",
     "IncompleteTraining": "p2p.report",
     "Kind": "gossip.updates",
     "LBFGS": "p2p.lbfgs.method.options",

@@ -17,12 +17,12 @@ from p2p.adapters.model import Model
 from p2p.caution import warn
 from p2p.checkpoint.writing import Place
 from p2p.driver import evaluation
-from p2p.driver.coordinator import check_feeders
-from p2p.driver.staleness import Staleness, Weight, weight_of
 from p2p.driver.stopping import Stopping
 from p2p.driver.watchers import check_watchers
 from p2p.engines import Engine
 from p2p.engines.choice import is_rdd
+from p2p.master.coordinator import check_feeders
+from p2p.master.staleness import Staleness, Weight, weight_of
 from p2p.report import Evaluated
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.training import Training

@@ -33,12 +33,12 @@ from p2p.checkpoint.resuming import Keeping, Resumed, model_of
 from p2p.checkpoint.writing import Place, Writer
 from p2p.codec import Codec
 from p2p.codecs import AUTO, chosen, named
-from p2p.driver.coordinator import Feeder
 from p2p.driver.evaluation import Evaluate
 from p2p.driver.stopping import StopWhen
 from p2p.driver.watchers import Watcher
 from p2p.http import settings
 from p2p.http.settings import Master
+from p2p.master.coordinator import Feeder
 from p2p.report import Evaluated, Report
 from p2p.sessions.choice import session_of
 from p2p.sessions.cluster import SimulatedCluster

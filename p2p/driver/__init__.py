@@ -1,1 +1,1 @@
-"""The parts of the driver program while peers train: the registrar, its own agent, a master, and watchers."""
+"""The parts of the driver program while peers train: the registrar, its own agent, and watchers."""

@@ -17,8 +17,8 @@ import numpy as np
 
 from gossip.arrays import Array
 from gossip.errors import UsageError
-from p2p.driver.coordinator import Coordinator
 from p2p.http.messages import Refused
+from p2p.master.coordinator import Coordinator
 
 UNITS_MAX = 1 << 16
 """Names of counted posts that are remembered from one training to the next."""

@@ -72,7 +72,7 @@ T = TypeVar("T")
 
 
 class NotNowError(Exception):
-    """The task is to end, and another one goes on with its partition: see `p2p.driver.barrier`."""
+    """The task is to end, and another one goes on with its partition: see `p2p.master.barrier`."""
 
 
 class MasterGoneError(UsageError):

@@ -1,6 +1,6 @@
 """A session with a master: the model is in the driver program, and tasks come there for it, without any agent.
 
-engine: tasks -> gradient -> p2p.driver.serving -> coordinator: descent -> the user's own model -> snapshots
+engine: tasks -> gradient -> p2p.master.serving -> coordinator: descent -> the user's own model -> snapshots
 
 With standbys the model is in several processes, one of which leads; the driver program's is one of them.
 """
@@ -24,11 +24,11 @@ from gossip.zmq.sockets import Keys, is_loopback
 from p2p import engines
 from p2p.adapters.model import Light, Model
 from p2p.caution import Cautions, warn
-from p2p.driver.coordinator import Coordinator, feeding
-from p2p.driver.served import Served
-from p2p.driver.serving import Server
 from p2p.driver.watchers import NOTHING_TO_DO, Done, Moment, Seen, Watching
 from p2p.engines.choice import SessionEngine
+from p2p.master.coordinator import Coordinator, feeding
+from p2p.master.served import Served
+from p2p.master.serving import Server
 from p2p.report import PeerReport, Report, Snapshot
 from p2p.row_order import other_rows
 from p2p.server.messages import Address

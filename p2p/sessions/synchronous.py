@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 from gossip.errors import UsageError
 from gossip.marks import Unit
 from p2p import engines
-from p2p.driver.coordinator import Coordinator
-from p2p.driver.gathering import Averaging, Stepping
-from p2p.driver.served import Served
 from p2p.driver.watchers import Watching
 from p2p.engines.local import LocalEngine
+from p2p.master.coordinator import Coordinator
+from p2p.master.gathering import Averaging, Stepping
+from p2p.master.served import Served
 from p2p.sessions.master import MasterSession
 from p2p.sessions.training import Training
 from p2p.worker.job import Job, TaskResult, Wave

@@ -12,11 +12,11 @@ from p2p.adapters.model import Model
 from p2p.checkpoint import likeness
 from p2p.checkpoint.record import TrainingRecord
 from p2p.checkpoint.writing import Writer
-from p2p.driver.coordinator import Feeder
 from p2p.driver.evaluation import Evaluation
-from p2p.driver.staleness import ANY, Staleness
 from p2p.driver.stopping import Stopping
 from p2p.driver.watchers import Watcher
+from p2p.master.coordinator import Feeder
+from p2p.master.staleness import ANY, Staleness
 from p2p.report import Checkpoints, Evaluated, Report
 from p2p.worker.job import BY_CHUNK, EACH_CHUNK, Descent, Gradient, Progress, Pushes, Rhythm
 

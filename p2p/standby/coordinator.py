@@ -18,7 +18,7 @@ from gossip.marks import Unit
 from p2p import parcel
 from p2p.adapters.model import Model
 from p2p.adapters.watch import is_nothing
-from p2p.driver.coordinator import Coordinator
+from p2p.master.coordinator import Coordinator
 from p2p.server.any_update import flatten, inflate
 from p2p.standby.entries import Fed, Held, NoNumber, Update, packed, unpacked
 from p2p.worker.job import Descent

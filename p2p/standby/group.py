@@ -1,6 +1,6 @@
 """A member of a group of masters, at work: the protocol, its sockets, and the thread in which `descent` runs.
 
-    propose -> Member -> Ties -> the others                    p2p.driver.serving
+    propose -> Member -> Ties -> the others                    p2p.master.serving
                Commit -> Applier: descent -> Settled        -> the worker's answer
 
 All but the applier is of the one thread that calls `turn`.
@@ -22,7 +22,7 @@ import zmq
 
 from gossip.arrays import Bytes
 from gossip.errors import UsageError
-from p2p.driver.serving import Settled
+from p2p.master.serving import Settled
 from p2p.server.messages import Dropped, Push
 from p2p.standby.coordinator import GroupCoordinator, Outcome
 from p2p.standby.entries import Fed, Mark, NoNumber, Update, packed, unpacked

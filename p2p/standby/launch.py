@@ -18,7 +18,7 @@ import zmq
 from gossip.errors import UsageError
 from gossip.zmq.sockets import Keys
 from p2p import parcel
-from p2p.driver.serving import Server
+from p2p.master.serving import Server
 from p2p.standby.coordinator import GroupCoordinator
 from p2p.standby.group import Group
 from p2p.standby.member import Member

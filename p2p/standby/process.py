@@ -1,6 +1,6 @@
 """A standby: a process with one member of a group of masters. On Spark it is beside an executor.
 
-    driver program: Open -> the model and `descent`, unpacked -> p2p.driver.serving + p2p.standby.group
+    driver program: Open -> the model and `descent`, unpacked -> p2p.master.serving + p2p.standby.group
                     Shut -> they are forgotten; the next training brings its own
 
 It runs the user's `descent`. It lives as long as its anchor, and ignores Ctrl-C, as an agent does.
@@ -30,9 +30,9 @@ from gossip.zmq.sockets import Keys, is_loopback
 from p2p import open_files, parcel
 from p2p.adapters.model import Model
 from p2p.agent.local_socket import Process, address_towards, leave_with
-from p2p.driver.served import Served
-from p2p.driver.serving import Server
-from p2p.driver.staleness import Weight
+from p2p.master.served import Served
+from p2p.master.serving import Server
+from p2p.master.staleness import Weight
 from p2p.standby.coordinator import GroupCoordinator
 from p2p.standby.group import Group
 from p2p.standby.member import Member

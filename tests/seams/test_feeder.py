@@ -12,7 +12,7 @@ import pytest
 
 from gossip.errors import UsageError
 from p2p import DeepDist
-from p2p.driver.coordinator import Coordinator
+from p2p.master.coordinator import Coordinator
 
 pytestmark = [pytest.mark.slow, pytest.mark.sockets, pytest.mark.usefixtures("place")]
 THREADS = 3

@@ -18,9 +18,9 @@ from p2p import DeepDist, DeepDistWarning, UsageError
 from p2p.adapters.model import Model
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient
-from p2p.driver.coordinator import Coordinator, feeding
-from p2p.driver.serving import Server
 from p2p.engines.local import WORKER, LocalEngine, _Worker
+from p2p.master.coordinator import Coordinator, feeding
+from p2p.master.serving import Server
 from p2p.server.client import MasterClient
 from p2p.worker.job import Job, TaskResult
 from p2p.worker.task import current, run_partition

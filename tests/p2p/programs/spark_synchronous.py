@@ -12,7 +12,7 @@ import numpy as np
 from spark_context import spark_context, write_results
 
 from p2p import DeepDist
-from p2p.driver import barrier
+from p2p.master import barrier
 from p2p.worker.task import current
 
 ROWS, CHUNK_ROWS, EPOCHS, RATE = (5, 8, 3), 2, 2, 0.3

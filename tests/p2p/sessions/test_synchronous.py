@@ -17,8 +17,8 @@ import pytest
 
 from p2p import DeepDist, DeepDistWarning, UsageError, current
 from p2p.descents import SGD, LocalSteps, Momentum
-from p2p.driver import barrier
 from p2p.engines.local import LocalEngine
+from p2p.master import barrier
 from p2p.report import Report
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]

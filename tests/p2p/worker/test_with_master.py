@@ -12,9 +12,9 @@ import pytest
 from gossip.errors import UsageError
 from gossip.marks import Unit
 from p2p.adapters.model import Model
-from p2p.driver.coordinator import Coordinator, feeding
-from p2p.driver.served import Served
-from p2p.driver.serving import Server
+from p2p.master.coordinator import Coordinator, feeding
+from p2p.master.served import Served
+from p2p.master.serving import Server
 from p2p.server import client
 from p2p.worker.errors import PartitionError, told
 from p2p.worker.job import Job, Pushes, TaskResult

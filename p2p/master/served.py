@@ -17,7 +17,7 @@ from gossip.arrays import Arrays, check_finite
 from gossip.errors import MismatchError, NotFiniteError
 from p2p.adapters import nesting
 from p2p.adapters.model import Model
-from p2p.driver.snapshots import Snapshots
+from p2p.master.snapshots import Snapshots
 from p2p.server.attributes import Attributes
 from p2p.worker.delta import add_to
 from p2p.worker.job import Descent

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gossip.marks import Unit
-from p2p.driver.tickets import Tickets
+from p2p.master.tickets import Tickets
 
 CHUNKS = 6
 

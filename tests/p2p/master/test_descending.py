@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from p2p.driver import descending as module
-from p2p.driver.descending import Descending
+from p2p.master import descending as module
+from p2p.master.descending import Descending
 
 SOON_S = 60.0
 

@@ -11,7 +11,7 @@ import pytest
 
 from gossip.arrays import Layout, Packed
 from gossip.errors import MismatchError
-from p2p.driver.snapshots import FILES_KEPT, FILES_MAX, PINNED_MAX, Snapshots
+from p2p.master.snapshots import FILES_KEPT, FILES_MAX, PINNED_MAX, Snapshots
 from p2p.server.shared import open_at
 
 LAYOUT = Layout.of({"n": np.zeros(1, np.int64), "w": np.zeros((3, 2), np.float32)})

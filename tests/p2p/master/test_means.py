@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from gossip.errors import UsageError
-from p2p.driver.means import ModelSum, combined
+from p2p.master.means import ModelSum, combined
 
 Line = namedtuple("Line", ["w", "b"])
 

@@ -1,5 +1,5 @@
 """The master's ends of the connections to workers: a thread that answers them, one request after the other, also while
-a descent that takes long runs in another one (`p2p.driver.descending`).
+a descent that takes long runs in another one (`p2p.master.descending`).
 
     Begin -> the model as it is now: its file, or its bytes        Push -> the update -> coordinator: descent -> Applied
 
@@ -31,11 +31,11 @@ from gossip.errors import UsageError
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq.sockets import Keys, bind, check_address, open_socket
 from p2p.agent.local_socket import Process
-from p2p.driver.coordinator import Coordinator
-from p2p.driver.descending import Descending, Outcome
-from p2p.driver.served import Served
-from p2p.driver.snapshots import Snapshot
-from p2p.driver.tickets import Tickets, Turns
+from p2p.master.coordinator import Coordinator
+from p2p.master.descending import Descending, Outcome
+from p2p.master.served import Served
+from p2p.master.snapshots import Snapshot
+from p2p.master.tickets import Tickets, Turns
 from p2p.server.any_update import inflate
 from p2p.server.messages import (
     INLINE_BYTES_MAX,

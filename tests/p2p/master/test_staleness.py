@@ -11,9 +11,9 @@ import pytest
 
 from gossip.errors import UsageError
 from p2p.adapters.model import Model
-from p2p.driver.coordinator import Coordinator
-from p2p.driver.served import Served
-from p2p.driver.staleness import Weighing, inverse, weight_of
+from p2p.master.coordinator import Coordinator
+from p2p.master.served import Served
+from p2p.master.staleness import Weighing, inverse, weight_of
 
 SOON_S = 60.0
 

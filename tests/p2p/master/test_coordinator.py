@@ -11,8 +11,8 @@ import pytest
 from gossip.errors import UsageError
 from gossip.marks import Counted, Mark, Unit, packed
 from p2p.adapters.model import Model
-from p2p.driver.coordinator import Coordinator, check_feeders, feeding
-from p2p.driver.served import Served
+from p2p.master.coordinator import Coordinator, check_feeders, feeding
+from p2p.master.served import Served
 from p2p.row_order import numbered
 
 SOON_S = 60.0

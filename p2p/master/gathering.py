@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 from gossip.errors import NotFiniteError
 from gossip.marks import Unit
 from p2p.adapters.model import Model
-from p2p.driver.barrier import Barrier
-from p2p.driver.coordinator import Coordinator
-from p2p.driver.means import ModelSum, combined
-from p2p.driver.served import Served
-from p2p.driver.tickets import Turns
+from p2p.master.barrier import Barrier
+from p2p.master.coordinator import Coordinator
+from p2p.master.means import ModelSum, combined
+from p2p.master.served import Served
+from p2p.master.tickets import Turns
 from p2p.worker.job import Descent
 from p2p.worker.with_master import MODEL, ROWS
 

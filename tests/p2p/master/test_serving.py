@@ -16,11 +16,11 @@ from gossip.errors import UsageError
 from gossip.marks import Unit
 from gossip.zmq.sockets import Keys, open_socket
 from p2p.adapters.model import Model
-from p2p.driver import descending
-from p2p.driver import serving as module
-from p2p.driver.coordinator import Coordinator
-from p2p.driver.served import Served
-from p2p.driver.serving import Server
+from p2p.master import descending
+from p2p.master import serving as module
+from p2p.master.coordinator import Coordinator
+from p2p.master.served import Served
+from p2p.master.serving import Server
 from p2p.server.any_update import flatten
 from p2p.server.client import MasterClient, MasterGoneError
 from p2p.server.messages import (

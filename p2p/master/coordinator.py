@@ -1,6 +1,6 @@
 """Master mode: the coordinator in the driver program owns the model.
 
-    workers -> p2p.driver.serving -----------> submit -> descent, one after the other -> a snapshot -> workers
+    workers -> p2p.master.serving -----------> submit -> descent, one after the other -> a snapshot -> workers
     whatever else brings updates -> a feeder -> submit
 
 `descent` runs here. Of the attempts of one chunk the first that comes is applied, and no other.
@@ -20,9 +20,9 @@ from gossip.marks import Counted, Mark, Unit, packed
 from p2p.adapters.model import Model
 from p2p.adapters.nesting import by_name
 from p2p.adapters.watch import is_nothing
-from p2p.driver.served import Served, check_numbers
-from p2p.driver.staleness import Weighing, Weight
-from p2p.driver.tickets import Tickets, Turns
+from p2p.master.served import Served, check_numbers
+from p2p.master.staleness import Weighing, Weight
+from p2p.master.tickets import Tickets, Turns
 from p2p.row_order import taken_apart
 from p2p.worker.errors import original
 from p2p.worker.job import Descent

@@ -12,8 +12,8 @@ import pytest
 
 from gossip.fields import COUNT_MAX
 from gossip.marks import Unit
-from p2p.driver import barrier as module
-from p2p.driver.barrier import Barrier, Place
+from p2p.master import barrier as module
+from p2p.master.barrier import Barrier, Place
 from p2p.row_order import numbered
 
 SLOTS_SHORT = 500.0
