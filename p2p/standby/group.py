@@ -27,11 +27,15 @@ from p2p.server.messages import Dropped, Push
 from p2p.standby.coordinator import GroupCoordinator, Outcome
 from p2p.standby.entries import Fed, Mark, NoNumber, Update, packed, unpacked
 from p2p.standby.member import Commit, Effect, GiveCopy, Leads, Member, Send, TakeCopy
-from p2p.standby.messages import House, Offer, OfHouse, Place, Recover, Said
+from p2p.standby.messages import Entry, House, Offer, OfHouse, Place, Prepare, Recover, Said
 from p2p.standby.ties import Ties
 
 log = logging.getLogger("p2p")
 
+BACKLOG_MAX = 64
+"""Entries that wait for `descent` in a member that does not lead, and"""
+BACKLOG_BYTES = 256 << 20
+"""their bytes, about; it takes no more then."""
 OFFER_AGAIN_S = 1.0
 ERROR_S = 5.0
 """So long an error of a task waits for that of `descent`."""
@@ -234,10 +238,17 @@ class Group:
         if isinstance(message, House):
             self.house.append((sender, message, data))
             return
+        if isinstance(message, Prepare | Entry) and data is not None and self._is_behind(len(data)):
+            return  # as if it was lost: it is fetched later
         if isinstance(message, Recover):
             self._places[sender] = message.place
             self._ties.connect(sender, message.place.endpoint)
         self._carry_out(self._member.receive(sender, message, data, time.monotonic()))
+
+    def _is_behind(self, nbytes: int) -> bool:
+        """`descent` is slower here than elsewhere: entries that it waits for are not to pile up."""
+        waiting = self._applier.todo.qsize()
+        return waiting > BACKLOG_MAX or waiting * nbytes > BACKLOG_BYTES
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:

@@ -37,6 +37,11 @@ from p2p.server.messages import (
     decode_answer,
     encode,
 )
+from p2p.standby.coordinator import GroupCoordinator
+from p2p.standby.group import Group
+from p2p.standby.member import Member
+from p2p.standby.messages import Place
+from p2p.standby.ties import Ties
 
 pytestmark = pytest.mark.sockets
 
@@ -49,13 +54,27 @@ class World:
     """A master of a model of so many numbers, which adds what comes."""
 
     def __init__(
-        self, size: int, keys: Keys | None = None, descent: Any = None, max_staleness: int | None = None
+        self,
+        size: int,
+        keys: Keys | None = None,
+        descent: Any = None,
+        max_staleness: int | None = None,
+        agreed: bool = False,
     ) -> None:
+        """`agreed`: it is a group of masters, of one member."""
         self.model: dict[str, Any] = {"w": np.zeros(size, np.float32)}
         self.served = Served(Model(self.model))
         self.ended = threading.Event()
-        self.coordinator = Coordinator(self.served, descent, self.ended.set, max_staleness=max_staleness)
+        kind = GroupCoordinator if agreed else Coordinator
+        self.coordinator = kind(self.served, descent, self.ended.set, max_staleness=max_staleness)
         self.server = Server("127.0.0.1", "the run", keys)
+        self.group: Group | None = None
+        self.context: zmq.Context[Any] = zmq.Context()
+        if isinstance(self.coordinator, GroupCoordinator):
+            self.ties = Ties(self.context, "the run", 0, 0, "127.0.0.1", keys)
+            place = Place(self.ties.endpoint, self.server.address.endpoint)
+            self.group = Group(self.ties, Member(0, 1), [place], self.coordinator, self.server.wake)
+            self.server.agreement = self.group
         self.server.start(self.coordinator)
         self.clients: list[MasterClient] = []
 
@@ -79,8 +98,13 @@ class World:
     def close(self) -> None:
         for client in self.clients:
             client.close()
+        self.server.stop()
+        if self.group is not None:
+            self.group.close()
+            self.ties.close()
         self.server.close()
         self.served.close()
+        self.context.term()
 
 
 @pytest.fixture
@@ -96,11 +120,12 @@ def made() -> Iterator[Any]:
         world.close()
 
 
+@pytest.mark.parametrize("agreed", [False, True], ids=["alone", "agreed"])
 @pytest.mark.parametrize("far", [False, True], ids=["one host", "far"])
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("keys", [None, Keys.generate()], ids=["open", "encrypted"])
-def test_a_model_goes_out_and_updates_come_in(made: Any, size: int, far: bool, keys: Keys | None) -> None:
-    world = made(size, keys)
+def test_a_model_goes_out_and_updates_come_in(made: Any, size: int, far: bool, keys: Keys | None, agreed: bool) -> None:
+    world = made(size, keys, agreed=agreed)
     one, two = world.client(far), world.client(far)
     assert far or one.shares_memory
     total = 0.0
@@ -118,8 +143,9 @@ def test_a_model_goes_out_and_updates_come_in(made: Any, size: int, far: bool, k
     assert figures == [(2, [0, 0]), (3, [0, 0, 0])]
 
 
-def test_an_update_is_as_old_as_what_was_applied_since_its_model(made: Any) -> None:
-    world = made(SMALL)
+@pytest.mark.parametrize("agreed", [False, True], ids=["alone", "agreed"])
+def test_an_update_is_as_old_as_what_was_applied_since_its_model(made: Any, agreed: bool) -> None:
+    world = made(SMALL, agreed=agreed)
     client = world.client()
     for chunk, version in enumerate([0, 0, 0, 3]):
         world.push(client, 1, chunk, version)
@@ -127,8 +153,9 @@ def test_an_update_is_as_old_as_what_was_applied_since_its_model(made: Any) -> N
     assert worker.staleness == [0, 1, 2, 0]
 
 
-def test_many_workers_at_once_lose_nothing(made: Any) -> None:
-    world = made(LARGE)
+@pytest.mark.parametrize("agreed", [False, True], ids=["alone", "agreed"])
+def test_many_workers_at_once_lose_nothing(made: Any, agreed: bool) -> None:
+    world = made(LARGE, agreed=agreed)
 
     def work(number: int) -> None:
         client = world.client(far=number % 2 == 1)

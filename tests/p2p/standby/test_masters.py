@@ -17,6 +17,9 @@ import pytest
 from gossip.errors import UsageError
 from p2p import DeepDist, current
 from p2p.sessions.master import MasterSession
+from p2p.standby import group as group_module
+from p2p.standby.group import Group
+from p2p.standby.member import FETCHED_MAX
 
 PARTITIONS = 4
 CHUNKS = 400
@@ -211,6 +214,29 @@ def test_what_other_processes_send_counts_at_every_master() -> None:
         dd.train(data(), gradient, chunk_rows=1, feeders=[feeder])
     assert feeder.new == [True, False, True, False]
     assert model["w"][0] == sum(map(sum, data())) + 2
+
+
+def test_updates_do_not_pile_up_where_descent_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a driver program that is busy with something else."""
+    waiting: list[int] = []
+    turn, here = Group.turn, os.getpid()
+
+    def looked_at(group: Group) -> Any:
+        waiting.append(group._applier.todo.qsize())
+        return turn(group)
+
+    def descent(model: Any, update: Any) -> None:
+        model["w"] += update["w"]
+        if os.getpid() == here:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Group, "turn", looked_at)
+    monkeypatch.setattr(group_module, "BACKLOG_MAX", 5)
+    model: dict[str, Any] = {"w": np.zeros(3)}
+    with DeepDist(model, mode="master", peers=2, standbys=2) as dd:
+        dd.train(data(), gradient, descent, chunk_rows=1)
+    assert model["w"][0] == sum(map(sum, data()))
+    assert 5 < max(waiting) <= 5 + FETCHED_MAX
 
 
 @pytest.mark.parametrize(
