@@ -36,6 +36,7 @@ def held(place: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_ten_sessions_leave_no_thread_no_descriptor_no_process_and_no_segment(
     place: Any, eventually: Callable[[Callable[[], bool], float], bool], settled: Any
 ) -> None:

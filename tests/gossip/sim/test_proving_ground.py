@@ -68,6 +68,7 @@ SELDOM = {
 """By event: in which states it finds no peer on these 40 days, or fewer than ten times. All others are reached."""
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_promise_holds_on_a_bad_day(over_all_cores: Callable[..., list[Outcome]]) -> None:
     # enough to catch every mutant below but two; `make soak` runs as many as one likes

@@ -69,6 +69,7 @@ def test_ctrl_c_leaves_the_model_trained_so_far_and_a_last_checkpoint(
     assert set(found.arrays["seen"]) <= {0.0, 1.0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after_s", [0.0, 0.2, 0.5, 1.0])
 def test_ctrl_c_while_agents_start_leaves_the_model_and_nothing_else(
     place: Any, start_program: Any, eventually: Any, after_s: float
@@ -134,6 +135,7 @@ def test_a_checkpoint_is_resumed_by_another_number_of_peers(tmp_path: Path, mode
         assert (dd.model["seen"] == 3.0).all()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("place")
 def test_peers_that_mix_go_on_from_the_mean_of_their_replicas(tmp_path: Path) -> None:
     """Of an update that is mixed while replicas are read, the mean may have a part: one of two peers has some 32."""
@@ -160,6 +162,7 @@ def steadily(model: Any, rows: Iterator[int]) -> Any:
     return place.trained({})
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("place")
 def test_exchanges_in_the_middle_of_a_gradient_go_on_behind_the_rows_that_count(tmp_path: Path) -> None:
     data = [list(range(part * 25, part * 25 + 25)) for part in range(4)]

@@ -90,6 +90,7 @@ def test_an_observer_that_dies_or_stands_still_costs_nothing(how: Any, beside: A
         assert dd.model["n"].tolist() == [2 * PARTS * CHUNKS] * 3
 
 
+@pytest.mark.long
 def test_one_observer_after_the_other_may_die(eventually: Any, beside: Any, tmp_path: Path) -> None:
     gradient = Slow(tmp_path, 0.1)
     killed = []
@@ -252,6 +253,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
             pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("on_incomplete", ["raise", "warn"])
 def test_what_an_agent_holds_that_stands_still_is_told(
     on_incomplete: Any, place: Any, eventually: Any, tmp_path: Path, stopped: set[int]

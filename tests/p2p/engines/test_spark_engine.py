@@ -122,6 +122,7 @@ def notebook(start: Any, make_place: Any, eventually: Any) -> Iterator[Notebook]
 # ----------------------------------------------------------------------------------- two executors of one core that mix
 
 
+@pytest.mark.long
 def test_executors_that_mix_learn_and_agree(notebook: Notebook) -> None:
     mixed = notebook.results("spark_mixing")
     assert [role for role, _, _ in mixed["peers"]] == ["peer", "peer"]
@@ -542,6 +543,7 @@ def test_an_agent_that_stands_still_when_a_training_begins_is_replaced_when_it_g
 # ------------------------------------------------------------------------------------------- linear models by one call
 
 
+@pytest.mark.long
 def test_linear_models_are_trained_from_rdds_of_rows_and_of_blocks(notebook: Notebook) -> None:
     trained = notebook.results("spark_linear")
     rows, blocks = trained["rows"], trained["blocks"]
@@ -555,6 +557,7 @@ def test_linear_models_are_trained_from_rdds_of_rows_and_of_blocks(notebook: Not
 # ------------------------------------------------------------------------------------------------ word2vec by one call
 
 
+@pytest.mark.long
 def test_word2vec_is_trained_from_an_rdd_a_dataframe_and_files(notebook: Notebook) -> None:
     trained = notebook.results("spark_word2vec")
     for name in ("rdd", "tokens", "folder"):
@@ -617,6 +620,7 @@ def shuffled(notebook: Notebook) -> Any:
     return notebook.results("spark_shuffled")
 
 
+@pytest.mark.long
 def test_spark_says_how_rows_come_that_it_computes_again(shuffled: Any) -> None:
     assert shuffled["orders"] == {
         "plain": "DETERMINATE",
@@ -764,6 +768,7 @@ UTF_16 = "'/utf-16' is UTF-16, expected UTF-8: convert it, as by iconv -f UTF-16
 LATIN_1 = "'/latin/text' is not in UTF-8 (byte 0 is 0xe9): say its encoding=, such as"
 
 
+@pytest.mark.long
 def test_files_are_read_on_spark_as_without_or_refused_as_without(inputs: Any) -> None:
     files = inputs["files"]
     assert files.pop("utf-16") == UTF_16

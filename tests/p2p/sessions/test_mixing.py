@@ -138,6 +138,7 @@ def test_the_mean_of_all_replicas_is_the_start_and_all_updates_over_the_number_o
     np.testing.assert_allclose(model["w"], [10 + 3 * 21 / 2, 10 + 12 / 2, 10], rtol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.sockets
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")

@@ -670,6 +670,7 @@ def check_what_the_user_gets(seed: int) -> Counter[str]:
     return counts
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_user_s_model_is_the_sum_of_what_living_peers_accepted() -> None:
     counts = sum((check_what_the_user_gets(seed) for seed in range(12)), start=Counter[str]())

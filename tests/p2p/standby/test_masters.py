@@ -104,7 +104,7 @@ def stick(pid: int, folder: Path, seconds: int = 4) -> None:
     (folder / "wish").rename(folder / f"stick-{pid}")  # nobody reads half of it
 
 
-@pytest.mark.parametrize("strike", [kill, freeze, stick])
+@pytest.mark.parametrize("strike", [kill, *(pytest.param(each, marks=pytest.mark.long) for each in (freeze, stick))])
 def test_another_leads_when_the_one_that_leads_is_lost(tmp_path: Path, strike: Callable[[int, Path], None]) -> None:
     trained(tmp_path, strike)
 
@@ -115,6 +115,7 @@ def test_five_times_in_a_row(tmp_path: Path, strike: Callable[[int, Path], None]
     trained(tmp_path, strike, times=5)
 
 
+@pytest.mark.long
 def test_attributes_and_the_state_of_descent_are_the_same_after_a_change(tmp_path: Path) -> None:
     """A descent that keeps something for itself."""
 
@@ -141,6 +142,7 @@ def test_attributes_and_the_state_of_descent_are_the_same_after_a_change(tmp_pat
     np.testing.assert_allclose(model["w"], expected, rtol=1e-12)
 
 
+@pytest.mark.long
 def test_a_promise_of_staleness_is_kept_over_a_change(tmp_path: Path) -> None:
     seen: list[int] = []
 

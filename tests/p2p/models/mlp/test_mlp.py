@@ -89,6 +89,7 @@ def test_peers_learn_what_no_linear_model_can(descent: Any) -> None:
     assert report.rows == 40 * 800, "of blocks the rows are counted"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.sockets
 @pytest.mark.usefixtures("place")

@@ -299,6 +299,7 @@ def test_tables_that_do_not_fit_the_vocabulary_are_refused() -> None:
     refused(r"sample_int of \d+ words, got \(1,\)", lambda m: m.wv.expandos.update(sample_int=np.ones(1, np.uint32)))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("installed", ["in a folder", "in a zip"])
 def test_it_trains_where_no_cache_can_be_written(installed: str, tmp_path: Path) -> None:
