@@ -75,6 +75,7 @@ def train(dd: Any, gradient: Any, **settings: Any) -> Any:
     return dd.train([range(CHUNKS) for _ in range(PARTS)], gradient, chunk_rows=1, **settings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_an_observer_that_dies_or_stands_still_costs_nothing(how: Any, beside: Any, tmp_path: Path) -> None:
     gradient = Slow(tmp_path, 0.03 if how == signal.SIGKILL else 0.1)  # to stand still is seen after five seconds

@@ -634,6 +634,7 @@ def test_spark_says_how_rows_come_that_it_computes_again(shuffled: Any) -> None:
     }
 
 
+@pytest.mark.long
 def test_every_line_of_a_compressed_file_counts_once_when_attempts_fail(shuffled: Any) -> None:
     order, trained = shuffled["text"]
     assert order == "UNORDERED"

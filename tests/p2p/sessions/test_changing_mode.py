@@ -58,6 +58,7 @@ def test_trainings_of_both_modes_add_up(order: tuple[Any, ...], settled: Callabl
         assert dd.model["w"] == [101], "what the user wrote counts, and the mode is the session's own again"
 
 
+@pytest.mark.long
 def test_random_numbers_are_those_of_a_session_that_stays_as_it_is() -> None:
     def gradient(model: Any, rows: Any) -> Any:
         assert sum(rows) == 3

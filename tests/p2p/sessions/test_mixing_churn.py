@@ -169,7 +169,7 @@ def test_no_strategy_is_left_out() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
-    "group", [pytest.param(name, marks=[] if name in ("tree", "pairs") else [pytest.mark.long]) for name in GROUPS]
+    "group", [pytest.param(name, marks=[] if name == "pairs" else [pytest.mark.long]) for name in GROUPS]
 )
 def test_agents_that_die_come_late_or_stand_still_leave_the_others_on_their_way(group: str, tmp_path: Path) -> None:
     """The goal is reached, which what is remembered of a neighbor that is gone would pull everybody away from."""

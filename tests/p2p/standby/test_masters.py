@@ -19,7 +19,7 @@ from p2p import DeepDist, current
 from p2p.sessions.master import MasterSession
 from p2p.standby import group as group_module
 from p2p.standby.group import Group
-from p2p.standby.member import FETCHED_MAX
+from p2p.standby.member import FETCHED_MAX, KEPT_MAX
 
 PARTITIONS = 4
 CHUNKS = 400
@@ -235,10 +235,12 @@ def test_updates_do_not_pile_up_where_descent_is_slow(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Group, "turn", looked_at)
     monkeypatch.setattr(group_module, "BACKLOG_MAX", 5)
     model: dict[str, Any] = {"w": np.zeros(3)}
+    rows = [partition[:100] for partition in data()]
     with DeepDist(model, mode="master", peers=2, standbys=2) as dd:
-        dd.train(data(), gradient, descent, chunk_rows=1)
-    assert model["w"][0] == sum(map(sum, data()))
-    assert 5 < max(waiting) <= 5 + FETCHED_MAX
+        report = dd.train(rows, gradient, descent, chunk_rows=1)
+    assert model["w"][0] == sum(map(sum, rows))
+    # where a new view begins, which on a loaded machine may be, all that is kept of its log comes at once
+    assert 5 < max(waiting) <= (5 + FETCHED_MAX if not report.failovers else KEPT_MAX)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 EXAMPLE = Path(__file__).parents[4] / "examples" / "dbn.py"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.sockets
 @pytest.mark.usefixtures("place")
