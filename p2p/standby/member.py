@@ -262,7 +262,7 @@ class Member:
 
     def _follow(self, leader: int, committed: int, last: int, now: float) -> list[Effect]:
         """Commit so far as this member has it, and ask for what it lacks of the leader's entries."""
-        self._times.wanted, self._times.patience_s = max(last, committed), SILENCE_S
+        self._times.wanted, self._times.safe, self._times.patience_s = max(last, committed), committed, SILENCE_S
         effects: list[Effect] = [Send(leader, Prepared(view=self.view, number=self.last))]
         effects += self._commit_to(min(committed, self.last))
         if self._times.wanted > self.last and now - self._times.asked_at > FETCH_AGAIN_S:
@@ -410,6 +410,7 @@ class Member:
                 return []
             self._entries.append(Kept(message.tag, data))
             effects: list[Effect] = [Send(sender, Prepared(view=self.view, number=self.last))]
+            effects += self._commit_to(min(self._times.safe, self.last))
             if self.last == self._times.asked_to < self._times.wanted:
                 effects.append(self._ask_for_more(sender, now))
             return effects
@@ -505,7 +506,9 @@ class Times:
     asked_to: int = 0
     """up to this one,"""
     wanted: int = 0
-    """of so many."""
+    """of so many,"""
+    safe: int = 0
+    """of which so many are safe, as its leader said last."""
     patience_s: float = BEGIN_S
     place: Place = NOWHERE
 
@@ -517,3 +520,4 @@ class Times:
     def settle(self, now: float) -> None:
         """It is over."""
         self.heard_at, self.patience_s, self.beat_at, self.asked_at = now, SILENCE_S, now, -1e9
+        self.wanted = self.safe = 0

@@ -9,7 +9,19 @@ import pytest
 from p2p.standby import member as member_module
 from p2p.standby.log import Kept
 from p2p.standby.member import Commit, Effect, Leads, Member, Send
-from p2p.standby.messages import Committed, Copy, Log, Place, Prepare, Prepared, Recovered, Report, Suspect
+from p2p.standby.messages import (
+    Committed,
+    Copy,
+    Entry,
+    Fetch,
+    Log,
+    Place,
+    Prepare,
+    Prepared,
+    Recovered,
+    Report,
+    Suspect,
+)
 from p2p.standby.simulated import Bad, Fault, Group, WrongError
 
 FAULTS: tuple[Fault, ...] = ("kill", "stand still", "cut off")
@@ -124,6 +136,15 @@ def test_a_follower_applies_what_is_safe_and_no_more() -> None:
     for number in (1, 2):
         follower.receive(0, Prepare(view=0, number=number, tag=0, committed=0), b"x", 0.0)
     assert commits(follower.receive(0, Committed(view=0, number=1, last=2), None, 0.1)) == [1]
+
+
+def test_what_is_fetched_is_applied_as_it_comes() -> None:
+    """Not all of it at the next beat: it would pile up."""
+    follower = Member(1, 3)
+    effects = follower.receive(0, Committed(view=0, number=2, last=3), None, 0.0)
+    assert said(effects, Fetch)[0].message == Fetch(view=0, numbers=(1, 2, 3))
+    came = [follower.receive(0, Entry(view=0, number=number, tag=0), b"x", 0.0) for number in (1, 2, 3)]
+    assert [commits(effects) for effects in came] == [[1], [2], []]
 
 
 def test_the_furthest_log_of_the_latest_view_begins_the_next_one() -> None:
