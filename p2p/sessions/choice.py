@@ -51,7 +51,8 @@ def session_of(
     epochs = before.epochs if isinstance(before, AgentSession | MasterSession) else 0
     session: AgentSession | MasterSession
     if mode in WITH_MASTER:
-        session = WITH_MASTER[mode](model, peers=peers, engine=engine, seed=seed, epochs=epochs, standbys=standbys)
+        followed = standbys if mode == "master" else 0  # where workers take steps together, no other master could go on
+        session = WITH_MASTER[mode](model, peers=peers, engine=engine, seed=seed, epochs=epochs, standbys=followed)
     else:
         session = AgentSession(
             model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s, epochs=epochs

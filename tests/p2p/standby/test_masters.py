@@ -218,6 +218,15 @@ def test_what_other_processes_send_counts_at_every_master() -> None:
     assert model["w"][0] == sum(map(sum, data())) + 2
 
 
+def test_a_session_with_standbys_trains_in_other_modes_too() -> None:
+    rows = [partition[:20] for partition in data()]
+    model: dict[str, Any] = {"w": np.zeros(3)}
+    with DeepDist(model, mode="master", peers=2, standbys=2) as dd:
+        for mode in ("p2p", "sync", None):
+            dd.train(rows, gradient, mode=mode, chunk_rows=1, combine="sum" if mode == "sync" else None)
+    assert model["w"][0] == 3 * sum(map(sum, rows))
+
+
 def test_updates_do_not_pile_up_where_descent_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a driver program that is busy with something else."""
     waiting: list[int] = []
