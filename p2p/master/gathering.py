@@ -9,6 +9,7 @@ gathered again by whoever goes on.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from p2p.worker.job import Descent
 from p2p.worker.with_master import MODEL, ROWS
 
 
-class Gathering(Coordinator):
+class Gathering(Coordinator, ABC):
     """What both have: units that are gathered, and do not count yet."""
 
     def __init__(
@@ -63,8 +64,9 @@ class Gathering(Coordinator):
         self._gather(update, unit)
         self._gathered.add(unit)
 
+    @abstractmethod
     def _gather(self, update: Any, unit: Unit) -> None:
-        raise NotImplementedError
+        """Keep what a worker came to until all have."""
 
 
 class Stepping(Gathering):

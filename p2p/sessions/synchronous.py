@@ -8,7 +8,7 @@ Both are sessions with a master: tasks find it as in `p2p.sessions.master`.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ from p2p.sessions.training import Training
 from p2p.worker.job import Job, TaskResult, Wave
 
 
-class SynchronousSession(MasterSession):
+class SynchronousSession(MasterSession, ABC):
     """What both have: the engine is run for one part of the training after the other."""
 
     def _runs(
@@ -56,7 +56,6 @@ class SynchronousSession(MasterSession):
     @abstractmethod
     def _waves(self, coordinator: Any, job: Job, is_over: Callable[[], bool]) -> Iterator[Wave]:
         """What is run one after the other, until all is, or `is_over()`."""
-        raise NotImplementedError
 
     def _count(self, coordinator: Any, done: int) -> int:
         """Partitions that are done, of all epochs, where it would be so many if each was run once."""
