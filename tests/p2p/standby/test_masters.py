@@ -239,12 +239,12 @@ def test_updates_do_not_pile_up_where_descent_is_slow(monkeypatch: pytest.Monkey
     def descent(model: Any, update: Any) -> None:
         model["w"] += update["w"]
         if os.getpid() == here:
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     monkeypatch.setattr(Group, "turn", looked_at)
     monkeypatch.setattr(group_module, "BACKLOG_MAX", 5)
     model: dict[str, Any] = {"w": np.zeros(3)}
-    rows = [partition[:100] for partition in data()]
+    rows = [partition[:40] for partition in data()]
     with DeepDist(model, mode="master", peers=2, standbys=2) as dd:
         report = dd.train(rows, gradient, descent, chunk_rows=1)
     assert model["w"][0] == sum(map(sum, rows))
