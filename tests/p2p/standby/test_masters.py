@@ -21,6 +21,8 @@ from p2p.standby import group as group_module
 from p2p.standby.group import Group
 from p2p.standby.member import FETCHED_MAX, KEPT_MAX
 
+pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]
+
 PARTITIONS = 4
 CHUNKS = 400
 PAUSE_S = 0.004
