@@ -148,6 +148,7 @@ class Standbys:
 
     def _start_one(self, engine: Starts, index: int) -> None:
         life = self._lives[index] = self._lives.get(index, -1) + 1
+        self._ties.expect(index, life)
         keys = None if self._keys is None else (self._keys.public, self._keys.secret)
         settings = Settings(
             run=self._run,

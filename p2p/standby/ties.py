@@ -77,6 +77,10 @@ class Ties:
         socket.connect(endpoint)
         self._towards[member] = endpoint, socket
 
+    def expect(self, member: int, life: int) -> None:
+        """Another process is in its place from now on: earlier ones are not heard any more."""
+        self._lives[member] = life
+
     def say(self, to: int, message: Said, data: bytes | None = None) -> None:
         """To one member, if it takes it."""
         if to not in self._towards:
