@@ -373,7 +373,8 @@ def test_ctrl_c_leaves_the_model_trained_so_far_and_a_checkpoint_that_is_gone_on
     try:
         program.wait_for_training(PROGRAM_TIMEOUT_S)
         folder = program.place.folder / "checkpoints"
-        assert eventually(lambda: len(list(folder.glob("*.json"))) > 2, GONE_TIMEOUT_S)
+        # the first ones may be older than the first task, whose process takes seconds to start
+        assert eventually(lambda: has_units(folder), GONE_TIMEOUT_S)
         program.press_ctrl_c()
         assert program.wait(GONE_TIMEOUT_S) != 0
         assert "KeyboardInterrupt" in program.output
@@ -392,6 +393,11 @@ def test_ctrl_c_leaves_the_model_trained_so_far_and_a_checkpoint_that_is_gone_on
     assert 0 < found.arrays["seen"].sum() == found.record.units.count < 800
     assert report.updates == 800 - found.record.units.count
     assert (whole == 1.0).all()
+
+
+def has_units(folder: Path) -> bool:
+    """Whether the newest checkpoint has something of what was trained."""
+    return any(folder.glob("*.json")) and reading.read(str(folder)).record.units.count > 0
 
 
 def counting(model: Any, rows: Iterator[int]) -> dict[str, Any]:
