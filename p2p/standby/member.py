@@ -4,10 +4,12 @@ The protocol is Viewstamped Replication (Oki and Liskov 1988; Liskov and Cowling
 MIT 2012). Of n members n // 2 may be lost at a time, and nothing that was committed is.
 
     propose -> Prepare to all -> Prepared by most -> Commit: to be applied, in order, by everybody
-    silence -> Suspect        -> Report by most   -> the furthest log of these -> Lead
+    silence -> Silent by most -> Suspect          -> Report by most -> the furthest log of these -> Lead
 
 What differs from the paper: entries carry the view in which they got their number, so that only those travel in a
-change of view which somebody lacks; and a member takes part in the new view only when it has them all.
+change of view which somebody lacks; a member takes part in the new view only when it has them all; and nobody leaves a
+view for the silence of its leader alone, but when most members do not hear it (as in the PreVote of Raft: Ongaro 2014,
+section 9.6). A member that was cut off would otherwise bring the others to a later view when it returns.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from p2p.standby.messages import (
     Recover,
     Recovered,
     Report,
+    Silent,
     Suspect,
 )
 
@@ -165,7 +168,6 @@ class Member:
         effects: list[Effect] = [
             self._prepare(to, self.last) for to in self._others() if self.last - self._held.get(to, 0) <= WINDOW
         ]
-        self._times.beat_at = now + BEAT_S
         return effects + self._commit_what_most_hold()
 
     def applied(self, number: int) -> None:
@@ -219,13 +221,16 @@ class Member:
             return self._change_to(message.view, now) + self.receive(sender, message, data, now)
         if message.view < self.view:
             # who is behind hears which view it is
-            return [self._lead_to(sender)] if self.leads and isinstance(message, Suspect | Prepare | Committed) else []
+            asks = isinstance(message, Silent | Suspect | Prepare | Committed)
+            return [self._lead_to(sender)] if self.leads and asks else []
         if message.view > self.view and not isinstance(message, Lead | Prepare | Committed):
             return []
         return self._receive(sender, message, data, now)
 
     def _receive(self, sender: int, message: Message, data: bytes | None, now: float) -> list[Effect]:
         match message:
+            case Silent():
+                return self._on_silent(sender, now)
             case Suspect():
                 return self._on_suspect(sender, now)
             case Report():
@@ -299,7 +304,21 @@ class Member:
     # --------------------------------------------------------------------------------------------- a change of view
 
     def _suspect_if_silent(self, now: float) -> list[Effect]:
-        if self.status == "recovering" or now - self._times.heard_at < self._times.patience_s:
+        if self.status == "recovering" or not self._times.is_silent(now):
+            return []
+        if self.status == "changing":
+            return self._change_to(self.view + 1, now)  # most members have left the view before
+        if now < self._times.beat_at:
+            return []
+        self._times.beat_at = now + BEAT_S
+        said: list[Effect] = [Send(to, Silent(view=self.view)) for to in self._others()]
+        return said + self._on_silent(self.me, now)
+
+    def _on_silent(self, sender: int, now: float) -> list[Effect]:
+        """Somebody does not hear the leader of this view. Where most do not, among them this one, the next begins."""
+        self._times.deaf[sender] = now
+        deaf = [at for at in self._times.deaf.values() if now - at < SILENCE_S]
+        if self.status != "normal" or self.leads or not self._times.is_silent(now) or len(deaf) <= self.members // 2:
             return []
         return self._change_to(self.view + 1, now)
 
@@ -510,14 +529,22 @@ class Times:
     safe: int = 0
     """of which so many are safe, as its leader said last."""
     patience_s: float = BEGIN_S
+    deaf: dict[int, float] = field(default_factory=dict)
+    """When each member last said that it does not hear the leader of this view."""
     place: Place = NOWHERE
+
+    def is_silent(self, now: float) -> bool:
+        """Whoever should be heard was not, for too long."""
+        return now - self.heard_at >= self.patience_s
 
     def hear(self, now: float) -> None:
         """A change of view is under way: it gets its time, each member another."""
         self.heard_at = now
         self.patience_s = SILENCE_S * (1 + self.random.random())
+        self.deaf.clear()
 
     def settle(self, now: float) -> None:
         """It is over."""
         self.heard_at, self.patience_s, self.beat_at, self.asked_at = now, SILENCE_S, now, -1e9
         self.wanted = self.safe = 0
+        self.deaf.clear()

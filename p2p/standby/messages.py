@@ -4,7 +4,8 @@
     Prepare    the next update                -> Prepared   I have all up to this number
     Committed  all up to this number is safe  -> Prepared
 
-    who suspects the leader                      all
+    who does not hear the leader                 all
+    Silent    I do not hear it                -> Silent     nor do I: then the next view begins
     Suspect   this view begins                -> Suspect    I join it
                                                  Report     to its leader: this is my log
     leader of the new view
@@ -82,8 +83,12 @@ class Committed(Told, frozen=True, kw_only=True):
     """There is so much."""
 
 
+class Silent(Told, frozen=True, kw_only=True):
+    """Its sender does not hear the leader of the view, and takes part in it none the less."""
+
+
 class Suspect(Told, frozen=True, kw_only=True):
-    """The leader is silent."""
+    """The view begins: most members did not hear the leader of an earlier one. Its sender has left that."""
 
 
 class Report(Told, frozen=True, kw_only=True):
@@ -184,7 +189,7 @@ class Leave(House, frozen=True, kw_only=True):
     """The session is over."""
 
 
-Message = Prepare | Prepared | Committed | Suspect | Report | Lead | Fetch | Entry | Copy | Recover | Recovered
+Message = Prepare | Prepared | Committed | Silent | Suspect | Report | Lead | Fetch | Entry | Copy | Recover | Recovered
 OfHouse = Here | Open | Opened | Shut | Offer | Leave
 Said = Message | OfHouse
 

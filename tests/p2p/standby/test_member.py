@@ -20,6 +20,7 @@ from p2p.standby.messages import (
     Prepared,
     Recovered,
     Report,
+    Silent,
     Suspect,
 )
 from p2p.standby.simulated import Bad, Fault, Group, WrongError
@@ -205,7 +206,55 @@ def test_one_that_stood_still_itself_suspects_nobody() -> None:
     follower = Member(1, 3)
     follower.receive(0, Committed(view=0, number=0, last=0), None, 100.0)
     follower.tick(100.1)
-    assert said(follower.tick(130.0), Suspect) == []
-    assert said(follower.tick(130.5), Suspect) == []
+    assert said(follower.tick(130.0), Silent) == []
+    assert said(follower.tick(130.5), Silent) == []
     late = [effect for time in range(20) for effect in follower.tick(130.5 + time / 10)]
-    assert said(late, Suspect) != []
+    assert said(late, Silent) != []
+
+
+def test_one_alone_that_does_not_hear_the_leader_changes_nothing() -> None:
+    follower = Member(1, 3)
+    follower.receive(0, Committed(view=0, number=0, last=0), None, 0.0)
+    for time in range(1, 40):
+        follower.tick(time / 10)
+    assert (follower.view, follower.status) == (0, "normal")
+    effects = follower.receive(2, Silent(view=0), None, 4.0)
+    assert said(effects, Suspect)[0].message == Suspect(view=1)
+
+
+def test_who_hears_the_leader_stays_with_it() -> None:
+    """However many others do not."""
+    follower = Member(1, 5)
+    follower.receive(0, Committed(view=0, number=0, last=0), None, 0.0)
+    for sender in (2, 3, 4):
+        assert follower.receive(sender, Silent(view=0), None, 0.1) == []
+    assert (follower.view, follower.status) == (0, "normal")
+
+
+def test_what_was_not_heard_long_ago_does_not_count() -> None:
+    follower = Member(1, 3)
+    follower.receive(2, Silent(view=0), None, 0.0)
+    follower.receive(0, Committed(view=0, number=0, last=0), None, 0.1)
+    for time in range(1, 40):
+        follower.tick(time / 10)
+    assert (follower.view, follower.status) == (0, "normal")
+
+
+def test_one_that_was_cut_off_does_not_change_the_view_when_it_returns() -> None:
+    group = Group(3, 2, 3)
+    group.fault(1.0, "cut off", 2, 8.0)
+    group.run(14)
+    assert {host.member.view for host in group.hosts} == {0}
+    group.check()
+
+
+def test_one_that_lags_far_behind_a_busy_leader_hears_it() -> None:
+    """It gets no entries that it has not asked for, and there is no pause between those that others get."""
+    leader = Member(0, 3)
+    heard: list[Effect] = []
+    for number in range(1, 400):
+        now = number / 100
+        leader.propose(b"x", now)
+        leader.receive(1, Prepared(view=0, number=number), None, now)
+        heard += [send for send in said(leader.tick(now), Committed) if send.to == 2]
+    assert 12 < len(heard) < 20
