@@ -217,7 +217,7 @@ class Member:
             if self._change is not None and isinstance(message, Entry | Copy) and message.view == self.view:
                 return self._on_fetched(sender, message, data, now)
             return []
-        if isinstance(message, Suspect | Report) and message.view > self.view:
+        if isinstance(message, Silent | Suspect | Report) and message.view > self.view:
             return self._change_to(message.view, now) + self.receive(sender, message, data, now)
         if message.view < self.view:
             # who is behind hears which view it is

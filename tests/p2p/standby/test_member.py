@@ -258,3 +258,11 @@ def test_one_that_lags_far_behind_a_busy_leader_hears_it() -> None:
         leader.receive(1, Prepared(view=0, number=number), None, now)
         heard += [send for send in said(leader.tick(now), Committed) if send.to == 2]
     assert 12 < len(heard) < 20
+
+
+def test_one_of_an_earlier_view_hears_of_a_later_one_whose_leader_is_gone() -> None:
+    """From who is in it and hears nobody. It may be the only one with whom that one makes a majority."""
+    behind = Member(0, 3)
+    effects = behind.receive(2, Silent(view=1), None, 0.0)
+    assert (behind.view, behind.status) == (1, "changing")
+    assert [send.to for send in said(effects, Suspect)] == [1, 2]
