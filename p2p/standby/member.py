@@ -156,6 +156,12 @@ class Member:
         """Who leads, as far as this one knows."""
         return self._leader_of(self.view) if self.status == "normal" else None
 
+    def is_led(self, now: float) -> bool:
+        """Entries can become safe, as far as this one knows: it hears the leader, or, as that, most others."""
+        if self.status != "normal":
+            return False
+        return self._is_followed(now) if self.leads else not self._times.is_silent(now)
+
     @property
     def last(self) -> int:
         """The number of the last entry."""
@@ -165,9 +171,10 @@ class Member:
         """As the leader: the next entry."""
         assert self.leads
         self._entries.append(Kept(self.view, data))
-        effects: list[Effect] = [
-            self._prepare(to, self.last) for to in self._others() if self.last - self._held.get(to, 0) <= WINDOW
-        ]
+        effects: list[Effect] = []
+        if self._is_followed(now):
+            within = (to for to in self._others() if self.last - self._held.get(to, 0) <= WINDOW)
+            effects += [self._prepare(to, self.last) for to in within]
         return effects + self._commit_what_most_hold()
 
     def applied(self, number: int) -> None:
@@ -191,7 +198,7 @@ class Member:
         """To be called some times in `BEAT_S`, after what has come was given to `receive`."""
         times = self._times
         if now - times.ticked_at > SILENCE_S / 2:
-            times.heard_at = now  # it was this member that stood still
+            times.heard_at = times.since = now  # it was this member that stood still
         times.ticked_at = now
         if self.status == "recovering" and now - times.heard_at > times.patience_s:
             self._change, self._reports, times.heard_at = None, {}, now  # that view is over by now, or its leader gone
@@ -200,8 +207,8 @@ class Member:
         if self.status == "recovering":
             return self._ask_to_recover(now) if now >= times.beat_at else []
         if self.leads:
-            if now < times.beat_at:
-                return []
+            if now < times.beat_at or not self._is_followed(now):
+                return []  # whom most do not answer is no leader: where it is silent, they choose another
             times.beat_at = now + BEAT_S
             beat = Committed(view=self.view, number=self.committed, last=self.last)
             return [Send(to, beat) for to in self._others()]
@@ -248,7 +255,7 @@ class Member:
             case Committed():
                 return self._on_committed(sender, message, now)
             case Prepared():
-                return self._on_prepared(sender, message)
+                return self._on_prepared(sender, message, now)
             case _:
                 return []
 
@@ -279,9 +286,12 @@ class Member:
         times.asked_at, times.asked_to = now, min(times.wanted, self.last + FETCHED_MAX)
         return Send(leader, Fetch(view=self.view, numbers=tuple(range(self.last + 1, times.asked_to + 1))))
 
-    def _on_prepared(self, sender: int, message: Prepared) -> list[Effect]:
+    def _on_prepared(self, sender: int, message: Prepared, now: float) -> list[Effect]:
         if not self.leads:
             return []
+        self._times.answered[sender] = now
+        if len(self._times.answered) >= self.members // 2:
+            self._times.patience_s = SILENCE_S  # the group is there
         self._held[sender] = max(self._held.get(sender, 0), message.number)
         return self._commit_what_most_hold()
 
@@ -505,6 +515,9 @@ class Member:
 
     # -------------------------------------------------------------------------------------------------------- parts
 
+    def _is_followed(self, now: float) -> bool:
+        return sum(self._times.answers(to, now) for to in self._others()) >= self.members // 2
+
     def _leader_of(self, view: int) -> int:
         return view % self.members
 
@@ -531,7 +544,15 @@ class Times:
     patience_s: float = BEGIN_S
     deaf: dict[int, float] = field(default_factory=dict)
     """When each member last said that it does not hear the leader of this view."""
+    answered: dict[int, float] = field(default_factory=dict)
+    """When each member last answered this one, as the leader of this view,"""
+    since: float = 0.0
+    """which it is since then, or has not stood still since then."""
     place: Place = NOWHERE
+
+    def answers(self, member: int, now: float) -> bool:
+        """It has, or may yet."""
+        return now - max(self.answered.get(member, 0.0), self.since) < self.patience_s
 
     def is_silent(self, now: float) -> bool:
         """Whoever should be heard was not, for too long."""
@@ -547,4 +568,6 @@ class Times:
         """It is over."""
         self.heard_at, self.patience_s, self.beat_at, self.asked_at = now, SILENCE_S, now, -1e9
         self.wanted = self.safe = 0
+        self.since = now
         self.deaf.clear()
+        self.answered.clear()

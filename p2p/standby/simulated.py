@@ -18,7 +18,7 @@ from typing import Literal
 from p2p.standby.member import Commit, Effect, GiveCopy, Leads, Member, Send, TakeCopy
 from p2p.standby.messages import House, Place, decode, encode
 
-Fault = Literal["kill", "stand still", "cut off"]
+Fault = Literal["kill", "stand still", "cut off", "deaf"]
 
 TICK_S = 0.05
 GONE_S = 1e9
@@ -52,6 +52,7 @@ class Host:
     """How often it was begun."""
     still_until: float = 0.0
     alone_until: float = 0.0
+    deaf_until: float = 0.0
     state: list[str] = field(default_factory=list)
     applied: int = 0
     todo: list[Commit | GiveCopy | TakeCopy] = field(default_factory=list)
@@ -83,8 +84,9 @@ class Group:
             self._next_update(client, 0)
 
     def fault(self, at: float, kind: Fault, whom: int | None, seconds: float) -> None:
-        """At that time a member, or None: whoever leads, is killed and begun again, stands still, or is cut off, for so
-        long. Where so many have lost what they had that one more would be most, it stands still, and is not killed.
+        """At that time a member, or None: whoever leads, is killed and begun again, stands still, is cut off, or hears
+        nobody and is heard, for so long. Where so many have lost what they had that one more would be most, it stands
+        still, and is not killed.
         """
         self._after(at - self.now, lambda: self._strike(kind, whom, seconds))
 
@@ -180,7 +182,7 @@ class Group:
 
     def _deliver(self, me: int, to: int, life: int, said: bytes, data: bytes | None) -> None:
         host = self.hosts[to]
-        if host.life != life or self.now < max(self.hosts[me].alone_until, host.alone_until):
+        if host.life != life or self.now < max(host.deaf_until, self.hosts[me].alone_until, host.alone_until):
             return
         if self.now < host.still_until:
             self._after(host.still_until - self.now, lambda: self._deliver(me, to, life, said, data))
@@ -237,6 +239,8 @@ class Group:
             host.still_until = self.now + seconds
         elif kind == "cut off":
             host.alone_until = self.now + seconds
+        elif kind == "deaf":
+            host.deaf_until = self.now + seconds
         else:
             host.life += 1
             host.still_until = host.alone_until = 2 * GONE_S

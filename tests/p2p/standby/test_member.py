@@ -25,7 +25,7 @@ from p2p.standby.messages import (
 )
 from p2p.standby.simulated import Bad, Fault, Group, WrongError
 
-FAULTS: tuple[Fault, ...] = ("kill", "stand still", "cut off")
+FAULTS: tuple[Fault, ...] = ("kill", "stand still", "cut off", "deaf")
 
 
 def bad_day(seed: int) -> Group:
@@ -266,3 +266,33 @@ def test_one_of_an_earlier_view_hears_of_a_later_one_whose_leader_is_gone() -> N
     effects = behind.receive(2, Silent(view=1), None, 0.0)
     assert (behind.view, behind.status) == (1, "changing")
     assert [send.to for send in said(effects, Suspect)] == [1, 2]
+
+
+def test_a_leader_whom_nobody_answers_falls_silent() -> None:
+    """They may hear it all the same, and would wait for it for ever."""
+    leader = Member(0, 3)
+    leader.receive(1, Prepared(view=0, number=0), None, 1.0)
+    beats = [now / 10 for now in range(10, 50) if said(leader.tick(now / 10), Committed)]
+    assert 2.0 < max(beats) < 2.6
+    assert not leader.is_led(4.0)
+    leader.receive(2, Prepared(view=0, number=0), None, 5.0)
+    assert leader.is_led(5.1)
+    assert said(leader.tick(5.1), Committed)
+
+
+def test_the_first_leader_waits_for_the_others_to_come() -> None:
+    leader = Member(0, 3)
+    beats = [now for now in range(20) if said(leader.tick(float(now)), Committed)]
+    assert beats == list(range(20))  # each tick is late: it may have stood still itself
+    leader = Member(0, 3)
+    beats = [now / 10 for now in range(200) if said(leader.tick(now / 10), Committed)]
+    assert 9.5 < max(beats) < 10.5
+
+
+def test_one_that_only_speaks_and_does_not_hear_leads_no_more() -> None:
+    group = Group(3, 2, 5)
+    group.fault(2.0, "deaf", 0, 60.0)
+    group.run(12)
+    assert {host.member.leader for host in group.hosts[1:]} == {1}
+    assert group.longest_wait() < 5
+    group.check()
