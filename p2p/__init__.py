@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from p2p.http.settings import Master
     from p2p.lbfgs.method.options import LBFGS
     from p2p.master.coordinator import Feeder
-    from p2p.report import IncompleteTraining, Report
+    from p2p.report import IncompleteTraining, MastersLostError, Report
     from p2p.sessions.cluster import SimulatedCluster
     from p2p.worker.task import current, in_place, pause
 
@@ -42,6 +42,7 @@ __all__ = [
     "IncompleteTraining",
     "Kind",
     "Master",
+    "MastersLostError",
     "Network",
     "Patience",
     "Report",
@@ -68,6 +69,7 @@ _ROOMS = {
     "Kind": "gossip.updates",
     "LBFGS": "p2p.lbfgs.method.options",
     "Master": "p2p.http.settings",
+    "MastersLostError": "p2p.report",
     "Network": "gossip.sim.simulator",
     "Patience": "p2p.driver.stopping",
     "Report": "p2p.report",

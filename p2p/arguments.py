@@ -160,6 +160,23 @@ def standbys_of(value: Any, mode: str, optimizes: bool) -> int:
     return count
 
 
+def goes_on(value: Any, standbys: int, listens: bool) -> bool:
+    """Whether peers train on where masters are lost."""
+    if one_of("on_master_loss", value, ("raise", "p2p")) == "raise":
+        return False
+    if not standbys:
+        raise UsageError(
+            "on_master_loss='p2p' with standbys=0, expected standbys=2 or more: the only master is in the driver "
+            "program, and what ends that ends the training; DeepDist.resume goes on with a checkpoint in any mode"
+        )
+    if listens:
+        raise UsageError(
+            "on_master_loss='p2p' with master=, expected one of them: processes from elsewhere that bring updates have "
+            "nobody to bring them to where there is no master"
+        )
+    return True
+
+
 def _staleness_weight(value: Any, mode: str) -> Weight | None:
     found = weight_of(value)
     if found is not None and mode != "master":

@@ -28,6 +28,7 @@ from p2p import arguments, engines
 from p2p.adapters import Adapter
 from p2p.adapters.model import Model, share_memory
 from p2p.arguments import Mode
+from p2p.caution import warn
 from p2p.checkpoint import reading
 from p2p.checkpoint.resuming import Keeping, Resumed, model_of
 from p2p.checkpoint.writing import Place, Writer
@@ -39,10 +40,11 @@ from p2p.driver.watchers import Watcher
 from p2p.http import settings
 from p2p.http.settings import Master
 from p2p.master.coordinator import Feeder
-from p2p.report import Evaluated, Report
+from p2p.report import Evaluated, MastersLostError, Report, joined
 from p2p.sessions.choice import session_of
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.training import Begun, Training
+from p2p.standby.launch import GOES_ON_S, LEADERLESS_S, Followed
 from p2p.worker.combine import OUTER
 from p2p.worker.job import Descent, Gradient
 
@@ -85,6 +87,7 @@ class DeepDist(Generic[M]):
         master: str | Master | None = None,
         token: str | None = None,
         standbys: int = 0,
+        on_master_loss: Literal["raise", "p2p"] = "raise",
     ) -> None:
         """`mode`: "p2p" has a replica at every peer; "master" has `descent` take each update in the driver program;
         "sync" has it take the mean of one gradient of each worker, who all wait for that; "averaging" has workers train
@@ -105,6 +108,9 @@ class DeepDist(Generic[M]):
         settings. Off loopback these need the `token`, one of yours or one that is drawn (`dd.token`). `standbys`: so
         many processes more that have a master's model, an even number; with them and the driver program's, half of them
         may be lost or stand still, and no update that was acknowledged is. `descent` runs at each of them.
+        `on_master_loss`: what becomes of a training that loses more of them: "raise" `p2p.MastersLostError` after a
+        minute, or, after 10 s, have peers go on without any ("p2p"), with a warning, from what had reached the driver
+        program. Units of work that did not are done again; what only a master does, such as `max_staleness`, ends.
         """
         listens = settings.checked(master, token, mode)
         peers, seed, progress, drain_timeout_s = arguments.of_session(
@@ -124,7 +130,10 @@ class DeepDist(Generic[M]):
         """Of the session that is there."""
         where: dict[str, Any] = {"peers": peers, "engine": engine, "seed": seed, "drain_timeout_s": drain_timeout_s}
         standbys = arguments.standbys_of(standbys, mode, optimizer is not None)
-        self._session_in = partial(session_of, self._user_model, mix=mix, standbys=standbys, **where)
+        self._goes_on = arguments.goes_on(on_master_loss, standbys, listens is not None)
+        """Peers train on where masters are lost."""
+        followed = Followed(standbys, GOES_ON_S if self._goes_on else LEADERLESS_S)
+        self._session_in = partial(session_of, self._user_model, mix=mix, followed=followed, **where)
         if optimizer is None:
             self._session = self._session_in(mode=mode)
         else:
@@ -369,9 +378,9 @@ class DeepDist(Generic[M]):
         model.check_unchanged()
         model.check_numbers()
         arguments.warn_of_captured(model, training.gradient, training.descent)
-        if self._chooses_codec:
-            outer = training.rule == OUTER and mode == "p2p"
-            model.codec = chosen(model.layout.nbytes, outer_steps=outer)
+        if self._goes_on and training.feeders:
+            raise UsageError("feeders with on_master_loss='p2p', expected none: peers have nobody to bring updates to")
+        self._choose_codec(training)
         with ExitStack() as stack:
             if place is not None:
                 writer = Writer(place, self._keeping.of_mode(mode), model, stopping)
@@ -380,7 +389,7 @@ class DeepDist(Generic[M]):
             if self._server is not None:
                 training = replace(training, feeders=(*training.feeders, self._server.face.gate))
                 stack.enter_context(self._server.face.training(training.descent))
-            report = self._session.train(training)
+            report = self._trained(training)
             self._keeping = replace(self._keeping, resumed=None)  # another training is one of its own
             if stopping.best is not None:
                 if self._server is not None:
@@ -388,6 +397,27 @@ class DeepDist(Generic[M]):
                 model.load(stopping.best)
         model.check_numbers(trained=True)
         return report
+
+    def _choose_codec(self, training: Training) -> None:
+        if self._chooses_codec:
+            outer = training.rule == OUTER and self._mode == "p2p"
+            self._user_model.codec = chosen(self._user_model.layout.nbytes, outer_steps=outer)
+
+    def _trained(self, training: Training) -> Report:
+        session = self._session
+        try:
+            return session.train(training)
+        except MastersLostError as lost:
+            if not self._goes_on or lost.report is None:
+                session.begun = None  # another training is not the rest of this one
+                raise
+            warn(
+                f"the masters are lost after {lost.report.updates} updates that reached the driver program: peers go "
+                "on from there without a master, and do again what did not reach it"
+            )
+            self._change_mode("p2p")
+            self._choose_codec(training)
+            return joined(lost.report, self._session.train(training))
 
     @contextmanager
     def _bar(self) -> Iterator[tuple[engines.Progress, Callable[[Evaluated], None]]]:

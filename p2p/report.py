@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 
 from rich.console import Console
 from rich.table import Table
+
+from gossip.errors import UsageError
 
 WIDTH_MAX = 400
 """Wide enough that no figure is cut, however long the names of hosts are."""
@@ -204,6 +206,30 @@ class IncompleteTraining(Exception):  # noqa: N818 - what it is, as users catch 
     def __init__(self, text: str, report: Report) -> None:
         super().__init__(text)
         self.report = report
+
+
+def joined(first: Report, then: Report) -> Report:
+    """Of a training that began in one mode and ended in another: the figures of both, and the peers of the latter. Its
+    tasks have gone through all rows again, and passed by those that counted."""
+    lost = {cause: first.lost.get(cause, 0) + then.lost.get(cause, 0) for cause in {**first.lost, **then.lost}}
+    return replace(
+        then,
+        seconds=first.seconds + then.seconds,
+        updates=first.updates + then.updates,
+        updates_lost=first.updates_lost + then.updates_lost,
+        lost=lost,
+        failovers=first.failovers,
+    )
+
+
+class MastersLostError(UsageError):
+    """Most masters of a group are gone, or stand still: what they acknowledged last cannot be known any more.
+
+    `dd.model` has what had reached the driver program's master, and `report` is of that. With
+    `DeepDist(on_master_loss="p2p")` peers train on from there instead.
+    """
+
+    report: Report | None = None
 
 
 def _mean(edges: Mapping[str, int]) -> float:

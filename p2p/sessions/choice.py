@@ -16,9 +16,10 @@ from p2p import engines
 from p2p.adapters.model import Model
 from p2p.sessions.agents import AgentSession, Session
 from p2p.sessions.cluster import SimulatedCluster
-from p2p.sessions.master import MasterSession
+from p2p.sessions.master import ALONE, MasterSession
 from p2p.sessions.simulated import SimulatedSession
 from p2p.sessions.synchronous import AveragingSession, SteppingSession
+from p2p.standby.launch import Followed
 
 WITH_MASTER: dict[str, type[MasterSession]] = {
     session.mode: session for session in (MasterSession, SteppingSession, AveragingSession)
@@ -34,7 +35,7 @@ def session_of(
     peers: int | None,
     seed: int,
     drain_timeout_s: float,
-    standbys: int = 0,
+    followed: Followed = ALONE,
     before: Session | None = None,
 ) -> Session:
     """`mix`: strategy and topology as `p2p.arguments.mixed` gives them, or None. All has been checked.
@@ -51,8 +52,16 @@ def session_of(
     epochs = before.epochs if isinstance(before, AgentSession | MasterSession) else 0
     session: AgentSession | MasterSession
     if mode in WITH_MASTER:
-        followed = standbys if mode == "master" else 0  # where workers take steps together, no other master could go on
-        session = WITH_MASTER[mode](model, peers=peers, engine=engine, seed=seed, epochs=epochs, standbys=followed)
+        if mode != "master":
+            followed = ALONE  # where workers take steps together, no other master could go on
+        session = WITH_MASTER[mode](
+            model,
+            peers=peers,
+            engine=engine,
+            seed=seed,
+            epochs=epochs,
+            followed=followed,
+        )
     else:
         session = AgentSession(
             model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s, epochs=epochs

@@ -29,19 +29,21 @@ from p2p.engines.choice import SessionEngine
 from p2p.master.coordinator import Coordinator, feeding
 from p2p.master.served import Served
 from p2p.master.serving import Server
-from p2p.report import PeerReport, Report, Snapshot
+from p2p.report import MastersLostError, PeerReport, Report, Snapshot
 from p2p.row_order import other_rows
 from p2p.server.messages import Address
 from p2p.server.shared import memory_peak_bytes
 from p2p.sessions.training import Begun, Training
 from p2p.standby.coordinator import GroupCoordinator, WorkerFigures
 from p2p.standby.group import Group, caught_up
-from p2p.standby.launch import Standbys, starter
+from p2p.standby.launch import Followed, Standbys, starter
 from p2p.standby.process import Opening
 from p2p.worker.job import Job, TaskResult, codec_of
 from p2p.worker.working_copy import exchange_settings
 
 log = logging.getLogger("p2p")
+
+ALONE = Followed()
 
 
 class MasterSession:
@@ -59,11 +61,11 @@ class MasterSession:
         engine: engines.Engine | None = None,
         seed: int,
         epochs: int = 0,
-        standbys: int = 0,
+        followed: Followed = ALONE,
     ) -> None:
         """Nothing is started before the first training; see `DeepDist` for the arguments, and `epochs` as for
         `AgentSession`."""
-        self._standbys_wanted = standbys
+        self._followed = followed
         self._standbys: Standbys | None = None
         self._workers: dict[str, WorkerFigures] = {}
         """Of the session, where there are standbys."""
@@ -119,8 +121,16 @@ class MasterSession:
         self.begun = None
         before = self.snapshot()
         self._coordinator = coordinator
+        if counters is None:
+            arrays = self._user_model.arrays()
+            counters = {name: arrays[name].copy() for name in self._user_model.counters}
         try:
             return self._run_job(training, engine, coordinator, job, before)
+        except MastersLostError as error:
+            model = Model.from_skeleton(self._user_model.skeleton())
+            self.begun = Begun(coordinator.cut(model)[1], job.epochs_before, _any_data, counters)
+            error.report = self._report(training, coordinator, 0, time.monotonic() - before.at, before)
+            raise
         finally:
             coordinator.close()
             self._coordinator, self._done = None, NOTHING_TO_DO
@@ -178,12 +188,17 @@ class MasterSession:
         except KeyboardInterrupt:
             self._keep_what_there_is(training, coordinator, before)
             raise
+        return self._report(training, coordinator, sum(result.rows for result in results), seconds, before)
+
+    def _report(
+        self, training: Training, coordinator: Coordinator, rows: int, seconds: float, before: Snapshot
+    ) -> Report:
         now = self.snapshot()
         return training.reported(
             Report(
                 peers=now.peers,
                 mode=self.mode,
-                rows=sum(result.rows for result in results),
+                rows=rows,
                 seconds=seconds,
                 updates=now.updates - before.updates,
                 updates_lost=coordinator.dropped,
@@ -248,10 +263,10 @@ class MasterSession:
             self._served = Served(self._user_model)
             self._server = Server(engine.address, self._run, keys)
         engine.start(None, None)
-        if self._standbys_wanted:
+        if self._followed.standbys:
             if self._standbys is None:
                 keys = self._server.address.keys
-                self._standbys = Standbys(self._standbys_wanted, self._run, engine.address, keys)
+                self._standbys = Standbys(self._followed, self._run, engine.address, keys)
             self._standbys.start(starter(engine))
         return self._server, self._served
 
@@ -372,6 +387,10 @@ class MasterSession:
             staleness_p95=0.0,
             memory_peak_bytes=memory_peak_bytes(),
         )
+
+
+def _any_data(data: object, partitions: int) -> None:
+    """It is the same call's."""
 
 
 def _light(training: Training) -> Light | None:

@@ -37,6 +37,8 @@ BACKLOG_MAX = 64
 BACKLOG_BYTES = 256 << 20
 """their bytes, about; it takes no more then."""
 OFFER_AGAIN_S = 1.0
+LOOK_S = 0.2
+"""How soon who waits for an offer sees that it is in vain."""
 ERROR_S = 5.0
 """So long an error of a task waits for that of `descent`."""
 GIVE_UP_S = 60.0
@@ -115,6 +117,7 @@ class Group:
         self._member = member
         self._places = dict(enumerate(places))
         self._wake = wake
+        self._coordinator = coordinator
         self._applier = Applier(coordinator, wake)
         self._tokens: dict[int, Hashable] = {}
         """Of entries that this one proposed, by their numbers."""
@@ -162,6 +165,11 @@ class Group:
         return self._member.view
 
     @property
+    def leaderless_s(self) -> float:
+        """For how long nobody has led."""
+        return time.monotonic() - self._led_at
+
+    @property
     def broken(self) -> Exception | None:
         """Why this member can apply nothing any more."""
         return self._applier.broken
@@ -187,7 +195,9 @@ class Group:
         thread."""
         offered = self._offers[name] = _Offered(data)
         self._wake()
-        while not offered.applied.wait(min(1.0, give_up_s)):
+        while not offered.applied.wait(min(LOOK_S, give_up_s)):
+            if self._coordinator.error is not None:
+                raise UsageError("the training has ended by an error")  # which is what is told
             if time.monotonic() - self._led_at > give_up_s:
                 raise UsageError(f"no master leads for {give_up_s:g} s: most of the group's members are gone")
         assert offered.outcome is not None
@@ -210,7 +220,7 @@ class Group:
             self._ties.say(to, house, data)
         now = time.monotonic()
         self._carry_out(self._member.tick(now))
-        if self._member.leader is not None:
+        if self._member.is_led(now):
             self._led_at = now
         self._offer_again(now)
         return self._settle()

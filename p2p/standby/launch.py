@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import zmq
@@ -19,6 +20,7 @@ from gossip.errors import UsageError
 from gossip.zmq.sockets import Keys
 from p2p import parcel
 from p2p.master.serving import Server
+from p2p.report import MastersLostError
 from p2p.standby.coordinator import GroupCoordinator
 from p2p.standby.group import Group
 from p2p.standby.member import Member
@@ -32,6 +34,19 @@ START_TIMEOUT_S = 60.0
 LOOK_S = 0.1
 THERE_S = 5.0
 """A standby that is not heard for so long is taken for gone."""
+LEADERLESS_S = 60.0
+"""Without a master that leads for so long a training ends, and"""
+GOES_ON_S = 10.0
+"""for so long one that can go on without any."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """By whom a master is followed, and what becomes of a training that has lost most of them."""
+
+    standbys: int = 0
+    leaderless_s: float = LEADERLESS_S
+    """It ends where nobody has led for so long."""
 
 
 class Starts(Protocol):
@@ -55,8 +70,8 @@ def starter(engine: object) -> Starts:
 class Standbys:
     """Of a session."""
 
-    def __init__(self, count: int, run: str, address: str, keys: Keys | None) -> None:
-        self.count = count
+    def __init__(self, followed: Followed, run: str, address: str, keys: Keys | None) -> None:
+        self.count = count = followed.standbys
         self._run = run
         self._keys = keys
         self._address = address
@@ -69,6 +84,7 @@ class Standbys:
         self._trainings = 0
         self.lost = 0
         """Standbys that ended before their time."""
+        self._leaderless_s = followed.leaderless_s
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -112,7 +128,7 @@ class Standbys:
         group = Group(self._ties, Member(self.count, self.count + 1, self._trainings), places, coordinator, server.wake)
         server.agreement = group
         ended = threading.Event()
-        looks = threading.Thread(target=self._look_after, args=(group, sent, engine, ended), daemon=True)
+        looks = threading.Thread(target=self._look_after, args=(group, coordinator, sent, engine, ended), daemon=True)
         looks.start()
         try:
             yield group
@@ -183,9 +199,13 @@ class Standbys:
             if waits and time.monotonic() > give_up:
                 raise UsageError(f"standbys {sorted(waits)} did not begin within {START_TIMEOUT_S:g} s")
 
-    def _look_after(self, group: Group, sent: bytes, engine: Starts, ended: threading.Event) -> None:
-        """Start another in the place of each that is gone, for the time of a training."""
+    def _look_after(
+        self, group: Group, coordinator: GroupCoordinator, sent: bytes, engine: Starts, ended: threading.Event
+    ) -> None:
+        """Start another in the place of each that is gone, for the time of a training; end that if most are."""
         while not ended.wait(LOOK_S):
+            if group.leaderless_s > self._leaderless_s:
+                coordinator.fail(MastersLostError(self._lost_words()))
             while group.house:
                 sender, message, _ = group.house.popleft()
                 self._begins_again(group, sender, message, sent)
@@ -194,6 +214,13 @@ class Standbys:
                     self.lost += 1
                     log.warning("standby %d is gone: another one takes its place", index)
                     self._start_one(engine, index)
+
+    def _lost_words(self) -> str:
+        return (
+            f"no master leads for {self._leaderless_s:g} s: of {self.count + 1} most are gone or stand still, and what "
+            "they acknowledged last cannot be known. dd.model has what had reached the driver program; train on from "
+            'a checkpoint, or have peers go on by themselves: DeepDist(..., on_master_loss="p2p")'
+        )
 
     def _begins_again(self, group: Group, sender: int, message: OfHouse, sent: bytes) -> None:
         """A standby is there that has no part in the training yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import threading
 import time
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from gossip.errors import UsageError
-from p2p import DeepDist, current
+from p2p import DeepDist, DeepDistWarning, MastersLostError, current
+from p2p import deepdist as deepdist_module
 from p2p.sessions.master import MasterSession
 from p2p.standby import group as group_module
 from p2p.standby.group import Group
@@ -278,3 +280,55 @@ def test_a_model_that_cannot_be_there_is_told() -> None:
 
     with DeepDist(Here(), mode="master", peers=1, standbys=2) as dd, pytest.raises(Exception, match="pickle"):
         dd.train(data(), gradient)
+
+
+def kill_most(dd: DeepDist[Any]) -> None:
+    for pid in pids(dd):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_peers_go_on_where_most_masters_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row counts once, of whatever reached the driver program before or not."""
+    monkeypatch.setattr(deepdist_module, "GOES_ON_S", 3.0)
+    model: dict[str, Any] = {"w": np.zeros(3), "count": np.zeros(1)}
+    with DeepDist(model, mode="master", peers=2, standbys=2, on_master_loss="p2p") as dd:
+        later(lambda: kill_most(dd), dd, 200)
+        with pytest.warns(DeepDistWarning, match="peers go on") as told:
+            report = dd.train(data(), counted_gradient, add, chunk_rows=1)
+        assert report.mode == "p2p"
+        assert report.updates == PARTITIONS * CHUNKS
+        assert dd.model["w"].tolist() == [sum(map(sum, data()))] * 3
+        assert dd.model["count"].tolist() == [PARTITIONS * CHUNKS]
+        again = dd.train(data(), counted_gradient, add, chunk_rows=100)
+        assert again.mode == "master"
+        assert dd.model["w"].tolist() == [2 * sum(map(sum, data()))] * 3
+    before = int(re.search(r"after (\d+) updates", str(told[0].message))[1])
+    assert 200 <= before < PARTITIONS * CHUNKS
+
+
+def test_a_training_ends_where_most_masters_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says what is there of it; another one is whole."""
+    monkeypatch.setattr(deepdist_module, "LEADERLESS_S", 3.0)
+    model: dict[str, Any] = {"w": np.zeros(3), "count": np.zeros(1)}
+    with DeepDist(model, mode="master", peers=2, standbys=2) as dd:
+        later(lambda: kill_most(dd), dd, 200)
+        with pytest.raises(MastersLostError, match="on_master_loss") as lost:
+            dd.train(data(), counted_gradient, add, chunk_rows=1)
+        assert lost.value.report is not None
+        before = float(dd.model["count"][0])
+        assert 200 <= before == lost.value.report.updates < PARTITIONS * CHUNKS
+        sums = dd.model["w"].copy()
+        report = dd.train(data(), counted_gradient, add, chunk_rows=100)
+        assert report.updates == PARTITIONS * CHUNKS // 100
+        assert dd.model["w"].tolist() == [each + sum(map(sum, data())) for each in sums]
+
+
+def counted_gradient(model: Any, rows: Iterator[int]) -> dict[str, Any]:
+    time.sleep(PAUSE_S)
+    found = list(rows)
+    return {"w": np.full(3, float(sum(found))), "count": np.ones(1)}
+
+
+def add(model: Any, update: Any) -> None:
+    for name, array in update.items():
+        model[name] += array
