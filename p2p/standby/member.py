@@ -284,6 +284,7 @@ class Member:
     def _ask_for_more(self, leader: int, now: float) -> Send:
         times = self._times
         times.asked_at, times.asked_to = now, min(times.wanted, self.last + FETCHED_MAX)
+        times.ahead.clear()
         return Send(leader, Fetch(view=self.view, numbers=tuple(range(self.last + 1, times.asked_to + 1))))
 
     def _on_prepared(self, sender: int, message: Prepared, now: float) -> list[Effect]:
@@ -435,14 +436,7 @@ class Member:
         if isinstance(message, Copy):
             return self._on_copy(message.number, data, now)
         if change is None:
-            if self.status != "normal" or message.number != self.last + 1:
-                return []
-            self._entries.append(Kept(message.tag, data))
-            effects: list[Effect] = [Send(sender, Prepared(view=self.view, number=self.last))]
-            effects += self._commit_to(min(self._times.safe, self.last))
-            if self.last == self._times.asked_to < self._times.wanted:
-                effects.append(self._ask_for_more(sender, now))
-            return effects
+            return self._on_more(sender, message.number, Kept(message.tag, data), now)
         place = message.number - change.log.base - 1
         if 0 <= place < len(change.log.tags) and change.log.tags[place] == message.tag:
             change.entries[message.number] = Kept(message.tag, data)
@@ -450,6 +444,22 @@ class Member:
                 change.asked.discard(message.number)
                 return [] if change.asked else self._fetch(now)
         return []
+
+    def _on_more(self, sender: int, number: int, entry: Kept, now: float) -> list[Effect]:
+        """Of the leader's entries, one that was asked for. Others of them may come first."""
+        times = self._times
+        if self.status != "normal" or not self.last < number <= times.asked_to:
+            return []
+        times.ahead[number] = entry
+        if number != self.last + 1:
+            return []
+        while (following := times.ahead.pop(self.last + 1, None)) is not None:
+            self._entries.append(following)
+        effects: list[Effect] = [Send(sender, Prepared(view=self.view, number=self.last))]
+        effects += self._commit_to(min(times.safe, self.last))
+        if self.last == times.asked_to < times.wanted:
+            effects.append(self._ask_for_more(sender, now))
+        return effects
 
     def _on_copy(self, number: int, data: bytes, now: float) -> list[Effect]:
         """Of the state after a committed entry."""
@@ -537,6 +547,8 @@ class Times:
     """When this member asked for entries,"""
     asked_to: int = 0
     """up to this one,"""
+    ahead: dict[int, Kept] = field(default_factory=dict)
+    """of which these came before those in front of them,"""
     wanted: int = 0
     """of so many,"""
     safe: int = 0
@@ -571,3 +583,4 @@ class Times:
         self.since = now
         self.deaf.clear()
         self.answered.clear()
+        self.ahead.clear()

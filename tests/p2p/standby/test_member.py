@@ -14,6 +14,7 @@ from p2p.standby.messages import (
     Copy,
     Entry,
     Fetch,
+    Lead,
     Log,
     Place,
     Prepare,
@@ -146,6 +147,24 @@ def test_what_is_fetched_is_applied_as_it_comes() -> None:
     assert said(effects, Fetch)[0].message == Fetch(view=0, numbers=(1, 2, 3))
     came = [follower.receive(0, Entry(view=0, number=number, tag=0), b"x", 0.0) for number in (1, 2, 3)]
     assert [commits(effects) for effects in came] == [[1], [2], []]
+
+
+def test_what_is_fetched_may_come_in_any_order() -> None:
+    follower = Member(1, 3)
+    follower.receive(0, Committed(view=0, number=4, last=4), None, 0.0)
+    came = [follower.receive(0, Entry(view=0, number=number, tag=0), b"x", 0.0) for number in (3, 2, 2, 1, 3, 4)]
+    assert [commits(effects) for effects in came] == [[], [], [], [1, 2, 3], [], [4]]
+
+
+def test_what_was_fetched_in_an_earlier_view_is_none_of_a_later_one() -> None:
+    follower = Member(1, 3)
+    follower.receive(0, Committed(view=0, number=0, last=4), None, 0.0)
+    follower.receive(0, Entry(view=0, number=2, tag=0), b"old", 0.0)
+    follower.receive(2, Lead(view=2, log=Log(0, (), 0)), None, 1.0)
+    effects = follower.receive(2, Committed(view=2, number=2, last=2), None, 2.0)
+    assert said(effects, Fetch)[0].message == Fetch(view=2, numbers=(1, 2))
+    follower.receive(2, Entry(view=2, number=1, tag=2), b"one", 2.0)
+    assert follower.last == 1
 
 
 def test_the_furthest_log_of_the_latest_view_begins_the_next_one() -> None:
