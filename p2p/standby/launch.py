@@ -34,6 +34,8 @@ START_TIMEOUT_S = 60.0
 LOOK_S = 0.1
 THERE_S = 5.0
 """A standby that is not heard for so long is taken for gone."""
+AGAIN_S = 1.5
+"""One that says that it is there so long after it was told of a training does not know of that."""
 LEADERLESS_S = 60.0
 """Without a master that leads for so long a training ends, and"""
 GOES_ON_S = 10.0
@@ -187,11 +189,17 @@ class Standbys:
         opening = Open(training=self._trainings, places=places, recover=recover)
         for index in whom:
             self._ties.say(index, opening, sent)
+        said_at = dict.fromkeys(whom, time.monotonic())
         waits, give_up = set(whom), time.monotonic() + START_TIMEOUT_S
         while waits:
             self._ties.inbox.poll(int(LOOK_S * 1e3))
             for sender, message, _ in self._ties.hear():
                 self._hear(sender, message)
+                is_idle = isinstance(message, Here) and sender in waits
+                if is_idle and time.monotonic() - said_at[sender] > AGAIN_S:
+                    # it was with another training when it was told, or another process is in its place
+                    said_at[sender] = time.monotonic()
+                    self._ties.say(sender, opening, sent)
                 if isinstance(message, Opened) and message.training == self._trainings:
                     if message.trouble:
                         raise UsageError(f"standby {sender} cannot take part in the training:\n{message.trouble}")
