@@ -36,7 +36,7 @@ def middle(path: Path, units: int) -> tuple[Path, int]:
     return manifest, count
 
 
-@pytest.mark.parametrize(("seed", "mode"), [(1, "p2p"), (2, "master")])
+@pytest.mark.parametrize(("seed", "mode"), [(1, "p2p"), pytest.param(2, "master", marks=pytest.mark.long)])
 def test_a_run_that_is_killed_whole_goes_on_and_every_row_counts_once(place: Any, seed: int, mode: str) -> None:
     outcome = killed_and_resumed(seed, place.folder / "kills", mode, kills_max=1)
     assert outcome.wrong == []
@@ -118,7 +118,7 @@ DATA = [list(range(part * 8, part * 8 + 8)) for part in range(4)]
 
 
 @pytest.mark.usefixtures("place")
-@pytest.mark.parametrize("mode", ["p2p", "master"])
+@pytest.mark.parametrize("mode", ["p2p", pytest.param("master", marks=pytest.mark.long)])
 def test_a_checkpoint_is_resumed_by_another_number_of_peers(tmp_path: Path, mode: Any) -> None:
     with DeepDist({"seen": np.zeros(32)}, mode, peers=2, progress=False) as dd:
         report = dd.train(DATA, counting, descent, 2, chunk_rows=1, checkpoint=tmp_path, every_s=0.1, keep=100)

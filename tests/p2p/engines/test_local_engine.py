@@ -903,8 +903,14 @@ def wait_for(file: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("how_many", [1, 2])
-@pytest.mark.parametrize("discipline", ["replicate", "mix"])
+@pytest.mark.parametrize(
+    ("discipline", "how_many"),
+    [
+        ("replicate", 1),
+        ("mix", 2),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in [("replicate", 2), ("mix", 1)]),
+    ],
+)
 def test_a_training_outlives_its_agents(discipline: Any, how_many: int, tmp_path: Path, eventually: Any) -> None:
     """One of two, and both at once: then the replica lives on in the driver program."""
 

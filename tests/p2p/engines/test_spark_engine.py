@@ -331,22 +331,25 @@ def stopped(notebook: Notebook) -> Any:
     return notebook.results("spark_stopped")
 
 
+@pytest.mark.long
 def test_agents_of_executors_leave_when_spark_stops(stopped: Any) -> None:
     assert stopped["agents before"] == 3
     assert stopped["agents after stop"] == 1, "the observer stays until the session ends"
     assert stopped["agents after"] == 0
 
 
+@pytest.mark.long
 def test_the_model_outlives_spark(stopped: Any) -> None:
     assert stopped["model after stop"] == [45]
     assert stopped["model"] == [45]
 
 
+@pytest.mark.long
 def test_training_on_a_stopped_context_is_a_clear_error(stopped: Any) -> None:
     assert "the SparkContext has been stopped" in stopped["error"]
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "kill -9"])
+@pytest.mark.parametrize("how", [pytest.param("ctrl-c", marks=pytest.mark.long), "kill -9"])
 def test_nothing_is_left_of_a_training_that_is_ended(start: Any, make_place: Any, eventually: Any, how: str) -> None:
     program = start(make_place(), "spark_endless")
     try:
@@ -609,6 +612,7 @@ def test_workers_forked_from_our_daemon_have_what_training_needs_and_train(noteb
 # ------------------------------------------------------------------------------------------ exchanges within a gradient
 
 
+@pytest.mark.long
 def test_attempts_killed_within_a_gradient_go_on_where_they_had_published(notebook: Notebook) -> None:
     trained = notebook.results("spark_continuous")
     assert trained["killed"] == 2 * 2
@@ -784,6 +788,7 @@ def test_files_are_read_on_spark_as_without_or_refused_as_without(inputs: Any) -
     assert inputs["in latin-1"] == {"é": 1, **WORDS}
 
 
+@pytest.mark.long
 def test_files_of_other_machines_are_found_and_looked_at_by_name(inputs: Any) -> None:
     files = inputs["by Hadoop"]
     assert "/upper.GZ' would be read as plain text by Hadoop, expected its ending in lower case" in files["upper case"]
@@ -797,6 +802,7 @@ def test_files_of_other_machines_are_found_and_looked_at_by_name(inputs: Any) ->
     assert "/array.npy' is no text by its name, expected a text file" in inputs["array"]
 
 
+@pytest.mark.long
 def test_columns_may_have_dots_in_their_names_and_lie_in_structs(inputs: Any) -> None:
     assert inputs["columns"] == {"a.b": WORDS, "doc.text": WORDS}
     assert inputs["no columns"] == [
@@ -806,6 +812,7 @@ def test_columns_may_have_dots_in_their_names_and_lie_in_structs(inputs: Any) ->
     ]
 
 
+@pytest.mark.long
 def test_rows_that_are_no_text_are_refused_by_the_error_that_names_them(inputs: Any) -> None:
     expected = {
         "rows": "got a dict {'text': 'a'}",
@@ -818,6 +825,7 @@ def test_rows_that_are_no_text_are_refused_by_the_error_that_names_them(inputs: 
         assert notes == 1
 
 
+@pytest.mark.long
 def test_barriers_and_stopped_contexts_are_refused_before_anything_is_started(inputs: Any) -> None:
     for name in ("barrier", "barrier of a training"):
         assert inputs["refused"][name][0].startswith("data is a RDDBarrier, expected an RDD")
@@ -826,11 +834,13 @@ def test_barriers_and_stopped_contexts_are_refused_before_anything_is_started(in
         assert text.startswith("the SparkContext has been stopped")
 
 
+@pytest.mark.long
 def test_an_accumulator_counts_every_task_of_a_worker(inputs: Any) -> None:
     assert inputs["accumulated"] == [40, 40 + 40 * 100, [2 * 190, 40]]
     assert inputs["accumulated more"] == [60, 60 + 60 * 100, [3 * 190, 60]]
 
 
+@pytest.mark.long
 def test_workers_that_were_forked_alike_draw_other_numbers_and_the_same_in_every_run(inputs: Any) -> None:
     first, again = inputs["drawn"]
     assert first == again

@@ -140,6 +140,7 @@ def test_rates_that_cannot_be_are_refused(written: tuple[str, ...], says: str) -
         rates_of(("DPsgd()", "RelaySum()"), written)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_relay_sum_is_ahead_on_trees_with_different_data_with_and_without_loss(tmp_path: Path) -> None:
     rows = convergence(

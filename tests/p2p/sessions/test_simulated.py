@@ -789,6 +789,7 @@ def test_what_does_not_go_with_a_simulated_cluster_is_refused() -> None:
 # ---------------------------------------------------------------------------------------------------------- the example
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.sockets
 @pytest.mark.usefixtures("place")

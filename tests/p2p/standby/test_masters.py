@@ -231,6 +231,7 @@ def test_a_session_with_standbys_trains_in_other_modes_too() -> None:
     assert model["w"][0] == 3 * sum(map(sum, rows))
 
 
+@pytest.mark.long
 def test_updates_do_not_pile_up_where_descent_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a driver program that is busy with something else."""
     waiting: list[int] = []
@@ -306,6 +307,7 @@ def test_peers_go_on_where_most_masters_are_lost(monkeypatch: pytest.MonkeyPatch
     assert 200 <= before < PARTITIONS * CHUNKS
 
 
+@pytest.mark.long
 def test_a_training_ends_where_most_masters_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """And says what is there of it; another one is whole."""
     monkeypatch.setattr(deepdist_module, "LEADERLESS_S", 3.0)

@@ -12,6 +12,7 @@ import pytest
 EXAMPLE = Path(__file__).parents[4] / "examples" / "word2vec_adagrad.py"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.sockets
 @pytest.mark.usefixtures("place")
