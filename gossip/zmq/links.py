@@ -35,31 +35,38 @@ class Ends:
     ) -> None:
         """`on_message` is called with what comes; the files of the packet are closed when it returns."""
         self.links: dict[PeerId, socket.socket] = {}
+        self._unproven: dict[PeerId, bytes] = {}
+        """What the first message over a link has to be, until it came."""
         self._poller = poller
         self._traffic = traffic
         self._on_message = on_message
 
-    def add(self, peer: PeerId, link: socket.socket) -> None:
-        """A new link takes the place of an old one."""
+    def add(self, peer: PeerId, link: socket.socket, proof: bytes = b"") -> None:
+        """A new link takes the place of an old one. Nothing goes over it, and nothing is taken, before the `proof`."""
         self.drop(peer)
         self.links[peer] = link
+        if proof:
+            self._unproven[peer] = proof
         self._poller.register(link, lambda: self.drain(peer))
 
     def drop(self, peer: PeerId) -> None:
         """Close the link, if there is one."""
         link = self.links.pop(peer, None)
+        self._unproven.pop(peer, None)
         if link is not None:
             self._poller.unregister(link)
             link.close()
 
     def send(self, peer: PeerId, header: bytes, parts: Sequence[same_host.Part] = ()) -> bool:
         """Whether it was taken."""
-        sent = peer in self.links and same_host.send(self.links[peer], header, parts)
+        sent = peer in self.links and peer not in self._unproven and same_host.send(self.links[peer], header, parts)
         self._traffic.figures.bytes_out += len(header) if sent else 0
         return sent
 
     def drain(self, peer: PeerId) -> None:
         """Take in what has come, up to a limit."""
+        if peer in self._unproven and not self._proves(peer):
+            return
         for _ in range(TURN_MESSAGES_MAX):
             try:
                 packet = same_host.receive(self.links[peer])
@@ -78,6 +85,19 @@ class Ends:
     def close(self) -> None:
         for link in self.links.values():
             link.close()
+
+    def _proves(self, peer: PeerId) -> bool:
+        """Its first message is what it has to be. One that says something else has no link any more."""
+        try:
+            if not same_host.receive_proof(self.links[peer], self._unproven[peer]):
+                return False
+        except (EOFError, WireError) as error:
+            if isinstance(error, WireError):
+                self._traffic.refuse(error)
+            self.drop(peer)
+            return False
+        del self._unproven[peer]
+        return True
 
     def _take(self, peer: PeerId, packet: same_host.Packet) -> None:
         message = decode_header(packet.frame)
@@ -99,15 +119,19 @@ class Links:
         expects: Callable[[Bulk], bool],
         happen: Callable[[Event], None],
         opens: bool,
+        secret: str | None = None,
     ) -> None:
-        """Unless it `opens`, there are no links. `kinds`: of updates; `expects`: whether a range is wanted."""
+        """Unless it `opens`, there are no links. `kinds`: of updates; `expects`: whether a range is wanted; `secret`:
+        of the run, which both ends of a link prove to have."""
         self.origins = Ends(poller, traffic, self._on_answer)
         self.readers = Ends(poller, traffic, self._on_request)
-        self._nameless: set[socket.socket] = set()
-        """Links that have not said yet who reads."""
+        self._nameless: dict[socket.socket, None] = {}
+        """Links that have not said yet who reads, the oldest first."""
         self._me = me
+        self._secret = secret
         self._poller = poller
         self._figures = traffic.figures
+        self._refuse = traffic.refuse
         self._kinds = kinds
         self._expects = expects
         self._happen = happen
@@ -117,9 +141,10 @@ class Links:
 
     def connect(self, origin: PeerId) -> None:
         """Read from `origin` over a link, if it is on this machine."""
-        link = same_host.connect(self._me, origin) if self._listener is not None else None
+        secret = self._secret
+        link = same_host.connect(self._me, origin, secret) if self._listener is not None else None
         if link is not None:
-            self.origins.add(origin, link)
+            self.origins.add(origin, link, same_host.proof(secret, "origin", self._me, origin))
 
     def ask(self, origin: PeerId, pull: Pull) -> bool:
         """Whether a link took it."""
@@ -164,19 +189,28 @@ class Links:
             return
         if link is None:
             return
-        if len(self.readers.links) + len(self._nameless) >= same_host.LINKS_MAX:
+        if len(self.readers.links) >= same_host.LINKS_MAX:
             link.close()
             return
-        self._nameless.add(link)
+        if len(self._nameless) >= same_host.NAMELESS_MAX:
+            oldest = next(iter(self._nameless))
+            self._poller.unregister(oldest)
+            del self._nameless[oldest]
+            oldest.close()
+        self._nameless[link] = None
         self._poller.register(link, lambda: self._on_name(link))
 
     def _on_name(self, link: socket.socket) -> None:
         """Its first message says who reads; what follows are its pulls."""
         self._poller.unregister(link)
-        self._nameless.discard(link)
+        self._nameless.pop(link, None)
         try:
-            reader = same_host.receive_name(link)
-        except (EOFError, WireError):
+            reader = same_host.receive_name(link, self._me, self._secret)
+        except EOFError:
+            link.close()
+            return
+        except WireError as error:
+            self._refuse(error)
             link.close()
             return
         self.readers.add(reader, link)

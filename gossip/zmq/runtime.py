@@ -120,6 +120,7 @@ class Runtime:
             expects=peer.expects,
             happen=self.happen,
             opens=links,
+            secret=None if keys is None else keys.secret,
         )
         self._peers = Peers(
             peer.me,

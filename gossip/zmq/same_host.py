@@ -10,12 +10,17 @@ A part is an open file, whose descriptor goes along, and a range is the sum of i
 that says so, that of a range with its layout; one without a frame is laid out as the message says.
 
 A link is a socket of whole messages (SOCK_SEQPACKET) in Linux' abstract namespace: it has no file that could be left
-behind. Both ends ask the kernel whose process is at the other, and talk to their own user's only. Elsewhere there are
-no links.
+behind. Both ends ask the kernel whose process is at the other, and talk to their own user's only. Where the run has
+keys, both prove that they have its secret as well, before anything else is taken: a code by which the secret
+authenticates who reads from whom (HMAC: RFC 2104). Elsewhere there are no links.
+
+    reader -> name | code       origin -> code       then pulls, and adverts with files
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import socket
 import struct
@@ -34,9 +39,12 @@ FRAME_BYTES_MAX = 1 << 16
 """A message over a link; what is longer goes over ZeroMQ. A socket takes 200 kB by default before it is full."""
 LINKS_MAX = 1024
 """Peers of one machine; more of them read over ZeroMQ."""
+NAMELESS_MAX = 64
+"""Links that have not said who reads; where there are more, the oldest are closed. A reader says it at once."""
 SMALL_BYTES = BLOCK_BYTES
 """Payloads up to this size are copied to a file of their own to be handed over: a reader that stands still holds no
 more memory than blocks on their way to it would."""
+PROOF_BYTES = 32
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -87,8 +95,18 @@ def accept(listener: socket.socket) -> socket.socket | None:
     return _trusted(connection)
 
 
-def connect(me: PeerId, origin: PeerId) -> socket.socket | None:
-    """A link to read from `origin`; None if it is not on this machine, or of another user."""
+def proof(secret: str | None, role: str, reader: PeerId, origin: PeerId) -> bytes:
+    """By which the one in this `role`, "reader" or "origin", shows the other that it has the run's secret. Nothing,
+    where there is none."""
+    if secret is None:
+        return b""
+    told = "\0".join(("deepdist link", role, reader, origin)).encode()
+    return hmac.digest(secret.encode(), told, hashlib.sha256)
+
+
+def connect(me: PeerId, origin: PeerId, secret: str | None = None) -> socket.socket | None:
+    """A link to read from `origin`; None if it is not on this machine, or of another user. With a secret its first
+    message is to be `proof(secret, "origin", me, origin)`: see `receive_proof`."""
     if sys.platform != "linux":
         return None
     try:
@@ -97,7 +115,7 @@ def connect(me: PeerId, origin: PeerId) -> socket.socket | None:
         return None
     try:
         connection.connect(_address(origin))
-        connection.send(me.encode())
+        connection.send(proof(secret, "reader", me, origin) + me.encode())
     except OSError:
         connection.close()
         return None
@@ -157,19 +175,43 @@ def _packet(data: bytes, descriptors: list[int]) -> Packet:
     return Packet(frame, tuple(parts))
 
 
-def receive_name(connection: socket.socket) -> PeerId:
-    """What a new link begins with: who reads. `EOFError` and `WireError` as `receive`."""
+def receive_proof(connection: socket.socket, expected: bytes) -> bool:
+    """Whether the first message of an origin has come. `EOFError` as `receive`; `WireError` if it is another one."""
+    try:
+        found = connection.recv(FRAME_BYTES_MAX)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise EOFError(str(error)) from None
+    if not found:
+        raise EOFError("the other end of the link is gone")
+    if not hmac.compare_digest(found, expected):
+        raise WireError("who listens in the name of a peer does not have the run's secret")
+    return True
+
+
+def receive_name(connection: socket.socket, me: PeerId, secret: str | None = None) -> PeerId:
+    """What a new link begins with: who reads, which is answered. `EOFError` and `WireError` as `receive`, also for one
+    that does not have the secret."""
     try:
         data = connection.recv(FRAME_BYTES_MAX)
     except OSError as error:
         raise EOFError(str(error)) from None
+    if not data:
+        raise EOFError("the other end of the link is gone")
+    size = 0 if secret is None else PROOF_BYTES
     try:
-        name = data.decode()
+        name = PeerId(data[size:].decode())
     except UnicodeDecodeError:
         raise WireError("a link begins with what is no name") from None
-    if not name:
-        raise EOFError("the other end of the link is gone")
-    return PeerId(name)
+    if not hmac.compare_digest(data[:size], proof(secret, "reader", name, me)):
+        raise WireError("who comes in the name of a peer does not have the run's secret")
+    if secret is not None:
+        try:
+            connection.send(proof(secret, "origin", name, me))
+        except OSError as error:
+            raise EOFError(str(error)) from None
+    return name
 
 
 def small_file(data: bytes | bytearray | memoryview) -> int:

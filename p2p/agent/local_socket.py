@@ -27,6 +27,8 @@ FILES_MAX = 4
 """Open files that go with one message; ours have one."""
 SOCKET_PATH_BYTES_MAX = 100
 """The system's limit is 104 on some and 108 on others."""
+ROOTS_MAX = 10
+"""Names for the private folder that are tried, where others have taken the first."""
 
 WATCH_S = 1.0
 """How often a process looks whether the one it lives with is gone."""
@@ -83,17 +85,41 @@ def _receive_exactly(connection: socket.socket, length: int) -> bytes:
 def private_folder(*names: str) -> str:
     """A folder below the temporary one that only this user can enter, made if it is not there."""
     base = tempfile.gettempdir()
-    root = os.path.join(base, f"deepdist-{os.getuid()}")
+    longest = os.path.join(base, f"deepdist-{os.getuid()}-{ROOTS_MAX}", *names, "agent.sock")
+    root = _private_root(base if len(longest.encode()) <= SOCKET_PATH_BYTES_MAX else "/tmp")
     path = os.path.join(root, *names)
-    if len(os.path.join(path, "agent.sock").encode()) > SOCKET_PATH_BYTES_MAX:
-        root = f"/tmp/deepdist-{os.getuid()}"
-        path = os.path.join(root, *names)
-    os.makedirs(root, mode=0o700, exist_ok=True)
-    found = os.lstat(root)
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o077:
-        raise UsageError(f"{root} is not a private folder of this user: remove it or set TMPDIR to another place")
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
+
+
+def _private_root(base: str) -> str:
+    """All processes of this user find the same one. Whoever has taken the first names cannot take them all away: then
+    it is the next one."""
+    name = os.path.join(base, f"deepdist-{os.getuid()}")
+    roots = [name, *(f"{name}-{number}" for number in range(1, ROOTS_MAX))]
+    for root in roots:
+        if _is_private(root):
+            return root
+    for root in roots:
+        try:
+            os.mkdir(root, mode=0o700)
+        except FileExistsError:
+            if not _is_private(root):  # else another process of ours has made it meanwhile
+                continue
+        return root
+    raise UsageError(
+        f"{name}, {name}-1 and so on to {name}-{ROOTS_MAX - 1} are there, and none is a folder that only this user can "
+        "enter: set TMPDIR to a folder of your own"
+    )
+
+
+def _is_private(path: str) -> bool:
+    """It is a folder of this user, whom alone it lets in."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
 
 
 def address_towards(endpoint: str) -> str:

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from pyspark import RDD, Broadcast, InheritableThread, SparkContext, TaskContext
 
 from gossip.errors import UsageError
-from gossip.zmq.sockets import Keys, bind, is_loopback
+from gossip.zmq.sockets import Keys, bind
 from p2p import parcel
 from p2p.engines import spark
 from p2p.lbfgs import messages
@@ -72,7 +72,7 @@ class SparkCrew:
         spark.use_own_python(context)
         self._context = context
         self._address = spark.driver_address(context)
-        self.keys = None if is_loopback(self._address) else Keys.generate()
+        self.keys: Keys | None = Keys.generate()
         self.driver = ""
         """Where the coordinator listens."""
         self._seats: dict[str, Seat] = {}

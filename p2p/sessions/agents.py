@@ -25,7 +25,7 @@ from msgspec import structs
 
 from gossip.errors import UsageError
 from gossip.marks import Counted
-from gossip.zmq.sockets import Keys, is_loopback
+from gossip.zmq.sockets import Keys
 from p2p import engines
 from p2p.adapters.model import Model
 from p2p.agent.client import AgentSettings
@@ -527,8 +527,7 @@ class AgentSession:
         with ThreadPoolExecutor(1, "deepdist-observer") as pool:
             loading: Future[None] | None = None
             if self._registrar is None:
-                if not is_loopback(engine.address):
-                    self._keys = Keys.generate()
+                self._keys = Keys.generate()
                 self._registrar = Registrar(self._run, engine.address, self._keys)
                 observer = Observer(self._settings("observer", self._registrar), starts=False)
                 self._post.take(observer)  # whoever is interrupted here finds it where it will be ended

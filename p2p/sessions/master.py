@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from gossip.marks import Unit
-from gossip.zmq.sockets import Keys, is_loopback
+from gossip.zmq.sockets import Keys
 from p2p import engines
 from p2p.adapters.model import Light, Model
 from p2p.caution import Cautions, warn
@@ -259,9 +259,8 @@ class MasterSession:
 
     def _start(self, engine: engines.Engine) -> tuple[Server, Served]:
         if self._server is None or self._served is None:
-            keys = None if is_loopback(engine.address) else Keys.generate()
             self._served = Served(self._user_model)
-            self._server = Server(engine.address, self._run, keys)
+            self._server = Server(engine.address, self._run, Keys.generate())
         engine.start(None, None)
         if self._followed.standbys:
             if self._standbys is None:

@@ -21,6 +21,7 @@ from gossip.updates.rows import rows_of
 from gossip.wire import BLOCK_BYTES, encode_header
 from gossip.zmq import same_host
 from gossip.zmq.segments import LentFile
+from gossip.zmq.sockets import Keys
 
 pytestmark = [pytest.mark.sockets, pytest.mark.skipif(sys.platform != "linux", reason="there are no links")]
 
@@ -159,7 +160,7 @@ def rogue(swarm: Any) -> Iterator[tuple[Any, socket.socket]]:
     node.runtime._links.origins.add(PeerId("rogue"), link)
     accepted = same_host.accept(listener)
     assert accepted is not None
-    assert same_host.receive_name(accepted) == "node"
+    assert same_host.receive_name(accepted, PeerId("rogue")) == "node"
     node.runtime.peer.replicator.join(PeerId("rogue"), False, True, True)
     yield node, accepted
     accepted.close()
@@ -254,6 +255,87 @@ def test_files_that_cannot_be_opened_end_the_link(swarm: Any, rogue: Any, out_of
         os.close(os.open(os.devnull, os.O_RDONLY))
     assert PeerId("rogue") not in node.runtime._links.origins.links
     assert node.runtime.figures.malformed == 0
+
+
+# ------------------------------------------------------------------------------------------------------- with keys
+
+
+def test_peers_that_have_the_same_secret_link(swarm: Any) -> None:
+    keys = Keys.generate()
+    one, two = (swarm.add(name, LARGE, links=True, keys=keys) for name in ("one", "two"))
+    swarm.link()
+    with lent({"w": np.ones_like(LARGE["w"])}) as update:
+        one.runtime.happen(Computed(update))
+        assert swarm.turn(lambda: has(two, 1))
+    assert two.runtime.figures.handed_in == LARGE["w"].nbytes
+
+
+def test_a_reader_without_the_secret_is_given_nothing(swarm: Any) -> None:
+    node = swarm.add("node", LARGE, links=True, keys=Keys.generate())
+    for secret in (None, Keys.generate().secret):
+        stranger = same_host.connect(PeerId("reader"), PeerId("node"), secret)
+        assert stranger is not None
+        seen = node.runtime.figures.malformed
+        assert swarm.turn(lambda seen=seen: node.runtime.figures.malformed == seen + 1)
+        node.publish({"w": np.ones_like(LARGE["w"])})
+        swarm.turn_for(0.1)
+        with pytest.raises(EOFError):
+            same_host.receive(stranger)
+        stranger.close()
+    assert "does not have the run's secret" in node.host.warnings[0]
+    assert not node.runtime._links.readers.links
+
+
+def test_who_listens_in_the_name_of_a_peer_is_not_believed(swarm: Any) -> None:
+    """It has taken the name first. The peer that it stands for is read over ZeroMQ, and what it says changes nothing."""
+    keys = Keys.generate()
+    squatter = same_host.listen(PeerId("one"))
+    assert squatter is not None
+    one, two = (swarm.add(name, LARGE, links=True, keys=keys) for name in ("one", "two"))
+    swarm.link()
+    accepted = same_host.accept(squatter)
+    assert accepted is not None
+    with lent({"w": np.full_like(LARGE["w"], 7.0)}) as forged:
+        header = encode_header(Range(PeerId("one"), 1, 1, 1, layout=Layout.of(LARGE)))
+        assert same_host.send(accepted, header, [same_host.Part(forged.descriptor, forged.offset)])
+    one.publish({"w": np.ones_like(LARGE["w"])})
+    assert swarm.turn(lambda: has(two, 1))
+    assert PeerId("one") not in two.runtime._links.origins.links
+    assert "does not have the run's secret" in two.host.warnings[0]
+    accepted.close()
+    squatter.close()
+
+
+def test_nothing_is_asked_over_a_link_before_the_other_end_has_proved_itself(swarm: Any) -> None:
+    squatter = same_host.listen(PeerId("one"))
+    assert squatter is not None
+    one, two = (swarm.add(name, LARGE, links=True, keys=keys) for keys in [Keys.generate()] for name in ("one", "two"))
+    swarm.link()
+    accepted = same_host.accept(squatter)
+    assert accepted is not None
+    one.publish({"w": np.ones_like(LARGE["w"])})
+    assert swarm.turn(lambda: has(two, 1))
+    hello = accepted.recv(1000)
+    assert hello.endswith(b"two")
+    with pytest.raises(BlockingIOError):
+        accepted.recv(1000)
+    accepted.close()
+    squatter.close()
+
+
+def test_readers_come_in_however_many_links_say_nothing(swarm: Any) -> None:
+    (node,) = linked(swarm, "node")
+    silent = []
+    for _ in range(same_host.NAMELESS_MAX + 20):
+        silent.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        silent[-1].connect(b"\0deepdist-node")
+        node.runtime.poll(0.01)
+    link = same_host.connect(PeerId("reader"), PeerId("node"))
+    assert link is not None
+    assert swarm.turn(lambda: PeerId("reader") in node.runtime._links.readers.links)
+    assert len(node.runtime._links._nameless) <= same_host.NAMELESS_MAX
+    for each in (*silent, link):
+        each.close()
 
 
 def test_a_reader_that_cannot_be_let_in_is_let_in_later(swarm: Any, out_of_descriptors: Any) -> None:

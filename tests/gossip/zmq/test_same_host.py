@@ -90,7 +90,7 @@ def test_a_name_that_is_no_text_is_refused() -> None:
     one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     one.send(b"\xff\xfe")
     with pytest.raises(WireError):
-        same_host.receive_name(two)
+        same_host.receive_name(two, PeerId("me"))
     one.close()
     two.close()
 

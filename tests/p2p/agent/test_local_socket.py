@@ -133,27 +133,40 @@ def test_a_private_folder_is_made_for_this_user_alone(temporary: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-def test_a_folder_that_others_can_enter_is_refused(temporary: Path, mode: int) -> None:
+def test_a_folder_that_others_can_enter_is_left_alone(temporary: Path, mode: int) -> None:
     root = temporary / f"deepdist-{os.getuid()}"
     root.mkdir()
     root.chmod(mode)
-    with pytest.raises(UsageError, match=f"{root} is not a private folder of this user: remove it or set TMPDIR"):
-        private_folder("run")
+    assert private_folder("run") == f"{root}-1/run"
+    assert private_folder("run") == f"{root}-1/run"
     assert list(root.iterdir()) == []
 
 
-def test_a_link_to_a_folder_is_refused(temporary: Path) -> None:
+def test_a_link_to_a_folder_is_left_alone(temporary: Path) -> None:
     elsewhere = temporary / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     (temporary / f"deepdist-{os.getuid()}").symlink_to(elsewhere)
-    with pytest.raises(UsageError, match="is not a private folder of this user"):
-        private_folder("run")
+    assert private_folder("run") == str(temporary / f"deepdist-{os.getuid()}-1" / "run")
+    assert list(elsewhere.iterdir()) == []
 
 
-def test_a_folder_of_somebody_else_is_refused(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    me = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: me + 1)
-    with pytest.raises(UsageError, match="is not a private folder of this user"):
+def test_the_folder_that_is_there_is_found_again_though_the_first_name_is_free_by_now(temporary: Path) -> None:
+    """A task and its agent look for it one after the other."""
+    first = temporary / f"deepdist-{os.getuid()}"
+    first.touch()
+    made = private_folder("run")
+    first.unlink()
+    assert private_folder("run") == made
+
+
+def test_where_others_have_taken_all_names_it_is_said_what_to_do(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = os.getuid() + 1
+    for number in ("", *(f"-{number}" for number in range(1, local_socket.ROOTS_MAX))):
+        (temporary / f"deepdist-{me}{number}").mkdir(mode=0o700)
+    monkeypatch.setattr(os, "getuid", lambda: me)
+    with pytest.raises(UsageError, match="none is a folder that only this user can enter: set TMPDIR"):
         private_folder("run")
 
 
