@@ -1,4 +1,4 @@
-"""ZeroMQ sockets as all peers have them: encrypted off this machine, with short queues, and kept alive by the kernel.
+"""ZeroMQ sockets as all peers have them: encrypted by keys, with short queues, and kept alive by the kernel.
 
 With a run's `Keys` every connection is encrypted, and a process that does not have them gets nothing.
 """

@@ -287,7 +287,7 @@ def test_a_reader_without_the_secret_is_given_nothing(swarm: Any) -> None:
 
 
 def test_who_listens_in_the_name_of_a_peer_is_not_believed(swarm: Any) -> None:
-    """It has taken the name first. The peer that it stands for is read over ZeroMQ, and what it says changes nothing."""
+    """It took the name first. The peer it stands for is read over ZeroMQ, and what it says changes nothing."""
     keys = Keys.generate()
     squatter = same_host.listen(PeerId("one"))
     assert squatter is not None
