@@ -51,12 +51,12 @@ def compute(array: Any, some: Any) -> None:
     np.tanh(array[some[:200]])
 
 
-def repeats() -> int:
-    """How often that is done in the time of a chunk, on this machine."""
-    array, some = np.ones((ROWS_A_CHUNK, COLUMNS), np.float32), np.arange(ROWS_A_CHUNK)
+def repeats(rows: int) -> int:
+    """How often that is done in the time of a chunk, on this machine, with a model of so many rows."""
+    array, chance = np.ones((rows, COLUMNS), np.float32), np.random.default_rng(0)
     count, end = 0, time.monotonic() + 20 * CHUNK_S
     while time.monotonic() < end:
-        compute(array, some)
+        compute(array, chance.integers(rows, size=ROWS_A_CHUNK))
         count += 1
     return max(1, count // 20)
 
@@ -88,7 +88,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {"without": [], "with": []}
     took: list[float] = []
     costs: list[float] = []
-    work = repeats()
+    work = repeats(int(megabytes * 1e6 / 4 / COLUMNS))
     for _ in range(arguments.rounds):
         for way in rates:
             with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
