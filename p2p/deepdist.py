@@ -348,7 +348,7 @@ class DeepDist(Generic[M]):
                     f"the training that went on from {resumed.path} was not finished, and this session knows no more "
                     "what is left of it: go on by another DeepDist.resume(path)"
                 )
-            asked |= resumed.training(asked)
+            asked |= resumed.training(asked, self._mode_of(asked["mode"]))
         mode = self._mode_of(asked.pop("mode"))
         place = arguments.place(*(asked.pop(name) for name in ("checkpoint", "every_s", "keep")))
         stopping = arguments.stopping(asked.pop("stop_when"), asked["evaluate"], self._user_model)
@@ -417,7 +417,11 @@ class DeepDist(Generic[M]):
             )
             self._change_mode("p2p")
             self._choose_codec(training)
-            return joined(lost.report, self._session.train(training))
+            try:
+                return joined(lost.report, self._session.train(training))
+            except UsageError as error:
+                lost.add_note(f"on_master_loss='p2p': peers cannot go on with this training: {error}")
+                raise lost from error
 
     @contextmanager
     def _bar(self) -> Iterator[tuple[engines.Progress, Callable[[Evaluated], None]]]:

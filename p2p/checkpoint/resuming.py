@@ -22,6 +22,11 @@ from p2p.checkpoint.plain import built, class_of
 from p2p.checkpoint.reading import Checkpoint
 from p2p.checkpoint.record import Record, SessionRecord, counted
 
+RULES_OF: dict[str, tuple[str | None, ...]] = {"master": (None,), "averaging": (None,), "sync": (None, "mean", "sum")}
+"""Rules by which updates may add up in a mode; peers have any."""
+SUMS = (None, "sum")
+"""What a master does, too, when it takes one update after the other."""
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -71,9 +76,9 @@ class Resumed:
         self._tell({name: (_worded(value), getattr(was, name)) for name, value in given.items()})
         return found
 
-    def training(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def training(self, asked: Mapping[str, Any], mode: str) -> dict[str, Any]:
         """Of arguments of `train` those that units of work depend on: as they were given, and else as they were. What
-        is given and differs is warned of.
+        is given and differs is warned of. In this `mode` it goes on: a master has no rule by which updates add up.
 
         Raises:
             UsageError: units of work would be others.
@@ -97,10 +102,18 @@ class Resumed:
             "exchange_s": (asked["exchange_s"], was.exchange_s),
         }
         self._tell({name: pair for name, pair in given.items() if pair[0] is not None})
+        if combine is None and mode in RULES_OF and was.combine not in RULES_OF[mode]:
+            if was.combine not in SUMS:
+                warn(
+                    f"the checkpoint at {self.path} is of a training with combine={was.combine!r}; with mode={mode!r} "
+                    "updates do not add up by that"
+                )
+        elif combine is None:
+            combine = was.combine
         return {
             "epochs": was.epochs if epochs is None else epochs,
             "chunk_rows": was.chunk_rows,
-            "combine": was.combine if combine is None else combine,
+            "combine": combine,
         }
 
     def _tell(self, given: Mapping[str, tuple[Any, Any]]) -> None:

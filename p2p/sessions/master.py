@@ -97,18 +97,19 @@ class MasterSession:
         if begun is not None:
             self.epochs = begun.epochs_before
         counters = None if begun is None else begun.counters
+        done = 0 if begun is None else begun.epochs_done
         training.begins(self._user_model, self.epochs, partitions, counters)
         job = Job(
             run=self._run,
             skeleton=self._user_model.skeleton(_light(training), counters),
             gradient=training.gradient,
             descent=training.descent if training.pushes.n_fetch > 1 else None,
-            epochs=training.epochs,
+            epochs=training.epochs - done,
             partitions=partitions,
             chunk_rows=training.chunk_rows,
             peers=engine.peers,
             seed=self._seed,
-            epochs_before=self.epochs,
+            epochs_before=self.epochs + done,
             exchange=exchange_settings(self._user_model, training.rule, engine.peers, codec=codec_of(training.rhythm)),
             rhythm=training.rhythm,
             resumes=begun is not None,
@@ -128,7 +129,7 @@ class MasterSession:
             return self._run_job(training, engine, coordinator, job, before)
         except MastersLostError as error:
             model = Model.from_skeleton(self._user_model.skeleton())
-            self.begun = Begun(coordinator.cut(model)[1], job.epochs_before, _any_data, counters)
+            self.begun = Begun(coordinator.cut(model)[1], self.epochs - training.epochs, _any_data, counters)
             error.report = self._report(training, coordinator, 0, time.monotonic() - before.at, before)
             raise
         finally:
@@ -160,7 +161,8 @@ class MasterSession:
         self, training: Training, engine: engines.Engine, coordinator: Coordinator, job: Job, watching: Watching
     ) -> Iterator[list[TaskResult]]:
         """Run the engine until all is done, which is once here."""
-        yield engine.run(job, training.data, self._done)
+        if job.epochs:
+            yield engine.run(job, training.data, self._done)
 
     def _run_job(
         self, training: Training, engine: engines.Engine, coordinator: Coordinator, job: Job, before: Snapshot
@@ -182,7 +184,7 @@ class MasterSession:
                     for found in self._runs(training, engine, coordinator, job, watching):
                         results += found
                 seconds = time.monotonic() - before.at  # a last look may take longer
-                self._check_rows(coordinator)
+                self._check_rows(coordinator, self.epochs - training.epochs)
                 self._tell(results, coordinator)
                 watching.finish()
         except KeyboardInterrupt:
@@ -330,13 +332,13 @@ class MasterSession:
         )
         training.writer.write(model.arrays(), moment, training.stopping.ended)
 
-    def _check_rows(self, coordinator: Coordinator) -> None:
+    def _check_rows(self, coordinator: Coordinator, epochs_before: int) -> None:
         """Attempts that ran side by side may have got different rows."""
         torn = coordinator.torn()
         if torn:
             epoch = min(epoch for epoch, _ in torn)
             where = [partition for other, partition in torn if other == epoch]
-            raise other_rows(epoch - coordinator.epochs_before, where)
+            raise other_rows(epoch - epochs_before, where)
 
     def _tell(self, results: list[TaskResult], coordinator: Coordinator) -> None:
         for cautions in (*(result.cautions for result in results), coordinator.cautions):

@@ -80,7 +80,7 @@ class SteppingSession(SynchronousSession):
 
     def _waves(self, coordinator: Stepping, job: Job, is_over: Callable[[], bool]) -> Iterator[Wave]:
         barrier = coordinator.barrier
-        while (place := barrier.wave) is not None and not is_over():
+        while job.epochs and (place := barrier.wave) is not None and not is_over():
             before = barrier.step
             barrier.run_again()
             epoch = place.epoch - job.epochs_before

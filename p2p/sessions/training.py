@@ -107,8 +107,13 @@ class Begun:
     """Of the model, when the training began."""
 
     @property
+    def epochs_done(self) -> int:
+        """Of the training that goes on, those of which all units count."""
+        return max(0, self.counted.closed - self.epochs_before)
+
+    @property
     def units(self) -> Iterator[Unit]:
-        """Those of the training that goes on."""
+        """Those of the training that goes on, but for epochs of which all count."""
         return (mark.unit for series in self.counted.series for mark in series.marks())
 
     def skipped(self, rhythm: Rhythm) -> int:

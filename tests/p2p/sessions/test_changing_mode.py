@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from gossip.errors import UsageError
-from p2p import DeepDist, SimulatedCluster
+from p2p import DeepDist, DeepDistWarning, SimulatedCluster
 from p2p.checkpoint.reading import read
 from p2p.engines.local import LocalEngine
 from p2p.report import Report
@@ -148,3 +149,43 @@ def test_an_engine_of_one_s_own_is_started_again() -> None:
 def test_a_mode_that_does_not_go_with_the_session_is_refused(options: Any, mode: Any, message: str) -> None:
     with DeepDist({"w": np.zeros(1)}, **options) as dd, pytest.raises(UsageError, match=message):
         dd.train([[1]], ones, add, mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["p2p", "master", "sync", "averaging"])
+def test_a_training_that_was_finished_by_peers_has_nothing_left_for_another_mode(mode: Any, tmp_path: Path) -> None:
+    """Its last checkpoint says that all units of its epochs count, and names none."""
+    with DeepDist({"w": np.zeros(1)}, peers=2) as dd:
+        dd.train([[1, 2], [3]], ones, epochs=2, chunk_rows=1, checkpoint=tmp_path)
+    assert read(str(tmp_path)).record.units.closed == 2
+    with pytest.warns(DeepDistWarning) if mode != "p2p" else nullcontext():
+        again = DeepDist.resume(tmp_path, mode=mode, peers=2)
+    with again as dd:
+        report = dd.train([[1, 2], [3]], ones)
+        assert (report.updates, report.mode) == (0, mode)
+        assert dd.model["w"] == [12]
+        dd.train([[1, 2], [3]], ones, chunk_rows=1, combine="sum" if mode == "sync" else None)
+        assert dd.model["w"] == [15 if mode == "averaging" else 18]
+
+
+@pytest.mark.parametrize("mode", ["master", "sync"])
+def test_an_epoch_more_is_all_that_is_left(mode: Any, tmp_path: Path) -> None:
+    with DeepDist({"w": np.zeros(1)}, peers=2) as dd:
+        dd.train([[1, 2], [3]], ones, epochs=2, chunk_rows=1, combine="sum", checkpoint=tmp_path)
+    with pytest.warns(DeepDistWarning):
+        again = DeepDist.resume(tmp_path, mode=mode, peers=2)
+    with again as dd:
+        with pytest.warns(DeepDistWarning, match="epochs=3"):
+            dd.train([[1, 2], [3]], ones, epochs=3)
+        assert dd.model["w"] == [18]
+
+
+def test_a_rule_that_a_mode_does_not_have_is_left_behind_with_a_warning(tmp_path: Path) -> None:
+    with DeepDist({"w": np.zeros(1)}, peers=2) as dd:
+        dd.train([[1, 2], [3]], ones, chunk_rows=1, combine="adasum", checkpoint=tmp_path)
+    with pytest.warns(DeepDistWarning, match="mode"):
+        again = DeepDist.resume(tmp_path, mode="master", peers=2)
+    with again as dd:
+        with pytest.warns(DeepDistWarning, match="combine='adasum'; with mode='master' updates do not add up by that"):
+            dd.train([[1, 2], [3]], ones)
+        with pytest.raises(UsageError, match="combine='sum' with mode='master', expected None"):
+            dd.train([[1, 2], [3]], ones, combine="sum")
