@@ -31,6 +31,8 @@ from p2p.standby.ties import Ties
 log = logging.getLogger("p2p")
 
 START_TIMEOUT_S = 60.0
+OPENINGS_MAX = 3
+"""Of a training, during which standbys are lost."""
 LOOK_S = 0.1
 THERE_S = 5.0
 """A standby that is not heard for so long is taken for gone."""
@@ -111,9 +113,10 @@ class Standbys:
                 self._hear(sender, message)
             gone = [index for index in missing if not self._alive[index]()]
             if gone or time.monotonic() > give_up:
+                what = "ended while they started" if gone else f"did not start within {START_TIMEOUT_S:g} s"
                 raise UsageError(
-                    f"standbys {gone or missing} of {self.count} ended while they started, or did not start within "
-                    f"{START_TIMEOUT_S:g} s: see their last words in the stderr above, or of the executors"
+                    f"standbys {gone or missing} of {self.count} {what}: see their last words in the stderr above, or "
+                    "of the executors"
                 )
 
     @contextmanager
@@ -121,12 +124,9 @@ class Standbys:
         self, server: Server, coordinator: GroupCoordinator, opening: Opening, engine: Starts
     ) -> Iterator[Group]:
         """They take part within; the server is to be started and stopped within as well."""
-        self._trainings += 1
-        self._ties.training = self._trainings
         sent = parcel.dumps(opening)
         mine = Place(self._ties.endpoint, server.address.endpoint)
-        places = (*self.places, mine)
-        self._open(range(self.count), places, sent, recover=False)
+        places = self._all_open(mine, sent, engine)
         group = Group(self._ties, Member(self.count, self.count + 1, self._trainings), places, coordinator, server.wake)
         server.agreement = group
         ended = threading.Event()
@@ -184,13 +184,33 @@ class Standbys:
             self.there[sender] = message
             self._ties.connect(sender, message.place.endpoint)
 
-    def _open(self, whom: range, places: tuple[Place, ...], sent: bytes, recover: bool) -> None:
-        """Have them take part, and wait until they do."""
-        opening = Open(training=self._trainings, places=places, recover=recover)
-        for index in whom:
+    def _all_open(self, mine: Place, sent: bytes, engine: Starts) -> tuple[Place, ...]:
+        """Have all take part in the next training. Where one is lost meanwhile another one comes, and all begin anew.
+        Returns where they listen."""
+        for _ in range(OPENINGS_MAX):
+            self._trainings += 1
+            self._ties.training = self._trainings
+            places = (*self.places, mine)
+            gone = self._open(places, sent)
+            if not gone:
+                return places
+            self.lost += len(gone)
+            log.warning("standbys %s are gone before the training began: others take their places", gone)
+            for index in range(self.count):
+                self._ties.say(index, Shut())
+            self.start(engine)
+        raise UsageError(
+            f"standbys {gone} of {self.count} ended while the training began, for the {OPENINGS_MAX}rd time: see their "
+            "last words in the stderr above, or of the executors, and how much memory they may use"
+        )
+
+    def _open(self, places: tuple[Place, ...], sent: bytes) -> list[int]:
+        """Have them take part, and wait until they do. Returns who is gone."""
+        opening = Open(training=self._trainings, places=places, recover=False)
+        for index in range(self.count):
             self._ties.say(index, opening, sent)
-        said_at = dict.fromkeys(whom, time.monotonic())
-        waits, give_up = set(whom), time.monotonic() + START_TIMEOUT_S
+        said_at = dict.fromkeys(range(self.count), time.monotonic())
+        waits, give_up = set(said_at), time.monotonic() + START_TIMEOUT_S
         while waits:
             self._ties.inbox.poll(int(LOOK_S * 1e3))
             for sender, message, _ in self._ties.hear():
@@ -204,8 +224,14 @@ class Standbys:
                     if message.trouble:
                         raise UsageError(f"standby {sender} cannot take part in the training:\n{message.trouble}")
                     waits.discard(sender)
+            if gone := [index for index in range(self.count) if not self._alive[index]()]:
+                return gone
             if waits and time.monotonic() > give_up:
-                raise UsageError(f"standbys {sorted(waits)} did not begin within {START_TIMEOUT_S:g} s")
+                raise UsageError(
+                    f"standbys {sorted(waits)} of {self.count} are there, and did not begin within "
+                    f"{START_TIMEOUT_S:g} s: this machine, or theirs, may be busy; train again"
+                )
+        return []
 
     def _look_after(
         self, group: Group, coordinator: GroupCoordinator, sent: bytes, engine: Starts, ended: threading.Event

@@ -21,6 +21,7 @@ from p2p import deepdist as deepdist_module
 from p2p.sessions.master import MasterSession
 from p2p.standby import group as group_module
 from p2p.standby.group import Group
+from p2p.standby.launch import Standbys
 from p2p.standby.member import FETCHED_MAX, KEPT_MAX
 
 pytestmark = [pytest.mark.sockets, pytest.mark.slow, pytest.mark.usefixtures("place")]
@@ -323,6 +324,42 @@ def test_a_training_ends_where_most_masters_are_lost(monkeypatch: pytest.MonkeyP
         report = dd.train(data(), counted_gradient, add, chunk_rows=100)
         assert report.updates == PARTITIONS * CHUNKS // 100
         assert dd.model["w"].tolist() == [each + sum(map(sum, data())) for each in sums]
+
+
+@pytest.mark.long
+def test_what_peers_cannot_go_on_with_is_told_as_the_loss_that_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descent that keeps something on the model, as only a master's may."""
+    monkeypatch.setattr(deepdist_module, "GOES_ON_S", 3.0)
+    model: dict[str, Any] = {"w": np.zeros(3), "count": np.zeros(1)}
+    with DeepDist(model, mode="master", peers=2, standbys=2, on_master_loss="p2p") as dd:
+        later(lambda: kill_most(dd), dd, 200)
+        with pytest.warns(DeepDistWarning, match="peers go on"), pytest.raises(MastersLostError) as lost:
+            dd.train(data(), counted_gradient, keep, chunk_rows=1)
+    assert "peers cannot go on with this training: descent changed 'kept'" in lost.value.__notes__[0]
+    assert lost.value.report is not None
+    assert model["count"][0] == model["kept"] >= 200
+
+
+def test_one_that_is_lost_while_a_training_begins_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    opens, opened = Standbys._open, []
+
+    def kill_one_and_open(standbys: Standbys, *arguments: Any) -> list[int]:
+        if not opened:
+            os.kill(standbys.there[1].pid, signal.SIGKILL)
+        opened.append(arguments)
+        return opens(standbys, *arguments)
+
+    monkeypatch.setattr(Standbys, "_open", kill_one_and_open)
+    model: dict[str, Any] = {"w": np.zeros(3), "count": np.zeros(1)}
+    with DeepDist(model, mode="master", peers=2, standbys=2) as dd:
+        dd.train(data(), counted_gradient, add, chunk_rows=100)
+        assert dd.model["w"].tolist() == [sum(map(sum, data()))] * 3
+    assert len(opened) == 2
+
+
+def keep(model: Any, update: Any) -> None:
+    add(model, update)
+    model["kept"] = model.get("kept", 0) + 1
 
 
 def counted_gradient(model: Any, rows: Iterator[int]) -> dict[str, Any]:
