@@ -143,12 +143,12 @@ class MasterClient:
     def __init__(self, address: Address) -> None:
         """Connect. `UsageError` if the master lets this worker not in, or is not there."""
         self.address = address
-        self._endpoint = address.endpoint
+        self._endpoint: str
         """Where the master is that leads."""
         self._led_at = time.monotonic()
         """Somebody led then, as far as it is known."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = open_socket(self._context, zmq.DEALER, address.keys)
+        self._connect(address.endpoint)
         self._files: dict[Place, SharedFile] = {}
         """Of the master's."""
         self._own: SharedFile | None = None
@@ -157,11 +157,22 @@ class MasterClient:
         """What came along for the next unit."""
         self.shares_memory = False
         try:
-            self._socket.connect(address.endpoint)
             self._surely(self._greet)
         except BaseException:
             self.close()
             raise
+
+    def _connect(self, endpoint: str) -> None:
+        self._socket = open_socket(self._context, zmq.DEALER, self.address.keys)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        """Where ZeroMQ tells that the connection broke, which it makes again by itself."""
+        self._socket.connect(endpoint)
+        self._endpoint = endpoint
+
+    def _disconnect(self) -> None:
+        self._socket.disable_monitor()
+        self._socket.close(linger=0)
+        self._monitor.close(linger=0)
 
     def _greet(self) -> None:
         welcome, _ = self._ask_for(Hello(self.address.run, f"{socket.gethostname()}:{os.getpid()}"), Welcome)
@@ -331,6 +342,8 @@ class MasterClient:
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
         except OSError as error:
             raise MasterGoneError(f"the master at {host}:{port} is gone ({error})") from None
+        if self._monitor.poll(0):
+            raise MovedError(self._endpoint)  # it is another connection by now: the answer may never come
 
     # ---------------------------------------------------------------------------------- where there are several masters
 
@@ -352,10 +365,8 @@ class MasterClient:
             leader = endpoint or self._leader_by(self._endpoints())
             endpoint = ""
             if leader:
-                self._socket.close(linger=0)
-                self._socket = open_socket(self._context, zmq.DEALER, self.address.keys)
-                self._socket.connect(leader)
-                self._endpoint = leader
+                self._disconnect()
+                self._connect(leader)
                 try:
                     self._greet()
                     self._led_at = time.monotonic()
