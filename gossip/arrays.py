@@ -13,15 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 import xxhash
-from msgspec import Struct
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from gossip.errors import MismatchError
-from gossip.fields import Name, Shape
+from gossip.fields import ARRAYS_MAX, Name, Shape
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -32,6 +32,9 @@ ALIGNMENT_BYTES = 64
 
 DTYPES = ("<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
 """What may travel: plain numbers in little-endian order, nothing that needs code to be read."""
+
+ITEM_BYTES = {dtype: np.dtype(dtype).itemsize for dtype in DTYPES}
+"""Of one number."""
 
 NARROW = {"|i1": "<i8", "|u1": "<i8", "<i2": "<i8", "<u2": "<i8", "<i4": "<i8", "<u4": "<i8"}
 """Integers of fewer bits, and those in which they are summed: they hold differences of either sign, and their sums."""
@@ -64,7 +67,7 @@ class ArraySpec(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
 class Layout(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
     """Where each of a set of named arrays lies in one buffer. Equal layouts are interchangeable."""
 
-    specs: tuple[ArraySpec, ...]
+    specs: Annotated[tuple[ArraySpec, ...], Meta(max_length=ARRAYS_MAX)]
 
     @classmethod
     def of(cls, arrays: Arrays) -> Layout:

@@ -11,6 +11,14 @@ NAME_CHARACTERS_MAX = 256
 DIMENSIONS_MAX = 16
 SCALARS_MAX = 64
 """Of one packet; strategies have two or three."""
+LANES_MAX = 1 << 13
+"""Peers that one message speaks of, each incarnation by itself;"""
+ARRAYS_MAX = 6000
+"""and arrays of one layout: a replica's header, with as many of both as may be, is read in 10 ms."""
+RUMORS_MAX = 16
+"""Of one message."""
+HEADER_RUNS_MAX = 512
+"""Of marks, 12 kB: a range with more has them in a table. Links between peers of one machine carry no tables."""
 
 Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 Name = Annotated[str, Meta(max_length=NAME_CHARACTERS_MAX)]

@@ -29,9 +29,12 @@ Attempt = tuple[int, PeerId]
 WATCHED_MAX = 10_000
 """Units of dropped epochs with two attempts that stand. Each is one race whose loser crashed before it took its own
 back, or has not yet; of what is beyond, the two are counted as two."""
-TOIL_MAX = 1 << 18
-"""Units of one message that are looked at one by one, a second's work. Only those are that came among others of the
-same partition, which two attempts at a time make: as many as one exchanged while a reader was away."""
+TOIL_MAX = 1 << 15
+"""Units of one message that are looked at one by one, half a second's work. Only those are that came among others of
+the same partition, which two attempts at a time make: as many as one exchanged while a reader was away, at fifty a
+second for ten minutes. Who is away for longer is forgotten."""
+COUNTED_MAX = 1 << 22
+"""Units of one partition with several attempts, written out where it is to be told which of them count."""
 
 
 RESUMED = PeerId("resumed")
@@ -62,8 +65,12 @@ class Carried:
         """The lowest and the highest that count; None if none does."""
         if self.withdrawn is None:
             return (self.chunks.runs[0], self.chunks.last) if self.chunks.runs else None
-        standing = [chunk for chunk in self.chunks if chunk not in self.withdrawn]
-        return (standing[0], standing[-1]) if standing else None
+        # what is taken back is few; what is claimed may be more than can be written out
+        withdrawn = self.withdrawn
+        lowest = next((chunk for chunk in self.chunks if chunk not in withdrawn), None)
+        if lowest is None:
+            return None
+        return lowest, next(chunk for chunk in reversed(self.chunks) if chunk not in withdrawn)
 
     def reaches(self, first: int, last: int) -> bool:
         """It may know of some chunk in first..last."""
@@ -155,7 +162,8 @@ class Identities:
         return frozenset(c.attempt for c in self._partition(epoch, partition) if c.stands(chunk))
 
     def counted(self) -> Counted | None:
-        """The units that count now; None as long as two attempts of one do, of which one will be taken back."""
+        """The units that count now; None as long as two attempts of one do, of which one will be taken back, or where
+        a partition with several attempts is said to have more units than anybody computes."""
         if any(len(known.standing) > 1 for chunks in self._watched.values() for known in chunks.values()):
             return None
         found = []
@@ -163,6 +171,8 @@ class Identities:
             for partition, sources in sorted(partitions.items()):
                 chunks = sources[0].chunks
                 if len(sources) > 1 or sources[0].withdrawn is not None:
+                    if sum(each.chunks.size for each in sources) > COUNTED_MAX:
+                        return None
                     standing = sorted(chunk for each in sources for chunk in each.chunks if each.stands(chunk))
                     if any(one == next for one, next in pairwise(standing)):
                         return None

@@ -128,8 +128,18 @@ class Chunks:
         for first, last, step in self.each():
             yield from range(first, last + 1, step)
 
-    def __len__(self) -> int:
+    def __reversed__(self) -> Iterator[int]:
+        runs = self.runs
+        for at in range(len(runs) - 3, -1, -3):
+            yield from range(runs[at + 1], runs[at] - 1, -runs[at + 2])
+
+    @property
+    def size(self) -> int:
+        """How many, which may be more than `len` can say."""
         return size(self.runs.tobytes()) if self.runs else 0
+
+    def __len__(self) -> int:
+        return self.size
 
     @property
     def last(self) -> int:

@@ -24,10 +24,9 @@ from typing import Protocol
 
 from gossip.errors import hold
 from gossip.events import Effect, Send
+from gossip.fields import RUMORS_MAX
 from gossip.messages import Ack, Nack, PeerId, Ping, PingRequest, Rumor, Standing
 
-RUMORS_MAX = 16
-"""In one message."""
 TRANSMISSIONS_FACTOR = 3
 """Each rumor is told so many times log2 of the swarm's size: SWIM's lambda."""
 LATE_S = 1.0

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, NewType
 from msgspec import Meta, Struct, field
 
 from gossip.arrays import Layout, Packed, Update
-from gossip.fields import NAME_CHARACTERS_MAX, SCALARS_MAX, Count, Name
+from gossip.fields import HEADER_RUNS_MAX, LANES_MAX, NAME_CHARACTERS_MAX, RUMORS_MAX, SCALARS_MAX, Count, Name
 from gossip.marks import Mark as Mark
 from gossip.marks import Series
 from gossip.marks import Unit as Unit
@@ -41,7 +41,8 @@ PeerId = NewType("PeerId", str)
 """One incarnation of a peer, and thereby its lane: a restart is a new one. 128 random bits in hex in production."""
 Peer = Annotated[PeerId, Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
 """As it comes from others."""
-Frontiers = Mapping[Peer, Count]
+Peers = Annotated[tuple[Peer, ...], Meta(max_length=LANES_MAX)]
+Frontiers = Annotated[Mapping[Peer, Count], Meta(max_length=LANES_MAX)]
 
 if TYPE_CHECKING:
     Carried = Update
@@ -69,12 +70,15 @@ class Rumor(NamedTuple):
     by: Peer
 
 
+Rumors = Annotated[tuple[Rumor, ...], Meta(max_length=RUMORS_MAX)]
+
+
 class Table(NamedTuple):
     """Marks that are still on their way: so many follow behind the arrays, and the message itself has none yet."""
 
     series: Count
     runs: Count
-    lanes: tuple[Peer, ...]
+    lanes: Peers
     """Whose they are."""
 
 
@@ -117,7 +121,7 @@ class Advert(Header, frozen=True, tag=1, dict=True):
     k: Count = 0
     """Of its newest pull, or of the newest adoption that it has done or given up: so an origin can tell whether the
     frontier is newer than what it knows of this peer otherwise."""
-    rumors: tuple[Rumor, ...] = ()
+    rumors: Rumors = ()
 
     @cached_property
     def all_frontiers(self) -> Mapping[PeerId, int]:
@@ -142,7 +146,7 @@ class Range(WithArrays, frozen=True, tag=3):
     lo: Count
     hi: Count
     k: Count
-    marks: tuple[Series, ...] = ()
+    marks: Annotated[tuple[Series, ...], Meta(max_length=HEADER_RUNS_MAX)] = ()
     """Of the updates that have a logical identity."""
     layout: Layout = EMPTY
     payload: Carried | None = None
@@ -195,7 +199,7 @@ class StateRequest(Header, frozen=True, tag=5):
     peer: Peer
     k: Count
     frontiers: Frontiers = field(default_factory=dict)
-    pinned: tuple[Peer, ...] = ()
+    pinned: Peers = ()
 
 
 class State(WithArrays, frozen=True, tag=6):
@@ -204,8 +208,8 @@ class State(WithArrays, frozen=True, tag=6):
     peer: Peer
     frontiers: Frontiers
     k: Count
-    marks: Mapping[Peer, tuple[Series, ...]] = field(default_factory=dict)
-    """What it knows of every lane's logical identities."""
+    marks: Annotated[Mapping[Peer, tuple[Series, ...]], Meta(max_length=0)] = field(default_factory=dict)
+    """What it knows of every lane's logical identities; never in the header."""
     layout: Layout = EMPTY
     payload: CarriedWhole | None = None
     closed: Count = 0
@@ -220,7 +224,7 @@ class Ping(Header, frozen=True, tag=11):
 
     peer: Peer
     k: Count
-    rumors: tuple[Rumor, ...] = ()
+    rumors: Rumors = ()
 
 
 class PingRequest(Header, frozen=True, tag=12):
@@ -237,7 +241,7 @@ class Ack(Header, frozen=True, tag=13):
     peer: Peer
     k: Count
     about: Peer
-    rumors: tuple[Rumor, ...] = ()
+    rumors: Rumors = ()
 
 
 class Nack(Header, frozen=True, tag=14):
@@ -255,7 +259,7 @@ class Offer(Header, frozen=True, tag=15):
     rounds: Count
     waiting: Frontiers = field(default_factory=dict)
     """By reader: the number of the newest packet for it."""
-    rumors: tuple[Rumor, ...] = ()
+    rumors: Rumors = ()
 
 
 class PacketRequest(Header, frozen=True, tag=16):

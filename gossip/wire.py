@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import msgspec
@@ -32,8 +33,9 @@ import xxhash
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from gossip.arrays import ArraySpec, Bytes, Layout, Packed, Payload
+from gossip.arrays import ITEM_BYTES, ArraySpec, Bytes, Layout, Packed, Payload
 from gossip.errors import TooLargeError, WireError
+from gossip.fields import HEADER_RUNS_MAX
 from gossip.marks import RUN_BYTES, Series
 from gossip.messages import (
     NO_TABLE,
@@ -52,9 +54,9 @@ PREFIX = struct.Struct("!2sBII")
 BLOCK_PREFIX = struct.Struct("!QII")
 
 HEADER_BYTES_MAX = 1 << 22
-"""Room for the frontiers of some 40,000 lanes, or the names of as many arrays."""
-HEADER_RUNS_MAX = 512
-"""Of marks, 12 kB: a range with more has them in a table. Links between peers of one machine carry no tables."""
+"""Room for as many lanes and arrays as one message may have, with names of sixty characters."""
+HEADER_BYTES_SURE = 1 << 14
+"""A header up to this size has no room for more of anything than it may have."""
 SERIES_NUMBERS = np.dtype("<i8"), 6
 RUN_NUMBERS = np.dtype("<i8"), 3
 """The type of the numbers of a table, and how many there are of each series and run."""
@@ -65,7 +67,11 @@ PAYLOAD_BYTES_MAX = 1 << 36
 TABLE_BYTES_MAX = 1 << 31
 """The marks of 80 million updates that follow no rule, or of any number that do."""
 LAYOUT_CACHED_MAX = 1024
-"""Arrays of a layout that is kept for the next message: 16 of them hold some 20 MB, with the longest names."""
+"""Arrays of a layout that is kept for the next message,"""
+LAYOUT_CACHED_CHARACTERS_MAX = 1 << 16
+"""and characters of their names. Sixteen layouts are kept, which may be anybody's: they hold some 12 MB at the most."""
+TROUBLE_CHARACTERS_MAX = 200
+"""Of what is wrong with a header, which may be told with words of its own."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,11 @@ def _frame(fields: Any, kind: str) -> bytes:
     header = _ENCODER.encode(fields)
     if len(header) > HEADER_BYTES_MAX:
         raise TooLargeError(f"{kind} with a header of {len(header)} bytes, at most {HEADER_BYTES_MAX}")
+    if len(header) > HEADER_BYTES_SURE:
+        try:
+            _DECODER.decode(header)
+        except msgspec.ValidationError as error:
+            raise TooLargeError(f"{kind} that nobody would take: {error}") from None
     return PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(header)) + header
 
 
@@ -223,8 +234,8 @@ def decode_header(frame: Bytes) -> Message:
         raise WireError("header does not match its checksum")
     try:
         message: Message = _DECODER.decode(header)
-    except (msgspec.MsgspecError, RecursionError, OverflowError) as error:
-        raise WireError(f"header is no message: {error}") from None
+    except (msgspec.MsgspecError, RecursionError, OverflowError, MemoryError) as error:
+        raise WireError(f"header is no message: {error!s:.{TROUBLE_CHARACTERS_MAX}}") from None
     if header[0] != _LIST_OF + 1 + len(message.__struct_fields__):
         raise WireError(f"{type(message).__name__} without all of its fields")
     match message:
@@ -419,18 +430,17 @@ def _increase(rows: NDArray[np.int64]) -> bool:
 
 def _checked(layout: Layout) -> Layout:
     """The same layout, if it is one: of names that differ, and some size."""
-    names, total = set(), 0
-    for spec in layout.specs:
-        if spec.name in names:
-            raise WireError("an array's name is there twice")
-        nbytes = np.dtype(spec.dtype).itemsize
-        for side in spec.shape:
-            nbytes *= max(1, side)
-        total += nbytes
+    specs, total, characters = layout.specs, 0, 0
+    for spec in specs:
+        size = prod(spec.shape) or prod([side or 1 for side in spec.shape])  # none is without end where another is 0
+        total += size * ITEM_BYTES[spec.dtype]
         if total > PAYLOAD_BYTES_MAX:
             raise WireError(f"arrays of {total} bytes, at most {PAYLOAD_BYTES_MAX}")
-        names.add(spec.name)
-    return _same_layout(layout.specs) if len(layout.specs) <= LAYOUT_CACHED_MAX else layout
+        characters += len(spec.name)
+    if len({spec.name for spec in specs}) < len(specs):
+        raise WireError("an array's name is there twice")
+    is_small = len(specs) <= LAYOUT_CACHED_MAX and characters <= LAYOUT_CACHED_CHARACTERS_MAX
+    return _same_layout(specs) if is_small else layout
 
 
 @lru_cache(maxsize=16)

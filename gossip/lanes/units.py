@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from gossip.errors import MismatchError, hold
 from gossip.events import Deliver, Effect, Negative, Release
+from gossip.fields import COUNT_MAX
 from gossip.identity import TOIL_MAX, Identities
 from gossip.lanes.replicate import Replicator
 from gossip.lanes.roster import Roster
@@ -66,7 +67,11 @@ class Units:
     # ---------------------------------------------------------------------------------------------- what is told to us
 
     def check_marks(self, message: Range) -> None:
-        """Raise `MismatchError` where a run of marks costs more than one mark: if it reaches into others."""
+        """Raise `MismatchError` where a run of marks costs more than one mark: if it reaches into others. And where
+        more units would count than can be told."""
+        total = self.identities.units + sum([series.size for series in message.marks])
+        if total > COUNT_MAX:
+            raise MismatchError(f"{total} units would count with theirs, at most {COUNT_MAX}")
         if len(message.marks) > 1 or (message.marks and message.marks[0].chunk < 0):
             toil = self.identities.toil(message.of, message.marks)
             if toil > TOIL_MAX:

@@ -23,7 +23,7 @@ import numpy as np
 
 from gossip.arrays import DTYPES, Array, Arrays, Layout, check_finite, check_like
 from gossip.errors import MismatchError, UsageError
-from gossip.fields import NAME_CHARACTERS_MAX
+from gossip.fields import ARRAYS_MAX, NAME_CHARACTERS_MAX
 from p2p.adapters import PLAIN, Adapter, adapter_of, check_adapter, known, nesting, skeleton
 from p2p.adapters.integers import Integers
 from p2p.adapters.watch import Watch
@@ -31,6 +31,9 @@ from p2p.codec import Codec, check_codec, kinds_of
 
 Light = Callable[[Any], Any]
 """Makes something smaller of a model, with the same named arrays, that a gradient can do with; None if it cannot."""
+
+MODEL_ARRAYS_MAX = ARRAYS_MAX // 3
+"""An update has up to three arrays for each: of rows these, their numbers and the exponents of these."""
 
 
 class Model:
@@ -57,6 +60,11 @@ class Model:
                 f"a model of type {type(model).__name__} has nothing to train: expected a dict of numpy arrays, a list "
                 "or tuple of them, an object with numpy attributes (name them with parameters=(...)), or a "
                 f"{' or '.join(known())}{_hint(model)}"
+            )
+        if len(self.names) > MODEL_ARRAYS_MAX:
+            raise UsageError(
+                f"the model has {len(self.names)} arrays to train, expected at most {MODEL_ARRAYS_MAX}: join small "
+                "ones, or name those to train with parameters=(...)"
             )
         for name in self.names:
             self._check_trainable(name)

@@ -710,3 +710,13 @@ def test_a_range_whose_marks_lie_among_too_many_others_is_refused_whole() -> Non
     assert delivered(effects) == []
     assert peer.refused == 1
     assert peer.replicator.origins[B].frontier == 0
+
+
+def test_what_counts_of_more_units_than_can_be_written_out_is_told_by_its_ends() -> None:
+    known = Identities()
+    known.note(A, [Series(1, 0, 0, False, runs((0, 1 << 62, 1)))])
+    known.note(A, [Series(1, 0, 0, True, runs((0, 2, 1), ((1 << 62) - 4, 1 << 62, 4)))])
+    assert known.spans(1) == {(1, 0): (3, (1 << 62) - 1)}
+    assert known.counted() is None
+    known.note(A, [Series(2, 0, 0, False, runs((0, 9, 3))), Series(2, 0, 0, True, runs((0, 9, 3)))])
+    assert (2, 0) not in known.spans(1)

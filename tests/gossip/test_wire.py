@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed
 from gossip.errors import TooLargeError, WireError
-from gossip.fields import COUNT_MAX, DIMENSIONS_MAX, NAME_CHARACTERS_MAX, SCALARS_MAX
+from gossip.fields import ARRAYS_MAX, COUNT_MAX, DIMENSIONS_MAX, LANES_MAX, NAME_CHARACTERS_MAX, SCALARS_MAX
 from gossip.identity import Identities
 from gossip.marks import RUN, Chunks, Series, packed
 from gossip.messages import (
@@ -56,6 +56,7 @@ from gossip.wire import (
     BLOCK_PREFIX,
     HEADER_BYTES_MAX,
     HEADER_RUNS_MAX,
+    LAYOUT_CACHED_CHARACTERS_MAX,
     LAYOUT_CACHED_MAX,
     MAGIC,
     PAYLOAD_BYTES_MAX,
@@ -310,14 +311,81 @@ def test_several_blocks_go_in_answer_to_another_pull() -> None:
 
 
 def test_a_header_as_long_as_may_be_is_made_and_read() -> None:
-    name = PeerId("n" * (HEADER_BYTES_MAX - 10))
-    assert len(encode_header(Pull(name, 3, 5))) == PREFIX.size + HEADER_BYTES_MAX
-    with pytest.raises(TooLargeError):
-        encode_header(Pull(name, 3, 500))
-    lanes = {PeerId(f"{index:08}"): 1 for index in range((HEADER_BYTES_MAX - 20) // 10)}
-    frame = encode_header(Advert(PeerId("p"), 1, lanes))
-    assert HEADER_BYTES_MAX - 20 < len(frame) <= PREFIX.size + HEADER_BYTES_MAX
-    assert decode_header(frame) == Advert(PeerId("p"), 1, lanes)
+    layout = Layout(tuple(ArraySpec(f"{index:04}" + "\U0001f600" * 171, "|b1", (0,)) for index in range(ARRAYS_MAX)))
+    message = Range(PeerId("p"), 1, 1, 1, (), layout)
+    length = len(encode_header(message)) - PREFIX.size
+    more = replace(message, peer=PeerId("n" * 256))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gossip.wire.HEADER_BYTES_MAX", length)
+        assert decode_header(encode_header(message)) == message
+        with pytest.raises(TooLargeError, match=f"header of .* bytes, at most {length}"):
+            encode_header(more)
+        with pytest.raises(WireError, match=f"at most {length}"):
+            decode_header(PREFIX.pack(MAGIC, VERSION, length + 1, 0) + bytes(length + 1))
+
+
+def test_as_many_lanes_and_arrays_as_may_be_come_back_and_one_more_is_not_sent() -> None:
+    def lanes(count: int) -> dict[PeerId, int]:
+        return {PeerId(f"{index:04}"): 1 for index in range(count)}
+
+    def layout(count: int) -> Layout:
+        return Layout(tuple(ArraySpec(f"{index:04}", "|b1", (0,)) for index in range(count)))
+
+    def most(more: int) -> list[Message]:
+        p, names = PeerId("p"), tuple(lanes(LANES_MAX + more))
+        return [
+            Advert(p, 1, lanes(LANES_MAX + more)),
+            Offer(p, 1, lanes(LANES_MAX + more)),
+            StateRequest(p, 1, lanes(LANES_MAX + more)),
+            StateRequest(p, 1, {}, names),
+            State(p, {}, 1, dict.fromkeys(names, MARKS)),
+            State(p, {}, 1, {}, layout(ARRAYS_MAX + more)),
+            Range(p, 1, 1, 1, (), layout(ARRAYS_MAX + more)),
+            PacketReply(p, 1, 1, 1, 1, {}, layout(ARRAYS_MAX + more)),
+        ]
+
+    for message in most(0):
+        again = decode_header(encode_header(message))
+        assert encode_header(again) == encode_header(message)
+    for message in most(1):
+        with pytest.raises(
+            TooLargeError, match=f"that nobody would take: Expected .* of length <= {LANES_MAX}|{ARRAYS_MAX}"
+        ):
+            encode_header(message)
+
+
+@pytest.mark.parametrize(
+    ("before", "each", "after"),
+    [
+        (b"\x97\x01\xa1p\x03\xdf", b"\xa1q\x01", b"\xc3\x05\x90"),
+        (b"\x97\x01\xa1p\x03\x80\xc3\x05\xdd", b"\x94\xa1q\xa4dead\x02\xa1r", b""),
+        (b"\x95\x05\xa1p\x05\x80\xdd", b"\xa1q", b""),
+        (b"\x96\x0f\xa1p\x05\xdf", b"\xa1q\x01", b"\x90"),
+        (b"\x9a\x03\xa1p\x03\x07\x05\xdd", b"\x95\x00\x00\x00\xc2\xc4\x00", b"\x91\x90\xc0\x93\x00\x00\x90\xc0"),
+        (b"\x9a\x03\xa1p\x03\x07\x05\x90\x91\xdd", b"\x93\xa1w\xa3<f4\x90", b"\xc0\x93\x00\x00\x90\xc0"),
+        (b"\x9a\x03\xa1p\x03\x07\x05\x90\x91\x90\xc0\x93\x01\x01\xdd", b"\xa1q", b"\xc0"),
+        (b"\x9a\x06\xa1p\x80\x05\xdf", b"\xa1q\x90", b"\x91\x90\xc0\x00\x00\x93\x00\x00\x90"),
+        (b"\x9a\x06\xa1p\xdf", b"\xa1q\x00", b"\x05\x80\x91\x90\xc0\x00\x00\x93\x00\x00\x90"),
+    ],
+    ids=["lanes", "rumors", "pinned", "waiting", "series", "arrays", "lanes of a table", "marks", "frontiers"],
+)
+def test_a_header_full_of_small_parts_is_refused_before_any_is_made(before: bytes, each: bytes, after: bytes) -> None:
+    count = (HEADER_BYTES_MAX - len(before) - len(after) - 4) // len(each)
+    for frame in (header(0, before + count.to_bytes(4, "big") + each * count + after),):
+        tracemalloc.start()
+        try:
+            with pytest.raises(WireError, match="of length <="):
+                decode_header(frame)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 18
+        finally:
+            tracemalloc.stop()
+
+
+def test_what_is_wrong_with_a_header_is_told_in_few_words_of_its_own() -> None:
+    with pytest.raises(WireError) as raised:
+        decode_header(header(KINDS["advert"], ["p", 1, {}, True, 1, [["q", "x" * 100_000, 1, "r"]]]))
+    assert "header is no message: Invalid enum value 'xxx" in str(raised.value)
+    assert len(str(raised.value)) < 300
 
 
 def test_scalars_as_many_and_as_large_as_may_be_come_back() -> None:
@@ -929,8 +997,14 @@ def test_a_header_that_outgrows_its_limit_is_not_made() -> None:
 
 
 def test_only_layouts_of_some_size_are_kept() -> None:
-    for arrays, kept in ((LAYOUT_CACHED_MAX, True), (LAYOUT_CACHED_MAX + 1, False)):
-        layout = [[[str(index), "|b1", [0]] for index in range(arrays)]]
+    long = LAYOUT_CACHED_CHARACTERS_MAX // 256
+    for arrays, characters, kept in (
+        (LAYOUT_CACHED_MAX, 4, True),
+        (LAYOUT_CACHED_MAX + 1, 4, False),
+        (long, 256, True),
+        (long + 1, 256, False),
+    ):
+        layout = [[[f"{index:0{characters}}", "|b1", [0]] for index in range(arrays)]]
         frame = header(KINDS["range"], ["p", 1, 1, 1, [], layout, None, [0, 0, []], None])
         one, two = decode_header(frame), decode_header(frame)
         assert isinstance(one, Range)
@@ -962,11 +1036,11 @@ def test_a_header_or_block_beyond_the_limit_is_refused_even_if_well_formed() -> 
 
 def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
     begin = time.process_time()
-    layout = [[[str(index), "|b1", [0]] for index in range(50_000)]]
+    layout = [[[str(index), "|b1", [0]] for index in range(ARRAYS_MAX)]]
     message = decode_header(header(KINDS["range"], ["p", 1, 1, 1, [], layout, None, [0, 0, []], None]))
     assert isinstance(message, Range)
     assert message.layout.nbytes == 0
-    lanes = {str(index): index for index in range(50_000)}
+    lanes = {str(index): index for index in range(LANES_MAX)}
     decode_header(header(KINDS["advert"], ["p", 1, lanes, True, 1, []]))
     assert time.process_time() - begin < 5
 

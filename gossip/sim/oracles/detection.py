@@ -12,7 +12,8 @@ import math
 from dataclasses import dataclass, field
 
 from gossip.events import Disconnected, Effect, Event, Leaving, Progressed, Publish, Received, Send, Ticked
-from gossip.membership import LATE_S, RUMORS_MAX, TRANSMISSIONS_FACTOR, Contact, Detection, Membership
+from gossip.fields import RUMORS_MAX
+from gossip.membership import LATE_S, TRANSMISSIONS_FACTOR, Contact, Detection, Membership
 from gossip.messages import Ack, Advert, Bulk, Nack, PeerId, Ping, PingRequest, Rumor, Standing
 from gossip.sim.oracles.seen import SLACK_S, ViolationError
 from gossip.sim.simulator import Simulation

@@ -42,7 +42,7 @@ from gossip.events import (
 from gossip.lanes.adopt import GIVE_UP_S
 from gossip.lanes.peer import Peer, Settings
 from gossip.lanes.roster import RETURN_S
-from gossip.marks import packed
+from gossip.marks import RUN, Series, packed
 from gossip.membership import Detection
 from gossip.messages import (
     Ack,
@@ -1101,6 +1101,15 @@ def test_marks_that_are_looked_at_one_by_one_are_few(
     peer.handle(Received(Range(B, 1, 1, 1, packed(odd), UPDATE.layout, UPDATE)), 0.2)
     assert peer.refused == refused
     assert peer.identities.units == 6 + (0 if refused else len(odd))
+
+
+def test_more_units_than_can_be_told_are_not_taken() -> None:
+    peer = started(others=(A, B))
+    for number, origin in enumerate((A, B)):
+        claim = (Series(0, number, 0, False, RUN.pack(0, (1 << 62) - 1 + number, 1)),)
+        peer.handle(Received(Range(origin, 1, 1, 1, claim, UPDATE.layout, UPDATE)), 0.1)
+        assert peer.refused == number
+    assert peer.identities.units == 1 << 62
 
 
 def test_congestion_is_told_when_it_begins_and_when_it_ends_and_not_between() -> None:

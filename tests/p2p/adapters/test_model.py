@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gossip.errors import UsageError
-from p2p.adapters.model import Model
+from p2p.adapters.model import MODEL_ARRAYS_MAX, Model
 
 TEXTS = [["the", "quick", "brown", "fox"], ["the", "lazy", "dog"]] * 3
 
@@ -277,6 +277,12 @@ def test_an_array_that_changed_in_training_is_named_with_what_it_should_be(value
 def test_a_model_whose_names_cannot_travel_is_refused(names: tuple[Any, ...]) -> None:
     with pytest.raises(UsageError, match="name"):
         Model({name: np.zeros(1) for name in names})
+
+
+def test_a_model_of_more_arrays_than_an_update_can_name_is_refused() -> None:
+    arrays = {f"w{index}": np.zeros(1) for index in range(MODEL_ARRAYS_MAX + 1)}
+    with pytest.raises(UsageError, match="the model has 2001 arrays to train, expected at most 2000: join small ones"):
+        Model(arrays)
 
 
 def test_one_array_under_two_names_is_refused() -> None:
