@@ -24,6 +24,7 @@ from p2p.engines.choice import is_rdd
 from p2p.master.coordinator import check_feeders
 from p2p.master.staleness import Staleness, Weight, weight_of
 from p2p.report import Evaluated
+from p2p.server.messages import UNITS_MAX
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.training import Training
 from p2p.worker.combine import OUTER, check_rule
@@ -190,6 +191,8 @@ def _staleness_weight(value: Any, mode: str) -> Weight | None:
 def _chunks(name: str, value: Any, mode: str, chunk_rows: int | None) -> int:
     """How many chunks go together."""
     count = integer(name, value, 1)
+    if count > UNITS_MAX:
+        raise UsageError(f"{name}={count}, expected at most {UNITS_MAX}: one message names all these chunks")
     if count > 1 and mode != "master":
         raise UsageError(
             f"{name}={count} with mode={mode!r}, expected 1, or mode='master': without a master a worker has the "

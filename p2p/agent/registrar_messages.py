@@ -226,6 +226,9 @@ class Stop(Message, frozen=True, kw_only=True):
 FromAgent = Hello | Status | Drained | Warned
 FromRegistrar = Roster | Refused | Question | Begin | Settle | Drain | Stop
 
+TROUBLE_CHARACTERS_MAX = 200
+"""Of what is wrong with a message, which may be told with words of its own."""
+
 _ENCODER = Encoder()
 _FROM_AGENT: Decoder[FromAgent] = Decoder(FromAgent)
 _FROM_REGISTRAR: Decoder[FromRegistrar] = Decoder(FromRegistrar)
@@ -253,5 +256,5 @@ def _decoded(frames: Sequence[bytes], decoder: Decoder[M]) -> M:
         raise WireError(f"{len(frames)} frames, expected 1")
     try:
         return decoder.decode(frames[0])
-    except (ValueError, RecursionError, OverflowError) as error:  # msgspec's are ValueErrors
-        raise WireError(str(error)) from None
+    except (ValueError, RecursionError, OverflowError, MemoryError) as error:  # msgspec's are ValueErrors
+        raise WireError(f"{error!s:.{TROUBLE_CHARACTERS_MAX}}") from None

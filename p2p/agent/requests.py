@@ -162,6 +162,9 @@ class Refused(Said, frozen=True):
 Request = Hello | Loaded | Counts | Publish | Knows | Furthest | Begins | Ends
 Answer = Welcome | Done | Published | Known | Reached | Counting | Refused
 
+TROUBLE_CHARACTERS_MAX = 200
+"""Of what is wrong with a message, which may be told with words of its own."""
+
 _ENCODER = Encoder()
 _REQUESTS: Decoder[Request] = Decoder(Request)
 _ANSWERS: Decoder[Answer] = Decoder(Answer)
@@ -190,13 +193,32 @@ def receive_answer(connection: socket.socket) -> tuple[Answer, list[int]]:
 def _received(connection: socket.socket, decoder: Decoder[S], what: str) -> tuple[S, list[int]]:
     body, descriptors = local_socket.receive(connection)
     try:
-        message = decoder.decode(body)
+        message = _decoded(body, decoder, what)
         if len(descriptors) != message.files:
-            raise ValueError(f"{len(descriptors)} open files came with it, expected {message.files}")
-    except (ValueError, RecursionError) as error:  # msgspec's are ValueErrors
+            raise UsageError(
+                f"a malformed {what}: {len(descriptors)} open files came with it, expected {message.files}"
+            )
+    except UsageError:
         close(descriptors)
-        raise UsageError(f"a malformed {what}: {error}") from None
+        raise
     return message, descriptors
+
+
+def decode_request(body: bytes) -> Request:
+    """The request in a message, without its files. `UsageError` if there is none; the text says where."""
+    return _decoded(body, _REQUESTS, "request of a task")
+
+
+def decode_answer(body: bytes) -> Answer:
+    """The same, of answers."""
+    return _decoded(body, _ANSWERS, "answer of an agent")
+
+
+def _decoded(body: bytes, decoder: Decoder[S], what: str) -> S:
+    try:
+        return decoder.decode(body)
+    except (ValueError, RecursionError, OverflowError, MemoryError) as error:  # msgspec's are ValueErrors
+        raise UsageError(f"a malformed {what}: {error!s:.{TROUBLE_CHARACTERS_MAX}}") from None
 
 
 def close(descriptors: Sequence[int]) -> None:

@@ -21,7 +21,8 @@ import msgspec
 import zmq
 from msgspec import Struct
 
-from gossip.arrays import Array
+from gossip.arrays import Array, Bytes
+from gossip.errors import WireError
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq.sockets import Keys, open_socket
 
@@ -272,15 +273,23 @@ def send(to: Socket, message: Message, frames: Iterable[Any] = (), identity: byt
 def receive(read: Socket) -> tuple[Any, list[zmq.Frame]]:
     """The next message of a dealer, and its frames."""
     head, *frames = read.recv_multipart(copy=False)
-    return _decoder.decode(head.buffer), frames
+    return decode(head.buffer), frames
+
+
+def decode(frame: Bytes) -> Any:
+    """The message in a first frame. `WireError` if there is none."""
+    try:
+        return _decoder.decode(frame)
+    except (ValueError, RecursionError, OverflowError, MemoryError) as error:  # msgspec's are ValueErrors
+        raise WireError(f"{error!s:.200}") from None
 
 
 def receive_from(read: Socket) -> tuple[bytes, Any, list[zmq.Frame]] | None:
     """The next message of a router: (who sent it, message, frames); None, and a warning, if it is no message."""
     identity, head, *frames = read.recv_multipart(copy=False)
     try:
-        return identity.bytes, _decoder.decode(head.buffer), frames
-    except msgspec.DecodeError as error:
+        return identity.bytes, decode(head.buffer), frames
+    except WireError as error:
         log.warning("%r sent what is no message of L-BFGS: %s", identity.bytes[:40], error)
         return None
 

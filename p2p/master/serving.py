@@ -22,12 +22,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import zmq
 
 from gossip.arrays import Bytes, Layout
-from gossip.errors import UsageError
+from gossip.errors import UsageError, WireError
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq.sockets import Keys, bind, check_address, open_socket
 from p2p.agent.local_socket import Process
@@ -284,7 +283,7 @@ class Server:
         """Answer one message."""
         try:
             request = decode_request(said)
-        except msgspec.MsgspecError as error:
+        except WireError as error:
             self._say(identity, Refused(f"not understood: {error}"))
             return
         worker = self.workers.get(identity)

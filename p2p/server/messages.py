@@ -24,17 +24,22 @@ a class with its name in `Request` or `Answer`, and a case where it is dealt wit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from gossip.arrays import Layout
+from gossip.errors import WireError
 from gossip.fields import Count, Name
 from gossip.marks import Unit
 from gossip.zmq.sockets import Keys
 
 INLINE_BYTES_MAX = 1 << 16
 """Packed arrays up to this size go with the message."""
+UNITS_MAX = 1 << 14
+"""Of one message: a worker that pushes the sum of so many chunks names them all."""
+Units = Annotated[tuple[Unit, ...], Meta(max_length=UNITS_MAX)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class Push(Said, frozen=True, kw_only=True):
     """What the gradient of `unit` returned, flattened; see `p2p.server.any_update`. Or the sum over some chunks."""
 
     unit: Unit
-    also: tuple[Unit, ...] = ()
+    also: Units = ()
     """The units of the other chunks, of which all count with it, or none."""
     bad: Count = 0
     """How many of all these had an update with a NaN or an infinity, which is not in the sum."""
@@ -124,7 +129,7 @@ class Dropped(Said, frozen=True):
     """An update of this unit has a NaN or an infinity, and is not sent."""
 
     unit: Unit
-    also: tuple[Unit, ...] = ()
+    also: Units = ()
     """Units that would have counted with it,"""
     bad: Count = 1
     """and how many such updates they had."""
@@ -133,7 +138,7 @@ class Dropped(Said, frozen=True):
 class Which(Said, frozen=True):
     """Which of these units count?"""
 
-    units: tuple[Unit, ...]
+    units: Units
 
 
 class Furthest(Said, frozen=True):
@@ -211,7 +216,7 @@ class Known(Said, frozen=True):
 class Those(Said, frozen=True):
     """To `Which`."""
 
-    units: tuple[Unit, ...]
+    units: Units
 
 
 class Reached(Said, frozen=True):
@@ -242,5 +247,27 @@ Request = Hello | Begin | Read | Push | Part | Dropped | Knows | Which | Furthes
 Answer = Welcome | Ready | Piece | Send | Applied | Known | Those | Reached | Moved | Again | Refused
 
 encode = Encoder().encode
-decode_request = Decoder(Request).decode
-decode_answer = Decoder(Answer).decode
+
+TROUBLE_CHARACTERS_MAX = 200
+"""Of what is wrong with a message, which may be told with words of its own."""
+
+_REQUESTS: Decoder[Request] = Decoder(Request)
+_ANSWERS: Decoder[Answer] = Decoder(Answer)
+S = TypeVar("S", bound=Said)
+
+
+def decode_request(frame: bytes) -> Request:
+    """The request of a worker in a message's first frame. `WireError` if there is none; the text says where."""
+    return _decoded(frame, _REQUESTS)
+
+
+def decode_answer(frame: bytes) -> Answer:
+    """The same, of a master's answers."""
+    return _decoded(frame, _ANSWERS)
+
+
+def _decoded(frame: bytes, decoder: Decoder[S]) -> S:
+    try:
+        return decoder.decode(frame)
+    except (ValueError, RecursionError, OverflowError, MemoryError) as error:  # msgspec's are ValueErrors
+        raise WireError(f"{error!s:.{TROUBLE_CHARACTERS_MAX}}") from None

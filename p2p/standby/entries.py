@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from gossip.arrays import Bytes, Layout
+from gossip.errors import WireError
 from gossip.fields import Count
 from gossip.marks import Unit
 
@@ -73,8 +74,14 @@ def packed(head: Held, arrays: Bytes = b"") -> bytes:
 
 
 def unpacked(data: bytes) -> tuple[Update | NoNumber | Fed | Mark, memoryview[Any]]:
-    """Its head, and its packed arrays, where they lie."""
+    """Its head, and its packed arrays, where they lie. `WireError` if it is no entry."""
     view = memoryview(data)
+    if len(view) < LENGTH.size:
+        raise WireError(f"an entry of {len(view)} bytes, expected at least {LENGTH.size}")
     (length,) = LENGTH.unpack(view[: LENGTH.size])
     end = LENGTH.size + length
-    return _decode(view[LENGTH.size : end]), view[end + -end % ALIGNED_BYTES :]
+    try:
+        head = _decode(view[LENGTH.size : end])
+    except (ValueError, RecursionError, OverflowError, MemoryError) as error:  # msgspec's are ValueErrors
+        raise WireError(f"{error!s:.200}") from None
+    return head, view[end + -end % ALIGNED_BYTES :]

@@ -33,8 +33,11 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.msgpack import Decoder, Encoder
 
+from gossip.errors import WireError
 from gossip.fields import Count
 
+PLACES_MAX = 1 << 10
+"""Members of a group."""
 NUMBERS_MAX = 1 << 14
 Numbers = Annotated[tuple[Count, ...], Meta(max_length=NUMBERS_MAX)]
 
@@ -164,7 +167,7 @@ class Open(House, frozen=True, kw_only=True):
     """Take part in a training, as what comes with it says."""
 
     training: Count
-    places: tuple[Place, ...]
+    places: Annotated[tuple[Place, ...], Meta(max_length=PLACES_MAX)]
     recover: bool
     """It has begun already."""
 
@@ -194,4 +197,12 @@ OfHouse = Here | Open | Opened | Shut | Offer | Leave
 Said = Message | OfHouse
 
 encode = Encoder().encode
-decode = Decoder(Said).decode
+_DECODER: Decoder[Said] = Decoder(Said)
+
+
+def decode(frame: bytes) -> Said:
+    """The message in a first frame. `WireError` if there is none."""
+    try:
+        return _DECODER.decode(frame)
+    except (ValueError, RecursionError, OverflowError, MemoryError) as error:  # msgspec's are ValueErrors
+        raise WireError(f"{error!s:.200}") from None

@@ -16,6 +16,7 @@ import zmq
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
+from gossip.errors import WireError
 from gossip.fields import Count
 from gossip.zmq.sockets import Keys, bind, check_address, open_socket
 from p2p.standby.messages import House, Said
@@ -101,7 +102,7 @@ class Ties:
                 if not secrets.compare_digest(envelope.run, self._run) or len(frames) < 2:
                     continue
                 message = decode_message(frames[1])
-            except msgspec.MsgspecError:
+            except (WireError, msgspec.MsgspecError, RecursionError):
                 continue  # whoever says that is none of us
             if envelope.life < self._lives.get(envelope.sender, 0):
                 continue
