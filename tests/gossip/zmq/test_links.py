@@ -264,6 +264,8 @@ def test_peers_that_have_the_same_secret_link(swarm: Any) -> None:
     keys = Keys.generate()
     one, two = (swarm.add(name, LARGE, links=True, keys=keys) for name in ("one", "two"))
     swarm.link()
+    origins = two.runtime._links.origins
+    assert swarm.turn(lambda: one.me in origins.links and not origins._unproven)
     with lent({"w": np.ones_like(LARGE["w"])}) as update:
         one.runtime.happen(Computed(update))
         assert swarm.turn(lambda: has(two, 1))

@@ -16,6 +16,7 @@ import zmq
 
 from gossip.messages import PeerId, Pull
 from gossip.wire import encode_header
+from gossip.zmq.sockets import open_socket
 from p2p import DeepDist, DeepDistWarning, IncompleteTraining, UsageError
 from p2p.driver.level import Stillness, furthest, lacks
 from p2p.driver.observer import Observer
@@ -184,14 +185,15 @@ def test_an_observer_that_dies_between_trainings_is_replaced(tmp_path: Path) -> 
 
 
 def test_an_observer_whose_pulls_are_refused_is_replaced(beside: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """A pull in its name with a number that it will never reach: the origin takes all its own for old ones."""
+    """A pull in its name, of a process of the run, with a number that it will never reach: the origin takes all its own
+    for old ones."""
     monkeypatch.setattr(agents, "STUCK_S", 1.0)
     gradient = Slow(tmp_path)
 
     def forge() -> None:
         name = PeerId(observer_of(dd).peer)
         for member in dd._session._registrar.by_role("peer"):
-            with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+            with zmq.Context() as context, open_socket(context, zmq.DEALER, dd._session._keys) as stranger:
                 stranger.setsockopt(zmq.ROUTING_ID, name.encode())
                 stranger.setsockopt(zmq.LINGER, 1000)
                 stranger.connect(member.pulls)
@@ -313,7 +315,11 @@ def test_who_lacks_something_and_does_not_move_stands_still() -> None:
 # ---------------------------------------------------------------------------------------------- what the user writes
 
 
-@pytest.mark.parametrize("settings", [{}, {"mode": "master"}, {"discipline": "mix"}], ids=["p2p", "master", "mix"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"mode": "master"}, pytest.param({"discipline": "mix"}, marks=pytest.mark.long)],
+    ids=["p2p", "master", "mix"],
+)
 def test_what_is_written_between_trainings_counts(settings: Any) -> None:
     """Mixing, an update moves the mean of two replicas by half of itself."""
     step = PARTS * CHUNKS / (2 if "discipline" in settings else 1)
