@@ -85,6 +85,7 @@ def test_ctrl_c_while_agents_start_leaves_the_model_and_nothing_else(
     assert [path.name for path in (place.folder / "checkpoints").glob("writer-*")] == []
 
 
+@pytest.mark.long
 def test_ctrl_c_while_a_checkpoint_is_written_leaves_one_that_is_whole(
     place: Any, start_program: Any, eventually: Any
 ) -> None:

@@ -95,7 +95,7 @@ def test_what_descent_kept_on_the_master_s_model_reaches_the_peers() -> None:
     assert (model["w"], model["calls"]) == ([12], 5)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [ORDERS[0], pytest.param(ORDERS[1], marks=pytest.mark.long)])
 def test_a_checkpoint_is_of_the_mode_of_its_training(order: tuple[Any, ...], tmp_path: Path) -> None:
     with DeepDist({"w": np.zeros(1)}, order[0], peers=1) as dd:
         for number, mode in enumerate(order):

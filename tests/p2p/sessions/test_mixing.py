@@ -90,7 +90,11 @@ def softmax_model() -> dict[str, np.ndarray]:
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("mixing", "links"),
-    [(None, None), (DPsgd(), "ring"), (PairwiseExchange(), topology.complete)],
+    [
+        (None, None),
+        pytest.param(DPsgd(), "ring", marks=pytest.mark.long),
+        pytest.param(PairwiseExchange(), topology.complete, marks=pytest.mark.long),
+    ],
     ids=["default", "in step", "pairwise"],
 )
 def test_peers_that_mix_learn_and_agree(mixing: Any, links: Any) -> None:
@@ -241,6 +245,7 @@ def test_a_worker_that_dies_in_its_task_holds_nobody_up(tmp_path: Path) -> None:
     np.testing.assert_allclose(model["w"], (10 + 200) / 2, rtol=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.sockets
 @pytest.mark.slow
 @pytest.mark.timeout(120)
@@ -301,7 +306,13 @@ def test_a_model_that_is_no_number_any_more_is_an_error_of_the_training(
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
-    ("mixing", "step"), [(PushSum(), None), (DPsgd(), None), (DPsgd(), add_to_word2vec)], ids=["clock", "step", "whole"]
+    ("mixing", "step"),
+    [
+        (PushSum(), None),
+        pytest.param(DPsgd(), None, marks=pytest.mark.long),
+        pytest.param(DPsgd(), add_to_word2vec, marks=pytest.mark.long),
+    ],
+    ids=["clock", "step", "whole"],
 )
 def test_words_that_anybody_trained_count_in_the_learning_rate_of_all(mixing: Any, step: Any) -> None:
     """Also where updates are whole arrays, since a `descent` makes them."""

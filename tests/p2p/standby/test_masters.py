@@ -197,6 +197,7 @@ def test_updates_that_are_no_numbers_are_dropped_everywhere() -> None:
     assert model["w"][0] == sum(map(sum, data())) - sum(1000 * partition + 3 for partition in range(PARTITIONS))
 
 
+@pytest.mark.long
 def test_what_other_processes_send_counts_at_every_master() -> None:
     class Once:
         """A feeder."""

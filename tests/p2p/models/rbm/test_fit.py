@@ -123,7 +123,11 @@ def test_without_labels_the_stack_becomes_an_auto_encoder() -> None:
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(
     ("peers", "options"),
-    [(2, {}), (2, {"mode": "master"}), (3, {"discipline": "mix", "topology": "ring"})],
+    [
+        (2, {}),
+        (2, {"mode": "master"}),
+        pytest.param(3, {"discipline": "mix", "topology": "ring"}, marks=pytest.mark.long),
+    ],
     ids=["p2p", "master", "ring"],
 )
 def test_processes_learn_it_too(peers: int, options: dict[str, Any]) -> None:
