@@ -42,6 +42,15 @@ def hold(holds: bool, what: str, *values: object) -> None:
         raise InvariantError(f"{what}: " + ", ".join(map(repr, values)))
 
 
-def ran_out_of_files(error: OSError) -> bool:
+def ran_out_of_files(error: Exception) -> bool:
     """This process, or the machine, may not open more files."""
-    return error.errno in (errno.EMFILE, errno.ENFILE)
+    return getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
+
+
+def printable(text: str) -> str:
+    """What others wrote, as it may be shown on a terminal: without what moves the cursor or hides what is written."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode() for each in text
+    )

@@ -347,7 +347,9 @@ def _check_range(message: Range) -> None:
     if message.table.lanes or (message.marks and message.table.series):
         raise WireError("a range has marks in its header, and others in a table, or marks of other lanes")
     _check_table(message.table)
-    _check_marks(message.marks)
+    if _runs(message.marks) > HEADER_RUNS_MAX:
+        raise WireError(f"more than {HEADER_RUNS_MAX} runs of marks in a header")
+    check_marks(message.marks)
 
 
 def _check_state(message: State) -> None:
@@ -366,10 +368,8 @@ def _check_table(table: Table) -> None:
         raise WireError(f"marks of {table_bytes(table)} bytes, at most {TABLE_BYTES_MAX}")
 
 
-def _check_marks(marks: tuple[Series, ...]) -> None:
-    """The marks of a header: few, one by one."""
-    if _runs(marks) > HEADER_RUNS_MAX:
-        raise WireError(f"more than {HEADER_RUNS_MAX} runs of marks in a header")
+def check_marks(marks: tuple[Series, ...]) -> None:
+    """Raise `WireError` unless these are marks in the order in which they travel. One by one: for few."""
     before: tuple[Any, ...] = ()
     for series in marks:
         if not series.runs or len(series.runs) % RUN_BYTES:

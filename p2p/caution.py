@@ -1,10 +1,18 @@
-"""Warnings before a training suffers: Python warnings of a class of our own, each given once per session."""
+"""Warnings before a training suffers: Python warnings of a class of our own, each given once per session.
+
+What other processes wrote is in them, and in what is logged: neither reaches a terminal with control characters."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Mapping
+
+from gossip.errors import printable
+from p2p.agent.registrar_link import printed
+
+logging.getLogger("p2p").addFilter(printed)
 
 
 class DeepDistWarning(UserWarning):
@@ -16,7 +24,7 @@ def warn(text: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("p2p", "gossip"):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, DeepDistWarning, stacklevel=level)
+    warnings.warn(printable(text), DeepDistWarning, stacklevel=level)
 
 
 class Cautions:

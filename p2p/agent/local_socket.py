@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 
-from gossip.errors import UsageError
+from gossip.errors import UsageError, WireError
 from p2p import open_files
 
 LENGTH = struct.Struct("!I")
@@ -25,6 +25,8 @@ CREDENTIALS = struct.Struct("3i")
 MESSAGE_BYTES_MAX = 1 << 24
 FILES_MAX = 4
 """Open files that go with one message; ours have one."""
+PART_BYTES = 1 << 16
+"""Of a message, that are read at a time."""
 SOCKET_PATH_BYTES_MAX = 100
 """The system's limit is 104 on some and 108 on others."""
 ROOTS_MAX = 10
@@ -80,6 +82,54 @@ def _receive_exactly(connection: socket.socket, length: int) -> bytes:
             raise EOFError("the other side closed the connection")
         data += part
     return bytes(data)
+
+
+class Incoming:
+    """What comes on one connection, as it comes: nobody waits for the rest of a message."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._data = bytearray()
+        self._files: list[int] = []
+        self._lacks_files = False
+
+    def take(self) -> tuple[bytes, list[int]] | None:
+        """Read what is there: the message and its open files, which the caller closes, if that was the last of it.
+
+        Raises:
+            EOFError: the other side has gone.
+            WireError: it is no message, and nobody knows where the next one would begin.
+            UsageError: this process may open no more files; the message is left out.
+        """
+        part, files, flags, _ = socket.recv_fds(self._connection, PART_BYTES, FILES_MAX)
+        self._data += part
+        self._files += files
+        self._lacks_files |= bool(flags & socket.MSG_CTRUNC)
+        if not part:
+            raise EOFError("the other side closed the connection")
+        length = LENGTH.unpack_from(self._data)[0] if len(self._data) >= LENGTH.size else 0
+        if length > MESSAGE_BYTES_MAX:
+            raise WireError(f"a local message claims {length} bytes, at most {MESSAGE_BYTES_MAX}")
+        if len(self._files) > FILES_MAX:
+            raise WireError(f"{len(self._files)} open files came with a message, at most {FILES_MAX}")
+        missing = LENGTH.size + length - len(self._data)
+        if missing > 0 or len(self._data) < LENGTH.size:
+            return None
+        if missing < 0:
+            raise WireError(f"{-missing} bytes came behind a message, expected none before its answer")
+        message, files, lacks = bytes(self._data[LENGTH.size :]), self._files, self._lacks_files
+        self._data, self._files, self._lacks_files = bytearray(), [], False
+        if lacks:
+            for descriptor in files:
+                os.close(descriptor)
+            raise UsageError(open_files.words("the open files of a message could not be taken"))
+        return message, files
+
+    def close(self) -> None:
+        """Nothing more is wanted: close the files of what is not whole."""
+        for descriptor in self._files:
+            os.close(descriptor)
+        self._files = []
 
 
 def private_folder(*names: str) -> str:

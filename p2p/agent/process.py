@@ -25,7 +25,7 @@ from typing import assert_never
 
 import zmq
 
-from gossip.errors import GossipError, UsageError
+from gossip.errors import GossipError, UsageError, ran_out_of_files
 from gossip.events import Closed, Exhausted, Leaving
 from gossip.messages import PeerId
 from gossip.story import Witness
@@ -192,7 +192,11 @@ class Agent:
                 self._storyteller.tell()
         except GossipError:
             raise
-        except Exception:
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            if ran_out_of_files(error):
+                why = open_files.words(why)
+            self._link.warn(f"an agent ends: {why}")
             self._storyteller.write()
             self._storyteller.tell()
             raise

@@ -34,6 +34,10 @@ from gossip.messages import Peer
 from p2p.agent import local_socket
 
 
+class MalformedError(UsageError):
+    """What came is no message."""
+
+
 class Said(Struct, frozen=True, tag_field="op", tag=str.lower, forbid_unknown_fields=True):
     """A request or an answer."""
 
@@ -185,17 +189,26 @@ def receive_request(connection: socket.socket) -> tuple[Request, list[int]]:
     return _received(connection, _REQUESTS, "request of a task")
 
 
+def take_request(incoming: local_socket.Incoming) -> tuple[Request, list[int]] | None:
+    """As `receive_request`, of what is there already: None if that is not all of it. See `Incoming.take`."""
+    came = incoming.take()
+    return None if came is None else _with_files(*came, _REQUESTS, "request of a task")
+
+
 def receive_answer(connection: socket.socket) -> tuple[Answer, list[int]]:
     """The same, of answers."""
     return _received(connection, _ANSWERS, "answer of an agent")
 
 
 def _received(connection: socket.socket, decoder: Decoder[S], what: str) -> tuple[S, list[int]]:
-    body, descriptors = local_socket.receive(connection)
+    return _with_files(*local_socket.receive(connection), decoder, what)
+
+
+def _with_files(body: bytes, descriptors: list[int], decoder: Decoder[S], what: str) -> tuple[S, list[int]]:
     try:
         message = _decoded(body, decoder, what)
         if len(descriptors) != message.files:
-            raise UsageError(
+            raise MalformedError(
                 f"a malformed {what}: {len(descriptors)} open files came with it, expected {message.files}"
             )
     except UsageError:
@@ -218,7 +231,7 @@ def _decoded(body: bytes, decoder: Decoder[S], what: str) -> S:
     try:
         return decoder.decode(body)
     except (ValueError, RecursionError, OverflowError, MemoryError) as error:  # msgspec's are ValueErrors
-        raise UsageError(f"a malformed {what}: {error!s:.{TROUBLE_CHARACTERS_MAX}}") from None
+        raise MalformedError(f"a malformed {what}: {error!s:.{TROUBLE_CHARACTERS_MAX}}") from None
 
 
 def close(descriptors: Sequence[int]) -> None:

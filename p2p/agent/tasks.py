@@ -4,7 +4,8 @@
     a publish     handed to the discipline as a submission, and answered when that has settled
     what is left  of a codec's updates, kept for the worker until it leaves something else, or hangs up
 
-A malformed request is answered with an error, and the connection goes on.
+A malformed request is answered with an error, and the connection goes on. Where nobody knows where the next message
+begins it is closed, and nobody waits for the rest of one that comes in parts. The user is told of the first of either.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from gossip.errors import GossipError, UsageError, ran_out_of_files
+from gossip.errors import GossipError, MismatchError, UsageError, WireError, ran_out_of_files
 from gossip.marks import Counted
+from gossip.updates import kind_of
+from gossip.wire import check_marks
 from gossip.zmq.segments import FilePayload, LentFile
 from p2p import open_files
-from p2p.agent import requests
+from p2p.agent import local_socket, requests
 from p2p.agent.discipline import Discipline
 from p2p.agent.replica import HEADER_BYTES, Replica
 from p2p.agent.requests import (
@@ -36,6 +40,7 @@ from p2p.agent.requests import (
     Known,
     Knows,
     Loaded,
+    MalformedError,
     Publish,
     Published,
     Reached,
@@ -122,6 +127,8 @@ class Tasks:
         self._left: dict[socket.socket, FilePayload] = {}
         """What codecs have left of the updates of workers, to be published when no more of these come."""
         self._told_of_files = False
+        self._incoming: dict[socket.socket, local_socket.Incoming] = {}
+        self._told_of_nonsense = False
 
     def listen(self, listener: socket.socket) -> None:
         """Serve those who come there."""
@@ -159,6 +166,7 @@ class Tasks:
                 self._has_run_out(listener)
             return  # else it is gone again
         connection.settimeout(5.0)
+        self._incoming[connection] = local_socket.Incoming(connection)
         self._runtime.register(connection, lambda: self._on_task(connection))
 
     def _has_run_out(self, listener: socket.socket) -> None:
@@ -171,15 +179,29 @@ class Tasks:
     def _on_task(self, connection: socket.socket) -> None:
         try:
             try:
-                request, descriptors = requests.receive_request(connection)
-                self._on_request(connection, request, descriptors)
+                came = requests.take_request(self._incoming[connection])
+                if came is not None:
+                    self._on_request(connection, *came)
+            except WireError as error:
+                self._tell_of_nonsense(error)
+                requests.send(connection, Refused(str(error)))
+                self._hang_up(connection)
             except GossipError as error:
+                if isinstance(error, MalformedError):
+                    self._tell_of_nonsense(error)
                 requests.send(connection, Refused(str(error)))
         except (EOFError, OSError):
             self._hang_up(connection)
 
+    def _tell_of_nonsense(self, error: Exception) -> None:
+        """Of the first only: who sends it may go on."""
+        if not self._told_of_nonsense:
+            self._told_of_nonsense = True
+            self._warn(f"something that is no task of ours speaks to an agent, and is refused: {error}")
+
     def _hang_up(self, connection: socket.socket) -> None:
         self._runtime.unregister(connection)
+        self._incoming.pop(connection).close()
         connection.close()
         self._discipline.hang_up(connection)
         if connection in self._left:
@@ -192,6 +214,7 @@ class Tasks:
             case Hello():
                 requests.send(connection, self._welcome, (self._replica.descriptor,))
             case Loaded(counted):
+                _check_counted(counted)
                 self._discipline.load(counted)
                 self._loaded()
                 requests.send(connection, Done())
@@ -217,6 +240,13 @@ class Tasks:
                 assert_never(request)
 
     def _publish(self, connection: socket.socket, request: Publish, descriptors: list[int]) -> None:
+        try:
+            if not self._runtime.peer.ready:
+                raise UsageError("an update comes before the replica that it is to be added to")
+            self._check(request, descriptors)
+        except GossipError:
+            requests.close(descriptors)
+            raise
         descriptor, *rest = descriptors
         staleness = request.staleness
         self.staleness.append(max(0, self._replica.merged - request.merged_at) if staleness is None else staleness)
@@ -228,6 +258,21 @@ class Tasks:
         if request.left is not None:
             self._keep_left(connection, request.left, rest, submission)
         self.answer()
+
+    def _check(self, request: Publish, descriptors: list[int]) -> None:
+        """`GossipError` unless what it is about can be an update of this model, and is there to be read."""
+        layouts = [request.layout]
+        if request.left is not None and request.left.layout is not None:
+            layouts.append(request.left.layout)
+        for layout, descriptor in zip(layouts, descriptors, strict=True):
+            kind_of(layout, self._replica.kinds).check_fit(layout, self._replica.layout)
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode) or about.st_size < HEADER_BYTES + layout.nbytes:
+                raise MismatchError(f"an update comes with what is no file of {HEADER_BYTES + layout.nbytes} bytes")
+            try:
+                os.pread(descriptor, 1, 0)
+            except OSError as error:
+                raise MismatchError(f"an update comes with a file that cannot be read: {error}") from None
 
     def _keep_left(self, connection: socket.socket, left: Remainder, files: list[int], of: Submission) -> None:
         """What a codec has left of an update; of one that does not count, what was left before stays."""
@@ -248,6 +293,13 @@ class Tasks:
         payload = self._left.pop(connection)
         self._waiting.append(Waiting(None, [payload.descriptor], self._discipline.submissions.submit(payload)))
         self.answer()
+
+
+def _check_counted(counted: Counted) -> None:
+    try:
+        check_marks(counted.series)
+    except WireError as error:
+        raise MalformedError(f"units of work that are none: {error}") from None
 
 
 def _few(counted: Counted | None) -> Counted | None:

@@ -1,5 +1,6 @@
 """Warnings: each once per session, and with what to do about it."""
 
+import logging
 import os
 import warnings
 from types import SimpleNamespace
@@ -38,6 +39,19 @@ def test_a_caution_is_given_once_per_session_by_name() -> None:
         cautions.give({"one": "in other words", "three": "third"})
     assert [str(warning.message) for warning in caught] == ["first", "second", "third"]
     assert {warning.filename for warning in caught} == {__file__}
+
+
+ESCAPES = "\x1b[2J\x1b]0;title\x07 \x9b31m \r\b\x00 \u202e\ud800"
+
+
+def test_what_others_wrote_moves_no_cursor_where_it_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.warns(DeepDistWarning) as caught:
+        Cautions().give({"one": f"naïve 模型\n\tof {ESCAPES}"})
+    expected = r"\x1b[2J\x1b]0;title\x07 \x9b31m \r\x08\x00 \u202e\ud800"
+    assert str(caught[0].message) == f"naïve 模型\n\tof {expected}"
+    for name in ("p2p", "p2p.agent"):
+        logging.getLogger(name).warning("%s: %d", ESCAPES, 3)
+        assert caplog.records[-1].getMessage() == f"{expected}: 3"
 
 
 def test_a_replica_and_an_update_must_fit_into_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,19 +7,23 @@ import fcntl
 import os
 import select
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from gossip.arrays import Layout
 from gossip.errors import UsageError
-from gossip.marks import Counted, Mark, Unit, packed
+from gossip.marks import RUN, Counted, Mark, Series, Unit, packed
 from gossip.zmq.segments import FilePayload, LentFile
 from p2p.agent import requests
 from p2p.agent import tasks as module
+from p2p.agent.local_socket import MESSAGE_BYTES_MAX
 from p2p.agent.local_socket import send as send_bytes
 from p2p.agent.replica import HEADER_BYTES, Replica, anonymous_file
 from p2p.agent.requests import (
@@ -51,6 +55,7 @@ class Runtime:
     """It calls what was registered when a test says that there is something to read."""
 
     def __init__(self) -> None:
+        self.peer = SimpleNamespace(ready=True)
         self.callbacks: dict[Any, Callable[[], None]] = {}
         self.rests: list[tuple[Any, float]] = []
 
@@ -256,6 +261,108 @@ def test_a_malformed_request_is_answered_and_the_connection_goes_on(agent: Agent
     agent.runtime.callbacks[task.theirs]()
     assert "a malformed request of a task" in task.answer().why
     assert task.ask(Furthest(0, 1)) == Reached(1)
+    send_bytes(task.ours, b"[")
+    agent.runtime.callbacks[task.theirs]()
+    task.answer()
+    (warning,) = agent.warned  # of the first alone
+    assert "something that is no task of ours speaks to an agent, and is refused: a malformed request" in warning
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "claims 1195725856 bytes, at most 16777216"),
+        (b"\xff" * 100, "claims 4294967295 bytes"),
+        (struct.pack("!I", MESSAGE_BYTES_MAX + 1), "claims 16777217 bytes"),
+        (struct.pack("!I", 2) + b"{}more", "4 bytes came behind a message"),
+    ],
+)
+def test_who_sends_what_no_message_begins_with_is_hung_up_on(agent: Agent, data: bytes, why: str) -> None:
+    other, *strangers = agent.connect(), agent.connect(), agent.connect()
+    for stranger in strangers:
+        stranger.ours.sendall(data)
+        agent.runtime.callbacks[stranger.theirs]()
+        assert why in stranger.answer().why
+        with pytest.raises((EOFError, ConnectionResetError)):
+            stranger.answer()
+        assert stranger.theirs not in agent.runtime.callbacks
+    assert len(agent.warned) == 1
+    assert why in agent.warned[0]
+    assert other.ask(Furthest(0, 1)) == Reached(1)
+
+
+def test_nobody_waits_for_the_rest_of_a_message(agent: Agent, task: Task) -> None:
+    stranger = agent.connect()
+    claim = struct.pack("!I", MESSAGE_BYTES_MAX)
+    for part in (claim[:1], claim[1:], b"x" * 100):
+        stranger.ours.sendall(part)
+        agent.runtime.callbacks[stranger.theirs]()
+        assert stranger.theirs in agent.runtime.callbacks  # who was waited for in vain was hung up on
+        assert stranger.waits
+        assert task.ask(Furthest(0, 1)) == Reached(1)
+    stranger.hang_up()
+    assert agent.warned == []
+
+
+def test_a_request_in_parts_is_dealt_with_when_it_is_whole_and_its_file_is_kept_until_then(agent: Agent) -> None:
+    before = open_files()
+    task = agent.connect()
+    body = msgspec.json.encode(Publish(layout=LAYOUT, merged_at=0))
+    for hangs_up in (False, True):
+        file = update((1, 2, 3))
+        socket.send_fds(task.ours, [struct.pack("!I", len(body))], [file])
+        agent.runtime.callbacks[task.theirs]()
+        for part in (body[:3], body[3:-1]):
+            task.ours.sendall(part)
+            agent.runtime.callbacks[task.theirs]()
+        os.close(file)
+        if hangs_up:
+            task.hang_up()
+        else:
+            task.ours.sendall(body[-1:])
+            agent.runtime.callbacks[task.theirs]()
+            agent.discipline.given[0].outcome = Outcome.PUBLISHED
+            agent.tasks.answer()
+            assert task.answer() == Published(True)
+    assert len(agent.discipline.handed) == 1
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "short", "write only", "another model", "not ready"])
+def test_an_update_that_cannot_be_one_is_refused_and_its_file_closed(agent: Agent, task: Task, kind: str) -> None:
+    before = open_files()
+    layout, files = LAYOUT, []
+    match kind:
+        case "pipe":
+            files += os.pipe()
+        case "folder":
+            files.append(os.open("/", os.O_RDONLY))
+        case "short":
+            files.append(anonymous_file(HEADER_BYTES + LAYOUT.nbytes - 1))
+        case "write only":
+            whole = update((1, 2, 3))
+            files += os.open(f"/proc/self/fd/{whole}", os.O_WRONLY), whole
+        case "another model":
+            files.append(update((1, 2, 3)))
+            layout = Layout.of({"w": np.zeros(2)})
+        case _:
+            files.append(update((1, 2, 3)))
+            agent.runtime.peer.ready = False
+    answer = task.ask(Publish(layout=layout, merged_at=0), (files[0],))
+    requests.close(files)
+    assert isinstance(answer, Refused)
+    assert agent.discipline.handed == []
+    assert open_files() == before
+    assert task.ask(Furthest(0, 1)) == Reached(1)
+
+
+@pytest.mark.parametrize("runs", [b"x", b"", RUN.pack(3, 1, 1), RUN.pack(0, 1, 1) * 2])
+def test_a_replica_in_which_no_units_count_that_are_none_is_not_begun_with(
+    agent: Agent, task: Task, runs: bytes
+) -> None:
+    answer = task.ask(Loaded(Counted(1, 3, (Series(1, 0, 0, False, runs),))))
+    assert "units of work that are none" in answer.why
+    assert agent.discipline.log == []
 
 
 def test_an_update_is_answered_when_it_has_settled(agent: Agent, task: Task) -> None:
