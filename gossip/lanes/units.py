@@ -107,6 +107,9 @@ class Units:
             if retained.unit.epoch < known.dropped:
                 known.watch(retained.unit, (retained.attempt, me) if number <= seen else None)
         known.note(me, self._replicator.marks(seen, self._replicator.n))
+        for retained in self.retained.values():
+            if not known.knows(retained.unit):  # of a donor that has the update, and does not say of which unit it is
+                known.note(me, (Mark(retained.unit, retained.attempt),))
         known.prune(self._own())
         self._await_everybody()
 

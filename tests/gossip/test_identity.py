@@ -720,3 +720,13 @@ def test_what_counts_of_more_units_than_can_be_written_out_is_told_by_its_ends()
     assert known.counted() is None
     known.note(A, [Series(2, 0, 0, False, runs((0, 9, 3))), Series(2, 0, 0, True, runs((0, 9, 3)))])
     assert (2, 0) not in known.spans(1)
+
+
+def test_a_donor_that_has_an_update_and_does_not_say_of_which_unit_leaves_the_unit_known() -> None:
+    peer = Peer(ME, None)
+    peer.handle(Started({}), 0.0)
+    unit = Unit(1, 0, 5)
+    peer.handle(Computed(Packed.of({"w": np.zeros(1)}), unit, 1), 0.0)
+    peer.units.adopt(State(A, {ME: 1}, 1))
+    assert peer.identities.knows(unit)
+    peer.units.check()
