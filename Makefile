@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up what they need: a virtual environment in .venv, Java for Spark, and for the tests
 # Chromium. `make PYTHON=/path/to/python3 ...` chooses the Python.
 
-.PHONY: demo test test-long test-extras check lint environment lock java chromium soak mutation test-newest test-lowest
+.PHONY: demo test test-long test-extras check lint environment lock java chromium soak fuzz mutation test-newest test-lowest
 
 demo: environment java
 	.venv/bin/python examples/word2vec.py
@@ -42,6 +42,11 @@ lint: environment
 SEEDS ?= 3000
 soak: environment
 	.venv/bin/deepdist soak --seeds $(SEEDS)
+
+# Frames and messages as nobody honest sends them, for so many minutes: decoders are bounded, and peers raise nothing.
+MINUTES ?= 5
+fuzz: environment
+	.venv/bin/python .ci/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 # Changes the pure core of gossip in thousands of small ways and looks which of them no test notices: hours for all of it,
 # minutes for `make mutation MODULES="wire marks"`. AGAIN=1 tries only what survived last time; EVERY=13 takes each 13th
