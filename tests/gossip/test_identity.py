@@ -725,6 +725,7 @@ def test_what_counts_of_more_units_than_can_be_written_out_is_told_by_its_ends()
 def test_a_donor_that_has_an_update_and_does_not_say_of_which_unit_leaves_the_unit_known() -> None:
     peer = Peer(ME, None)
     peer.handle(Started({}), 0.0)
+    peer.handle(Joined(A), 0.0)  # who may come before it: it is retained
     unit = Unit(1, 0, 5)
     peer.handle(Computed(Packed.of({"w": np.zeros(1)}), unit, 1), 0.0)
     peer.units.adopt(State(A, {ME: 1}, 1))
