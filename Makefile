@@ -45,8 +45,9 @@ soak: environment
 
 # Frames and messages as nobody honest sends them, for so many minutes: decoders are bounded, and peers raise nothing.
 MINUTES ?= 5
+SLOW_MS ?= 10
 fuzz: environment
-	.venv/bin/python .ci/fuzz.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	.venv/bin/python .ci/fuzz.py --minutes $(MINUTES) --slow-ms $(SLOW_MS) $(if $(SEED),--seed $(SEED))
 
 # Changes the pure core of gossip in thousands of small ways and looks which of them no test notices: hours for all of it,
 # minutes for `make mutation MODULES="wire marks"`. AGAIN=1 tries only what survived last time; EVERY=13 takes each 13th
