@@ -74,7 +74,10 @@ def test_two_processes_train_on_a_file(kind: str, tmp_path: Path) -> None:
         file.writelines(" ".join(row) + "\n" for row in two_topics())
     reports: list[Report] = []
     settings = {**SMALL, **KINDS[kind]}
+    settings = {**settings, "alpha": settings["alpha"] / 4, "epochs": 2 * settings["epochs"]}
     model = train(path, peers=2, chunk_words=400, on_report=reports.append, **settings)
+    # On a loaded machine each process may not hear of the other's work for twenty chunks, and each word is in all of
+    # them: simulated with that delay, larger steps give margins of 0.17 to 0.9, these 0.66 and more.
     assert margin(model) > 0.3
     assert [peer.role for peer in reports[0].peers] == ["peer", "peer", "observer"]
     assert reports[0].rows == 400 * settings["epochs"]
