@@ -41,7 +41,7 @@ from rich.table import Table
 from benchmarks import chaos_processes
 from gossip.arrays import Bytes, Layout
 from gossip.errors import UsageError
-from gossip.messages import PeerId, State
+from gossip.messages import State
 from gossip.zmq.fetch import fetch_state
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient, AgentSettings, start_agent
@@ -236,7 +236,7 @@ class Swarm:
 
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            state = fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=TIMEOUT_S)
+            state = fetch_state(context, member.pulls, begin, timeout_s=TIMEOUT_S, key=member.key)
         finally:
             context.term()
         return self.layout.views(buffer), state

@@ -17,6 +17,7 @@
     PacketRequest  to a neighbor: I have your packets so far, give me the next
     PacketReply    the answer: one packet of a strategy of mixing, with its arrays
     Credit         of the transport: so many blocks of your bulk message have arrived, send on
+    Here           of the transport: by this connection I take your answers
 
 `Range`, `State` and `PacketReply` are bulk messages: their arrays travel as separate blocks behind the header, and
 behind the arrays go marks, where they are many.
@@ -292,6 +293,12 @@ class Credit(Header, frozen=True, tag=7):
     blocks: Count
 
 
+class Here(Header, frozen=True, tag=18):
+    """`peer` takes answers by the connection over which this comes."""
+
+    peer: Peer
+
+
 Bulk = Range | State | PacketReply
 Message = (
     Advert
@@ -311,4 +318,5 @@ Message = (
     | PacketRequest
     | PacketReply
     | Credit
+    | Here
 )

@@ -49,7 +49,7 @@ from gossip.messages import (
 )
 
 MAGIC = b"gs"
-VERSION = 5
+VERSION = 6
 PREFIX = struct.Struct("!2sBII")
 BLOCK_PREFIX = struct.Struct("!QII")
 

@@ -60,6 +60,7 @@ HEADERS: Sequence[gossip.Message] = [
     gossip.StateRequest(P, 5, {Q: 2}, (Q, R)),
     gossip.State(P, {Q: 2}, 5, {Q: MARKS, R: MANY}, LAYOUT, WEIGHTS, 3, 9),
     gossip.Credit(P, 5, 8),
+    gossip.Here(P),
     gossip.Pin(P, Q, 5),
     gossip.Pinned(P, 5),
     gossip.Unpin(P, 5),
@@ -147,7 +148,15 @@ REGISTRAR_AGENT = [
     registrar.Warned(peer=P, text="something"),
 ]
 LISTED = registrar.Listed(
-    peer=Q, role="observer", name="h:2", adverts="tcp://h:1", pulls="tcp://h:2", level=True, answers=True
+    pid=1,
+    key="k" * 40,
+    peer=Q,
+    role="observer",
+    name="h:2",
+    adverts="tcp://h:1",
+    pulls="tcp://h:2",
+    level=True,
+    answers=True,
 )
 REGISTRAR = [
     registrar.Roster(version=3, members=[LISTED, LISTED]),

@@ -165,6 +165,7 @@ class Sequence:
                 who, self._frontiers(), k, {self._anybody(): self._marks()}, update.layout, update, count(), count()
             ),
             lambda: gossip.Credit(who, k, count()),
+            lambda: gossip.Here(who),
             lambda: gossip.Pin(who, self._anybody(), k),
             lambda: gossip.Pinned(who, k),
             lambda: gossip.Unpin(who, k),

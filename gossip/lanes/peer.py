@@ -52,6 +52,7 @@ from gossip.messages import (
     Advert,
     Bulk,
     Credit,
+    Here,
     Mark,
     Nack,
     Offer,
@@ -322,7 +323,7 @@ class Peer:
                 return self._on_state(message)
             case Ping() | PingRequest() | Ack() | Nack():
                 return self.membership.on_message(message, now)
-            case Credit() | Offer() | PacketRequest() | PacketReply():
+            case Credit() | Here() | Offer() | PacketRequest() | PacketReply():
                 return []  # of the transport, and of peers that mix
 
     # ---------------------------------------------------------------------------------------------------- members

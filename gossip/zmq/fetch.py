@@ -10,34 +10,35 @@ import zmq
 
 from gossip.arrays import Bytes
 from gossip.errors import UsageError, WireError
-from gossip.messages import Credit, PeerId, State, StateRequest
+from gossip.messages import Credit, State, StateRequest
 from gossip.wire import block_count, block_span, body_bytes, decode_block, decode_header, encode_header, with_marks
-from gossip.zmq.sockets import WINDOW_BLOCKS, Keys, open_socket
+from gossip.zmq.sockets import WINDOW_BLOCKS, Keys, fingerprint, open_socket
 
 
 def fetch_state(
     context: zmq.Context[zmq.Socket[bytes]],
     endpoint: str,
-    me: PeerId,
     begin: Callable[[State], Callable[[int, Bytes], None]],
     *,
     timeout_s: float,
-    keys: Keys | None = None,
+    key: str | None = None,
     retry_s: float = 3.0,
 ) -> State:
-    """Ask the peer at `endpoint` (of pulls) for its replica, outside of any swarm. Of a quiet peer, it is consistent.
+    """Ask the peer at `endpoint` (of pulls), who has this public `key`, for its replica, outside of any swarm. Of a
+    quiet peer, it is consistent.
 
     `begin(header)` is called when the answer begins (again, if it was interrupted) and returns what takes each block,
     `(first byte, bytes)`. Returns the header, with the marks. `UsageError` when nothing comes within `timeout_s`.
     """
     give_up = time.monotonic() + timeout_s
+    keys = Keys.generate()
+    me = fingerprint(keys.public)
     k = 0
     state: State | None = None
     take: Callable[[int, Bytes], None] | None = None
     received = 0
     table = bytearray()
-    with open_socket(context, zmq.DEALER, keys) as dealer:
-        dealer.setsockopt(zmq.ROUTING_ID, me.encode())
+    with open_socket(context, zmq.DEALER, None if key is None else keys, server_key=key) as dealer:
         dealer.connect(endpoint)
         while time.monotonic() < give_up:
             k += 1

@@ -125,8 +125,10 @@ class Links:
         of the run, which both ends of a link prove to have."""
         self.origins = Ends(poller, traffic, self._on_answer)
         self.readers = Ends(poller, traffic, self._on_request)
-        self._nameless: dict[socket.socket, None] = {}
-        """Links that have not said yet who reads, the oldest first."""
+        self._nameless: dict[socket.socket, PeerId | None] = {}
+        """Links that have not said yet who reads, or said a name that is not known yet, the oldest first."""
+        self._processes: dict[PeerId, int | None] = {}
+        """By peer, the number of its process; None: any."""
         self._me = me
         self._secret = secret
         self._poller = poller
@@ -139,12 +141,20 @@ class Links:
         if self._listener is not None:
             poller.register(self._listener, self._on_reader)
 
-    def connect(self, origin: PeerId) -> None:
-        """Read from `origin` over a link, if it is on this machine."""
-        secret = self._secret
-        link = same_host.connect(self._me, origin, secret) if self._listener is not None else None
-        if link is not None:
-            self.origins.add(origin, link, same_host.proof(secret, "origin", self._me, origin))
+    def connect(self, peer: PeerId, pid: int | None = None) -> None:
+        """Read from `peer` over a link, if it is on this machine and this is the number of its process there; and let
+        it read if it comes, or has come."""
+        if self._listener is None:
+            return
+        self._processes[peer] = pid
+        for link in [link for link, name in self._nameless.items() if name == peer]:
+            self._leave_nameless(link)
+            self._let_in(peer, link)
+        found = same_host.connect(self._me, peer, self._secret)
+        if found is not None and pid is not None and same_host.process(found) != pid:
+            found.close()
+        elif found is not None:
+            self.origins.add(peer, found, same_host.proof(self._secret, "origin", self._me, peer))
 
     def ask(self, origin: PeerId, pull: Pull) -> bool:
         """Whether a link took it."""
@@ -194,23 +204,37 @@ class Links:
             return
         if len(self._nameless) >= same_host.NAMELESS_MAX:
             oldest = next(iter(self._nameless))
-            self._poller.unregister(oldest)
-            del self._nameless[oldest]
+            self._leave_nameless(oldest)
             oldest.close()
         self._nameless[link] = None
         self._poller.register(link, lambda: self._on_name(link))
 
     def _on_name(self, link: socket.socket) -> None:
-        """Its first message says who reads; what follows are its pulls."""
-        self._poller.unregister(link)
-        self._nameless.pop(link, None)
+        """Its first message says who reads; what follows are its pulls. Where peers have keys, who is not known yet
+        waits until it is, which is soon; a pull of who waits is asked again elsewhere."""
+        self._leave_nameless(link)
         try:
             reader = same_host.receive_name(link, self._me, self._secret)
         except EOFError:
             link.close()
-            return
         except WireError as error:
             self._refuse(error)
+            link.close()
+        else:
+            if self._secret is None or reader in self._processes:
+                self._let_in(reader, link)
+            else:
+                self._nameless[link] = reader
+
+    def _leave_nameless(self, link: socket.socket) -> None:
+        if self._nameless.pop(link) is None:
+            self._poller.unregister(link)
+
+    def _let_in(self, reader: PeerId, link: socket.socket) -> None:
+        """It reads from now on, if the process at the other end is the reader's."""
+        pid = self._processes.get(reader)
+        if pid is not None and same_host.process(link) != pid:
+            self._refuse(WireError("who comes in the name of a peer is another process"))
             link.close()
             return
         self.readers.add(reader, link)

@@ -35,6 +35,8 @@ STRANGERS_BYTES_MAX = 1 << 30
 given, however large. There are `STATES_MAX` at the most."""
 STRANGER_IDLE_S = 10.0
 """A stranger that takes nothing for so long is gone, and its copy is dropped. At .5 MB/s it says so every 8 s."""
+ROUTES_MAX = 4096
+"""Askers whose connections are remembered; beyond, who has not asked for longest has no answer until it asks again."""
 FAREWELL_MS = 100
 """For the last advert to leave; only who has a reader that takes nothing waits for so long."""
 STALLED_RETRY_S = 0.005
@@ -80,10 +82,19 @@ class Outgoing:
         self.transfers: dict[PeerId, Transfer] = {}
         self._stalled: set[PeerId] = set()
         """Whose queue was full in this turn."""
+        self._routes: dict[PeerId, bytes] = {}
+        """The connection by which somebody asked last, in that order."""
         self._pub = pub
         self._router = router
         self._traffic = traffic
         self._in_swarm = in_swarm
+
+    def asked(self, asker: PeerId, route: bytes) -> None:
+        """Answers to it leave by this connection from now on."""
+        self._routes.pop(asker, None)
+        if len(self._routes) >= ROUTES_MAX:
+            del self._routes[next(iter(self._routes))]
+        self._routes[asker] = route
 
     def publish(self, header: bytes) -> None:
         """To all who subscribed; any of them may miss it."""
@@ -176,10 +187,13 @@ class Outgoing:
 
     def _send(self, to: PeerId, frames: list[Bytes]) -> bool:
         """Whether it was queued; to a receiver that is gone, nothing more is sent."""
-        try:
-            return self._traffic.send(self._router, [to.encode(), *frames])
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            self.end(to)
-            return False
+        route = self._routes.get(to)
+        if route is not None:
+            try:
+                return self._traffic.send(self._router, [route, *frames])
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                del self._routes[to]
+        self.end(to)
+        return False

@@ -1,7 +1,8 @@
 """A peer on real ZeroMQ sockets. One thread owns everything here and turns the loop with `poll`.
 
-    PUB     adverts to all             SUB      adverts of all
+    PUB     adverts to all             SUB      one per origin: its adverts
     ROUTER  serves pulls               DEALER   one per origin: pulls, and takes what it serves
+    REP     whose key is it?           (where there are keys: gossip.zmq.authenticator)
 
 The peer is a `Peer` or a `MixPeer`; either knows its own messages only. The loop is here: it looks at messages that
 come in and carries out the peer's effects. Work that lasts longer than a turn has a module of its own:
@@ -40,6 +41,7 @@ from gossip.messages import (
     Ack,
     Advert,
     Credit,
+    Here,
     Nack,
     Offer,
     PacketReply,
@@ -59,6 +61,7 @@ from gossip.messages import (
 from gossip.story import Witness
 from gossip.trace import Observe
 from gossip.wire import decode_header
+from gossip.zmq.authenticator import Servers
 from gossip.zmq.figures import Figures
 from gossip.zmq.held import Held, Replica, writes
 from gossip.zmq.incoming import Incoming
@@ -67,12 +70,9 @@ from gossip.zmq.outgoing import Outgoing
 from gossip.zmq.peers import Peers
 from gossip.zmq.poller import Poller
 from gossip.zmq.segments import Segments
-from gossip.zmq.sockets import Endpoints, Keys, bind, check_address, open_socket
+from gossip.zmq.sockets import Endpoints, Keys
 from gossip.zmq.speaker import Giver, Speaker
 from gossip.zmq.traffic import Traffic, single
-
-SOCKETS_MAX = 65_000
-"""Of one runtime: three for each peer. libzmq's default of 1023 is enough for 340."""
 
 
 class Host(drivers.Host, Replica, Giver, Protocol):
@@ -90,16 +90,18 @@ class Runtime:
         *,
         address: str = "127.0.0.1",
         keys: Keys | None = None,
+        secret: str | None = None,
         observe: Observe | None = None,
         links: bool = False,
         checks: bool = False,
     ) -> None:
         """Bind to free ports of `address`, an interface of this machine; only a loopback one may go without keys.
 
-        With `links`, peers of this machine and user exchange updates as open files. With `checks`, it is looked after
-        each event whether the peer's state is sound; `InvariantError` if not.
+        `keys` are the peer's own: its name is their fingerprint, and so are the names of all that it deals with. With
+        `links`, peers of this machine and user exchange updates as open files; those of a run that has a `secret` prove
+        to have it. With `checks`, it is looked after each event whether the peer's state is sound; `InvariantError` if
+        not.
         """
-        check_address(address, keys)
         self.peer = peer
         self.witness = Witness(peer, checks=checks)
         self.figures = Figures()
@@ -107,9 +109,9 @@ class Runtime:
         self._segments = segments
         self._observe = observe
         self._owner = os.getpid(), threading.get_ident()
-        self._context = zmq.Context()
-        self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
         self._poller = Poller()
+        self._servers = Servers(peer.me, address, keys, self._poller)
+        self.endpoints = self._servers.endpoints
         traffic = Traffic(self.figures, host.warn)
         self._held = Held(host, self._step)
         self._links = Links(
@@ -120,23 +122,19 @@ class Runtime:
             expects=peer.expects,
             happen=self.happen,
             opens=links,
-            secret=None if keys is None else keys.secret,
+            secret=secret,
         )
         self._peers = Peers(
             peer.me,
-            lambda kind: open_socket(self._context, kind, keys),
+            self._servers.open_client,
             self._poller,
             traffic,
             on_advert=self._on_advert,
             on_reply=self._on_reply,
             on_break=lambda broken: self.happen(Disconnected(broken)),
         )
-        pub = open_socket(self._context, zmq.PUB, keys, server=True)
-        router = open_socket(self._context, zmq.ROUTER, keys, server=True)
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self.endpoints = Endpoints(bind(pub, address), bind(router, address))
-        self._poller.register(router, lambda: traffic.drain(router, self._on_request))
+        pub, router = self._servers.pub, self._servers.router
+        self._poller.register(router, lambda: traffic.drain_frames(router, self._on_request))
         self._outgoing = Outgoing(pub, router, traffic, in_swarm=lambda asker: asker in self._peers)
         self._speaker = Speaker(host, segments, self._peers, self._links, self._outgoing, self.figures)
         self._incoming = Incoming(peer.me, send=self._peers.send, happen=self.happen, holds=lambda: self.holds)
@@ -144,11 +142,13 @@ class Runtime:
     # ------------------------------------------------------------------------------------------------------ outside
 
     def connect(self, peer: PeerId, endpoints: Endpoints) -> None:
-        """Listen to `peer`'s adverts and be able to pull from it."""
+        """Listen to `peer`'s adverts and be able to pull from it. `UsageError` if the key is not that of its name."""
         self._check_owner()
-        if peer not in self._peers:
-            self._links.connect(peer)
-            self._peers.connect(peer, endpoints)
+        if peer in self._peers:
+            return
+        self._servers.check(peer, endpoints)
+        self._links.connect(peer, endpoints.pid)
+        self._peers.connect(peer, endpoints)
 
     def register(self, source: Any, callback: Callable[[], None]) -> None:
         """Call `callback` in `poll` when `source` (a ZeroMQ socket, or anything with a descriptor) is readable."""
@@ -180,7 +180,9 @@ class Runtime:
         """One turn: wait for something to happen, at most `timeout_s`, and deal with it."""
         self._check_owner()
         until_deadline_s = self.peer.deadline() - time.monotonic()
-        self._poller.turn(min(timeout_s, until_deadline_s, self._outgoing.wait_s, self._held.wait_s))
+        wait_s = min(self._outgoing.wait_s, self._held.wait_s, self._peers.wait_s)
+        self._poller.turn(min(timeout_s, until_deadline_s, wait_s))
+        self._peers.greet()
         if time.monotonic() >= self.peer.deadline():
             for sender in self._held.senders():  # an answer that waits for the replica is not to be asked for again
                 self._step(Progressed(sender, arrived=False))
@@ -194,7 +196,7 @@ class Runtime:
         """Close everything; what is still queued is dropped, but for adverts, of which the last may say farewell."""
         self._peers.close()
         self._outgoing.close()
-        self._context.term()
+        self._servers.close()
         self._links.close()
         self._held.close()
         self._segments.close()
@@ -229,23 +231,28 @@ class Runtime:
 
     # ----------------------------------------------------------------------------------------------------- messages
 
-    def _on_advert(self, frames: list[Bytes]) -> None:
+    def _on_advert(self, peer: PeerId, frames: list[Bytes]) -> None:
         message = decode_header(single(frames))
+        if message.peer != peer:
+            raise WireError(f"a peer speaks for {message.peer}, which is not its name")
         if not isinstance(message, Advert | Offer):
             raise WireError(f"{type(message).__name__} among the adverts")
-        self._heard(message.peer)
+        self._heard(peer)
         self.happen(Received(message))
 
-    def _on_request(self, frames: list[Bytes]) -> None:
+    def _on_request(self, frames: list[zmq.Frame]) -> None:
         if len(frames) != 2:
             raise WireError(f"request of {len(frames)} frames, expected 2")
-        message = decode_header(frames[1])
-        if message.peer.encode() != frames[0]:
+        message = decode_header(frames[1].buffer)
+        if not self._servers.sent(frames[1], message.peer):
             raise WireError(f"a peer speaks for {message.peer}, which is not its name")
+        self._outgoing.asked(message.peer, frames[0].bytes)
         self._heard(message.peer)
         match message:
             case Credit():
                 self._outgoing.grant(message)
+            case Here():
+                pass
             case Pull() | StateRequest() | Pin() | Unpin() | Ping() | PingRequest() | PacketRequest():
                 self.happen(Received(message))
             case _:

@@ -11,8 +11,9 @@ that says so, that of a range with its layout; one without a frame is laid out a
 
 A link is a socket of whole messages (SOCK_SEQPACKET) in Linux' abstract namespace: it has no file that could be left
 behind. Both ends ask the kernel whose process is at the other, and talk to their own user's only. Where the run has
-keys, both prove that they have its secret as well, before anything else is taken: a code by which the secret
-authenticates who reads from whom (BLAKE2 with a key: RFC 7693). Elsewhere there are no links.
+a secret, both prove that they have it as well, before anything else is taken: a code by which the secret authenticates
+who reads from whom (BLAKE2 with a key: RFC 7693). Which of the run's processes it is the kernel says, too: `process`.
+Elsewhere there are no links.
 
     reader -> name | code       origin -> code       then pulls, and adverts with files
 """
@@ -29,11 +30,7 @@ from typing import NamedTuple
 from gossip.errors import WireError, ran_out_of_files
 from gossip.messages import PeerId
 from gossip.wire import BLOCK_BYTES
-
-try:
-    from _blake2 import blake2b
-except ImportError:  # the same, which brings all of OpenSSL into each agent
-    from hashlib import blake2b
+from gossip.zmq.sockets import digest
 
 COUNT = struct.Struct("!B")
 PLACE = struct.Struct("!QI")
@@ -104,13 +101,13 @@ def proof(secret: str | None, role: str, reader: PeerId, origin: PeerId) -> byte
     if secret is None:
         return b""
     told = "\0".join(("deepdist link", role, reader, origin)).encode()
-    return blake2b(told, digest_size=PROOF_BYTES, key=secret.encode()).digest()
+    return digest(told, PROOF_BYTES, secret.encode())
 
 
 def _is_same(one: bytes, other: bytes) -> bool:
     """Takes as long whatever their first bytes are."""
     key = os.urandom(16)
-    return blake2b(one, key=key).digest() == blake2b(other, key=key).digest()
+    return digest(one, PROOF_BYTES, key) == digest(other, PROOF_BYTES, key)
 
 
 def connect(me: PeerId, origin: PeerId, secret: str | None = None) -> socket.socket | None:
@@ -240,10 +237,20 @@ def _address(peer: PeerId) -> bytes:
     return b"\0deepdist-" + peer.encode()
 
 
+def process(connection: socket.socket) -> int:
+    """The number of the process at the other end, as the kernel says: whoever connected, or listened."""
+    return _credentials(connection)[0]
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group."""
+    pid, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid, gid
+
+
 def _trusted(connection: socket.socket) -> socket.socket | None:
     """The connection, if the process at its other end is of the same user."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    if _CREDENTIALS.unpack(credentials)[1] != os.getuid():
+    if _credentials(connection)[1] != os.getuid():
         connection.close()
         return None
     connection.setblocking(False)

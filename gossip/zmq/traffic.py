@@ -18,6 +18,15 @@ TURN_MESSAGES_MAX = 64
 """Messages taken from one socket before the others have their turn."""
 
 
+TOLD_MAX = 64
+"""Malformed messages of which each is told; of what follows, those whose number is a power of two."""
+
+
+def is_told(count: int) -> bool:
+    """Whether the malformed message with this number, from 1, is one to tell of: somebody may send them without end."""
+    return count <= TOLD_MAX or count & (count - 1) == 0
+
+
 class Traffic:
     """What goes over all sockets of one runtime."""
 
@@ -36,9 +45,13 @@ class Traffic:
 
     def drain(self, socket: zmq.Socket[bytes], take: Callable[[list[Bytes]], None]) -> None:
         """Take in what has come, up to a limit."""
+        self.drain_frames(socket, lambda frames: take([frame.buffer for frame in frames]))
+
+    def drain_frames(self, socket: zmq.Socket[bytes], take: Callable[[list[zmq.Frame]], None]) -> None:
+        """The same, with what ZeroMQ knows of the frames."""
         for _ in range(TURN_MESSAGES_MAX):
             try:
-                frames: list[Bytes] = [frame.buffer for frame in socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             self.figures.bytes_in += sum(len(frame) for frame in frames)
@@ -56,7 +69,9 @@ class Traffic:
     def refuse(self, error: WireError) -> None:
         """Drop a message that is not well-formed."""
         self.figures.malformed += 1
-        self._warn(f"a malformed message was dropped: {error}")
+        if is_told(self.figures.malformed):
+            so_far = f" ({self.figures.malformed} so far)" if self.figures.malformed >= TOLD_MAX else ""
+            self._warn(f"a malformed message was dropped: {error}{so_far}")
 
 
 def single(frames: list[Bytes]) -> Bytes:

@@ -87,8 +87,12 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     registrar: str
     """Where the driver program's registrar listens."""
     layout: Layout
-    keys: tuple[str, str] | None = None
-    """The run's CURVE keys, (public, secret); None only where nobody else can connect."""
+    registrar_key: str | None = None
+    """The public half of the registrar's CURVE key; None, for tests, where nobody else can connect: then no agent has a
+    key."""
+    token: str | None = None
+    """What all agents of the run have and nobody else: they show it to the registrar, and prove over links to have it.
+    """
     anchor: int = 0
     """The process it lives and dies with; 0 until `ensure_agent` or `start_agent` fills it in."""
     segments_folder: str | None = None
@@ -101,8 +105,9 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Agents of one machine hand each other files; False: they exchange bytes over ZeroMQ, as those of two do."""
     adopts: bool = False
     """Of the driver program's agent: another one was there before it, so it begins with a living peer's replica."""
-    peer: str = ""
-    """Its identity, where who starts it has to know that before it speaks; empty: it draws one."""
+    secret: str = ""
+    """The secret half of its own key, where who starts it has to know its name before it speaks; empty: it draws one.
+    """
     checks: bool = field(default_factory=lambda: os.environ.get(CHECK_VARIABLE, "") not in ("", "0"))
     """It looks after each event whether the state of its peer is sound, and fails with its story if not."""
 

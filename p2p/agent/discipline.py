@@ -9,7 +9,6 @@ The agent around the discipline is always the same: its life, the registrar, the
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ class House:
     replica: Replica
     context: zmq.Context[zmq.Socket[bytes]]
     keys: Keys | None
+    """The agent's own."""
     address: str
     """The interface towards the registrar."""
     names: Mapping[PeerId, str]
@@ -51,8 +51,8 @@ class House:
     warn: Callable[[str], None]
     """Tell the user."""
 
-    def fetch(self, endpoint: str, timeout_s: float) -> State:
-        """Take over the replica of the agent at `endpoint` (of pulls)."""
+    def fetch(self, member: Listed, timeout_s: float) -> State:
+        """Take over this agent's replica."""
 
         def begin(state: State) -> Callable[[int, Bytes], None]:
             state.layout.check_fit(self.layout)
@@ -62,8 +62,7 @@ class House:
 
             return take
 
-        me = PeerId(os.urandom(16).hex())
-        return fetch_state(self.context, endpoint, me, begin, timeout_s=timeout_s, keys=self.keys)
+        return fetch_state(self.context, member.pulls, begin, timeout_s=timeout_s, key=member.key)
 
 
 class Discipline(Protocol):

@@ -74,6 +74,7 @@ class Lanes:
             segments,
             address=house.address,
             keys=house.keys,
+            secret=house.settings.token,
             links=house.settings.links,
             checks=house.settings.checks,
         )
@@ -92,7 +93,7 @@ class Lanes:
 
     def enter(self, members: Sequence[Listed], level: bool) -> None:
         if level:
-            state = self.house.fetch(members[0].pulls, START_TIMEOUT_S)
+            state = self.house.fetch(members[0], START_TIMEOUT_S)
             self.runtime.happen(Started(state.frontiers, closed=state.closed, units=state.units, marks=state.marks))
         else:
             self.runtime.happen(Started({}, ready=False))
@@ -100,7 +101,7 @@ class Lanes:
     def join(self, member: Listed) -> None:
         if member.role in PARTNERS[self.house.settings.role]:
             peer = member.peer
-            self.runtime.connect(peer, Endpoints(member.adverts, member.pulls))
+            self.runtime.connect(peer, Endpoints(member.adverts, member.pulls, member.key, member.pid))
             self.runtime.happen(Joined(peer, level=member.level))
 
     def resume(self, era: int, wait_s: float | None) -> None:

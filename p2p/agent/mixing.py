@@ -87,12 +87,12 @@ class Mixing:
         donors = [member for member in members if member.role == "peer" and member.answers]
         for donor in [] if level else donors:
             try:
-                state = self.house.fetch(donor.pulls, DONOR_TIMEOUT_S)
+                state = self.house.fetch(donor, DONOR_TIMEOUT_S)
             except UsageError:
                 continue
             break
         else:
-            state = self.house.fetch(members[0].pulls, START_TIMEOUT_S)
+            state = self.house.fetch(members[0], START_TIMEOUT_S)
         # what the donor has computed itself is its own, and not told to anybody
         resumed = state.marks.get(RESUMED, ())
         self.load(Counted(state.closed, sum(series.size for series in resumed), resumed))
@@ -100,7 +100,7 @@ class Mixing:
     def join(self, member: Listed) -> None:
         if self.house.settings.role == member.role == "peer":
             peer = member.peer
-            self.runtime.connect(peer, Endpoints(member.adverts, member.pulls))
+            self.runtime.connect(peer, Endpoints(member.adverts, member.pulls, member.key, member.pid))
             self.runtime.happen(Joined(peer))
 
     def resume(self, era: int, wait_s: float | None) -> None:

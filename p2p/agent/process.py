@@ -31,7 +31,7 @@ from gossip.messages import PeerId
 from gossip.story import Witness
 from gossip.updates import KINDS
 from gossip.updates.table import Kinds
-from gossip.zmq.sockets import Keys
+from gossip.zmq.sockets import Keys, fingerprint
 from p2p import open_files
 from p2p.agent import local_socket
 from p2p.agent.client import LEAVE_SIGNALS, START_TIMEOUT_S, STORY_SIGNAL, AgentSettings, read_settings
@@ -125,7 +125,8 @@ class Agent:
     def __init__(self, settings: AgentSettings, folder: str) -> None:
         self.settings = settings
         layout = settings.layout
-        self.me = PeerId(settings.peer or os.urandom(16).hex())
+        keys = None if settings.registrar_key is None else _keys(settings.secret)
+        self.me = PeerId(os.urandom(16).hex()) if keys is None else fingerprint(keys.public)
         name = f"{socket.gethostname()}:{os.getpid()}"
         lacks = shortage(layout.nbytes)
         replica = Replica(layout, kinds=_kinds(settings.kinds))
@@ -135,8 +136,7 @@ class Agent:
         self._drain_s: float | None = None
         """A request to drain that waits for the updates that were handed over before it."""
         self._context = zmq.Context()
-        keys = Keys(*settings.keys) if settings.keys is not None else None
-        self._link = RegistrarLink(self._context, settings.registrar, keys, self.me)
+        self._link = RegistrarLink(self._context, settings.registrar, keys, self.me, settings.registrar_key)
         self._enrollment = Enrollment()
         house = House(
             settings=settings,
@@ -160,6 +160,8 @@ class Agent:
             pid=os.getpid(),
             adverts=self._runtime.endpoints.adverts,
             pulls=self._runtime.endpoints.pulls,
+            key=self._runtime.endpoints.key,
+            token=settings.token or "",
             shortage=lacks,
             adopts=settings.adopts,
         )
@@ -317,6 +319,11 @@ def _discipline(house: House, settings: AgentSettings) -> Discipline:
     from p2p.agent.mixing import Mixing  # with scipy and networkx, 40 MB that replicas in lanes do not need
 
     return Mixing(house, settings.mixing)
+
+
+def _keys(secret: str) -> Keys:
+    """The agent's own: those with this secret half, or new ones."""
+    return Keys.of(secret) if secret else Keys.generate()
 
 
 def _kinds(sent: str | None) -> Kinds:

@@ -39,9 +39,17 @@ STATUS_PERIOD_S = 0.5
 class RegistrarLink:
     """The connection to the registrar."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None, me: PeerId) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        keys: Keys | None,
+        me: PeerId,
+        registrar_key: str | None = None,
+    ) -> None:
+        """`keys` are those of `me`."""
         self.me = me
-        self.socket = open_socket(context, zmq.DEALER, keys)
+        self.socket = open_socket(context, zmq.DEALER, keys, server_key=registrar_key)
         self.socket.connect(endpoint)
 
     def say(self, message: FromAgent) -> None:

@@ -29,6 +29,8 @@ from p2p.agent.sketch import BUCKETS
 Role = Literal["peer", "observer"]
 """Of an agent; the observer is the driver program's."""
 Endpoint = Annotated[str, Meta(pattern=r"^tcp://\S+:\d+$", max_length=512)]
+Key = Annotated[str, Meta(min_length=40, max_length=40)]
+"""The public half of a CURVE key, Z85."""
 Seconds = Annotated[float, Meta(ge=0)]
 
 
@@ -125,6 +127,10 @@ class Hello(Message, frozen=True, kw_only=True):
     """Where it publishes its adverts,"""
     pulls: Endpoint
     """and serves pulls."""
+    key: Key | None = None
+    """By which it is known there: the public half; `peer` is its fingerprint."""
+    token: str = ""
+    """Of the run, as it was told at its start."""
     shortage: str | None = None
     """What its host lacks, for the user to hear."""
     adopts: bool = False
@@ -166,8 +172,10 @@ class Listed(Told, frozen=True, kw_only=True):
     peer: Peer
     role: Role
     name: Name
+    pid: Count
     adverts: Endpoint
     pulls: Endpoint
+    key: Key | None
     level: bool
     """It came while nothing was in flight, and began with all that had been learned; others adopt a replica."""
     answers: bool

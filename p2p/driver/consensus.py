@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +20,9 @@ from gossip.errors import GossipError
 from gossip.flat import Flat
 from gossip.identity import Identities
 from gossip.marks import Counted
-from gossip.messages import PeerId, State
+from gossip.messages import State
 from gossip.wire import BLOCK_BYTES
 from gossip.zmq.fetch import fetch_state
-from gossip.zmq.sockets import Keys
 from p2p.agent.replica import Replica
 from p2p.driver.registrar import Member
 
@@ -201,12 +199,12 @@ class Fetched:
         return nullcontext()
 
 
-def fetch_replica(layout: Layout, member: Member, keys: Keys | None, timeout_s: float) -> Fetched | None:
+def fetch_replica(layout: Layout, member: Member, timeout_s: float) -> Fetched | None:
     """A copy of `member`'s replica; None if it did not give it in time, or it does not fit."""
     buffer = bytearray(layout.nbytes)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        state = _read(context, member, layout, partial(_put, buffer), keys, timeout_s)
+        state = _read(context, member, layout, partial(_put, buffer), timeout_s)
     finally:
         context.term()
     if state is None:
@@ -215,9 +213,7 @@ def fetch_replica(layout: Layout, member: Member, keys: Keys | None, timeout_s: 
     return Fetched(layout, buffer, {str(lane): frontier for lane, frontier in state.frontiers.items()}, counted)
 
 
-def consensus_distance(
-    reference: Replica | Fetched, members: Sequence[Member], keys: Keys | None = None
-) -> tuple[float, list[str]]:
+def consensus_distance(reference: Replica | Fetched, members: Sequence[Member]) -> tuple[float, list[str]]:
     """(largest relative difference between any two replicas, names of the agents that could not be read).
 
     `reference` is a replica at hand; it counts as one of them, and is read block by block. Meant for a swarm that has
@@ -227,7 +223,7 @@ def consensus_distance(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def read(member: Member) -> bool:
-        return _read(context, member, envelope.layout, envelope.widen, keys) is not None
+        return _read(context, member, envelope.layout, envelope.widen) is not None
 
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -237,9 +233,7 @@ def consensus_distance(
     return envelope.distance(), [member.name for member, read in zip(members, done, strict=True) if not read]
 
 
-def read_replicas(
-    layout: Layout, members: Sequence[Member], keys: Keys | None = None
-) -> Iterator[tuple[Member, bytearray, State | None]]:
+def read_replicas(layout: Layout, members: Sequence[Member]) -> Iterator[tuple[Member, bytearray, State | None]]:
     """Each member with its packed replica and what goes with it, one after the other; None if it could not be read.
 
     The same buffer is used for all.
@@ -248,7 +242,7 @@ def read_replicas(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         for member in members:
-            state = _read(context, member, layout, partial(_put, buffer), keys)
+            state = _read(context, member, layout, partial(_put, buffer))
             yield member, buffer, state
     finally:
         context.term()
@@ -259,7 +253,6 @@ def _read(
     member: Member,
     layout: Layout,
     take: Callable[[int, Bytes], None],
-    keys: Keys | None,
     timeout_s: float = TIMEOUT_S,
 ) -> State | None:
     """Have `take` put `member`'s replica away, block by block; None if it did not come in time, or does not fit."""
@@ -269,7 +262,7 @@ def _read(
         return take
 
     try:
-        return fetch_state(context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=timeout_s, keys=keys)
+        return fetch_state(context, member.pulls, begin, timeout_s=timeout_s, key=member.key)
     except GossipError:
         return None
 

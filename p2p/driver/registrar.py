@@ -18,12 +18,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-import zmq
 from msgspec.structs import replace
 
-from gossip.errors import UsageError, WireError
+from gossip.errors import UsageError
 from gossip.messages import PeerId
-from gossip.zmq.sockets import Keys, check_address, open_socket
+from gossip.zmq.sockets import Keys
 from p2p.agent.local_socket import Process
 from p2p.agent.registrar_messages import (
     Begin,
@@ -42,15 +41,14 @@ from p2p.agent.registrar_messages import (
     Status,
     Stop,
     Warned,
-    encode,
-    from_agent,
 )
+from p2p.driver.reception import Admission, Reception
 
 log = logging.getLogger("p2p")
 
 SILENT_S = 5.0
 """Agents report twice a second."""
-POLL_MS = 20
+POLL_S = 0.02
 """How soon a request of the driver program leaves."""
 
 
@@ -68,7 +66,10 @@ class Member:
     pid: int
     adverts: str
     pulls: str
+    key: str | None
+    """By which it is known at these."""
     route: bytes
+    """The connection by which it spoke last."""
     level: bool
     """It came while nothing was in flight, and began with all that had been learned; others adopt a replica."""
     shortage: str | None
@@ -94,10 +95,13 @@ class Member:
 class Registrar:
     """Start with `start`, end with `close`. Its methods may be called from any thread."""
 
-    def __init__(self, run: str, address: str = "127.0.0.1", keys: Keys | None = None) -> None:
-        """`address` is an interface of the driver program's host that the agents can reach; see `Keys`."""
-        check_address(address, keys)
+    def __init__(
+        self, run: str, address: str = "127.0.0.1", keys: Keys | None = None, token: str | None = None
+    ) -> None:
+        """`address` is an interface of the driver program's host that the agents can reach. `keys` are the registrar's
+        own; agents are told the public half at their start, and a `token`, which they have to show."""
         self.run = run
+        self.admission = Admission(run, token, keys is not None)
         self.members: Mapping[str, Member] = {}
         """Never changed, but replaced by another, so that any thread may go through it."""
         self.version = 0
@@ -111,13 +115,7 @@ class Registrar:
         self._changed = threading.Condition()
         self._closing = False
         self._question = 0
-        self._given_up: str | None = None
-        self._context = zmq.Context()
-        self._socket = open_socket(self._context, zmq.ROUTER, keys, server=True)
-        self._socket.setsockopt(zmq.SNDHWM, 1000)
-        self._socket.setsockopt(zmq.RCVHWM, 1000)
-        self._socket.bind(f"tcp://{address}:*")
-        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._reception = Reception(address, keys, self._on_message)
         self._thread = threading.Thread(target=self._serve, name="deepdist-registrar", daemon=True)
         self._thread.start()
 
@@ -140,9 +138,9 @@ class Registrar:
         `UsageError` with the reason when the session was given up.
         """
         with self._changed:
-            holds = self._changed.wait_for(lambda: self._given_up is not None or condition(), timeout_s)
-            if self._given_up is not None:
-                raise UsageError(self._given_up)
+            holds = self._changed.wait_for(lambda: self.admission.given_up is not None or condition(), timeout_s)
+            if self.admission.given_up is not None:
+                raise UsageError(self.admission.given_up)
             return holds
 
     def is_silent(self, member: Member) -> bool:
@@ -235,7 +233,7 @@ class Registrar:
     def give_up(self, why: str) -> None:
         """The session cannot begin: whoever waits here hears why, and so do agents."""
         with self._changed:
-            self._given_up = why
+            self.admission.given_up = why
             self._to_all(Refused(why=why))
             self._changed.notify_all()
 
@@ -247,8 +245,17 @@ class Registrar:
         """Send what is left to be sent, and end."""
         self._closing = True
         self._thread.join()
-        self._socket.close(linger=200)
-        self._context.term()
+        self._reception.close()
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens."""
+        return self._reception.endpoint
+
+    @property
+    def key(self) -> str | None:
+        """The public half of its key; None where there are none."""
+        return self._reception.key
 
     # ------------------------------------------------------------------------------------------------------- thread
 
@@ -262,23 +269,19 @@ class Registrar:
     def _serve(self) -> None:
         while True:
             closing = self._closing
-            if self._socket.poll(POLL_MS):
-                route, *frames = self._socket.recv_multipart()
-                try:
-                    message = from_agent(frames)
-                except WireError as error:
-                    log.warning("the registrar dropped a malformed message: %s", error)
-                else:
-                    with self._changed:
-                        self._on_message(route, message)
-                        self._changed.notify_all()
+            self._reception.turn(POLL_S)
             while not self._requests.empty():
                 route, request = self._requests.get()
-                self._socket.send_multipart([route, encode(request)])
+                self._reception.send(route, request)
             if closing:
                 return
 
     def _on_message(self, route: bytes, message: FromAgent) -> None:
+        with self._changed:
+            self._deal_with(route, message)
+            self._changed.notify_all()
+
+    def _deal_with(self, route: bytes, message: FromAgent) -> None:
         if message.peer in self._forgotten:
             self._requests.put((route, Stop()))
             return
@@ -289,6 +292,7 @@ class Registrar:
         if member is None:
             return
         member.heard_at = time.monotonic()
+        member.route = route
         match message:
             case Status(figures=figures):
                 # the figures never go back, and the answer to a question counts as one until the next
@@ -301,11 +305,7 @@ class Registrar:
                 assert_never(message)
 
     def _on_hello(self, route: bytes, hello: Hello) -> None:
-        why = self._given_up
-        if why is not None:
-            pass
-        elif hello.run != self.run:
-            why = f"agent {hello.name} belongs to another session"
+        why = self.admission.refusal(hello)
         if why is not None:
             self._requests.put((route, Refused(why=why)))
             return
@@ -316,6 +316,7 @@ class Registrar:
             pid=hello.pid,
             adverts=hello.adverts,
             pulls=hello.pulls,
+            key=hello.key,
             route=route,
             level=self.open and not hello.adopts,
             shortage=hello.shortage,
@@ -332,8 +333,10 @@ class Registrar:
             peer=member.peer,
             role=member.role,
             name=member.name,
+            pid=member.pid,
             adverts=member.adverts,
             pulls=member.pulls,
+            key=member.key,
             level=member.level,
             answers=member.has_reported and not self.is_silent(member),
         )

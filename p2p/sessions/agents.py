@@ -25,7 +25,7 @@ from msgspec import structs
 
 from gossip.errors import UsageError
 from gossip.marks import Counted
-from gossip.zmq.sockets import Keys
+from gossip.zmq.sockets import Keys, fingerprint
 from p2p import engines
 from p2p.adapters.model import Model
 from p2p.agent.client import AgentSettings
@@ -160,7 +160,6 @@ class AgentSession:
         self._registrar: Registrar | None = None
         self._post = Post()
         """Where the driver program's own agent is."""
-        self._keys: Keys | None = None
         self._cautions = Cautions()
         self.epochs = epochs
         """Begun, in all trainings."""
@@ -388,7 +387,7 @@ class AgentSession:
         peers = sorted(registrar.by_role("peer"), key=lambda member: -sum(_front(member).values()))
         for member in peers:
             if not registrar.is_silent(member):
-                fetched = fetch_replica(self._user_model.layout, member, self._keys, FETCH_TIMEOUT_S)
+                fetched = fetch_replica(self._user_model.layout, member, FETCH_TIMEOUT_S)
                 if fetched is not None:
                     return fetched
         return post.replica
@@ -425,8 +424,9 @@ class AgentSession:
             self._post.retire(old)
         donors = [member for member in registrar.by_role("peer") if not registrar.is_silent(member)]
         adopts = self._adopts and bool(donors)
-        peer = secrets.token_hex(16)
-        new = Observer(structs.replace(self._settings("observer", registrar), adopts=adopts, peer=peer))
+        new = Observer(structs.replace(self._observer_settings(registrar), adopts=adopts))
+        peer = registrar.admission.observer
+        assert peer is not None
         try:
             if adopts:
                 new.adopt(given_up)
@@ -452,7 +452,7 @@ class AgentSession:
             if observer is not None and observer.has_begun and member.peer == observer.peer:
                 replica, front = observer.agent.replica if observer.alive else None, _front(member)
             elif member.role == "peer":
-                replica = fetch_replica(self._user_model.layout, member, self._keys, FETCH_TIMEOUT_S)
+                replica = fetch_replica(self._user_model.layout, member, FETCH_TIMEOUT_S)
                 front = replica.front if replica is not None else {}
             if replica is None:
                 continue
@@ -527,9 +527,8 @@ class AgentSession:
         with ThreadPoolExecutor(1, "deepdist-observer") as pool:
             loading: Future[None] | None = None
             if self._registrar is None:
-                self._keys = Keys.generate()
-                self._registrar = Registrar(self._run, engine.address, self._keys)
-                observer = Observer(self._settings("observer", self._registrar), starts=False)
+                self._registrar = Registrar(self._run, engine.address, Keys.generate(), secrets.token_hex(32))
+                observer = Observer(self._observer_settings(self._registrar), starts=False)
                 self._post.take(observer)  # whoever is interrupted here finds it where it will be ended
                 observer.start()
                 # beside the executors' agents, which wait for it
@@ -551,10 +550,22 @@ class AgentSession:
         return registrar
 
     def _settings(self, role: Role, registrar: Registrar) -> AgentSettings:
-        keys = (self._keys.public, self._keys.secret) if self._keys is not None else None
         codec = self._user_model.codec
-        kinds = None if codec is None else packed(codec.kinds)
-        return AgentSettings(self._run, role, registrar.endpoint, self._user_model.layout, keys, kinds=kinds)
+        return AgentSettings(
+            self._run,
+            role,
+            registrar.endpoint,
+            self._user_model.layout,
+            registrar.key,
+            registrar.admission.token,
+            kinds=None if codec is None else packed(codec.kinds),
+        )
+
+    def _observer_settings(self, registrar: Registrar) -> AgentSettings:
+        """Those of the driver program's agent, which the registrar knows before it comes: no other is one."""
+        keys = Keys.generate()
+        registrar.admission.observer = fingerprint(keys.public)
+        return structs.replace(self._settings("observer", registrar), secret=keys.secret)
 
     def _drain(self, registrar: Registrar) -> None:
         """Until everybody has everything, or the time is up."""
@@ -568,7 +579,7 @@ class AgentSession:
     def _report(self, registrar: Registrar, end: End, rows: int, before: Snapshot, seconds: float) -> Report:
         members = list(registrar.members.values())
         others = [m for m in registrar.speaking() if self._observer is None or m.peer != self._observer.peer]
-        distance, unread = (0.0, []) if end.replica is None else consensus_distance(end.replica, others, self._keys)
+        distance, unread = (0.0, []) if end.replica is None else consensus_distance(end.replica, others)
         now = self.snapshot()
         missing = {name for member in members for name in member.missed}
         lost = _lost(members, _published(registrar), end.gone, registrar.is_silent)

@@ -111,7 +111,7 @@ class MixSession(AgentSession):
     def _average(self, registrar: Registrar) -> tuple[Average, list[str], list[State]]:
         """Of all replicas that live, read one after the other; whose could not be read, and the others' headers."""
         average, unread, states = Average(self._flat), [], []
-        for member, buffer, state in read_replicas(self._flat.layout, self._speaking(registrar), self._keys):
+        for member, buffer, state in read_replicas(self._flat.layout, self._speaking(registrar)):
             if state is None:
                 unread.append(member.name)
             else:

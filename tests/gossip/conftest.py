@@ -23,8 +23,10 @@ from gossip.story import Witness
 from gossip.trace import Observe
 from gossip.updates import merge
 from gossip.updates.stamps import RowStamps
+from gossip.zmq import same_host
 from gossip.zmq.runtime import Runtime
 from gossip.zmq.segments import Segments
+from gossip.zmq.sockets import fingerprint
 
 Witness.always_checks = True
 
@@ -111,6 +113,9 @@ class Swarm:
         observe: Observe | None = None,
         **options: Any,
     ) -> Node:
+        """A peer that has keys has the name of its key."""
+        if "keys" in options:
+            name = fingerprint(options["keys"].public)
         host = MemoryHost(initial if initial is not None else {"w": np.zeros(3)})
         peer = Peer(PeerId(name), None if any_layout else host.replica.layout, settings)
         node = Node(Runtime(peer, host, Segments(), observe=observe, **options), host)
@@ -172,7 +177,9 @@ class Swarm:
 
 
 @pytest.fixture
-def swarm() -> Iterator[Swarm]:
+def swarm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Swarm]:
+    own = f"\0deepdist-{os.getpid()}-".encode()  # other tests on this machine have peers of the same names
+    monkeypatch.setattr(same_host, "_address", lambda peer: own + peer.encode())
     swarm = Swarm()
     yield swarm
     swarm.close()

@@ -30,6 +30,7 @@ from gossip.messages import (
     Advert,
     Bulk,
     Credit,
+    Here,
     Mark,
     Message,
     Nack,
@@ -95,6 +96,7 @@ KINDS = {
     "offer": 15,
     "packet request": 16,
     "packet reply": 17,
+    "here": 18,
 }
 
 peers = st.text(min_size=1, max_size=20).map(PeerId)
@@ -159,6 +161,7 @@ messages = (
     | st.builds(StateRequest, peers, counts, frontiers, st.lists(peers, max_size=4).map(tuple))
     | states()
     | st.builds(Credit, peers, counts, counts)
+    | st.builds(Here, peers)
     | st.builds(Pin, peers, peers, counts)
     | st.builds(Pinned, peers, counts)
     | st.builds(Unpin, peers, counts)
@@ -184,6 +187,7 @@ SAMPLES: list[Message] = [
     StateRequest(PeerId("p"), 5, {PeerId("q"): 2}, (PeerId("q"), PeerId("r"))),
     State(PeerId("p"), {PeerId("q"): 2}, 5, {PeerId("q"): MARKS}, WEIGHTS.layout, WEIGHTS, 3, 9),
     Credit(PeerId("p"), 5, 8),
+    Here(PeerId("p")),
     Pin(PeerId("p"), PeerId("q"), 5),
     Pinned(PeerId("p"), 5),
     Unpin(PeerId("p"), 5),

@@ -1,6 +1,8 @@
-"""A stranger on this machine, who has no keys of the run, at every port that a training listens on.
+"""A stranger on this machine, who knows no key of the run, at every port that a training listens on; and a member that
+speaks in the names of others.
 
-It knows more than a stranger could: the names of all peers, and the number of the run.
+The stranger knows more than it could: the names of all peers, and the number of the run. The member knows all that a
+worker of the run can find out: the keys of all processes, but the secret halves.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,14 @@ class Trains:
     def run(self) -> str:
         return str(self.dd._session._run)  # type: ignore[attr-defined]
 
+    def keys(self) -> dict[int, str]:
+        """The public half of the key of whoever listens, by port."""
+        registrar = self.dd._session._registrar  # type: ignore[attr-defined]
+        found = {registrar.endpoint: registrar.key}
+        for member in registrar.members.values():
+            found.update({member.adverts: member.key, member.pulls: member.key})
+        return {int(endpoint.rpartition(":")[2]): key for endpoint, key in found.items()}
+
 
 def ports(pids: set[int]) -> set[int]:
     """On which these processes listen."""
@@ -170,7 +180,9 @@ def forged(names: list[str], run: str) -> Iterator[bytes]:
 class Stranger:
     """Its sockets, and what it was told."""
 
-    def __init__(self, names: list[str], run: str) -> None:
+    def __init__(self, names: list[str], run: str, known: Mapping[int, str] | None = None) -> None:
+        """`known`: the keys of those who listen, by port."""
+        self._known = known or {}
         self._messages = list(forged(names, run))
         self._names = names
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -219,7 +231,7 @@ class Stranger:
         if keys is not None:
             one.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
             one.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
-            one.setsockopt(zmq.CURVE_SERVERKEY, keys.public.encode())
+            one.setsockopt(zmq.CURVE_SERVERKEY, self._known.get(port, keys.public).encode())
         one.connect(f"tcp://127.0.0.1:{port}")
         if kind == zmq.SUB:
             return
@@ -262,4 +274,35 @@ def test_a_stranger_hears_nothing_and_changes_nothing(place: Any, mode: str) -> 
         assert training.report.updates == alone.report.updates
     before = max(peer.memory_peak_bytes for peer in alone.report.peers)
     after = max(peer.memory_peak_bytes for peer in training.report.peers if peer.role != "master")
+    assert after - before < MEMORY_MORE_MAX
+
+
+@pytest.mark.parametrize("mode", ["p2p", pytest.param("mix", marks=pytest.mark.long)])
+def test_a_member_is_believed_in_its_own_name_only(place: Any, mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It has a key of its own, and says all that would do harm in the names of the others. Nothing comes of it; what
+    it says is counted, and it may hear what every member may."""
+    with Trains(MODES[mode]) as alone:
+        pass
+    with Trains(MODES[mode]) as training:
+        known = training.keys()
+        member = Stranger(training.names(), training.run(), known)
+        try:
+            for port in sorted(known):
+                member.visit(port)
+            assert training.runs
+        finally:
+            give_up = time.monotonic() + ENDS_S
+            while training.runs and time.monotonic() < give_up:
+                member.listen(0.2)
+            member.close()
+    assert training.report is not None, "the training did not end"
+    assert alone.report is not None
+    np.testing.assert_array_equal(training.model["w"], alone.model["w"])
+    names = {peer.name for peer in training.report.peers}
+    refused = {name for name in names if f"{name}: a malformed message was dropped: a peer speaks for" in caplog.text}
+    assert refused == names
+    assert "an agent speaks for" in caplog.text
+    assert len(caplog.records) < 1000, "what goes on is not told each time"
+    before = max(peer.memory_peak_bytes for peer in alone.report.peers)
+    after = max(peer.memory_peak_bytes for peer in training.report.peers)
     assert after - before < MEMORY_MORE_MAX

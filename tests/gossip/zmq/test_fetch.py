@@ -49,7 +49,7 @@ class Fetch:
 
         def fetch() -> None:
             try:
-                self.outcome = fetch_state(swarm.context, endpoint, PeerId(name), begin, **options)
+                self.outcome = fetch_state(swarm.context, endpoint, begin, **options)
             except UsageError as error:
                 self.outcome = error
 

@@ -7,24 +7,26 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 
 from gossip.arrays import Arrays, Layout, Packed
-from gossip.events import Computed
+from gossip.events import Computed, Joined
 from gossip.messages import Advert, PeerId, Pull, Range
 from gossip.updates.rows import rows_of
 from gossip.wire import BLOCK_BYTES, encode_header
 from gossip.zmq import same_host
 from gossip.zmq.segments import LentFile
-from gossip.zmq.sockets import Keys
+from gossip.zmq.sockets import Keys, fingerprint
 
 pytestmark = [pytest.mark.sockets, pytest.mark.skipif(sys.platform != "linux", reason="there are no links")]
 
+SECRET = "of the run"
 SMALL = {"w": np.zeros(3)}
 LARGE = {"w": np.zeros(3 * BLOCK_BYTES // 8)}
 
@@ -235,7 +237,9 @@ def test_parts_with_rows_that_are_none_are_dropped(swarm: Any, rogue: Any, rows:
     some = Packed.of(rows_of("w", np.array(rows), np.ones(2)))
     parts = [
         same_host.Part(same_host.small_file(bytes(LARGE["w"].nbytes))),
-        same_host.Part(same_host.small_file(some.buffer), 0, encode_header(replace(message, layout=some.layout))),
+        same_host.Part(
+            same_host.small_file(some.buffer), 0, encode_header(structs.replace(message, layout=some.layout))
+        ),
     ]
     assert same_host.send(link, encode_header(message), parts)
     for part in parts:
@@ -260,9 +264,13 @@ def test_files_that_cannot_be_opened_end_the_link(swarm: Any, rogue: Any, out_of
 # ------------------------------------------------------------------------------------------------------- with keys
 
 
+def sealed(swarm: Any, secret: str = SECRET) -> Any:
+    """A peer with a key of its own, and the run's secret."""
+    return swarm.add("", LARGE, links=True, keys=Keys.generate(), secret=secret)
+
+
 def test_peers_that_have_the_same_secret_link(swarm: Any) -> None:
-    keys = Keys.generate()
-    one, two = (swarm.add(name, LARGE, links=True, keys=keys) for name in ("one", "two"))
+    one, two = sealed(swarm), sealed(swarm)
     swarm.link()
     origins = two.runtime._links.origins
     assert swarm.turn(lambda: one.me in origins.links and not origins._unproven)
@@ -273,9 +281,9 @@ def test_peers_that_have_the_same_secret_link(swarm: Any) -> None:
 
 
 def test_a_reader_without_the_secret_is_given_nothing(swarm: Any) -> None:
-    node = swarm.add("node", LARGE, links=True, keys=Keys.generate())
-    for secret in (None, Keys.generate().secret):
-        stranger = same_host.connect(PeerId("reader"), PeerId("node"), secret)
+    node = sealed(swarm)
+    for secret in (None, "another"):
+        stranger = same_host.connect(PeerId("reader"), node.me, secret)
         assert stranger is not None
         seen = node.runtime.figures.malformed
         assert swarm.turn(lambda seen=seen: node.runtime.figures.malformed == seen + 1)
@@ -288,37 +296,71 @@ def test_a_reader_without_the_secret_is_given_nothing(swarm: Any) -> None:
     assert not node.runtime._links.readers.links
 
 
+def test_a_reader_that_is_not_known_yet_waits_until_it_is(swarm: Any) -> None:
+    one, two = sealed(swarm), sealed(swarm)
+    two.runtime.connect(one.me, one.runtime.endpoints)
+    two.runtime.happen(Joined(one.me))
+    assert swarm.turn(lambda: two.me in one.runtime._links._nameless.values())
+    assert two.me not in one.runtime._links.readers.links
+    one.runtime.connect(two.me, two.runtime.endpoints)
+    one.runtime.happen(Joined(two.me))
+    assert two.me in one.runtime._links.readers.links
+    assert not one.runtime._links._nameless
+    with lent({"w": np.ones_like(LARGE["w"])}) as update:
+        one.runtime.happen(Computed(update))
+        assert swarm.turn(lambda: has(two, 1))
+    assert two.runtime.figures.handed_in == LARGE["w"].nbytes
+
+
+def test_another_process_that_has_the_secret_is_not_believed_to_be_a_peer(swarm: Any) -> None:
+    """The kernel says which process it is, and the roster which is the peer's; neither end is believed otherwise."""
+    one, two = sealed(swarm), sealed(swarm)
+    for node, other in ((one, two), (two, one)):
+        node.runtime.connect(other.me, replace(other.runtime.endpoints, pid=os.getppid()))
+        node.runtime.happen(Joined(other.me))
+    assert not one.runtime._links.origins.links
+    stranger = same_host.connect(two.me, one.me, SECRET)
+    assert stranger is not None
+    assert swarm.turn(lambda: any("is another process" in text for text in one.host.warnings))
+    assert not one.runtime._links.readers.links
+    one.publish({"w": np.ones_like(LARGE["w"])})
+    assert swarm.turn(lambda: has(two, 1)), "they read over ZeroMQ"
+    assert two.runtime.figures.handed_in == 0
+    stranger.close()
+
+
 def test_who_listens_in_the_name_of_a_peer_is_not_believed(swarm: Any) -> None:
     """It took the name first. The peer it stands for is read over ZeroMQ, and what it says changes nothing."""
     keys = Keys.generate()
-    squatter = same_host.listen(PeerId("one"))
+    squatter = same_host.listen(fingerprint(keys.public))
     assert squatter is not None
-    one, two = (swarm.add(name, LARGE, links=True, keys=keys) for name in ("one", "two"))
+    one, two = swarm.add("", LARGE, links=True, keys=keys, secret=SECRET), sealed(swarm)
     swarm.link()
     accepted = same_host.accept(squatter)
     assert accepted is not None
     with lent({"w": np.full_like(LARGE["w"], 7.0)}) as forged:
-        header = encode_header(Range(PeerId("one"), 1, 1, 1, layout=Layout.of(LARGE)))
+        header = encode_header(Range(one.me, 1, 1, 1, layout=Layout.of(LARGE)))
         assert same_host.send(accepted, header, [same_host.Part(forged.descriptor, forged.offset)])
     one.publish({"w": np.ones_like(LARGE["w"])})
     assert swarm.turn(lambda: has(two, 1))
-    assert PeerId("one") not in two.runtime._links.origins.links
+    assert one.me not in two.runtime._links.origins.links
     assert "does not have the run's secret" in two.host.warnings[0]
     accepted.close()
     squatter.close()
 
 
 def test_nothing_is_asked_over_a_link_before_the_other_end_has_proved_itself(swarm: Any) -> None:
-    squatter = same_host.listen(PeerId("one"))
+    keys = Keys.generate()
+    squatter = same_host.listen(fingerprint(keys.public))
     assert squatter is not None
-    one, two = (swarm.add(name, LARGE, links=True, keys=keys) for keys in [Keys.generate()] for name in ("one", "two"))
+    one, two = swarm.add("", LARGE, links=True, keys=keys, secret=SECRET), sealed(swarm)
     swarm.link()
     accepted = same_host.accept(squatter)
     assert accepted is not None
     one.publish({"w": np.ones_like(LARGE["w"])})
     assert swarm.turn(lambda: has(two, 1))
     hello = accepted.recv(1000)
-    assert hello.endswith(b"two")
+    assert hello.endswith(two.me.encode())
     with pytest.raises(BlockingIOError):
         accepted.recv(1000)
     accepted.close()
@@ -330,7 +372,7 @@ def test_readers_come_in_however_many_links_say_nothing(swarm: Any) -> None:
     silent = []
     for _ in range(same_host.NAMELESS_MAX + 20):
         silent.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        silent[-1].connect(b"\0deepdist-node")
+        silent[-1].connect(same_host._address(PeerId("node")))
         node.runtime.poll(0.01)
     link = same_host.connect(PeerId("reader"), PeerId("node"))
     assert link is not None

@@ -10,6 +10,7 @@ import signal
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ import zmq
 from gossip.arrays import Arrays, Bytes, Layout, Packed
 from gossip.errors import UsageError
 from gossip.events import Computed, Effect, Event, Joined
-from gossip.lanes.peer import Settings
+from gossip.lanes.peer import Peer, Settings
 from gossip.membership import Detection
-from gossip.messages import Ack, Advert, Credit, PeerId, Ping, Pull, Range, State, StateRequest, Unknown
+from gossip.messages import Ack, Advert, Credit, Here, PeerId, Pin, Ping, Pull, Range, State, StateRequest, Unknown
 from gossip.wire import (
     BLOCK_BYTES,
     BLOCK_PREFIX,
@@ -37,7 +38,9 @@ from gossip.wire import (
     encode_block,
     encode_header,
 )
-from gossip.zmq.sockets import WINDOW_BLOCKS, Endpoints, Keys
+from gossip.zmq.runtime import Runtime
+from gossip.zmq.segments import Segments
+from gossip.zmq.sockets import WINDOW_BLOCKS, Endpoints, Keys, fingerprint
 
 pytestmark = pytest.mark.sockets
 
@@ -88,7 +91,7 @@ JUNK = [
     header(9, ["rogue", 0, 1]),
     header(3, ["rogue", 1, 1, 1, [], [[["w", "|i1", [1 << 62]]]], None, [0, 0, []], None]),
     header(3, ["rogue", 1, 1, 1, [], [[["w", "O", [1]]]], None, [0, 0, []], None]),
-    b"gs\x05\x02" + b"\xff" * 8 + b"\x91" * 100_000,
+    b"gs\x06\x02" + b"\xff" * 8 + b"\x91" * 100_000,
 ]
 
 
@@ -101,6 +104,8 @@ class RogueOrigin:
         self.pulls = swarm.rogue(zmq.ROUTER)
         ports = [socket.bind_to_random_port("tcp://127.0.0.1") for socket in (self.adverts, self.pulls)]
         self.endpoints = Endpoints(*(f"tcp://127.0.0.1:{port}" for port in ports))
+        self.route = b""
+        """By which the node asked last."""
         node.runtime.connect(ROGUE, self.endpoints)
         node.runtime.happen(Joined(ROGUE))
         assert swarm.turn(lambda: self.adverts.poll(0))
@@ -112,14 +117,17 @@ class RogueOrigin:
     def pulled(self) -> Pull:
         """The next pull that comes in."""
         assert self.swarm.turn(lambda: self.pulls.poll(0))
-        name, frame = self.pulls.recv_multipart()
-        assert name == self.node.me.encode()
-        message = decode_header(frame)
+        message: object = Here(ROGUE)
+        while isinstance(message, Here):
+            assert self.swarm.turn(lambda: self.pulls.poll(0))
+            self.route, frame = self.pulls.recv_multipart()
+            message = decode_header(frame)
         assert isinstance(message, Pull)
+        assert message.peer == self.node.me
         return message
 
     def answer(self, *frames: Bytes) -> None:
-        self.pulls.send_multipart([self.node.me.encode(), *frames])
+        self.pulls.send_multipart([self.route, *frames])
 
 
 def nothing_changed(node: Any) -> bool:
@@ -151,7 +159,6 @@ def test_junk_among_the_requests_is_counted_and_changes_nothing(swarm: Any) -> N
         [encode_header(Pull(ROGUE, 0, 1)), b""],
         [b"", encode_header(Pull(ROGUE, 0, 1))],
         [b"x"] * 100,
-        [encode_header(Pull(PeerId("somebody else"), 0, 1))],
         [encode_header(Advert(ROGUE, 1, {}))],
         [encode_header(Unknown(ROGUE, 0, 1))],
         [encode_header(Range(ROGUE, 1, 1, 1))],
@@ -166,14 +173,17 @@ def test_junk_among_the_requests_is_counted_and_changes_nothing(swarm: Any) -> N
     assert goes_on(swarm, node)
 
 
-def test_a_socket_without_a_name_may_ask_for_nothing(swarm: Any) -> None:
+def test_junk_without_end_is_counted_and_told_of_ever_more_seldom(swarm: Any) -> None:
     node = swarm.add("node")
-    for kind in (zmq.DEALER, zmq.REQ):
-        stranger = swarm.rogue(kind)
-        stranger.connect(node.runtime.endpoints.pulls)
-        stranger.send(encode_header(StateRequest(PeerId("node"), 1)))
-    assert swarm.turn(lambda: node.runtime.figures.malformed == 2)
-    assert goes_on(swarm, node)
+    stranger = swarm.rogue(zmq.DEALER)
+    stranger.connect(node.runtime.endpoints.pulls)
+    for _ in range(1000):
+        stranger.send(b"x")
+        if stranger.getsockopt(zmq.EVENTS) & zmq.POLLOUT == 0:
+            swarm.turn_for(0.01)
+    assert swarm.turn(lambda: node.runtime.figures.malformed == 1000)
+    assert len(node.host.warnings) == 64 + 3
+    assert node.host.warnings[-1].endswith("(512 so far)")
 
 
 def test_well_formed_requests_of_strangers_change_nothing(swarm: Any) -> None:
@@ -195,6 +205,7 @@ def test_junk_among_the_adverts_is_counted_and_changes_nothing(swarm: Any) -> No
     junk = [
         *([frame] for frame in JUNK),
         [encode_header(Advert(ROGUE, 1, {})), b""],
+        [encode_header(Advert(PeerId("somebody else"), 1, {}))],
         [b"x"] * 100,
         [encode_header(Pull(ROGUE, 0, 1))],
         encode(Range(ROGUE, 1, 1, 1), Packed.of(UPDATE)),
@@ -519,20 +530,114 @@ def test_an_address_that_others_can_reach_needs_keys(swarm: Any, address: str) -
         swarm.add("node", address=address)
 
 
-def test_peers_with_the_same_keys_read_each_other_and_a_stranger_gets_nothing(swarm: Any) -> None:
-    keys = Keys.generate()
-    one, two, three = swarm.add("one", keys=keys), swarm.add("two", keys=keys), swarm.add("three")
-    four = swarm.add("four", keys=Keys.generate())
+def speak(swarm: Any, kind: int, keys: Keys | None, server_key: str | None, endpoint: str) -> zmq.Socket[bytes]:
+    """A socket of somebody who has these keys, to the server that has that one."""
+    socket = swarm.rogue(kind)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+        socket.setsockopt(zmq.CURVE_SERVERKEY, (server_key or keys.public).encode())
+    socket.connect(endpoint)
+    return socket
+
+
+def test_each_peer_has_a_key_and_who_does_not_know_it_gets_nothing(swarm: Any) -> None:
+    one, two = (swarm.add("", keys=Keys.generate()) for _ in range(2))
     swarm.link()
     one.publish(UPDATE)
     assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
-    stranger = swarm.rogue(zmq.DEALER, "rogue")
-    stranger.connect(one.runtime.endpoints.pulls)
-    stranger.send(encode_header(StateRequest(ROGUE, 1)))
+    ends = one.runtime.endpoints
+    strangers = [speak(swarm, zmq.DEALER, keys, None, ends.pulls) for keys in (None, Keys.generate())]
+    for stranger in strangers:
+        stranger.send(encode_header(StateRequest(ROGUE, 1)))
+    listeners = [speak(swarm, zmq.SUB, keys, None, ends.adverts) for keys in (None, Keys.generate())]
+    for listener in listeners:
+        listener.subscribe(b"")
+    received = one.runtime.figures.bytes_in
+    one.publish(UPDATE)
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 2)
     swarm.turn_for(0.3)
-    assert not stranger.poll(0)
-    assert three.frontiers[one.me] == four.frontiers[one.me] == 0
-    assert three.runtime.figures.bytes_in == four.runtime.figures.bytes_in == 0
+    assert not any(socket.poll(0) for socket in (*strangers, *listeners))
+    assert one.runtime.figures.bytes_in < received + 1000
+    assert one.runtime.figures.malformed == 0
+
+
+def test_a_member_is_heard_in_its_own_name_only(swarm: Any) -> None:
+    """It has a key of its own and knows those of others."""
+    one, two = (swarm.add("", keys=Keys.generate()) for _ in range(2))
+    swarm.link()
+    one.publish(UPDATE)
+    assert swarm.turn(lambda: two.frontiers.get(one.me) == 1)
+    keys = Keys.generate()
+    ends = one.runtime.endpoints
+    member = speak(swarm, zmq.DEALER, keys, ends.key, ends.pulls)
+    forged = [
+        StateRequest(two.me, 1),
+        Pull(two.me, 1, 1),
+        Pin(two.me, one.me, 1),
+        Ping(two.me, 1),
+        Here(two.me),
+    ]
+    for message in forged:
+        member.send(encode_header(message))
+    assert swarm.turn(lambda: one.runtime.figures.malformed == len(forged))
+    assert all("speaks for" in text for text in one.host.warnings)
+    assert not member.poll(100)
+    me = fingerprint(keys.public)
+    member.send(encode_header(StateRequest(me, 1)))
+    assert swarm.turn(lambda: member.poll(0))
+    assert isinstance(decode_header(member.recv()), State)
+    assert goes_on_between(swarm, one, two)
+
+
+def goes_on_between(swarm: Any, one: Any, two: Any) -> bool:
+    """Whether the one learns what the other publishes."""
+    before = two.frontiers[one.me]
+    one.publish(UPDATE)
+    return bool(swarm.turn(lambda: two.frontiers[one.me] == before + 1))
+
+
+def test_who_publishes_in_the_place_of_a_peer_without_its_key_is_not_heard(swarm: Any) -> None:
+    """The roster says where a peer is, and which key it has: whoever takes the place does not have the key."""
+    node = swarm.add("", keys=Keys.generate())
+    theirs, mine = Keys.generate(), Keys.generate()
+    adverts, pulls = swarm.rogue(zmq.XPUB), swarm.rogue(zmq.ROUTER)
+    ports = []
+    for socket in (adverts, pulls):
+        socket.setsockopt(zmq.CURVE_SECRETKEY, mine.secret.encode())
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        ports.append(socket.bind_to_random_port("tcp://127.0.0.1"))
+    peer = fingerprint(theirs.public)
+    node.runtime.connect(peer, Endpoints(*(f"tcp://127.0.0.1:{port}" for port in ports), theirs.public))
+    node.runtime.happen(Joined(peer))
+    for _ in range(10):
+        swarm.turn_for(0.05)
+        adverts.send(encode_header(Advert(peer, 1, {})))
+    assert not adverts.poll(0)
+    assert not pulls.poll(0)
+    assert node.runtime.figures.bytes_in == 0
+
+
+def test_a_name_that_is_not_of_the_key_is_refused(swarm: Any) -> None:
+    node, other = (swarm.add("", keys=Keys.generate()) for _ in range(2))
+    for key in (None, Keys.generate().public):
+        ends = replace(other.runtime.endpoints, key=key)
+        with pytest.raises(UsageError, match="of which that is not the name"):
+            node.runtime.connect(other.me, ends)
+    with pytest.raises(UsageError, match="expected the name of its key"):
+        Runtime(Peer(PeerId("me"), None, swarm.FAST), node.host, Segments(), keys=Keys.generate())
+
+
+def test_who_was_put_out_is_not_let_in_again(swarm: Any) -> None:
+    node = swarm.add("", keys=Keys.generate())
+    keys = Keys.generate()
+    node.runtime._servers.put_out(fingerprint(keys.public))
+    ends = node.runtime.endpoints
+    member = speak(swarm, zmq.DEALER, keys, ends.key, ends.pulls)
+    member.send(encode_header(StateRequest(fingerprint(keys.public), 1)))
+    swarm.turn_for(0.3)
+    assert node.runtime.figures.bytes_in == 0
+    assert not member.poll(0)
 
 
 # --------------------------------------------------------------------------------------------------------- processes

@@ -73,8 +73,10 @@ class Swarm:
             peer=one.house.me,
             role=one.house.settings.role,
             name=self.names[one.house.me],
+            pid=os.getpid(),
             adverts=one.runtime.endpoints.adverts,
             pulls=one.runtime.endpoints.pulls,
+            key=None,
             level=level,
             answers=True,
         )
@@ -248,9 +250,8 @@ class Donor:
         self.asked: list[tuple[str, float]] = []
         self._values, self._dead = values, dead
 
-    def __call__(self, context: Any, endpoint: str, me: str, begin: Any, *, timeout_s: float, keys: Any) -> State:
-        assert len(me) == 32
-        assert keys is None
+    def __call__(self, context: Any, endpoint: str, begin: Any, *, timeout_s: float, key: Any) -> State:
+        assert key is None
         self.asked.append((endpoint, timeout_s))
         if endpoint in self._dead:
             raise UsageError("nothing came")

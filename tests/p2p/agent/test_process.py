@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from gossip.messages import PeerId, State
 from gossip.story import read
 from gossip.updates import KINDS
 from gossip.zmq.runtime import Runtime
-from gossip.zmq.sockets import Keys
+from gossip.zmq.sockets import Keys, fingerprint
 from p2p.agent import discipline as discipline_module
 from p2p.agent import local_socket, registrar_link
 from p2p.agent import process as module
@@ -281,13 +282,19 @@ def test_with_keys_everything_is_encrypted(folder: Path) -> None:
         client = stage.client()
         client.ask(Loaded(), Done)
         client.replica.arrays()["w"][:] = 3
-        fetched = fetch_replica(LAYOUT, stage.member(), keys, SOON_S)
+        member = stage.member()
+        fetched = fetch_replica(LAYOUT, member, SOON_S)
         assert fetched is not None
         assert fetched.arrays()["w"].tolist() == [3, 3]
-        assert fetch_replica(LAYOUT, stage.member(), None, 0.3) is None
+        for key in (None, keys.public):
+            assert fetch_replica(LAYOUT, replace(member, key=key), 0.3) is None
+        assert member.peer == fingerprint(str(member.key))
         client.close()
 
-    stage.play(script, keys=(keys.public, keys.secret))
+    own = Keys.generate()
+    stage.play(script, registrar_key=keys.public, secret=own.secret)
+    assert stage.agent is not None
+    assert stage.agent.me == fingerprint(own.public)
     registrar.close()
 
 
@@ -320,7 +327,7 @@ class Driver:
         self.fetched: list[str] = []
         monkeypatch.setattr(discipline_module, "fetch_state", self.fetch)
 
-    def fetch(self, context: Any, endpoint: str, me: str, begin: Any, **how: Any) -> State:
+    def fetch(self, context: Any, endpoint: str, begin: Any, **how: Any) -> State:
         self.fetched.append(endpoint)
         packed = Packed.of({"w": np.array([4.0, 5.0])})
         state = State(peer=PeerId("aa"), frontiers={PeerId("aa"): 3}, k=1, layout=packed.layout)
@@ -359,8 +366,7 @@ def test_a_peer_begins_when_the_driver_program_s_agent_is_there(stage: Stage, dr
         assert stage.agent._enrollment.names == {"aa": "driver:1"}
         client.close()
 
-    stage.play(script, role="peer", peer="bb")
-    assert "bb" in stage.registrar.members
+    stage.play(script, role="peer")
 
 
 def test_a_peer_that_is_refused_says_why(stage: Stage) -> None:

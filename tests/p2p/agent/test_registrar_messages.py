@@ -46,7 +46,17 @@ FIGURES = Figures(
     lanes=LaneFigures(frontiers={A: 2, B: 7}, units=9),
     mixing=MixFigures(weight=math.inf, edges={"host:1": 80}, sketch=SKETCH, trouble="none"),
 )
-LISTED = Listed(peer=A, role="peer", name="host:1", adverts=WHERE, pulls="tcp://[::1]:1", level=True, answers=False)
+LISTED = Listed(
+    peer=A,
+    role="peer",
+    name="host:1",
+    pid=1,
+    adverts=WHERE,
+    pulls="tcp://[::1]:1",
+    key="k" * 40,
+    level=True,
+    answers=False,
+)
 OF_AGENTS: list[FromAgent] = [
     Hello(
         peer=A,

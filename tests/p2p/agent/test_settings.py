@@ -17,14 +17,15 @@ SETTINGS = AgentSettings(
     "peer",
     "tcp://127.0.0.1:1",
     Layout.of({"w": np.zeros((2, 3))}),
-    ("public", "secret"),
+    "key",
+    "token",
     anchor=1,
     segments_folder="/tmp",
     mixing="strategy",
     kinds="kinds",
     links=False,
     adopts=True,
-    peer="p",
+    secret="secret",
 )
 TOLD: dict[str, Any] = msgspec.to_builtins(SETTINGS)
 
@@ -50,7 +51,7 @@ def test_settings_may_leave_out_what_has_a_default() -> None:
         ({**TOLD, "dance": 1}, "unknown field `dance`"),
         ({**TOLD, "role": "king"}, "Invalid enum value 'king' - at `$.role`"),
         ({**TOLD, "layout": [["w"]]}, "Expected `array`, got `str` - at `$.layout[0][0]`"),
-        ({**TOLD, "keys": ["public"]}, "length 2 - at `$.keys`"),
+        ({**TOLD, "registrar_key": 1}, "Expected `str | null`, got `int` - at `$.registrar_key`"),
         ({**TOLD, "anchor": "1"}, "Expected `int`, got `str` - at `$.anchor`"),
         ({**TOLD, "links": 0}, "Expected `bool`, got `int` - at `$.links`"),
     ],

@@ -29,6 +29,7 @@ def member(name: str) -> Member:
         pid=1,
         adverts="tcp://127.0.0.1:1",
         pulls=f"at {name}",
+        key=f"key of {name}",
         route=b"",
         level=True,
         shortage=None,
@@ -44,9 +45,8 @@ class Agents:
         self.fronts: dict[str, dict[str, int]] = {}
         self.asked: list[dict[str, Any]] = []
 
-    def fetch(self, context: Any, endpoint: str, me: PeerId, begin: Callable[[State], Any], **how: Any) -> State:
+    def fetch(self, context: Any, endpoint: str, begin: Callable[[State], Any], **how: Any) -> State:
         assert not context.closed
-        assert len(me) == 32
         self.asked.append({"endpoint": endpoint, **how})
         if endpoint not in self.replicas:
             raise UsageError("nothing came")
@@ -142,9 +142,9 @@ def test_of_no_replica_there_is_no_mean_and_none_is_apart() -> None:
 def test_a_replica_is_fetched_with_its_front(agents: Agents) -> None:
     agents.replicas["at one"] = changed(w=0.5)
     agents.fronts["at one"] = {"a": 3, "b": 4}
-    fetched = fetch_replica(LAYOUT, member("one"), None, 7.0)
+    fetched = fetch_replica(LAYOUT, member("one"), 7.0)
     assert fetched is not None
-    assert agents.asked == [{"endpoint": "at one", "timeout_s": 7.0, "keys": None}]
+    assert agents.asked == [{"endpoint": "at one", "timeout_s": 7.0, "key": "key of one"}]
     assert (fetched.merged, fetched.front) == (7, {"a": 3, "b": 4})
     with fetched.reading():
         np.testing.assert_array_equal(fetched.arrays()["w"], changed(w=0.5)["w"])
@@ -154,12 +154,12 @@ def test_a_replica_is_fetched_with_its_front(agents: Agents) -> None:
 
 
 def test_a_replica_that_does_not_come_is_none(agents: Agents) -> None:
-    assert fetch_replica(LAYOUT, member("one"), None, 7.0) is None
+    assert fetch_replica(LAYOUT, member("one"), 7.0) is None
 
 
 def test_a_replica_that_does_not_fit_is_none(agents: Agents) -> None:
     agents.replicas["at one"] = {"w": np.zeros(3)}
-    assert fetch_replica(LAYOUT, member("one"), None, 7.0) is None
+    assert fetch_replica(LAYOUT, member("one"), 7.0) is None
     with pytest.raises(MismatchError):
         Layout.of(agents.replicas["at one"]).check_fit(LAYOUT)
 
@@ -169,13 +169,13 @@ def test_all_replicas_are_compared_with_the_one_at_hand(agents: Agents) -> None:
     for name, array in reference.arrays().items():
         array[...] = ARRAYS[name]
     del array
-    keys: Any = object()
-    assert consensus_distance(reference, [], keys) == (0.0, [])
+    assert consensus_distance(reference, []) == (0.0, [])
     agents.replicas.update({"at one": changed(), "at two": changed(w=0.5), "at four": changed(w=-0.5)})
     members = [member(name) for name in ("one", "two", "three", "four", "five")]
-    assert consensus_distance(reference, members, keys) == (1.0 / 4.0, ["three", "five"])
+    assert consensus_distance(reference, members) == (1.0 / 4.0, ["three", "five"])
     assert {asked["endpoint"] for asked in agents.asked} == {each.pulls for each in members}
-    assert all(asked["timeout_s"] == consensus.TIMEOUT_S and asked["keys"] is keys for asked in agents.asked)
+    assert {asked["key"] for asked in agents.asked} == {each.key for each in members}
+    assert all(asked["timeout_s"] == consensus.TIMEOUT_S for asked in agents.asked)
     assert reference.acquire(), "it is not read any more"
     reference.close()
 
@@ -184,18 +184,15 @@ def test_a_copy_may_be_the_one_at_hand(agents: Agents) -> None:
     agents.replicas["at one"] = changed(b=8.0)
     fetched = Fetched(LAYOUT, bytearray(Packed.of(ARRAYS).buffer), {})
     assert consensus_distance(fetched, [member("one")]) == (0.5, [])
-    assert agents.asked[0]["keys"] is None
 
 
 def test_replicas_come_one_after_the_other(agents: Agents) -> None:
     agents.replicas.update({"at one": changed(w=0.5), "at three": changed(w=1.5)})
-    keys: Any = object()
     came = {
         each.name: None if state is None else LAYOUT.views(buffer)["w"].tolist()
-        for each, buffer, state in read_replicas(LAYOUT, [member(name) for name in ("one", "two", "three")], keys)
+        for each, buffer, state in read_replicas(LAYOUT, [member(name) for name in ("one", "two", "three")])
     }
     assert came == {"one": [1.5, -4, 2], "two": None, "three": [2.5, -4, 2]}
-    assert all(asked["keys"] is keys for asked in agents.asked)
 
 
 @pytest.mark.parametrize("name", ["a", "b"])

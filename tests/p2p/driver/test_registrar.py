@@ -15,7 +15,7 @@ import zmq
 
 from gossip.errors import UsageError
 from gossip.messages import PeerId
-from gossip.zmq.sockets import Keys
+from gossip.zmq.sockets import Keys, fingerprint
 from p2p.agent.registrar_link import RegistrarLink
 from p2p.agent.registrar_messages import (
     Begin,
@@ -481,21 +481,107 @@ def test_what_is_asked_for_before_the_end_is_still_sent() -> None:
     one.close()
 
 
-def test_with_keys_only_those_that_have_them_are_heard() -> None:
-    keys, where = Keys.generate(), "tcp://127.0.0.1:1"
-    registrar = Registrar("run", keys=keys)
+WHERE = "tcp://127.0.0.1:1"
+
+
+def greeting(keys: Keys, **said: Any) -> Hello:
+    """Of an agent that has these keys."""
+    told = {"run": "run", "role": "peer", "name": "name", "pid": 1, "adverts": WHERE, "pulls": WHERE, "token": "token"}
+    return Hello(**{**told, "peer": fingerprint(keys.public), "key": keys.public, **said})
+
+
+@pytest.fixture
+def sealed() -> Iterator[Registrar]:
+    registrar = Registrar("run", keys=Keys.generate(), token="token")
+    yield registrar
+    registrar.close()
+
+
+def connected(registrar: Registrar, keys: Keys) -> RegistrarLink:
+    return RegistrarLink(zmq.Context.instance(), registrar.endpoint, keys, fingerprint(keys.public), registrar.key)
+
+
+def test_only_who_knows_the_registrar_s_key_is_heard(sealed: Registrar) -> None:
+    keys = Keys.generate()
     stranger: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     stranger.setsockopt(zmq.LINGER, 0)
-    stranger.connect(registrar.endpoint)
-    link = RegistrarLink(zmq.Context.instance(), registrar.endpoint, keys, PeerId("one"))
-    said = {"run": "run", "role": "peer", "name": "name", "pid": 1, "adverts": where, "pulls": where}
-    stranger.send(encode(Hello(peer=PeerId("stranger"), **said)))
-    link.say(Hello(peer=link.me, **said))
-    assert registrar.wait(lambda: "one" in registrar.members, SOON_S)
+    stranger.connect(sealed.endpoint)
+    other = Keys.generate()
+    guess = RegistrarLink(zmq.Context.instance(), sealed.endpoint, other, fingerprint(other.public), other.public)
+    link = connected(sealed, keys)
+    stranger.send(encode(greeting(Keys.generate())))
+    guess.say(greeting(other))
+    link.say(greeting(keys))
+    assert sealed.wait(lambda: link.me in sealed.members, SOON_S)
     assert link.wait(SOON_S)
     (roster,) = link.messages()
     assert isinstance(roster, Roster)
-    assert not registrar.wait(lambda: "stranger" in registrar.members, 0.3)
+    assert [(one.peer, one.key, one.pid) for one in roster.members] == [(link.me, keys.public, 1)]
+    assert not sealed.wait(lambda: len(sealed.members) > 1, 0.3)
     stranger.close()
+    guess.close()
     link.close()
-    registrar.close()
+
+
+def test_an_agent_is_heard_in_its_own_name_only(sealed: Registrar, caplog: pytest.LogCaptureFixture) -> None:
+    """Who has the session's token and a key of its own is one agent, and no other."""
+    keys = Keys.generate()
+    link, member = connected(sealed, keys), connected(sealed, Keys.generate())
+    link.say(greeting(keys))
+    assert sealed.wait(lambda: link.me in sealed.members, SOON_S)
+    route = sealed.members[link.me].route
+    forged = [
+        greeting(keys),
+        Status(peer=link.me, figures=Figures(published=10**9)),
+        Drained(peer=link.me),
+        Warned(peer=link.me, text="forged"),
+    ]
+    for message in forged:
+        member.say(message)
+    link.say(Status(peer=link.me, figures=Figures(published=7)))
+    assert sealed.wait(lambda: caplog.text.count("speaks for") == len(forged), SOON_S)
+    assert sealed.wait(lambda: sealed.members[link.me].figures.published == 7, SOON_S)
+    assert sealed.members[link.me].route == route
+    assert sealed.members[link.me].drained is None
+    assert "forged" not in caplog.text
+    for each in (link, member):
+        each.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"token": ""}, "does not have the session's token"),
+        ({"token": "tokem"}, "does not have the session's token"),
+        ({"run": "another"}, "belongs to another session"),
+        ({"role": "observer"}, "is not the driver program's"),
+        ({"key": None}, "tells another key"),
+        ({"key": "k" * 40}, "tells another key"),
+    ],
+)
+def test_who_is_not_let_in_is_told_why(sealed: Registrar, said: dict[str, Any], why: str) -> None:
+    sealed.admission.observer = PeerId("the driver program's")
+    keys = Keys.generate()
+    link = connected(sealed, keys)
+    link.say(greeting(keys, **said))
+    assert link.wait(SOON_S)
+    (refused,) = link.messages()
+    assert isinstance(refused, Refused)
+    assert why in refused.why
+    assert not sealed.members
+    link.close()
+
+
+def test_answers_go_where_an_agent_spoke_last(sealed: Registrar) -> None:
+    """A connection that broke is made anew, and has another number."""
+    keys = Keys.generate()
+    first, second = connected(sealed, keys), connected(sealed, keys)
+    first.say(greeting(keys))
+    assert first.wait(SOON_S)
+    first.close()
+    second.say(Status(peer=second.me, figures=Figures(published=1)))
+    assert sealed.wait(lambda: sealed.members[second.me].figures.published == 1, SOON_S)
+    sealed.stop_agents()
+    assert second.wait(SOON_S)
+    assert list(second.messages()) == [Stop()]
+    second.close()

@@ -9,7 +9,6 @@ import numpy as np
 import zmq
 from spark_context import spark_context, write_results
 
-from gossip.messages import PeerId
 from gossip.zmq.fetch import fetch_state
 from p2p import DeepDist
 
@@ -76,9 +75,7 @@ def replicas(dd):
 
             return take
 
-        state = fetch_state(
-            context, member.pulls, PeerId(secrets.token_hex(16)), begin, timeout_s=20.0, keys=dd._session._keys
-        )
+        state = fetch_state(context, member.pulls, begin, timeout_s=20.0, key=member.key)
         found[f"{member.role} {member.name}"] = state.layout.views(buffer)
     context.term()
     return found
