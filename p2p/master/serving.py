@@ -182,7 +182,7 @@ class Server:
         check_address(address, keys)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = open_socket(self._context, zmq.ROUTER, keys, server=True)
-        self.address = Address(bind(self._socket, address), run, keys)
+        self.address = Address(bind(self._socket, address), run, None if keys is None else keys.public)
         self.workers: dict[bytes, Worker] = {}
         """Of the session, by the identity of their connection."""
         self._token = secrets.token_bytes(32)

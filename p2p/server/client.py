@@ -21,7 +21,7 @@ from gossip.arrays import Array, Arrays, Layout
 from gossip.errors import UsageError
 from gossip.marks import Unit
 from gossip.wire import BLOCK_BYTES
-from gossip.zmq.sockets import WINDOW_BLOCKS, open_socket
+from gossip.zmq.sockets import WINDOW_BLOCKS, Keys, open_socket
 from p2p.server.messages import (
     INLINE_BYTES_MAX,
     Address,
@@ -162,8 +162,13 @@ class MasterClient:
             self.close()
             raise
 
+    def _open(self) -> zmq.Socket[bytes]:
+        """A socket to a master, by keys of its own."""
+        keys = None if self.address.key is None else Keys.generate()
+        return open_socket(self._context, zmq.DEALER, keys, server_key=self.address.key)
+
     def _connect(self, endpoint: str) -> None:
-        self._socket = open_socket(self._context, zmq.DEALER, self.address.keys)
+        self._socket = self._open()
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         """Where ZeroMQ tells that the connection broke, which it makes again by itself."""
         self._socket.connect(endpoint)
@@ -385,7 +390,7 @@ class MasterClient:
 
     def _leader_by(self, endpoints: Iterable[str]) -> str:
         """Where the master that leads is, as the first of these says who answers; empty if none does."""
-        asked = [(endpoint, open_socket(self._context, zmq.DEALER, self.address.keys)) for endpoint in endpoints]
+        asked = [(endpoint, self._open()) for endpoint in endpoints]
         try:
             poller = zmq.Poller()
             for endpoint, probe in asked:

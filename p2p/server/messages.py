@@ -33,7 +33,6 @@ from gossip.arrays import Layout
 from gossip.errors import WireError
 from gossip.fields import Count, Name
 from gossip.marks import Unit
-from gossip.zmq.sockets import Keys
 
 INLINE_BYTES_MAX = 1 << 16
 """Packed arrays up to this size go with the message."""
@@ -49,8 +48,9 @@ class Address:
     endpoint: str
     run: str
     """A secret of the run: who does not know it is refused."""
-    keys: Keys | None
-    """None only on loopback."""
+    key: str | None
+    """The public half of the masters'; None only on loopback. A worker connects with a pair of its own, and nobody
+    takes it for a master."""
     others: tuple[str, ...] = ()
     """Of masters that take its place, if there are any."""
     bounded: bool = False

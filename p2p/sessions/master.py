@@ -262,12 +262,12 @@ class MasterSession:
     def _start(self, engine: engines.Engine) -> tuple[Server, Served]:
         if self._server is None or self._served is None:
             self._served = Served(self._user_model)
-            self._server = Server(engine.address, self._run, Keys.generate())
-        engine.start(None, None)
-        if self._followed.standbys:
-            if self._standbys is None:
-                keys = self._server.address.keys
+            keys = Keys.generate()
+            self._server = Server(engine.address, self._run, keys)
+            if self._followed.standbys:
                 self._standbys = Standbys(self._followed, self._run, engine.address, keys)
+        engine.start(None, None)
+        if self._standbys is not None:
             self._standbys.start(starter(engine))
         return self._server, self._served
 

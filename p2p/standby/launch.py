@@ -75,12 +75,14 @@ class Standbys:
     """Of a session."""
 
     def __init__(self, followed: Followed, run: str, address: str, keys: Keys | None) -> None:
+        """`keys` are the masters' towards workers; towards each other they have others, which no worker is told."""
         self.count = count = followed.standbys
         self._run = run
         self._keys = keys
+        self._group_keys = None if keys is None else Keys.generate()
         self._address = address
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._ties = Ties(self._context, run, count, 0, address, keys)
+        self._ties = Ties(self._context, run, count, 0, address, self._group_keys)
         self.there: dict[int, Here] = {}
         """What each has said of itself last."""
         self._alive: dict[int, Callable[[], bool]] = {}
@@ -167,7 +169,6 @@ class Standbys:
     def _start_one(self, engine: Starts, index: int) -> None:
         life = self._lives[index] = self._lives.get(index, -1) + 1
         self._ties.expect(index, life)
-        keys = None if self._keys is None else (self._keys.public, self._keys.secret)
         settings = Settings(
             run=self._run,
             me=index,
@@ -175,7 +176,8 @@ class Standbys:
             driver=self.count,
             driver_endpoint=self._ties.endpoint,
             address=self._address,
-            keys=keys,
+            secret=None if self._keys is None else self._keys.secret,
+            group_secret=None if self._group_keys is None else self._group_keys.secret,
         )
         self._alive[index] = engine.start_standby(settings)
 

@@ -59,7 +59,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """and where it listens."""
     address: str
     """The driver program's interface: loopback, or the standby listens at the one that leads there."""
-    keys: tuple[str, str] | None = None
+    secret: str | None = None
+    """The secret half of the masters' key towards workers,"""
+    group_secret: str | None = None
+    """and towards each other."""
     anchor: Count = 0
     name: str = ""
     """Of the executor that it is beside; see `is_beside`."""
@@ -114,12 +117,13 @@ class Standby:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._keys = Keys(*settings.keys) if settings.keys is not None else None
+        keys = None if settings.secret is None else Keys.of(settings.secret)
+        group_keys = None if settings.group_secret is None else Keys.of(settings.group_secret)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         address = settings.address if is_loopback(settings.address) else address_towards(settings.driver_endpoint)
-        self._ties = Ties(self._context, settings.run, settings.me, settings.life, address, self._keys)
+        self._ties = Ties(self._context, settings.run, settings.me, settings.life, address, group_keys)
         self._ties.connect(settings.driver, settings.driver_endpoint)
-        self._server = Server(address, settings.run, self._keys)
+        self._server = Server(address, settings.run, keys)
         self._here = Here(place=Place(self._ties.endpoint, self._server.address.endpoint), pid=os.getpid())
 
     def run(self) -> None:

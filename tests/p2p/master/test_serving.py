@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import zmq
 from gossip.arrays import Layout
 from gossip.errors import UsageError
 from gossip.marks import Unit
-from gossip.zmq.sockets import Keys, open_socket
+from gossip.zmq.sockets import Keys, bind, open_socket
 from p2p.adapters.model import Model
 from p2p.master import descending
 from p2p.master import serving as module
@@ -414,6 +415,22 @@ def test_who_does_not_know_the_run_or_the_keys_gets_nothing(made: Any, monkeypat
     assert not stranger.socket.poll(500)
     stranger.close()
     assert keyed.server.workers == {}
+
+
+def test_a_worker_is_told_no_secret_of_the_masters(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows whom it speaks to, and could not be taken for a master, nor for a member of their group."""
+    keys = Keys.generate()
+    world = made(SMALL, keys)
+    address = world.server.address
+    assert keys.secret not in repr(address)
+    assert address.key == keys.public
+    monkeypatch.setattr("p2p.server.client.CONNECT_TIMEOUT_S", 0.5)
+    with zmq.Context() as context:
+        false = open_socket(context, zmq.ROUTER, Keys.generate(), server=True)
+        with pytest.raises(UsageError):
+            MasterClient(replace(address, endpoint=bind(false, "127.0.0.1")))
+        assert not false.poll(0)
+        false.close()
 
 
 class Stranger:
