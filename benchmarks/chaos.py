@@ -43,6 +43,7 @@ from gossip.arrays import Bytes, Layout
 from gossip.errors import UsageError
 from gossip.messages import State
 from gossip.zmq.fetch import fetch_state
+from gossip.zmq.sockets import Keys
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient, AgentSettings, start_agent
 from p2p.driver.observer import Observer
@@ -146,11 +147,13 @@ class Swarm:
         self.run = secrets.token_hex(16)
         initial = {"slots": np.zeros(SLOTS, np.float32), "w": np.zeros(FLOATS - SLOTS, np.float32)}
         self.layout = Layout.of(initial)
-        self.registrar = Registrar(self.run)
-        self.observer = Observer(AgentSettings(self.run, "observer", self.registrar.endpoint, self.layout))
+        token = secrets.token_hex(32)
+        self.registrar = Registrar(self.run, keys=Keys.generate(), token=token)
+        told = self.registrar.endpoint, self.layout, self.registrar.key, token
+        self.observer = Observer(AgentSettings(self.run, "observer", *told))
         self.observer.load(initial)
         assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)
-        self.settings = AgentSettings(self.run, "peer", self.registrar.endpoint, self.layout)
+        self.settings = AgentSettings(self.run, "peer", *told)
         self.lives: list[Life] = []
         self.sightings: list[Sighting] = []
         self.samples: dict[int, list[Sample]] = {}

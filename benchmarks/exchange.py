@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gossip.arrays import Layout
+from gossip.zmq.sockets import Keys
 from p2p.agent import local_socket
 from p2p.agent.client import AgentClient, AgentSettings, start_agent
 from p2p.driver.consensus import consensus_distance
@@ -66,13 +67,16 @@ class Round:
 class Swarm:
     """A registrar, an observer and `count` agents without tasks."""
 
-    def __init__(self, floats: int, count: int, links: bool = True) -> None:
-        """Without `links` the agents exchange bytes over sockets, as those of several machines do."""
+    def __init__(self, floats: int, count: int, links: bool = True, keys: bool = True) -> None:
+        """Without `links` the agents exchange bytes over sockets, as those of several machines do; without `keys`
+        nothing is authenticated nor encrypted."""
         self.run = secrets.token_hex(16)
         self.initial = {"w": np.zeros(floats, np.float32)}
         layout = Layout.of(self.initial)
-        self.registrar = Registrar(self.run)
-        settings = AgentSettings(self.run, "observer", self.registrar.endpoint, layout, links=links)
+        token = secrets.token_hex(32) if keys else None
+        self.registrar = Registrar(self.run, keys=Keys.generate() if keys else None, token=token)
+        told = self.registrar.endpoint, layout, self.registrar.key, token
+        settings = AgentSettings(self.run, "observer", *told, links=links)
         self.observer = Observer(settings)
         self.observer.load(self.initial)
         assert self.registrar.wait(lambda: len(self.registrar.members) == 1, TIMEOUT_S)

@@ -36,6 +36,17 @@ def test_four_agents_exchange_40_mb_updates_exactly_and_in_bounded_memory(
 
 @pytest.mark.slow
 @pytest.mark.sockets
+@pytest.mark.long
+def test_an_exchange_with_keys_and_without_is_exact_by_files_and_by_sockets(tmp_path: Path) -> None:
+    done = run("benchmarks.keys", "--quick", "--json", str(tmp_path / "figures"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    sides = json.loads((tmp_path / "figures").read_text())
+    assert [(side["links"], side["keys"]) for side in sides] == [(a, b) for a in (True, False) for b in (True, False)]
+    assert all(len(side["large_s"]) == 2 and len(side["latency_s"]) == 60 for side in sides)
+
+
+@pytest.mark.slow
+@pytest.mark.sockets
 def test_a_large_model_is_in_no_process_more_often_than_it_has_to_be() -> None:
     done = run("benchmarks.memory", "--quick", "--check")
     assert done.returncode == 0, done.stdout + done.stderr
