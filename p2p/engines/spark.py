@@ -29,7 +29,7 @@ from gossip.zmq.sockets import is_loopback
 from p2p import chance, parcel
 from p2p.agent.client import AgentGoneError, AgentSettings, ensure_agent
 from p2p.driver.registrar import Registrar
-from p2p.engines import Progress
+from p2p.engines import Progress, spark_secrets
 from p2p.row_order import in_order
 from p2p.standby.process import Settings, is_beside, start_standby
 from p2p.worker.errors import PartitionError, Seal
@@ -86,7 +86,8 @@ class SparkEngine:
         conf = self.context.getConf()
         if _is_local(self.context):
             return {}
-        return cautions(conf, _is_set(conf, "dynamicAllocation.enabled") and _kept(data))
+        about_data = cautions(conf, _is_set(conf, "dynamicAllocation.enabled") and _kept(data))
+        return {**about_data, **cautions_of_secrets(self.context)}
 
     def start(self, settings: AgentSettings | None, registrar: Registrar | None, modules: Collection[str] = ()) -> None:
         self._settings = settings
@@ -534,6 +535,13 @@ def cautions(conf: SparkConf, cached: bool) -> dict[str, str]:
             "Cache the input (rdd.cache()), or set spark.dynamicAllocation.enabled=false"
         )
     return found
+
+
+def cautions_of_secrets(context: SparkContext) -> dict[str, str]:
+    """What to warn of where tasks carry keys to other hosts."""
+    if _is_local(context) or is_loopback(driver_address(context)):
+        return {}
+    return spark_secrets.cautions(context.getConf().get)
 
 
 def _is_set(conf: SparkConf, name: str) -> bool:

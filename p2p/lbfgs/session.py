@@ -12,6 +12,7 @@ from typing import Any
 from gossip.errors import UsageError
 from p2p import parcel
 from p2p.adapters.model import Model
+from p2p.caution import Cautions
 from p2p.engines.choice import is_rdd
 from p2p.lbfgs.coordinator import Coordinator, Member
 from p2p.lbfgs.crew import Crew, LocalCrew
@@ -85,6 +86,7 @@ class LBFGSSession:
         self._optimizer = optimizer
         self._peers = peers
         self._seed = seed
+        self._cautions = Cautions()
         self._members: Mapping[str, Member] = {}
         self._passes = (0, 0)
         """Done, of at most so many, in the training that runs."""
@@ -133,11 +135,12 @@ class LBFGSSession:
 
     def _on_spark(self, training: Training) -> Coordinator:
         """On the executors of its SparkContext."""
-        from p2p.engines.spark import executors_wanted
+        from p2p.engines.spark import cautions_of_secrets, executors_wanted
         from p2p.lbfgs.spark import SparkCrew, SparkTasks, check_data  # only here is pyspark needed
 
         data = training.data
         check_data(data, training.chunk_rows, self._peers)
+        self._cautions.give(cautions_of_secrets(data.context))
         crew, partitions = SparkCrew(data.context), data.getNumPartitions()
         executors = executors_wanted(data.context)
         after = self._optimizer.backup_after

@@ -439,6 +439,16 @@ def test_dynamic_allocation_is_at_odds_with_input_that_is_not_cached() -> None:
     assert "rdd.cache()" in text
 
 
+@pytest.mark.long
+def test_what_the_warning_of_keys_in_the_clear_asks_for_trains_and_event_logs_have_no_keys(notebook: Notebook) -> None:
+    found = notebook.results("spark_encrypted")
+    assert (found["sum"], found["peers"]) == ([45.0], 2)
+    assert (found["warnings"], found["cautions"]) == ([], {})
+    assert found["events"] > 10_000
+    assert found["keys"] > 0
+    assert found["keys in events"] == 0
+
+
 # ------------------------------------------------------------------------------------------------------------ attempts
 
 
