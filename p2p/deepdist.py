@@ -85,7 +85,7 @@ class DeepDist(Generic[M]):
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
         master: str | Master | None = None,
-        token: str | None = None,
+        token: str | Literal[False] | None = None,
         standbys: int = 0,
         on_master_loss: Literal["raise", "p2p"] = "raise",
     ) -> None:
@@ -105,9 +105,10 @@ class DeepDist(Generic[M]):
         show a bar (default: on a terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
         `master`: where a master listens over HTTP while the session is open, such as "127.0.0.1:5000" or ":0" for a
         free port; then any process may take part by `p2p.fetch_model` and `p2p.send_gradient`. `p2p.Master` has more
-        settings. Off loopback these need the `token`, one of yours or one that is drawn (`dd.token`). `standbys`: so
-        many processes more that have a master's model, an even number; with them and the driver program's, half of them
-        may be lost or stand still, and no update that was acknowledged is. `descent` runs at each of them.
+        settings. They need the `token`, one of yours or one that is drawn (`dd.token`): what is drawn on loopback they
+        find, in processes of the same user. False asks nobody on this machine for one. `standbys`: so many processes
+        more that have a master's model, an even number; with them and the driver program's, half of them may be lost or
+        stand still, and no update that was acknowledged is. `descent` runs at each of them.
         `on_master_loss`: what becomes of a training that loses more of them: "raise" `p2p.MastersLostError` after a
         minute, or, after 10 s, have peers go on without any ("p2p"), with a warning, from what had reached the driver
         program. Units of work that did not are done again; what only a master does, such as `max_staleness`, ends.
@@ -232,7 +233,7 @@ class DeepDist(Generic[M]):
     @property
     def token(self) -> str | None:
         """What other processes have to show to the master; None if nothing."""
-        return None if self._server is None else self._server.settings.token
+        return None if self._server is None else self._server.settings.shown
 
     @property
     def model(self) -> M:

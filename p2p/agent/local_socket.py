@@ -134,36 +134,55 @@ class Incoming:
 
 def private_folder(*names: str) -> str:
     """A folder below the temporary one that only this user can enter, made if it is not there."""
-    base = tempfile.gettempdir()
-    longest = os.path.join(base, f"deepdist-{os.getuid()}-{ROOTS_MAX}", *names, "agent.sock")
-    root = _private_root(base if len(longest.encode()) <= SOCKET_PATH_BYTES_MAX else "/tmp")
-    path = os.path.join(root, *names)
+    path = os.path.join(_private_root(_base(*names)), *names)
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
+
+
+def private_file(name: str) -> str | None:
+    """The path of what has this name in the private folder; None if there is none. Nothing is made."""
+    for root in roots(_base()):
+        if is_private(root):
+            path = os.path.join(root, name)
+            return path if os.path.exists(path) else None
+    return None
+
+
+def _base(*names: str) -> str:
+    """The folder below which the private one is, if a socket in `names` below that is to have a path."""
+    base = tempfile.gettempdir()
+    longest = os.path.join(base, f"deepdist-{os.getuid()}-{ROOTS_MAX}", *names, "agent.sock")
+    return base if len(longest.encode()) <= SOCKET_PATH_BYTES_MAX else "/tmp"
+
+
+def roots(base: str) -> list[str]:
+    """What the private folder of this user may be called, the first choice first."""
+    name = os.path.join(base, f"deepdist-{os.getuid()}")
+    return [name, *(f"{name}-{number}" for number in range(1, ROOTS_MAX))]
 
 
 def _private_root(base: str) -> str:
     """All processes of this user find the same one. Whoever has taken the first names cannot take them all away: then
     it is the next one."""
-    name = os.path.join(base, f"deepdist-{os.getuid()}")
-    roots = [name, *(f"{name}-{number}" for number in range(1, ROOTS_MAX))]
-    for root in roots:
-        if _is_private(root):
+    found = roots(base)
+    for root in found:
+        if is_private(root):
             return root
-    for root in roots:
+    for root in found:
         try:
             os.mkdir(root, mode=0o700)
         except FileExistsError:
-            if not _is_private(root):  # else another process of ours has made it meanwhile
+            if not is_private(root):  # else another process of ours has made it meanwhile
                 continue
         return root
+    name = found[0]
     raise UsageError(
         f"{name}, {name}-1 and so on to {name}-{ROOTS_MAX - 1} are there, and none is a folder that only this user can "
         "enter: set TMPDIR to a folder of your own"
     )
 
 
-def _is_private(path: str) -> bool:
+def is_private(path: str) -> bool:
     """It is a folder of this user, whom alone it lets in."""
     try:
         found = os.lstat(path)

@@ -1,4 +1,4 @@
-"""Who may speak to a master: who shows its token, or, without one, who is on this machine and no page of the web.
+"""Who may speak to a master: who shows its token. Where there is none, who is on this machine and no page of the web.
 
 A page that a browser shows may send requests to loopback. So the name of the host has to be one of loopback's (a name
 that was bent to it is not), and a post from a page of elsewhere is refused.
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from p2p.http.messages import Refused
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+TOKEN_WANTED = "no token, or another one, expected the header Authorization: Bearer TOKEN, with dd.token of the master"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="deepdist", Basic realm="deepdist: the token is the password"'}
 
 
@@ -21,7 +22,7 @@ def check(headers: Mapping[str, str], token: str | None, host: str, *, reads: bo
     if token is None:
         _check_host(headers.get("host"), host)
     elif not _has(headers.get("authorization", ""), token, reads):
-        raise Refused(401, "no token, or another one, expected the header Authorization: Bearer TOKEN", CHALLENGE)
+        raise Refused(401, TOKEN_WANTED, CHALLENGE)
     origin = headers.get("origin")
     if not reads and origin is not None and origin != f"http://{headers.get('host')}":
         raise Refused(403, f"a post from a page of {origin!r:.80}, expected none from a browser")

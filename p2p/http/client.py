@@ -24,12 +24,14 @@ import numpy as np
 
 from gossip.errors import UsageError
 from p2p.http.tensors import Array, TensorsError, packed, parsed
+from p2p.http.token_files import address_of, find
 
 LINKS_MAX = 4
 """Masters to which a thread keeps its connection."""
 RETRY_S, RETRY_S_MAX = 0.05, 2.0
 """Before it is tried again, doubled each time."""
 TENSORS_TYPE = "application/x-safetensors"
+HOW = ": token= has it, and need not where the master is of this user, on this machine and with the same TMPDIR"
 AGAIN = (408, 503)
 """Statuses after which the same request may be granted."""
 
@@ -55,8 +57,9 @@ def fetch_model(
 ) -> FetchedModel:
     """The model of a master, as a dict of arrays with its `version`.
 
-    `master` is "host:port", as `dd.master` says. `model`: one of the user's own with the same arrays, which is filled
-    as well: whatever `DeepDist` takes.
+    `master` is "host:port", as `dd.master` says. `token` is `dd.token`: one that was drawn on loopback is found by
+    processes of the same user. `model`: one of the user's own with the same arrays, which is filled as well: whatever
+    `DeepDist` takes.
 
     Raises:
         RefusedError: the master says no.
@@ -149,7 +152,10 @@ class _Link:
         if not separator or not port.isdigit():
             raise UsageError(f'master={master!r:.100}, expected "host:port", as dd.master says')
         self._connection = http.client.HTTPConnection(host.strip("[]") or "127.0.0.1", int(port))
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._given = token
+        self._token = token
+        """The same, or what the master that it came to has left."""
+        self._came_to = ""
         self.etag: str | None = None
         self.content: bytes = b""
         """The last model."""
@@ -172,8 +178,10 @@ class _Link:
             else:
                 if status < 400:
                     return status, found, content
+                if status == 401 and self._finds_another():
+                    continue
                 if status not in AGAIN or time.monotonic() + pause > deadline:
-                    raise RefusedError(status, _reason(status, content))
+                    raise RefusedError(status, _reason(status, content) + (HOW if status == 401 else ""))
             time.sleep(pause)
             pause = min(2 * pause, RETRY_S_MAX)
 
@@ -182,10 +190,13 @@ class _Link:
     ) -> tuple[int, Mapping[str, str], bytes]:
         connection = self._connection
         connection.timeout = max(0.001, deadline - time.monotonic())
-        if connection.sock is not None:
+        if connection.sock is None:
+            self._connect()
+        else:
             connection.sock.settimeout(connection.timeout)
+        shown = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
         try:
-            connection.request(method, path, body, {**self._headers, **headers})
+            connection.request(method, path, body, {**shown, **headers})
         except (BrokenPipeError, ConnectionResetError):
             if connection.sock is None:
                 raise
@@ -193,6 +204,18 @@ class _Link:
         response = connection.getresponse()
         content = response.read()
         return response.status, {name: response.headers[name] for name in response.headers}, content
+
+    def _connect(self) -> None:
+        self._connection.connect()
+        self._came_to = address_of(self._connection.sock.getpeername())
+        self._finds_another()
+
+    def _finds_another(self) -> bool:
+        """Whether a master of this user has left another token than the one that was shown."""
+        if self._given is not None:
+            return False
+        before, self._token = self._token, find(self._came_to)
+        return self._token != before
 
 
 def _reason(status: int, content: bytes) -> str:

@@ -102,7 +102,7 @@ class Face:
         for name in SINGLE:
             if ", " in request.headers.get(name, ""):
                 raise Refused(400, f"the header {name} is there several times, expected once")
-        access.check(request.headers, self.settings.token, self.settings.host, reads=reads)
+        access.check(request.headers, self.settings.shown, self.settings.host, reads=reads)
         if request.path not in METHODS:
             raise Refused(404, f"nothing is at {request.path!r:.80}, expected {', '.join(METHODS)}")
         if request.method not in METHODS[request.path]:

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 
 from gossip.errors import UsageError
+from gossip.zmq.sockets import is_loopback
 from p2p.adapters.model import Model
+from p2p.http import token_files
 from p2p.http.budget import BODIES_MAX, Budget
 from p2p.http.connection import Connection, Limits
 from p2p.http.face import Face
-from p2p.http.settings import Master
+from p2p.http.settings import Master, drawn
 
 log = logging.getLogger("p2p")
 
@@ -36,12 +38,12 @@ BUSY = (
 class Server:
     """One for each session."""
 
-    def __init__(
-        self, settings: Master, model: Model, refresh: Callable[[], None], limits: Limits | None = None
-    ) -> None:
+    def __init__(self, given: Master, model: Model, refresh: Callable[[], None], limits: Limits | None = None) -> None:
         """`refresh` fills `model` with what a training came to."""
+        self.settings = settings = drawn(given)
+        self._leaves_token = settings is not given and is_loopback(settings.host)
+        """Clients of this user find what was drawn."""
         self.face = Face(settings, model, refresh)
-        self.settings = settings
         self.address = settings.address
         """Where it listens, once it is open."""
         self._limits = limits or Limits()
@@ -53,7 +55,7 @@ class Server:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Listen. `UsageError` if the address is taken, or is none of this machine's."""
+        """Listen. `UsageError` if the address is taken, or is none of this machine's, or the token cannot be left."""
         host, port = self.settings.host, self.settings.port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -63,8 +65,14 @@ class Server:
                 f"master={self.settings.address!r} cannot be listened on ({error}), expected a free port of an address "
                 f"of this machine; port 0 finds one"
             ) from None
-        found = listener.getsockname()
-        self.address = f"[{found[0]}]:{found[1]}" if family == socket.AF_INET6 else f"{found[0]}:{found[1]}"
+        self.address = token_files.address_of(listener.getsockname())
+        if self._leaves_token:
+            try:
+                path = token_files.leave(self.address, self.settings.shown or "")
+            except UsageError:
+                listener.close()
+                raise
+            log.info("the master at %s asks for the token in %s", self.address, path)
         self._wake, woken = socket.socketpair()
         self._thread = threading.Thread(target=self._run, args=(listener, woken), name="deepdist-master", daemon=True)
         self._thread.start()
@@ -76,6 +84,8 @@ class Server:
         self._wake.close()
         self._thread.join()
         self._thread = None
+        if self._leaves_token:
+            token_files.take_back(self.address, self.settings.shown or "")
         give_up = time.monotonic() + CLOSE_TIMEOUT_S
         with self._lock:
             left = dict(self._connections)

@@ -1,6 +1,6 @@
 """What a master's HTTP face is told: where it listens, who may speak to it, and how much it takes.
 
-Without a token it listens where only this machine can reach it. Elsewhere one is drawn, if none is given.
+A token is drawn where none is given. Only on loopback may a master go without (`token=False`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import importlib.util
 import re
 import secrets
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from gossip.arguments import flag, instance, integer
 from gossip.errors import UsageError
@@ -29,14 +30,20 @@ class Master:
 
     address: str
     """"host:port"; without a host 127.0.0.1, and port 0 for any free one."""
-    token: str | None = field(default=None, repr=False)
-    """What others have to show; None: nobody has to on loopback, and elsewhere one is drawn (`dd.token`)."""
+    token: str | Literal[False] | None = field(default=None, repr=False)
+    """What others have to show; None: one is drawn (`dd.token`), which on loopback clients of this user find by
+    themselves. False: nobody has to, on loopback."""
     allow_pickle: bool = False
     """Updates may come as pickles, too. Opening one runs code of whoever sent it."""
     update_bytes_max: int | None = None
     """Larger updates are refused; None: an eighth more than the model, for whole arrays of its dtypes."""
     connections_max: int = 64
     """At the same time; further ones are told to come later."""
+
+    @property
+    def shown(self) -> str | None:
+        """What others have to show, once it is drawn; None if nothing."""
+        return self.token or None
 
     @property
     def host(self) -> str:
@@ -55,8 +62,8 @@ class Master:
         return model_bytes + model_bytes // 8 + BODY_SLACK_BYTES
 
 
-def checked(master: str | Master | None, token: str | None, mode: str) -> Master | None:
-    """The settings of `DeepDist(master=..., token=...)`, with a token where one is needed.
+def checked(master: str | Master | None, token: str | Literal[False] | None, mode: str) -> Master | None:
+    """The settings of `DeepDist(master=..., token=...)`.
 
     Raises:
         UsageError: they cannot be, or the package that they need is not installed.
@@ -77,9 +84,12 @@ def checked(master: str | Master | None, token: str | None, mode: str) -> Master
     _check(settings)
     if importlib.util.find_spec("h11") is None:
         raise UsageError("master needs the package h11, which is not installed: pip install 'deepdist-p2p[master]'")
-    if settings.token is None and not is_loopback(settings.host):
-        settings = replace(settings, token=secrets.token_urlsafe(32))
     return settings
+
+
+def drawn(settings: Master) -> Master:
+    """The same with a token, unless there is one or none is wanted."""
+    return replace(settings, token=secrets.token_urlsafe(32)) if settings.token is None else settings
 
 
 def _check(settings: Master) -> None:
@@ -89,9 +99,16 @@ def _check(settings: Master) -> None:
     if settings.update_bytes_max is not None:
         integer("update_bytes_max", settings.update_bytes_max, 1)
     token = settings.token
-    if token is not None and not (isinstance(token, str) and TOKEN.fullmatch(token)):
+    if token is False:
+        if not is_loopback(settings.host):
+            raise UsageError(
+                f"token=False with master={settings.address!r}, expected a token, or None for one that is drawn: "
+                "others than this machine can reach that address"
+            )
+    elif token is not None and not (isinstance(token, str) and TOKEN.fullmatch(token)):
         raise UsageError(
-            "token is not what was expected: 16 to 256 letters, digits or ._~+/=-, such as secrets.token_urlsafe()"
+            "token is not what was expected: 16 to 256 letters, digits or ._~+/=-, such as secrets.token_urlsafe(), or "
+            "None for one that is drawn"
         )
 
 

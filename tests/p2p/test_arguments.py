@@ -83,7 +83,7 @@ SESSION: Row = {
     "progress": FLAG,
     "drain_timeout_s": FROM_0,
     "master": [5000, "", "host", b"host:1", ["host:1"], True],
-    "token": ["", 5, "a-token-of-thirty-two-characters"],
+    "token": ["", 5, True, False, "a-token-of-thirty-two-characters"],
     "standbys": [*NO_INTEGER, None, -2, 1, 3, 2],
     "on_master_loss": [*WORD, "p2p"],
 }

@@ -39,7 +39,7 @@ TIMEOUT_S = 60.0
 MODES: dict[str, dict[str, Any]] = {
     "p2p": {},
     "mix": {"discipline": "mix"},
-    "master": {"mode": "master"},
+    "master": {"mode": "master", "master": ":0"},
     "standbys": {"mode": "master", "standbys": 2},
 }
 AGENTS = ("p2p", "mix")

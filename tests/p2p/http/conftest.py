@@ -163,6 +163,7 @@ def serve() -> Iterator[Serve]:
             if arrays is None
             else arrays
         )
+        settings.setdefault("token", False)  # what is not about tokens asks for none
         chosen = checked(replace(Master("127.0.0.1:0"), **settings), None, "master")
         assert chosen is not None
         serving = Serving(None, model)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`fetch_model` and `send_gradient`, and the ten lines of the documents, against a server on loopback."""
+"""`fetch_model` and `send_gradient`, and the lines of the documents, against a server on loopback."""
 
 from __future__ import annotations
 
@@ -218,15 +218,15 @@ def test_who_only_fetches_and_sends_imports_numpy_and_little_else() -> None:
     assert done.stdout.split() == []
 
 
-def test_the_ten_lines_of_the_documents_take_part(serve: Serve) -> None:
+def test_the_lines_of_the_documents_take_part(serve: Serve) -> None:
     blocks = re.findall(r"```python\n(.*?)```", MASTER_MD.read_text(), re.DOTALL)
     (lines,) = [block for block in blocks if "urllib" in block]
     names: dict[str, Any] = {}
     exec(lines, names)
-    serving = serve({"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(2.5)})
+    serving = serve({"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(2.5)}, token=TOKEN)
     serving.train()
-    url = f"http://{serving.server.address}"
-    assert names["fetch"](url)["w"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
-    assert names["fetch"](url)["b"] == 2.5
-    assert b'"applied": true' in names["send"](url, "w", np.ones((2, 3)))
-    assert names["fetch"](url)["w"].tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    at = f"http://{serving.server.address}", TOKEN
+    assert names["fetch"](*at)["w"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert names["fetch"](*at)["b"] == 2.5
+    assert b'"applied": true' in names["send"](*at, "w", np.ones((2, 3)))
+    assert names["fetch"](*at)["w"].tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]

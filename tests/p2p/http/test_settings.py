@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gossip.errors import UsageError
-from p2p.http.settings import Master, checked
+from p2p.http.settings import Master, checked, drawn
 
 TOKEN = "a-token-of-thirty-two-characters"
 
@@ -26,25 +26,23 @@ def test_without_a_master_nobody_listens() -> None:
         ("[::1]:80", "::1", 80),
     ],
 )
-def test_on_loopback_nobody_has_to_show_a_token(address: str, host: str, port: int) -> None:
-    found = checked(address, None, "master")
-    assert found == Master(address)
+def test_on_loopback_a_master_may_ask_for_no_token(address: str, host: str, port: int) -> None:
+    found = checked(address, False, "master")
+    assert found == Master(address, token=False)
     assert found is not None
-    assert (found.host, found.port, found.token) == (host, port, None)
-    given = checked(address, TOKEN, "master")
-    assert given is not None
-    assert given.token == TOKEN
-    assert TOKEN not in repr(given)
+    assert (found.host, found.port, drawn(found).shown) == (host, port, None)
+    assert checked(Master(address, token=False), None, "master") == found
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "10.1.2.3:5000", "some-host:5000"])
-def test_elsewhere_a_token_is_drawn(address: str) -> None:
-    tokens = {found.token for _ in range(3) if (found := checked(address, None, "master"))}
+@pytest.mark.parametrize("address", [":0", "[::1]:80", "0.0.0.0:0", "[::]:0", "10.1.2.3:5000", "some-host:5000"])
+def test_a_token_is_drawn_where_none_is_given(address: str) -> None:
+    tokens = {drawn(found).shown for _ in range(3) if (found := checked(address, None, "master"))}
     assert len(tokens) == 3
     assert all(token is not None and len(token) >= 40 for token in tokens)
-    given = checked(Master(address, token=TOKEN), None, "master")
-    assert given is not None
-    assert given.token == TOKEN
+    for given in (checked(Master(address, token=TOKEN), None, "master"), checked(address, TOKEN, "master")):
+        assert given is not None
+        assert drawn(given).shown == TOKEN
+        assert TOKEN not in repr(given)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +56,11 @@ def test_elsewhere_a_token_is_drawn(address: str) -> None:
         (":0", "a token of several words", "master", "token is not what was expected"),
         (":0", "line\nbreaks-in-a-header", "master", "token is not what was expected"),
         (":0", 5, "master", "token is not what was expected"),
+        (":0", True, "master", "token is not what was expected"),
+        (None, False, "master", "token without master, expected both"),
+        (Master(":0", token=False), TOKEN, "master", "token in DeepDist and in Master"),
+        ("0.0.0.0:0", False, "master", r"token=False with master='0\.0\.0\.0:0', expected a token"),
+        (Master("10.1.2.3:5000", token=False), None, "master", "others than this machine can reach that address"),
         ("5000", None, "master", "master='5000', expected \"host:port\""),
         ("host:", None, "master", "master='host:'"),
         (":65536", None, "master", "master=':65536'"),
@@ -68,7 +71,7 @@ def test_elsewhere_a_token_is_drawn(address: str) -> None:
         (Master(":0", update_bytes_max=0), None, "master", "update_bytes_max=0"),
         (Master(":0", connections_max=0), None, "master", "connections_max=0"),
     ],
-    ids=map(str, range(17)),
+    ids=map(str, range(22)),
 )
 def test_what_cannot_be_is_refused_by_name(master: Any, token: Any, mode: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
