@@ -4,15 +4,14 @@ What other processes wrote is in them, and in what is logged: neither reaches a 
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Mapping
 
 from gossip.errors import printable
-from p2p.agent.registrar_link import printed
+from p2p.logs import logger
 
-logging.getLogger("p2p").addFilter(printed)
+logger("p2p")
 
 
 class DeepDistWarning(UserWarning):

@@ -6,7 +6,6 @@ soon.
 
 from __future__ import annotations
 
-import logging
 import resource
 import sys
 import time
@@ -16,22 +15,14 @@ from dataclasses import dataclass, field
 import zmq
 from msgspec.structs import replace
 
-from gossip.errors import WireError, printable
+from gossip.errors import WireError
 from gossip.messages import PeerId
 from gossip.zmq.sockets import Keys, open_socket
 from p2p.agent.discipline import Discipline
 from p2p.agent.registrar_messages import FromAgent, FromRegistrar, Status, Warned, encode, from_registrar
+from p2p.logs import logger
 
-log = logging.getLogger("p2p.agent")
-
-
-def printed(record: logging.LogRecord) -> bool:
-    """A filter of loggers: what is logged may have texts of other processes in it, and goes to a terminal."""
-    record.msg, record.args = printable(record.getMessage()), ()
-    return True
-
-
-log.addFilter(printed)
+log = logger("p2p.agent")
 
 STATUS_PERIOD_S = 0.5
 
