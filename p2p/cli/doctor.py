@@ -1,4 +1,4 @@
-"""`deepdist doctor` answers "will training run here?" before a cluster is asked.
+"""`deepdist doctor` answers "will training run here?" before a cluster is asked, and who could reach it (`doors`).
 
 A check looks at one thing that training needs and returns a finding; it repairs nothing and raises nothing. A finding
 that is wrong stops training with Spark on this machine; a noteworthy one only slows it down, or cannot be told from
@@ -15,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from gossip.errors import printable
 
 PYTHON_MIN, PYTHON_BELOW = (3, 11), (3, 14)  # requires-python in pyproject.toml
 JAVA_MIN = 17  # Spark 4.0 dropped everything older
@@ -211,8 +213,8 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 )
 
 
-def examine() -> bool:
-    """Run all checks and print what they found; whether nothing is wrong."""
+def examine(doors: Iterable[object] = ()) -> bool:
+    """Run all checks and print what they found, and the `doors`, a line each; whether nothing is wrong."""
     findings = [check() for check in CHECKS]
     table = Table(show_lines=True)
     for heading in ("check", "result", "what to do"):
@@ -221,6 +223,8 @@ def examine() -> bool:
         table.add_row(Text(finding.check, finding.verdict.value), Text(finding.result), Text(finding.remedy))
     console = Console()
     console.print(table)
+    for door in doors:
+        console.print(printable(str(door)), highlight=False, markup=False, soft_wrap=True)
     named = {verdict: ", ".join(f.check for f in findings if f.verdict is verdict) for verdict in Verdict}
     if named[Verdict.WRONG]:
         console.print(f"Wrong: {named[Verdict.WRONG]}.", highlight=False)

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from p2p.cli.doctor import examine
+from p2p.cli.doors import doors, settings
 
 
 @click.group()
@@ -17,9 +18,20 @@ def main() -> None:
 
 
 @main.command()
-def doctor() -> None:
-    """Look for what training needs on this machine, and say what to do about what is missing."""
-    sys.exit(0 if examine() else 1)
+@click.option("--spark-master", metavar="URL", help="Of a cluster whose settings are to be looked at.")
+@click.option("--spark-conf", metavar="NAME=VALUE", multiple=True, help="A setting of Spark's, as spark-submit --conf.")
+@click.option("--spark-properties", type=click.Path(exists=True, dir_okay=False), help="Such as spark-defaults.conf.")
+def doctor(spark_master: str | None, spark_conf: tuple[str, ...], spark_properties: str | None) -> None:
+    """Look for what training needs on this machine, and say what to do about what is missing.
+
+    Then come the doors by which others could reach a training: open, guarded, or not looked at. Ports are those of
+    trainings that run now. Spark is judged by the settings that are given here.
+    """
+    try:
+        conf = settings(spark_conf, spark_properties)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{error}") from None
+    sys.exit(0 if examine(doors(spark_master, conf)) else 1)
 
 
 class _Lab(click.Group):

@@ -11,7 +11,9 @@ import zmq
 from click.testing import CliRunner, Result
 
 from p2p.cli import doctor as module
+from p2p.cli import main as commands
 from p2p.cli.doctor import Finding, Verdict
+from p2p.cli.doors import Door, State
 from p2p.cli.main import main
 
 PROJECT = Path(__file__).parents[3] / "pyproject.toml"
@@ -33,6 +35,7 @@ def _healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     monkeypatch.setattr(tempfile, "tempdir", "/tmp")
     monkeypatch.setattr(module, "SHARED_MEMORY", tmp_path)  # a container's may be small
+    monkeypatch.setattr(commands, "doors", lambda master, conf: [])  # those of other tests are theirs
     monkeypatch.setenv("COLUMNS", "400")  # wide enough that no row is broken over two lines
 
 
@@ -166,6 +169,34 @@ def test_the_last_line_and_the_exit_code_follow_from_the_findings(
     assert result.exit_code == exit_code
     assert result.output.endswith(f"\n{said}\n")
     assert ("Nothing is wrong" in result.output) == (set(verdicts) == {Verdict.FINE})
+
+
+def test_doors_are_told_a_line_each_and_an_open_one_is_nothing_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def doors(master: str | None, conf: dict[str, str]) -> list[Door]:
+        asked.append((master, conf))
+        return [Door(State.OPEN, "Private folder", "of \x1b[2J mallory [red]"), Door(State.GUARDED, "Port", "x" * 500)]
+
+    monkeypatch.setattr(commands, "doors", doors)
+    monkeypatch.setattr(module, "CHECKS", [])
+    properties = tmp_path / "spark.conf"
+    properties.write_text("# of the cluster\nspark.authenticate   true\nspark.ui.port=4041\n\n")
+    options = ["--spark-properties", str(properties), "--spark-conf", "spark.ui.port = 4042", "--spark-master", "yarn"]
+    result = CliRunner().invoke(main, ["doctor", *options])
+    assert result.exit_code == 0, result.output
+    assert asked == [("yarn", {"spark.authenticate": "true", "spark.ui.port": "4042"})]
+    assert "open          Private folder: of \\x1b[2J mallory [red]\n" in result.output
+    assert f"guarded       Port: {'x' * 500}\n" in result.output
+    assert result.output.endswith("\nNothing is wrong.\n")
+
+
+def test_a_setting_of_spark_without_a_value_is_refused() -> None:
+    result = CliRunner().invoke(main, ["doctor", "--spark-conf", "spark.authenticate"])
+    assert result.exit_code == 2
+    assert "'spark.authenticate', expected NAME=VALUE" in result.output
 
 
 @pytest.mark.parametrize("version", [(3, 10, 9), (3, 14, 0)])
