@@ -3,9 +3,9 @@
     python -m benchmarks.dbn [--quick] [--check] [--json FILE] [--data DIR] [--sides one,peers,master,ring]
 
 The network is 784-500-500-2000-10. It is trained on 50,000 rows; the other 10,000 of the training set are for choosing
-a recipe, and the test set is looked at once. All sides have the same code and as many passes, and each process
-has one thread. One process, and a master's workers, take steps of 100 rows. Where replicas are averaged, four peers take
-steps of 25 rows at the rate and momentum of one process: the mean of theirs is then as one of 100.
+a recipe, and the test set is looked at once. All sides have the same code and as many passes, and each process has one
+thread. One process takes steps of 100 rows. Four peers take steps of 25 at its rate and momentum: the mean of theirs is
+then as one of 100.
 `--quick` takes a tenth of the rows.
 """
 
@@ -65,8 +65,8 @@ class Side:
 
 
 QUARTERS = {"block_rows": 25, "chunk_rows": 4}
-"""Four exchanges in 100 steps. Steps of 100 rows in each peer have less noise than one process has, and peers then learn
-the rows they train on better, and others worse."""
+"""An exchange is every forty steps, 1,000 rows of each peer. With steps of 100 rows the mean of four has less noise
+than one process has: peers then fit the rows they train on better, and others worse."""
 SIDES = {
     "one": Side("one process", 1, {}),
     "peers": Side("four peers", PEERS, QUARTERS),
