@@ -9,7 +9,10 @@ import errno
 
 
 class GossipError(Exception):
-    """Anything this package raises on purpose."""
+    """Anything this package raises on purpose. What it quotes of others moves no cursor where it is shown."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(printable(each) if isinstance(each, str) else each for each in arguments))
 
 
 class WireError(GossipError):

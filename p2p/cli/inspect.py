@@ -1,10 +1,13 @@
-"""`deepdist inspect CHECKPOINT`: what a checkpoint holds, and whether it is whole. Nothing of it is executed."""
+"""`deepdist inspect CHECKPOINT`: what a checkpoint holds, and whether it is whole. Nothing of it is executed, and no
+text in it moves a cursor."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from gossip.errors import printable
 from p2p.checkpoint import reading
 from p2p.checkpoint.record import Record
 
@@ -16,15 +19,16 @@ def show(path: str, console: Console) -> None:
         UsageError: there is none.
     """
     record = reading.read(path).record
-    table = Table(title=f"checkpoint {record.number} at {path}", title_justify="left")
+    table = Table(title=Text(f"checkpoint {record.number} at {path}"), title_justify="left")
     table.add_column("array", no_wrap=True)
     table.add_column("dtype")
     table.add_column("shape", justify="right")
     for array in record.arrays:
-        table.add_row(array.name, array.dtype[1:], " x ".join(map(str, array.shape)) or "one number")
+        shape = " x ".join(map(str, array.shape)) or "one number"
+        table.add_row(*(Text(printable(each)) for each in (array.name, array.dtype[1:], shape)))
     console.print(table)
     for line in lines(record):
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)
 
 
 def lines(record: Record) -> list[str]:

@@ -82,7 +82,7 @@ def simulate(seed: int | None, story: str | None, peer: str, last: int | None) -
 
 
 def _print_story(path: str, peer: str, last: int | None) -> None:
-    from gossip.errors import UsageError
+    from gossip.errors import UsageError, printable
     from gossip.story import read
 
     try:
@@ -91,9 +91,9 @@ def _print_story(path: str, peer: str, last: int | None) -> None:
     except (UsageError, UnicodeDecodeError) as error:
         raise click.ClickException(f"{path}: {error}") from None
     for line in lines[-last:] if last is not None else lines:
-        click.echo(f"{line.time:12.3f}  {line.peer}  {line.event}")
+        click.echo(printable(f"{line.time:12.3f}  {line.peer}  {line.event}"))
         for effect in line.effects if line.effects is not None else ("not done",):
-            click.echo(f"{'':14}->  {effect}")
+            click.echo(printable(f"{'':14}->  {effect}"))
 
 
 @main.command()
