@@ -5,6 +5,18 @@ kinds that every peer knows, and finds that of an update. `gossip.updates.kind` 
 """
 
 from gossip.updates.kind import Kind, read_whole
-from gossip.updates.table import KINDS, check, kind_of, merge, rehearse, total, with_kinds
+from gossip.updates.table import KINDS, check, kind_of, merge, norm, nothing, rehearse, total, with_kinds
 
-__all__ = ["KINDS", "Kind", "check", "kind_of", "merge", "read_whole", "rehearse", "total", "with_kinds"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "check",
+    "kind_of",
+    "merge",
+    "norm",
+    "nothing",
+    "read_whole",
+    "rehearse",
+    "total",
+    "with_kinds",
+]

@@ -65,6 +65,14 @@ class Entries:
         except MismatchError as error:
             raise MismatchError(_in_our_words(str(error))) from None
 
+    def squares(self, update: Update) -> float:
+        parts = update.arrays()
+        found = update.squares
+        for name, powers in parts.items():
+            if name.endswith(POWERS):
+                found += rows.squares_in_units(parts[name.removesuffix(POWERS) + STEPS], powers)
+        return found
+
     def add(self, model: Layout, buffer: Any, update: Payload) -> None:
         _FLAT.add(_flat(model), buffer, _as_flat_rows(update))
 

@@ -51,6 +51,9 @@ class Halves:
     def check(self, update: Update, model: Layout) -> None:
         """Any numbers will do."""
 
+    def squares(self, update: Update) -> float:
+        return update.squares
+
     def add(self, model: Layout, buffer: Any, update: Payload) -> None:
         targets = model.views(buffer)
         for name, part in read_whole(update).arrays().items():

@@ -12,7 +12,7 @@ A kind is a value without state. All peers of a run know the same kinds.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from gossip.arrays import Array, Arrays, ArraySpec, Layout, Packed, Payload, Update, check_like
 from gossip.errors import MismatchError
@@ -22,7 +22,7 @@ class Kind(Protocol):
     """One way in which an update says what to add to a model.
 
     `check_fit` and `check` take what anybody may have sent. All other methods are given what these let pass, or what
-    `total` and `negative` made of such.
+    `total` and `negative` made of such. A kind may have one method more, see `Measured`.
     """
 
     @property
@@ -69,6 +69,15 @@ class Kind(Protocol):
     def changed_rows(self, model: Layout, update: Payload) -> Iterator[tuple[str, Array | None]]:
         """(name, rows) of each array of the model that it touches: (n,) numbers along its first axis, in any order and
         as often as may be; None where it may be all of them."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A kind that knows how long its updates are, without adding them to anything."""
+
+    def squares(self, update: Update) -> float:
+        """The sum of the squares of all floats that an update adds to a model. It fits, and was checked."""
         ...
 
 

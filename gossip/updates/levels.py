@@ -21,12 +21,14 @@ import numpy as np
 from gossip.arrays import Array, Arrays, ArraySpec, Layout, Packed, Payload, Update
 from gossip.errors import MismatchError
 from gossip.updates.kind import parts_of, read_whole, split
-from gossip.updates.rows import EXPONENT_MAX, EXPONENTS, INTEGERS, VALUES, Rows, floats, rows_of
+from gossip.updates.rows import EXPONENT_MAX, EXPONENTS, INTEGERS, VALUES, Rows, floats, rows_of, squares_in_units
 
 LEVELS, SCALES = SUFFIXES = "[levels]", "[scales]"
 BLOCK = 256
 PER_BYTE = 4
 _SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
+_STEPS = np.array([sum((byte >> shift) & 3 != 1 for shift in _SHIFTS.tolist()) for byte in range(256)], np.float32)
+"""How many of the four numbers in a byte are not zero."""
 _PIECE_BLOCKS = 512
 """Are added at a time: what they are as floats stays in the cache."""
 
@@ -71,6 +73,18 @@ class Levels:
                 raise MismatchError(
                     f"{name!r}: {array.min()} to {array.max()}, expected {-EXPONENT_MAX} to {EXPONENT_MAX}"
                 )
+
+    def squares(self, update: Update) -> float:
+        """Of all numbers of each block, also of those with which the last one is filled up."""
+        parts = update.arrays()
+        found = update.squares
+        for name, levels in parts.items():
+            if name.endswith(LEVELS):
+                scales = parts[name.removesuffix(LEVELS) + SCALES]
+                found += (
+                    _squares_of_codes(levels, scales) if levels.dtype == np.uint8 else squares_in_units(levels, scales)
+                )
+        return found
 
     def add(self, model: Layout, buffer: Any, update: Payload) -> None:
         parts = read_whole(update).arrays()
@@ -135,6 +149,14 @@ def _add(target: Array, first: int, name: str, parts: Arrays) -> None:
             numbers = floats(_unpacked(levels[piece]), scales[piece], target.dtype).reshape(-1)
             low, high = max(first, begin), min(stop, begin + numbers.size)
             target[low - first : high - first] += numbers[low - begin : high - begin]
+
+
+def _squares_of_codes(levels: Array, scales: Array) -> float:
+    total = 0.0
+    for start in range(0, len(levels), _PIECE_BLOCKS):
+        piece = slice(start, start + _PIECE_BLOCKS)
+        total += float(np.dot(_STEPS[levels[piece]].sum(axis=1), np.ldexp(1.0, 2 * scales[piece].astype(np.int32))))
+    return total
 
 
 def _unpacked(levels: Array) -> Array:

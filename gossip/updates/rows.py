@@ -12,6 +12,7 @@ them touched, and every replica adds the same numbers whoever of its neighbors i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,14 @@ class Rows:
                     f"{name!r}: {array.min()} to {array.max()}, expected {-EXPONENT_MAX} to {EXPONENT_MAX}"
                 )
 
+    def squares(self, update: Update) -> float:
+        parts = update.arrays()
+        found = update.squares
+        for name, exponents in parts.items():
+            if name.endswith(EXPONENTS):
+                found += squares_in_units(parts[name.removesuffix(EXPONENTS) + VALUES], exponents)
+        return found
+
     # -------------------------------------------------------------------------------------------------------- adding
 
     def add(self, model: Layout, buffer: Any, update: Payload) -> None:
@@ -139,6 +148,17 @@ class Rows:
                 for name, array in read_whole(update).arrays().items()
             }
         )
+
+
+def squares_in_units(values: Array, exponents: Array) -> float:
+    """The sum of the squares of rows of integers, of which row i is in units of 2 ** exponents[i]."""
+    rows = values.reshape(len(values), math.prod(values.shape[1:]))
+    step, total = max(1, PIECE_BYTES // max(1, 4 * rows.shape[1])), 0.0
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step].astype(np.float32)
+        units = np.ldexp(1.0, 2 * exponents[start : start + step].astype(np.int32))
+        total += float(np.dot(np.einsum("ij,ij->i", piece, piece), units))
+    return total
 
 
 def _check_rows_like(base: str, mine: Mapping[str, ArraySpec], expected: ArraySpec) -> None:

@@ -7,19 +7,20 @@ that every peer knows; with `with_kinds(...)` others go before them. The tuple i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from gossip.arrays import Layout, Packed, Payload, Update, check_finite
+from gossip.arrays import Layout, Packed, Payload, Update, check_finite, squares_of_piece
 from gossip.errors import UsageError
-from gossip.updates.dense import Dense
+from gossip.updates.dense import PIECE_BYTES, Dense, squares_in_pieces
 from gossip.updates.entries import Entries
 from gossip.updates.halves import Halves
-from gossip.updates.kind import Kind, read_whole
+from gossip.updates.kind import Kind, Measured, read_whole
 from gossip.updates.levels import Levels
-from gossip.updates.rows import Rows
+from gossip.updates.rows import Rows, rows_of
 from gossip.updates.stamps import RowStamps
 
 Kinds = tuple[Kind, ...]
@@ -58,6 +59,40 @@ def check(update: Update, model: Layout, kinds: Kinds = KINDS) -> None:
     if not update.is_finite:
         check_finite(update.arrays())  # which says where
     kind.check(update, model)
+
+
+def norm(update: Payload, model: Layout, kinds: Kinds = KINDS) -> float:
+    """How long an update is, over all floats that it adds to `model`: the Euclidean norm. It was checked.
+
+    Infinite if its square is no number of its dtype; arrays of integers do not count.
+    """
+    kind = kind_of(update.layout, kinds)
+    known: Any = update if kind.in_blocks else read_whole(update)
+    if not isinstance(kind, Measured):
+        squares = _squares_added(kind, known, model)
+    elif hasattr(known, "squares"):
+        squares = kind.squares(known)
+    else:
+        squares = squares_in_pieces(known)
+    return math.sqrt(squares) if squares >= 0.0 else math.inf
+
+
+def _squares_added(kind: Kind, known: Payload, model: Layout) -> float:
+    """The same for any kind, at the price of adding it to zeros."""
+    total = 0.0
+    for start in range(0, model.nbytes, PIECE_BYTES):
+        block = bytearray(min(PIECE_BYTES, model.nbytes - start))
+        kind.add_within(model, block, start, known)
+        total += squares_of_piece(model, block, start)
+    return total
+
+
+def nothing(model: Layout) -> Packed:
+    """An update that adds nothing: no row of an array, or zeros where no array has rows."""
+    for spec in model.specs:
+        if spec.shape:
+            return Packed.of(rows_of(spec.name, np.zeros(0), np.zeros((0, *spec.shape[1:]), spec.dtype)))
+    return Packed(model, bytes(model.nbytes))
 
 
 def merge(model: Layout, buffer: Any, stamps: RowStamps, payload: Payload, kinds: Kinds = KINDS) -> None:

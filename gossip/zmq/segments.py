@@ -13,18 +13,20 @@ several kinds, is summed as whole arrays.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from gossip.arrays import Array, Bytes, Layout, Packed, Payload, piece_is_finite
+from gossip.arrays import Array, Bytes, Layout, Packed, Payload
 from gossip.errors import UsageError
 from gossip.events import Negative, Own
 from gossip.updates import KINDS, kind_of, read_whole, total
-from gossip.updates.dense import PIECE_BYTES
+from gossip.updates.dense import squares_in_pieces
 from gossip.updates.table import Kinds
 from gossip.wire import BLOCK_BYTES, allocate
 
@@ -64,10 +66,15 @@ class Lent(ABC):
     def read(self, start: int, stop: int) -> Bytes:
         """A fresh copy of bytes [start, stop)."""
 
+    @cached_property
+    def squares(self) -> float:
+        """The sum of the squares of all floats; NaN if one of them is a NaN or an infinity. Looked at once."""
+        return squares_in_pieces(self)
+
     @property
     def is_finite(self) -> bool:
         """No number is a NaN or an infinity."""
-        return _is_finite(self)
+        return not math.isnan(self.squares)
 
     def arrays(self) -> dict[str, Array]:
         """A copy of the named arrays."""
@@ -511,11 +518,3 @@ def _sum(layout: Layout, updates: Sequence[Payload], start: int, stop: int, kind
     for update in others:
         kind_of(update.layout, kinds).add_within(layout, block, start, update)
     return block
-
-
-def _is_finite(payload: Payload) -> bool:
-    nbytes = payload.layout.nbytes
-    return all(
-        piece_is_finite(payload.layout, payload.read(start, min(start + PIECE_BYTES, nbytes)), start)
-        for start in range(0, nbytes, PIECE_BYTES)
-    )

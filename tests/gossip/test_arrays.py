@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -17,8 +18,9 @@ from gossip.arrays import (
     Layout,
     Packed,
     check_finite,
-    piece_is_finite,
     relative_distance,
+    squares_of,
+    squares_of_piece,
 )
 from gossip.errors import MismatchError
 
@@ -289,8 +291,18 @@ def test_a_piece_is_finite_if_its_numbers_are(step: int, bad: float) -> None:
         at = layout.offsets[sorted(arrays).index(name)] + place * arrays[name].itemsize
         for start in range(0, layout.nbytes, step):
             stop = min(start + step, layout.nbytes)
-            assert piece_is_finite(layout, packed.read(start, stop), start) == (not start <= at < stop)
-            assert piece_is_finite(layout, Packed.of(arrays).read(start, stop), start)
+            is_bad = math.isnan(squares_of_piece(layout, packed.read(start, stop), start))
+            assert is_bad == (start <= at < stop)
+            assert not math.isnan(squares_of_piece(layout, Packed.of(arrays).read(start, stop), start))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_squares_are_summed_of_floats_alone(dtype: str) -> None:
+    numbers = np.full((300, 400), -3, dtype)  # whose sum of squares no float16 holds
+    assert squares_of(numbers) == 9 * numbers.size
+    assert Packed.of({"w": numbers, "n": np.ones(5, np.int64)}).squares == 9 * numbers.size
+    assert squares_of(np.full(5, 7)) == 0
+    assert not math.isfinite(squares_of(np.array([1, np.inf], dtype)))
 
 
 def test_integers_are_summed_in_64_bits_and_all_else_as_it_is() -> None:
