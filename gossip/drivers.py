@@ -2,7 +2,7 @@
 
 A driver owns four things, and every effect is for one of them:
 
-    network     Send, Publish
+    network     Send, Publish, PutOut
     pace        Congested
     store       Keep, Fold, Forget, Retain, Release         the own lane's segments
     host        Deliver, Adopt, Gated, Drained, Warn        whoever owns the replica
@@ -27,6 +27,7 @@ from gossip.events import (
     Negative,
     Own,
     Publish,
+    PutOut,
     Release,
     Retain,
     Send,
@@ -44,6 +45,10 @@ class Network(Protocol):
 
     def publish(self, message: Message) -> None:
         """To all who subscribed."""
+        ...
+
+    def put_out(self, peer: PeerId, why: str) -> None:
+        """`peer` is not spoken to any more; where it is this one, all others do so."""
         ...
 
 
@@ -104,18 +109,12 @@ def carry_out(effects: Iterable[Effect], network: Network, pace: Pace, store: St
                 network.send(to, message)
             case Publish(message):
                 network.publish(message)
+            case PutOut(peer, why):
+                network.put_out(peer, why)
             case Deliver(lane, lo, hi, payload):
                 host.deliver(lane, lo, hi, store.resolve(payload))
-            case Keep(lo, hi, payload):
-                store.keep(lo, hi, store.resolve(payload))
-            case Fold(lo, hi):
-                store.fold(lo, hi)
-            case Forget(through):
-                store.forget(through)
-            case Retain(number, payload):
-                store.retain(number, payload)
-            case Release(number):
-                store.release(number)
+            case Keep() | Fold() | Forget() | Retain() | Release():
+                _carry_out_at(store, effect)
             case Congested(waits):
                 pace.congested = waits
             case Adopt(payload):
@@ -128,3 +127,19 @@ def carry_out(effects: Iterable[Effect], network: Network, pace: Pace, store: St
                 host.warn(text)
             case _:
                 assert_never(effect)
+
+
+def _carry_out_at(store: Store, effect: Keep | Fold | Forget | Retain | Release) -> None:
+    match effect:
+        case Keep(lo, hi, payload):
+            store.keep(lo, hi, store.resolve(payload))
+        case Fold(lo, hi):
+            store.fold(lo, hi)
+        case Forget(through):
+            store.forget(through)
+        case Retain(number, kept):
+            store.retain(number, kept)
+        case Release(number):
+            store.release(number)
+        case _:
+            assert_never(effect)

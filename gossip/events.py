@@ -51,6 +51,8 @@ class Joined:
     """We pull from it."""
     level: bool = True
     """Its replica holds all that this lane has published so far; else it will adopt somebody's."""
+    exempt: bool = False
+    """What it publishes is the user's own, and of any length."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,14 @@ class Disconnected:
     """The connection to `peer` broke: its process may have ended."""
 
     peer: PeerId
+
+
+@dataclass(frozen=True)
+class Offended:
+    """`peer` broke the protocol, as only itself can have done: see `gossip.trust.offences`."""
+
+    peer: PeerId
+    why: str
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,7 @@ Event = (
     | Departed
     | Returned
     | Disconnected
+    | Offended
     | Received
     | Progressed
     | Computed
@@ -237,7 +248,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Gated:
-    """The unit that was computed is in somebody's lane already: it is not published again."""
+    """The unit that was computed is in somebody's lane already, or was too long: what was computed is not published."""
 
     unit: Unit
 
@@ -274,6 +285,14 @@ class Congested:
 
 
 @dataclass(frozen=True)
+class PutOut:
+    """`peer`, which may be this one, does not belong to the swarm any more: be not connected to it."""
+
+    peer: PeerId
+    why: str
+
+
+@dataclass(frozen=True)
 class Drained:
     """Everybody has what this peer published, except `missing` when the time ran out."""
 
@@ -287,7 +306,22 @@ class Warn:
     text: str
 
 
-Effect = Send | Publish | Deliver | Adopt | Keep | Fold | Forget | Retain | Release | Congested | Gated | Drained | Warn
+Effect = (
+    Send
+    | Publish
+    | PutOut
+    | Deliver
+    | Adopt
+    | Keep
+    | Fold
+    | Forget
+    | Retain
+    | Release
+    | Congested
+    | Gated
+    | Drained
+    | Warn
+)
 
 # ------------------------------------------------------------------------------------------------- what has them
 

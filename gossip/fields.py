@@ -17,6 +17,8 @@ ARRAYS_MAX = 6000
 """and arrays of one layout: a replica's header, with as many of both as may be, is read in 10 ms."""
 RUMORS_MAX = 16
 """Of one message."""
+REFUSED_MAX = 64
+"""Peers that one peer refuses, as it tells: of more, only so many are put out at a time."""
 HEADER_RUNS_MAX = 512
 """Of marks, 12 kB: a range with more has them in a table. Links between peers of one machine carry no tables."""
 

@@ -33,7 +33,16 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, NewType
 from msgspec import Meta, Struct, field
 
 from gossip.arrays import Layout, Packed, Update
-from gossip.fields import HEADER_RUNS_MAX, LANES_MAX, NAME_CHARACTERS_MAX, RUMORS_MAX, SCALARS_MAX, Count, Name
+from gossip.fields import (
+    HEADER_RUNS_MAX,
+    LANES_MAX,
+    NAME_CHARACTERS_MAX,
+    REFUSED_MAX,
+    RUMORS_MAX,
+    SCALARS_MAX,
+    Count,
+    Name,
+)
 from gossip.marks import Mark as Mark
 from gossip.marks import Series
 from gossip.marks import Unit as Unit
@@ -72,6 +81,7 @@ class Rumor(NamedTuple):
 
 
 Rumors = Annotated[tuple[Rumor, ...], Meta(max_length=RUMORS_MAX)]
+Refused = Annotated[tuple[Peer, ...], Meta(max_length=REFUSED_MAX)]
 
 
 class Table(NamedTuple):
@@ -123,6 +133,11 @@ class Advert(Header, frozen=True, tag=1, dict=True):
     """Of its newest pull, or of the newest adoption that it has done or given up: so an origin can tell whether the
     frontier is newer than what it knows of this peer otherwise."""
     rumors: Rumors = ()
+    refuses: Refused = ()
+    """Of whose lanes it merges nothing more, since their updates are absurd, or they broke the protocol."""
+    left_out: Annotated[float, Meta(ge=0)] = 0.0
+    """The norm of its newest update, if that was too long to be published: so others learn that it takes longer steps.
+    """
 
     @cached_property
     def all_frontiers(self) -> Mapping[PeerId, int]:

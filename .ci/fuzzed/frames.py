@@ -51,7 +51,7 @@ LOTS = packed_marks([Mark(Unit(1, 2, number * number), 0) for number in range(2 
 RUMORS = (Rumor(Q, Standing.DEAD, 2, R), Rumor(R, Standing.SUSPECTED, 1, Q))
 LAYOUT = WEIGHTS.layout
 HEADERS: Sequence[gossip.Message] = [
-    gossip.Advert(P, 3, {Q: 2, R: 1}, True, 5, RUMORS),
+    gossip.Advert(P, 3, {Q: 2, R: 1}, True, 5, RUMORS, (Q, R), 1.5),
     gossip.Pull(P, 3, 5, Q),
     gossip.Range(P, 3, 7, 5, MARKS, LAYOUT, WEIGHTS),
     gossip.Range(P, 3, 70, 5, MANY, Layout((ArraySpec("w[rows]", "<i4", (2,)), ArraySpec("w[values]", "<f4", (2, 3))))),

@@ -150,13 +150,25 @@ class Sequence:
         ks = [message.k for message in self._asked if hasattr(message, "k")]
         return self._chance.choice(ks) if ks and self._chance.random() < 0.8 else self._count()
 
+    def _refused(self) -> tuple[gossip.PeerId, ...]:
+        return (self._anybody(),) if self._chance.random() < 0.2 else ()
+
     def _message(self) -> gossip.Message:
         chance, who, count, k = self._chance, self._who(), self._count, self._k()
         update = chance.choice(UPDATES)
         lo = chance.choice((1, 1, 1, 2, 3, max(1, count())))
         lane = chance.choice((None, None, self._anybody()))
         made: list[Any] = [
-            lambda: gossip.Advert(who, count(), self._frontiers(), chance.random() < 0.9, k, self._rumors()),
+            lambda: gossip.Advert(
+                who,
+                count(),
+                self._frontiers(),
+                chance.random() < 0.9,
+                k,
+                self._rumors(),
+                self._refused(),
+                9.0 * chance.random(),
+            ),
             lambda: gossip.Pull(who, count(), k, lane),
             lambda: gossip.Range(who, lo, max(lo, count()), k, self._marks(), update.layout, update, lane=lane),
             lambda: gossip.Unknown(who, count(), k, lane),

@@ -8,12 +8,13 @@ and checks messages before they reach the replica. It adopts a replica when only
 whose unit another peer had published first. `now` is seconds on any clock that never goes back.
 
     roster.py  who is there     replicate.py  lanes     adopt.py  another's replica     units.py  what counts once
+    conduct.py  whose updates are merged
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gossip.arrays import Layout, Update, check_finite
@@ -32,8 +33,10 @@ from gossip.events import (
     Gated,
     Joined,
     Leaving,
+    Offended,
     Progressed,
     Publish,
+    PutOut,
     Received,
     Retain,
     Returned,
@@ -42,6 +45,7 @@ from gossip.events import (
 )
 from gossip.identity import Identities
 from gossip.lanes.adopt import Adopter, Chance, Settled
+from gossip.lanes.conduct import Conduct
 from gossip.lanes.replicate import Replicator
 from gossip.lanes.roster import Member, Roster
 from gossip.lanes.source import Source, owner
@@ -71,7 +75,8 @@ from gossip.messages import (
     Unknown,
     Unpin,
 )
-from gossip.updates import KINDS, check, kind_of
+from gossip.trust.norms import ANY, Limits
+from gossip.updates import KINDS, check, kind_of, nothing
 from gossip.updates.table import Kinds
 
 
@@ -105,6 +110,8 @@ class Settings:
     """Who is asked for a lane."""
     kinds: Kinds = KINDS
     """Of updates that are merged here, from a task or from others; all peers of a run have the same."""
+    limits: Limits = ANY
+    """How long updates may be; all peers of a run have the same."""
 
 
 class Adverts:
@@ -160,6 +167,7 @@ class Peer:
             applies_own=mine.applies_own,
             awaits=self.adopter.agrees,
         )
+        self.conduct = Conduct(me, self.replicator, self.roster, mine.limits, mine.kinds)
         self.adverts = Adverts(mine)
         self.refused = 0
         """Ranges not merged because they did not fit or were not finite."""
@@ -187,6 +195,7 @@ class Peer:
         effects = react(self, event, now) if react is not None else []
         if self._started:
             effects += self._detect(now)
+            effects += self._judge(now)
             effects += self._withdraw(now)
             effects += self._forget_departed(now)
             self._look_after_dead_lanes(now)
@@ -232,7 +241,7 @@ class Peer:
     def check(self) -> None:
         """Look whether all holds that must hold between two events; `InvariantError` if something does not."""
         lane, roster = self.replicator, self.roster
-        for room in (lane, roster, self.units, self.adopter, self.membership):
+        for room in (lane, roster, self.units, self.adopter, self.membership, self.conduct):
             room.check()
         hold(lane.away == roster.gone, "who is gone is away", sorted(lane.away), sorted(roster.gone))
         hold(lane.members <= roster.members.keys(), "members of the lane are known", sorted(lane.members))
@@ -261,6 +270,8 @@ class Peer:
         self.replicator.join(event.peer, event.reads, event.read, event.level)
         self.roster.join(event.peer, event.reads, event.read)
         self.membership.join(event.peer, now, known=self.ready or not self._started)
+        if event.exempt:
+            self.conduct.exempt.add(event.peer)
         self.adverts.changed = True
         return []
 
@@ -276,6 +287,9 @@ class Peer:
         self.membership.disconnected(event.peer, now)
         return []
 
+    def _on_offended(self, event: Offended, now: float) -> list[Effect]:
+        return self._put_out(self.conduct.offend(event.peer, event.why), now)
+
     def _on_progressed(self, event: Progressed, now: float) -> list[Effect]:
         if event.arrived:
             self.membership.heard(event.peer, now)
@@ -285,6 +299,7 @@ class Peer:
 
     def _on_exhausted(self, event: Exhausted, now: float) -> list[Effect]:
         self.give_up_at = now + event.timeout_s
+        self.conduct.closing = True
         return []
 
     def _on_leaving(self, event: Leaving, now: float) -> list[Effect]:
@@ -293,12 +308,15 @@ class Peer:
         return [self._advert(farewell)] if farewell else []
 
     def _on_closed(self, event: Closed, now: float) -> list[Effect]:
+        self.conduct.begin_anew()
         if self.units.close(event.epochs) and self.ready:
             self.units.drop_closed()
         return []
 
     def _on_received(self, event: Received, now: float) -> list[Effect]:
         message = event.message
+        if message.peer in self.roster.out:
+            return []
         # a bulk message may have waited for the replica; its parts were heard when they came
         if not isinstance(message, Bulk):
             self.membership.heard(message.peer, now)
@@ -340,6 +358,25 @@ class Peer:
             self._reach(peer, now if gone else None, now)
         return effects
 
+    def _judge(self, now: float) -> list[Effect]:
+        """Who is put out by now."""
+        effects = self._put_out(self.conduct.judge(), now)
+        self.adverts.changed |= self.conduct.news
+        return effects
+
+    def _put_out(self, verdicts: list[PutOut], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for verdict in verdicts:
+            peer = verdict.peer
+            self.roster.out[peer] = verdict.why
+            effects.append(verdict)
+            self.conduct.put_out(peer)
+            if peer != self.me:
+                self._reach(peer, now, now)
+                self.roster.members[peer].forgotten = True
+                effects += self.replicator.forget_reader(peer)
+        return effects
+
     def _forget_departed(self, now: float) -> list[Effect]:
         """Keep nothing more for readers that will hardly come back.
 
@@ -367,7 +404,7 @@ class Peer:
             self.me: self.replicator.frontiers(),
             **{peer: self.roster.members[peer].frontiers for peer in self.roster.donors()},
         }
-        best = max(ranks, key=lambda peer: (sum(ranks[peer].get(lane, 0) for lane in dead), peer))
+        best = self.conduct.donor(ranks, dead)
         if any(ranks[best].get(lane, 0) != ranks[self.me].get(lane, 0) for lane in dead):
             self.adopter.prefer(best)
 
@@ -378,6 +415,10 @@ class Peer:
         unit, attempt = event.unit, event.attempt
         if unit is not None and self.identities.knows(unit):
             return [Gated(unit)]
+        left_out: list[Effect] = []
+        if unit is not None and self.layout is not None and self.conduct.leaves_out(event.payload, self.layout):
+            # the unit counts, so that nobody computes it again
+            event, left_out = replace(event, payload=nothing(self.layout)), [Gated(unit)]
         marks = () if unit is None else (Mark(unit, attempt),)
         self.identities.note(self.me, marks)
         self.adverts.changed = self.adverts.published = True
@@ -388,7 +429,7 @@ class Peer:
         if unit is not None and attempt > 0:
             self.units.retain(number, unit, attempt)
             effects.append(Retain(number, event.payload))
-        return effects
+        return left_out + effects
 
     def _withdraw(self, now: float) -> list[Effect]:
         before = self.units.withdrawn
@@ -402,6 +443,7 @@ class Peer:
         member = self.roster.members.get(advert.peer)
         if member is None:
             return []
+        self.conduct.heard(advert)
         if self.roster.heard(advert):
             self.units.heard(advert)
         if not member.reads or not advert.ready or member.forgotten:
@@ -418,6 +460,8 @@ class Peer:
         except MismatchError as error:
             self.refused += 1
             return [Warn(f"updates {message.lo}..{message.hi} of peer {message.of} are not merged: {error}")]
+        if not self.conduct.admits(message, self.layout):
+            return []
         self.adverts.changed = True
         self.units.note(message)
         effects = self.replicator.on_range(message)
@@ -454,6 +498,7 @@ class Peer:
         if effects is None:
             return []
         self.units.adopt(state)
+        self.conduct.adopted()
         self.ready = True
         self.adverts.changed = self.roster.lanes_changed = True
         return effects
@@ -470,7 +515,9 @@ class Peer:
 
     def _advert(self, rumors: tuple[Rumor, ...]) -> Publish:
         frontiers = self.replicator.frontiers()
-        return Publish(Advert(self.me, frontiers.pop(self.me), frontiers, self.ready, self.replicator.k, rumors))
+        n, refuses = frontiers.pop(self.me), self.conduct.said()
+        norm = self.conduct.norm_left_out
+        return Publish(Advert(self.me, n, frontiers, self.ready, self.replicator.k, rumors, refuses, norm))
 
     def _keep_pace(self) -> list[Effect]:
         congested = bool(self.replicator.pins) and len(self.replicator.segments) > self.settings.segments_max
@@ -507,6 +554,7 @@ _REACTIONS: dict[type, Callable[[Peer, Any, float], list[Effect]]] = {
     Departed: Peer._on_departed,
     Returned: Peer._on_returned,
     Disconnected: Peer._on_disconnected,
+    Offended: Peer._on_offended,
     Progressed: Peer._on_progressed,
     Received: Peer._on_received,
     Computed: Peer._on_computed,

@@ -38,6 +38,8 @@ class Origin:
     pull: PullState | None = None
     reachable: bool = True
     """False while its peer is taken for dead."""
+    kept_back: bool = False
+    """What comes next is here, and is not to be merged yet."""
 
 
 class LaneReader:
@@ -85,6 +87,13 @@ class LaneReader:
             self.origins[lane].reachable = reachable
             self.origins[lane].pull = None
         self.looks_at = float("-inf")
+
+    def keep_back(self, lane: PeerId, kept: bool) -> None:
+        """Do not ask for more of `lane`, or do so again."""
+        origin = self.origins.get(lane)
+        if origin is not None and (origin.kept_back != kept or (kept and origin.pull is not None)):
+            origin.kept_back, origin.pull = kept, None
+            self.looks_at = float("-inf")
 
     def heard(self, peer: PeerId, n: int) -> None:
         """`peer`'s lane stands at `n` or beyond."""
@@ -134,7 +143,7 @@ class LaneReader:
                 busy.add(origin.pull.source)
                 if origin.pull.due < first_due:
                     first_due = origin.pull.due
-            elif origin.n > origin.frontier and origin.reachable:
+            elif origin.n > origin.frontier and origin.reachable and not origin.kept_back:
                 behind.append((origin.pulled_at, lane, origin))
         effects: list[Effect] = []
         for _, lane, origin in sorted(behind, key=lambda entry: entry[:2]):
@@ -171,6 +180,7 @@ class LaneReader:
             if origin.pull is not None:
                 hold(origin.n > origin.frontier, "only what is ahead is asked for", lane, origin)
                 hold(origin.reachable, "only who is in reach is asked", lane, origin)
+                hold(not origin.kept_back, "what is kept back is not asked for", lane, origin)
                 hold(origin.pull.source not in pulls, "a source is asked for one lane at a time", lane, origin.pull)
                 pulls[origin.pull.source] = origin.pull
         hold(len(pulls) <= self.pulls_max, "pulls_max pulls at the most", pulls, self.pulls_max)
@@ -178,5 +188,6 @@ class LaneReader:
             first = min((pull.due for pull in pulls.values()), default=float("inf"))
             hold(self.looks_at == first, "who has asked looks again when the first pull is due", self.looks_at, pulls)
             for lane, origin in self.origins.items() if len(pulls) < self.pulls_max else ():
-                is_asked = not origin.reachable or origin.n <= origin.frontier or self._source(lane) in pulls
+                wants = origin.reachable and not origin.kept_back and origin.n > origin.frontier
+                is_asked = not wants or self._source(lane) in pulls
                 hold(is_asked, "who does not look has asked for all that is ahead", lane, origin, self.looks_at)

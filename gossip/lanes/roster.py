@@ -35,6 +35,8 @@ class Roster:
         self.members: dict[PeerId, Member] = {}
         self.gone: set[PeerId] = set()
         """Members that departed; mostly none, and asked for at every event."""
+        self.out: dict[PeerId, str] = {}
+        """Who was put out, and why: they departed for good."""
         self.strangers: dict[PeerId, float] = {}
         """Lanes that are known while their peers are not, and since when."""
         self.lanes_changed = True
@@ -52,7 +54,7 @@ class Roster:
     def reach(self, peer: PeerId, departed_at: float | None, now: float) -> bool:
         """`peer` departed, or is back; whether it is known."""
         member = self.members.get(peer)
-        if member is None:
+        if member is None or (departed_at is None and peer in self.out):
             return False
         if departed_at is None and member.departed_at is not None:
             self._returned_at = now

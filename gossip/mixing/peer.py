@@ -50,8 +50,10 @@ from gossip.events import (
     Initialized,
     Joined,
     Leaving,
+    Offended,
     Progressed,
     Publish,
+    PutOut,
     Received,
     Resumed,
     Returned,
@@ -84,6 +86,7 @@ from gossip.mixing.packets import Incoming
 from gossip.mixing.steps import Steps
 from gossip.mixing.strategy import Outbox
 from gossip.topology import Links
+from gossip.trust.offences import Offences
 
 BEHIND_MAX = 4
 """Rounds of mixing. Who is in step is never further ahead, but for one more with each peer in between: so who is behind
@@ -205,6 +208,8 @@ class MixPeer:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened; return what is to be done, in order."""
         match event:
+            case Received(message) if message.peer in self._complaints.out:
+                return []
             case Received(message):
                 self.membership.heard(message.peer, now)
             case Progressed(peer, arrived=True):
@@ -333,6 +338,13 @@ class MixPeer:
         self.membership.disconnected(event.peer, now)
         return []
 
+    def _on_offended(self, event: Offended, now: float) -> list[Effect]:
+        """Who breaks the protocol once too often has departed for good, as far as this peer goes."""
+        effects = self._complaints.of_offence(event)
+        if effects:
+            self._reach(event.peer, gone=True)
+        return effects
+
     def _on_progressed(self, event: Progressed, now: float) -> list[Effect]:
         self.mailbox.progressed(event.peer, now)
         return []
@@ -417,7 +429,7 @@ class MixPeer:
 
     def _reach(self, peer: PeerId, gone: bool) -> None:
         """`peer` is dead or out of reach, or back."""
-        if peer == self.me or gone == (peer in self._departed):
+        if peer == self.me or (not gone and peer in self._complaints.out) or gone == (peer in self._departed):
             return
         self.course.still = 0
         self._regroup()
@@ -636,6 +648,7 @@ _REACTIONS: dict[type, Callable[[MixPeer, Any, float], list[Effect]]] = {
     Departed: MixPeer._on_departed,
     Returned: MixPeer._on_returned,
     Disconnected: MixPeer._on_disconnected,
+    Offended: MixPeer._on_offended,
     Progressed: MixPeer._on_progressed,
     Received: MixPeer._on_received,
     Computed: MixPeer._on_computed,
@@ -669,8 +682,19 @@ class Complaints:
     """What was warned of, so that each is said once."""
 
     def __init__(self) -> None:
+        self.out: set[PeerId] = set()
+        """Who was put out."""
         self._links: str | None = None
         self._packets: set[PeerId] = set()
+        self._offences = Offences()
+
+    def of_offence(self, event: Offended) -> list[Effect]:
+        """A peer broke the protocol: what is done if that was once too often."""
+        why = self._offences.offend(event.peer, event.why)
+        if why is None:
+            return []
+        self.out.add(event.peer)
+        return [PutOut(event.peer, why)]
 
     def of_links(self, neighbors: Neighbors) -> list[Effect]:
         """There is no topology for those who live."""

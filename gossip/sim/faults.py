@@ -8,6 +8,7 @@ observer is hit like every other peer; some faults are meant for it.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,20 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from gossip import arguments
 from gossip.arguments import check_fields, flag, instance, number, series
+from gossip.arrays import Array, Packed, Payload, squares_of
 from gossip.errors import UsageError
 from gossip.events import Disconnected, Effect, Event, Leaving, Progressed, Send
+from gossip.lanes.peer import Peer
 from gossip.messages import PeerId, Range, State
 from gossip.sim.simulator import Simulation
+from gossip.updates import read_whole
+from gossip.updates.entries import POWERS, STEPS
+from gossip.updates.levels import SCALES
+from gossip.updates.rows import EXPONENT_MAX, EXPONENTS, VALUES
 
 
 def _time(name: str, value: Any) -> float:
@@ -69,6 +78,43 @@ class Strike:
 
 
 @dataclass(frozen=True)
+class Lie:
+    """From `since` on a random peer publishes other updates than its tasks compute: `factor` times as long, and with
+    `noise` into any direction. It lies to all alike."""
+
+    since: float
+    factor: float = 1e6
+    noise: bool = False
+    checks: bool = False
+    """Its own agent looks at what it publishes, as that of a peer that is broken does; a liar's does not."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _time("since", self.since)
+        number("factor", self.factor, "a number above 0", lambda factor: factor > 0)
+        flag("noise", self.noise)
+        flag("checks", self.checks)
+
+    def told(self, truth: Payload, chance: np.random.Generator) -> Packed:
+        """What is published in the place of an update, of the same kind."""
+        return Packed.of({name: self._part(name, part, chance) for name, part in read_whole(truth).arrays().items()})
+
+    def _part(self, name: str, part: Array, chance: np.random.Generator) -> Array:
+        if name.endswith((EXPONENTS, POWERS, SCALES)):
+            raised = part.astype(np.int64) + round(math.log2(self.factor))
+            return np.asarray(np.clip(raised, -EXPONENT_MAX, EXPONENT_MAX), part.dtype)
+        if name.endswith((VALUES, STEPS)) and part.dtype.kind == "i":
+            signs = chance.choice([-1, 1], part.shape)
+            return np.multiply(chance.permuted(part), signs, dtype=part.dtype, casting="unsafe") if self.noise else part
+        if part.dtype.kind != "f":
+            return part
+        if self.noise:
+            length = math.sqrt(squares_of(part.astype(np.float64)) / max(1, part.size))
+            part = (length * chance.standard_normal(part.shape)).astype(part.dtype)
+        return np.asarray(part * part.dtype.type(self.factor), part.dtype)
+
+
+@dataclass(frozen=True)
 class Faults:
     """Times in virtual seconds since the beginning."""
 
@@ -101,6 +147,8 @@ class Faults:
     """(begin, how long): whoever observes does nothing."""
     observer_cuts: tuple[tuple[float, float], ...] = ()
     """(begin, end): whoever observes at the begin is cut off from all others."""
+    lies: tuple[Lie, ...] = ()
+    """Each of another peer, as long as there are some."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -120,6 +168,7 @@ class Faults:
             ("farewells", _time, "times in seconds"),
             ("jumps", partial(_parts, checks=(_time, _time), expected=pair), pair),
             ("strikes", partial(instance, kind=Strike), "strikes"),
+            ("lies", partial(instance, kind=Lie), "lies"),
         ):
             found = series(name, getattr(self, name), check, f"a tuple of {expected}")
             object.__setattr__(self, name, found)
@@ -165,6 +214,8 @@ class Disruption:
             swarm.at(time, partial(self._inflict, "a broken connection", self._disconnect))
         for time in faults.farewells:
             swarm.at(time, partial(self._inflict, "a farewell", partial(self._crash_any, farewell=True)))
+        for lie in faults.lies:
+            swarm.at(lie.since, partial(self._inflict, "a lie", partial(self._lie, lie)))
         for time in faults.observer_crashes:
             swarm.at(time, partial(self._inflict, "a crash of the observer", partial(self._to_observer, self._crash)))
         for begin, seconds in faults.observer_pauses:
@@ -303,6 +354,17 @@ class Disruption:
         host = self._swarm.peers[me]
         host.paused_until = max(host.paused_until, self._swarm.now + seconds)
         self._note(f"{me} paused for {seconds:.1f} s")
+
+    def _lie(self, lie: Lie) -> None:
+        honest = [me for me, host in self._swarm.live().items() if host.lie is None and me not in self._swarm.observing]
+        if honest:
+            me = self._chance.choice(sorted(honest))
+            chance = np.random.default_rng(self._chance.getrandbits(64))
+            host = self._swarm.peers[me]
+            host.lie = lambda truth: lie.told(truth, chance)
+            if isinstance(host.machine, Peer) and not lie.checks:
+                host.machine.conduct.suspended = True
+            self._note(f"{me} begins to lie")
 
     def _jump(self, seconds: float) -> None:
         me = self._chance.choice(sorted(self._swarm.live()))

@@ -7,6 +7,7 @@ each other. All randomness comes from one generator; the same seed gives the sam
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import heapq
 import random
@@ -146,6 +147,8 @@ class SimulatedPeer:
         self.missing: tuple[PeerId, ...] | None = None
         """Who was missing when it had drained; None before that."""
         self.warnings: list[str] = []
+        self.lie: Callable[[Payload], Payload] | None = None
+        """What it publishes in the place of what its tasks computed."""
         self.due = float("inf")
         """The deadline of its own clock that it is to be woken for."""
         self.line: Line
@@ -205,6 +208,11 @@ class Line:
         sent = InFlight(encode(message))
         for other in self._audience():
             self._carry(other, sent, False)
+
+    def put_out(self, peer: PeerId, why: str) -> None:
+        """Who is put out, and hears of it, ends."""
+        if peer == self._host.machine.me:
+            self._host.alive = False
 
     def _in_flight(self, message: Message) -> InFlight:
         match message:
@@ -385,6 +393,8 @@ class Simulation:
         if isinstance(event, Computed) and host.congested:
             self.at(self.now + CONGESTED_RETRY_S, lambda: self.happen(me, event))
             return
+        if isinstance(event, Computed) and host.lie is not None:
+            event = dataclasses.replace(event, payload=host.lie(event.payload))
         now = host.clock.now(self.now, not_before)
         if not isinstance(event, Received):
             self.digest.happened(now, me, fingerprint(event))

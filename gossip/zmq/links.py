@@ -68,18 +68,20 @@ class Ends:
         if peer in self._unproven and not self._proves(peer):
             return
         for _ in range(TURN_MESSAGES_MAX):
+            if peer not in self.links:  # put out for what came last
+                return
             try:
                 packet = same_host.receive(self.links[peer])
             except EOFError:
                 self.drop(peer)
                 return
             except WireError as error:
-                self._traffic.refuse(error)
+                self._traffic.refuse(error, peer)
                 continue
             if packet is None:
                 return
             self._traffic.figures.bytes_in += len(packet.frame)
-            self._traffic.attempt(lambda: self._take(peer, packet))  # noqa: B023 - it is called before the next turn
+            self._traffic.attempt(lambda: self._take(peer, packet), peer)  # noqa: B023 - it is called before the next turn
             packet.close()
 
     def close(self) -> None:
@@ -159,6 +161,11 @@ class Links:
     def ask(self, origin: PeerId, pull: Pull) -> bool:
         """Whether a link took it."""
         return origin in self.origins.links and self.origins.send(origin, encode_header(pull))
+
+    def drop(self, peer: PeerId) -> None:
+        """Neither read from it nor let it read."""
+        self.origins.drop(peer)
+        self.readers.drop(peer)
 
     def publish(self, header: bytes) -> None:
         """To all readers; any of them may miss it."""

@@ -92,8 +92,9 @@ class Peers:
         monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         dealer.connect(endpoints.pulls)
         self.connections[peer] = Connection(sub, dealer, monitor)
-        self._poller.register(sub, lambda: self._traffic.drain(sub, lambda frames: self._on_advert(peer, frames)))
-        self._poller.register(dealer, lambda: self._traffic.drain(dealer, lambda frames: self._on_reply(peer, frames)))
+        drain = self._traffic.drain  # what comes by either is surely this peer's
+        self._poller.register(sub, lambda: drain(sub, lambda frames: self._on_advert(peer, frames), peer))
+        self._poller.register(dealer, lambda: drain(dealer, lambda frames: self._on_reply(peer, frames), peer))
         self._poller.register(monitor, lambda: self._drain_monitor(peer, monitor))  # after what came before it broke
 
     def disconnect(self, peer: PeerId) -> None:
@@ -104,6 +105,12 @@ class Peers:
         self._poller.unregister(connection.dealer)
         self._poller.unregister(connection.monitor)
         connection.close()
+
+    def part_with(self, peer: PeerId) -> None:
+        """Undo `connect` for good: it is not connected to again, whatever it says."""
+        if peer in self.connections:
+            self.disconnect(peer)
+        self._addresses.pop(peer, None)
 
     def hear(self, peer: PeerId) -> Endpoints | None:
         """It said something. Returns where it was, if it is to be connected to again."""

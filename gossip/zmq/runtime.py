@@ -32,6 +32,7 @@ from gossip.events import (
     Disconnected,
     Event,
     Gated,
+    Offended,
     Progressed,
     Received,
     StateMachine,
@@ -112,7 +113,7 @@ class Runtime:
         self._poller = Poller()
         self._servers = Servers(peer.me, address, keys, self._poller)
         self.endpoints = self._servers.endpoints
-        traffic = Traffic(self.figures, host.warn)
+        traffic = Traffic(self.figures, host.warn, lambda peer, why: self.happen(Offended(peer, why)))
         self._held = Held(host, self._step)
         self._links = Links(
             peer.me,

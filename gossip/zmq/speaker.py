@@ -33,6 +33,10 @@ class Giver(Protocol):
         """A person should hear of it."""
         ...
 
+    def put_out(self, peer: PeerId, why: str) -> None:
+        """`peer`, which may be this one, does not belong to the swarm any more: a person should hear why."""
+        ...
+
 
 class Speaker:
     """The network of one runtime's peer."""
@@ -62,6 +66,13 @@ class Speaker:
             self._outgoing.publish(header)
         except TooLargeError as error:
             self._leave_unsaid(message, error)
+
+    def put_out(self, peer: PeerId, why: str) -> None:
+        """Nothing more goes to this peer or comes from it, and the user hears why."""
+        self._host.put_out(peer, why)
+        self._outgoing.end(peer)
+        self._links.drop(peer)
+        self._peers.part_with(peer)
 
     def _send(self, to: PeerId, message: Message) -> None:
         match message:

@@ -1,7 +1,7 @@
 """Messages out of sockets and into them: counted, and never waited for.
 
 A message that is not well-formed, or does not fit, is its sender's fault: it is reported, dropped, and harms no other
-peer.
+peer. Where it is sure who sent it, the peer is told whose offence it is (`gossip.trust.offences`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import zmq
 
 from gossip.arrays import Bytes
 from gossip.errors import MismatchError, WireError
+from gossip.messages import PeerId
 from gossip.zmq.figures import Figures
 
 TURN_MESSAGES_MAX = 64
@@ -30,9 +31,16 @@ def is_told(count: int) -> bool:
 class Traffic:
     """What goes over all sockets of one runtime."""
 
-    def __init__(self, figures: Figures, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        figures: Figures,
+        warn: Callable[[str], None],
+        offend: Callable[[PeerId, str], None] = lambda peer, why: None,
+    ) -> None:
+        """`offend(peer, why)`: this peer sent what nobody may send."""
         self.figures = figures
         self._warn = warn
+        self._offend = offend
 
     def send(self, socket: zmq.Socket[bytes], frames: list[Bytes]) -> bool:
         """Queue it if there is room; what is dropped here is asked for again."""
@@ -43,35 +51,43 @@ class Traffic:
         self.figures.bytes_out += sum(len(frame) for frame in frames)
         return True
 
-    def drain(self, socket: zmq.Socket[bytes], take: Callable[[list[Bytes]], None]) -> None:
-        """Take in what has come, up to a limit."""
-        self.drain_frames(socket, lambda frames: take([frame.buffer for frame in frames]))
+    def drain(
+        self, socket: zmq.Socket[bytes], take: Callable[[list[Bytes]], None], sender: PeerId | None = None
+    ) -> None:
+        """Take in what has come, up to a limit. `sender`: all of it is surely of this peer."""
+        self.drain_frames(socket, lambda frames: take([frame.buffer for frame in frames]), sender)
 
-    def drain_frames(self, socket: zmq.Socket[bytes], take: Callable[[list[zmq.Frame]], None]) -> None:
+    def drain_frames(
+        self, socket: zmq.Socket[bytes], take: Callable[[list[zmq.Frame]], None], sender: PeerId | None = None
+    ) -> None:
         """The same, with what ZeroMQ knows of the frames."""
         for _ in range(TURN_MESSAGES_MAX):
+            if socket.closed:  # its peer was put out for what came last
+                return
             try:
                 frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             self.figures.bytes_in += sum(len(frame) for frame in frames)
-            self.attempt(lambda: take(frames))  # noqa: B023 - it is called before the next turn
+            self.attempt(lambda: take(frames), sender)  # noqa: B023 - it is called before the next turn
 
-    def attempt(self, take: Callable[[], None]) -> None:
+    def attempt(self, take: Callable[[], None], sender: PeerId | None = None) -> None:
         """Take in one message."""
         try:
             take()
         except WireError as error:
-            self.refuse(error)
+            self.refuse(error, sender)
         except MismatchError as error:
             self._warn(f"a message that does not fit was dropped: {error}")
 
-    def refuse(self, error: WireError) -> None:
+    def refuse(self, error: WireError, sender: PeerId | None = None) -> None:
         """Drop a message that is not well-formed."""
         self.figures.malformed += 1
         if is_told(self.figures.malformed):
             so_far = f" ({self.figures.malformed} so far)" if self.figures.malformed >= TOLD_MAX else ""
             self._warn(f"a malformed message was dropped: {error}{so_far}")
+        if sender is not None:
+            self._offend(sender, str(error))
 
 
 def single(frames: list[Bytes]) -> Bytes:

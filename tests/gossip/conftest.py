@@ -38,6 +38,8 @@ class MemoryHost:
         self.replica = Packed.of(initial)
         self.missing: tuple[PeerId, ...] | None = None
         self.warnings: list[str] = []
+        self.out: dict[PeerId, str] = {}
+        """Who was put out, and why."""
         self.gates: list[Unit] = []
         self.is_read = False
         """Somebody reads the replica: nothing may be merged."""
@@ -65,6 +67,9 @@ class MemoryHost:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+    def put_out(self, peer: PeerId, why: str) -> None:
+        self.out[peer] = why
 
 
 @dataclass

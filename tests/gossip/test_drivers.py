@@ -22,6 +22,7 @@ from gossip.events import (
     Negative,
     Own,
     Publish,
+    PutOut,
     Release,
     Retain,
     Send,
@@ -36,6 +37,7 @@ PULL, ADVERT, UNIT = Pull(A, 1, 1), Advert(A, 1, {}, True, 0), Unit(0, 1, 2)
 DONE: list[tuple[Effect, list[Any]]] = [
     (Send(B, PULL), ["network", "send", B, PULL]),
     (Publish(ADVERT), ["network", "publish", ADVERT]),
+    (PutOut(B, "it lies"), ["network", "put_out", B, "it lies"]),
     (Deliver(B, 1, 2, UPDATE), ["host", "deliver", B, 1, 2, UPDATE]),
     (Deliver(A, 3, 4, Own(3, 4)), ["host", "deliver", A, 3, 4, ("resolved", Own(3, 4))]),
     (Adopt(UPDATE), ["host", "adopt", UPDATE]),

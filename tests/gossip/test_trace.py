@@ -114,9 +114,10 @@ def test_a_fingerprint_reads_like_the_value() -> None:
     """Whoever looks for where two runs part has these texts before them."""
     p, q, r = (PeerId(name) for name in "pqr")
     said = (Rumor(q, Standing.DEAD, 2, r),)
-    assert fingerprint(Advert(p, 3, {r: 1, q: 2}, True, 7, said)) == f"Advert('p',3,{{q:2,r:1}},True,7,{said!r})"
+    advert = Advert(p, 3, {r: 1, q: 2}, True, 7, said, (q,), 1.5)
+    assert fingerprint(advert) == f"Advert('p',3,{{q:2,r:1}},True,7,{said!r},('q',),1.5)"
     assert fingerprint(Send(p, Pull(q, 1, 2))) == "Send('p',Pull('q',1,2,None))"
-    assert fingerprint(Advert(p, 3, {})) == "Advert('p',3,{},True,0,())"
+    assert fingerprint(Advert(p, 3, {})) == "Advert('p',3,{},True,0,(),(),0.0)"
 
 
 def test_a_kind_of_value_that_was_never_seen_has_a_fingerprint() -> None:

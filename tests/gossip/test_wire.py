@@ -22,7 +22,15 @@ from msgspec.structs import replace
 
 from gossip.arrays import DTYPES, ArraySpec, Bytes, Layout, Packed
 from gossip.errors import TooLargeError, WireError
-from gossip.fields import ARRAYS_MAX, COUNT_MAX, DIMENSIONS_MAX, LANES_MAX, NAME_CHARACTERS_MAX, SCALARS_MAX
+from gossip.fields import (
+    ARRAYS_MAX,
+    COUNT_MAX,
+    DIMENSIONS_MAX,
+    LANES_MAX,
+    NAME_CHARACTERS_MAX,
+    REFUSED_MAX,
+    SCALARS_MAX,
+)
 from gossip.identity import Identities
 from gossip.marks import RUN, Chunks, Series, packed
 from gossip.messages import (
@@ -180,7 +188,7 @@ MARKS = packed([Mark(Unit(0, 2, 1), 0), Mark(Unit(0, 2, 1), 1, withdraws=True)])
 RUMORS = (Rumor(PeerId("q"), Standing.DEAD, 2, PeerId("r")),)
 RANGE = Range(PeerId("p"), 3, 7, 5, MARKS, WEIGHTS.layout, WEIGHTS)
 SAMPLES: list[Message] = [
-    Advert(PeerId("p"), 3, {PeerId("q"): 2, PeerId("r"): 1}, True, 5, RUMORS),
+    Advert(PeerId("p"), 3, {PeerId("q"): 2, PeerId("r"): 1}, True, 5, RUMORS, (PeerId("r"), PeerId("s")), 1e30),
     Pull(PeerId("p"), 3, 5, PeerId("q")),
     RANGE,
     Unknown(PeerId("p"), 3, 5, PeerId("q")),
@@ -353,7 +361,8 @@ def test_as_many_lanes_and_arrays_as_may_be_come_back_and_one_more_is_not_sent()
         assert encode_header(again) == encode_header(message)
     for message in most(1):
         with pytest.raises(
-            TooLargeError, match=f"that nobody would take: Expected .* of length <= {LANES_MAX}|{ARRAYS_MAX}"
+            TooLargeError,
+            match=f"that nobody would take: Expected .* of length <= {LANES_MAX}|{ARRAYS_MAX}",
         ):
             encode_header(message)
 
@@ -385,9 +394,16 @@ def test_a_header_full_of_small_parts_is_refused_before_any_is_made(before: byte
             tracemalloc.stop()
 
 
+def test_no_more_peers_are_refused_in_one_message_than_may_be() -> None:
+    names = [str(index) for index in range(REFUSED_MAX + 1)]
+    decode_header(header(KINDS["advert"], ["p", 1, {}, True, 1, [], names[1:], 0.0]))
+    with pytest.raises(WireError, match=f"of length <= {REFUSED_MAX}"):
+        decode_header(header(KINDS["advert"], ["p", 1, {}, True, 1, [], names, 0.0]))
+
+
 def test_what_is_wrong_with_a_header_is_told_in_few_words_of_its_own() -> None:
     with pytest.raises(WireError) as raised:
-        decode_header(header(KINDS["advert"], ["p", 1, {}, True, 1, [["q", "x" * 100_000, 1, "r"]]]))
+        decode_header(header(KINDS["advert"], ["p", 1, {}, True, 1, [["q", "x" * 100_000, 1, "r"]], [], 0.0]))
     assert "header is no message: Invalid enum value 'xxx" in str(raised.value)
     assert len(str(raised.value)) < 300
 
@@ -587,7 +603,7 @@ def test_any_list_is_a_message_or_refused(kind: int, fields: Any) -> None:
 
 
 GOOD: dict[str, list[Any]] = {
-    "advert": ["p", 3, {"q": 2}, True, 4, [["q", "dead", 2, "r"]]],
+    "advert": ["p", 3, {"q": 2}, True, 4, [["q", "dead", 2, "r"]], ["r"], 2.5],
     "pull": ["p", 3, 5, "lane"],
     "range": ["p", 3, 7, 5, [[0, 2, 0, False, RUN.pack(1, 3, 1)]], [[["w", "<f4", [2, 3]]]], None, [0, 0, []], "lane"],
     "unknown": ["p", 3, 5, "lane"],
@@ -1031,7 +1047,11 @@ def test_a_header_that_claims_another_length_is_refused() -> None:
 
 def test_a_header_or_block_beyond_the_limit_is_refused_even_if_well_formed() -> None:
     refused(
-        [header(KINDS["advert"], ["p", 1, {f"{index:08}": 1 for index in range(HEADER_BYTES_MAX // 9)}, True, 1, []])]
+        [
+            header(
+                KINDS["advert"], ["p", 1, {f"{index:08}": 1 for index in range(HEADER_BYTES_MAX // 9)}, True, 1, [], []]
+            )
+        ]
     )
     data = bytes(BLOCK_BYTES + 1)
     with pytest.raises(WireError, match=f"block of {BLOCK_BYTES + 1} bytes, at most {BLOCK_BYTES}"):
@@ -1045,7 +1065,7 @@ def test_a_header_full_of_arrays_or_lanes_is_read_in_a_moment() -> None:
     assert isinstance(message, Range)
     assert message.layout.nbytes == 0
     lanes = {str(index): index for index in range(LANES_MAX)}
-    decode_header(header(KINDS["advert"], ["p", 1, lanes, True, 1, []]))
+    decode_header(header(KINDS["advert"], ["p", 1, lanes, True, 1, [], [], 0.0]))
     assert time.process_time() - begin < 5
 
 

@@ -25,6 +25,7 @@ from gossip.events import Computed, Effect, Event, Joined
 from gossip.lanes.peer import Peer, Settings
 from gossip.membership import Detection
 from gossip.messages import Ack, Advert, Credit, Here, PeerId, Pin, Ping, Pull, Range, State, StateRequest, Unknown
+from gossip.trust import offences
 from gossip.wire import (
     BLOCK_BYTES,
     BLOCK_PREFIX,
@@ -218,6 +219,13 @@ def test_junk_among_the_adverts_is_counted_and_changes_nothing(swarm: Any) -> No
     assert goes_on(swarm, node)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is put out for what he sends: so all of it can be tried on one peer."""
+    monkeypatch.setattr(offences, "OFFENCES_MAX", 10**6)
+
+
+@pytest.mark.usefixtures("patient")
 def test_junk_among_the_answers_is_counted_and_changes_nothing(swarm: Any) -> None:
     node = swarm.add("node")
     origin = RogueOrigin(swarm, node)
@@ -257,6 +265,33 @@ def test_junk_among_the_answers_is_counted_and_changes_nothing(swarm: Any) -> No
     origin.answer(prefix, data)  # the good block of the answer that was damaged
     assert swarm.turn(lambda: node.frontiers[ROGUE] == 1)
     np.testing.assert_array_equal(node.arrays()["w"], UPDATE["w"])
+
+
+@pytest.mark.parametrize("what", ["no message", "a bad checksum"])
+def test_who_answers_with_junk_three_times_is_put_out_and_not_heard_again(swarm: Any, what: str) -> None:
+    node, other = swarm.add("node"), swarm.add("other")
+    swarm.link()
+    origin = RogueOrigin(swarm, node)
+    origin.advertise(encode_header(Advert(ROGUE, 1, {})))
+    pull = origin.pulled()
+    head, prefix, data = encode(Range(ROGUE, 1, 1, pull.k), Packed.of(UPDATE))
+    damaged = bytearray(data)
+    damaged[5] ^= 1
+    origin.answer(head)
+    for number in range(1, 4):
+        assert node.host.out == {}
+        origin.answer(*([prefix, damaged] if what == "a bad checksum" else [b"x"]))
+        assert swarm.turn(lambda: node.runtime.figures.malformed == number)  # noqa: B023
+    assert node.host.out.keys() == {ROGUE}
+    assert "broke the protocol 3 times" in node.host.out[ROGUE]
+    assert ROGUE not in node.runtime._peers
+    origin.answer(prefix, data)
+    origin.advertise(encode_header(Advert(ROGUE, 5, {})))
+    other.publish(UPDATE)
+    assert swarm.turn(lambda: node.frontiers["other"] == 1), "training goes on"
+    assert node.frontiers[ROGUE] == 0
+    assert ROGUE not in node.runtime._peers
+    assert node.runtime.peer.roster.gone == {ROGUE}
 
 
 def test_an_answer_that_does_not_fit_is_not_even_received(swarm: Any) -> None:
