@@ -6,13 +6,15 @@ The checks of single values are those of `gossip.arguments`; the checks of value
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from gossip.arguments import flag, function, integer, one_of, seconds
+from gossip.arguments import flag, function, integer, number, one_of, seconds
 from gossip.errors import UsageError
+from gossip.trust.norms import AUTO, NormMax
 from p2p.adapters.model import Model
 from p2p.caution import warn
 from p2p.checkpoint.writing import Place
@@ -60,7 +62,27 @@ def of_session(
     )
 
 
-def mode_of_training(value: Any, own: str, *, engine: Any, discipline: str, codec: Any, listens: bool) -> Mode:
+def norm_max_of(value: Any, mode: str, mixes: bool, optimizes: bool) -> NormMax:
+    """How long updates may be."""
+    if value is None:
+        return None
+    expected = "a number above 0, 'auto', or None for updates of any length"
+    limit: NormMax = AUTO
+    if not (isinstance(value, str) and value == AUTO):
+        limit = number("update_norm_max", value, expected, lambda each: 0.0 < each < math.inf)
+    if mode != "p2p" or mixes or optimizes:
+        where = "discipline='mix'" if mixes else "an optimizer" if optimizes else f"mode={mode!r}"
+        advice = ", and mixing=gossip.mixing.ClippedGossip(radius)" if mixes else ""
+        raise UsageError(
+            f"update_norm_max={value!r} with {where}, expected None{advice}: it is for peers that have every update of "
+            "each other"
+        )
+    return limit
+
+
+def mode_of_training(
+    value: Any, own: str, *, engine: Any, discipline: str, codec: Any, listens: bool, limit: NormMax
+) -> Mode:
     """`train(mode=...)`, as it is to be used in a session with these arguments; None is for the session's `own`."""
     mode: Mode = one_of("mode", own if value is None else value, MODES)
     if mode == own:
@@ -69,6 +91,7 @@ def mode_of_training(value: Any, own: str, *, engine: Any, discipline: str, code
         _check_engine(engine, mode, None)
     mixed(discipline, None, None, mode, engine)
     check_coded(codec, discipline, mode)
+    norm_max_of(limit, mode, False, False)
     if listens:
         raise UsageError(
             f"mode={mode!r} in a session with master=..., expected None: who listens over HTTP takes updates for a "

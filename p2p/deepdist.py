@@ -84,6 +84,7 @@ class DeepDist(Generic[M]):
         seed: int = 0,
         progress: bool | None = None,
         drain_timeout_s: float = 60.0,
+        update_norm_max: float | Literal["auto"] | None = None,
         master: str | Master | None = None,
         token: str | Literal[False] | None = None,
         standbys: int = 0,
@@ -103,6 +104,11 @@ class DeepDist(Generic[M]):
         and what that leaves goes with later updates. `optimizer`: `p2p.LBFGS(...)` trains on full gradients (see
         `train`) instead of updates. `seed`: of the random numbers that gradients draw by `p2p.current()`. `progress`:
         show a bar (default: on a terminal). `drain_timeout_s`: how long `train` may wait at its end for level replicas.
+        `update_norm_max`: against peers that lie or are broken; without a master, and where every update is replicated.
+        An update with a larger Euclidean norm, over all arrays of floats, is left out by its own peer, and a peer that
+        publishes it all the same is put out by the others. "auto" goes by the norms of the others' updates, and leaves
+        out those that are 8 times as long. Without it, the report names peers whose updates are absurd
+        (`PeerReport.conduct`).
         `master`: where a master listens over HTTP while the session is open, such as "127.0.0.1:5000" or ":0" for a
         free port; then any process may take part by `p2p.fetch_model` and `p2p.send_gradient`. `p2p.Master` has more
         settings. They need the `token`, one of yours or one that is drawn (`dd.token`): what is drawn on loopback they
@@ -134,7 +140,10 @@ class DeepDist(Generic[M]):
         self._goes_on = arguments.goes_on(on_master_loss, standbys, listens is not None)
         """Peers train on where masters are lost."""
         followed = Followed(standbys, GOES_ON_S if self._goes_on else LEADERLESS_S)
-        self._session_in = partial(session_of, self._user_model, mix=mix, followed=followed, **where)
+        limit = arguments.norm_max_of(update_norm_max, mode, mix is not None, optimizer is not None)
+        self._session_in = partial(
+            session_of, self._user_model, mix=mix, followed=followed, update_norm_max=limit, **where
+        )
         if optimizer is None:
             self._session = self._session_in(mode=mode)
         else:
@@ -154,6 +163,7 @@ class DeepDist(Generic[M]):
             discipline=discipline,
             codec=codec,
             listens=self._server is not None,
+            limit=limit,
         )
         """The mode of a training, of what `train` was asked for."""
 

@@ -16,6 +16,44 @@ WIDTH_MAX = 400
 
 
 @dataclass(frozen=True)
+class Conduct:
+    """What is held against one peer, since the session began."""
+
+    absurd: int = 0
+    """Of its updates: far longer than those of others are, as `ratio` says of the longest."""
+    ratio: float = 0.0
+    refused: int = 0
+    """Of its updates, that the driver program's replica did not take;"""
+    left_out: int = 0
+    """and those that its own agent did not publish. Both are of `DeepDist(update_norm_max=...)`."""
+    put_out: str = ""
+    """Why it does not belong to the session any more; empty if it does."""
+
+    @property
+    def is_merged(self) -> bool:
+        """What is absurd is in the model."""
+        return bool(self.absurd) and not (self.refused or self.put_out)
+
+    def __str__(self) -> str:
+        said = []
+        if self.absurd:
+            said.append(f"sent {self.absurd} updates that were up to {self.ratio:.2g} times as long as those of others")
+        if self.refused:
+            said.append(f"had {self.refused} updates refused")
+        if self.left_out:
+            said.append(f"left out {self.left_out} of its own updates, which were too long")
+        if self.put_out:
+            said.append(f"was put out, since {self.put_out}")
+        text = ", ".join(said)
+        if self.is_merged:
+            text += ": it lies, or is broken, and what it sent is in the model; see DeepDist(update_norm_max='auto')"
+        return text
+
+
+GOOD = Conduct()
+
+
+@dataclass(frozen=True)
 class PeerReport:
     """One agent's figures, since the session began."""
 
@@ -38,6 +76,8 @@ class PeerReport:
     """Of mixing, begun."""
     edges: Mapping[str, int] = field(default_factory=dict)
     """Bytes of packets that it sent to each neighbor, by name; of mixing."""
+    conduct: Conduct = GOOD
+    """What is held against it: it lies or is broken, if anything is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +220,7 @@ class Report:
             lines.append(f"updates weighed {self.staleness_weight:.3g} on average, by their staleness")
         if self.missing:
             lines.append(f"gone, or not level in time: {', '.join(self.missing)}")
+        lines += [f"{peer.name} {peer.conduct}" for peer in self.peers if peer.conduct != GOOD]
         if self.evaluations:
             first, last = self.evaluations[0], self.evaluations[-1]
             lines.append(f"evaluated {len(self.evaluations)} times: {first} at first, {last} in the end")

@@ -19,6 +19,7 @@ import zmq
 from gossip.arrays import Bytes
 from gossip.messages import Here, Message, PeerId
 from gossip.wire import encode_header
+from gossip.zmq.authenticator import Servers
 from gossip.zmq.poller import Poller
 from gossip.zmq.sockets import Endpoints
 from gossip.zmq.traffic import Traffic
@@ -54,7 +55,7 @@ class Peers:
     def __init__(
         self,
         me: PeerId,
-        open_client: Callable[[int, str | None], zmq.Socket[bytes]],
+        servers: Servers,
         poller: Poller,
         traffic: Traffic,
         *,
@@ -62,7 +63,7 @@ class Peers:
         on_reply: Callable[[PeerId, list[Bytes]], None],
         on_break: Callable[[PeerId], None],
     ) -> None:
-        """`open_client` opens a socket of a kind, for the server that has a key."""
+        """`servers` are our own."""
         self.connections: dict[PeerId, Connection] = {}
         self.broken: dict[PeerId, float] = {}
         """Since when nothing was heard of those whose connections broke."""
@@ -71,7 +72,7 @@ class Peers:
         self._addresses: dict[PeerId, Endpoints] = {}
         """Of all that were ever connected to."""
         self._me = me
-        self._open = open_client
+        self._servers = servers
         self._poller = poller
         self._traffic = traffic
         self._on_advert = on_advert
@@ -84,10 +85,10 @@ class Peers:
     def connect(self, peer: PeerId, endpoints: Endpoints) -> None:
         """Listen to the adverts of one who is not connected to yet, and be able to pull from it."""
         self._addresses[peer] = endpoints
-        sub = self._open(zmq.SUB, endpoints.key)
+        sub = self._servers.open_client(zmq.SUB, endpoints.key)
         sub.subscribe(b"")
         sub.connect(endpoints.adverts)
-        dealer = self._open(zmq.DEALER, endpoints.key)
+        dealer = self._servers.open_client(zmq.DEALER, endpoints.key)
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         dealer.connect(endpoints.pulls)
@@ -107,7 +108,8 @@ class Peers:
         connection.close()
 
     def part_with(self, peer: PeerId) -> None:
-        """Undo `connect` for good: it is not connected to again, whatever it says."""
+        """Undo `connect` for good: it is not connected to again, whatever it says, nor let in."""
+        self._servers.put_out(peer)
         if peer in self.connections:
             self.disconnect(peer)
         self._addresses.pop(peer, None)

@@ -127,7 +127,7 @@ class Runtime:
         )
         self._peers = Peers(
             peer.me,
-            self._servers.open_client,
+            self._servers,
             self._poller,
             traffic,
             on_advert=self._on_advert,

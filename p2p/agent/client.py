@@ -27,6 +27,7 @@ from msgspec.structs import replace
 from gossip.arrays import Array, Arrays, ArraySpec, Layout
 from gossip.errors import UsageError
 from gossip.marks import Unit
+from gossip.trust.norms import NormMax
 from p2p.agent import local_socket, requests
 from p2p.agent.ports import Left
 from p2p.agent.registrar_messages import Role
@@ -103,6 +104,8 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """
     links: bool = True
     """Agents of one machine hand each other files; False: they exchange bytes over ZeroMQ, as those of two do."""
+    update_norm_max: NormMax = None
+    """See `gossip.trust.norms.Limits`."""
     adopts: bool = False
     """Of the driver program's agent: another one was there before it, so it begins with a living peer's replica."""
     secret: str = ""

@@ -7,6 +7,7 @@ what the user wrote into the model between two trainings.
 from __future__ import annotations
 
 import random
+import signal
 import socket
 from collections.abc import Sequence
 
@@ -17,12 +18,13 @@ from gossip.lanes.peer import Peer, Settings
 from gossip.marks import NO_UNITS, Counted
 from gossip.membership import Detection
 from gossip.messages import PeerId, Unit
+from gossip.trust.norms import Limits
 from gossip.zmq.runtime import Runtime
 from gossip.zmq.segments import Segments
 from gossip.zmq.sockets import Endpoints
 from p2p.agent.client import START_TIMEOUT_S
 from p2p.agent.discipline import House, Spans
-from p2p.agent.registrar_messages import Figures, LaneFigures, Listed
+from p2p.agent.registrar_messages import Against, Figures, LaneFigures, Listed
 from p2p.agent.submissions import Submission, Submissions
 
 PAYLOADS_BYTES_MAX = 16 << 20
@@ -53,6 +55,17 @@ def lane_settings(house: House) -> Settings:
         detection=Detection(),
         segments_max=min(Settings.segments_max, max(8, SEGMENTS_BYTES_MAX // payload_bytes)),
         kinds=house.replica.kinds,
+        limits=Limits(house.settings.update_norm_max, watches=house.settings.role == "observer"),
+    )
+
+
+def held_against(peer: Peer) -> Against:
+    """What a peer holds against others."""
+    named = peer.conduct.norms.named(peer.replicator.origins)
+    return Against(
+        refused={str(lane): count for lane, count in peer.conduct.refused.items()},
+        absurd={str(lane): (each.updates, each.ratio) for lane, each in named.items()},
+        put_out={str(lane): why for lane, why in peer.roster.out.items()},
     )
 
 
@@ -102,7 +115,7 @@ class Lanes:
         if member.role in PARTNERS[self.house.settings.role]:
             peer = member.peer
             self.runtime.connect(peer, Endpoints(member.adverts, member.pulls, member.key, member.pid))
-            self.runtime.happen(Joined(peer, level=member.level))
+            self.runtime.happen(Joined(peer, level=member.level, exempt=member.role == "observer"))
 
     def resume(self, era: int, wait_s: float | None) -> None:
         """Lanes never rest."""
@@ -145,6 +158,8 @@ class Lanes:
             units=peer.identities.units,
             withdrawn=peer.units.withdrawn,
             adoptions=peer.adopter.done,
+            left_out=peer.conduct.left_out,
+            against=held_against(peer),
         )
         return Figures(published=peer.replicator.n, refused=peer.refused, lanes=lanes)
 
@@ -181,3 +196,11 @@ class Lanes:
 
     def warn(self, text: str) -> None:
         self.house.warn(text)
+
+    def put_out(self, peer: PeerId, why: str) -> None:
+        """An agent that the others have put out ends: its tasks are tried again beside another one."""
+        if peer == self.peer.me:
+            self.house.warn(f"the other peers have put this one out: {why}")
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            self.house.warn(f"peer {self.house.names.get(peer, peer)} is put out: {why}")

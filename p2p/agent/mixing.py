@@ -209,3 +209,6 @@ class Mixing:
 
     def warn(self, text: str) -> None:
         self.house.warn(text)
+
+    def put_out(self, peer: PeerId, why: str) -> None:
+        self.house.warn(f"peer {self.house.names.get(peer, peer)} is put out: {why}")

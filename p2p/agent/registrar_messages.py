@@ -45,6 +45,20 @@ class Message(Told, frozen=True, kw_only=True, tag_field="op", tag=str.lower):
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
+class Against(Told, frozen=True, kw_only=True):
+    """What an agent holds against others, by lane."""
+
+    refused: Mapping[Name, Count] = field(default_factory=dict)
+    """Updates that were too long for it."""
+    absurd: Mapping[Name, tuple[Count, float]] = field(default_factory=dict)
+    """How many updates were far longer than those of others, and how many times as long the longest was."""
+    put_out: Mapping[Name, str] = field(default_factory=dict)
+    """Why, of those that were."""
+
+
+AGAINST_NOBODY = Against()
+
+
 class LaneFigures(Told, frozen=True, kw_only=True):
     """Of an agent whose peer has lanes."""
 
@@ -56,6 +70,9 @@ class LaneFigures(Told, frozen=True, kw_only=True):
     """Own updates that it took back, since another attempt at their unit counts."""
     adoptions: Count = 0
     """Replicas of others that it took over."""
+    left_out: Count = 0
+    """Own updates that it did not publish, as they were too long."""
+    against: Against = AGAINST_NOBODY
 
 
 class MixFigures(Told, frozen=True, kw_only=True):

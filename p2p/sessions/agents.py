@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -25,15 +25,17 @@ from msgspec import structs
 
 from gossip.errors import UsageError
 from gossip.marks import Counted
+from gossip.trust.norms import NormMax
 from gossip.zmq.sockets import Keys, fingerprint
 from p2p import engines
 from p2p.adapters.model import Model
 from p2p.agent.client import AgentSettings
 from p2p.agent.ports import refresh
-from p2p.agent.registrar_messages import Role
+from p2p.agent.registrar_messages import AGAINST_NOBODY, Against, Role
 from p2p.agent.replica import Replica
 from p2p.caution import Cautions, warn
 from p2p.codec import packed
+from p2p.driver.conduct import of_peer
 from p2p.driver.consensus import Fetched, consensus_distance, fetch_replica
 from p2p.driver.level import furthest, lacks
 from p2p.driver.observer import Observer, Post, Watch
@@ -43,7 +45,7 @@ from p2p.driver.watchers import NOTHING_TO_DO, Done, Moment, Seen, Watching
 from p2p.engines.choice import SessionEngine
 from p2p.report import IncompleteTraining, PeerReport, Report, Snapshot
 from p2p.row_order import other_rows
-from p2p.sessions.training import Begun, Training
+from p2p.sessions.training import Begun, Training, warn_of_absurd
 from p2p.worker.job import Job, codec_of
 from p2p.worker.working_copy import ExchangeSettings, exchange_settings
 
@@ -148,6 +150,7 @@ class AgentSession:
         seed: int,
         drain_timeout_s: float,
         epochs: int = 0,
+        update_norm_max: NormMax = None,
     ) -> None:
         """Nothing is started before the first training; see `DeepDist` for the arguments. `epochs` were begun before,
         by a session that this one takes the place of."""
@@ -155,6 +158,7 @@ class AgentSession:
         self._shown = Shown(model)
         self._seed = seed
         self._drain_timeout_s = drain_timeout_s
+        self._update_norm_max = update_norm_max
         self._run = secrets.token_hex(16)
         self._engine = SessionEngine(engine, peers)
         self._registrar: Registrar | None = None
@@ -169,6 +173,8 @@ class AgentSession:
         """Partitions of the training that runs: what is shown of the model moves."""
         self._asked: list[Member] = []
         """To drain, at the end of the last training."""
+        self._parted: dict[str, PeerReport] = {}
+        """Of agents that were put out: what was known of them."""
 
     @property
     def _observer(self) -> Observer | None:
@@ -495,6 +501,7 @@ class AgentSession:
 
     def _judge(self, report: Report, end: End, accepted: int, on_incomplete: str) -> None:
         """Raise, or warn, if the model lacks anything that is not lost with the dead; warn of what is."""
+        warn_of_absurd(report)
         text = end.text(self._drain_timeout_s)
         if text is not None:
             if on_incomplete == "raise":
@@ -559,6 +566,7 @@ class AgentSession:
             registrar.key,
             registrar.admission.token,
             kinds=None if codec is None else packed(codec.kinds),
+            update_norm_max=self._update_norm_max,
         )
 
     def _observer_settings(self, registrar: Registrar) -> AgentSettings:
@@ -568,13 +576,32 @@ class AgentSession:
         return structs.replace(self._settings("observer", registrar), secret=keys.secret)
 
     def _drain(self, registrar: Registrar) -> None:
-        """Until everybody has everything, or the time is up."""
+        """Until everybody has everything, or the time is up. Who was put out by then is not waited for."""
+        self._part(registrar)
         self._asked = registrar.drain(self._drain_timeout_s, self.epochs)
         registrar.ask_status(STATUS_TIMEOUT_S)
+        self._part(registrar)
+
+    def _part(self, registrar: Registrar) -> None:
+        """Know nothing more of agents that the driver program's own one knows to be put out."""
+        out = self._against(registrar).put_out
+        parted = [member for member in registrar.members.values() if member.peer in out]
+        self._parted.update({member.peer: _peer_report(member) for member in parted})
+        registrar.forget(set(out))
+
+    def _against(self, registrar: Registrar) -> Against:
+        """What the driver program's own agent holds against others."""
+        observers = registrar.by_role("observer")
+        return observers[-1].figures.lanes.against if observers else AGAINST_NOBODY
 
     def _peer_reports(self, registrar: Registrar) -> tuple[PeerReport, ...]:
         members = sorted(registrar.members.values(), key=lambda member: (member.role == "observer", member.name))
-        return tuple(_peer_report(member) for member in members)
+        view = self._against(registrar)
+        known = {str(member.peer): _peer_report(member) for member in members} | self._parted
+        left_out = {str(member.peer): member.figures.lanes.left_out for member in members}
+        return tuple(
+            replace(report, conduct=of_peer(peer, view, left_out.get(peer, 0))) for peer, report in known.items()
+        )
 
     def _report(self, registrar: Registrar, end: End, rows: int, before: Snapshot, seconds: float) -> Report:
         members = list(registrar.members.values())

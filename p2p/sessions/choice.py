@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gossip.trust.norms import NormMax
 from p2p import engines
 from p2p.adapters.model import Model
 from p2p.sessions.agents import AgentSession, Session
@@ -36,6 +37,7 @@ def session_of(
     seed: int,
     drain_timeout_s: float,
     followed: Followed = ALONE,
+    update_norm_max: NormMax = None,
     before: Session | None = None,
 ) -> Session:
     """`mix`: strategy and topology as `p2p.arguments.mixed` gives them, or None. All has been checked.
@@ -44,7 +46,7 @@ def session_of(
     on: epochs are counted on, and a checkpoint that was resumed is.
     """
     if isinstance(engine, SimulatedCluster):
-        return SimulatedSession(engine, model, seed, drain_timeout_s)
+        return SimulatedSession(engine, model, seed, drain_timeout_s, update_norm_max)
     if mix is not None:
         from p2p.sessions.mixing import MixSession
 
@@ -64,7 +66,13 @@ def session_of(
         )
     else:
         session = AgentSession(
-            model, peers=peers, engine=engine, seed=seed, drain_timeout_s=drain_timeout_s, epochs=epochs
+            model,
+            peers=peers,
+            engine=engine,
+            seed=seed,
+            drain_timeout_s=drain_timeout_s,
+            epochs=epochs,
+            update_norm_max=update_norm_max,
         )
     session.begun = None if before is None else before.begun
     return session

@@ -28,19 +28,22 @@ from gossip.membership import Detection
 from gossip.messages import PeerId
 from gossip.sim.faults import Disruption
 from gossip.sim.simulator import SimulatedPeer, Simulation
+from gossip.trust.norms import Limits, NormMax
 from p2p.adapters.model import Model
-from p2p.agent.lanes import OWN_ADVERT_GAP_S, PAYLOADS_BYTES_MAX
+from p2p.agent.lanes import OWN_ADVERT_GAP_S, PAYLOADS_BYTES_MAX, held_against
 from p2p.agent.ports import refresh
+from p2p.agent.registrar_messages import AGAINST_NOBODY
 from p2p.caution import Cautions, warn
 from p2p.checkpoint.writing import Writer
 from p2p.codec import kinds_of
+from p2p.driver.conduct import of_peer
 from p2p.driver.consensus import Envelope
 from p2p.driver.stopping import Stopping
 from p2p.driver.watchers import NOTHING_TO_DO, Done, Moment, Watcher, look, wants_units
 from p2p.report import IncompleteTraining, PeerReport, Report, Snapshot
 from p2p.sessions.cluster import SimulatedCluster
 from p2p.sessions.scheduler import HEARTBEAT_S, Scheduler, SimulatedReplica
-from p2p.sessions.training import Begun, Training
+from p2p.sessions.training import Begun, Training, warn_of_absurd
 from p2p.worker.job import Job, codec_of
 from p2p.worker.pace import rows_for
 from p2p.worker.working_copy import exchange_settings
@@ -57,13 +60,21 @@ LOST_SHARE_MAX = 0.01
 class SimulatedSession:
     """What stands behind `DeepDist` when the cluster is simulated; see `p2p.sessions.agents.Session`."""
 
-    def __init__(self, cluster: SimulatedCluster, model: Model, seed: int, level_timeout_s: float) -> None:
+    def __init__(
+        self,
+        cluster: SimulatedCluster,
+        model: Model,
+        seed: int,
+        level_timeout_s: float,
+        update_norm_max: NormMax = None,
+    ) -> None:
         """A cluster that trains `model`; `seed` is that of the gradients' own random numbers."""
         self._cluster = cluster
         self._user_model = model
         self._seed = seed
         self._cautions = Cautions()
         self._level_timeout_s = level_timeout_s
+        self._limits = Limits(update_norm_max)
         self._chance = random.Random(f"scheduler {cluster.seed}")
         self._epochs = 0
         """Begun in this session."""
@@ -131,6 +142,8 @@ class SimulatedSession:
             finally:
                 looks.end()
                 disruption.end()
+            if self._limits.holds:
+                swarm.exhaust(self._level_timeout_s)  # who is held is judged by what is known
             self._run_until_level(swarm, swarm.now + self._level_timeout_s)
         for result in results:
             self._cautions.give(result.cautions)
@@ -158,6 +171,7 @@ class SimulatedSession:
 
     def _judge(self, report: Report, on_incomplete: str) -> None:
         """Raise, or warn, if the model lacks anything that is not lost with the dead; warn of what is."""
+        warn_of_absurd(report)
         swarm = self._swarm
         assert swarm is not None
         if report.lost.get("agent gone", 0) > LOST_SHARE_MAX * report.updates:
@@ -256,8 +270,15 @@ class SimulatedSession:
         """
         self.refresh()
         assert self._shown is not None
+        for host in swarm.peers.values():
+            host.peer.conduct.begin_anew()
         if not self._shown.written():
             return
+        with _any_length(swarm):
+            self._hand_in(swarm)
+
+    def _hand_in(self, swarm: Simulation) -> None:
+        assert self._shown is not None
         give_up = swarm.now + self._level_timeout_s
         for round in range(WRITE_ROUNDS_MAX):
             self._run_until_level(swarm, give_up, but=swarm.observing)
@@ -289,6 +310,7 @@ class SimulatedSession:
                 pulls_max=max(1, PAYLOADS_BYTES_MAX // max(1, layout.nbytes)),
                 detection=Detection(),
                 kinds=kinds_of(self._user_model.codec),
+                limits=self._limits,
             )
             self._shown = Shown(self._user_model)
             self._swarm = Simulation(
@@ -311,6 +333,8 @@ class SimulatedSession:
 
     def _peer_report(self, me: PeerId, host: SimulatedPeer) -> PeerReport:
         staleness = list(self._staleness.get(me, ())) or [0]
+        swarm = self._swarm
+        view = AGAINST_NOBODY if swarm is None else held_against(swarm.peers[swarm.source()].peer)
         return PeerReport(
             name=me,
             role="observer" if self._swarm is not None and me in self._swarm.observing else "peer",
@@ -321,7 +345,21 @@ class SimulatedSession:
             staleness_median=float(np.median(staleness)),
             staleness_p95=float(np.percentile(staleness, 95)),
             memory_peak_bytes=0,
+            conduct=of_peer(me, view, host.peer.conduct.left_out),
         )
+
+
+@contextmanager
+def _any_length(swarm: Simulation) -> Iterator[None]:
+    """What the user writes is published by peers, and may be of any length."""
+    judging = [host.peer.conduct for host in swarm.peers.values() if not host.peer.conduct.suspended]
+    for each in judging:
+        each.suspended = True
+    try:
+        yield
+    finally:
+        for each in judging:
+            each.suspended = False
 
 
 def _begin(counted: Counted) -> Started:

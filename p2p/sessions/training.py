@@ -9,6 +9,7 @@ from typing import Any, Literal
 from gossip.arrays import Arrays
 from gossip.marks import Counted, Unit
 from p2p.adapters.model import Model
+from p2p.caution import warn
 from p2p.checkpoint import likeness
 from p2p.checkpoint.record import TrainingRecord
 from p2p.checkpoint.writing import Writer
@@ -119,3 +120,10 @@ class Begun:
     def skipped(self, rhythm: Rhythm) -> int:
         """How many of these tasks count among theirs, though they were published before."""
         return 0 if rhythm.when == "continuous" else sum(series.size for series in self.counted.series)
+
+
+def warn_of_absurd(report: Report) -> None:
+    """Warn of each peer whose absurd updates are in the model."""
+    for peer in report.peers:
+        if peer.conduct.is_merged:
+            warn(f"{peer.name} {peer.conduct}")

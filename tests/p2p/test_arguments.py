@@ -16,7 +16,7 @@ from gossip import compression, mixing, topology
 from gossip.errors import UsageError
 from gossip.mixing.strategies import bad
 from gossip.mixing.strategy import Strategy
-from gossip.sim.faults import Strike, Victim
+from gossip.sim.faults import Lie, Strike, Victim
 from p2p import LBFGS, DeepDist, Faults, Network, SimulatedCluster
 from p2p.adapters import ByPath
 from p2p.descents import SGD, LocalSteps
@@ -82,6 +82,7 @@ SESSION: Row = {
     "seed": [*NO_INTEGER, None],
     "progress": FLAG,
     "drain_timeout_s": FROM_0,
+    "update_norm_max": [*(value for value in NO_NUMBER if value is not None), "car", 0.0, -1.0, INF],
     "master": [5000, "", "host", b"host:1", ["host:1"], True],
     "token": ["", 5, True, False, "a-token-of-thirty-two-characters"],
     "standbys": [*NO_INTEGER, None, -2, 1, 3, 2],
@@ -179,6 +180,12 @@ FAULTS: Row = {
     "breaks": SHARE,
     "parts": [*NO_INTEGER, -1, None],
     "strikes": [1.0, (1.0,)],
+    "lies": [1.0, (1.0,)],
+}
+LIE: Row = {
+    "since": FROM_0,
+    "factor": [*NO_NUMBER, 0.0, -1.0],
+    **dict.fromkeys(("noise", "checks"), FLAG),
 }
 STRIKE: Row = {**dict.fromkeys(("since", "wait", "seconds"), FROM_0), "victim": [None, "the donor crashes"]}
 RHYTHM: Row = {"when": [*WORD, None], "every_s": [*SECONDS, None]}
@@ -263,6 +270,7 @@ CALLS: list[tuple[str, Any, Callable[..., Any], Row]] = [
     ("Network", Network, Network, NETWORK),
     ("Faults", Faults, Faults, FAULTS),
     ("Strike", Strike, struck, STRIKE),
+    ("Lie", Lie, lambda **options: Lie(**{"since": 1.0, **options}), LIE),
     ("Rhythm", Rhythm, Rhythm, RHYTHM),
     ("LBFGS", LBFGS, LBFGS, OPTIMIZER),
     *((name, build, with_peers(build), TOPOLOGY) for name, build in topology.NAMES.items()),
