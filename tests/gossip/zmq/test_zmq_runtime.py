@@ -200,7 +200,8 @@ def test_well_formed_requests_of_strangers_change_nothing(swarm: Any) -> None:
     assert goes_on(swarm, node)
 
 
-def test_junk_among_the_adverts_is_counted_and_changes_nothing(swarm: Any) -> None:
+def test_junk_among_the_adverts_is_counted_and_changes_nothing(swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offences, "OFFENCES_MAX", 1000)  # else it is put out
     node = swarm.add("node")
     origin = RogueOrigin(swarm, node)
     junk = [
