@@ -100,6 +100,7 @@ def test_staleness_is_summed_up_by_its_median_and_its_highest_twentieth() -> Non
         pid=1,
         adverts="",
         pulls="",
+        key=None,
         route=b"",
         level=True,
         shortage=None,

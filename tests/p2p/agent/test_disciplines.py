@@ -329,6 +329,7 @@ def test_what_peers_hold_in_memory_follows_the_size_of_the_model(swarm: Swarm) -
 
     class Large:
         replica = small.replica
+        settings = small.settings
 
         class layout:  # noqa: N801 - an attribute of a house
             nbytes = 3 << 27
