@@ -4,8 +4,8 @@
 
 Five peers of a simulated cluster train softmax regression and word vectors. One of them publishes something else than
 its tasks compute: updates a million times as long, noise as long as that, or noise of the usual length. It lies from
-the beginning, so that nobody has heard an honest update of it. "broken" is the same where the peer's own agent looks at
-its updates, as that of a peer does whose gradient is wrong and whose program is not. What the model is worth is held
+the beginning, so that nobody has heard an honest update of it. "broken" is a peer whose gradient is wrong, after three
+chunks, and whose agent is not: it looks at its own updates. What the model is worth is held
 against four honest peers on the same data. Targets are of updates that are too long; noise of the usual length is shown
 for what it costs, since no norm tells it from an update.
 """
@@ -50,7 +50,7 @@ LIES: dict[str, tuple[Lie, ...]] = {
     "1e6 times as long": (Lie(0.0),),
     "noise, 1e6 times as long": (Lie(0.0, noise=True),),
     "noise, as long as usual": (Lie(0.0, factor=1.0, noise=True),),
-    "broken, 1e6 times as long": (Lie(0.0, checks=True),),
+    "broken, 1e6 times as long": (Lie(3.0, checks=True),),
 }
 TOO_LONG = [name for name in LIES if "1e6" in name]
 
@@ -91,10 +91,15 @@ def softmax(rows: int, seed: int = 0) -> Workload:
 
 
 def words(sentences: int, seed: int = 0) -> Workload:
-    """Twenty topics of ten words each; a sentence is of one topic. Accuracy: whose nearest word is of the same one."""
+    """Twenty topics of ten words each; a third of a sentence is of one topic, and the rest of any. Accuracy: whose
+    nearest word is of the same topic."""
     chance = np.random.default_rng(seed)
     names = [[f"t{topic}w{word}" for word in range(10)] for topic in range(20)]
-    texts = [[*chance.choice(names[chance.integers(20)], 12)] for _ in range(sentences)]
+    every = [name for topic in names for name in topic]
+    texts = [
+        [*chance.permutation([*chance.choice(names[chance.integers(20)], 4), *chance.choice(every, 8)])]
+        for _ in range(sentences)
+    ]
     partitions = [texts[start::20] for start in range(20)]
 
     def model() -> Word2Vec:
@@ -215,7 +220,7 @@ def main() -> None:
             table.add_row(*row)
         outcomes += found
     Console(width=120).print(table)
-    shares = costs(10 if arguments.quick else 50)
+    shares = costs(40 if arguments.quick else 80)
     told = ", ".join(f"{kind} {100 * share:+.1f} %" for kind, share in shares.items())
     print(f"to know how long an update is, beside looking at it and merging it, takes of {told}")
     if arguments.json:

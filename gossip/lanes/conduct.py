@@ -94,6 +94,7 @@ class Conduct:
         """Whether this range, which is the next of its lane, may be merged now."""
         lane, updates = message.of, message.hi - message.lo + 1
         if not (self._limits.holds or self._limits.watches) or model is None or lane in self.exempt or self.suspended:
+            self.held.pop(lane, None)
             return True
         held = self.held.get(lane)
         assert message.payload is not None
@@ -184,9 +185,7 @@ class Conduct:
             held.refused = refused
         mine = self.refuses()
         verdicts: list[PutOut] = []
-        for lane in sorted(
-            {*mine, *(each for votes in self._votes.values() for each in votes)} - self._roster.out.keys()
-        ):
+        for lane in self._accused(mine):
             voters = self._voters(lane)
             against = [voter for voter in voters if lane in (mine if voter == self._me else self._votes.get(voter, ()))]
             if 2 * len(against) > len(voters):
@@ -194,6 +193,11 @@ class Conduct:
                     PutOut(lane, f"{len(against)} of {len(voters)} others refuse its updates{self._why(lane)}")
                 )
         return verdicts
+
+    def _accused(self, mine: Collection[PeerId]) -> list[PeerId]:
+        """Whom somebody refuses, of all that are known and not put out yet."""
+        named = {*mine, *(each for votes in self._votes.values() for each in votes)} - self._roster.out.keys()
+        return sorted(named & {self._me, *self._roster.members, *self._roster.strangers})
 
     @property
     def news(self) -> bool:

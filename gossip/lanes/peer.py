@@ -273,7 +273,7 @@ class Peer:
         if event.exempt:
             self.conduct.exempt.add(event.peer)
         self.adverts.changed = True
-        return []
+        return self._leave_out(event.peer, now) if event.peer in self.roster.out else []
 
     def _on_departed(self, event: Departed, now: float) -> list[Effect]:
         self._reach(event.peer, now, now)
@@ -371,11 +371,17 @@ class Peer:
             self.roster.out[peer] = verdict.why
             effects.append(verdict)
             self.conduct.put_out(peer)
-            if peer != self.me:
-                self._reach(peer, now, now)
-                self.roster.members[peer].forgotten = True
-                effects += self.replicator.forget_reader(peer)
+            effects += self._leave_out(peer, now)
         return effects
+
+    def _leave_out(self, peer: PeerId, now: float) -> list[Effect]:
+        """Take one that is put out for dead, if it was introduced: nothing is kept for it."""
+        member = self.roster.members.get(peer)
+        if member is None:
+            return []
+        self._reach(peer, now, now)
+        member.forgotten = True
+        return self.replicator.forget_reader(peer)
 
     def _forget_departed(self, now: float) -> list[Effect]:
         """Keep nothing more for readers that will hardly come back.

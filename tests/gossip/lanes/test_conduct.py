@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gossip.arrays import Packed
-from gossip.events import Computed, Deliver, Gated, Keep, Offended, PutOut, Received
+from gossip.events import Computed, Deliver, Gated, Joined, Keep, Offended, PutOut, Received
 from gossip.lanes.peer import Settings
 from gossip.membership import Detection
 from gossip.messages import Advert, PeerId, Range, Unit
@@ -19,12 +20,16 @@ from gossip.trust.norms import Limits, NormMax
 
 OBSERVER = PeerId("observer")
 SIZE = 20
+QUIET = Faults()
+ROUGH = Faults(partitions=((4.0, 9.0, True), (8.0, 13.0, False)), pauses=((3.0, 4.0),), crashes=(11.0,))
 
 
 class Swarm(Simulation):
     """Five peers and an observer; whole numbers are published, so that all checks are for equality."""
 
-    def __init__(self, limit: NormMax, *lies: Lie, seed: int = 0, loss: float = 0.2, count: int = 5) -> None:
+    def __init__(
+        self, limit: NormMax, *lies: Lie, seed: int = 0, loss: float = 0.2, count: int = 5, faults: Faults = QUIET
+    ) -> None:
         super().__init__(
             count,
             {"w": np.zeros(SIZE)},
@@ -36,7 +41,7 @@ class Swarm(Simulation):
         )
         self.lanes: dict[PeerId, list[Any]] = {PeerId(f"p{index:03d}"): [] for index in range(count)}
         """What was published by each."""
-        Disruption(self, Faults(lies=lies), random.Random(seed))
+        self.faults = Disruption(self, replace(faults, lies=lies), random.Random(seed))
         self.script = np.random.default_rng(seed)
 
     def train(self, updates: int, length: float = 100.0) -> None:
@@ -81,6 +86,51 @@ def test_who_lies_is_put_out_and_all_others_have_the_same_exact_sum(limit: NormM
             assert (swarm.arrays(me)["w"] == swarm.honest_sum(liar, front)).all()
             assert "others refuse its updates" in host.peer.roster.out[liar]
             assert host.peer.roster.out.keys() == {liar}
+            assert liar not in host.peer.conduct.norms.known(OBSERVER), "it makes no other absurd update usual"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_on_a_bad_day_with_a_liar_all_who_live_come_to_the_same_prefixes(seed: int) -> None:
+    swarm = Swarm("auto", Lie(2.0), seed=seed, faults=ROUGH)
+    swarm.train(16)
+    swarm.faults.end()
+    swarm.run_until_drained()
+    (liar,) = swarm.liars
+    live = swarm.live()
+    assert swarm.is_level(), f"seed {seed}"
+    assert liar not in live or not any(host.peer.roster.out for host in live.values())
+    for me, host in live.items():
+        fronts = host.peer.replicator.frontiers()
+        parts = (sum(updates[: fronts.get(lane, 0)], np.zeros(SIZE)) for lane, updates in swarm.lanes.items())
+        assert (swarm.arrays(me)["w"] == sum(parts)).all(), f"seed {seed}"
+        assert np.abs(swarm.arrays(me)["w"]).max() < 1e5
+        assert host.peer.roster.out.keys() <= {liar}
+
+
+def test_survivors_agree_on_the_middle_of_a_lane_that_was_put_out_and_on_the_end_of_any_other() -> None:
+    conduct, (a, b, c, bad) = (
+        Swarm("auto").peers[OBSERVER].peer.conduct,
+        (PeerId(f"p00{number}") for number in range(4)),
+    )
+    ranks = {a: {bad: 4}, b: {bad: 4}, c: {bad: 9}}
+    assert conduct.donor(ranks, [bad]) == c
+    conduct._roster.out[bad] = "it lies"
+    assert conduct.donor(ranks, [bad]) == b
+    assert conduct.donor({**ranks, a: {bad: 4, c: 1}}, [bad, c]) == a, "among these, the one that has most of the dead"
+
+
+def test_who_comes_late_hears_of_a_peer_that_was_put_out_before() -> None:
+    swarm = Swarm("auto", Lie(2.0), seed=3, faults=Faults(joins=(9.0,)))
+    swarm.train(12)
+    swarm.run_until_drained()
+    (liar,) = swarm.liars
+    late = swarm.peers[PeerId("q000")].peer
+    assert swarm.is_level()
+    assert liar in late.roster.out
+    assert liar not in late.members, "nobody introduced it"
+    swarm.happen(PeerId("q000"), Joined(liar))
+    assert late.roster.gone == {liar}
+    assert (swarm.arrays(PeerId("q000"))["w"] == swarm.arrays(OBSERVER)["w"]).all()
 
 
 def test_whatever_the_limit_nobody_honest_is_put_out_or_left_out() -> None:
