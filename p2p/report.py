@@ -46,7 +46,10 @@ class Conduct:
             said.append(f"was put out, since {self.put_out}")
         text = ", ".join(said)
         if self.is_merged:
-            text += ": it lies, or is broken, and what it sent is in the model; see DeepDist(update_norm_max='auto')"
+            text += (
+                ": its data are of another scale, or it is broken, or lies. What it sent is in the model; "
+                "DeepDist(update_norm_max='auto') keeps such updates out"
+            )
         return text
 
 

@@ -27,13 +27,10 @@ from gossip.fields import REFUSED_MAX
 from gossip.lanes.replicate import Replicator
 from gossip.lanes.roster import Roster
 from gossip.messages import Advert, PeerId, Range
-from gossip.trust.norms import AUTO, ORIGIN_FACTOR, READER_FACTOR, ROUNDING, Limits, Norms
+from gossip.trust.norms import AUTO, ORIGIN_FACTOR, READER_FACTOR, ROUNDING, WITNESSES_MIN, Limits, Norms
 from gossip.trust.offences import Offences
 from gossip.updates import norm
 from gossip.updates.table import Kinds
-
-WITNESSES_MIN = 2
-"""Lanes that say what is usual before somebody is refused, where there are so many others."""
 
 
 @dataclass
