@@ -31,8 +31,8 @@ peer to peer, by what each has heard so far."""
 ROUNDING = 1e-3
 """By so much more may a sum be longer than it may be, since norms are of rounded numbers."""
 WITNESSES_MIN = 2
-"""Other lanes that say what is usual before a peer is named for what it sends, and, where there are so many, before it is
-refused: of two peers with data of different scale neither is to blame."""
+"""Other lanes that say what is usual before a peer is named for what it sends, and, where there are so many, before it
+is refused: of two peers with data of different scale neither is to blame."""
 NAMED_MIN = 3
 """So many absurd updates name a peer; fewer do if most other lanes have none: where all peers begin to take longer
 steps, the first of them seem absurd."""

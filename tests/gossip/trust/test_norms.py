@@ -52,6 +52,15 @@ def test_who_sends_absurd_updates_is_named_with_how_absurd() -> None:
     assert norms.named([A, B, C, D]) == {}
 
 
+def test_one_other_lane_is_no_witness() -> None:
+    """Of two peers whose data differ in scale neither is to blame."""
+    one = noted((A, 1.0), *[(B, 1e6)] * 9)
+    assert not one.suspicions
+    assert not one.named([A, B])
+    two = noted((A, 1.0), (C, 1.0), *[(B, 1e6)] * 9)
+    assert two.named([A, B, C]).keys() == {B}
+
+
 def test_where_all_begin_to_take_longer_steps_the_first_of_them_are_not_named() -> None:
     norms = noted(*((lane, 1.0) for lane in (A, B, C, D)), *((lane, 1e3) for lane in (A, B, C, D)))
     assert len(norms.suspicions) == 2
