@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.dbn import SIDES, SIZES, Figures, Recipe, read, recipe, shortfalls, table, train
+from benchmarks.dbn import PEERS, SIDES, SIZES, Figures, Recipe, read, recipe, shortfalls, table, train
 from p2p.models.rbm import CD, FineTuning
+from p2p.models.rbm.local_steps import BLOCK_ROWS
 
 GOOD = Figures("four peers", 1.3, 1.3, 900.0, 100.0, 1000.0, 500, 1e-6)
 
@@ -42,11 +43,13 @@ def test_each_target_is_held_against_the_peers() -> None:
     assert list(shortfalls(good | {"ring": replace(GOOD, seconds=100.0)}, True)) != []
 
 
-def test_sides_differ_in_rates_alone() -> None:
-    one, four = recipe("one", False), recipe("peers", False)
-    assert (one.epochs, one.fine_tuning_epochs) == (four.epochs, four.fine_tuning_epochs)
-    assert one.fine_tuning.dropout == four.fine_tuning.dropout
-    assert one != four
+def test_four_peers_differ_from_one_process_in_the_size_of_a_step_alone() -> None:
+    assert recipe("one", False) == recipe("peers", False)
+    assert SIDES["peers"].options["block_rows"] * PEERS == BLOCK_ROWS
+    one, master = recipe("one", False), recipe("master", False)
+    assert (one.epochs, one.fine_tuning_epochs) == (master.epochs, master.fine_tuning_epochs)
+    assert one.fine_tuning.dropout == master.fine_tuning.dropout
+    assert one != master
 
 
 @pytest.mark.slow
