@@ -50,6 +50,14 @@ def train(limit: NormMax, *lies: Lie, peers: int = 5, **cluster: Any) -> tuple[f
         return accuracy(dd.model), report
 
 
+def wait_for_all(folder: Path, workers: int = 3) -> None:
+    """In a worker: until all have begun. Else the first may have done all the work before the others are there."""
+    (folder / str(os.getpid())).touch()
+    give_up = time.monotonic() + 60
+    while len(list(folder.iterdir())) < workers and time.monotonic() < give_up:
+        time.sleep(0.01)
+
+
 def said(report: Report) -> dict[str, str]:
     """Of whom the report says something, and what."""
     return {peer.name: str(peer.conduct) for peer in report.peers if peer.conduct != GOOD}
@@ -141,8 +149,9 @@ def test_what_the_user_writes_between_two_trainings_may_be_of_any_length() -> No
 
 @pytest.mark.slow
 @pytest.mark.sockets
-def test_processes_leave_out_what_is_absurd_and_the_report_says_so(without_it: float) -> None:
+def test_processes_leave_out_what_is_absurd_and_the_report_says_so(without_it: float, tmp_path: Path) -> None:
     def sometimes_absurd(model: Any, rows: Iterator[int]) -> dict[str, Any]:
+        wait_for_all(tmp_path)
         time.sleep(0.02)  # else one is through an epoch before it has heard of another
         task, update = current(), gradient(model, rows)
         return {"w": 1e6 * update["w"]} if task.epoch and task.partition == 3 else update
@@ -159,10 +168,7 @@ def test_processes_leave_out_what_is_absurd_and_the_report_says_so(without_it: f
 @pytest.mark.sockets
 def test_processes_name_who_sends_absurd_updates(tmp_path: Path) -> None:
     def absurd(model: Any, rows: Iterator[int]) -> dict[str, Any]:
-        (tmp_path / str(os.getpid())).touch()
-        give_up = time.monotonic() + 60
-        while len(list(tmp_path.iterdir())) < 3 and time.monotonic() < give_up:  # else the first has done all of it
-            time.sleep(0.01)
+        wait_for_all(tmp_path)
         update = gradient(model, rows)
         return {"w": 1e6 * update["w"]} if current().partition == 3 else update
 
